@@ -1,0 +1,1 @@
+"""How upstream services speak: provider files, OAuth, request rules, tools."""

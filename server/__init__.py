@@ -1,0 +1,1 @@
+"""Who may do what, over which wire: authorization server, pages, MCP transports, command line."""

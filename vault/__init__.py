@@ -1,0 +1,1 @@
+"""Everything at rest, and the exchange: records, sealing, storage, delegations, refresh, activity."""

@@ -1,0 +1,265 @@
+"""Frozen records of the vault and their legal transitions. Pure: no storage, no clock, no randomness.
+
+Instants are integer seconds since the epoch (`*_at`). Scopes are frozensets of single scope strings. A field that can
+hold a secret is hidden from `repr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from vault.refusals import TransitionRefused
+
+TENANT = "default"
+
+
+def parse_scope(scope: str) -> frozenset[str]:
+    """`scope` wire string to a set (RFC 6749 §3.3)."""
+    return frozenset(scope.split())
+
+
+def format_scope(scopes: frozenset[str]) -> str:
+    """A set of scopes to the wire string, sorted so that equal sets are equal strings."""
+    return " ".join(sorted(scopes))
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Verified subject, client and grant of one call: whose account, which agent, under what permission."""
+
+    user_id: str
+    client_id: str
+    grant_id: str
+    scopes: frozenset[str]
+    audience: str
+    tenant: str = TENANT
+    actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; the agent itself when empty
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person. `password_hash` is argon2id, None for people who sign in through OpenID Connect."""
+
+    id: str
+    name: str
+    created_at: int
+    password_hash: str | None = field(default=None, repr=False)
+    is_admin: bool = False
+    disabled_at: int | None = None
+    tenant: str = TENANT
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in browser. The cookie's token is stored as a hash only."""
+
+    token_hash: bytes = field(repr=False)
+    user_id: str
+    created_at: int
+    seen_at: int
+    expires_at: int
+    ended_at: int | None = None
+    tenant: str = TENANT
+
+    def is_live(self, now: int) -> bool:
+        return self.ended_at is None and now < self.expires_at
+
+
+class ClientKind(StrEnum):
+    """How a client came to be known; decides how far it is trusted."""
+
+    MANUAL = "manual"  # pre-registered by an operator
+    DYNAMIC = "dynamic"  # RFC 7591
+    METADATA = "metadata"  # client ID metadata document
+    LOCAL = "local"  # a stdio client of the owner of the data directory
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An OAuth client: an agent. `metadata` holds the rest of RFC 7591 §2 that was accepted."""
+
+    id: str
+    kind: ClientKind
+    name: str
+    auth_method: str  # none | client_secret_basic | client_secret_post | private_key_jwt
+    redirect_uris: tuple[str, ...]
+    created_at: int
+    grant_types: frozenset[str] = frozenset({"authorization_code", "refresh_token"})
+    secret_hash: bytes | None = field(default=None, repr=False)
+    registration_hash: bytes | None = field(default=None, repr=False)  # RFC 7592 registration access token
+    resources: tuple[str, ...] = ()  # audiences this client is bound to; empty: the built-in MCP endpoints
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    last_used_at: int | None = None
+    removed_at: int | None = None
+    tenant: str = TENANT
+
+    @property
+    def is_public(self) -> bool:
+        return self.auth_method == "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a user allowed a client to do with the vault: the record behind its tokens."""
+
+    id: str
+    user_id: str
+    client_id: str
+    scopes: frozenset[str]
+    resource: str
+    redirect_uri: str  # loopback ports removed
+    created_at: int
+    revoked_at: int | None = None
+    revoked_reason: str | None = None
+    tenant: str = TENANT
+
+    @property
+    def is_live(self) -> bool:
+        return self.revoked_at is None
+
+    def revoke(self, now: int, *, reason: str) -> Grant:
+        """The revoked grant; revoking twice keeps the first reason."""
+        return self if self.revoked_at is not None else replace(self, revoked_at=now, revoked_reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """One generation of a rotating refresh token of our own authorization server."""
+
+    token_hash: bytes = field(repr=False)
+    grant_id: str
+    client_id: str
+    family: str
+    generation: int
+    scopes: frozenset[str]
+    resource: str
+    issued_at: int
+    expires_at: int  # absolute end of the family
+    idle_expires_at: int
+    consumed_at: int | None = None
+    successor_hash: bytes | None = field(default=None, repr=False)
+    successor_sealed: bytes | None = field(default=None, repr=False)
+    key_thumbprint: str | None = None  # RFC 9449 §5: `jkt` of a DPoP-bound public client
+    tenant: str = TENANT
+
+    def is_expired(self, now: int) -> bool:
+        return now >= self.expires_at or now >= self.idle_expires_at
+
+
+class TicketPurpose(StrEnum):
+    """Every kind of single-use expiring secret."""
+
+    CODE = "code"  # authorization code, 60 s
+    AUTHORIZATION = "authorization"  # an /authorize request waiting for sign-in and consent
+    CONNECT = "connect"  # a link to our connect page
+    UPSTREAM_STATE = "upstream_state"  # `state` at a provider
+    SIGN_IN_STATE = "sign_in_state"  # `state` at an OpenID Connect provider
+    DEVICE = "device"  # device code of the headless rung
+    BOOTSTRAP = "bootstrap"  # first admin
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A single-use expiring secret with the facts it stands for. The secret itself is stored as a hash only."""
+
+    ticket_hash: bytes = field(repr=False)
+    purpose: TicketPurpose
+    payload: Mapping[str, object] = field(repr=False)
+    created_at: int
+    expires_at: int
+    user_id: str | None = None
+    client_id: str | None = None
+    binding: bytes | None = field(default=None, repr=False)  # hash of the browser session it belongs to
+    consumed_at: int | None = None
+    tenant: str = TENANT
+
+    def check(self, now: int) -> None:
+        """Raises TransitionRefused when it was used or is too old."""
+        if self.consumed_at is not None:
+            raise TransitionRefused("this link or code was already used", detail=f"{self.purpose} replayed")
+        if now >= self.expires_at:
+            raise TransitionRefused("this link or code has expired", detail=f"{self.purpose} expired")
+
+
+class ConnectionState(StrEnum):
+    """Stored states; `ambiguous` and `expiring` are derived."""
+
+    ACTIVE = "active"
+    NEEDS_REAUTH = "needs_reauth"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One upstream account of one user. Sealed values stay in the row; this record says everything but the secrets."""
+
+    id: str
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    scopes: frozenset[str]  # granted by the provider, not asked
+    state: ConnectionState
+    generation: int
+    created_at: int
+    reason: str | None = None
+    has_refresh_token: bool = True
+    access_expires_at: int | None = None
+    grant_expires_at: int | None = None
+    refreshed_at: int | None = None
+    is_ambiguous: bool = False  # an unresolved intent exists
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    tenant: str = TENANT
+
+    def status(self, now: int) -> str:
+        """`active`, `needs_reauth`, `revoked`, or derived: `ambiguous`, `expiring` (dies within 7 days)."""
+        if self.state is not ConnectionState.ACTIVE:
+            return self.state.value
+        if self.is_ambiguous:
+            return "ambiguous"
+        if self.grant_expires_at is not None and self.grant_expires_at - now < 7 * 86400:
+            return "expiring"
+        return self.state.value
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """What one agent may do with one connection of one user, and until when."""
+
+    user_id: str
+    client_id: str
+    connection_id: str
+    scopes: frozenset[str]
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    tenant: str = TENANT
+
+    def is_live(self, now: int) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class Narrowing(StrEnum):
+    """How an answer's scopes are enforced."""
+
+    UPSTREAM = "upstream"  # the token itself carries only these scopes
+    ENFORCED = "enforced"  # the token stays inside; every call is checked against the scopes first
+    FULL = "full"  # released with the account's whole authority under the operator's switch
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the activity: past tense kind, who, which agent, with what outcome. Never a secret."""
+
+    kind: str  # "connection.opened", "grant.revoked", "tool.called"
+    outcome: str = "ok"  # ok | refused | failed
+    user_id: str | None = None
+    client_id: str | None = None
+    connection_id: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
+    at: int = 0  # set when appended
+    sequence: int = 0  # set when appended
+    tenant: str = TENANT

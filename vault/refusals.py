@@ -1,0 +1,118 @@
+"""Everything that the vault refuses, as one small tree. None carries a URL: whoever faces the person makes the link.
+
+`code` is stable, `description` may be shown to the person and the agent, `detail` goes to the log only.
+"""
+
+from __future__ import annotations
+
+
+class VaultError(Exception):
+    """Base of the tree; never raised itself."""
+
+    code = "vault_error"
+
+    def __init__(self, description: str, *, detail: str = "") -> None:
+        super().__init__(description)
+        self.description = description
+        self.detail = detail
+
+
+class ConnectionRequired(VaultError):
+    """No usable connection: none exists, it needs the person again, or it lacks scopes that only the person can add.
+
+    `reason` is `missing`, `needs_reauth`, `scopes` (the account has not granted them) or `ambiguous` (a refresh whose
+    outcome is unknown).
+    """
+
+    code = "connection_required"
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        provider: str,
+        reason: str,
+        scopes: frozenset[str],
+        connection_id: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(description, detail=detail)
+        self.provider = provider
+        self.reason = reason
+        self.scopes = scopes
+        self.connection_id = connection_id
+
+
+class DelegationRequired(VaultError):
+    """The connection exists, but the person has not let this agent use it with these scopes."""
+
+    code = "delegation_required"
+
+    def __init__(
+        self, description: str, *, provider: str, scopes: frozenset[str], connection_id: str, detail: str = ""
+    ) -> None:
+        super().__init__(description, detail=detail)
+        self.provider = provider
+        self.scopes = scopes
+        self.connection_id = connection_id
+
+
+class AccountRequired(VaultError):
+    """The person has several accounts at this provider and the call names none; never a silent first match."""
+
+    code = "account_required"
+
+    def __init__(self, description: str, *, provider: str, accounts: tuple[str, ...], detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.provider = provider
+        self.accounts = accounts
+
+
+class ScopeRefused(VaultError):
+    """The request asks for authority that can never be given here: unknown scopes, or outside the operator's policy."""
+
+    code = "invalid_scope"
+
+    def __init__(self, description: str, *, missing: frozenset[str], detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.missing = missing
+
+
+class GrantEnded(VaultError):
+    """The agent's own grant with the vault is revoked, or its client or user is gone."""
+
+    code = "invalid_grant"
+
+
+class TemporarilyUnavailable(VaultError):
+    """Nothing is lost; try again. `retry_after` is in seconds."""
+
+    code = "temporarily_unavailable"
+
+    def __init__(self, description: str, *, retry_after: int, detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.retry_after = retry_after
+
+
+class CiphertextRejected(VaultError):
+    """A sealed value does not open under this key and context: moved, altered, or shredded."""
+
+    code = "ciphertext_rejected"
+
+
+class KeyUnavailable(VaultError):
+    """The key-encryption key is missing or is not the one that this database was sealed under."""
+
+    code = "key_unavailable"
+
+
+class StorageUnavailable(VaultError):
+    """The database cannot be reached, written or understood."""
+
+    code = "storage_unavailable"
+
+
+class TransitionRefused(VaultError):
+    """A record is not in a state that allows the step: a used code, an expired ticket, a revoked grant."""
+
+    code = "transition_refused"

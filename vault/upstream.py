@@ -1,0 +1,155 @@
+"""The types in which the vault speaks of an upstream service, and nothing else.
+
+`providers` implements `UpstreamOAuth` and supplies `UpstreamPolicy`; the vault decides with them. This module imports
+nothing of ours, so both packages can depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Rotation(StrEnum):
+    """What a provider does to a refresh token when it is used; the class decides whether a silent send may be repeated."""
+
+    NONE = "none"  # the refresh token stays (Google); repeating is free
+    GRACE = "grace"  # rotates, and re-issues for `grace` seconds
+    STRICT = "strict"  # rotates; re-use is refused, and nothing else happens
+    REVOKES = "revokes"  # rotates; re-use kills the whole family. Also the class of every unverified provider
+
+
+class Downscope(StrEnum):
+    """How a provider can issue a token with fewer scopes than the account's grant."""
+
+    NONE = "none"
+    REFRESH_SCOPE = "refresh_scope"  # RFC 6749 §6: `scope` on refresh
+    NATIVE = "native"  # an endpoint of the provider's own (GitHub Apps)
+    EXCHANGE = "exchange"  # RFC 8693 at the provider (Box)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPolicy:
+    """What the vault must know of a provider to decide; data from the provider's TOML file."""
+
+    provider: str
+    rotation: Rotation = Rotation.REVOKES
+    grace: int = 0  # seconds
+    downscope: Downscope = Downscope.NONE
+    downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or kills other tokens: never do it
+    covers: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # scope -> scopes it includes
+    always_granted: frozenset[str] = frozenset()  # identity scopes that may ride along in any token (openid, email)
+    access_lifetime: int = 3600  # seconds, where the answer has no expires_in
+    grant_lifetime: int | None = None  # seconds from consent until the grant itself dies
+    revoke_ends_grant: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The upstream account behind a token: a stable id and what a person calls it."""
+
+    id: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAnswer:
+    """A parsed successful answer of an upstream token endpoint (RFC 6749 §5.1)."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False, default=None)
+    scopes: frozenset[str] | None = None  # None: the answer did not say
+    expires_in: int | None = None  # seconds; None: the answer did not say
+    account: Account | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # kept facts: team id, instance URL
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """The provider answered with new tokens."""
+
+    answer: TokenAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A well-formed refusal: the token was not spent, or is already dead.
+
+    `ends_grant` is true for `invalid_grant` and its provider-specific names. False means that our client registration
+    at the provider is wrong (`invalid_client`) or the request was: no connection may be touched for it.
+    """
+
+    code: str
+    description: str
+    ends_grant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Nothing reached the provider, or it asked for patience before looking at the token: repeating is safe."""
+
+    reason: str
+    retry_after: int | None = None  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """The request left and no usable answer came: whether the token was spent is unknown."""
+
+    reason: str
+
+
+RefreshOutcome = Rotated | Refused | NotSent | Silent
+
+
+class RevokeOutcome(StrEnum):
+    """What a revocation at the provider achieved."""
+
+    REVOKED = "revoked"
+    FAILED = "failed"  # try again later
+    UNSUPPORTED = "unsupported"  # the provider has no such endpoint
+
+
+class UpstreamError(Exception):
+    """The provider refused or garbled an authorization-code redemption or an account look-up.
+
+    `code` is the provider's own error code cleaned to `[A-Za-z0-9_.-]`; `description` may be shown, escaped.
+    """
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(f"{code}: {description}")
+        self.code = code
+        self.description = description
+
+
+class UpstreamOAuth(Protocol):
+    """OAuth with one provider as one registered client of it. Never logs or raises a token."""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether a client id (and a secret, where the provider needs one) is set."""
+        ...
+
+    def authorization_url(
+        self, *, redirect_uri: str, state: str, scopes: frozenset[str], code_verifier: str, login_hint: str | None = None
+    ) -> str:
+        """Where to send the person's browser; adds PKCE S256 where the provider has it."""
+        ...
+
+    async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
+        """Redeem an authorization code and look up the account. Raises UpstreamError."""
+        ...
+
+    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
+        ...
+
+    async def narrow(self, access_token: str, scopes: frozenset[str]) -> RefreshOutcome:
+        """A narrower access token from an access token, where the provider can; spends no refresh token."""
+        ...
+
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+        """End the grant at the provider, or as much of it as the provider lets us."""
+        ...
