@@ -1,0 +1,313 @@
+"""The settings: one frozen model, one TOML file, the environment above it. Unknown keys stop the start.
+
+Reading is all that happens here; objects are made from settings in `server.app` and `server.cli` only.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "TOKEN_VAULT_"
+DEFAULT_PORT = 8765
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+# read by themselves, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
+OTHER_VARIABLES = frozenset({"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE"})
+
+
+class SettingsRefused(Exception):
+    """The settings cannot be used. The message is one line that names the setting and the mend."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
+    """A secret given directly or by file. Raises SettingsRefused when both are set or the file cannot be read."""
+    if value is not None and file is not None:
+        raise SettingsRefused(f"{name} and {name}_file are both set: keep one of them")
+    if file is None:
+        return None if value is None else value.get_secret_value()
+    try:
+        return file.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+
+
+class ServerSettings(_Section):
+    """Where the server listens, and the address that people and clients know it by."""
+
+    public_url: str | None = Field(default=None, description="Address that clients see; default http://localhost:PORT")
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on")
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="Further Host header values to answer, host[:port]")
+    allowed_origins: tuple[str, ...] = Field(
+        default=(), description="Further browser origins that may call, scheme://host[:port]"
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _https_or_loopback(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.username
+            or parts.query
+            or parts.fragment
+        ):
+            raise ValueError("write it as https://host[:port]")
+        if parts.path not in {"", "/"}:
+            raise ValueError("it must be an origin without a path: https://host[:port]")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+            raise ValueError("plain http is for loopback only: use https, or put a TLS proxy in front")
+        return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+class DatabaseSettings(_Section):
+    """Where everything is kept."""
+
+    url: SecretStr | None = Field(
+        default=None, description="sqlite:///ABSOLUTE/PATH or postgresql://...; default SQLite in the data directory"
+    )
+    url_file: Path | None = Field(default=None, description="File that holds the URL")
+
+
+class KeySettings(_Section):
+    """Where the key-encryption key comes from."""
+
+    source: Literal["file", "environment", "passphrase"] = Field(
+        default="file", description="file | environment | passphrase"
+    )
+    file: Path | None = Field(default=None, description="Key file; default master.key in the data directory")
+    passphrase_file: Path | None = Field(default=None, description="File that holds the passphrase")
+
+
+class RegistrationSettings(_Section):
+    """Who may register an OAuth client without an operator."""
+
+    mode: Literal["open", "allow_list", "closed"] | None = Field(
+        default=None, description="open | allow_list | closed; default: open on loopback, allow_list elsewhere"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="For allow_list: hosts of metadata documents and of https redirect URIs"
+    )
+    private_use_schemes: tuple[str, ...] = Field(
+        default=("cursor",), description="Redirect schemes of installed apps to accept"
+    )
+    per_address_hourly: int = Field(default=60, ge=1, description="Registrations per address and hour")
+    total_hourly: int = Field(default=300, ge=1, description="Registrations in total per hour")
+    unused_lifetime: int = Field(default=86400, ge=60, description="Seconds after which a never-used client is removed")
+
+
+class TokenSettings(_Section):
+    """Lifetimes of our own codes and tokens, in seconds."""
+
+    code_lifetime: int = Field(default=60, ge=5, le=60)
+    access_lifetime: int = Field(default=900, ge=30, le=3600)
+    refresh_lifetime: int = Field(default=90 * 86400, ge=3600)
+    refresh_idle_lifetime: int = Field(default=30 * 86400, ge=600)
+    refresh_grace: int = Field(default=30, ge=0, le=60)
+    require_dpop: bool = Field(default=False, description="Refuse access tokens that are not bound by DPoP")
+
+
+class OpenIDSettings(_Section):
+    """One OpenID Connect provider that people may sign in with."""
+
+    issuer: str
+    client_id: str
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = None
+    title: str = "OpenID Connect"
+    create_users: bool = Field(default=True, description="Make a user at the first sign-in of an unknown subject")
+
+    def secret(self) -> str | None:
+        return _secret(self.client_secret, self.client_secret_file, name="client_secret")
+
+
+class SignInSettings(_Section):
+    """How people prove who they are."""
+
+    local: bool = Field(default=True, description="Sign-in with a password kept here")
+    openid: Mapping[str, OpenIDSettings] = Field(default_factory=dict[str, OpenIDSettings])
+    failures_per_account: int = Field(
+        default=20, ge=3, le=100, description="Wrong passwords per account and 15 minutes"
+    )
+    failures_per_address: int = Field(
+        default=60, ge=3, le=1000, description="Wrong passwords per address and 15 minutes"
+    )
+    session_idle_lifetime: int = Field(default=12 * 3600, ge=300)
+    session_lifetime: int = Field(default=7 * 86400, ge=300)
+
+
+class TransportSettings(_Section):
+    """Which MCP transports are served."""
+
+    sse: bool = Field(default=True, description="Serve the legacy HTTP+SSE transport at /sse")
+
+
+class ProviderSettings(_Section):
+    """Our registration at one provider, and any of its addresses that differ from the provider file."""
+
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = None
+    authorize_url: str | None = None
+    token_url: str | None = None
+    refresh_url: str | None = None
+    revoke_url: str | None = None
+    userinfo_url: str | None = None
+    apis: Mapping[str, str] = Field(default_factory=dict[str, str])
+    scopes: tuple[str, ...] | None = Field(
+        default=None, description="Operator's limit: no token here ever carries more"
+    )
+
+    def secret(self) -> str | None:
+        return _secret(self.client_secret, self.client_secret_file, name="client_secret")
+
+
+class SandboxSettings(_Section):
+    """Unsafe switches for one machine; refused when the public URL is not loopback."""
+
+    loopback_upstreams: bool = False
+    loopback_client_metadata: bool = False
+    loopback_openid: bool = False
+
+
+class StdioSettings(_Section):
+    """The stdio transport and its loopback companion."""
+
+    open_browser: bool = Field(default=True, description="Open the owner's browser when a link must be followed")
+
+
+class Settings(BaseSettings):
+    """All settings. `load_settings` is the way to make one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    keys: KeySettings = KeySettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    tokens: TokenSettings = TokenSettings()
+    sign_in: SignInSettings = SignInSettings()
+    transports: TransportSettings = TransportSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    stdio: StdioSettings = StdioSettings()
+    providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
+    provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with the operator's own provider files")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment above the file, and nothing else (no .env, no secrets folder)."""
+        return (EnvSettingsSource(settings_cls), init_settings)
+
+    @property
+    def public_url(self) -> str:
+        """Origin that everything derives from, without a trailing slash."""
+        return self.server.public_url or f"http://localhost:{self.server.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return urlsplit(self.public_url).hostname in LOOPBACK_HOSTS
+
+    @property
+    def registration_mode(self) -> Literal["open", "allow_list", "closed"]:
+        return self.registration.mode or ("open" if self.is_loopback else "allow_list")
+
+    def database_url(self) -> str:
+        """The database URL; `sqlite:` stands for SQLite in the data directory."""
+        return _secret(self.database.url, self.database.url_file, name="database.url") or "sqlite:"
+
+    @model_validator(mode="after")
+    def _sandbox_on_loopback_only(self) -> Self:
+        switched = [name for name in SandboxSettings.model_fields if getattr(self.sandbox, name)]
+        if switched and not self.is_loopback:
+            raise ValueError(
+                f"sandbox.{switched[0]} needs a loopback public_url: remove it, or unset server.public_url"
+            )
+        return self
+
+
+def default_data_directory() -> Path:
+    """TOKEN_VAULT_DATA, else the platform's place for a user's application data."""
+    chosen = os.environ.get("TOKEN_VAULT_DATA")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("token-vault", appauthor=False))
+
+
+def load_settings(
+    config: Path | None = None, *, data: Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the TOML file (given, TOKEN_VAULT_CONFIG, or `config.toml` in the data directory when it exists) and the
+    environment. `overrides` are sections from the command line or a test; they take the file's place key by key.
+
+    Raises SettingsRefused with one line.
+    """
+    path = config or (Path(os.environ["TOKEN_VAULT_CONFIG"]) if os.environ.get("TOKEN_VAULT_CONFIG") else None)
+    if path is None and data is not None and (data / "config.toml").is_file():
+        path = data / "config.toml"
+    values = _read(path) if path is not None else {}
+    for section, content in (overrides or {}).items():
+        values[section] = _merged(values.get(section), content)
+    known = set(Settings.model_fields)
+    for variable in sorted(os.environ):
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        section = variable.removeprefix(PREFIX).split("__", 1)[0].lower()
+        if section not in known:
+            raise SettingsRefused(
+                f"{variable}: there is no setting section {section!r}; sections: {', '.join(sorted(known))}"
+            )
+    try:
+        return Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such setting: check the spelling against docs/settings.md"
+        raise SettingsRefused(f"{where}: {message}") from None
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return dict(tomllib.loads(path.expanduser().read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise SettingsRefused(f"settings file {path} does not exist: create it or correct --config") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsRefused(f"settings file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsRefused(f"settings file {path} is not valid TOML: {error}") from error
+
+
+def _merged(old: object, new: object) -> object:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        out: dict[str, object] = {str(key): value for key, value in old.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- TOML content, validated next
+        for key, value in new.items():  # pyright: ignore[reportUnknownVariableType]
+            out[str(key)] = _merged(out.get(str(key)), value)  # pyright: ignore[reportUnknownArgumentType]
+        return out
+    return new
