@@ -44,6 +44,7 @@ class UpstreamPolicy:
     access_lifetime: int = 3600  # seconds, where the answer has no expires_in
     grant_lifetime: int | None = None  # seconds from consent until the grant itself dies
     revoke_ends_grant: bool | None = None
+    operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,53 @@
+"""One running vault: the objects that routes, tools and pages work with. Made in `server.app`, handed to everyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from providers.catalog import Catalog
+from providers.http import Outbound
+from providers.tools import ToolSpec
+from server.settings import Settings
+from vault.audit import Activity
+from vault.database import Database, Transaction
+from vault.exchange import Vault
+from vault.keys import KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What one process has open. `vault_id` names the vault (not secret): processes of one vault share it."""
+
+    settings: Settings
+    data: Path
+    database: Database
+    keys: KeyRing
+    activity: Activity
+    catalog: Catalog
+    http: Outbound
+    vault: Vault
+    tools: tuple[ToolSpec, ...]
+    vault_id: str
+    open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
+
+    def now(self) -> int:
+        """The database's time in seconds."""
+        return self.database.now()
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        return self.database.transaction()
+
+    @property
+    def public_url(self) -> str:
+        """Our origin without a trailing slash; the issuer."""
+        return self.settings.public_url
+
+    def url(self, path: str) -> str:
+        """An absolute URL of ours; `path` starts with a slash."""
+        return self.settings.public_url + path
+
+    def tool(self, name: str) -> ToolSpec | None:
+        return next((spec for spec in self.tools if spec.name == name), None)
