@@ -1,0 +1,59 @@
+# Everything runs from .venv, which is built from the hashed locks. `make demo` needs Python >= 3.11 and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint types bench clean lock serve
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
+	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
+	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
+	@echo "make lint types   ruff, import contracts, pyright"
+	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
+	@echo "make lock         write the hashed lock files anew"
+	@echo "make clean        remove .venv and everything made"
+
+demo: .venv/.runtime
+	@$(RUN) -m server demo $(if $(KEEP),--keep)
+
+serve: .venv/.runtime
+	@$(RUN) -m server serve --sandbox
+
+test: .venv/.dev
+	$(RUN) -m pytest $(TESTS)
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: .venv/.dev
+	$(BIN)/pyright
+
+bench: .venv/.dev
+	$(RUN) -m tests.bench
+
+lock: .venv/.dev
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@echo "making .venv from the hashed lock, once (about a minute)"
+	@$(PYTHON) -m venv .venv || { echo "python's venv module is missing: on Debian or Ubuntu run 'apt-get install python3-venv'"; rm -rf .venv; exit 1; }
+
+.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+	@test -f .venv/.dev || $(RUN) -m pip install -q --require-hashes -r requirements.txt
+	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt pyproject.toml | .venv/bin/python
+	@$(RUN) -m pip install -q --require-hashes -r requirements-dev.txt
+	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@ .venv/.runtime
