@@ -122,6 +122,7 @@ create table connections (
     generation bigint not null,
     refresh_sealed bytea,
     access_sealed bytea,
+    access_generation bigint not null default 0,
     access_expires_at bigint,
     grant_expires_at bigint,
     metadata text not null,

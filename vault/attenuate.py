@@ -1,0 +1,138 @@
+"""The scope algebra and the narrowing plan: how much authority one exchange may carry. Pure.
+
+A provider's scopes form a hierarchy (`covers`): holding one scope can include others. The authority of a set of scopes
+is its closure under that hierarchy; two sets are equal in authority when their closures are. Nothing here reads, asks
+or refuses: `vault.exchange` turns what is missing into a refusal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vault.records import Narrowing, format_scope
+from vault.upstream import Downscope, UpstreamPolicy
+
+Covers = Mapping[str, frozenset[str]]
+NOTHING: frozenset[str] = frozenset()
+
+
+def expand(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
+    """Every scope that these scopes include, themselves too."""
+    if not covers:
+        return scopes
+    found = set(scopes)
+    waiting = list(scopes)
+    while waiting:
+        for included in covers.get(waiting.pop(), NOTHING):
+            if included not in found:
+                found.add(included)
+                waiting.append(included)
+    return frozenset(found)
+
+
+def covers_all(granted: frozenset[str], wanted: frozenset[str], covers: Covers) -> bool:
+    """Whether the granted scopes include all the wanted ones."""
+    return wanted <= granted or wanted <= expand(granted, covers)
+
+
+def missing(wanted: frozenset[str], granted: frozenset[str], covers: Covers) -> frozenset[str]:
+    """The wanted scopes that the granted ones do not include."""
+    return wanted - expand(granted, covers)
+
+
+def meet(a: frozenset[str], b: frozenset[str], covers: Covers) -> frozenset[str]:
+    """The authority that both sets hold, written with as few scopes as possible."""
+    return _widest(expand(a, covers) & expand(b, covers), covers)
+
+
+def _widest(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
+    """The same authority without the scopes that another one includes; of two that include each other, the first."""
+    if not covers:
+        return scopes
+    reach = {scope: expand(frozenset({scope}), covers) for scope in scopes}
+
+    def is_redundant(scope: str) -> bool:
+        return any(
+            scope in reach[other] and (other not in reach[scope] or other < scope) for other in scopes if other != scope
+        )
+
+    return frozenset(scope for scope in scopes if not is_redundant(scope))
+
+
+def scope_key(scopes: frozenset[str]) -> str:
+    """The key under which a narrowed token of exactly these scopes is kept: equal sets, equal keys."""
+    return hashlib.sha256(format_scope(scopes).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an exchange may hand out, and how.
+
+    `scopes` never holds authority outside the wish, the delegation, the connection and the operator's ceiling. The
+    other three name the parts of the wish that the ceiling, the account and the delegation do not include; a plan with
+    any of them is refused by the caller.
+    """
+
+    scopes: frozenset[str]
+    narrowing: Narrowing
+    needs_narrow_token: bool
+    scope_key: str
+    outside_ceiling: frozenset[str] = NOTHING
+    not_granted: frozenset[str] = NOTHING
+    not_delegated: frozenset[str] = NOTHING
+
+
+def plan(
+    wanted: frozenset[str] | None,
+    *,
+    delegation: frozenset[str],
+    connection: frozenset[str],
+    policy_scopes: frozenset[str] | None,
+    policy: UpstreamPolicy,
+) -> Plan:
+    """The plan for one wish; `wanted` None means everything that the agent was delegated and the account holds.
+
+    `policy_scopes` is the operator's ceiling for the provider, None where there is none.
+    """
+    covers = policy.covers
+    granted = expand(connection, covers)
+    delegated = expand(delegation, covers)
+    ceiling = None if policy_scopes is None else expand(policy_scopes, covers)
+    allowed = granted & delegated if ceiling is None else granted & delegated & ceiling
+    if wanted is None:
+        scopes = _widest(allowed, covers)
+        wanted = scopes
+    elif wanted <= allowed:
+        scopes = wanted  # as asked, so that the key of the narrowed token is known before the row is read
+    else:
+        scopes = _widest(expand(wanted, covers) & allowed, covers)
+    narrowing, needs_narrow_token = _narrow(scopes, connection=connection, policy=policy)
+    return Plan(
+        scopes=scopes,
+        narrowing=narrowing,
+        needs_narrow_token=needs_narrow_token,
+        scope_key=scope_key(scopes),
+        outside_ceiling=NOTHING if ceiling is None else wanted - ceiling,
+        not_granted=wanted - granted,
+        not_delegated=wanted - delegated,
+    )
+
+
+def _narrow(scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy) -> tuple[Narrowing, bool]:
+    """How these scopes can be held: by the token itself, or by us; and whether that takes a token of its own."""
+    if not scopes:
+        return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
+    if connection - policy.always_granted <= expand(scopes, policy.covers):
+        return Narrowing.UPSTREAM, False  # the account granted nothing else
+    can_ask = policy.downscope is Downscope.REFRESH_SCOPE and not policy.downscope_is_destructive
+    # RFC 6749 §6: only scopes that were granted as such may be asked for, not ones that a granted scope includes.
+    if can_ask and scopes <= connection:
+        return Narrowing.UPSTREAM, True
+    return Narrowing.ENFORCED, False
+
+
+def is_within(answered: frozenset[str], asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
+    """Whether the scopes of a narrowed answer stay inside what was asked and what rides along in any token."""
+    return answered <= expand(asked, policy.covers) | expand(policy.always_granted, policy.covers)
