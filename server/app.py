@@ -1,0 +1,125 @@
+"""Constructs everything from settings: one deployment, and the ASGI application around it. Decides nothing else."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+import server.oauth
+import server.portal
+import server.transports
+from providers.address import AddressPolicy
+from providers.catalog import Catalog, ProviderOverrides, load_catalog
+from providers.http import Outbound
+from providers.oauth import AuthlibUpstream
+from providers.tools import builtin_tools
+from server.deployment import Deployment
+from server.guards import GuardRules, Guards
+from server.settings import ProviderSettings, Settings
+from vault.audit import Activity
+from vault.database import open_database
+from vault.exchange import Vault
+from vault.keys import KeyRing
+from vault.keysources import key_source
+from vault.rotation import Flights
+from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+
+def prepare_data_directory(data: Path) -> Path:
+    """Make the data directory, closed to other users, and return its absolute path."""
+    data = data.expanduser().absolute()
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data.chmod(0o700)
+    return data
+
+
+@asynccontextmanager
+async def open_deployment(
+    settings: Settings, *, data: Path, open_browser: Callable[[str], bool] | None = None
+) -> AsyncGenerator[Deployment]:
+    """Open database, keys, providers and outbound HTTP; close them in reverse.
+
+    Raises StorageUnavailable, KeyUnavailable, ProviderFileRefused or SettingsRefused, each with one line that says the
+    mend, before anything listens.
+    """
+    data = prepare_data_directory(data)
+    async with AsyncExitStack() as stack:
+        catalog = load_catalog(
+            [folder.expanduser() for folder in settings.provider_folders],
+            {name: _overrides(registered) for name, registered in settings.providers.items()},
+        )
+        database = await open_database(settings.database_url(), data=data)
+        stack.push_async_callback(database.close)
+        keys = await KeyRing.open(database, key_source(settings.keys, data=data))
+        outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))
+        stack.push_async_callback(outbound.close)
+        activity = Activity(database)
+        stack.push_async_callback(activity.close)
+        policies, upstreams = _upstreams(settings, catalog, outbound)
+        flights = Flights()
+        stack.push_async_callback(flights.close)
+        vault = Vault(
+            database=database,
+            keys=keys,
+            activity=activity,
+            policies=policies,
+            upstreams=upstreams,
+            flights=flights,
+            owner=secrets.token_urlsafe(16),
+        )
+        yield Deployment(
+            settings=settings,
+            data=data,
+            database=database,
+            keys=keys,
+            activity=activity,
+            catalog=catalog,
+            http=outbound,
+            vault=vault,
+            tools=builtin_tools(),
+            vault_id=keys.subkey("vault-id").hex()[:32],
+            open_browser=open_browser,
+        )
+
+
+def _overrides(registered: ProviderSettings) -> ProviderOverrides:
+    return ProviderOverrides(
+        client_id=registered.client_id,
+        client_secret=registered.secret(),
+        authorize_url=registered.authorize_url,
+        token_url=registered.token_url,
+        refresh_url=registered.refresh_url,
+        revoke_url=registered.revoke_url,
+        userinfo_url=registered.userinfo_url,
+        apis=dict(registered.apis),
+        scopes=None if registered.scopes is None else frozenset(registered.scopes),
+    )
+
+
+def _upstreams(
+    settings: Settings, catalog: Catalog, outbound: Outbound
+) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
+    policies = {name: catalog.provider(name).policy() for name in catalog.names}
+    upstreams: dict[str, UpstreamOAuth] = {
+        name: AuthlibUpstream(catalog.provider(name), outbound) for name in catalog.names
+    }
+    return policies, upstreams
+
+
+def build_app(deployment: Deployment) -> ASGIApp:
+    """The whole application: authorization server, pages and transports behind the guards."""
+    app = Starlette(
+        routes=[
+            *server.oauth.routes(deployment),
+            *server.portal.routes(deployment),
+            *server.transports.routes(deployment),
+        ],
+        lifespan=server.transports.lifespan(deployment),
+    )
+    app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
+    return Guards(app, GuardRules.from_settings(deployment.settings))
