@@ -1,0 +1,122 @@
+"""Who serves a data directory's pages: `/healthz`, and the loopback companion that stdio processes share.
+
+Every stdio process of one data directory gives out links to one fixed address. The first to bind it serves everybody's
+pages; the others see by its vault id that the holder is one of theirs, and take over when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from server.deployment import Deployment
+
+RETRY: Final = 2.0  # seconds between two attempts to take the address over
+_LOOK_TIMEOUT: Final = 2.0  # seconds
+logger = logging.getLogger("token_vault.companion")
+
+
+def health_route(deployment: Deployment) -> Route:
+    """`/healthz`: alive, and which vault this is. The id is derived from its keys and is not secret."""
+    body = {"status": "ok", "vault": deployment.vault_id}
+
+    async def healthz(request: Request) -> JSONResponse:
+        return JSONResponse(body, headers={"cache-control": "no-store"})
+
+    return Route("/healthz", healthz, methods=["GET"])
+
+
+class Holder(StrEnum):
+    """Who holds the companion's address."""
+
+    US = "us"
+    OURS = "ours"  # another process of the same vault
+    FOREIGN = "foreign"  # another vault, or another program
+    NOBODY = "nobody"
+
+
+def bind(host: str, port: int) -> socket.socket | None:
+    """The listening socket, or None when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # No SO_REUSEPORT: two holders would split the requests. REUSEADDR only skips TIME_WAIT on POSIX.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        return None
+    listener.setblocking(False)
+    return listener
+
+
+def look(host: str, port: int, *, vault_id: str) -> Holder:
+    """Ask who answers at the address. Blocking; bounded."""
+    connection = http.client.HTTPConnection(host, port, timeout=_LOOK_TIMEOUT)
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        content: object = json.loads(answer.read(4096))
+    except ConnectionRefusedError:
+        return Holder.NOBODY
+    except (OSError, http.client.HTTPException, ValueError):
+        return Holder.FOREIGN
+    finally:
+        connection.close()
+    return Holder.OURS if isinstance(content, dict) and content.get("vault") == vault_id else Holder.FOREIGN  # pyright: ignore[reportUnknownMemberType] -- JSON of a stranger
+
+
+class Companion:
+    """Serves the application at the fixed address whenever no other process of the vault does."""
+
+    def __init__(
+        self, deployment: Deployment, app: ASGIApp, *, serve: Callable[[ASGIApp, socket.socket], Awaitable[None]]
+    ) -> None:
+        self._deployment = deployment
+        self._app = app
+        self._serve = serve
+        self._holder = Holder.NOBODY
+        self._decided = asyncio.Event()
+
+    @property
+    def holder(self) -> Holder:
+        """Who held the address at the last look."""
+        return self._holder
+
+    async def first_look(self) -> Holder:
+        """Wait until it is known for the first time who serves the pages."""
+        await self._decided.wait()
+        return self._holder
+
+    async def run(self) -> None:
+        """Hold the address, or watch it and take it over; runs until it is cancelled."""
+        server = self._deployment.settings.server
+        while True:
+            listener = bind(server.host, server.port)
+            if listener is not None:
+                self._note(Holder.US)
+                with contextlib.closing(listener):
+                    await self._serve(self._app, listener)
+            else:
+                self._note(await asyncio.to_thread(look, server.host, server.port, vault_id=self._deployment.vault_id))
+            await asyncio.sleep(RETRY)
+
+    def _note(self, holder: Holder) -> None:
+        if holder is not self._holder or not self._decided.is_set():
+            level = logging.WARNING if holder is Holder.FOREIGN else logging.DEBUG
+            logger.log(level, "companion address", extra={"holder": holder.value})
+        self._holder = holder
+        self._decided.set()

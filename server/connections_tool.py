@@ -1,0 +1,145 @@
+"""The `connections` tool: what this person has connected, in what state, what this agent may use, where to change it.
+
+It reads the vault and calls no provider. `changed` belongs here too: it waits for the person behind a connect link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.tools import Progress, ToolSpec
+from providers.api import UpstreamAPI
+from server.deployment import Deployment
+from vault import connections, delegations
+from vault.records import Connection, Principal
+
+WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
+_STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
+
+
+class ConnectionsInput(BaseModel):
+    """Arguments of `connections`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    provider: str | None = Field(
+        default=None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Only this provider, for example slack"
+    )
+
+
+class ConnectionEntry(BaseModel):
+    """One connected account."""
+
+    provider: str
+    account: str
+    status: str = Field(description="active, expiring, ambiguous or needs_reauth")
+    granted_scopes: list[str] = Field(description="What the account granted to the vault")
+    your_scopes: list[str] = Field(description="What the person lets this agent use")
+
+
+class ConnectionsOutput(BaseModel):
+    """Answer of `connections`."""
+
+    connections: list[ConnectionEntry]
+    not_connected: list[str] = Field(description="Providers that this vault knows and the person has not connected")
+    manage_url: str = Field(description="Where the person connects, reconnects and disconnects accounts")
+
+
+async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
+    """What is connected for this principal's user, seen by this principal's client."""
+    wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
+    if wanted is not None:
+        found = deployment.catalog.get(wanted)
+        wanted = found.name if found is not None else wanted
+    now = deployment.now()
+    known = await connections.list_connections(deployment.database, principal.user_id)
+    allowed = {
+        delegation.connection_id: delegation.scopes
+        for delegation in await delegations.list_for_client(
+            deployment.database, user_id=principal.user_id, client_id=principal.client_id
+        )
+        if delegation.is_live(now)
+    }
+    entries = [
+        _entry(connection, allowed.get(connection.id, frozenset()), now=now)
+        for connection in known
+        if wanted in (None, connection.provider)
+    ]
+    connected = {connection.provider for connection in known}
+    return ConnectionsOutput(
+        connections=entries,
+        not_connected=[name for name in deployment.catalog.names if name not in connected and wanted in (None, name)],
+        manage_url=deployment.url("/connections"),
+    )
+
+
+def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> ConnectionEntry:
+    return ConnectionEntry(
+        provider=connection.provider,
+        account=connection.label,
+        status=connection.status(now),
+        granted_scopes=sorted(connection.scopes),
+        your_scopes=sorted(yours),
+    )
+
+
+def _in_words(output: BaseModel) -> str:
+    if not isinstance(output, ConnectionsOutput):
+        return ""
+    lines = [
+        f"{entry.provider}: {entry.account}, {entry.status}; you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
+        for entry in output.connections
+    ]
+    if output.not_connected:
+        lines.append(f"not connected: {', '.join(output.not_connected)} (call one of its tools to get a link)")
+    return "\n".join([*(lines or ["Nothing is connected."]), f"The person manages this at {output.manage_url}"])
+
+
+async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
+    raise NotImplementedError("`connections` reads the vault; `look` answers it")
+
+
+SPEC: Final = ToolSpec(
+    name="connections",
+    title="Connections",
+    description=(
+        "Which accounts of the person are connected to the vault, in what state, which scopes you may use, "
+        "and the page where the person manages them. Changes nothing."
+    ),
+    provider=None,
+    scopes=frozenset(),
+    input=ConnectionsInput,
+    output=ConnectionsOutput,
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    call=_unused,
+    text=_in_words,
+)
+
+
+async def changed(deployment: Deployment, principal: Principal) -> bool:
+    """Wait up to 8 s for a connection or delegation of this user to change. False when nothing did."""
+    before = await _fingerprint(deployment, principal)
+    try:
+        async with asyncio.timeout(WAIT):
+            while await _fingerprint(deployment, principal) == before:
+                await asyncio.sleep(_STEP)  # noqa: ASYNC110 -- another process may make the change; there is no event
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _fingerprint(deployment: Deployment, principal: Principal) -> frozenset[tuple[object, ...]]:
+    known = await connections.list_connections(deployment.database, principal.user_id)
+    allowed = await delegations.list_for_client(
+        deployment.database, user_id=principal.user_id, client_id=principal.client_id
+    )
+    return frozenset(
+        [
+            *((item.id, item.generation, item.state.value) for item in known),
+            *((item.connection_id, item.scopes, item.revoked_at) for item in allowed),
+        ]
+    )

@@ -1,0 +1,269 @@
+"""Lists and calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their mend.
+
+One way for every transport. The tools themselves are data from `providers.tools`; here is only the one that looks at
+the vault instead of a provider, `connections`. Which rung of the ladder a missing connection takes is `server.ladder`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
+from pydantic import BaseModel, ValidationError
+
+from providers.api import ToolRefused, Unauthorized, UpstreamAPI
+from providers.tools import Progress, ToolSpec
+from server import connections_tool, ladder
+from server.connect import connect_link
+from server.deployment import Deployment
+from server.errors import tool_text
+from server.ladder import Asking
+from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Event, Narrowing, Principal
+from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
+
+META_KEY: Final = "io.github.mcp-token-vault/exchange"
+DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
+TEXT_LIMIT: Final = 60_000  # characters of upstream text in one answer
+logger = logging.getLogger("token_vault.tools")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """One `tools/call` as it arrived: who calls what, and how their person can be asked."""
+
+    principal: Principal
+    name: str
+    arguments: Mapping[str, object] = field(repr=False)
+    asking: Asking
+    transport: str  # http | sse | stdio
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What goes to the client, and what the activity says of it."""
+
+    result: CallToolResult | InputRequiredResult | MCPError
+    outcome: str = "ok"  # ok | refused | failed
+    code: str | None = None
+    token: UpstreamToken | None = None
+
+
+def listing(deployment: Deployment) -> list[Tool]:
+    """Every tool, in one fixed order, for everybody: a tool that is hidden cannot say what to do about it."""
+    return [_described(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
+
+
+def _described(spec: ToolSpec) -> Tool:
+    return Tool(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        input_schema=spec.input_schema,
+        output_schema=spec.output_schema,
+        annotations=ToolAnnotations(
+            title=spec.title,
+            read_only_hint=spec.read_only,
+            destructive_hint=spec.destructive,
+            idempotent_hint=spec.idempotent,
+            open_world_hint=spec.provider is not None,
+        ),
+    )
+
+
+def find(deployment: Deployment, name: str) -> ToolSpec | None:
+    """The tool of that name."""
+    return connections_tool.SPEC if name == connections_tool.SPEC.name else deployment.tool(name)
+
+
+async def call(
+    deployment: Deployment, request: ToolRequest, *, progress: Progress
+) -> CallToolResult | InputRequiredResult:
+    """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only."""
+    spec = find(deployment, request.name)
+    if spec is None:
+        raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
+    started = time.monotonic()
+    outcome = await _attempt(deployment, request, spec, progress)
+    await _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
+    if isinstance(outcome.result, MCPError):
+        raise outcome.result
+    return outcome.result
+
+
+async def _attempt(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
+    """The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await _answer(deployment, request, spec, progress)
+    except ToolRefused as refused:
+        return _Outcome(_failed(str(refused)), "failed", refused.code)
+    except VaultError as refused:
+        logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
+        return _Outcome(_failed(tool_text(refused)), "refused", refused.code)
+    except TimeoutError:
+        text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
+        return _Outcome(_failed(text), "failed", "timeout")
+    except Exception:  # the outermost handler: the log gets the cause, the caller an id to quote
+        correlation = secrets.token_hex(8)
+        logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
+        text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
+        return _Outcome(_failed(text), "failed", "internal_error")
+
+
+def _unknown_outcome(spec: ToolSpec) -> str:
+    if spec.read_only:
+        return "Nothing was changed; try again."
+    return "Whether it was done is unknown: look before you try again."
+
+
+async def _answer(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
+    try:
+        arguments = spec.input.model_validate(request.arguments)
+    except ValidationError as error:
+        return _Outcome(_failed(_misfit(spec, error)), "refused", "invalid_arguments")
+    if spec.provider is None:
+        output = await connections_tool.look(deployment, request.principal, arguments)
+        return _Outcome(_succeeded(spec, output, None))
+    if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
+        return _Outcome(ladder.declined(request.asking.offered), "refused", "declined")
+    wanted = ExchangeRequest(
+        principal=request.principal,
+        provider=spec.provider,
+        scopes=spec.scopes,
+        account=_account(arguments),
+        purpose=spec.name,
+    )
+    try:
+        return await _perform(deployment, wanted, spec, arguments, progress=progress)
+    except (ConnectionRequired, DelegationRequired) as missing:
+        if request.asking.offered is None or not await connections_tool.changed(deployment, request.principal):
+            return await _ask(deployment, request, missing)
+    try:  # the person opened the link that this retry brought back
+        return await _perform(deployment, wanted, spec, arguments, progress=progress)
+    except (ConnectionRequired, DelegationRequired) as missing:
+        return await _ask(deployment, request, missing)
+
+
+def _account(arguments: BaseModel) -> str | None:
+    value: object = getattr(arguments, "account", None)
+    return value if isinstance(value, str) else None
+
+
+async def _perform(
+    deployment: Deployment, wanted: ExchangeRequest, spec: ToolSpec, arguments: BaseModel, *, progress: Progress
+) -> _Outcome:
+    """Exchange and call; a token that the provider calls dead is refreshed once. A 401 means: not executed."""
+    token = await exchange(wanted, vault=deployment.vault, now=deployment.now())
+    try:
+        output = await spec.call(_api(deployment, wanted, token), arguments, progress)
+    except Unauthorized:
+        token = await exchange(
+            wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=token.generation
+        )
+        output = await spec.call(_api(deployment, wanted, token), arguments, progress)
+    return _Outcome(_succeeded(spec, output, token), token=token)
+
+
+def _api(deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> UpstreamAPI:
+    provider, _ = deployment.catalog.resolve(wanted.provider)
+    return UpstreamAPI(provider, deployment.http, token=token.value, scopes=token.scopes, account=token.account)
+
+
+async def _ask(
+    deployment: Deployment, request: ToolRequest, missing: ConnectionRequired | DelegationRequired
+) -> _Outcome:
+    upstream = deployment.vault.upstreams.get(missing.provider)
+    if upstream is None or not upstream.is_configured:
+        text = (
+            f"This vault is not registered with {missing.provider} yet, so nobody can connect it. "
+            f"The operator finds the two values to enter at {deployment.url('/first-run')}."
+        )
+        return _Outcome(_failed(text), "refused", "provider_not_configured")
+    reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
+    link = await connect_link(
+        deployment,
+        principal=request.principal,
+        provider=missing.provider,
+        scopes=missing.scopes,
+        reason=reason,
+        tool=request.name,
+    )
+    if deployment.open_browser is not None and not request.asking.opens_urls:
+        deployment.open_browser(link.url)
+    try:
+        return _Outcome(ladder.offer(link, request.asking), "refused", missing.code)
+    except MCPError as error:
+        return _Outcome(error, "refused", missing.code)
+
+
+def _failed(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)], is_error=True)
+
+
+def _misfit(spec: ToolSpec, error: ValidationError) -> str:
+    """Which arguments do not fit, in the schema's words; never the values, which may hold anything."""
+    lines = [
+        f"{'.'.join(str(part) for part in found['loc']) or 'arguments'}: {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False, include_context=False)[:10]
+    ]
+    return f"{spec.name} was not called, the arguments do not fit: " + "; ".join(lines)
+
+
+def _succeeded(spec: ToolSpec, output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
+    text = spec.text(output)
+    if len(text) > TEXT_LIMIT:
+        text = text[:TEXT_LIMIT] + "\n(cut: the structured result has the rest)"
+    content: list[TextContent] = [TextContent(text=text)]
+    meta: dict[str, object] | None = None
+    if token is not None:
+        content.append(TextContent(text=_enforcement(token)))
+        meta = {
+            META_KEY: {
+                "narrowing": token.narrowing.value,
+                "scopes": sorted(token.scopes),
+                "granted": sorted(token.granted),
+                "account": token.label,
+                "connection_id": token.connection_id,
+            }
+        }
+    return CallToolResult(content=[*content], structured_content=output.model_dump(mode="json"), _meta=meta)
+
+
+def _enforcement(token: UpstreamToken) -> str:
+    """One line that says with what authority the call was made and who held it to that."""
+    how = {
+        Narrowing.UPSTREAM: "the token itself carried no more",
+        Narrowing.ENFORCED: "the vault let no other call through",
+        Narrowing.FULL: "the whole account's authority, by the operator's switch",
+    }[token.narrowing]
+    wider = sorted(token.granted - token.scopes)
+    rest = f"; the connection also has {' '.join(wider)}" if wider else ""
+    return f"[vault] as {token.label}, scopes {' '.join(sorted(token.scopes))} ({token.narrowing}: {how}{rest})"
+
+
+async def _record(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, outcome: _Outcome, *, milliseconds: int
+) -> None:
+    details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}
+    if outcome.code is not None:
+        details["code"] = outcome.code
+    event = Event(
+        kind="tool.called",
+        outcome=outcome.outcome,
+        user_id=request.principal.user_id,
+        client_id=request.principal.client_id,
+        details=details,
+    )
+    if outcome.token is not None:
+        token = outcome.token
+        details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
+        event = replace(event, connection_id=token.connection_id)
+    await deployment.activity.record(event)

@@ -1,0 +1,340 @@
+"""The MCP SDK's transports around our tools: streamable HTTP of both protocol eras, HTTP+SSE, and the bearer check.
+
+Here a request gets its principal, in the one ContextVar, before its body is parsed; stdio sets the same variable for
+its whole life. Which tool may do what is decided in `server.tools`; Host, Origin and body size in `server.guards`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    JSONRPCRequest,
+    ListToolsResult,
+    PaginatedRequestParams,
+    ProgressNotification,
+    ProgressNotificationParams,
+    jsonrpc_message_adapter,
+)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import companion, tools
+from server.bearer import Bearer
+from server.deployment import Deployment
+from server.ladder import Asking
+from server.version import VERSION
+from vault.records import Principal
+
+# Equal in every process of a vault: sealed requestState names it as its audience.
+SERVER_NAME: Final = "token-vault"
+_STATE_KEY: Final = "mcp"
+PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
+_INSTRUCTIONS: Final = (
+    "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
+    "again once they have opened it. `connections` shows what is connected."
+)
+Context = ServerRequestContext[dict[str, object], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Managers:
+    """The SDK's session managers: plain JSON answers, and event streams for calls that report progress."""
+
+    answering: StreamableHTTPSessionManager
+    streaming: StreamableHTTPSessionManager
+
+
+def lifespan(deployment: Deployment) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
+    """The lifespan of the application that serves `routes`: sessions live in it, requests find it in their state."""
+
+    @contextlib.asynccontextmanager
+    async def run(app: Starlette) -> AsyncGenerator[Mapping[str, object]]:
+        server = build_server(deployment, transport="http")
+        managers = _Managers(
+            StreamableHTTPSessionManager(server, json_response=True),
+            StreamableHTTPSessionManager(server, json_response=False),
+        )
+        async with managers.answering.run(), managers.streaming.run():
+            yield {_STATE_KEY: managers}
+
+    return run
+
+
+def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
+    """The MCP server of this vault; `transport` is what the activity calls the way of a call."""
+    listed = ListToolsResult(tools=tools.listing(deployment), ttl_ms=60_000, cache_scope="private")
+    schemas = {tool.name: tool.input_schema for tool in listed.tools}
+
+    async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        return listed
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
+        request = tools.ToolRequest(
+            principal=_principal(),
+            name=params.name,
+            arguments=params.arguments or {},
+            asking=Asking.from_request(context, params),
+            transport=transport,
+        )
+        return await tools.call(deployment, request, progress=_Progress(context, on_get_stream=transport == "http"))
+
+    def schema_of(name: str) -> Mapping[str, object] | None:
+        return schemas.get(name)
+
+    server: Server[dict[str, object]] = Server(
+        SERVER_NAME,
+        version=VERSION,
+        title="Token Vault",
+        instructions=_INSTRUCTIONS,
+        website_url=deployment.public_url,
+        get_tool_input_schema=schema_of,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+    security = RequestStateSecurity(
+        keys=[deployment.keys.subkey("request-state")], ttl=600.0, bind_principal=lambda _: _principal_name()
+    )
+    server.middleware.append(RequestStateBoundary(security, default_audience=SERVER_NAME))
+    return server
+
+
+def _principal() -> Principal:
+    principal = PRINCIPAL.get()
+    if principal is None:
+        raise RuntimeError("a tool was reached without a principal")
+    return principal
+
+
+def _principal_name() -> str:
+    principal = _principal()
+    return json.dumps([principal.tenant, principal.user_id, principal.client_id])
+
+
+class _Progress:
+    """Progress of one call, to whoever asked for it.
+
+    A handshake session answers POSTs with plain JSON, which has no room for notifications: they go out on the
+    session's GET stream, where clients of that era listen anyway.
+    """
+
+    def __init__(self, context: Context, *, on_get_stream: bool) -> None:
+        self._context = context
+        self._on_get_stream = on_get_stream and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+
+    async def __call__(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        if not self._on_get_stream:
+            await self._context.session.report_progress(done, total, message)
+            return
+        token = (self._context.meta or {}).get("progress_token")
+        if token is not None:
+            params = ProgressNotificationParams(progress_token=token, progress=done, total=total, message=message)
+            await self._context.session.send_notification(ProgressNotification(params=params))
+
+
+def routes(deployment: Deployment) -> list[BaseRoute]:
+    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, and `/healthz`. Both spellings of each:
+    a redirect of a POST loses the bearer token in several clients.
+    """
+    found: list[BaseRoute] = [
+        *_both("/mcp", _authenticated(deployment, _StreamableHTTP(), path="/mcp")),
+        companion.health_route(deployment),
+    ]
+    if deployment.settings.transports.sse:
+        transport = SseServerTransport("/messages/")
+        stream = _EventStream(build_server(deployment, transport="sse"), transport)
+        found += _both("/sse", _authenticated(deployment, stream, path="/sse"))
+        messages = _Messages(transport.handle_post_message)
+        found += _both("/messages", _authenticated(deployment, messages, path="/sse"))
+    return found
+
+
+def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
+    return [Route(path, endpoint), Route(path + "/", endpoint)]
+
+
+def _authenticated(deployment: Deployment, app: ASGIApp, *, path: str) -> ASGIApp:
+    return _WithPrincipal(app, Bearer(deployment, path=path))
+
+
+class _WithPrincipal:
+    """ASGI: nobody without a valid token comes past this, and the principal is set for everything behind it."""
+
+    def __init__(self, app: ASGIApp, bearer: Bearer) -> None:
+        self._app = app
+        self._bearer = bearer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal = await self._bearer.check(scope, send)
+        if principal is None:
+            return
+        # The SDK binds its sessions to this user. It gets no token: nothing behind here needs one.
+        scope["user"] = AuthenticatedUser(
+            AccessToken(
+                token="",
+                client_id=principal.client_id,
+                scopes=sorted(principal.scopes),
+                subject=principal.user_id,
+                claims={"iss": principal.tenant},
+            )
+        )
+        reset = PRINCIPAL.set(principal)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            PRINCIPAL.reset(reset)
+
+
+class _StreamableHTTP:
+    """ASGI: plain JSON answers, and an event stream for a call of 2026-07-28 that asked for progress.
+
+    Bodies of the handshake era are checked here first: the SDK would answer a malformed one in its parser's words, and
+    let two requests of one session share an id, of which one never ends.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: set[tuple[str, str]] = set()  # (session, request id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        managers: _Managers = scope["state"][_STATE_KEY]
+        if scope["method"] != "POST":
+            await managers.answering.handle_request(scope, receive, send)
+            return
+        try:
+            body = await _read(receive)
+        except ClientDisconnect:
+            return
+        replayed = _replay(body, receive)
+        version = _header(scope, b"mcp-protocol-version")
+        if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            manager = managers.streaming if b'"progressToken"' in body else managers.answering
+            await manager.handle_request(scope, replayed, send)
+            return
+        message = _parse(body)
+        if isinstance(message, int):
+            await _refuse_message(send, message)
+            return
+        session = _header(scope, b"mcp-session-id")
+        if not isinstance(message, JSONRPCRequest) or not session:
+            await managers.answering.handle_request(scope, replayed, send)
+            return
+        key = (session, str(message.id))
+        if key in self._in_flight:
+            await _refuse_message(send, INVALID_REQUEST)
+            return
+        self._in_flight.add(key)
+        try:
+            await managers.answering.handle_request(scope, replayed, send)
+        finally:
+            self._in_flight.discard(key)
+
+
+class _EventStream:
+    """ASGI: one GET stream of the HTTP+SSE transport (MCP 2024-11-05)."""
+
+    def __init__(self, server: Server[dict[str, object]], transport: SseServerTransport) -> None:
+        self._server = server
+        self._transport = transport
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "GET":
+            await _refuse_method(send, allowed=b"GET")
+            return
+        async with self._transport.connect_sse(scope, receive, send) as (read, write):
+            await self._server.run(read, write, self._server.create_initialization_options())
+
+
+class _Messages:
+    """ASGI: the POST half of HTTP+SSE; malformed bodies end here, in plain words."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await _refuse_method(send, allowed=b"POST")
+            return
+        try:
+            body = await _read(receive)
+        except ClientDisconnect:
+            return
+        message = _parse(body)
+        if isinstance(message, int):
+            await _refuse_message(send, message)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    found: bytes = next((value for key, value in scope["headers"] if key == name), b"")
+    return found.decode("latin-1")
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body; `server.guards` has bounded it."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _parse(body: bytes) -> object:
+    """One JSON-RPC message, or the JSON-RPC error code that says what is wrong with the body."""
+    try:
+        return jsonrpc_message_adapter.validate_json(body, by_name=False)
+    except ValidationError as error:
+        return PARSE_ERROR if error.errors(include_url=False)[0]["type"] == "json_invalid" else INVALID_REQUEST
+
+
+async def _refuse_message(send: Send, code: int) -> None:
+    message = "Parse error" if code == PARSE_ERROR else "The body must be one JSON-RPC message with an unused id"
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 400,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse_method(send: Send, *, allowed: bytes) -> None:
+    headers = [(b"allow", allowed), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 405, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
