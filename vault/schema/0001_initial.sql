@@ -74,6 +74,7 @@ create table grants (
     primary key (tenant, id)
 );
 create index grants_client on grants (tenant, user_id, client_id);
+create index grants_of_client on grants (tenant, client_id);
 
 create table refresh_tokens (
     tenant text not null,

@@ -1,0 +1,190 @@
+"""OAuth clients, that is, agents: saved, changed, removed, and forgotten when never used.
+
+Removing a client ends its grants, tokens, codes and delegations at once. What a registration may ask for is decided in
+`server.oauth.registration`; fetching a client ID metadata document in `server.oauth.client_metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TypeGuard
+
+from vault import grants
+from vault.database import Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
+from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
+from vault.refusals import StorageUnavailable, VaultError
+
+UNUSED_LIFETIME = 86400
+_TOUCH_INTERVAL = 3600
+
+
+class ClientExists(VaultError):
+    """This client id is taken by a client that may not be replaced."""
+
+    code = "client_exists"
+
+
+async def save_client(transaction: Transaction, client: Client) -> None:
+    """Store a client. A metadata-document or local client, whose id is not random, is replaced in place.
+
+    One of those that was removed starts anew: its former grants and delegations stay ended. Anything else with a
+    known id raises ClientExists.
+    """
+    row = await transaction.fetch_one(
+        "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources,"
+        " secret_hash, registration_hash, metadata, created_at, last_used_at)"
+        " values (:tenant, :id, :kind, :name, :auth_method, :redirect_uris, :grant_types, :resources,"
+        " :secret_hash, :registration_hash, :metadata, :created_at, :last_used_at)"
+        " on conflict (tenant, id) do update set name = excluded.name, auth_method = excluded.auth_method,"
+        " redirect_uris = excluded.redirect_uris, grant_types = excluded.grant_types,"
+        " resources = excluded.resources, secret_hash = excluded.secret_hash, metadata = excluded.metadata,"
+        " created_at = case when clients.removed_at is null then clients.created_at else excluded.created_at end,"
+        " removed_at = null"
+        " where clients.kind = excluded.kind and clients.kind in ('metadata', 'local') returning id",
+        _columns(client)
+        | {
+            "kind": client.kind.value,
+            "registration_hash": client.registration_hash,
+            "created_at": client.created_at,
+            "last_used_at": client.last_used_at,
+        },
+    )
+    if row is None:
+        raise ClientExists("a client with this id exists")
+
+
+async def get_client(reader: Reader, client_id: str) -> Client | None:
+    """The client with exactly this id, unless it was removed."""
+    row = await reader.fetch_one(
+        "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
+        " metadata, created_at, last_used_at, removed_at"
+        " from clients where tenant = :tenant and id = :id and removed_at is null",
+        {"tenant": TENANT, "id": client_id},
+    )
+    return None if row is None else _client(row)
+
+
+async def list_clients(reader: Reader) -> tuple[Client, ...]:
+    """All clients that were not removed, by age."""
+    rows = await reader.fetch(
+        "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
+        " metadata, created_at, last_used_at, removed_at"
+        " from clients where tenant = :tenant and removed_at is null order by created_at, id",
+        {"tenant": TENANT},
+    )
+    return tuple(_client(row) for row in rows)
+
+
+async def update_client(transaction: Transaction, client: Client) -> bool:
+    """RFC 7592 §2.2: replace the registration. Kind and age stay. False when the client is gone."""
+    return (
+        await transaction.execute(
+            "update clients set name = :name, auth_method = :auth_method, redirect_uris = :redirect_uris,"
+            " grant_types = :grant_types, resources = :resources, secret_hash = :secret_hash,"
+            " registration_hash = :registration_hash, metadata = :metadata"
+            " where tenant = :tenant and id = :id and removed_at is null",
+            _columns(client) | {"registration_hash": client.registration_hash},
+        )
+        > 0
+    )
+
+
+async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
+    """End the client and everything it holds (RFC 7592 §2.3); returns the grants that ended, None when it was gone."""
+    removed = await transaction.execute(
+        "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
+        " where tenant = :tenant and id = :id and removed_at is null",
+        {"tenant": TENANT, "id": client_id, "now": now},
+    )
+    if not removed:
+        return None
+    # A metadata-document client can come back under the same id: what a user once delegated must not come back with it.
+    await transaction.execute(
+        "update delegations set revoked_at = :now, changed_at = :now"
+        " where tenant = :tenant and client_id = :client_id and revoked_at is null",
+        {"tenant": TENANT, "client_id": client_id, "now": now},
+    )
+    return await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
+
+
+async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
+    """Note that the client was used, at most once an hour; a used client is never reaped."""
+    await transaction.execute(
+        "update clients set last_used_at = :now where tenant = :tenant and id = :id"
+        " and (last_used_at is null or last_used_at <= :due)",
+        {"tenant": TENANT, "id": client_id, "now": now, "due": now - _TOUCH_INTERVAL},
+    )
+
+
+async def reap_unused(transaction: Transaction, *, before: int) -> int:
+    """Forget dynamically registered clients older than `before` that nobody ever used."""
+    return await transaction.execute(
+        "delete from clients where tenant = :tenant and kind = 'dynamic' and last_used_at is null"
+        " and created_at <= :before and not exists (select 1 from grants"
+        " where grants.tenant = clients.tenant and grants.client_id = clients.id)",
+        {"tenant": TENANT, "before": before},
+    )
+
+
+async def count_recent(reader: Reader, *, kind: ClientKind, since: int) -> int:
+    """How many clients of a kind were registered since then, removed ones too."""
+    row = await reader.fetch_one(
+        "select count(*) as n from clients where tenant = :tenant and kind = :kind and created_at >= :since",
+        {"tenant": TENANT, "kind": kind.value, "since": since},
+    )
+    return 0 if row is None else integer(row, "n")
+
+
+def _columns(client: Client) -> dict[str, Value]:
+    """What a registration says, as columns."""
+    return {
+        "tenant": TENANT,
+        "id": client.id,
+        "name": client.name,
+        "auth_method": client.auth_method,
+        "redirect_uris": json.dumps(list(client.redirect_uris)),
+        "grant_types": format_scope(client.grant_types),
+        "resources": json.dumps(list(client.resources)),
+        "secret_hash": client.secret_hash,
+        "metadata": json.dumps(dict(client.metadata), sort_keys=True, separators=(",", ":")),
+    }
+
+
+def _client(row: Row) -> Client:
+    return Client(
+        id=text(row, "id"),
+        kind=ClientKind(text(row, "kind")),
+        name=text(row, "name"),
+        auth_method=text(row, "auth_method"),
+        redirect_uris=_strings(text(row, "redirect_uris")),
+        created_at=integer(row, "created_at"),
+        grant_types=parse_scope(text(row, "grant_types")),
+        secret_hash=binary_or_none(row, "secret_hash"),
+        registration_hash=binary_or_none(row, "registration_hash"),
+        resources=_strings(text(row, "resources")),
+        metadata=_json_object(text(row, "metadata")),
+        last_used_at=integer_or_none(row, "last_used_at"),
+        removed_at=integer_or_none(row, "removed_at"),
+    )
+
+
+def _strings(stored: str) -> tuple[str, ...]:
+    value: object = json.loads(stored)
+    if not _is_list(value):
+        raise StorageUnavailable("a stored client cannot be read", detail="expected a JSON list")
+    return tuple(str(item) for item in value)
+
+
+def _json_object(stored: str) -> dict[str, object]:
+    value: object = json.loads(stored)
+    if not _is_object(value):
+        raise StorageUnavailable("a stored client cannot be read", detail="expected a JSON object")
+    return value
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)

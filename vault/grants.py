@@ -1,0 +1,305 @@
+"""What users allowed their agents: the record behind every token. Revoking a grant kills all that came from it at once.
+
+Access and refresh tokens hold no life of their own: each use reads its grant through `live_principal_facts`. Making
+and rotating refresh tokens is `tokens.py`, the fine permission per connection `delegations.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from vault import audit, tickets
+from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.keys import KeyRing
+from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, parse_scope
+
+
+@dataclass(frozen=True, slots=True)
+class LiveGrant:
+    """A grant that works now, with what a call needs to know of its client and user."""
+
+    grant: Grant
+    client_kind: ClientKind
+    client_name: str
+    auth_method: str
+    user_name: str
+
+
+class Redemption:
+    """The one redemption of an authorization code, inside its transaction; see `redeem_code`."""
+
+    def __init__(self, transaction: Transaction, ticket: Ticket, code: str) -> None:
+        self.transaction = transaction
+        self.ticket = ticket
+        self._code = code
+        self.is_settled = False
+
+    async def create_grant(
+        self, *, user_id: str, client_id: str, scopes: frozenset[str], resource: str, redirect_uri: str, now: int
+    ) -> Grant:
+        """The grant that this code stands for, remembered beside the code."""
+        grant = await create_grant(
+            self.transaction,
+            user_id=user_id,
+            client_id=client_id,
+            scopes=scopes,
+            resource=resource,
+            redirect_uri=redirect_uri,
+            now=now,
+        )
+        await self.settle(grant.id)
+        return grant
+
+    async def settle(self, grant_id: str) -> None:
+        """Remember which grant this code led to, where the grant was made elsewhere."""
+        await tickets.note_outcome(self.transaction, self._code, outcome=grant_id)
+        self.is_settled = True
+
+
+@asynccontextmanager
+async def redeem_code(database: Database, ring: KeyRing, code: str, *, now: int) -> AsyncGenerator[Redemption, None]:
+    """Redeem an authorization code: the block checks the request, makes the grant and its tokens in one transaction.
+
+    A refusal raised in the block leaves the code unused. When the code was redeemed before, the grant of the first
+    redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2).
+    """
+    try:
+        async with database.transaction() as transaction:
+            ticket = await tickets.consume(transaction, ring, code, purpose=TicketPurpose.CODE, now=now)
+            redemption = Redemption(transaction, ticket, code)
+            yield redemption
+            if not redemption.is_settled:
+                raise RuntimeError("an authorization code was redeemed without a grant")
+    except tickets.TicketReplayed as replay:
+        if replay.outcome is not None:
+            await revoke_replayed(database, replay.outcome, now=now)
+        raise
+
+
+async def revoke_replayed(database: Database, grant_id: str, *, now: int) -> None:
+    """Revoke, in a transaction of its own, the grant that a replayed code had made."""
+    async with database.transaction() as transaction:
+        grant = await revoke_grant(transaction, grant_id, reason="code_replayed", now=now)
+        if grant is not None:
+            await audit.append(transaction, revocation_event(grant), now=now)
+
+
+async def create_grant(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    scopes: frozenset[str],
+    resource: str,
+    redirect_uri: str,
+    now: int,
+) -> Grant:
+    """A new live grant."""
+    grant = Grant(
+        id=secrets.token_urlsafe(16),
+        user_id=user_id,
+        client_id=client_id,
+        scopes=scopes,
+        resource=resource,
+        redirect_uri=redirect_uri,
+        created_at=now,
+    )
+    await transaction.execute(
+        "insert into grants (tenant, id, user_id, client_id, scopes, resource, redirect_uri, created_at)"
+        " values (:tenant, :id, :user_id, :client_id, :scopes, :resource, :redirect_uri, :now)",
+        {
+            "tenant": TENANT,
+            "id": grant.id,
+            "user_id": user_id,
+            "client_id": client_id,
+            "scopes": format_scope(scopes),
+            "resource": resource,
+            "redirect_uri": redirect_uri,
+            "now": now,
+        },
+    )
+    return grant
+
+
+async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
+    """The grant with this id, live or revoked."""
+    row = await reader.fetch_one(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": grant_id},
+    )
+    return None if row is None else _grant(row)
+
+
+async def find_consent(
+    reader: Reader, *, user_id: str, client_id: str, redirect_uri: str, resource: str, scopes: frozenset[str]
+) -> Grant | None:
+    """A live grant by which this user already allowed this client all these scopes, at this redirect and resource."""
+    rows = await reader.fetch(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " and redirect_uri = :redirect_uri and resource = :resource and revoked_at is null"
+        " order by created_at desc",
+        {
+            "tenant": TENANT,
+            "user_id": user_id,
+            "client_id": client_id,
+            "redirect_uri": redirect_uri,
+            "resource": resource,
+        },
+    )
+    return next((grant for grant in map(_grant, rows) if scopes <= grant.scopes), None)
+
+
+async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
+    """The live grants of a user, newest first."""
+    rows = await reader.fetch(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and user_id = :user_id and revoked_at is null"
+        " order by created_at desc, id",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return tuple(_grant(row) for row in rows)
+
+
+async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | None:
+    """The grant with its client and user, unless any of the three has ended. One read; every call makes it."""
+    row = await reader.fetch_one(
+        "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
+        " g.revoked_reason, c.kind as client_kind, c.name as client_name, c.auth_method, u.name as user_name"
+        " from grants g"
+        " join clients c on c.tenant = g.tenant and c.id = g.client_id"
+        " join users u on u.tenant = g.tenant and u.id = g.user_id"
+        " where g.tenant = :tenant and g.id = :id"
+        " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null",
+        {"tenant": TENANT, "id": grant_id},
+    )
+    return None if row is None else _live_grant(row)
+
+
+async def list_live_grants(reader: Reader, user_id: str) -> tuple[LiveGrant, ...]:
+    """The user's live grants with their clients, for the page of agents; newest first."""
+    rows = await reader.fetch(
+        "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
+        " g.revoked_reason, c.kind as client_kind, c.name as client_name, c.auth_method, u.name as user_name"
+        " from grants g"
+        " join clients c on c.tenant = g.tenant and c.id = g.client_id"
+        " join users u on u.tenant = g.tenant and u.id = g.user_id"
+        " where g.tenant = :tenant and g.user_id = :user_id"
+        " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null"
+        " order by g.created_at desc, g.id",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return tuple(_live_grant(row) for row in rows)
+
+
+async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, now: int) -> Grant | None:
+    """End one grant. None when it is unknown or was revoked before; the first reason stays."""
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and id = :id and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "id": grant_id, "now": now, "reason": reason},
+    )
+    return next(iter(await _ended(transaction, rows)), None)
+
+
+async def revoke_client_grants(
+    transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """Cut one agent off for one user: its grants, and codes on their way to become grants."""
+    await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and user_id = :user_id and client_id = :client_id and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now, "reason": reason},
+    )
+    return await _ended(transaction, rows)
+
+
+async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:
+    """End every grant of a user."""
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and user_id = :user_id and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "user_id": user_id, "now": now, "reason": reason},
+    )
+    return await _ended(transaction, rows)
+
+
+async def revoke_all_client_grants(
+    transaction: Transaction, client_id: str, *, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """End every grant of a client, of all users, and its unused codes."""
+    await tickets.expire_client_tickets(transaction, client_id, now=now)
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and client_id = :client_id and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "client_id": client_id, "now": now, "reason": reason},
+    )
+    return await _ended(transaction, rows)
+
+
+async def revoke_resource_grants(
+    transaction: Transaction, resource: str, *, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """End every grant for a resource, of all users and clients."""
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and resource = :resource and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "resource": resource, "now": now, "reason": reason},
+    )
+    return await _ended(transaction, rows)
+
+
+def revocation_event(grant: Grant) -> Event:
+    """The event of a revoked grant."""
+    return Event(
+        kind="grant.revoked",
+        user_id=grant.user_id,
+        client_id=grant.client_id,
+        details={"grant": grant.id, "reason": grant.revoked_reason},
+    )
+
+
+async def _ended(transaction: Transaction, rows: Sequence[Row]) -> tuple[Grant, ...]:
+    """The grants just revoked; successors of their refresh tokens that are sealed for a repeat are erased."""
+    ended = tuple(_grant(row) for row in rows)
+    for grant in ended:
+        await transaction.execute(
+            "update refresh_tokens set successor_sealed = null"
+            " where tenant = :tenant and grant_id = :grant_id and successor_sealed is not null",
+            {"tenant": TENANT, "grant_id": grant.id},
+        )
+    return ended
+
+
+def _grant(row: Row) -> Grant:
+    return Grant(
+        id=text(row, "id"),
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        scopes=parse_scope(text(row, "scopes")),
+        resource=text(row, "resource"),
+        redirect_uri=text(row, "redirect_uri"),
+        created_at=integer(row, "created_at"),
+        revoked_at=integer_or_none(row, "revoked_at"),
+        revoked_reason=text_or_none(row, "revoked_reason"),
+    )
+
+
+def _live_grant(row: Row) -> LiveGrant:
+    return LiveGrant(
+        grant=_grant(row),
+        client_kind=ClientKind(text(row, "client_kind")),
+        client_name=text(row, "client_name"),
+        auth_method=text(row, "auth_method"),
+        user_name=text(row, "user_name"),
+    )

@@ -1,0 +1,109 @@
+"""Signed-in browsers: start, find, end. The cookie's token is 256 bit and stored as its SHA-256.
+
+A session ends 12 hours after it was last seen and 7 days after it started. Cookies belong to the server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from vault.database import Reader, Row, Transaction, binary, integer, integer_or_none, text
+from vault.records import TENANT, Session, User
+from vault.users import end_user_sessions as end_user_sessions
+from vault.users import user_from_row
+
+IDLE_LIFETIME = 12 * 3600
+ABSOLUTE_LIFETIME = 7 * 86400
+TOUCH_INTERVAL = 300  # a busy browser writes once in five minutes, not once per page
+_KEPT = 30 * 86400
+
+
+def session_hash(token: str) -> bytes:
+    """What is stored of a session's token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def start_session(
+    transaction: Transaction, user_id: str, *, now: int, lifetime: int = ABSOLUTE_LIFETIME
+) -> tuple[str, Session]:
+    """A new session and the token for its cookie; a fresh token at each sign-in (session fixation)."""
+    token = secrets.token_urlsafe(32)
+    session = Session(
+        token_hash=session_hash(token), user_id=user_id, created_at=now, seen_at=now, expires_at=now + lifetime
+    )
+    await transaction.execute(
+        "insert into sessions (tenant, token_hash, user_id, created_at, seen_at, expires_at)"
+        " values (:tenant, :token_hash, :user_id, :now, :now, :expires_at)",
+        {
+            "tenant": TENANT,
+            "token_hash": session.token_hash,
+            "user_id": user_id,
+            "now": now,
+            "expires_at": session.expires_at,
+        },
+    )
+    return token, session
+
+
+async def find_session(reader: Reader, token: str, *, now: int) -> tuple[Session, User] | None:
+    """The live session of this token and its user, unless the user is disabled."""
+    row = await reader.fetch_one(
+        "select s.token_hash, s.user_id, s.created_at as started_at, s.seen_at, s.expires_at, s.ended_at,"
+        " u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at"
+        " from sessions s join users u on u.tenant = s.tenant and u.id = s.user_id"
+        " where s.tenant = :tenant and s.token_hash = :token_hash and s.ended_at is null"
+        " and s.expires_at > :now and s.seen_at > :idle_since and u.disabled_at is null",
+        {
+            "tenant": TENANT,
+            "token_hash": session_hash(token),
+            "now": now,
+            "idle_since": now - IDLE_LIFETIME,
+        },
+    )
+    return None if row is None else (_session(row), user_from_row(row))
+
+
+async def touch_session(transaction: Transaction, session: Session, *, now: int) -> None:
+    """Note that the browser was seen, at most once per interval."""
+    await transaction.execute(
+        "update sessions set seen_at = :now where tenant = :tenant and token_hash = :token_hash"
+        " and seen_at <= :due and ended_at is null",
+        {"tenant": TENANT, "token_hash": session.token_hash, "now": now, "due": now - TOUCH_INTERVAL},
+    )
+
+
+def needs_touch(session: Session, *, now: int) -> bool:
+    """Whether `touch_session` would write."""
+    return session.seen_at <= now - TOUCH_INTERVAL
+
+
+async def end_session(transaction: Transaction, token_hash: bytes, *, now: int) -> bool:
+    """End one session; False when it had already ended."""
+    return (
+        await transaction.execute(
+            "update sessions set ended_at = :now"
+            " where tenant = :tenant and token_hash = :token_hash and ended_at is null",
+            {"tenant": TENANT, "token_hash": token_hash, "now": now},
+        )
+        > 0
+    )
+
+
+async def sweep_sessions(transaction: Transaction, *, now: int) -> int:
+    """Forget sessions that ended long ago."""
+    return await transaction.execute(
+        "delete from sessions where tenant = :tenant and (expires_at <= :before or ended_at <= :before)",
+        {"tenant": TENANT, "before": now - _KEPT},
+    )
+
+
+def _session(row: Row) -> Session:
+    return Session(
+        token_hash=binary(row, "token_hash"),
+        user_id=text(row, "user_id"),
+        created_at=integer(row, "started_at"),
+        seen_at=integer(row, "seen_at"),
+        expires_at=integer(row, "expires_at"),
+        ended_at=integer_or_none(row, "ended_at"),
+    )

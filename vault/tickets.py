@@ -1,0 +1,227 @@
+"""Every single-use expiring secret: issue, look at, use exactly once. See `TicketPurpose` for the kinds.
+
+The secret (256 bit; a DEVICE ticket's is the short code that a person types) is stored as its SHA-256, the payload
+sealed. Whoever redeems an authorization code goes through `grants.redeem_code`, which handles a replay; throttling
+guesses of short codes is the caller's part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from typing import TypeGuard
+
+from vault.database import (
+    Reader,
+    Row,
+    Transaction,
+    binary,
+    binary_or_none,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
+from vault.envelope import Context, open_sealed, seal
+from vault.keys import KeyRing
+from vault.records import TENANT, Ticket, TicketPurpose
+from vault.refusals import StorageUnavailable, TransitionRefused
+
+_KEY = "tickets"
+_KEPT = 86400  # after expiry, so that a late use is told apart from a forgery
+_REPLAY_WATCH = 90 * 86400  # a replayed code must find its grant for as long as a refresh token of it can live
+_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that reads like a digit
+_CODE_HALF = 4
+
+
+class TicketReplayed(TransitionRefused):
+    """The ticket was used before. `outcome` is what its first use noted: for a code, the id of the grant it made."""
+
+    def __init__(self, description: str, *, outcome: str | None, detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.outcome = outcome
+
+
+async def issue(
+    transaction: Transaction,
+    ring: KeyRing,
+    *,
+    purpose: TicketPurpose,
+    payload: Mapping[str, object],
+    lifetime: int,
+    now: int,
+    user_id: str | None = None,
+    client_id: str | None = None,
+    binding: bytes | None = None,
+    secret: str | None = None,
+) -> str:
+    """A new ticket; returns its secret, which exists nowhere else. `secret` is for a code that was already shown."""
+    chosen = secret or (new_user_code() if purpose is TicketPurpose.DEVICE else secrets.token_urlsafe(32))
+    ticket_hash = _digest(chosen, purpose)
+    row = await transaction.fetch_one(
+        "insert into tickets"
+        " (tenant, ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at)"
+        " values (:tenant, :ticket_hash, :purpose, :payload, :user_id, :client_id, :binding, :now, :expires_at)"
+        " on conflict do nothing returning ticket_hash",
+        {
+            "tenant": TENANT,
+            "ticket_hash": ticket_hash,
+            "purpose": purpose.value,
+            "payload": _seal_payload(ring, payload, purpose=purpose, ticket_hash=ticket_hash),
+            "user_id": user_id,
+            "client_id": client_id,
+            "binding": binding,
+            "now": now,
+            "expires_at": now + lifetime,
+        },
+    )
+    if row is None:  # only a short code can meet another one: about one in 10^10
+        raise TransitionRefused("this code is taken; ask for a new one", detail=f"{purpose} collided")
+    return chosen
+
+
+async def peek(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket | None:
+    """The ticket while it can still be used; using it is `consume`."""
+    row = await reader.fetch_one(
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
+        " from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
+        " and consumed_at is null and expires_at > :now",
+        {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value, "now": now},
+    )
+    return None if row is None else _ticket(row, ring)
+
+
+async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket:
+    """Use the ticket. Of any number of contenders one succeeds; the others, and every later one, are refused."""
+    key = {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value}
+    row = await transaction.fetch_one(
+        "update tickets set consumed_at = :now where tenant = :tenant and ticket_hash = :ticket_hash"
+        " and purpose = :purpose and consumed_at is null and expires_at > :now"
+        " returning ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at",
+        key | {"now": now},
+    )
+    if row is not None:
+        return _ticket(row, ring)
+    seen = await transaction.fetch_one(
+        "select consumed_at, outcome from tickets"
+        " where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose",
+        key,
+    )
+    if seen is None:
+        raise TransitionRefused("this link or code is not known", detail=f"{purpose} unknown")
+    if integer_or_none(seen, "consumed_at") is None:
+        raise TransitionRefused("this link or code has expired", detail=f"{purpose} expired")
+    raise TicketReplayed(
+        "this link or code was already used", outcome=text_or_none(seen, "outcome"), detail=f"{purpose} replayed"
+    )
+
+
+async def note_outcome(
+    transaction: Transaction, secret: str, *, outcome: str, purpose: TicketPurpose = TicketPurpose.CODE
+) -> None:
+    """What using the ticket led to, in the transaction that consumed it: for a code, the id of the grant."""
+    await transaction.execute(
+        "update tickets set outcome = :outcome where tenant = :tenant and ticket_hash = :ticket_hash"
+        " and purpose = :purpose and consumed_at is not null and outcome is null",
+        {
+            "tenant": TENANT,
+            "ticket_hash": _digest(secret, purpose),
+            "purpose": purpose.value,
+            "outcome": outcome,
+        },
+    )
+
+
+async def expire_user_tickets(transaction: Transaction, user_id: str, *, now: int) -> int:
+    """End every unused ticket of a user: codes, links, states."""
+    return await transaction.execute(
+        "update tickets set expires_at = :now"
+        " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now",
+        {"tenant": TENANT, "user_id": user_id, "now": now},
+    )
+
+
+async def expire_client_tickets(
+    transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int
+) -> int:
+    """End every unused ticket of a client, for one user or for all."""
+    if user_id is None:
+        return await transaction.execute(
+            "update tickets set expires_at = :now"
+            " where tenant = :tenant and client_id = :client_id and consumed_at is null and expires_at > :now",
+            {"tenant": TENANT, "client_id": client_id, "now": now},
+        )
+    return await transaction.execute(
+        "update tickets set expires_at = :now where tenant = :tenant and client_id = :client_id"
+        " and user_id = :user_id and consumed_at is null and expires_at > :now",
+        {"tenant": TENANT, "client_id": client_id, "user_id": user_id, "now": now},
+    )
+
+
+async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
+    """Forget what can no longer matter. Redeemed codes stay (without payload) to recognise a replay."""
+    await transaction.execute(
+        "update tickets set payload = :empty where tenant = :tenant and expires_at <= :before and outcome is not null",
+        {"tenant": TENANT, "empty": b"", "before": now - _KEPT},
+    )
+    return await transaction.execute(
+        "delete from tickets where tenant = :tenant and"
+        " ((outcome is null and expires_at <= :before) or expires_at <= :long_before)",
+        {"tenant": TENANT, "before": now - _KEPT, "long_before": now - _REPLAY_WATCH},
+    )
+
+
+def new_user_code() -> str:
+    """A code to read and type, such as `BDFK-WXZR` (RFC 8628 §6.1): 34 bit, for minutes, throttled by the caller."""
+    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(2 * _CODE_HALF))
+    return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
+
+
+def normal_user_code(typed: str) -> str:
+    """What a person typed, in the form that was issued: case, blanks and hyphens do not matter."""
+    letters = "".join(c for c in typed[:64].upper() if c in _CODE_LETTERS)
+    return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
+
+
+def _digest(secret: str, purpose: TicketPurpose) -> bytes:
+    known = normal_user_code(secret) if purpose is TicketPurpose.DEVICE else secret
+    return hashlib.sha256(known.encode("utf-8", "surrogatepass")).digest()
+
+
+def _context(purpose: TicketPurpose, ticket_hash: bytes) -> Context:
+    return Context(purpose=f"ticket:{purpose.value}", tenant=TENANT, record_id=ticket_hash.hex())
+
+
+def _seal_payload(ring: KeyRing, payload: Mapping[str, object], *, purpose: TicketPurpose, ticket_hash: bytes) -> bytes:
+    plain = json.dumps(dict(payload), separators=(",", ":"), sort_keys=True).encode()
+    return seal(plain, key=ring.subkey(_KEY), key_id=_KEY, context=_context(purpose, ticket_hash))
+
+
+def _ticket(row: Row, ring: KeyRing) -> Ticket:
+    purpose = TicketPurpose(text(row, "purpose"))
+    ticket_hash = binary(row, "ticket_hash")
+    plain = open_sealed(binary(row, "payload"), key=ring.subkey(_KEY), context=_context(purpose, ticket_hash))
+    return Ticket(
+        ticket_hash=ticket_hash,
+        purpose=purpose,
+        payload=_json_object(plain),
+        created_at=integer(row, "created_at"),
+        expires_at=integer(row, "expires_at"),
+        user_id=text_or_none(row, "user_id"),
+        client_id=text_or_none(row, "client_id"),
+        binding=binary_or_none(row, "binding"),
+        consumed_at=integer_or_none(row, "consumed_at"),
+    )
+
+
+def _json_object(plain: bytes) -> dict[str, object]:
+    value: object = json.loads(plain)
+    if not _is_object(value):
+        raise StorageUnavailable("a stored ticket cannot be read", detail="ticket payload is not an object")
+    return value
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)

@@ -1,0 +1,222 @@
+"""People: local accounts and identities of OpenID Connect providers. Names are unique without case.
+
+Changing a password and disabling a user end every session, grant, refresh token and unused code at once. Hashing is
+`passwords.py`, signing in the server's; ending the upstream connections of a deleted user is the caller's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import unicodedata
+
+from vault import grants, tickets
+from vault.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.records import TENANT, User
+from vault.refusals import VaultError
+
+MAX_NAME = 200
+
+
+class NameRefused(VaultError):
+    """The name of a new user is empty, too long, or holds characters that cannot be seen."""
+
+    code = "name_refused"
+
+
+class NameTaken(VaultError):
+    """Another user has this name."""
+
+    code = "name_taken"
+
+
+class IdentityTaken(VaultError):
+    """This identity already belongs to another user."""
+
+    code = "identity_taken"
+
+
+async def create_user(
+    transaction: Transaction, name: str, *, password_hash: str | None = None, is_admin: bool = False, now: int
+) -> User:
+    """A new user. Raises NameRefused or NameTaken."""
+    user = User(
+        id=secrets.token_urlsafe(16),
+        name=_checked_name(name),
+        created_at=now,
+        password_hash=password_hash,
+        is_admin=is_admin,
+    )
+    row = await transaction.fetch_one(
+        "insert into users (tenant, id, name, name_key, password_hash, is_admin, created_at)"
+        " values (:tenant, :id, :name, :name_key, :password_hash, :is_admin, :now)"
+        " on conflict (tenant, name_key) do nothing returning id",
+        {
+            "tenant": TENANT,
+            "id": user.id,
+            "name": user.name,
+            "name_key": _name_key(user.name),
+            "password_hash": password_hash,
+            "is_admin": int(is_admin),
+            "now": now,
+        },
+    )
+    if row is None:
+        raise NameTaken("there is already a user with this name")
+    return user
+
+
+async def get_user(reader: Reader, user_id: str) -> User | None:
+    """The user with this id, disabled or not."""
+    row = await reader.fetch_one(
+        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        " where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id},
+    )
+    return None if row is None else user_from_row(row)
+
+
+async def find_user(reader: Reader, name: str) -> User | None:
+    """The user with this name, whatever its case, disabled or not."""
+    row = await reader.fetch_one(
+        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        " where tenant = :tenant and name_key = :name_key",
+        {"tenant": TENANT, "name_key": _name_key(name[: 2 * MAX_NAME])},
+    )
+    return None if row is None else user_from_row(row)
+
+
+async def count_users(reader: Reader) -> int:
+    """How many users there are; none means that the first-run page is due."""
+    row = await reader.fetch_one("select count(*) as n from users where tenant = :tenant", {"tenant": TENANT})
+    return 0 if row is None else integer(row, "n")
+
+
+async def list_users(reader: Reader) -> tuple[User, ...]:
+    """All users by name."""
+    rows = await reader.fetch(
+        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        " where tenant = :tenant order by name_key",
+        {"tenant": TENANT},
+    )
+    return tuple(user_from_row(row) for row in rows)
+
+
+async def set_password(transaction: Transaction, user_id: str, *, password_hash: str, now: int) -> bool:
+    """Store a new password's hash and end everything that the old one opened. False when there is no such user."""
+    changed = await transaction.execute(
+        "update users set password_hash = :password_hash where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id, "password_hash": password_hash},
+    )
+    if changed:
+        await end_user_access(transaction, user_id, reason="password_changed", now=now)
+    return changed > 0
+
+
+async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
+    """The same password under today's hashing parameters; ends nothing, and yields to a password set meanwhile."""
+    return (
+        await transaction.execute(
+            "update users set password_hash = :new_hash"
+            " where tenant = :tenant and id = :id and password_hash = :old_hash",
+            {"tenant": TENANT, "id": user_id, "old_hash": old_hash, "new_hash": new_hash},
+        )
+        > 0
+    )
+
+
+async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
+    """No sign-in, session, grant or token of this user works from here on. False when it was so already."""
+    changed = await transaction.execute(
+        "update users set disabled_at = :now where tenant = :tenant and id = :id and disabled_at is null",
+        {"tenant": TENANT, "id": user_id, "now": now},
+    )
+    if changed:
+        await end_user_access(transaction, user_id, reason="user_disabled", now=now)
+    return changed > 0
+
+
+async def enable_user(transaction: Transaction, user_id: str) -> bool:
+    """The user may sign in again; what was ended stays ended."""
+    return (
+        await transaction.execute(
+            "update users set disabled_at = null where tenant = :tenant and id = :id and disabled_at is not null",
+            {"tenant": TENANT, "id": user_id},
+        )
+        > 0
+    )
+
+
+async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
+    """Forget the person: name, password and identities. Grants stay as revoked records without a name."""
+    await end_user_access(transaction, user_id, reason="user_deleted", now=now)
+    key = {"tenant": TENANT, "id": user_id}
+    await transaction.execute("delete from identities where tenant = :tenant and user_id = :id", key)
+    await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
+    return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
+
+
+async def link_identity(transaction: Transaction, *, issuer: str, subject: str, user_id: str, now: int) -> None:
+    """Bind (issuer, subject), never an e-mail address, to a user (OpenID Connect Core §5.7). Raises IdentityTaken."""
+    key = {"tenant": TENANT, "issuer": issuer, "subject": subject}
+    await transaction.execute(
+        "insert into identities (tenant, issuer, subject, user_id, created_at)"
+        " values (:tenant, :issuer, :subject, :user_id, :now) on conflict (tenant, issuer, subject) do nothing",
+        key | {"user_id": user_id, "now": now},
+    )
+    row = await transaction.fetch_one(
+        "select user_id from identities where tenant = :tenant and issuer = :issuer and subject = :subject", key
+    )
+    if row is None or text(row, "user_id") != user_id:
+        raise IdentityTaken("this identity already belongs to another user")
+
+
+async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:
+    """The user behind an identity, disabled or not."""
+    row = await reader.fetch_one(
+        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at"
+        " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
+        " where i.tenant = :tenant and i.issuer = :issuer and i.subject = :subject",
+        {"tenant": TENANT, "issuer": issuer, "subject": subject},
+    )
+    return None if row is None else user_from_row(row)
+
+
+async def end_user_sessions(
+    transaction: Transaction, user_id: str, *, now: int, except_hash: bytes | None = None
+) -> int:
+    """Sign the user out everywhere, or everywhere else when the hash of the session to keep is given."""
+    return await transaction.execute(
+        "update sessions set ended_at = :now where tenant = :tenant and user_id = :user_id"
+        " and ended_at is null and token_hash <> :except_hash",
+        {"tenant": TENANT, "user_id": user_id, "now": now, "except_hash": except_hash or b""},
+    )
+
+
+async def end_user_access(transaction: Transaction, user_id: str, *, reason: str, now: int) -> None:
+    """End all sessions, grants (and with them every token) and unused tickets of a user."""
+    await end_user_sessions(transaction, user_id, now=now)
+    await tickets.expire_user_tickets(transaction, user_id, now=now)
+    await grants.revoke_user_grants(transaction, user_id, reason=reason, now=now)
+
+
+def user_from_row(row: Row) -> User:
+    """A user from the columns id, name, password_hash, is_admin, created_at, disabled_at."""
+    return User(
+        id=text(row, "id"),
+        name=text(row, "name"),
+        created_at=integer(row, "created_at"),
+        password_hash=text_or_none(row, "password_hash"),
+        is_admin=bool(integer(row, "is_admin")),
+        disabled_at=integer_or_none(row, "disabled_at"),
+    )
+
+
+def _checked_name(name: str) -> str:
+    shown = unicodedata.normalize("NFC", name).strip()
+    if not 1 <= len(shown) <= MAX_NAME or not all(c.isprintable() for c in shown):
+        raise NameRefused(f"a user name has 1 to {MAX_NAME} visible characters")
+    return shown
+
+
+def _name_key(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
