@@ -1,0 +1,188 @@
+"""What the rest of the vault knows of a database: readers, transactions, typed columns, and how one is opened.
+
+One SQL text with `:name` parameters serves SQLite and PostgreSQL; the drivers are `sqlite.py` and `postgres.py`. Two
+things to know when writing SQL: PostgreSQL must be able to infer a parameter's type, so write
+`cast(:reason as text) is null`, never a bare `:reason is null`; and after any refused statement (`Conflict` too) the
+transaction can only end, so let the refusal leave the block. Tables are described in `FORMATS.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from vault.refusals import StorageUnavailable, VaultError
+
+Value = str | int | bytes | None
+Row = Mapping[str, Value]
+
+NO_PARAMETERS: Mapping[str, Value] = {}
+
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_KEY_STORE = re.compile(r"\bkeys\.")
+
+
+class Conflict(VaultError):
+    """A unique key is taken: somebody else was first, or the name is in use. The transaction can only end."""
+
+    code = "conflict"
+
+
+class Reader(Protocol):
+    """Reads committed rows."""
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """All rows."""
+        ...
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        """The first row, or None."""
+        ...
+
+
+class Transaction(Reader, Protocol):
+    """Reads and writes as one. Await nothing but the database while one is open."""
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        """Run one statement; the number of rows it changed."""
+        ...
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        """Run one statement once for each set of parameters."""
+        ...
+
+
+class Database(Reader, Protocol):
+    """An open database. `clock_offset` moves time for tests; the product never sets it."""
+
+    clock_offset: int
+
+    def now(self) -> int:
+        """The database's time in integer seconds; costs no query."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Commits durably on leaving the block, rolls back on an exception."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and close every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFile:
+    """One numbered schema file, its statements parted by the store they belong to."""
+
+    number: int
+    vault: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+@cache
+def schema_files() -> tuple[SchemaFile, ...]:
+    """The packaged schema in the order in which it applies."""
+    found: list[SchemaFile] = []
+    for entry in sorted(files("vault").joinpath("schema").iterdir(), key=lambda entry: entry.name):
+        match = _FILE_NAME.fullmatch(entry.name)
+        if match is None:
+            continue
+        lines = (line.partition("--")[0] for line in entry.read_text(encoding="utf-8").splitlines())
+        statements = [part.strip() for part in "\n".join(lines).split(";") if part.strip()]
+        found.append(
+            SchemaFile(
+                number=int(match[1]),
+                vault=tuple(part for part in statements if not _KEY_STORE.search(part)),
+                keys=tuple(part for part in statements if _KEY_STORE.search(part)),
+            )
+        )
+    if [file.number for file in found] != list(range(1, len(found) + 1)):
+        raise StorageUnavailable("the installed package lacks schema files: install it again")
+    return tuple(found)
+
+
+def check_version(version: int) -> None:
+    """Refuse a database that a newer program has written."""
+    known = len(schema_files())
+    if version > known:
+        raise StorageUnavailable(
+            f"the database has schema version {version} and this program knows {known}: "
+            "start the newer Token Vault that wrote it, or restore a backup from before the upgrade"
+        )
+
+
+async def open_database(url: str, *, data: Path) -> Database:
+    """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and bring its schema up to date.
+
+    Raises StorageUnavailable with one line that says the mend.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        # imported here: a driver imports this module, and only the one in use is loaded
+        from vault.sqlite import SqliteDatabase, SqliteFiles
+
+        if parts.netloc or parts.query or parts.fragment:
+            raise StorageUnavailable("database.url: write sqlite:///path/to/file or sqlite: for the data directory")
+        path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
+        return await SqliteDatabase.open(SqliteFiles.beside(path))
+    if parts.scheme in {"postgresql", "postgres"}:
+        try:
+            from vault.postgres import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise StorageUnavailable(
+                "PostgreSQL needs the package asyncpg: pip install 'mcp-token-vault[postgres]'"
+            ) from error
+        return await PostgresDatabase.open(url)
+    raise StorageUnavailable(
+        f"database.url: {parts.scheme or 'no'} scheme is not known: use sqlite:, sqlite:///path or postgresql://"
+    )
+
+
+def text(row: Row, name: str) -> str:
+    """A `text not null` column."""
+    value = row[name]
+    if isinstance(value, str):
+        return value
+    raise _mistyped(name, value)
+
+
+def integer(row: Row, name: str) -> int:
+    """A `bigint not null` column."""
+    value = row[name]
+    if isinstance(value, int):
+        return value
+    raise _mistyped(name, value)
+
+
+def binary(row: Row, name: str) -> bytes:
+    """A `bytea not null` column."""
+    value = row[name]
+    if isinstance(value, bytes):
+        return value
+    raise _mistyped(name, value)
+
+
+def text_or_none(row: Row, name: str) -> str | None:
+    """A nullable `text` column."""
+    return None if row[name] is None else text(row, name)
+
+
+def integer_or_none(row: Row, name: str) -> int | None:
+    """A nullable `bigint` column."""
+    return None if row[name] is None else integer(row, name)
+
+
+def binary_or_none(row: Row, name: str) -> bytes | None:
+    """A nullable `bytea` column."""
+    return None if row[name] is None else binary(row, name)
+
+
+def _mistyped(name: str, value: Value) -> StorageUnavailable:
+    return StorageUnavailable("the database holds an unexpected value", detail=f"{name} is a {type(value).__name__}")

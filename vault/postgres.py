@@ -1,0 +1,335 @@
+"""PostgreSQL driver: asyncpg's pool, READ COMMITTED, prepared statements, no reset query.
+
+Translates `:name` parameters to `$n` once per SQL text and asyncpg's errors into the vault's. The key store is the
+schema `keys` of the same database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import lru_cache
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from vault.database import NO_PARAMETERS, Conflict, Row, Value, check_version, schema_files
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+
+LOG = logging.getLogger("token_vault.storage")
+
+POOL_SIZE = 10
+WAIT = 5.0  # seconds to wait for a connection, and for a lock
+STATEMENT_TIMEOUT = 15.0
+CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
+SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
+
+_PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
+_CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
+_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.LockNotAvailableError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+class _Block(Protocol):
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
+
+
+class _Connection(Protocol):
+    """The part of asyncpg's connection that we use; asyncpg declares no types."""
+
+    async def fetch(self, query: str, /, *args: Value) -> Sequence[Mapping[str, Value]]: ...
+    async def fetchrow(self, query: str, /, *args: Value) -> Mapping[str, Value] | None: ...
+    async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
+    async def execute(self, query: str, /, *args: Value) -> str: ...
+    async def executemany(self, command: str, /, args: Sequence[Sequence[Value]]) -> None: ...
+    def transaction(self, *, isolation: str) -> _Block: ...
+    async def close(self) -> None: ...
+
+
+class _Pool(Protocol):
+    """The part of asyncpg's pool that we use."""
+
+    def acquire(self, *, timeout: float) -> Awaitable[_Connection]: ...
+    async def release(self, connection: _Connection, /) -> None: ...
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+@lru_cache(maxsize=1024)
+def translate(sql: str) -> tuple[str, tuple[str, ...]]:
+    """SQL with `$n` parameters and the names in their order."""
+    if "::" in sql or "'" in sql or '"' in sql:
+        raise ValueError("shared SQL has no casts with ::, no literals and no quoted names: use cast() and parameters")
+    names: dict[str, int] = {}
+    translated = _PARAMETER.sub(lambda match: f"${names.setdefault(match[1], len(names) + 1)}", sql)
+    return translated, tuple(names)
+
+
+def refusal(error: Exception) -> VaultError:
+    """A driver error in the vault's words. The server's text goes to the log: its first line names no values."""
+    detail = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Conflict("this already exists", detail=detail)
+    if isinstance(error, _TRANSIENT):
+        return TemporarilyUnavailable("the database cannot be reached", retry_after=1, detail=detail)
+    return StorageUnavailable("the database cannot be read or written", detail=detail)
+
+
+async def _keep_session(_connection: object) -> None:
+    """Instead of asyncpg's reset query (70 us per call): we change no session state. Open ones still end."""
+
+
+async def _connect_pool(url: str) -> _Pool:
+    pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
+        url,
+        min_size=1,
+        max_size=POOL_SIZE,
+        reset=_keep_session,
+        timeout=WAIT,
+        command_timeout=STATEMENT_TIMEOUT,
+        statement_cache_size=1024,
+        max_cached_statement_lifetime=0,
+        server_settings={
+            "application_name": "token-vault",
+            "lock_timeout": str(int(WAIT * 1000)),
+            "idle_in_transaction_session_timeout": "30000",
+            "jit": "off",
+        },
+    )
+    return pool
+
+
+async def _upgrade(connection: _Connection) -> None:
+    """Apply missing schema files in one transaction; processes that start together take turns."""
+    found = await connection.fetchval("select cast(to_regclass('schema_versions') is not null as int)")
+    version = await connection.fetchval("select max(number) from schema_versions") or 0 if found else 0
+    check_version(version)
+    if version == len(schema_files()):
+        return
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK)
+        await connection.execute("create schema if not exists keys")
+        await connection.execute(
+            "create table if not exists schema_versions "
+            "(number bigint not null primary key, applied_at bigint not null)"
+        )
+        version = await connection.fetchval("select max(number) from schema_versions") or 0
+        check_version(version)
+        for file in schema_files()[version:]:
+            for statement in (*file.keys, *file.vault):
+                await connection.execute(statement)
+            await connection.execute(
+                "insert into schema_versions (number, applied_at) "
+                "values ($1, cast(extract(epoch from now()) as bigint))",
+                file.number,
+            )
+
+
+def _where(url: str) -> str:
+    """The place without user and password."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the address in database.url"
+    return f"{parts.hostname or 'its socket'}{port}{parts.path}"
+
+
+def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
+    # A configuration error may repeat the address, and with it the password.
+    known = isinstance(error, asyncpg.PostgresError | OSError) and not isinstance(error, asyncpg.InterfaceError)
+    cause = f"{error}".partition("\n")[0] if known else ""
+    return StorageUnavailable(
+        f"cannot use PostgreSQL at {_where(url)}: {cause or type(error).__name__}; start it or correct database.url"
+    )
+
+
+class PostgresTransaction:
+    """One transaction on one connection."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection: _Connection | None = connection
+        self.failed = False
+
+    def _enter(self) -> _Connection:
+        if self._connection is None:
+            raise StorageUnavailable("the transaction is over")
+        if self.failed:
+            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
+        self.failed = True  # until the statement has succeeded; a cancelled one has not
+        return self._connection
+
+    def finish(self) -> None:
+        """No statement after this one."""
+        self._connection = None
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            found = await connection.fetch(query, *[parameters[name] for name in names])
+        except _ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return [dict(record.items()) for record in found]
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            record = await connection.fetchrow(query, *[parameters[name] for name in names])
+        except _ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return None if record is None else dict(record.items())
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            status = await connection.execute(query, *[parameters[name] for name in names])
+        except _ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1"
+        return int(count) if count.isdigit() else 0
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            await connection.executemany(query, [[row[name] for name in names] for row in parameters])
+        except _ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+
+
+class PostgresDatabase:
+    """One vault in one PostgreSQL database; any number of processes may have it open."""
+
+    def __init__(self, pool: _Pool, *, clock_difference: float) -> None:
+        self.clock_offset = 0
+        self._pool = pool
+        self._clock_difference = clock_difference  # the server's clock minus our monotonic one
+        self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresDatabase:
+        """Connect and bring the schema up to date."""
+        try:
+            pool = await _connect_pool(url)
+        except (*_ERRORS, ValueError) as error:
+            raise _cannot_open(url, error) from error
+        try:
+            connection = await pool.acquire(timeout=WAIT)
+            try:
+                await _upgrade(connection)
+                difference = await _clock_difference(connection)
+            finally:
+                await pool.release(connection)
+        except BaseException as error:
+            pool.terminate()
+            if isinstance(error, _ERRORS):
+                raise _cannot_open(url, error) from error
+            raise
+        return cls(pool, clock_difference=difference)
+
+    def now(self) -> int:
+        return int(time.monotonic() + self._clock_difference) + self.clock_offset
+
+    async def _calibrate(self) -> None:
+        while True:
+            await asyncio.sleep(CALIBRATE_EVERY)
+            try:
+                async with self._connection() as connection:
+                    self._clock_difference = await _clock_difference(connection)
+            except (VaultError, *_ERRORS) as error:
+                LOG.warning("the database's clock could not be read", extra={"detail": type(error).__name__})
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[_Connection]:
+        try:
+            connection = await self._pool.acquire(timeout=WAIT)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncGenerator[PostgresTransaction]:
+        async with self._connection() as connection:
+            transaction = PostgresTransaction(connection)
+            is_callers = False  # an error from inside the block is the caller's, whatever its type
+            try:
+                async with connection.transaction(isolation="read_committed"):
+                    is_callers = True
+                    try:
+                        yield transaction
+                    finally:
+                        transaction.finish()
+                    if transaction.failed:
+                        raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+                    is_callers = False
+            except _ERRORS as error:
+                if is_callers:
+                    raise
+                raise refusal(error) from error
+
+    def transaction(self) -> AbstractAsyncContextManager[PostgresTransaction]:
+        return self._transaction()
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        query, names = translate(sql)
+        arguments = [parameters[name] for name in names]
+        try:
+            async with self._connection() as connection:
+                found = await connection.fetch(query, *arguments)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        return [dict(record.items()) for record in found]
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        query, names = translate(sql)
+        arguments = [parameters[name] for name in names]
+        try:
+            async with self._connection() as connection:
+                record = await connection.fetchrow(query, *arguments)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        return None if record is None else dict(record.items())
+
+    async def close(self) -> None:
+        """Wait for connections in use, bounded."""
+        self._calibrating.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._calibrating
+        try:
+            async with asyncio.timeout(2 * WAIT):
+                await self._pool.close()
+        except _ERRORS:
+            self._pool.terminate()
+
+
+async def _clock_difference(connection: _Connection) -> float:
+    before = time.monotonic()
+    milliseconds = await connection.fetchval(_CLOCK)
+    after = time.monotonic()
+    return (milliseconds or 0) / 1000 - (before + after) / 2

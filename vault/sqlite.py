@@ -1,0 +1,316 @@
+"""SQLite driver: connections and group commit. Making and upgrading the files is `sqlite_files.py`.
+
+Two files, `vault.sqlite` and `keys.sqlite`, are attached to an empty in-memory database, the key store first: a commit
+over several WAL files is atomic in each but not over both, and SQLite writes them in this order. So a connection's key
+is durable before the connection is.
+
+One writer task owns the writing connection. A transaction is a savepoint inside the writer's current batch; a refusal
+rolls back its own savepoint only; callers resume after the batch's commit. Because the task, and no caller, begins and
+commits, a cancelled caller harms nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+import aiosqlite
+
+from vault.database import NO_PARAMETERS, Conflict, Row, Value
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
+
+LOG = logging.getLogger("token_vault.storage")
+
+BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
+BATCH_LIMIT = 64  # transactions per commit; bounds how long other processes wait
+READERS = 2
+
+_UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
+
+
+def refusal(error: sqlite3.Error) -> VaultError:
+    """A driver error in the vault's words. Messages of SQLite name tables and columns, never values."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    detail = f"{type(error).__name__}: {error}"
+    if code in _UNIQUE:
+        return Conflict("this already exists", detail=detail)
+    if code & 0xFF in TRANSIENT:
+        return TemporarilyUnavailable("the database is busy", retry_after=1, detail=detail)
+    return StorageUnavailable("the database cannot be read or written", detail=detail)
+
+
+async def _connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(":memory:", isolation_level=None, cached_statements=512)
+    connection.row_factory = sqlite3.Row
+    try:
+        await connection.execute("attach database ? as keys", (str(stores.keys),))
+        await connection.execute("attach database ? as vault", (str(stores.vault),))
+        await connection.executescript(
+            "pragma keys.synchronous = full; pragma vault.synchronous = full;"
+            "pragma keys.secure_delete = on; pragma vault.secure_delete = on;"
+            f"pragma busy_timeout = {BUSY_STEP_MS if not read_only else int(BUSY_WAIT * 1000)};"
+            f"pragma query_only = {'on' if read_only else 'off'}; pragma temp_store = memory;"
+        )
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _rows(found: Sequence[sqlite3.Row]) -> list[Row]:
+    return [dict(zip(row.keys(), row, strict=True)) for row in found]
+
+
+class _Turn:
+    """One caller's place in the writer's queue."""
+
+    __slots__ = ("begun", "committed", "ended", "owner")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.begun: asyncio.Future[None] = loop.create_future()  # the writer: your savepoint is open
+        self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
+        self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
+        self.owner = asyncio.current_task()
+
+    def refuse(self, error: VaultError) -> None:
+        """Tell the caller, wherever it waits; a caller that no longer waits is not told."""
+        if not self.begun.done():
+            self.begun.set_exception(error)
+        elif not self.committed.done() and self.ended.done() and self.ended.result():
+            self.committed.set_exception(error)
+
+
+class SqliteTransaction:
+    """A savepoint in the current batch."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection: aiosqlite.Connection | None = connection
+        self.failed = False
+
+    def _enter(self) -> aiosqlite.Connection:
+        if self._connection is None:
+            raise StorageUnavailable("the transaction is over")
+        if self.failed:
+            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
+        self.failed = True  # until the statement has succeeded; a cancelled one has not
+        return self._connection
+
+    def finish(self) -> None:
+        """No statement after this one."""
+        self._connection = None
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        connection = self._enter()
+        try:
+            found = await connection.execute_fetchall(sql, parameters)
+        except sqlite3.Error as error:
+            raise refusal(error) from error
+        self.failed = False
+        return _rows(list(found))
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        rows = await self.fetch(sql, parameters)
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        connection = self._enter()
+        try:
+            cursor = await connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise refusal(error) from error
+        self.failed = False
+        return cursor.rowcount
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        connection = self._enter()
+        try:
+            await connection.executemany(sql, parameters)
+        except sqlite3.Error as error:
+            raise refusal(error) from error
+        self.failed = False
+
+
+class _Writer:
+    """The task that begins, hands out savepoints and commits."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._queue: deque[_Turn] = deque()
+        self._current: _Turn | None = None
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._run(), name="sqlite-writer")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[SqliteTransaction]:
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        if self._current is not None and self._current.owner is asyncio.current_task():
+            raise RuntimeError("a transaction is open in this task already: pass it on")  # would wait for itself
+        turn = _Turn(self._loop)
+        self._queue.append(turn)
+        self._wake.set()
+        transaction = SqliteTransaction(self._connection)
+        try:
+            await turn.begun
+            yield transaction
+        except BaseException:
+            turn.ended.set_result(False)
+            raise
+        else:
+            turn.ended.set_result(not transaction.failed)
+        finally:
+            transaction.finish()
+        if transaction.failed:
+            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+        await turn.committed
+
+    async def close(self) -> None:
+        """Serve what waits, then stop. Bounded: a transaction that does not end is given up."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait({self._task}, timeout=2 * BUSY_WAIT)
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    def _next(self) -> _Turn | None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.begun.done():  # a caller cancelled while it waited
+                return turn
+        return None
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                turn = self._next()
+                if turn is not None:
+                    await self._batch(turn)
+                elif self._closing:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._refuse_waiting(StorageUnavailable("the database is closed"))
+
+    def _refuse_waiting(self, error: VaultError) -> None:
+        while (turn := self._next()) is not None:
+            turn.refuse(error)
+
+    async def _batch(self, first: _Turn) -> None:
+        """Begin, serve turns while some wait, commit once; every kept turn learns the same outcome."""
+        kept: list[_Turn] = []
+        outcome: VaultError | None = StorageUnavailable("the database was closed before the commit")
+        turn: _Turn | None = first
+        try:
+            await self._begin()
+            served = 0
+            while turn is not None:
+                if await self._serve(turn):
+                    kept.append(turn)
+                    if served + 1 < BATCH_LIMIT and self._queue:
+                        await self._connection.execute("savepoint turn")  # nested: commit releases them all
+                served += 1
+                turn = self._next() if served < BATCH_LIMIT else None
+            await self._connection.execute("commit" if kept else "rollback")
+            outcome = None
+        except sqlite3.Error as error:
+            outcome = refusal(error)
+            LOG.warning("a commit failed", extra={"detail": outcome.detail})
+            if turn is not None:
+                turn.refuse(outcome)
+            self._refuse_waiting(outcome)  # they have waited as long; each would only wait again
+        finally:
+            for member in kept:
+                if outcome is not None:
+                    member.refuse(outcome)
+                elif not member.committed.done():
+                    member.committed.set_result(None)
+            if outcome is not None and self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    await self._connection.execute("rollback")
+
+    async def _begin(self) -> None:
+        deadline = self._loop.time() + BUSY_WAIT
+        while True:
+            try:
+                await self._connection.executescript("begin immediate; savepoint turn;")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in TRANSIENT or self._loop.time() > deadline:
+                    raise
+            else:
+                return
+
+    async def _serve(self, turn: _Turn) -> bool:
+        """Let the caller work in the open savepoint. A rolled back savepoint stays open for the next turn."""
+        if turn.begun.done():
+            return False
+        self._current = turn
+        try:
+            turn.begun.set_result(None)
+            is_kept = await turn.ended
+        finally:
+            self._current = None
+        if not is_kept:
+            await self._connection.execute("rollback to turn")
+        return is_kept
+
+
+class SqliteDatabase:
+    """One vault in two SQLite files; any number of processes may have them open."""
+
+    def __init__(self, readers: Sequence[aiosqlite.Connection], writer: aiosqlite.Connection) -> None:
+        self.clock_offset = 0
+        self._readers = tuple(readers)
+        self._reading = [0] * len(self._readers)
+        self._writing = writer
+        self._writer = _Writer(writer)
+
+    @classmethod
+    async def open(cls, stores: SqliteFiles) -> SqliteDatabase:
+        """Bring the schema up to date and connect."""
+        await asyncio.to_thread(prepare, stores)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            for number in range(READERS + 1):
+                opened.append(await _connect(stores, read_only=number < READERS))  # noqa: PERF401 -- closed on failure
+        except sqlite3.Error as error:
+            for connection in opened:
+                await connection.close()
+            raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
+        return cls(opened[:READERS], opened[READERS])
+
+    def now(self) -> int:
+        return int(time.time()) + self.clock_offset
+
+    def transaction(self) -> AbstractAsyncContextManager[SqliteTransaction]:
+        return self._writer.transaction()
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        number = self._reading.index(min(self._reading))  # a long list does not hold up the short reads
+        self._reading[number] += 1
+        try:
+            found = await self._readers[number].execute_fetchall(sql, parameters)
+        except sqlite3.Error as error:
+            raise refusal(error) from error
+        finally:
+            self._reading[number] -= 1
+        return _rows(list(found))
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        rows = await self.fetch(sql, parameters)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        await self._writer.close()
+        for connection in (*self._readers, self._writing):
+            await connection.close()

@@ -1,0 +1,125 @@
+"""The two SQLite files of a vault: where they stand, who may read them, and their schema.
+
+Blocking code, run once before the driver in `sqlite.py` connects. Several processes of one data directory may start at
+once; each file is upgraded in its own transaction, so no process ever holds two locks here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vault.database import SchemaFile, check_version, schema_files
+from vault.refusals import StorageUnavailable
+
+BUSY_WAIT = 5.0  # seconds to wait for another process
+TRANSIENT = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFiles:
+    """The two files of one vault."""
+
+    vault: Path
+    keys: Path
+
+    @classmethod
+    def beside(cls, vault: Path) -> SqliteFiles:
+        """The key store stands beside its database and is named after it."""
+        name = "keys.sqlite" if vault.name == "vault.sqlite" else f"{vault.stem}-keys.sqlite"
+        return cls(vault, vault.with_name(name))
+
+
+def prepare(stores: SqliteFiles) -> None:
+    """Create or upgrade the files, blocking. Any number of processes may do it at once."""
+    try:
+        if stores.vault.exists() and stores.vault.stat().st_size and not stores.keys.exists():
+            raise StorageUnavailable(f"{stores.keys} is missing beside {stores.vault.name}: restore it")
+        stores.vault.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Keys first: a vault file therefore never exists without its key store.
+        for path, is_keys in ((stores.keys, True), (stores.vault, False)):
+            _own(path)
+            with closing(_connect_one(path, is_keys=is_keys)) as connection:
+                _upgrade(connection, prefix="keys." if is_keys else "")
+    except OSError as error:
+        raise StorageUnavailable(f"cannot use {stores.vault}: {error.strerror}", detail=str(error)) from error
+    except sqlite3.Error as error:
+        raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
+
+
+def _own(path: Path) -> None:
+    """Make the file 0600, whatever the umask; SQLite gives its -wal and -shm files the same mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _connect_one(path: Path, *, is_keys: bool) -> sqlite3.Connection:
+    """One store alone: an upgrade never holds two locks, so it cannot deadlock with a writer."""
+    connection = sqlite3.connect(":memory:" if is_keys else path, isolation_level=None, timeout=BUSY_WAIT)
+    if is_keys:
+        connection.execute("attach database ? as keys", (str(path),))
+    return connection
+
+
+def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> None:
+    _use_wal(connection, prefix)
+    version = _version(connection, prefix)
+    check_version(version)
+    if version == len(schema_files()):
+        return  # nothing is written: a start that goes no further leaves the files as they were
+    connection.execute("begin immediate")
+    try:
+        connection.execute(
+            f"create table if not exists {prefix}schema_versions "
+            "(number bigint not null primary key, applied_at bigint not null)"
+        )
+        version = _version(connection, prefix)  # another process may have been first
+        check_version(version)
+        for file in schema_files()[version:]:
+            for statement in _statements(file, prefix):
+                connection.execute(statement)
+            connection.execute(
+                f"insert into {prefix}schema_versions (number, applied_at) values (?, ?)",  # noqa: S608 -- as below
+                (file.number, int(time.time())),
+            )
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def _statements(file: SchemaFile, prefix: str) -> tuple[str, ...]:
+    return file.keys if prefix else file.vault
+
+
+def _use_wal(connection: sqlite3.Connection, prefix: str) -> None:
+    """Switching to WAL does not use SQLite's own busy wait when two processes do it at once."""
+    deadline = time.monotonic() + BUSY_WAIT
+    while True:
+        try:
+            connection.execute(f"pragma {prefix}journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in TRANSIENT or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _version(connection: sqlite3.Connection, prefix: str) -> int:
+    known = connection.execute(
+        f"select 1 from {prefix}sqlite_master where type = 'table' and name = 'schema_versions'"  # noqa: S608 -- prefix is one of two constants
+    ).fetchone()
+    if known is None:
+        return 0
+    row = connection.execute(f"select max(number) from {prefix}schema_versions").fetchone()  # noqa: S608 -- as above
+    return int(row[0] or 0)
