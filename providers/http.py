@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
+from providers.answers import parse_object
 
 CONNECT_TIMEOUT: Final = 3.0
 TOTAL_TIMEOUT: Final = 10.0
@@ -77,6 +79,22 @@ class OutboundResponse:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+    def json_object(self) -> Mapping[str, object] | None:
+        """The body as a JSON object; None when it is anything else."""
+        return parse_object(self.body)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds of Retry-After (RFC 9110 §10.2.3), at most a day; a date is read against the answer's own Date."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdecimal():
+            return min(int(value[:9]), 86400)
+        try:
+            wait = parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", ""))
+        except (ValueError, TypeError):
+            return None
+        return min(max(int(wait.total_seconds()), 0), 86400)
 
 
 async def _look_up(host: str, port: int) -> Sequence[str]:

@@ -1,0 +1,82 @@
+"""Reading values out of a provider's JSON answer, which may be of any shape. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+def parse_object(body: bytes) -> Mapping[str, object] | None:
+    """The body as a JSON object; None when it is anything else."""
+    try:
+        content: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content if is_object(content) else None
+
+
+def is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether a parsed JSON value is an object; its names are always text."""
+    return isinstance(value, dict)
+
+
+def is_array(value: object) -> TypeGuard[Sequence[object]]:
+    """Whether a parsed JSON value is an array."""
+    return isinstance(value, list)
+
+
+def at(value: object, path: str) -> object:
+    """The value at a path like `error.errors.0.reason`; None when there is none."""
+    for step in path.split("."):
+        if is_object(value):
+            value = value.get(step)
+        elif is_array(value) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def text_at(value: object, path: str) -> str | None:
+    """The text at a path; a whole number counts as its digits."""
+    found = at(value, path)
+    if isinstance(found, bool):
+        return None
+    if isinstance(found, int):
+        return str(found)
+    return found if isinstance(found, str) and found else None
+
+
+def integer_at(value: object, path: str) -> int | None:
+    """The whole number at a path, also when it is written as text or with a zero fraction."""
+    found = at(value, path)
+    if isinstance(found, bool):
+        return None
+    if isinstance(found, int):
+        return found
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if isinstance(found, str) and found.isascii() and found.isdecimal() and len(found) < 16:
+        return int(found)
+    return None
+
+
+def objects_at(value: object, path: str) -> tuple[Mapping[str, object], ...]:
+    """The objects of the array at a path; empty when there is no array."""
+    found = at(value, path)
+    return tuple(item for item in found if is_object(item)) if is_array(found) else ()
+
+
+def fill(template: str, value: object) -> str | None:
+    """A text with its `{paths}` replaced by the values there; None when one is missing."""
+    filled: list[str] = []
+    for index, part in enumerate(_PLACEHOLDER.split(template)):
+        text = part if index % 2 == 0 else text_at(value, part)
+        if text is None:
+            return None
+        filled.append(text)
+    return "".join(filled)

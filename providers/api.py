@@ -1,0 +1,246 @@
+"""UpstreamAPI: the provider's API as a tool sees it. It never sees the token.
+
+Binds the credential to the provider's own hosts, refuses a call that the scopes do not cover before anything is sent,
+bounds time and size, and turns every failure into one of five refusals. Getting and refreshing the token is left to the
+vault; what a call means, to the tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+from urllib.parse import quote, urlencode
+
+from providers.answers import at, text_at
+from providers.http import HttpError, NoAnswer, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
+from providers.provider import Provider
+from providers.rules import Call, allowed
+from providers.tools import as_data
+
+BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
+CALL_TIMEOUT: Final = 10.0
+ANSWER_LIMIT: Final = 1_000_000  # bytes
+_WORTH_REPEATING: Final = 3.0  # seconds that must be left
+Value = str | int | bool
+logger = logging.getLogger("token_vault.api")
+
+
+class ToolRefused(Exception):
+    """Base of the tree; never raised itself. `description` says what happened and what to do; it may be shown."""
+
+    code = "tool_refused"
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
+        self.description = description
+
+
+class RuleRefused(ToolRefused):
+    """The scopes do not cover this call, or no rule knows it. Nothing was sent."""
+
+    code = "call_not_allowed"
+
+
+class Unauthorized(ToolRefused):
+    """The provider says that the token is dead. The call was not carried out."""
+
+    code = "upstream_unauthorized"
+
+
+class UpstreamRefused(ToolRefused):
+    """The provider understood and said no. `code` is its own code."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+
+
+class RateLimited(ToolRefused):
+    """The provider asks for patience. The call was not carried out. `retry_after` in seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, description: str, *, retry_after: int) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+
+
+class UpstreamUnavailable(ToolRefused):
+    """No usable answer. `unknown_outcome`: it may have been carried out, so it must not be repeated blindly."""
+
+    code = "upstream_unavailable"
+
+    def __init__(self, description: str, *, unknown_outcome: bool) -> None:
+        super().__init__(description)
+        self.unknown_outcome = unknown_outcome
+
+
+class UpstreamAPI:
+    """One account at one provider, for the duration of one tool call.
+
+    `scopes` is what this caller may do. `granted` is what the token itself could do: the connection's whole grant when
+    narrowing is enforced by us, the same as `scopes` (and the default) when the token is narrow. `now` is the time that
+    tools reckon with; the machine's when not given.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        outbound: Outbound,
+        *,
+        token: str,
+        scopes: frozenset[str],
+        account: str | None = None,
+        granted: frozenset[str] | None = None,
+        now: int | None = None,
+    ) -> None:
+        self.account = account
+        self.now = int(time.time()) if now is None else now
+        self._provider = provider
+        self._outbound = outbound
+        self._token = token
+        self._scopes = scopes
+        self._granted = granted
+        self._deadline: float | None = None
+
+    async def get(
+        self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
+    ) -> Mapping[str, object]:
+        """GET; repeated once when the connection failed and time is left. `path` has `{}` for each of `segments`."""
+        return await self._call("GET", api, path_of(path, segments), params=params or {})
+
+    async def post(
+        self,
+        api: str,
+        path: str,
+        *,
+        segments: Sequence[str] = (),
+        params: Mapping[str, Value] | None = None,
+        body: Mapping[str, object],
+    ) -> Mapping[str, object]:
+        """POST a JSON body; repeated only when nothing of it was sent."""
+        return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
+
+    async def _call(
+        self,
+        method: Literal["GET", "POST"],
+        api: str,
+        path: str,
+        *,
+        params: Mapping[str, Value],
+        body: Mapping[str, object] | None = None,
+    ) -> Mapping[str, object]:
+        title = self._provider.title
+        call = Call(api, method, path, {**params, **(body or {})})
+        if not allowed(self._provider, call, self._scopes, granted=self._granted):
+            raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
+        query = urlencode({name: _as_text(value) for name, value in params.items()})
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json; charset=utf-8"
+        request = OutboundRequest(
+            method=method,
+            url=self._provider.apis[api].rstrip("/") + path + ("?" + query if query else ""),
+            headers=headers,
+            body=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
+            max_bytes=ANSWER_LIMIT,
+            peer=f"{self._provider.name}.api",
+        )
+        answer = await self._send(request)
+        logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
+        return self._judged(answer, is_write=method != "GET")
+
+    async def _send(self, request: OutboundRequest) -> OutboundResponse:
+        is_write = request.method != "GET"
+        for attempt in (1, 2):
+            left = self._time_left()
+            try:
+                return await self._outbound.send(replace(request, timeout=min(left, CALL_TIMEOUT)))
+            except TooLarge as error:
+                raise self._unavailable("its answer is larger than a tool can take", is_write=is_write) from error
+            except HttpError as error:
+                repeatable = isinstance(error, NotReached) or (isinstance(error, NoAnswer) and not is_write)
+                if attempt == 2 or not repeatable or self._time_left() < _WORTH_REPEATING:
+                    unknown = is_write and not isinstance(error, NotReached)
+                    raise self._unavailable(error.reason, is_write=unknown) from error
+        raise AssertionError("unreachable")
+
+    def _time_left(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None:
+            self._deadline = now + BUDGET
+        return max(self._deadline - now, 0.05)
+
+    def _judged(self, answer: OutboundResponse, *, is_write: bool) -> Mapping[str, object]:
+        """The answer's content, or the refusal that it means."""
+        content = answer.json_object()
+        code, message = self._error(content)
+        errors = self._provider.errors
+        title = self._provider.title
+        is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
+        if content is not None and not is_error:
+            return content
+        if answer.status == 401 or (answer.status < 500 and code in errors.unauthorized):
+            raise Unauthorized(f"{title} no longer accepts the account's token.")
+        waits = answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
+        if waits or (answer.status < 500 and code in errors.busy):
+            wait = max(answer.retry_after or 1, 1)
+            raise RateLimited(f"{title} asks to wait {wait} s. Nothing was done; try again then.", retry_after=wait)
+        if answer.status < 300 and (content is None or code is None):
+            raise self._unavailable("its answer cannot be understood", is_write=is_write)
+        if answer.status >= 500 or 300 <= answer.status < 400 or code in errors.unknown_outcome:
+            raise self._unavailable(f"it answered with an error ({code or answer.status})", is_write=is_write)
+        if code in errors.insufficient_scope:
+            text = f"{title} says that the account has not granted what this call needs: connect it again with more."
+            raise UpstreamRefused(code or "insufficient_scope", text)
+        meaning = errors.words.get(code or "") or message
+        text = f"{title} refused the call: {code or f'status {answer.status}'}" + (f" ({meaning})" if meaning else "")
+        raise UpstreamRefused(code or f"http_{answer.status}", text)
+
+    def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str]:
+        """Code and message of an error answer, cleaned, and without the token should the provider have echoed it."""
+        errors = self._provider.errors
+        code = _first(content, errors.code)
+        message = _first(content, errors.message) or ""
+        if self._token in message:
+            message = ""
+        if code is not None:
+            code = re.sub(r"[^A-Za-z0-9_.-]", "", code.replace(self._token, ""))[:64] or None
+        return code, as_data(message, limit=200).replace("\n", " ")
+
+    def _unavailable(self, reason: str, *, is_write: bool) -> UpstreamUnavailable:
+        advice = (
+            "Whether the call was carried out is unknown: look before trying again."
+            if is_write
+            else "Nothing was changed; try again later."
+        )
+        return UpstreamUnavailable(f"{self._provider.title}: {reason}. {advice}", unknown_outcome=is_write)
+
+
+def path_of(template: str, segments: Sequence[str]) -> str:
+    """The template with each `{}` filled by one percent-encoded segment; ValueError for a segment that is no name."""
+    parts = template.split("{}")
+    if len(parts) != len(segments) + 1:
+        raise ValueError("segments do not fit the path")
+    filled = parts[0]
+    for segment, rest in zip(segments, parts[1:], strict=True):
+        if segment.strip(".") == "" or not segment.isprintable():
+            raise ValueError("not a path segment")
+        filled += quote(segment, safe="") + rest
+    return filled
+
+
+def _first(content: Mapping[str, object] | None, paths: Sequence[str]) -> str | None:
+    return next((found for path in paths if (found := text_at(content, path)) is not None), None)
+
+
+def _as_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

@@ -1,0 +1,221 @@
+"""The declarative model of an upstream service: what its TOML file may say.
+
+Reading files, checking that they make sense and applying the operator's addresses is `providers.catalog`; speaking
+OAuth by these facts is `providers.oauth`, judging calls by these rules `providers.rules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from vault.upstream import Downscope, Rotation, UpstreamPolicy
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Hosts(_Part):
+    """OAuth endpoints. `refresh_url` only where it differs from `token_url`."""
+
+    authorize_url: str
+    token_url: str
+    refresh_url: str | None = None
+    revoke_url: str | None = None
+
+
+class ScopeSyntax(_Part):
+    """How scopes are written, and which are asked without being named."""
+
+    param: str = "scope"
+    separator: str = " "
+    default: frozenset[ScopeName] = frozenset()  # asked when a person connects without a call in mind
+    offline: frozenset[ScopeName] = frozenset()  # asked so that there is a refresh token
+    identity: frozenset[ScopeName] = frozenset()  # asked so that the account can be told; in every token
+    synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
+
+
+class Params(_Part):
+    """Extra parameters, sent as they stand."""
+
+    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
+    token: Mapping[str, str] = Field(default_factory=dict[str, str])
+    refresh: Mapping[str, str] = Field(default_factory=dict[str, str])
+
+
+class TokenShape(_Part):
+    """How the token endpoint's answer differs from RFC 6749 §5.1."""
+
+    root: str | None = None  # the member that holds the tokens
+    ok_flag: str | None = None  # false there means an error, whatever the status
+    keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
+
+
+class Expiry(_Part):
+    """Lifetimes in seconds, where answers do not say."""
+
+    default: int = Field(default=3600, ge=60)
+    grant: int | None = Field(default=None, ge=3600)
+
+
+class RotationFacts(_Part):
+    """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
+
+    mode: Rotation = Rotation.REVOKES
+    grace: int = Field(default=0, ge=0, le=86400)
+
+
+class DownscopeFacts(_Part):
+    """Whether the provider can issue a narrower token, and whether that harms the grant."""
+
+    mode: Downscope = Downscope.NONE
+    destructive: bool = False
+
+
+class Revocation(_Part):
+    """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first."""
+
+    token_in: Literal["form", "header"] = "form"
+    tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
+    each: bool = False
+    client_auth: bool = True
+    ends_grant: bool | None = None
+
+
+class Identity(_Part):
+    """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer."""
+
+    api: Key | None = None  # with `path`: an endpoint of that API
+    path: str | None = None
+    url: str | None = None
+    method: Literal["GET", "POST"] = "GET"
+    id: str
+    label: str
+
+
+class Errors(_Part):
+    """The provider's own words for what OAuth and HTTP say otherwise."""
+
+    ends_grant: frozenset[str] = frozenset({"invalid_grant"})
+    busy: frozenset[str] = frozenset()  # refused before looking: safe to repeat
+    unknown_outcome: frozenset[str] = frozenset({"server_error", "temporarily_unavailable"})
+    unauthorized: frozenset[str] = frozenset()  # of an API: this token is dead
+    insufficient_scope: frozenset[str] = frozenset()
+    code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that is there
+    message: tuple[str, ...] = ("error_description", "message")
+    ok_flag: str | None = None  # of an API's answers
+    words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the mend
+
+
+class Scope(_Part):
+    """One scope in plain words, for pages; and the scopes that it includes."""
+
+    title: Title
+    covers: frozenset[ScopeName] = frozenset()
+
+
+class Rule(_Part):
+    """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
+
+    `path` has `{}` for one segment. `where` maps a parameter to a pattern that its whole value must match; an absent
+    parameter is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does
+    not show, so that a token holding one serves only callers who hold it too.
+    """
+
+    api: Key
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{\}))+$")
+    scopes: frozenset[ScopeName] = Field(min_length=1)
+    where: Mapping[str, str] = Field(default_factory=dict[str, str])
+    inseparable: frozenset[ScopeName] = frozenset()
+
+    @cached_property
+    def path_pattern(self) -> re.Pattern[str]:
+        return re.compile(
+            "".join("[^/]+" if part == "{}" else re.escape(part) for part in re.split(r"(\{\})", self.path))
+        )
+
+    @cached_property
+    def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
+
+
+class Provider(_Part):
+    """Everything we know of one upstream service."""
+
+    name: Name
+    title: Title
+    aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
+    hosts: Hosts
+    client_auth: Literal["client_secret_post", "client_secret_basic", "none"] = "client_secret_basic"
+    pkce: Literal["S256", "off"] = "S256"
+    scope: ScopeSyntax = ScopeSyntax()
+    params: Params = Params()
+    response: TokenShape = TokenShape()
+    expires: Expiry = Expiry()
+    rotation: RotationFacts = RotationFacts()
+    downscope: DownscopeFacts = DownscopeFacts()
+    revoke: Revocation = Revocation()
+    identity: Identity
+    apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
+    errors: Errors = Errors()
+    scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
+    rules: tuple[Rule, ...] = ()
+
+    @cached_property
+    def covers(self) -> Mapping[str, frozenset[str]]:
+        """Scope -> every scope that it includes, through any number of steps, itself left out."""
+        return {name: reach for name in self.scopes if (reach := self._reach(name))}
+
+    def _reach(self, name: str) -> frozenset[str]:
+        reached: set[str] = set()
+        waiting = list(self.scopes[name].covers)
+        while waiting:
+            scope = waiting.pop()
+            if scope not in reached:
+                reached.add(scope)
+                waiting.extend(self.scopes[scope].covers if scope in self.scopes else ())
+        return frozenset(reached - {name})
+
+    @cached_property
+    def always_granted(self) -> frozenset[str]:
+        """Identity and offline scopes in every spelling: in any token, worth nothing at an API."""
+        ours = self.scope.identity | self.scope.offline
+        return ours | {answered for answered, said in self.scope.synonyms.items() if said in ours}
+
+    @property
+    def identity_url(self) -> str:
+        """Where the account is looked up."""
+        if self.identity.url is not None:
+            return self.identity.url
+        return self.apis[self.identity.api or ""].rstrip("/") + (self.identity.path or "")
+
+    def words(self, scopes: frozenset[str]) -> tuple[str, ...]:
+        """The scopes in plain words for a page; one that the file does not name stands for itself."""
+        shown = sorted(scopes - self.always_granted)
+        return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
+
+    def policy(self) -> UpstreamPolicy:
+        """What the vault must know to decide."""
+        return UpstreamPolicy(
+            provider=self.name,
+            rotation=self.rotation.mode,
+            grace=self.rotation.grace,
+            downscope=self.downscope.mode,
+            downscope_is_destructive=self.downscope.destructive,
+            covers=self.covers,
+            always_granted=self.always_granted,
+            access_lifetime=self.expires.default,
+            grant_lifetime=self.expires.grant,
+            revoke_ends_grant=self.revoke.ends_grant,
+        )
