@@ -54,7 +54,7 @@ async def create_user(
             "tenant": TENANT,
             "id": user.id,
             "name": user.name,
-            "name_key": _name_key(user.name),
+            "name_key": name_key(user.name),
             "password_hash": password_hash,
             "is_admin": int(is_admin),
             "now": now,
@@ -80,7 +80,7 @@ async def find_user(reader: Reader, name: str) -> User | None:
     row = await reader.fetch_one(
         "select id, name, password_hash, is_admin, created_at, disabled_at from users"
         " where tenant = :tenant and name_key = :name_key",
-        {"tenant": TENANT, "name_key": _name_key(name[: 2 * MAX_NAME])},
+        {"tenant": TENANT, "name_key": name_key(name[: 2 * MAX_NAME])},
     )
     return None if row is None else user_from_row(row)
 
@@ -112,13 +112,13 @@ async def set_password(transaction: Transaction, user_id: str, *, password_hash:
     return changed > 0
 
 
-async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
+async def replace_hash(transaction: Transaction, user_id: str, *, old_hash: str, password_hash: str) -> bool:
     """The same password under today's hashing parameters; ends nothing, and yields to a password set meanwhile."""
     return (
         await transaction.execute(
-            "update users set password_hash = :new_hash"
+            "update users set password_hash = :password_hash"
             " where tenant = :tenant and id = :id and password_hash = :old_hash",
-            {"tenant": TENANT, "id": user_id, "old_hash": old_hash, "new_hash": new_hash},
+            {"tenant": TENANT, "id": user_id, "old_hash": old_hash, "password_hash": password_hash},
         )
         > 0
     )
@@ -199,6 +199,11 @@ async def end_user_access(transaction: Transaction, user_id: str, *, reason: str
     await grants.revoke_user_grants(transaction, user_id, reason=reason, now=now)
 
 
+def name_key(name: str) -> str:
+    """The form in which names are compared: without case, compatibility forms and outer blanks."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
+
+
 def user_from_row(row: Row) -> User:
     """A user from the columns id, name, password_hash, is_admin, created_at, disabled_at."""
     return User(
@@ -216,7 +221,3 @@ def _checked_name(name: str) -> str:
     if not 1 <= len(shown) <= MAX_NAME or not all(c.isprintable() for c in shown):
         raise NameRefused(f"a user name has 1 to {MAX_NAME} visible characters")
     return shown
-
-
-def _name_key(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
