@@ -1,4 +1,4 @@
-"""The bearer check of the MCP endpoints (RFC 6750, RFC 9449, RFC 9728): header in, principal or challenge out.
+"""The bearer check of the MCP endpoints (RFC 6750, RFC 9449, RFC 9728): headers in, principal or challenge out.
 
 It reads headers only, so nobody without a token gets a body parsed. What makes a token valid is `server.oauth.tokens`.
 """
@@ -6,17 +6,22 @@ It reads headers only, so nobody without a token gets a body parsed. What makes 
 from __future__ import annotations
 
 import json
+import logging
 from typing import Final
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
 from server.deployment import Deployment
+from server.errors import answer_for
 from server.oauth import tokens
-from vault.records import Principal
+from server.oauth.jose import FOREIGN_ALGORITHMS
+from server.oauth.rules import ORDINARY_SCOPES
+from vault.records import Principal, format_scope
+from vault.refusals import VaultError
 
-SCOPE: Final = "tools"  # what ordinary use needs; the fine permission is the delegation
-_TOKEN_LIMIT: Final = 8192  # characters
+NEEDED: Final = "tools"  # the fine permission is the delegation, which grows without a new token
+logger = logging.getLogger("token_vault.bearer")
 
 
 class Bearer:
@@ -25,51 +30,43 @@ class Bearer:
     def __init__(self, deployment: Deployment, *, path: str) -> None:
         self._deployment = deployment
         self._metadata = deployment.url(f"/.well-known/oauth-protected-resource{path}")
-        public = deployment.public_url
-        # clients in the field ask for the endpoint, the origin, or the origin with a slash
-        self._audiences = frozenset({public, public + "/", public + "/mcp", public + "/sse"})
 
     async def check(self, scope: Scope, send: Send) -> Principal | None:
         """The principal; None when a challenge was sent instead."""
-        values = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not values:
-            await self._challenge(send, 401)  # RFC 6750 §3.1: no error code where no token was sent
+        headers = Headers(scope=scope)
+        is_dpop = headers.get("authorization", "").lower().startswith("dpop")
+        try:
+            principal = await tokens.authenticate(self._deployment, headers, method=scope["method"], path=scope["path"])
+        except tokens.TokenRefused as refused:
+            logger.debug("token refused", extra={"detail": refused.detail})
+            await self._challenge(send, refused.status, error=refused.code, is_dpop=is_dpop)
             return None
-        if len(values) > 1:
-            await self._challenge(send, 400, error="invalid_request")
+        except VaultError as refused:
+            logger.exception("token cannot be checked", extra={"code": refused.code})
+            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, [])
             return None
-        kind, _, token = values[0].decode("latin-1").partition(" ")
-        kind = kind.lower()
-        if kind not in ("bearer", "dpop"):
-            await self._challenge(send, 401)
-            return None
-        principal = await self._verify(Request(scope), kind, token.strip())
-        if principal is None or principal.audience not in self._audiences:
-            await self._challenge(send, 401, error="invalid_token", is_dpop=kind == "dpop")
-            return None
-        if SCOPE not in principal.scopes:
-            await self._challenge(send, 403, error="insufficient_scope", is_dpop=kind == "dpop")
+        if NEEDED not in principal.scopes:
+            await self._challenge(send, 403, error="insufficient_scope", is_dpop=is_dpop)
             return None
         return principal
 
-    async def _verify(self, request: Request, kind: str, token: str) -> Principal | None:
-        if not token or len(token) > _TOKEN_LIMIT:
-            return None
-        try:
-            return await tokens.verify(self._deployment, token)
-        except tokens.TokenRefused:
-            return None
-
-    async def _challenge(self, send: Send, status: int, *, error: str | None = None, is_dpop: bool = False) -> None:
-        parts = [f'resource_metadata="{self._metadata}"', f'scope="{SCOPE}"']
-        if error is not None:
+    async def _challenge(self, send: Send, status: int, *, error: str, is_dpop: bool) -> None:
+        parts = [f'resource_metadata="{self._metadata}"', f'scope="{format_scope(ORDINARY_SCOPES)}"']
+        if error:  # RFC 6750 §3.1: no error code where no token was sent
             parts.insert(0, f'error="{error}"')
-        body = json.dumps({"error": error or "unauthorized"}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"),
-            (b"www-authenticate", f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}".encode()),
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if is_dpop:
+            parts.append(f'algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"')  # RFC 9449 §7.1
+        challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
+        await _answer(send, status, {"error": error} if error else {}, [(b"www-authenticate", challenge.encode())])
+
+
+async def _answer(send: Send, status: int, content: dict[str, str], more: list[tuple[bytes, bytes]]) -> None:
+    body = json.dumps(content).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

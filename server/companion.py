@@ -12,7 +12,6 @@ import http.client
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Final
 
@@ -22,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.deployment import Deployment
+from server.serving import Listener
 
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
 _LOOK_TIMEOUT: Final = 2.0  # seconds
@@ -82,12 +82,9 @@ def look(host: str, port: int, *, vault_id: str) -> Holder:
 class Companion:
     """Serves the application at the fixed address whenever no other process of the vault does."""
 
-    def __init__(
-        self, deployment: Deployment, app: ASGIApp, *, serve: Callable[[ASGIApp, socket.socket], Awaitable[None]]
-    ) -> None:
+    def __init__(self, deployment: Deployment, app: ASGIApp) -> None:
         self._deployment = deployment
         self._app = app
-        self._serve = serve
         self._holder = Holder.NOBODY
         self._decided = asyncio.Event()
 
@@ -105,14 +102,24 @@ class Companion:
         """Hold the address, or watch it and take it over; runs until it is cancelled."""
         server = self._deployment.settings.server
         while True:
-            listener = bind(server.host, server.port)
-            if listener is not None:
-                self._note(Holder.US)
-                with contextlib.closing(listener):
-                    await self._serve(self._app, listener)
+            listening = bind(server.host, server.port)
+            if listening is not None:
+                await self._hold(listening)
             else:
                 self._note(await asyncio.to_thread(look, server.host, server.port, vault_id=self._deployment.vault_id))
             await asyncio.sleep(RETRY)
+
+    async def _hold(self, listening: socket.socket) -> None:
+        listener = Listener(self._app, listening)
+        with contextlib.closing(listening):
+            serving = asyncio.create_task(listener.run())
+            try:
+                await listener.started.wait()
+                self._note(Holder.US)
+                await asyncio.shield(serving)
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
 
     def _note(self, holder: Holder) -> None:
         if holder is not self._holder or not self._decided.is_set():

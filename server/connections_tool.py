@@ -10,8 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from providers.tools import Progress, ToolSpec
 from providers.api import UpstreamAPI
+from providers.tools import Progress, ToolSpec
 from server.deployment import Deployment
 from vault import connections, delegations
 from vault.records import Connection, Principal
@@ -58,7 +58,7 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
     allowed = {
         delegation.connection_id: delegation.scopes
         for delegation in await delegations.list_for_client(
-            deployment.database, user_id=principal.user_id, client_id=principal.client_id
+            deployment.database, principal.user_id, client_id=principal.client_id
         )
         if delegation.is_live(now)
     }
@@ -125,8 +125,9 @@ async def changed(deployment: Deployment, principal: Principal) -> bool:
     before = await _fingerprint(deployment, principal)
     try:
         async with asyncio.timeout(WAIT):
-            while await _fingerprint(deployment, principal) == before:
-                await asyncio.sleep(_STEP)  # noqa: ASYNC110 -- another process may make the change; there is no event
+            # another process may make the change, so there is no event to wait for
+            while await _fingerprint(deployment, principal) == before:  # noqa: ASYNC110
+                await asyncio.sleep(_STEP)
     except TimeoutError:
         return False
     return True
@@ -134,9 +135,7 @@ async def changed(deployment: Deployment, principal: Principal) -> bool:
 
 async def _fingerprint(deployment: Deployment, principal: Principal) -> frozenset[tuple[object, ...]]:
     known = await connections.list_connections(deployment.database, principal.user_id)
-    allowed = await delegations.list_for_client(
-        deployment.database, user_id=principal.user_id, client_id=principal.client_id
-    )
+    allowed = await delegations.list_for_client(deployment.database, principal.user_id, client_id=principal.client_id)
     return frozenset(
         [
             *((item.id, item.generation, item.state.value) for item in known),

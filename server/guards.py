@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.oauth.rules import is_cross_origin_path
 from server.settings import LOOPBACK_HOSTS, Settings
 
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
@@ -103,7 +104,7 @@ class Guards:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, list[bytes]]) -> None:
         allowed = headers.get(b"origin", [b""])[0]
-        if allowed and allowed != b"null":
+        if allowed and allowed != b"null" and not is_cross_origin_path(scope["path"]):
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
                 await _preflight(send, allowed, headers.get(b"access-control-request-headers", [b""])[0])
                 return
@@ -128,7 +129,7 @@ def _collect(scope: Scope) -> dict[bytes, list[bytes]]:
 def _origin_refused(headers: dict[bytes, list[bytes]], path: str, rules: GuardRules) -> str | None:
     """Why the Origin is refused, or None. MCP 2025-11-25 Streamable HTTP: servers MUST validate it."""
     values = headers.get(b"origin")
-    if values is None:
+    if values is None or is_cross_origin_path(path):  # those answer without credentials, to browser clients too
         return None
     if len(values) == 1:
         origin = values[0].decode("latin-1").lower()

@@ -10,23 +10,25 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel, ValidationError
+from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 
 from providers.api import ToolRefused, Unauthorized, UpstreamAPI
 from providers.tools import Progress, ToolSpec
 from server import connections_tool, ladder
-from server.connect import connect_link
+from server.connect import ConnectLink, connect_link
 from server.deployment import Deployment
 from server.errors import tool_text
 from server.ladder import Asking
-from vault.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.records import Event, Narrowing, Principal
+from server.signin import owner_link
+from vault import tickets, users
+from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
 
 META_KEY: Final = "io.github.mcp-token-vault/exchange"
@@ -104,7 +106,7 @@ async def _attempt(deployment: Deployment, request: ToolRequest, spec: ToolSpec,
         async with asyncio.timeout(DEADLINE):
             return await _answer(deployment, request, spec, progress)
     except ToolRefused as refused:
-        return _Outcome(_failed(str(refused)), "failed", refused.code)
+        return _Outcome(_failed(refused.description), "failed", refused.code)
     except VaultError as refused:
         logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
         return _Outcome(_failed(tool_text(refused)), "refused", refused.code)
@@ -174,7 +176,15 @@ async def _perform(
 
 def _api(deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> UpstreamAPI:
     provider, _ = deployment.catalog.resolve(wanted.provider)
-    return UpstreamAPI(provider, deployment.http, token=token.value, scopes=token.scopes, account=token.account)
+    return UpstreamAPI(
+        provider,
+        deployment.http,
+        token=token.value,
+        scopes=token.scopes,
+        account=token.account,
+        granted=token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted,
+        now=deployment.now(),
+    )
 
 
 async def _ask(
@@ -188,7 +198,7 @@ async def _ask(
         )
         return _Outcome(_failed(text), "refused", "provider_not_configured")
     reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
-    link = await connect_link(
+    link = await _still_offered(deployment, request.asking) or await connect_link(
         deployment,
         principal=request.principal,
         provider=missing.provider,
@@ -196,12 +206,40 @@ async def _ask(
         reason=reason,
         tool=request.name,
     )
-    if deployment.open_browser is not None and not request.asking.opens_urls:
-        deployment.open_browser(link.url)
+    if deployment.open_browser is not None and link is not request.asking.offered:
+        await _open_for_owner(deployment, deployment.open_browser, link=link, request=request)
     try:
         return _Outcome(ladder.offer(link, request.asking), "refused", missing.code)
     except MCPError as error:
         return _Outcome(error, "refused", missing.code)
+
+
+async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink | None:
+    """The link that this retry brings back, while it can be used: asking twice must not open two pages."""
+    if asking.offered is None:
+        return None
+    handle = asking.offered.url.rpartition("/")[2]
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+    )
+    return None if ticket is None else asking.offered
+
+
+async def _open_for_owner(
+    deployment: Deployment, open_browser: Callable[[str], bool], *, link: ConnectLink, request: ToolRequest
+) -> None:
+    """On the owner's own machine: bring the link up in a browser that is signed in by a one-time secret.
+
+    The secret goes to the browser only, never to the client or the model. A client that opens links itself is left to
+    it, unless the owner has no password and could not pass the sign-in page that its link may end at.
+    """
+    user_id = request.principal.user_id
+    if request.asking.opens_urls:
+        owner = await users.get_user(deployment.database, user_id)
+        if owner is None or owner.password_hash is not None:
+            return
+    path = link.url.removeprefix(deployment.public_url)
+    open_browser(await owner_link(deployment, user_id, return_to=path))
 
 
 def _failed(text: str) -> CallToolResult:

@@ -144,7 +144,7 @@ class _Progress:
         self._context = context
         self._on_get_stream = on_get_stream and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
 
-    async def __call__(self, done: float, total: float | None = None, message: str | None = None) -> None:
+    async def __call__(self, done: int, total: int | None, message: str) -> None:
         if not self._on_get_stream:
             await self._context.session.report_progress(done, total, message)
             return
