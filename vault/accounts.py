@@ -1,0 +1,184 @@
+"""The one read of an exchange: the live grant, and every account of its user at a provider, with keys and tokens.
+
+A revoked grant, a removed client and a disabled user end here, in the same statement that brings the tokens, so that
+nothing that a revocation must reach is remembered anywhere. Deciding with these facts is `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vault.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
+from vault.keys import ConnectionKey, KeyRing
+from vault.records import TENANT, ConnectionState, Principal, parse_scope
+from vault.refusals import CiphertextRejected, GrantEnded
+from vault.upstream import Rotation, UpstreamPolicy
+
+SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
+MARGIN = 5  # seconds before its end from which a token may die on the way, and counts as dead
+
+_READ = """
+    select g.revoked_at, c.id as client_id, c.removed_at, u.id as user_id, u.disabled_at,
+        k.id, k.provider, k.account, k.label, k.scopes, k.state, k.generation, k.access_sealed, k.access_generation,
+        k.access_expires_at, k.refreshed_at, k.lease_until,
+        case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
+        (select max(i.sent_at) from intents i
+         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at,
+        d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
+        uk.wrapped, uk.kek_id, ck.salt,
+        t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.expires_at as narrowed_expires_at
+    from grants g
+    left join clients c on c.tenant = g.tenant and c.id = g.client_id
+    left join users u on u.tenant = g.tenant and u.id = g.user_id
+    left join connections k on k.tenant = g.tenant and k.user_id = g.user_id and k.provider = :provider
+        and k.ended_at is null
+    left join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id
+        and d.connection_id = k.id
+    left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = g.user_id
+    left join keys.connection_keys ck on ck.tenant = g.tenant and ck.connection_id = k.id
+    left join narrowed_tokens t on t.tenant = g.tenant and t.connection_id = k.id and t.scope_key = :scope_key
+    where g.tenant = :tenant and g.id = :grant_id and g.user_id = :user_id and g.client_id = :client_id
+    order by k.created_at, k.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose accounts, at which provider, and which narrowed token beside them."""
+
+    principal: Principal
+    provider: str
+    scope_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldToken:
+    """A sealed access token; `expires_at` None lives until somebody revokes it."""
+
+    sealed: bytes = field(repr=False)
+    generation: int
+    expires_at: int | None
+    skew: int
+
+    def is_good(self, now: int) -> bool:
+        """Whether it will still live when it arrives at the provider."""
+        return self.expires_at is None or now < self.expires_at - min(MARGIN, self.skew // 2)
+
+    def is_ageing(self, now: int) -> bool:
+        """Whether it is time to fetch the next one."""
+        return self.expires_at is not None and now >= self.expires_at - self.skew
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAccount:
+    """One connection as an exchange by this agent sees it."""
+
+    id: str
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    scopes: frozenset[str]
+    state: ConnectionState
+    full: HeldToken | None
+    narrowed: HeldToken | None
+    has_refresh_token: bool
+    lease_until: int | None
+    sent_at: int | None
+    delegated: frozenset[str]
+    delegation_state: str  # none | revoked | live
+    delegated_until: int | None
+    wrapped: bytes | None = field(repr=False)
+    kek_id: str
+    salt: bytes | None = field(repr=False)
+
+    def is_delegated(self, now: int) -> bool:
+        return self.delegation_state == "live" and not self.delegation_ended(now)
+
+    def delegation_ended(self, now: int) -> bool:
+        return self.delegated_until is not None and now >= self.delegated_until
+
+    def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
+        """Whether a refresh can start: nothing unresolved is known about the token that it would spend."""
+        if not self.has_refresh_token:
+            return False
+        is_leased = self.lease_until is not None and now < self.lease_until
+        return self.sent_at is None or is_leased or policy.rotation is Rotation.NONE
+
+    async def key(self, ring: KeyRing) -> ConnectionKey:
+        """The connection's key, from the columns that came in the same read."""
+        if self.wrapped is None or self.salt is None:
+            raise CiphertextRejected("This connection's key was destroyed.")
+        return await ring.connection_key(
+            wrapped=self.wrapped, kek_id=self.kek_id, salt=self.salt, user_id=self.user_id, connection_id=self.id
+        )
+
+
+async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
+    """The accounts behind a live grant, oldest first. Raises GrantEnded."""
+    principal = wanted.principal
+    parameters: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "grant_id": principal.grant_id,
+        "user_id": principal.user_id,
+        "client_id": principal.client_id,
+        "provider": wanted.provider,
+        "scope_key": wanted.scope_key,
+    }
+    rows = await reader.fetch(_READ, parameters)
+    if not rows or not _is_live(rows[0]):
+        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+    return tuple(_account(row) for row in rows if text_or_none(row, "id") is not None)
+
+
+def _is_live(row: Row) -> bool:
+    """RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it."""
+    return (
+        integer_or_none(row, "revoked_at") is None
+        and text_or_none(row, "client_id") is not None
+        and integer_or_none(row, "removed_at") is None
+        and text_or_none(row, "user_id") is not None
+        and integer_or_none(row, "disabled_at") is None
+    )
+
+
+def _account(row: Row) -> HeldAccount:
+    delegated = text_or_none(row, "delegated")
+    is_revoked = integer_or_none(row, "delegation_revoked_at") is not None
+    access_expires_at = integer_or_none(row, "access_expires_at")
+    refreshed_at = integer_or_none(row, "refreshed_at")
+    lifetime = 0 if access_expires_at is None or refreshed_at is None else max(0, access_expires_at - refreshed_at)
+    access_sealed, narrowed_sealed = binary_or_none(row, "access_sealed"), binary_or_none(row, "narrowed_sealed")
+    full: HeldToken | None = None
+    if access_sealed is not None:
+        skew = min(SKEW, lifetime // 10)
+        full = HeldToken(access_sealed, integer(row, "access_generation"), expires_at=access_expires_at, skew=skew)
+    narrowed: HeldToken | None = None
+    if narrowed_sealed is not None:
+        narrowed = HeldToken(
+            narrowed_sealed,
+            integer(row, "narrowed_generation"),
+            expires_at=integer(row, "narrowed_expires_at"),
+            skew=SKEW,
+        )
+    return HeldAccount(
+        id=text(row, "id"),
+        user_id=text(row, "user_id"),
+        provider=text(row, "provider"),
+        account=text(row, "account"),
+        label=text(row, "label"),
+        scopes=parse_scope(text(row, "scopes")),
+        state=ConnectionState(text(row, "state")),
+        full=full,
+        narrowed=narrowed,
+        has_refresh_token=integer(row, "has_refresh_token") == 1,
+        lease_until=integer_or_none(row, "lease_until"),
+        sent_at=integer_or_none(row, "sent_at"),
+        delegated=frozenset() if delegated is None else parse_scope(delegated),
+        delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
+        delegated_until=integer_or_none(row, "delegated_until"),
+        wrapped=binary_or_none(row, "wrapped"),
+        kek_id=text_or_none(row, "kek_id") or "",
+        salt=binary_or_none(row, "salt"),
+    )

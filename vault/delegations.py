@@ -1,0 +1,165 @@
+"""Delegations: what one agent may do with one connection of one user, and until when.
+
+They are the fine permission, separate from the agent's token, so that they can grow and end without a new one. Deciding
+whether a delegation is enough is `vault.exchange`. Writing functions record no event: the caller appends it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vault.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
+from vault.records import TENANT, Delegation, format_scope, parse_scope
+from vault.refusals import TemporarilyUnavailable, TransitionRefused
+
+_SELECT = """
+    select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at from delegations
+    where tenant = :tenant and user_id = :user_id
+"""
+_FOR_USER = f"{_SELECT} order by client_id, connection_id"
+_FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
+_GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
+
+# Only a live connection of this very user can be delegated: the insert selects from it.
+_ALLOW = """
+    insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at, expires_at)
+    select k.tenant, k.user_id, cast(:client_id as text), k.id, cast(:scopes as text), cast(:now as bigint),
+        cast(:now as bigint), cast(:expires_at as bigint)
+    from connections k
+    where k.tenant = :tenant and k.user_id = :user_id and k.id = :connection_id and k.ended_at is null
+    on conflict (tenant, user_id, client_id, connection_id) do update set
+        scopes = excluded.scopes, changed_at = excluded.changed_at, expires_at = excluded.expires_at, revoked_at = null
+"""
+_EXTEND = """
+    update delegations set scopes = :scopes, changed_at = :now, expires_at = :expires_at
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and scopes = :previous and revoked_at is null
+"""
+_REVOKE = """
+    update delegations set revoked_at = :now, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and revoked_at is null
+"""
+_REVOKE_CLIENT = """
+    update delegations set revoked_at = :now, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and revoked_at is null
+"""
+
+
+def _delegation(row: Row) -> Delegation:
+    return Delegation(
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        connection_id=text(row, "connection_id"),
+        scopes=parse_scope(text(row, "scopes")),
+        created_at=integer(row, "created_at"),
+        expires_at=integer_or_none(row, "expires_at"),
+        revoked_at=integer_or_none(row, "revoked_at"),
+    )
+
+
+async def allow(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    connection_id: str,
+    scopes: frozenset[str],
+    now: int,
+    expires_at: int | None = None,
+) -> Delegation:
+    """Let an agent use a connection with exactly these scopes, whatever it could do before."""
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": user_id,
+        "client_id": client_id,
+        "connection_id": connection_id,
+    }
+    changed = await transaction.execute(
+        _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
+    )
+    if changed != 1:
+        raise TransitionRefused("This connection does not exist any more.", detail="not a live connection of the user")
+    return Delegation(user_id, client_id, connection_id, scopes=scopes, created_at=now, expires_at=expires_at)
+
+
+async def extend(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    connection_id: str,
+    scopes: frozenset[str],
+    now: int,
+    expires_at: int | None = None,
+) -> Delegation:
+    """Let an agent use a connection with these scopes too; a live delegation keeps what it has and its nearer end."""
+    for _ in range(5):
+        held = await get(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id)
+        if held is None or not held.is_live(now):
+            return await allow(
+                transaction,
+                user_id=user_id,
+                client_id=client_id,
+                connection_id=connection_id,
+                scopes=scopes,
+                now=now,
+                expires_at=expires_at,
+            )
+        union = held.scopes | scopes
+        ends = [end for end in (held.expires_at, expires_at) if end is not None]
+        changed = await transaction.execute(
+            _EXTEND,
+            {
+                "tenant": TENANT,
+                "user_id": user_id,
+                "client_id": client_id,
+                "connection_id": connection_id,
+                "scopes": format_scope(union),
+                "previous": format_scope(held.scopes),
+                "expires_at": min(ends, default=None),
+                "now": now,
+            },
+        )
+        if changed == 1:
+            return Delegation(
+                user_id,
+                client_id,
+                connection_id,
+                scopes=union,
+                created_at=held.created_at,
+                expires_at=min(ends, default=None),
+            )
+    raise TemporarilyUnavailable("This permission is being changed just now.", retry_after=1)
+
+
+async def revoke(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:
+    """Take a connection away from an agent; False when it had none."""
+    which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    return await transaction.execute(_REVOKE, {"tenant": TENANT, **which, "now": now}) == 1
+
+
+async def revoke_for_client(transaction: Transaction, *, user_id: str, client_id: str, now: int) -> int:
+    """Take every connection of a user away from an agent; how many."""
+    return await transaction.execute(
+        _REVOKE_CLIENT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
+    )
+
+
+async def get(reader: Reader, *, user_id: str, client_id: str, connection_id: str) -> Delegation | None:
+    """The delegation of this user to this agent for this connection, live or not."""
+    row = await reader.fetch_one(
+        _GET, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    )
+    return None if row is None else _delegation(row)
+
+
+async def list_for_user(reader: Reader, user_id: str) -> tuple[Delegation, ...]:
+    """Every delegation of a user, live or not."""
+    return tuple(_delegation(row) for row in await reader.fetch(_FOR_USER, {"tenant": TENANT, "user_id": user_id}))
+
+
+async def list_for_client(reader: Reader, user_id: str, *, client_id: str) -> tuple[Delegation, ...]:
+    """What a user delegated to one agent, live or not."""
+    rows = await reader.fetch(_FOR_CLIENT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
+    return tuple(_delegation(row) for row in rows)

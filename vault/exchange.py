@@ -1,0 +1,284 @@
+"""The exchange: a principal, a provider and scopes become an upstream token with at most that authority.
+
+One indexed read brings everything that a revocation must reach: the agent's grant, its client and user, the accounts
+and their sealed tokens, the delegations, the keys. The decision is pure. Only a token that is missing, expired or
+refused by the provider waits for `vault.rotation`. The event is durable before the token is returned. Making a link
+for the person from a refusal is the server's work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from vault import rotation
+from vault.accounts import HeldAccount, HeldToken, Wanted, read_accounts
+from vault.attenuate import Plan, plan, scope_key
+from vault.connections import ACCESS_TOKEN, names_account, narrowed_token
+from vault.flights import Flights, Vault
+from vault.records import ConnectionState, Event, Narrowing, Principal, format_scope
+from vault.refusals import (
+    AccountRequired,
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    ScopeRefused,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    VaultError,
+)
+from vault.upstream import UpstreamPolicy
+
+__all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
+
+log = logging.getLogger("token_vault.exchange")
+
+ROUNDS = 4  # looks at the row; each but the first follows a refresh
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRequest:
+    """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name."""
+
+    principal: Principal
+    provider: str
+    scopes: frozenset[str] | None
+    account: str | None = None
+    purpose: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamToken:
+    """An upstream token and how its scopes hold. With `narrowing` ENFORCED the value must not leave the process.
+
+    `generation` tells the vault which token the provider answered 401 to (`exchange(after_unauthorized=...)`).
+    """
+
+    value: str = field(repr=False)
+    scopes: frozenset[str]
+    expires_at: int | None
+    narrowing: Narrowing
+    connection_id: str
+    account: str
+    label: str
+    granted: frozenset[str]
+    generation: int
+
+
+async def exchange(
+    request: ExchangeRequest, *, vault: Vault, now: int, after_unauthorized: int | None = None
+) -> UpstreamToken:
+    """The token, or a refusal that says what to do; both leave a durable event first.
+
+    `after_unauthorized` is the generation of a token that the provider refused: an equal or older one is refreshed once
+    even before it expires.
+    """
+    try:
+        token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
+    except StorageUnavailable:
+        raise  # nowhere to write an event either
+    except VaultError as refusal:
+        await vault.activity.record(_refused(request, refusal))
+        raise
+    await vault.activity.record(_exchanged(request, token))
+    return token
+
+
+async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: int) -> UpstreamToken:
+    """Read, decide, open; after a refresh read again."""
+    policy = vault.policies.get(request.provider)
+    if policy is None:
+        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+    wanted = Wanted(request.principal, request.provider, scope_key="")
+    if request.scopes is not None:
+        wanted = replace(wanted, scope_key=scope_key(request.scopes))
+    arrived = 0
+    for _ in range(ROUNDS):
+        accounts = await read_accounts(vault.database, wanted)
+        held, made = choose(request, accounts, policy=policy, ceiling=vault.ceilings.get(request.provider), now=now)
+        if made.needs_narrow_token and made.scope_key != wanted.scope_key:
+            wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
+            continue
+        made = _settle(made, held, policy=policy, now=now)
+        token = held.narrowed if made.needs_narrow_token else held.full
+        scopes = made.scopes if made.needs_narrow_token else None
+        if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
+            purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
+            value = await _open(vault, held, token=token, purpose=purpose)
+            if token.is_ageing(now) and held.may_refresh(policy, now=now):
+                rotation.refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation)
+            return UpstreamToken(
+                value,
+                made.scopes,
+                token.expires_at,
+                made.narrowing,
+                held.id,
+                account=held.account,
+                label=held.label,
+                granted=held.scopes,
+                generation=token.generation,
+            )
+        known = 0 if token is None else token.generation
+        arrived = await rotation.refresh(vault, held.id, scopes=scopes, if_generation=known)
+    raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
+
+
+def choose(
+    request: ExchangeRequest,
+    accounts: Sequence[HeldAccount],
+    *,
+    policy: UpstreamPolicy,
+    ceiling: frozenset[str] | None,
+    now: int,
+) -> tuple[HeldAccount, Plan]:
+    """The account that is meant and the plan for it, or the refusal that says what is missing. Pure."""
+    held = _which(request, accounts, now=now)
+    wanted = request.scopes
+    delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
+    made = plan(wanted, delegation=delegated, connection=held.scopes, policy_scopes=ceiling, policy=policy)
+    provider, asked = request.provider, made.scopes if wanted is None else wanted
+    if made.outside_ceiling:
+        raise ScopeRefused(
+            f"The operator of this vault does not allow {_words(made.outside_ceiling)} for {provider}.",
+            missing=made.outside_ceiling,
+        )
+    if held.state is not ConnectionState.ACTIVE:
+        raise ConnectionRequired(
+            f"{provider} no longer accepts the connection of {held.label}. Connect this account again.",
+            provider=provider,
+            reason="needs_reauth",
+            scopes=asked,
+            connection_id=held.id,
+        )
+    if made.not_granted:
+        raise ConnectionRequired(
+            f"The {provider} account {held.label} has not granted {_words(made.not_granted)}. "
+            "Connect it again and allow that.",
+            provider=provider,
+            reason="scopes",
+            scopes=asked,
+            connection_id=held.id,
+        )
+    if not held.is_delegated(now) or made.not_delegated:
+        raise DelegationRequired(
+            _why_not_delegated(provider, held, missing=made.not_delegated, now=now),
+            provider=provider,
+            scopes=asked,
+            connection_id=held.id,
+        )
+    return held, made
+
+
+def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:
+    """The one account that is meant; never a silent first match."""
+    provider = request.provider
+    if not accounts:
+        raise ConnectionRequired(
+            f"No {provider} account is connected yet. Connect one, then try again.",
+            provider=provider,
+            reason="missing",
+            scopes=request.scopes or frozenset(),
+        )
+    if request.account is None:
+        matching = list(accounts)
+        why = f"There are several {provider} accounts. Say which one to use."
+    else:
+        named = request.account
+        matching = [one for one in accounts if names_account(named, id=one.id, account=one.account, label=one.label)]
+        why = f"That does not name exactly one connected {provider} account. Say which one to use."
+    if len(matching) == 1:
+        return matching[0]
+    # An agent is shown the accounts that it may use; the others only when it may use none.
+    shown = [one for one in accounts if one.is_delegated(now)] or list(accounts)
+    labels = [one.label for one in shown]
+    names = tuple(one.label if labels.count(one.label) == 1 else one.account for one in shown)
+    raise AccountRequired(why, provider=provider, accounts=names)
+
+
+def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:
+    if held.delegation_ended(now):
+        return f"The permission of this agent to use {held.label} ({provider}) has ended. Allow it again."
+    if not held.is_delegated(now):
+        return f"This agent is not allowed to use {held.label} ({provider}) yet. Allow it, then try again."
+    return f"This agent may use {held.label} ({provider}), but not for {_words(missing)}. Allow that, then try again."
+
+
+def _words(scopes: frozenset[str]) -> str:
+    return ", ".join(sorted(scopes))
+
+
+def _settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int) -> Plan:
+    """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives."""
+    if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
+        return made
+    is_stuck = not held.may_refresh(policy, now=now) and held.full is not None and held.full.is_good(now)
+    if is_stuck or not held.has_refresh_token:
+        return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False)
+    return made
+
+
+async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
+    """Open a token of this row; a ciphertext that does not belong here is refused, with an event of its own."""
+    try:
+        key = await held.key(vault.keys)
+        return key.open(
+            token.sealed, purpose=purpose, provider=held.provider, account=held.account, generation=token.generation
+        )
+    except CiphertextRejected:
+        log.error("token does not open", extra={"connection": held.id})  # noqa: TRY400  the trace would add nothing
+        details = {"provider": held.provider, "account": held.label, "column": purpose.partition(":")[0]}
+        await vault.activity.record(
+            Event(
+                "connection.ciphertext_rejected",
+                outcome="failed",
+                user_id=held.user_id,
+                connection_id=held.id,
+                details=details,
+            )
+        )
+        raise
+
+
+def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
+    return Event(
+        "token.exchanged",
+        user_id=request.principal.user_id,
+        client_id=request.principal.client_id,
+        connection_id=token.connection_id,
+        details={
+            "provider": request.provider,
+            "account": token.label,
+            "scopes": format_scope(token.scopes),
+            "narrowing": token.narrowing.value,
+            "purpose": request.purpose,
+            "grant": request.principal.grant_id,
+            "actors": list(request.principal.actors),
+        },
+    )
+
+
+def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
+    details: dict[str, object] = {
+        "provider": request.provider,
+        "code": refusal.code,
+        "purpose": request.purpose,
+        "grant": request.principal.grant_id,
+        "actors": list(request.principal.actors),
+    }
+    if request.scopes is not None:
+        details["scopes"] = format_scope(request.scopes)
+    connection_id: str | None = None
+    if isinstance(refusal, ConnectionRequired):
+        details["reason"] = refusal.reason
+        connection_id = refusal.connection_id
+    elif isinstance(refusal, DelegationRequired):
+        connection_id = refusal.connection_id
+    return Event(
+        "exchange.refused",
+        outcome="refused",
+        user_id=request.principal.user_id,
+        client_id=request.principal.client_id,
+        connection_id=connection_id,
+        details=details,
+    )

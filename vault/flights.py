@@ -1,0 +1,107 @@
+"""What one process has in the air: the refreshes that run, their order, and the pauses that providers asked for.
+
+Only who waits for whom is here. What a refresh does is `vault.rotation`; other processes are kept away by
+`vault.leases`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+
+from vault.attenuate import scope_key
+from vault.audit import Activity
+from vault.database import Database
+from vault.keys import KeyRing
+from vault.refusals import VaultError
+from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+log = logging.getLogger("token_vault.rotation")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A token newer than `generation`: the full one, or one of exactly these scopes (RFC 6749 §6)."""
+
+    connection_id: str
+    generation: int
+    scopes: frozenset[str] | None = None
+
+    @property
+    def scope_key(self) -> str:
+        return "" if self.scopes is None else scope_key(self.scopes)
+
+
+class Flights:
+    """The refreshes of this process: one task per connection and scope set, one send at a time per connection."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._pauses: dict[tuple[str, str], int] = {}
+
+    def join(
+        self, wish: Wish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
+    ) -> asyncio.Task[int | VaultError]:
+        """The task that fetches this token, started with `fly` if there is none. No caller can cancel it."""
+        key = (wish.connection_id, wish.scope_key)
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(fly())
+            self._tasks[key] = task
+            task.add_done_callback(lambda done: self._landed(key, done))
+        return task
+
+    def _landed(self, key: tuple[str, str], task: asyncio.Task[int | VaultError]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
+
+    async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[int]]) -> int:
+        """Run after every earlier refresh of the same connection in this process."""
+        lock, users = self._turns.get(connection_id, (asyncio.Lock(), 0))
+        self._turns[connection_id] = (lock, users + 1)
+        try:
+            async with lock:
+                return await work()
+        finally:
+            lock, users = self._turns[connection_id]
+            if users == 1:
+                del self._turns[connection_id]
+            else:
+                self._turns[connection_id] = (lock, users - 1)
+
+    def pause(self, wish: Wish, *, until: int) -> None:
+        """Do not contact the provider for this token before `until`."""
+        self._pauses[wish.connection_id, wish.scope_key] = until
+
+    def paused_for(self, wish: Wish, *, now: int) -> int:
+        """Seconds that this token still has to wait; 0 when it may be fetched."""
+        key = (wish.connection_id, wish.scope_key)
+        until = self._pauses.get(key, 0)
+        if until <= now:
+            self._pauses.pop(key, None)
+            return 0
+        return until - now
+
+    async def close(self, *, patience: float = 15.0) -> None:
+        """Let the refreshes that are on their way store their answers; at most this long."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks.values()), timeout=patience)
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """What exchanging and refreshing work with. `owner` is random per process; `ceilings` are the operator's limits."""
+
+    database: Database
+    keys: KeyRing
+    activity: Activity
+    policies: Mapping[str, UpstreamPolicy]
+    upstreams: Mapping[str, UpstreamOAuth]
+    flights: Flights
+    owner: str
+    ceilings: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])

@@ -1,0 +1,263 @@
+"""Who may spend a connection's refresh token, as SQL: the lease, the intent, and the storing of what came back.
+
+A lease is a row's `lease_owner`, `lease_until` and `fence`; an intent is the durable sentence "this owner is about to
+spend generation n". An intent whose generation is the row's and that no lease covers is *unresolved*: the token may
+have been spent. Sending, waiting and deciding is `vault.rotation`; nothing here waits for anything but the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vault.database import (
+    Reader,
+    Transaction,
+    Value,
+    binary_or_none,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
+from vault.keys import ConnectionKey, KeyRing
+from vault.records import TENANT, ConnectionState, format_scope, parse_scope
+from vault.refusals import CiphertextRejected
+
+LEASE = 60  # seconds; longer than a send and every pause that we tolerate
+
+_READ = """
+    select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
+        k.refresh_sealed, k.access_generation, k.lease_until, k.ended_at, uk.wrapped, uk.kek_id, ck.salt,
+        t.generation as narrowed_generation,
+        (select max(i.sent_at) from intents i
+         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at
+    from connections k
+    left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
+    left join keys.connection_keys ck on ck.tenant = k.tenant and ck.connection_id = k.id
+    left join narrowed_tokens t on t.tenant = k.tenant and t.connection_id = k.id and t.scope_key = :scope_key
+    where k.tenant = :tenant and k.id = :id
+"""
+# The fence makes the claim void if anybody claimed since the row was read, even if they have let go again.
+_CLAIM = """
+    update connections set lease_owner = :owner, lease_until = :until, fence = fence + 1
+    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = 'active'
+        and ended_at is null and (lease_until is null or lease_until <= :now)
+"""
+_INTEND = """
+    insert into intents (tenant, connection_id, owner, generation, sent_at)
+    values (:tenant, :id, :owner, :generation, :now)
+    on conflict (tenant, connection_id, owner) do update set
+        generation = excluded.generation, sent_at = excluded.sent_at
+"""
+_RELEASE = """
+    update connections set lease_owner = null, lease_until = null
+    where tenant = :tenant and id = :id and fence = :fence and lease_owner = :owner
+"""
+_LAPSE = """
+    update connections set lease_owner = null, lease_until = null
+    where tenant = :tenant and id = :id and fence = :fence
+"""
+_DROP_INTENT = """
+    delete from intents
+    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
+"""
+_DROP_OLD_INTENTS = """
+    delete from intents
+    where tenant = :tenant and connection_id = :id and (owner = :owner or generation < :generation)
+"""
+_LEASE_ENDS = """
+    lease_owner = case when fence = :fence then null else lease_owner end,
+    lease_until = case when fence = :fence then null else lease_until end
+"""
+# A state other than active is overruled: whoever gave the connection up did not know of this answer.
+_STORE_REFRESH = f"""
+    update connections set generation = :next, refresh_sealed = :refresh_sealed, state = 'active', reason = null,
+        {_LEASE_ENDS}
+    where tenant = :tenant and id = :id and generation = :generation and ended_at is null
+"""  # noqa: S608  constants
+_STORE_ACCESS = """
+    update connections set access_sealed = :sealed, access_generation = :next, access_expires_at = :expires_at,
+        refreshed_at = :now, scopes = :scopes
+    where tenant = :tenant and id = :id and generation = :next
+"""
+_STORE_NARROWED = """
+    insert into narrowed_tokens (tenant, connection_id, scope_key, generation, sealed, expires_at)
+    values (:tenant, :id, :scope_key, :next, :sealed, :expires_at)
+    on conflict (tenant, connection_id, scope_key) do update set
+        generation = excluded.generation, sealed = excluded.sealed, expires_at = excluded.expires_at
+"""
+_DROP_DEAD_NARROWED = """
+    delete from narrowed_tokens where tenant = :tenant and connection_id = :id and expires_at <= :now
+"""
+_END = """
+    update connections set state = 'needs_reauth', reason = :reason, lease_owner = null, lease_until = null
+    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = 'active'
+        and ended_at is null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A connection's row as a refresh needs it; `fence` and `generation` name the exact state that was read."""
+
+    connection_id: str
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    scopes: frozenset[str]
+    state: ConnectionState
+    reason: str | None
+    generation: int
+    fence: int
+    access_generation: int
+    narrowed_generation: int  # 0: no token for this set of scopes
+    lease_until: int | None
+    sent_at: int | None  # of the newest intent to spend this generation
+    is_ended: bool
+    refresh_sealed: bytes | None = field(repr=False)
+    wrapped: bytes | None = field(repr=False)
+    kek_id: str = ""
+    salt: bytes | None = field(repr=False, default=None)
+
+    def is_leased(self, now: int) -> bool:
+        return self.lease_until is not None and now < self.lease_until
+
+    async def key(self, ring: KeyRing) -> ConnectionKey:
+        """The connection's key from the columns read with it."""
+        if self.wrapped is None or self.salt is None:
+            raise CiphertextRejected("This connection's key was destroyed.")
+        return await ring.connection_key(
+            wrapped=self.wrapped,
+            kek_id=self.kek_id,
+            salt=self.salt,
+            user_id=self.user_id,
+            connection_id=self.connection_id,
+        )
+
+
+async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Facts | None:
+    """The row of one connection, whoever owns it: for code that was led to it by a checked exchange."""
+    row = await reader.fetch_one(_READ, {"tenant": TENANT, "id": connection_id, "scope_key": scope_key})
+    if row is None:
+        return None
+    return Facts(
+        connection_id=text(row, "id"),
+        user_id=text(row, "user_id"),
+        provider=text(row, "provider"),
+        account=text(row, "account"),
+        label=text(row, "label"),
+        scopes=parse_scope(text(row, "scopes")),
+        state=ConnectionState(text(row, "state")),
+        reason=text_or_none(row, "reason"),
+        generation=integer(row, "generation"),
+        fence=integer(row, "fence"),
+        access_generation=integer(row, "access_generation"),
+        narrowed_generation=integer_or_none(row, "narrowed_generation") or 0,
+        lease_until=integer_or_none(row, "lease_until"),
+        sent_at=integer_or_none(row, "sent_at"),
+        is_ended=integer_or_none(row, "ended_at") is not None,
+        refresh_sealed=binary_or_none(row, "refresh_sealed"),
+        wrapped=binary_or_none(row, "wrapped"),
+        kek_id=text_or_none(row, "kek_id") or "",
+        salt=binary_or_none(row, "salt"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one owner to spend one generation once."""
+
+    connection_id: str
+    owner: str
+    generation: int
+    fence: int
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        return {
+            "tenant": TENANT,
+            "id": self.connection_id,
+            "owner": self.owner,
+            "generation": self.generation,
+            "fence": self.fence,
+        }
+
+
+async def claim(transaction: Transaction, facts: Facts, *, owner: str, now: int) -> Lease | None:
+    """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first."""
+    wanted = Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence)
+    changed = await transaction.execute(_CLAIM, {**wanted.parameters, "until": now + LEASE, "now": now})
+    if changed != 1:
+        return None
+    intent: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "id": facts.connection_id,
+        "owner": owner,
+        "generation": facts.generation,
+        "now": now,
+    }
+    await transaction.execute(_INTEND, intent)
+    return Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence + 1)
+
+
+async def release(transaction: Transaction, lease: Lease, *, was_sent: bool) -> None:
+    """Give the lease back; the intent stays exactly when the token may have been spent."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
+    await transaction.execute(_RELEASE, {**which, "fence": lease.fence, "owner": lease.owner})
+    if not was_sent:
+        await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "generation": lease.generation})
+
+
+async def lapse(transaction: Transaction, facts: Facts) -> None:
+    """Clear a lease that ran out with its send unresolved, so that listings show the connection as ambiguous."""
+    await transaction.execute(_LAPSE, {"tenant": TENANT, "id": facts.connection_id, "fence": facts.fence})
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """The sealed columns of one answer. `scope_key` is set for a narrowed token, None for a full one."""
+
+    refresh_sealed: bytes | None = field(repr=False)
+    access_sealed: bytes | None = field(repr=False)  # None: the answer's access token must not be used
+    expires_at: int
+    scopes: frozenset[str]
+    scope_key: str | None = None
+
+
+async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, now: int) -> bool:
+    """Compare-and-set the row from the lease's generation to the next; False when it has moved or ended."""
+    following = lease.generation + 1
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
+    at: Mapping[str, Value] = {**which, "next": following}
+    changed = await transaction.execute(
+        _STORE_REFRESH,
+        {**at, "refresh_sealed": refreshed.refresh_sealed, "generation": lease.generation, "fence": lease.fence},
+    )
+    if changed != 1:
+        return False
+    if refreshed.access_sealed is not None:
+        token: Mapping[str, Value] = {**at, "sealed": refreshed.access_sealed, "expires_at": refreshed.expires_at}
+        if refreshed.scope_key is None:
+            await transaction.execute(_STORE_ACCESS, {**token, "now": now, "scopes": format_scope(refreshed.scopes)})
+        else:
+            await transaction.execute(_STORE_NARROWED, {**token, "scope_key": refreshed.scope_key})
+    await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
+    await transaction.execute(_DROP_OLD_INTENTS, {**which, "owner": lease.owner, "generation": lease.generation})
+    return True
+
+
+async def end(transaction: Transaction, facts: Facts, *, fence: int, reason: str) -> bool:
+    """Mark that only the person can mend this connection; False when the row has moved since it was read."""
+    changed = await transaction.execute(
+        _END,
+        {
+            "tenant": TENANT,
+            "id": facts.connection_id,
+            "generation": facts.generation,
+            "fence": fence,
+            "reason": reason,
+        },
+    )
+    return changed == 1

@@ -1,0 +1,193 @@
+"""Ending a disconnected connection's grant at the provider, and then destroying its key.
+
+`vault.connections.disconnect` has already refused every call; what is left is the provider's side. A revocation that
+fails is repeated with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or
+given up; then the connection's key is destroyed, which is the deletion of every copy of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from vault.audit import append
+from vault.connections import open_revocation
+from vault.database import Reader, Row, binary_or_none, integer, integer_or_none, text
+from vault.flights import Vault
+from vault.records import TENANT, Event
+from vault.refusals import CiphertextRejected
+from vault.upstream import RevokeOutcome
+
+log = logging.getLogger("token_vault.revocations")
+
+BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
+BATCH = 20  # revocations per round of `run_due`
+
+_READ = """
+    select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, r.done_at,
+        k.account, k.label
+    from upstream_revocations r
+    join connections k on k.tenant = r.tenant and k.id = r.connection_id
+    where r.tenant = :tenant
+"""
+_ONE = f"{_READ} and r.connection_id = :id"
+_OF_USER = f"{_READ} and r.user_id = :user_id order by r.created_at desc"
+_DUE = """
+    select connection_id from upstream_revocations
+    where tenant = :tenant and done_at is null and next_at <= :now order by next_at limit :limit
+"""
+# One attempt at a time: whoever moves the counter has it, and the next is due only after the backoff.
+_TAKE = """
+    update upstream_revocations set attempts = attempts + 1, next_at = :next_at
+    where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
+"""
+_DONE = """
+    update upstream_revocations set outcome = :outcome, sealed = null, next_at = null, done_at = :now
+    where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
+"""
+_FAILED = """
+    update upstream_revocations set outcome = 'failed'
+    where tenant = :tenant and connection_id = :id and done_at is null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Where the end of a grant at its provider stands.
+
+    `outcome` is `pending`, `failed` (will be repeated), `revoked`, `unsupported` (the provider has no such endpoint: the person
+    can remove the access there), `given_up` or `unreadable`.
+    """
+
+    connection_id: str
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    outcome: str
+    attempts: int
+    created_at: int
+    next_at: int | None
+    done_at: int | None
+    sealed: bytes | None = field(repr=False)
+
+
+async def find_revocation(reader: Reader, connection_id: str) -> Revocation | None:
+    """The revocation that a disconnection left, done or not."""
+    rows = await reader.fetch(_ONE, {"tenant": TENANT, "id": connection_id})
+    return _revocation(rows[0]) if rows else None
+
+
+async def list_revocations(reader: Reader, user_id: str) -> tuple[Revocation, ...]:
+    """Every revocation of a user's disconnected connections, newest first."""
+    return tuple(_revocation(row) for row in await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id}))
+
+
+def _revocation(row: Row) -> Revocation:
+    return Revocation(
+        connection_id=text(row, "connection_id"),
+        user_id=text(row, "user_id"),
+        provider=text(row, "provider"),
+        account=text(row, "account"),
+        label=text(row, "label"),
+        outcome=text(row, "outcome"),
+        attempts=integer(row, "attempts"),
+        created_at=integer(row, "created_at"),
+        next_at=integer_or_none(row, "next_at"),
+        done_at=integer_or_none(row, "done_at"),
+        sealed=binary_or_none(row, "sealed"),
+    )
+
+
+async def run_due(vault: Vault) -> int:
+    """Make one attempt at every revocation that is due, at most a batch; how many. Call it every half minute or so."""
+    rows = await vault.database.fetch(_DUE, {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH})
+    for row in rows:
+        await revoke_upstream(vault, text(row, "connection_id"))
+    return len(rows)
+
+
+async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
+    """One attempt to end the grant at the provider, if one is due; the outcome so far, None if nothing is pending."""
+    pending = await find_revocation(vault.database, connection_id)
+    if pending is None:
+        return None
+    now = vault.database.now()
+    if pending.done_at is not None or (pending.next_at or 0) > now:
+        return pending.outcome
+    if not await _take(vault, pending, now=now):
+        return pending.outcome
+    try:
+        outcome = await _send(vault, pending)
+    except CiphertextRejected:
+        return await _finish(vault, pending, outcome="unreadable")
+    match outcome:
+        case RevokeOutcome.REVOKED:
+            return await _finish(vault, pending, outcome="revoked")
+        case RevokeOutcome.UNSUPPORTED:
+            return await _finish(vault, pending, outcome="unsupported")
+        case RevokeOutcome.FAILED if pending.attempts >= len(BACKOFF):
+            return await _finish(vault, pending, outcome="given_up")
+        case RevokeOutcome.FAILED:
+            return await _postpone(vault, pending)
+
+
+async def _take(vault: Vault, pending: Revocation, *, now: int) -> bool:
+    wait = BACKOFF[min(pending.attempts, len(BACKOFF) - 1)]
+    async with vault.database.transaction() as transaction:
+        changed = await transaction.execute(
+            _TAKE,
+            {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "next_at": now + wait},
+        )
+    return changed == 1
+
+
+async def _send(vault: Vault, pending: Revocation) -> RevokeOutcome:
+    """Open the tokens and ask the provider."""
+    if pending.sealed is None:
+        raise CiphertextRejected("This revocation holds no token.")
+    upstream = vault.upstreams.get(pending.provider)
+    if upstream is None or not upstream.is_configured:
+        return RevokeOutcome.FAILED  # the operator may set the provider up again
+    key = await vault.keys.load_key(vault.database, user_id=pending.user_id, connection_id=pending.connection_id)
+    refresh_token, access_token = open_revocation(
+        key, pending.sealed, provider=pending.provider, account=pending.account
+    )
+    return await upstream.revoke(refresh_token=refresh_token, access_token=access_token)
+
+
+async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
+    """Note the end and destroy the key. If newer tokens came meanwhile, they are next instead."""
+    now = vault.database.now()
+    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
+    async with vault.database.transaction() as transaction:
+        if await transaction.execute(_DONE, {**which, "outcome": outcome, "now": now}) != 1:
+            return "pending"
+        await vault.keys.destroy_connection_key(transaction, pending.connection_id)
+        await append(transaction, _event(pending, outcome=outcome), now=now)
+    if outcome != "revoked":
+        log.warning("grant not ended at the provider", extra={"connection": pending.connection_id, "outcome": outcome})
+    return outcome
+
+
+async def _postpone(vault: Vault, pending: Revocation) -> str:
+    async with vault.database.transaction() as transaction:
+        await transaction.execute(_FAILED, {"tenant": TENANT, "id": pending.connection_id})
+        await append(transaction, _event(pending, outcome="failed"), now=vault.database.now())
+    return "failed"
+
+
+def _event(pending: Revocation, *, outcome: str) -> Event:
+    is_revoked = outcome == "revoked"
+    return Event(
+        "connection.upstream_revoked" if is_revoked else "connection.upstream_revocation_failed",
+        outcome="ok" if is_revoked else "failed",
+        user_id=pending.user_id,
+        connection_id=pending.connection_id,
+        details={
+            "provider": pending.provider,
+            "account": pending.label,
+            "reason": outcome,
+            "attempts": pending.attempts + 1,
+        },
+    )

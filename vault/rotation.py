@@ -1,0 +1,190 @@
+"""Refreshing an upstream token so that it is never lost: one send at a time, written down before it leaves.
+
+A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
+anybody uses it. It runs as a task that no caller can cancel; callers of one process share it, other processes watch
+the row. A send without an answer leaves its intent behind: whether the token was spent is then unknown, and only a
+provider whose refresh tokens outlive their use is asked again. Tokens are never deleted because something failed.
+`vault.flights` keeps the order in this process, `vault.leases` has the SQL, `vault.spending` sends and stores;
+who may have which token is decided in `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from vault import leases
+from vault.audit import append
+from vault.flights import Flights, Vault, Wish
+from vault.leases import LEASE, Facts, Lease
+from vault.records import ConnectionState
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    VaultError,
+)
+from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
+from vault.upstream import Rotation, UpstreamPolicy
+
+__all__ = ["Flights", "Vault", "refresh", "refresh_ahead"]
+
+log = logging.getLogger("token_vault.rotation")
+
+SEND_DEADLINE = 10  # seconds; promised by UpstreamOAuth.refresh
+CLAIM_LIMIT = LEASE - SEND_DEADLINE - 1  # seconds after the claim beyond which nothing may be sent any more
+PATIENCE = 15.0  # seconds that a caller waits
+WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
+
+
+async def refresh(vault: Vault, connection_id: str, *, scopes: frozenset[str] | None = None, if_generation: int) -> int:
+    """The generation of a token newer than `if_generation`, fetched by us, by another caller or another process.
+
+    Cancelling the caller leaves the refresh running. Raises ConnectionRequired, TemporarilyUnavailable and
+    CiphertextRejected; none of them costs a token.
+    """
+    wish = Wish(connection_id, if_generation, scopes=scopes)
+    task = vault.flights.join(wish, lambda: _fly(vault, wish))
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE)
+    if not done:
+        raise TemporarilyUnavailable("The provider is slow to answer. Nothing is lost.", retry_after=5)
+    outcome = task.result()
+    if isinstance(outcome, VaultError):
+        raise outcome.with_traceback(None)  # shared by all waiting callers: each starts its own traceback
+    return outcome
+
+
+def refresh_ahead(
+    vault: Vault, connection_id: str, *, scopes: frozenset[str] | None = None, if_generation: int
+) -> None:
+    """Start a refresh that nobody waits for, while the token is still good."""
+    wish = Wish(connection_id, if_generation, scopes=scopes)
+    if not vault.flights.paused_for(wish, now=vault.database.now()):
+        vault.flights.join(wish, lambda: _fly(vault, wish))
+
+
+async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
+    """The task: refusals are values, because they belong to all callers; anything else is a defect and is logged."""
+    try:
+        return await vault.flights.take_turn(wish.connection_id, lambda: _get(vault, wish))
+    except VaultError as refusal:
+        log.debug("refresh refused", extra={"connection": wish.connection_id, "code": refusal.code})
+        return refusal
+
+
+async def _get(vault: Vault, wish: Wish) -> int:
+    """Look, claim and send; or watch whoever was first."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + PATIENCE - 1
+    wait = WATCH[0]
+    while True:
+        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        now = vault.database.now()
+        facts, newer = _look(vault, wish, facts=facts, now=now)
+        if newer is not None:
+            return newer
+        if not facts.is_leased(now):
+            policy = _policy(vault, facts)
+            await _refuse_unresolved(vault, facts, policy=policy, now=now)
+            spender = await _prepare(vault, facts, wish=wish, policy=policy)
+            started = loop.time()
+            lease = await _claim(vault, facts)
+            if lease is not None and loop.time() - started <= CLAIM_LIMIT:
+                generation = await spender.spend(lease)
+                if generation is not None:
+                    return generation
+            elif lease is not None:  # we slept: the lease may lapse while the request is on its way
+                await _release(vault, lease)
+        if loop.time() >= give_up_at:
+            raise TemporarilyUnavailable("This account is being refreshed. Nothing is lost.", retry_after=5)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, WATCH[1])
+
+
+def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[Facts, int | None]:
+    """Refuse what cannot be refreshed; the generation of a newer token where there already is one."""
+    if facts is None or facts.is_ended:
+        raise ConnectionRequired(
+            "This account was disconnected. Connect it again on the connections page.",
+            provider="" if facts is None else facts.provider,
+            reason="missing",
+            scopes=wish.scopes or frozenset(),
+        )
+    if facts.state is not ConnectionState.ACTIVE:
+        raise needs_reauth(facts)
+    newest = facts.access_generation if wish.scopes is None else facts.narrowed_generation
+    if newest > wish.generation:
+        return facts, newest
+    waiting = vault.flights.paused_for(wish, now=now)
+    if waiting:
+        raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
+    return facts, None
+
+
+def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
+    return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
+
+
+async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> None:
+    """Refuse while a send of this very token has no known end, unless sending it again is free."""
+    if facts.sent_at is None or policy.rotation is Rotation.NONE:
+        return
+    age = max(0, now - facts.sent_at)
+    if age < LEASE:
+        raise TemporarilyUnavailable(
+            f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=LEASE - age
+        )
+    if facts.lease_until is not None:
+        async with vault.database.transaction() as transaction:
+            await leases.lapse(transaction, facts)
+    raise ConnectionRequired(
+        f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
+        "Connect this account again.",
+        provider=facts.provider,
+        reason="ambiguous",
+        scopes=facts.scopes,
+        connection_id=facts.connection_id,
+    )
+
+
+async def _claim(vault: Vault, facts: Facts) -> Lease | None:
+    """Claim in one commit. A commit that fails is undone as far as the storage lets us: nothing was sent."""
+    try:
+        async with vault.database.transaction() as transaction:
+            return await leases.claim(transaction, facts, owner=vault.owner, now=vault.database.now())
+    except (StorageUnavailable, TemporarilyUnavailable):
+        undone = Lease(facts.connection_id, vault.owner, generation=facts.generation, fence=facts.fence + 1)
+        try:
+            await _release(vault, undone)
+        except VaultError:
+            log.warning("claim left behind", extra={"connection": facts.connection_id})
+        raise
+
+
+async def _release(vault: Vault, lease: Lease) -> None:
+    """Undo a claim that nothing was sent for."""
+    async with vault.database.transaction() as transaction:
+        await leases.release(transaction, lease, was_sent=False)
+
+
+async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPolicy) -> Spender:
+    """Open what is to be spent, before anything is claimed for it."""
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None or not upstream.is_configured:
+        raise TemporarilyUnavailable(
+            f"{facts.provider} is not set up on this server any more; ask its operator.", retry_after=60
+        )
+    if facts.refresh_sealed is None:
+        async with vault.database.transaction() as transaction:
+            if await leases.end(transaction, facts, fence=facts.fence, reason="no_refresh_token"):
+                event = event_of(facts, "connection.needs_reauth", reason="no_refresh_token")
+                await append(transaction, event, now=vault.database.now())
+        raise needs_reauth(facts)
+    try:
+        key = await facts.key(vault.keys)
+        refresh_token = open_refresh_token(key, facts)
+    except CiphertextRejected:
+        await vault.activity.record(event_of(facts, "connection.ciphertext_rejected", column="refresh_token"))
+        raise
+    return Spender(vault, upstream, policy, facts=facts, wish=wish, key=key, refresh_token=refresh_token)

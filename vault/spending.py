@@ -1,0 +1,293 @@
+"""Spending a refresh token once, and settling what came back: stored, refused, not sent, or unknown.
+
+The caller holds the lease and has written the intent (`vault.rotation`). An answer is stored before anybody uses it,
+however long the storage takes, and also when the lease has lapsed meanwhile: a late answer may hold the only copy of
+the live token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import assert_never
+
+from vault import connections, leases
+from vault.attenuate import expand, is_within, missing
+from vault.audit import append
+from vault.database import Transaction
+from vault.flights import Vault, Wish
+from vault.keys import ConnectionKey
+from vault.leases import Facts, Lease, Refreshed
+from vault.records import Event
+from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.upstream import (
+    NotSent,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Rotation,
+    Silent,
+    TokenAnswer,
+    UpstreamOAuth,
+    UpstreamPolicy,
+)
+
+log = logging.getLogger("token_vault.rotation")
+
+STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
+BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
+
+
+def needs_reauth(facts: Facts) -> ConnectionRequired:
+    """The refusal for a connection that only the person can mend."""
+    return ConnectionRequired(
+        f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
+        provider=facts.provider,
+        reason="needs_reauth",
+        scopes=facts.scopes,
+        connection_id=facts.connection_id,
+        detail=facts.reason or "",
+    )
+
+
+def event_of(facts: Facts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
+    """An event about a connection; everything that is not plain success is an alarm."""
+    return Event(
+        kind,
+        outcome=outcome,
+        user_id=facts.user_id,
+        connection_id=facts.connection_id,
+        details={"provider": facts.provider, "account": facts.label, **details},
+    )
+
+
+def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
+    """The refresh token of the row that was read. Raises CiphertextRejected."""
+    if facts.refresh_sealed is None:
+        raise CiphertextRejected("This connection holds no refresh token.")
+    return key.open(
+        facts.refresh_sealed,
+        purpose=connections.REFRESH_TOKEN,
+        provider=facts.provider,
+        account=facts.account,
+        generation=facts.generation,
+    )
+
+
+class _Fate(Enum):
+    STORED = auto()
+    MOVED = auto()  # the row holds something newer already
+    ENDED = auto()  # disconnected meanwhile, and its revocation is over
+
+
+@dataclass(frozen=True, slots=True)
+class Spender:
+    """One refresh token, opened and about to be sent for one wish."""
+
+    vault: Vault
+    upstream: UpstreamOAuth
+    policy: UpstreamPolicy
+    facts: Facts
+    wish: Wish
+    key: ConnectionKey = field(repr=False)
+    refresh_token: str = field(repr=False)
+
+    async def spend(self, lease: Lease) -> int | None:
+        """Send, settle, and name the generation of the new token; None: look at the row again."""
+        outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        if isinstance(outcome, Silent) and self.policy.rotation is Rotation.NONE:
+            outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        match outcome:
+            case Rotated():
+                return await self._keep(lease, outcome.answer)
+            case Refused(ends_grant=True):
+                return await self._give_up(lease, outcome)
+            case Refused():
+                raise await self._blame_ourselves(lease, outcome)
+            case NotSent():
+                await self._release(lease, was_sent=False)
+                wait = outcome.retry_after or 2
+                if outcome.retry_after is not None:
+                    self._pause(outcome.retry_after)
+                raise TemporarilyUnavailable(
+                    f"{self.facts.provider} cannot be reached just now. Nothing is lost.",
+                    retry_after=wait,
+                    detail=outcome.reason,
+                )
+            case Silent():
+                raise await self._mark_unanswered(lease, outcome)
+            case _:
+                assert_never(outcome)
+
+    async def _release(self, lease: Lease, *, was_sent: bool, event: Event | None = None) -> None:
+        async with self.vault.database.transaction() as transaction:
+            await leases.release(transaction, lease, was_sent=was_sent)
+            if event is not None:
+                await append(transaction, event, now=self.vault.database.now())
+
+    def _pause(self, seconds: int) -> None:
+        self.vault.flights.pause(self.wish, until=self.vault.database.now() + seconds)
+
+    async def _give_up(self, lease: Lease, refused: Refused) -> None:
+        """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
+        async with self.vault.database.transaction() as transaction:
+            ended = await leases.end(transaction, self.facts, fence=lease.fence, reason=refused.code)
+            await leases.release(transaction, lease, was_sent=False)
+            if ended:
+                event = event_of(self.facts, "connection.needs_reauth", reason=refused.code)
+                await append(transaction, event, now=self.vault.database.now())
+        if ended:
+            log.warning("connection needs its person", extra={"connection": self.facts.connection_id})
+            raise needs_reauth(replace(self.facts, reason=refused.code))
+
+    async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
+        """Our registration or our request is wrong: the token was not looked at and nothing happens to it."""
+        kind = "connection.refresh_refused" if self.wish.scopes is None else "narrowing.failed"
+        self._pause(BROKEN_PAUSE)
+        await self._release(lease, was_sent=False, event=event_of(self.facts, kind, reason=refused.code))
+        log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
+        return TemporarilyUnavailable(
+            f"{self.facts.provider} refused this server's request ({refused.code}); its operator has to look at it.",
+            retry_after=BROKEN_PAUSE,
+        )
+
+    async def _mark_unanswered(self, lease: Lease, silent: Silent) -> TemporarilyUnavailable:
+        """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
+        is_free = self.policy.rotation is Rotation.NONE
+        event = event_of(self.facts, "connection.refresh_unanswered", reason=silent.reason)
+        await self._release(lease, was_sent=not is_free, event=event)
+        return TemporarilyUnavailable(
+            f"{self.facts.provider} did not answer. Nothing is lost.",
+            retry_after=5 if is_free else leases.LEASE,
+            detail=silent.reason,
+        )
+
+    # Storing an answer
+
+    async def _keep(self, lease: Lease, answer: TokenAnswer) -> int | None:
+        wait = STORE_WAIT[0]
+        while True:
+            try:
+                async with self.vault.database.transaction() as transaction:
+                    fate, generation = await self._store(transaction, lease, answer)
+                break
+            except (StorageUnavailable, TemporarilyUnavailable):
+                # The only copy of a live token is in our hands: giving up would lose the connection.
+                log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, STORE_WAIT[1])
+        match fate:
+            case _Fate.STORED:
+                await self._tell(answer, generation=generation)
+                return generation
+            case _Fate.MOVED:
+                return None
+            case _Fate.ENDED:
+                await self._revoke_at_once(answer)
+                return None
+
+    async def _store(self, transaction: Transaction, lease: Lease, answer: TokenAnswer) -> tuple[_Fate, int]:
+        """Store on top of the row that was read, or of whatever still holds the token that was spent."""
+        now, facts = self.vault.database.now(), self.facts
+        for _ in range(5):
+            target = replace(lease, generation=facts.generation)
+            if await leases.store(transaction, target, self._sealed(answer, facts=facts, now=now), now=now):
+                return _Fate.STORED, facts.generation + 1
+            current = await leases.read(transaction, facts.connection_id)
+            if current is None or current.is_ended:
+                return (_Fate.MOVED if await self._revoke_later(transaction, answer, now=now) else _Fate.ENDED), 0
+            facts = current
+            if not self._is_still_held(facts):
+                break
+        await leases.release(transaction, lease, was_sent=False)
+        return _Fate.MOVED, 0
+
+    def _is_still_held(self, facts: Facts) -> bool:
+        """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
+        try:
+            return hmac.compare_digest(open_refresh_token(self.key, facts).encode(), self.refresh_token.encode())
+        except CiphertextRejected:
+            return False
+
+    async def _revoke_later(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> bool:
+        """The person disconnected while the answer was on its way: hand it to the pending revocation."""
+        sealed = connections.seal_revocation(
+            self.key,
+            refresh_token=answer.refresh_token or self.refresh_token,
+            access_token=answer.access_token,
+            provider=self.facts.provider,
+            account=self.facts.account,
+        )
+        return await connections.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
+
+    async def _revoke_at_once(self, answer: TokenAnswer) -> None:
+        """Disconnected, and its revocation is over: these tokens are known to nobody but us."""
+        outcome = await self.upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
+        done = outcome is RevokeOutcome.REVOKED
+        kind = "connection.upstream_revoked" if done else "connection.upstream_revocation_failed"
+        event = event_of(self.facts, kind, outcome="ok" if done else "failed", reason="late_answer")
+        await self.vault.activity.record(event)
+
+    def _sealed(self, answer: TokenAnswer, *, facts: Facts, now: int) -> Refreshed:
+        scopes, narrowed = self.wish.scopes, self.wish.scope_key
+        generation = facts.generation + 1
+
+        def seal(token: str, purpose: str) -> bytes:
+            return self.key.seal(
+                token, purpose=purpose, provider=facts.provider, account=facts.account, generation=generation
+            )
+
+        purpose = connections.ACCESS_TOKEN if scopes is None else connections.narrowed_token(narrowed)
+        lifetime = self.policy.access_lifetime if answer.expires_in is None else answer.expires_in
+        return Refreshed(
+            refresh_sealed=seal(answer.refresh_token or self.refresh_token, connections.REFRESH_TOKEN),
+            access_sealed=seal(answer.access_token, purpose) if self._is_usable(answer) else None,
+            expires_at=now + lifetime,
+            scopes=facts.scopes | self._gained(answer),
+            scope_key=None if scopes is None else narrowed,
+        )
+
+    # What the answer's scopes say
+
+    def _is_usable(self, answer: TokenAnswer) -> bool:
+        """Whether a narrowed answer proves that it is narrow; saying nothing proves nothing."""
+        if self.wish.scopes is None:
+            return True
+        return answer.scopes is not None and is_within(answer.scopes, self.wish.scopes, policy=self.policy)
+
+    def _gained(self, answer: TokenAnswer) -> frozenset[str]:
+        """Scopes that the account holds beyond what we knew: noted, or a full token would pass for a narrow one."""
+        if self.wish.scopes is not None or answer.scopes is None:
+            return frozenset()
+        return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
+
+    def _lost(self, answer: TokenAnswer) -> frozenset[str]:
+        if answer.scopes is None:
+            return frozenset()
+        expected = self.facts.scopes if self.wish.scopes is None else self.wish.scopes
+        return missing(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
+
+    async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
+        """Record what was stored, after it is safe; an unusable narrowing is refused here."""
+        record = self.vault.activity.record
+        kind = {} if self.wish.scopes is None else {"narrowed_to": sorted(self.wish.scopes)}
+        event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)
+        await record(event)
+        if gained := self._gained(answer):
+            await record(event_of(self.facts, "connection.scopes_grew", outcome="ok", gained=sorted(gained)))
+        if not self._is_usable(answer):
+            self._pause(BROKEN_PAUSE)
+            answered = None if answer.scopes is None else sorted(answer.scopes)
+            asked = sorted(self.wish.scopes or ())
+            await record(event_of(self.facts, "narrowing.failed", asked=asked, answered=answered))
+            raise TemporarilyUnavailable(
+                f"{self.facts.provider} did not issue a token with only the scopes that were asked for, "
+                "so it was not used.",
+                retry_after=BROKEN_PAUSE,
+            )
+        if lost := self._lost(answer):
+            log.warning("fewer scopes than granted", extra={"connection": self.facts.connection_id})
+            await record(event_of(self.facts, "connection.scopes_shrunk", lost=sorted(lost)))
