@@ -1,0 +1,90 @@
+"""The load: raw keep-alive connections that send one `tools/call` after another and check each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+
+MODERN = "2026-07-28"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds of wall time, and each call's latency in seconds."""
+
+    seconds: float
+    latencies: tuple[float, ...]
+
+
+def request_bytes(port: int, number: int, *, token: str | None, host: str = "127.0.0.1") -> bytes:
+    """One modern `tools/call slack_post`."""
+    body = json.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": number,
+            "method": "tools/call",
+            "params": {
+                "name": "slack_post",
+                "arguments": {"channel": "general", "text": "hi"},
+                "_meta": {
+                    "io.modelcontextprotocol/protocolVersion": MODERN,
+                    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+                    "io.modelcontextprotocol/clientCapabilities": {},
+                },
+            },
+        }
+    ).encode()
+    lines = [
+        "POST /mcp HTTP/1.1",
+        f"Host: {host}:{port}",
+        "Content-Type: application/json",
+        "Accept: application/json, text/event-stream",
+        f"MCP-Protocol-Version: {MODERN}",
+        "Mcp-Method: tools/call",
+        "Mcp-Name: slack_post",
+        f"Content-Length: {len(body)}",
+    ]
+    if token is not None:
+        lines.append(f"Authorization: Bearer {token}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1]
+    length = next(
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+    )
+    body = await reader.readexactly(length)
+    if status != b"200":
+        raise RuntimeError(f"HTTP {status.decode()}: {body[:300].decode(errors='replace')}")
+    return body
+
+
+async def _connection(port: int, calls: int, offset: int, token: str | None, host: str) -> list[float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    latencies: list[float] = []
+    try:
+        for index in range(calls):
+            started = time.perf_counter()
+            writer.write(request_bytes(port, offset + index, token=token, host=host))
+            body = await _answer(reader)
+            latencies.append(time.perf_counter() - started)
+            if b"1764000000.000100" not in body or b'"isError":true' in body.replace(b" ", b""):
+                raise RuntimeError(f"a call failed: {body[:400].decode(errors='replace')}")
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    return latencies
+
+
+async def drive(port: int, *, connections: int, calls: int, token: str | None, host: str = "127.0.0.1") -> Run:
+    """`calls` calls over `connections` connections; every answer is checked."""
+    started = time.perf_counter()
+    each = calls // connections
+    parts = await asyncio.gather(
+        *(_connection(port, each, 1 + number * each, token, host) for number in range(connections))
+    )
+    return Run(time.perf_counter() - started, tuple(latency for part in parts for latency in part))

@@ -1,0 +1,83 @@
+"""Our contender: the whole vault on SQLite with one person, one agent, one Slack connection, all made before the load.
+
+Prints the agent's token on the first line, then serves as `token-vault serve` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from server.app import build_app, open_deployment
+from server.commands.serving import serve_app
+from server.deployment import Deployment
+from server.oauth.tokens import mint_access_token
+from server.settings import load_settings
+from vault import clients, connections, delegations, grants, users
+from vault.records import Client, ClientKind
+from vault.upstream import Account, TokenAnswer
+
+SCOPES = frozenset({"chat:write", "channels:read"})
+
+
+async def seed(deployment: Deployment) -> str:
+    """Everything that a call needs; returns an access token that outlives the run."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        user = await users.create_user(transaction, "bench", now=now)
+        client = Client("bench-agent", ClientKind.MANUAL, "Bench agent", "none", ("http://127.0.0.1/callback",), now)
+        await clients.save_client(transaction, client)
+        grant = await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=frozenset({"tools"}),
+            resource=deployment.url("/mcp"),
+            redirect_uri=client.redirect_uris[0],
+            now=now,
+        )
+        connection = await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=user.id,
+            provider="slack",
+            answer=TokenAnswer("xoxp-bench", "xoxe-bench", SCOPES, 43200, Account("T1:U1", "bench")),
+            asked=SCOPES,
+            policy=deployment.vault.policies["slack"],
+            now=now,
+        )
+        await delegations.allow(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            connection_id=connection.id,
+            scopes=SCOPES,
+            now=now,
+        )
+    return mint_access_token(deployment, grant=grant, client=client, scopes=grant.scopes, now=now)
+
+
+async def main(port: int, upstream: int, data: Path) -> None:
+    """Seed, print the token, serve until told to stop."""
+    settings = load_settings(
+        overrides={
+            "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
+            "tokens": {"access_lifetime": 3600},
+            "sandbox": {"loopback_upstreams": True},
+            "providers": {
+                "slack": {
+                    "client_id": "bench",
+                    "client_secret": "bench",
+                    "apis": {"web": f"http://127.0.0.1:{upstream}/api"},
+                }
+            },
+        }
+    )
+    async with open_deployment(settings, data=data) as deployment:
+        print(await seed(deployment), flush=True)
+        await serve_app(build_app(deployment), host="127.0.0.1", port=port)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
