@@ -1,0 +1,49 @@
+"""The authorization server, one module per specification topic; `routes` puts them on their paths at the root."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.deployment import Deployment
+
+
+def routes(deployment: Deployment) -> list[Route]:
+    """Every route of the authorization server."""
+    # Imported here: pages need rules of this package, and endpoints of this package show pages.
+    from server.oauth import authorize, introspection, metadata, registration, revocation, token, userinfo
+    from server.oauth.wire import endpoint
+
+    async def show_authorize(request: Request) -> Response:
+        return await authorize.authorize(deployment, request)
+
+    resource_document = "/.well-known/oauth-protected-resource"
+    return [
+        *(
+            Route(path, show_authorize, methods=["GET", "POST"])  # answers pages, never JSON or CORS headers
+            for path in ("/authorize", "/authorize/")
+        ),
+        *endpoint(deployment, "/token", {"POST": token.token}, is_cross_origin=True),
+        *endpoint(deployment, "/register", {"POST": registration.register}, is_cross_origin=True),
+        *endpoint(
+            deployment,
+            "/register/{client_id}",
+            {"GET": registration.read, "PUT": registration.update, "DELETE": registration.delete},
+            is_cross_origin=True,
+        ),
+        *endpoint(deployment, "/revoke", {"POST": revocation.revoke}, is_cross_origin=True),
+        *endpoint(deployment, "/introspect", {"POST": introspection.introspect}),
+        *endpoint(deployment, "/userinfo", {"GET": userinfo.userinfo, "POST": userinfo.userinfo}),
+        *(
+            route
+            for path in ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+            for route in endpoint(deployment, path, {"GET": metadata.authorization_server}, is_cross_origin=True)
+        ),
+        *(
+            route
+            for path in (resource_document, f"{resource_document}/mcp", f"{resource_document}/sse")
+            for route in endpoint(deployment, path, {"GET": metadata.protected_resource}, is_cross_origin=True)
+        ),
+        *endpoint(deployment, "/.well-known/jwks.json", {"GET": metadata.jwks}, is_cross_origin=True),
+    ]

@@ -1,0 +1,363 @@
+"""The authorization endpoint (OAuth 2.1 §4.1, RFC 9207, RFC 8707): check a request, keep it while the person decides,
+answer with a code or an error.
+
+Signing in and asking the person is left to `server.portal`, which calls `load_pending`, `remembered`, `approve` and
+`deny`. Connecting upstream accounts is another flow entirely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server import signin
+from server.deployment import Deployment
+from server.oauth import client_auth
+from server.oauth.client_rules import is_loopback_only, trusts_consent
+from server.oauth.rules import (
+    OAuthError,
+    Parameters,
+    canonical_resource,
+    check_challenge,
+    choose_scopes,
+    default_resource,
+    is_loopback_redirect,
+    own_resources,
+    parse_parameters,
+    redirect_host,
+    redirect_matches,
+    with_parameters,
+    without_loopback_port,
+)
+from server.oauth.wire import address_of, as_oauth_error, read_form
+from server.portal.pages import error_page, go
+from vault import apis, audit, clients, grants, tickets
+from vault.records import Client, ClientKind, Event, Grant, TicketPurpose, User, parse_scope
+from vault.refusals import TransitionRefused, VaultError
+
+REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
+_STATE_LIMIT: Final = 4096
+_NONCE_LIMIT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """A checked request: what the ticket of a waiting request, and then of a code, stands for."""
+
+    client_id: str
+    redirect_uri: str
+    challenge: str
+    scopes: frozenset[str]
+    resource: str
+    state: str | None = None
+    nonce: str | None = None
+    dpop_thumbprint: str | None = None  # RFC 9449 §10: the code counts only with this key
+    names_redirect_uri: bool = True
+    names_resource: bool = True
+
+
+_ADAPTER = TypeAdapter(AuthorizationRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAuthorization:
+    """A request that waits for the person, with what the consent page must show."""
+
+    handle: str = field(repr=False)
+    client: Client
+    redirect_uri: str
+    redirect_host: str
+    scopes: frozenset[str]
+    resource: str
+    warnings: tuple[str, ...]
+
+
+def stored_request(payload: object) -> AuthorizationRequest:
+    """The request behind a ticket. Raises TransitionRefused for one of another version."""
+    try:
+        return _ADAPTER.validate_python(payload)
+    except ValidationError as error:
+        raise TransitionRefused("start again from the agent", detail="stored request unreadable") from error
+
+
+async def authorize(deployment: Deployment, request: Request) -> Response:
+    """GET or POST /authorize. Nothing is redirected before client and redirect URI are known to belong together."""
+    try:
+        parameters = await _parameters(request)
+        client, redirect_uri = await _destination(deployment, request, parameters)
+    except VaultError as refusal:
+        return _refusal_page(request, as_oauth_error(refusal))
+    except OAuthError as error:
+        return _refusal_page(request, error)
+    try:
+        wanted = await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
+        return await _proceed(deployment, request, wanted, client=client, prompt=_prompt(parameters))
+    except VaultError as refusal:
+        error = as_oauth_error(refusal)
+    except OAuthError as refused:
+        error = refused
+    state = None if "state" in parameters.repeated else parameters.get("state")
+    known = {"error": error.code, "error_description": error.description}
+    return go(_answer_url(deployment, redirect_uri, known, state=state))
+
+
+def _refusal_page(request: Request, error: OAuthError) -> Response:
+    title = "This agent cannot be let in"
+    return error_page(request, title, f"{error.description}. Go back to the agent and start again there.", error.status)
+
+
+async def _parameters(request: Request) -> Parameters:
+    if request.method == "POST":  # OpenID Connect Core §3.1.2.1
+        return await read_form(request)
+    return parse_parameters(request.url.query)
+
+
+async def _destination(deployment: Deployment, request: Request, parameters: Parameters) -> tuple[Client, str]:
+    """Who asks and where answers go (RFC 6749 §4.1.2.1). Raises OAuthError, to be shown on a page only."""
+    if parameters.repeated & {"client_id", "redirect_uri"}:
+        raise OAuthError("invalid_request", "The request names client or address twice")
+    client_id = parameters.get("client_id")
+    client = None
+    if client_id is not None:
+        address = address_of(request)
+        client = await client_auth.find_client(deployment, client_id, address=address, must_be_fresh=True)
+    if client is None:
+        raise OAuthError("invalid_client", "The agent is not known here, or its metadata document cannot be used")
+    asked = parameters.get("redirect_uri")
+    if asked is None:
+        if len(client.redirect_uris) != 1 or is_loopback_redirect(client.redirect_uris[0]):
+            raise OAuthError("invalid_request", "The request does not say where to return to")
+        return client, client.redirect_uris[0]
+    if not redirect_matches(client.redirect_uris, asked):
+        raise OAuthError("invalid_request", "The address to return to is not one that this agent registered")
+    return client, asked
+
+
+async def _read(
+    deployment: Deployment, parameters: Parameters, *, client: Client, redirect_uri: str
+) -> AuthorizationRequest:
+    """The checks whose refusal the client is told, in order."""
+    parameters.refuse_repeated()
+    _check_response(parameters)
+    _check_no_request_object(parameters)
+    if "authorization_code" not in client.grant_types:
+        raise OAuthError("unauthorized_client", "this client may not use the authorization code grant")
+    challenge = check_challenge(parameters.get("code_challenge"), parameters.get("code_challenge_method"))
+    scope = parameters.get("scope")
+    nonce, state = parameters.get("nonce"), parameters.get("state")
+    if len(nonce or "") > _NONCE_LIMIT or len(state or "") > _STATE_LIMIT:
+        raise OAuthError("invalid_request", "nonce or state is too long")
+    resource = await known_resource(deployment, parameters.get("resource"), client=client)
+    return AuthorizationRequest(
+        client_id=client.id,
+        redirect_uri=redirect_uri,
+        challenge=challenge,
+        scopes=choose_scopes(None if scope is None else parse_scope(scope), client=client),
+        resource=resource,
+        state=state,
+        nonce=nonce,
+        dpop_thumbprint=parameters.get("dpop_jkt"),
+        names_redirect_uri=parameters.get("redirect_uri") is not None,
+        names_resource=parameters.get("resource") is not None,
+    )
+
+
+def _check_response(parameters: Parameters) -> None:
+    if parameters.require("response_type") != "code":
+        raise OAuthError("unsupported_response_type", "the only response type is code")
+    if parameters.get("response_mode") not in {None, "query"}:
+        raise OAuthError("invalid_request", "the only response mode is query")
+
+
+def _check_no_request_object(parameters: Parameters) -> None:
+    """RFC 9101 §10: parameters that nobody verified must not override anything; nothing is fetched."""
+    for name in ("request", "request_uri"):
+        if parameters.get(name) is not None:
+            raise OAuthError(f"{name}_not_supported", "request objects are not supported")
+
+
+async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
+    """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target."""
+    if asked is None:
+        return client.resources[0] if client.resources else default_resource(deployment.public_url)
+    resource = canonical_resource(asked, public_url=deployment.public_url)
+    ours = own_resources(deployment.public_url)
+    is_open = resource in (client.resources or ours)
+    if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
+        raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
+    return resource
+
+
+def _prompt(parameters: Parameters) -> frozenset[str]:
+    prompt = parse_scope(parameters.get("prompt") or "")
+    if "none" in prompt and len(prompt) > 1:
+        raise OAuthError("invalid_request", "prompt=none stands alone")
+    return prompt
+
+
+async def _proceed(
+    deployment: Deployment, request: Request, wanted: AuthorizationRequest, *, client: Client, prompt: frozenset[str]
+) -> Response:
+    """Answer at once where the person said yes to exactly this before; else keep the request and ask."""
+    session = await signin.current_session(deployment, request)
+    if session is None and "none" in prompt:
+        raise OAuthError("login_required", "the person is not signed in")
+    handle = await _keep(deployment, wanted)
+    if session is not None and not prompt & {"consent", "login", "select_account"}:
+        browser, user = session
+        pending = _pending(handle, wanted, client)
+        if await remembered(deployment, pending, user=user) is not None:
+            return go(
+                await approve(deployment, handle, user=user, session_hash=browser.token_hash, scopes=wanted.scopes)
+            )
+    if "none" in prompt:
+        raise OAuthError("consent_required", "the person must be asked")
+    return go(f"/consent?request={handle}")
+
+
+async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
+    async with deployment.database.transaction() as transaction:
+        return await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.AUTHORIZATION,
+            payload=_payload(wanted),
+            lifetime=REQUEST_LIFETIME,
+            now=deployment.now(),
+            client_id=wanted.client_id,
+        )
+
+
+def _payload(wanted: AuthorizationRequest) -> dict[str, object]:
+    dumped: dict[str, object] = _ADAPTER.dump_python(wanted, mode="json")
+    return dumped
+
+
+def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> PendingAuthorization:
+    return PendingAuthorization(
+        handle=handle,
+        client=client,
+        redirect_uri=wanted.redirect_uri,
+        redirect_host=redirect_host(wanted.redirect_uri),
+        scopes=wanted.scopes,
+        resource=wanted.resource,
+        warnings=_warnings(client, wanted.redirect_uri),
+    )
+
+
+def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
+    """What the person should know before saying yes, in plain words."""
+    warnings: list[str] = []
+    if client.kind is ClientKind.METADATA and is_loopback_only(client):
+        warnings.append("Any program on this computer can claim to be this agent. Go on only if you just started it.")
+    if client.kind is ClientKind.DYNAMIC:
+        warnings.append("This agent registered itself. Nobody has checked that its name is true.")
+    if not redirect_uri.startswith(("https:", "http:")):
+        warnings.append("The answer goes to an app installed on this computer.")
+    return tuple(warnings)
+
+
+async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorization | None:
+    """The request that waits under this handle; None when it is unknown, used, expired, or its client is gone."""
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=deployment.now()
+    )
+    if ticket is None:
+        return None
+    wanted = stored_request(ticket.payload)
+    client = await _standing_client(deployment, wanted)
+    return None if client is None else _pending(handle, wanted, client)
+
+
+async def _standing_client(deployment: Deployment, wanted: AuthorizationRequest) -> Client | None:
+    """The client as it is now, if the redirect URI still belongs to it."""
+    client = await clients.get_client(deployment.database, wanted.client_id)
+    if client is None or not redirect_matches(client.redirect_uris, wanted.redirect_uri):
+        return None
+    return client
+
+
+async def remembered(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
+    """An earlier yes of this user to the same client, redirect URI, resource and scopes that may be used again."""
+    found = await grants.find_consent(
+        deployment.database,
+        user_id=user.id,
+        client_id=pending.client.id,
+        redirect_uri=without_loopback_port(pending.redirect_uri),
+        resource=pending.resource,
+        scopes=pending.scopes,
+    )
+    if found is None or not trusts_consent(pending.client, pending.redirect_uri, given_at=found.created_at):
+        return None
+    return found
+
+
+async def approve(
+    deployment: Deployment, handle: str, *, user: User, session_hash: bytes, scopes: frozenset[str]
+) -> str:
+    """The person said yes: the URL that takes a fresh code to the client. `scopes` can only be fewer than asked.
+
+    Raises TransitionRefused when the request was answered before, has expired, or its client is gone.
+    """
+    now = deployment.now()
+    async with deployment.database.transaction() as transaction:
+        ticket = await tickets.consume(
+            transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=now
+        )
+        wanted = stored_request(ticket.payload)
+        client = await clients.get_client(transaction, wanted.client_id)
+        if client is None or not redirect_matches(client.redirect_uris, wanted.redirect_uri):
+            raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
+        granted = replace(wanted, scopes=wanted.scopes & scopes)
+        if not granted.scopes:
+            raise TransitionRefused("choose at least one permission, or refuse", detail="no scope left")
+        code = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.CODE,
+            payload=_payload(granted),
+            lifetime=deployment.settings.tokens.code_lifetime,
+            now=now,
+            user_id=user.id,
+            client_id=client.id,
+            binding=session_hash,
+        )
+        await audit.append(transaction, _event("consent.given", granted, user=user), now=now)
+    return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)
+
+
+async def deny(deployment: Deployment, handle: str, *, user: User) -> str:
+    """The person said no: the URL that tells the client so."""
+    now = deployment.now()
+    async with deployment.database.transaction() as transaction:
+        ticket = await tickets.consume(
+            transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=now
+        )
+        wanted = stored_request(ticket.payload)
+        await audit.append(transaction, _event("consent.refused", wanted, user=user), now=now)
+    known = {"error": "access_denied", "error_description": "the person refused"}
+    return _answer_url(deployment, wanted.redirect_uri, known, state=wanted.state)
+
+
+def _event(kind: str, wanted: AuthorizationRequest, *, user: User) -> Event:
+    return Event(
+        kind=kind,
+        outcome="ok" if kind == "consent.given" else "refused",
+        user_id=user.id,
+        client_id=wanted.client_id,
+        details={
+            "scopes": sorted(wanted.scopes),
+            "resource": wanted.resource,
+            "redirect_host": redirect_host(wanted.redirect_uri),
+        },
+    )
+
+
+def _answer_url(deployment: Deployment, redirect_uri: str, known: dict[str, str], *, state: str | None) -> str:
+    """RFC 6749 §4.1.2 and RFC 9207 §2: `iss` in success and error alike, `state` exactly as it came."""
+    more = {} if state is None else {"state": state}
+    return with_parameters(redirect_uri, {**known, **more, "iss": deployment.public_url})

@@ -1,0 +1,243 @@
+"""What a client may say about itself (RFC 7591 §2), read strictly and cut down to what we accept. Pure.
+
+Shared by registration requests and client ID metadata documents. Nothing named here is ever fetched at this point.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from server.oauth.jose import TokenMalformed, public_key
+from server.oauth.rules import (
+    SCOPES,
+    OAuthError,
+    check_redirect_uri,
+    clean_name,
+    is_loopback_redirect,
+    without_loopback_port,
+)
+from server.settings import Settings
+from vault.records import Client, ClientKind, format_scope, parse_scope
+
+AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
+GRANT_TYPES: Final = ("authorization_code", "refresh_token")
+# Kept in `Client.metadata` beside what the client said; never shown to it.
+PRIVATE_MEMBERS: Final = frozenset({"redirects_changed_at", "fetched_at", "fresh_until"})
+_LINK = re.compile(r"https?://[\x21-\x7e]+")
+
+Text = Annotated[str, Field(max_length=2048)]
+
+
+def _absent_when_empty(value: object) -> object:
+    return None if value == "" or value == [] else value
+
+
+OptionalText = Annotated[Text | None, BeforeValidator(_absent_when_empty)]
+OptionalTexts = Annotated[
+    tuple[Text, ...] | None, Field(max_length=30), BeforeValidator(_absent_when_empty)
+]  # clients in the field send null and empty for "absent"
+
+
+class ClientMetadata(BaseModel):
+    """The members that we read. Unknown ones are dropped: `client_id`, `client_secret`, `trusted`, ... give nothing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
+
+    redirect_uris: tuple[Text, ...] = Field(min_length=1, max_length=30)
+    client_name: OptionalText = None
+    token_endpoint_auth_method: OptionalText = None
+    grant_types: OptionalTexts = None
+    response_types: OptionalTexts = None
+    scope: OptionalText = None
+    client_uri: OptionalText = None
+    logo_uri: OptionalText = None
+    tos_uri: OptionalText = None
+    policy_uri: OptionalText = None
+    contacts: OptionalTexts = None
+    jwks: dict[str, object] | None = None
+    jwks_uri: OptionalText = None
+    software_id: OptionalText = None
+    software_version: OptionalText = None
+    application_type: OptionalText = None
+    dpop_bound_access_tokens: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedMetadata:
+    """What became of a client's metadata."""
+
+    name: str
+    auth_method: str
+    redirect_uris: tuple[str, ...]
+    grant_types: frozenset[str]
+    rest: Mapping[str, object]  # for Client.metadata
+
+
+def accept(content: Mapping[str, object], *, settings: Settings, default_auth_method: str) -> AcceptedMetadata:
+    """Check metadata against the standard and the operator's policy. Raises OAuthError with RFC 7591 §3.2.2 codes."""
+    try:
+        metadata = ClientMetadata.model_validate(content)
+    except ValidationError as error:
+        member = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
+        raise OAuthError(code, f"{member} is missing or has the wrong form") from None
+    _check_redirects(metadata.redirect_uris, settings)
+    _check_keys(metadata)
+    auth_method = metadata.token_endpoint_auth_method or default_auth_method
+    if auth_method not in AUTH_METHODS:
+        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method is not supported")
+    if auth_method == "private_key_jwt" and metadata.jwks is None and metadata.jwks_uri is None:
+        raise OAuthError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
+    if metadata.response_types is not None and "code" not in metadata.response_types:
+        raise OAuthError("invalid_client_metadata", "the only response type is code")
+    return AcceptedMetadata(
+        name=clean_name(metadata.client_name or "") or "Unnamed agent",
+        auth_method=auth_method,
+        redirect_uris=tuple(dict.fromkeys(metadata.redirect_uris)),
+        grant_types=_grant_types(metadata),
+        rest=_rest(metadata),
+    )
+
+
+def _check_redirects(uris: tuple[str, ...], settings: Settings) -> None:
+    for uri in uris:
+        check_redirect_uri(uri, private_use_schemes=settings.registration.private_use_schemes)
+        if settings.registration_mode == "allow_list" and uri.startswith("https:") and not _host_allowed(uri, settings):
+            raise OAuthError("invalid_redirect_uri", "the operator of this server does not allow this redirect host")
+
+
+def _host_allowed(uri: str, settings: Settings) -> bool:
+    host = urlsplit(uri).hostname
+    return host in {allowed.lower() for allowed in settings.registration.allowed_hosts}
+
+
+def document_host_allowed(url: str, settings: Settings) -> bool:
+    """Whether policy lets clients of this host introduce themselves by a metadata document."""
+    match settings.registration_mode:
+        case "open":
+            return True
+        case "allow_list":
+            return _host_allowed(url, settings)
+        case "closed":
+            return False
+
+
+def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
+    """Known grant types of those asked for; the others are silently not granted (clients list all they know)."""
+    asked = frozenset(metadata.grant_types or GRANT_TYPES) & frozenset(GRANT_TYPES)
+    if "authorization_code" not in asked:
+        raise OAuthError("invalid_client_metadata", "grant_types must include authorization_code")
+    return asked
+
+
+def _check_keys(metadata: ClientMetadata) -> None:
+    if metadata.jwks is not None and metadata.jwks_uri is not None:
+        raise OAuthError("invalid_client_metadata", "send jwks or jwks_uri, not both")
+    if metadata.jwks is not None and not jwk_members(metadata.jwks):
+        raise OAuthError("invalid_client_metadata", "jwks holds no usable public key")
+    if metadata.jwks_uri is not None and not metadata.jwks_uri.startswith("https://"):
+        raise OAuthError("invalid_client_metadata", "jwks_uri must be https")
+
+
+def jwk_members(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:
+    """The usable public keys of a JWK set, at most 20; empty when it holds a private key or none."""
+    keys = jwks.get("keys")
+    if not isinstance(keys, list):
+        return ()
+    usable: list[dict[str, object]] = []
+    for jwk in keys[:20]:  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+        if not isinstance(jwk, dict):
+            return ()
+        members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if members.keys() & {"d", "k", "p", "q"}:
+            return ()
+        if _fits_some_algorithm(members):
+            usable.append(members)
+    return tuple(usable)
+
+
+def _fits_some_algorithm(members: dict[str, object]) -> bool:
+    for algorithm in ("ES256", "RS256", "PS256"):
+        try:
+            public_key(members, algorithm=algorithm)
+        except TokenMalformed:
+            continue
+        return True
+    return False
+
+
+def _rest(metadata: ClientMetadata) -> dict[str, object]:
+    """Links must be plain web links: they may be shown on a page one day, never followed by us."""
+    rest: dict[str, object] = {}
+    for name in ("client_uri", "logo_uri", "tos_uri", "policy_uri"):
+        link: str | None = getattr(metadata, name)
+        if link is not None:
+            if not _LINK.fullmatch(link):
+                raise OAuthError("invalid_client_metadata", f"{name} must be a web link")
+            rest[name] = link
+    for name in ("jwks_uri", "software_id", "software_version", "application_type"):
+        value: str | None = getattr(metadata, name)
+        if value is not None:
+            rest[name] = clean_name(value, limit=2048)
+    if metadata.contacts is not None:
+        rest["contacts"] = [clean_name(contact) for contact in metadata.contacts]
+    if metadata.jwks is not None:
+        rest["jwks"] = {"keys": list(jwk_members(metadata.jwks))}
+    if metadata.scope is not None and (known := parse_scope(metadata.scope) & SCOPES - {"exchange"}):
+        rest["scope"] = format_scope(known)
+    if metadata.dpop_bound_access_tokens:
+        rest["dpop_bound_access_tokens"] = True
+    return rest
+
+
+def redirects_differ(client: Client, accepted: AcceptedMetadata) -> bool:
+    """Whether new metadata changes where codes may be sent; consent given before must not carry over then."""
+    old = {without_loopback_port(uri) for uri in client.redirect_uris}
+    return old != {without_loopback_port(uri) for uri in accepted.redirect_uris}
+
+
+def is_loopback_only(client: Client) -> bool:
+    """Whether any program on the person's machine could receive this client's codes."""
+    return all(is_loopback_redirect(uri) for uri in client.redirect_uris)
+
+
+def public_members(client: Client) -> dict[str, object]:
+    """The client's metadata as RFC 7591 §3.2.1 shows it; absent members are left out, never null."""
+    return {
+        **{name: value for name, value in client.metadata.items() if name not in PRIVATE_MEMBERS},
+        "client_id": client.id,
+        "client_id_issued_at": client.created_at,
+        "client_name": client.name,
+        "redirect_uris": list(client.redirect_uris),
+        "grant_types": sorted(client.grant_types),
+        "response_types": ["code"],
+        "token_endpoint_auth_method": client.auth_method,
+    }
+
+
+def integer_member(client: Client, name: str) -> int | None:
+    """One of our own numbers in the metadata."""
+    value = client.metadata.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_metadata_client(client_id: str) -> bool:
+    """Whether this client id is the address of a metadata document."""
+    return client_id.startswith(("https://", "http://"))
+
+
+def trusts_consent(client: Client, redirect_uri: str, *, given_at: int) -> bool:
+    """Whether a consent given earlier may be used without asking again.
+
+    Not for a document client on loopback: any local program can claim its id. Not after the redirect list changed.
+    """
+    if client.kind is ClientKind.METADATA and is_loopback_redirect(redirect_uri):
+        return False
+    changed_at = integer_member(client, "redirects_changed_at")
+    return changed_at is None or given_at >= changed_at

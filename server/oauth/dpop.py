@@ -1,0 +1,96 @@
+"""Proof of possession (RFC 9449): checking the proof that comes with a token request or a protected call.
+
+Binding is kept by others: in access tokens as `cnf`, in refresh tokens of public clients as the key's thumbprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from server.deployment import Deployment
+from server.oauth import jose
+from server.oauth.rules import OAuthError
+from vault import replay
+
+PROOF_LIFETIME: Final = 300  # seconds; §11.1: a short window
+_CLOCK_SKEW: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof that holds for one request; counts once (`spend`)."""
+
+    thumbprint: str
+    token_id: str
+    issued_at: int
+
+
+def _refused(detail: str) -> OAuthError:
+    return OAuthError("invalid_dpop_proof", "the DPoP proof is missing or does not fit this request", detail=detail)
+
+
+def read_proof(headers: Headers) -> str | None:
+    """The DPoP header; more than one is refused (§4.3 step 1)."""
+    values = headers.getlist("dpop")
+    if len(values) > 1:
+        raise _refused("several proofs")
+    return values[0] if values else None
+
+
+def check_proof(proof: str, *, method: str, url: str, now: int, access_token: str | None = None) -> Proof:
+    """§4.3. Pure but for nothing: replay is left to `spend`. Raises OAuthError("invalid_dpop_proof")."""
+    try:
+        header = jose.unverified_header(proof)
+        algorithm = jose.check_header(
+            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "jwk", "kid"), typ="dpop+jwt"
+        )
+        key = jose.public_key(header.get("jwk"), algorithm=algorithm)
+        claims = jose.verified_claims(proof, key, algorithm=algorithm)
+    except jose.TokenMalformed as error:
+        raise _refused(str(error)) from error
+    token_id, issued_at, htu = claims.get("jti"), jose.integer_claim(claims, "iat"), claims.get("htu")
+    if not isinstance(token_id, str) or not 1 <= len(token_id) <= 256 or issued_at is None:
+        raise _refused("jti or iat missing")
+    if not now - PROOF_LIFETIME <= issued_at <= now + _CLOCK_SKEW:
+        raise _refused("iat out of the window")
+    if claims.get("htm") != method or not isinstance(htu, str) or _bare(htu) != _bare(url):
+        raise _refused("htm or htu is of another request")
+    if access_token is not None and claims.get("ath") != token_hash(access_token):
+        raise _refused("ath is of another token")
+    return Proof(thumbprint=key.thumbprint(), token_id=token_id, issued_at=issued_at)
+
+
+def token_hash(access_token: str) -> str:
+    """`ath` (§4.2)."""
+    return urlsafe_b64encode(hashlib.sha256(access_token.encode()).digest()).rstrip(b"=").decode()
+
+
+def _bare(url: str) -> str | None:
+    """§4.3 step 9: compared without query and fragment, after normalising scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port or default}{parts.path or '/'}"
+
+
+async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
+    """Let the proof count once (§11.1)."""
+    async with deployment.database.transaction() as transaction:
+        is_first = await replay.first_use(
+            transaction,
+            "dpop",
+            f"{proof.thumbprint}:{proof.token_id}",
+            expires_at=proof.issued_at + PROOF_LIFETIME + _CLOCK_SKEW,
+            now=now,
+        )
+    if not is_first:
+        raise _refused("proof replayed")

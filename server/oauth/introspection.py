@@ -1,0 +1,73 @@
+"""Token introspection (RFC 7662), for authenticated clients: about their own tokens, and for resource servers about
+tokens that were issued for them. Anything else is `active: false`, with nothing more.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import client_auth, tokens
+from server.oauth.client_auth import invalid_client
+from server.oauth.wire import json_answer, read_form
+from vault import grants
+from vault import tokens as refresh_tokens
+from vault.records import Client, format_scope
+
+
+async def introspect(deployment: Deployment, request: Request) -> Response:
+    """POST /introspect."""
+    form = await read_form(request)
+    client = await client_auth.authenticate(deployment, request, form)
+    if client.is_public:
+        raise invalid_client("a public client cannot introspect")
+    token = form.require("token")
+    if token.count(".") == 2:
+        facts = await _access_facts(deployment, token, client)
+    else:
+        facts = await _refresh_facts(deployment, token, client)
+    return json_answer({"active": False} if facts is None else {"active": True, **facts})
+
+
+async def _access_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
+    try:
+        claims = await tokens.read_claims(deployment, token, now=deployment.now())
+    except tokens.TokenRefused:
+        return None
+    if claims.client_id != client.id and claims.audience not in client.resources:
+        return None
+    live = await grants.live_principal_facts(deployment.database, claims.grant_id)
+    if live is None:
+        return None
+    facts: dict[str, object] = {
+        "iss": deployment.public_url,
+        "sub": claims.subject,
+        "aud": claims.audience,
+        "client_id": claims.client_id,
+        "username": live.user_name,
+        "scope": format_scope(claims.scopes),
+        "token_type": "Bearer" if claims.key_thumbprint is None else "DPoP",
+        "iat": claims.issued_at,
+        "exp": claims.expires_at,
+        "jti": claims.token_id,
+    }
+    if claims.key_thumbprint is not None:
+        facts["cnf"] = {"jkt": claims.key_thumbprint}
+    return facts
+
+
+async def _refresh_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
+    """A refresh token is its client's business alone."""
+    found = await refresh_tokens.find_live(deployment.database, token, now=deployment.now())
+    if found is None or found[0].client_id != client.id:
+        return None
+    stored, live = found
+    return {
+        "iss": deployment.public_url,
+        "sub": live.grant.user_id,
+        "client_id": stored.client_id,
+        "scope": format_scope(stored.scopes),
+        "iat": stored.issued_at,
+        "exp": min(stored.expires_at, stored.idle_expires_at),
+    }

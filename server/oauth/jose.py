@@ -1,0 +1,127 @@
+"""Strict reading and writing of signed JWTs: compact form, one algorithm chosen by us, no key from the token itself.
+
+Which claims a token needs is left to whoever reads it: access tokens, client assertions, DPoP proofs.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from joserfc import jws, jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, KeySet, RSAKey
+
+from server.oauth.rules import json_object
+
+SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
+# Of others (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
+FOREIGN_ALGORITHMS: Final = ("ES256", "RS256", "PS256")
+_KEY_TYPE: Final = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA"}
+_LIMIT: Final = 8192  # characters of a whole token
+
+_COMPACT = re.compile(r"([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,8192})\.([A-Za-z0-9_-]{1,1024})")
+
+PublicKey = RSAKey | ECKey
+
+
+class TokenMalformed(Exception):
+    """Not a token that we read: wrong shape, wrong algorithm, unknown key or bad signature. The text is for the log."""
+
+
+def _decoded(segment: str) -> dict[str, object]:
+    try:
+        return json_object(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except ValueError as error:
+        raise TokenMalformed("a segment is not a JSON object") from error
+
+
+def _segments(token: str) -> tuple[str, str]:
+    found = _COMPACT.fullmatch(token) if len(token) <= _LIMIT else None
+    if found is None:
+        raise TokenMalformed("not three base64url segments of sane size")
+    return found[1], found[2]
+
+
+def unverified_header(token: str) -> dict[str, object]:
+    """The header, only to choose a key by: nothing in it is trusted."""
+    return _decoded(_segments(token)[0])
+
+
+def unverified_claims(token: str) -> dict[str, object]:
+    """The claims, only to find out whose keys to verify them with."""
+    return _decoded(_segments(token)[1])
+
+
+def check_header(
+    header: Mapping[str, object], *, algorithms: Collection[str], allowed: Collection[str], typ: str | None = None
+) -> str:
+    """The algorithm. Any member beyond `allowed` is refused: `crit`, `b64`, `jku`, `x5u`, `x5c`, `zip`, ..."""
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in algorithms:
+        raise TokenMalformed("algorithm not allowed")
+    if not header.keys() <= set(allowed):
+        raise TokenMalformed("a header member is not allowed")
+    if typ is not None and header.get("typ") != typ:
+        raise TokenMalformed("wrong typ")
+    if not isinstance(header.get("kid", ""), str):
+        raise TokenMalformed("kid is not a string")
+    return algorithm
+
+
+def verified_claims(token: str, key: PublicKey, *, algorithm: str) -> dict[str, object]:
+    """The claims of a token whose signature is right under exactly this key and algorithm."""
+    _segments(token)
+    registry = jws.JWSRegistry(algorithms=[algorithm])
+    registry.max_header_length = 4096  # a DPoP proof carries an RSA key there
+    try:
+        found = jws.deserialize_compact(token, key, algorithms=[algorithm], registry=registry)
+        return json_object(found.payload)
+    except (JoseError, ValueError, TypeError) as error:
+        raise TokenMalformed(f"signature or payload refused: {type(error).__name__}") from error
+
+
+def key_of(keys: KeySet, kid: str) -> RSAKey | None:
+    """One of our own public keys by its id: a plain look-up, whatever the id looks like (RFC 8725 §3.10)."""
+    return next((key for key in keys.keys if key.kid == kid and isinstance(key, RSAKey)), None)
+
+
+def public_key(jwk: object, *, algorithm: str) -> PublicKey:
+    """A public key from foreign JWK members; sizes bounded, private members refused, nothing fetched."""
+    if not isinstance(jwk, dict):
+        raise TokenMalformed("jwk is not an object")
+    members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- parsed JSON
+    if members.keys() & {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}:
+        raise TokenMalformed("jwk holds private members")
+    if members.get("kty") != _KEY_TYPE[algorithm] or members.get("alg", algorithm) != algorithm:
+        raise TokenMalformed("jwk does not fit the algorithm")
+    names = ("crv", "x", "y") if algorithm == "ES256" else ("n", "e")
+    texts = {name: value for name in names if isinstance(value := members.get(name), str)}
+    if len(texts) != len(names) or any(not 1 <= len(value) <= 700 for value in texts.values()):
+        raise TokenMalformed("jwk lacks members or they are oversized")
+    try:
+        if algorithm == "ES256":
+            if texts["crv"] != "P-256":
+                raise TokenMalformed("wrong curve")
+            return ECKey.import_key({"kty": "EC", **texts})
+        if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bit; an exponent of at most 32 bit
+            raise TokenMalformed("RSA key too small or exponent too large")
+        return RSAKey.import_key({"kty": "RSA", **texts})
+    except (JoseError, ValueError, TypeError) as error:
+        raise TokenMalformed("jwk cannot be used") from error
+
+
+def sign(claims: Mapping[str, object], key: RSAKey, *, typ: str) -> str:
+    """A signed JWT of ours."""
+    header = {"alg": SIGNING_ALGORITHM, "kid": key.kid, "typ": typ}
+    return jwt.encode(header, dict(claims), key, algorithms=[SIGNING_ALGORITHM])
+
+
+def integer_claim(claims: Mapping[str, object], name: str) -> int | None:
+    """A NumericDate; None when absent or not a sane number. Fractions are cut."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 2**53 else None

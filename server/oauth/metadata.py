@@ -1,0 +1,83 @@
+"""Discovery documents: authorization server (RFC 8414, OpenID Connect Discovery), protected resources (RFC 9728), keys.
+
+Everything derives from the configured public URL, never from a request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth.client_rules import AUTH_METHODS, GRANT_TYPES
+from server.oauth.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
+from server.oauth.rules import ORDINARY_SCOPES, SCOPES
+from server.oauth.wire import cached_answer
+
+_FRESH: Final = 300  # seconds; far below the hour for which a new key is published before its use
+
+
+def server_document(deployment: Deployment) -> dict[str, object]:
+    """RFC 8414 §2 and OpenID Connect Discovery §3 in one."""
+    confidential = [method for method in AUTH_METHODS if method != "none"]
+    algorithms = list(FOREIGN_ALGORITHMS)
+    document: dict[str, object] = {
+        "issuer": deployment.public_url,
+        "authorization_endpoint": deployment.url("/authorize"),
+        "token_endpoint": deployment.url("/token"),
+        "jwks_uri": deployment.url("/.well-known/jwks.json"),
+        "revocation_endpoint": deployment.url("/revoke"),
+        "introspection_endpoint": deployment.url("/introspect"),
+        "userinfo_endpoint": deployment.url("/userinfo"),
+        "scopes_supported": sorted(SCOPES),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": list(GRANT_TYPES),
+        "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
+        "revocation_endpoint_auth_methods_supported": list(AUTH_METHODS),
+        "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
+        "introspection_endpoint_auth_methods_supported": confidential,
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": True,
+        "client_id_metadata_document_supported": deployment.settings.registration_mode != "closed",
+        "dpop_signing_alg_values_supported": algorithms,
+        "request_parameter_supported": False,
+        "request_uri_parameter_supported": False,
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": [SIGNING_ALGORITHM],
+        "claims_supported": ["iss", "sub", "aud", "azp", "exp", "iat", "nonce", "at_hash", "preferred_username"],
+        "protected_resources": [deployment.url("/mcp"), deployment.url("/sse")],
+        "service_documentation": deployment.url("/"),
+    }
+    if deployment.settings.registration_mode != "closed":
+        document["registration_endpoint"] = deployment.url("/register")
+    return document
+
+
+async def authorization_server(deployment: Deployment, request: Request) -> Response:
+    """GET /.well-known/oauth-authorization-server and /.well-known/openid-configuration."""
+    return cached_answer(server_document(deployment), seconds=_FRESH)
+
+
+async def protected_resource(deployment: Deployment, request: Request) -> Response:
+    """GET /.well-known/oauth-protected-resource[/mcp|/sse]: `resource` is the URL the document was derived from."""
+    path = request.url.path.removeprefix("/.well-known/oauth-protected-resource").rstrip("/")
+    document: dict[str, object] = {
+        "resource": deployment.public_url + path,
+        "authorization_servers": [deployment.public_url],
+        "scopes_supported": sorted(ORDINARY_SCOPES),
+        "bearer_methods_supported": ["header"],
+        "resource_name": "Token Vault",
+        "dpop_signing_alg_values_supported": list(FOREIGN_ALGORITHMS),
+        "dpop_bound_access_tokens_required": deployment.settings.tokens.require_dpop,
+    }
+    return cached_answer(document, seconds=_FRESH)
+
+
+async def jwks(deployment: Deployment, request: Request) -> Response:
+    """GET /.well-known/jwks.json: public keys only, also those about to be used and those still needed."""
+    return cached_answer(deployment.keys.signing.public_jwks(deployment.now()), seconds=_FRESH)

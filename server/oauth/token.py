@@ -1,0 +1,237 @@
+"""The token endpoint: one pipeline (client, grant type, scope, resource, response), and what the grants fill in.
+
+A grant answers with what may be issued and cannot skip a step of the pipeline. Client authentication, minting and
+storage are left to their modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import client_auth, dpop, identity, tokens
+from server.oauth.authorize import AuthorizationRequest, stored_request
+from server.oauth.rules import (
+    OAuthError,
+    Parameters,
+    canonical_resource,
+    own_resources,
+    verifier_matches,
+    without_loopback_port,
+)
+from server.oauth.wire import json_answer, read_form
+from vault import audit, clients, grants, users
+from vault import tokens as refresh_tokens
+from vault.records import Client, Event, Grant, format_scope, parse_scope
+from vault.refusals import TransitionRefused
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A token request after the steps that all grants share."""
+
+    client: Client
+    form: Parameters
+    scopes: frozenset[str] | None  # asked; None: whatever was granted
+    resource: str | None
+    key_thumbprint: str | None  # of the DPoP key that was proved
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """What a grant lets the pipeline issue."""
+
+    grant: Grant
+    scopes: frozenset[str]
+    resource: str
+    refresh_token: str | None = field(repr=False, default=None)
+    nonce: str | None = None
+
+
+async def token(deployment: Deployment, request: Request) -> Response:
+    """POST /token."""
+    form = await read_form(request)
+    client = await client_auth.authenticate(deployment, request, form)
+    grant = _grant_type(form, client)
+    asked = await _asked(deployment, request, form, client)
+    issue = await grant(deployment, asked)
+    return await _answer(deployment, issue, asked)
+
+
+def _grant_type(form: Parameters, client: Client) -> _Grant:
+    name = form.require("grant_type")
+    grant = _GRANTS.get(name)
+    if grant is None:
+        raise OAuthError("unsupported_grant_type", "this grant type is not supported")
+    if name not in client.grant_types:
+        raise OAuthError("unauthorized_client", "this client may not use this grant type")
+    return grant
+
+
+async def _asked(deployment: Deployment, request: Request, form: Parameters, client: Client) -> TokenRequest:
+    scope, resource = form.get("scope"), form.get("resource")
+    return TokenRequest(
+        client=client,
+        form=form,
+        scopes=None if scope is None else parse_scope(scope),
+        resource=None if resource is None else canonical_resource(resource, public_url=deployment.public_url),
+        key_thumbprint=await _proved_key(deployment, request, client),
+        now=deployment.now(),
+    )
+
+
+async def _proved_key(deployment: Deployment, request: Request, client: Client) -> str | None:
+    """RFC 9449 §5. A client that registered `dpop_bound_access_tokens` cannot do without."""
+    sent = dpop.read_proof(request.headers)
+    if sent is None:
+        if deployment.settings.tokens.require_dpop or client.metadata.get("dpop_bound_access_tokens") is True:
+            raise OAuthError("invalid_dpop_proof", "a DPoP proof is required")
+        return None
+    now = deployment.now()
+    proof = dpop.check_proof(sent, method="POST", url=deployment.url(request.url.path), now=now)
+    await dpop.spend(deployment, proof, now=now)
+    return proof.thumbprint
+
+
+async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> Response:
+    """RFC 6749 §5.1. The scope is always named: it can be less than what was asked."""
+    access_token, lifetime = tokens.mint(
+        deployment,
+        issue.grant,
+        scopes=issue.scopes,
+        audience=issue.resource,
+        now=asked.now,
+        key_thumbprint=asked.key_thumbprint,
+    )
+    content: dict[str, object] = {
+        "access_token": access_token,
+        "token_type": "Bearer" if asked.key_thumbprint is None else "DPoP",
+        "expires_in": lifetime,
+        "scope": format_scope(issue.scopes),
+    }
+    if issue.refresh_token is not None:
+        content["refresh_token"] = issue.refresh_token
+    if "openid" in issue.scopes:
+        content["id_token"] = await identity.id_token(
+            deployment, issue.grant, nonce=issue.nonce, access_token=access_token, now=asked.now
+        )
+    return json_answer(content)
+
+
+# authorization_code (OAuth 2.1 §4.1.3) ----------------------------------------------------------------------------
+
+
+async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> Issue:
+    """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made."""
+    code = asked.form.require("code")
+    verifier = asked.form.get("code_verifier")
+    try:
+        async with grants.redeem_code(deployment.database, deployment.keys, code, now=asked.now) as redemption:
+            wanted = stored_request(redemption.ticket.payload)
+            resource = _check_code(wanted, asked, verifier, public_url=deployment.public_url)
+            user_id = redemption.ticket.user_id
+            user = None if user_id is None else await users.get_user(redemption.transaction, user_id)
+            if user is None or user.disabled_at is not None:
+                raise _invalid_code("user gone")
+            scopes = wanted.scopes if asked.scopes is None else wanted.scopes & asked.scopes
+            if not scopes:
+                raise OAuthError("invalid_scope", "none of the requested scopes was granted")
+            grant = await redemption.create_grant(
+                user_id=user.id,
+                client_id=asked.client.id,
+                scopes=wanted.scopes,
+                resource=resource,
+                redirect_uri=without_loopback_port(wanted.redirect_uri),
+                now=asked.now,
+            )
+            refresh_token = None
+            if "refresh_token" in asked.client.grant_types:
+                refresh_token = await refresh_tokens.issue_refresh_token(
+                    redemption.transaction,
+                    grant,
+                    scopes=wanted.scopes,
+                    resource=resource,
+                    now=asked.now,
+                    lifetimes=_lifetimes(deployment),
+                    key_thumbprint=asked.key_thumbprint if asked.client.is_public else None,
+                )
+            await clients.touch(redemption.transaction, asked.client.id, now=asked.now)
+            await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
+    except TransitionRefused as refusal:
+        raise _invalid_code(refusal.detail) from refusal
+    return Issue(grant, scopes, resource, refresh_token, wanted.nonce)
+
+
+def _invalid_code(detail: str) -> OAuthError:
+    return OAuthError(
+        "invalid_grant", "the authorization code is invalid, expired, used, or of another request", detail=detail
+    )
+
+
+def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str | None, *, public_url: str) -> str:
+    """The code belongs to this client, redirect URI, verifier and key; returns the resource it is good for."""
+    redirect_uri = asked.form.get("redirect_uri")
+    if wanted.client_id != asked.client.id:
+        raise _invalid_code("another client's code")
+    if redirect_uri != wanted.redirect_uri and (redirect_uri is not None or wanted.names_redirect_uri):
+        raise _invalid_code("another redirect URI")
+    if verifier is None or not verifier_matches(verifier, wanted.challenge):
+        raise _invalid_code("verifier does not fit")
+    if wanted.dpop_thumbprint is not None and wanted.dpop_thumbprint != asked.key_thumbprint:
+        raise _invalid_code("another DPoP key")
+    if asked.resource is None or asked.resource == wanted.resource:
+        return wanted.resource
+    ours = own_resources(public_url)
+    # A client that named no resource before may name the endpoint it calls now: they are one server.
+    if not wanted.names_resource and wanted.resource in ours and asked.resource in ours:
+        return asked.resource
+    if {asked.resource, wanted.resource} == {public_url, f"{public_url}/"}:
+        return wanted.resource
+    raise OAuthError("invalid_target", "the code was not issued for this resource")
+
+
+# refresh_token (OAuth 2.1 §4.3) -----------------------------------------------------------------------------------
+
+
+async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
+    """Rotates; a used token that comes back ends its grant, which `vault.tokens` sees to."""
+    rotation = await refresh_tokens.rotate(
+        deployment.database,
+        asked.form.require("refresh_token"),
+        request=refresh_tokens.RefreshRequest(
+            client_id=asked.client.id,
+            scopes=asked.scopes,
+            resource=asked.resource,
+            key_thumbprint=asked.key_thumbprint,
+        ),
+        now=asked.now,
+        lifetimes=_lifetimes(deployment),
+    )
+    await deployment.activity.record(_event("token.refreshed", rotation.grant))
+    return Issue(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
+
+
+def _lifetimes(deployment: Deployment) -> refresh_tokens.Lifetimes:
+    settings = deployment.settings.tokens
+    return refresh_tokens.Lifetimes(
+        absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
+    )
+
+
+def _event(kind: str, grant: Grant) -> Event:
+    return Event(
+        kind=kind,
+        user_id=grant.user_id,
+        client_id=grant.client_id,
+        details={"grant": grant.id, "scopes": sorted(grant.scopes), "resource": grant.resource},
+    )
+
+
+_Grant = Callable[[Deployment, TokenRequest], Awaitable[Issue]]
+_GRANTS: Final[dict[str, _Grant]] = {"authorization_code": _redeem_code, "refresh_token": _refresh}

@@ -1,0 +1,254 @@
+"""Access tokens: minting and verifying RFC 9068 JWTs, and what is remembered between two calls with the same token.
+
+A remembered verdict covers the signature and the claims only. Whether the grant behind the token is live is read from
+the database on each call, so that a revoked agent fails at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from starlette.datastructures import Headers
+from vault.keys import KeyRing
+
+from server.deployment import Deployment
+from server.oauth import dpop, jose
+from server.oauth.rules import OAuthError, own_resources
+from vault import grants
+from vault.records import Grant, Principal, format_scope, parse_scope
+
+TYPE: Final = "at+jwt"
+MAX_LIFETIME: Final = 3600
+_REMEMBERED: Final = 4096  # verdicts per process
+_RELOAD_INTERVAL: Final = 60  # seconds between two looks for keys that another process made
+_CLOCK_SKEW: Final = 30
+
+
+class TokenRefused(OAuthError):
+    """The token cannot be used here. Which of the reasons it was stands in `detail` only."""
+
+    def __init__(self, detail: str, *, code: str = "invalid_token", status: int = 401) -> None:
+        super().__init__(code, "the access token is missing, invalid or expired", status=status, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessClaims:
+    """The claims of a token whose signature was right."""
+
+    subject: str
+    client_id: str
+    grant_id: str
+    audience: str
+    scopes: frozenset[str]
+    issued_at: int
+    expires_at: int
+    token_id: str
+    actors: tuple[str, ...] = ()
+    key_thumbprint: str | None = None
+
+
+class _Verdicts:
+    """Right signatures by SHA-256 of the token, least recently used out first; never a token itself."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, AccessClaims] = OrderedDict()
+        self._next_reload = 0
+
+    def get(self, key: bytes) -> AccessClaims | None:
+        claims = self._known.get(key)
+        if claims is not None:
+            self._known.move_to_end(key)
+        return claims
+
+    def remember(self, key: bytes, claims: AccessClaims) -> None:
+        self._known[key] = claims
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def forget(self, key: bytes) -> None:
+        self._known.pop(key, None)
+
+    def may_reload(self, now: int) -> bool:
+        """Whether an unknown key id may cause another look, at most once a minute whatever is sent."""
+        if now < self._next_reload:
+            return False
+        self._next_reload = now + _RELOAD_INTERVAL
+        return True
+
+
+_verdicts: WeakKeyDictionary[KeyRing, _Verdicts] = WeakKeyDictionary()  # per key ring: a verdict is about its keys
+
+
+def mint(
+    deployment: Deployment,
+    grant: Grant,
+    *,
+    scopes: frozenset[str],
+    audience: str,
+    now: int,
+    key_thumbprint: str | None = None,
+) -> tuple[str, int]:
+    """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2)."""
+    lifetime = deployment.settings.tokens.access_lifetime
+    claims: dict[str, object] = {
+        "iss": deployment.public_url,
+        "sub": grant.user_id,
+        "aud": audience,
+        "client_id": grant.client_id,
+        "azp": grant.client_id,
+        "scope": format_scope(scopes),
+        "jti": secrets.token_urlsafe(16),
+        "iat": now,
+        "exp": now + lifetime,
+        "gid": grant.id,
+    }
+    if key_thumbprint is not None:
+        claims["cnf"] = {"jkt": key_thumbprint}
+    return jose.sign(claims, deployment.keys.signing.current(now), typ=TYPE), lifetime
+
+
+async def verify(
+    deployment: Deployment, token: str, *, audiences: frozenset[str] | None = None, key_thumbprint: str | None = None
+) -> Principal:
+    """The principal of a token that is ours, right, in time, for one of `audiences` (default: our MCP endpoints), and
+    whose grant is live now. A DPoP-bound token needs the thumbprint of the key that was just proved: it never works as
+    a plain bearer token. Raises TokenRefused.
+    """
+    now = deployment.now()
+    claims = await read_claims(deployment, token, now=now)
+    allowed = own_resources(deployment.public_url) if audiences is None else audiences
+    if claims.audience not in allowed:
+        raise TokenRefused("audience is another")
+    if claims.key_thumbprint != key_thumbprint:
+        raise TokenRefused("not presented with the key it is bound to")
+    if claims.key_thumbprint is None and deployment.settings.tokens.require_dpop:
+        raise TokenRefused("not bound by DPoP")
+    live = await grants.live_principal_facts(deployment.database, claims.grant_id)
+    if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
+        raise TokenRefused("grant ended")
+    return Principal(
+        user_id=claims.subject,
+        client_id=claims.client_id,
+        grant_id=claims.grant_id,
+        scopes=claims.scopes,
+        audience=claims.audience,
+        actors=claims.actors,
+        expires_at=claims.expires_at,
+    )
+
+
+async def authenticate(
+    deployment: Deployment, headers: Headers, *, method: str, path: str, audiences: frozenset[str] | None = None
+) -> Principal:
+    """As `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from."""
+    scheme, token = read_authorization(headers)
+    if scheme == "bearer":
+        return await verify(deployment, token, audiences=audiences)
+    now = deployment.now()
+    sent = dpop.read_proof(headers)
+    if sent is None:
+        raise TokenRefused("no proof", code="invalid_dpop_proof")
+    try:
+        proof = dpop.check_proof(sent, method=method, url=deployment.url(path), now=now, access_token=token)
+        principal = await verify(deployment, token, audiences=audiences, key_thumbprint=proof.thumbprint)
+        await dpop.spend(deployment, proof, now=now)
+    except TokenRefused:
+        raise
+    except OAuthError as error:
+        raise TokenRefused(error.detail, code=error.code) from error
+    return principal
+
+
+def read_authorization(headers: Headers) -> tuple[str, str]:
+    """Scheme (`bearer` or `dpop`) and token of the one Authorization header."""
+    values = headers.getlist("authorization")
+    if len(values) != 1:
+        code = "" if not values else "invalid_request"
+        raise TokenRefused("no token" if not values else "several tokens", code=code, status=401 if not values else 400)
+    scheme, _, token = values[0].partition(" ")
+    if scheme.lower() not in {"bearer", "dpop"} or not token.strip():
+        raise TokenRefused("no token", code="")
+    return scheme.lower(), token.strip()
+
+
+async def read_claims(deployment: Deployment, token: str, *, now: int) -> AccessClaims:
+    """Signature, type, issuer and times. Remembers a right signature. Raises TokenRefused."""
+    verdicts = _verdicts.setdefault(deployment.keys, _Verdicts())
+    key = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    claims = verdicts.get(key)
+    if claims is None:
+        try:
+            claims = await _read_signed(deployment, token, verdicts, now=now)
+        except jose.TokenMalformed as error:
+            raise TokenRefused(str(error)) from error
+        verdicts.remember(key, claims)
+    if now >= claims.expires_at:
+        verdicts.forget(key)
+        raise TokenRefused("expired")
+    if claims.issued_at > now + _CLOCK_SKEW:
+        raise TokenRefused("issued in the future")
+    return claims
+
+
+async def _read_signed(deployment: Deployment, token: str, verdicts: _Verdicts, *, now: int) -> AccessClaims:
+    header = jose.unverified_header(token)
+    algorithm = jose.check_header(header, algorithms=(jose.SIGNING_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=TYPE)
+    kid = header.get("kid")
+    if not isinstance(kid, str):
+        raise jose.TokenMalformed("no kid")
+    signing = deployment.keys.signing
+    key = jose.key_of(signing.verification(now), kid)
+    if key is None and verdicts.may_reload(now):
+        await signing.reload(deployment.database)
+        key = jose.key_of(signing.verification(now), kid)
+    if key is None:
+        raise jose.TokenMalformed("unknown kid")
+    return _access_claims(jose.verified_claims(token, key, algorithm=algorithm), issuer=deployment.public_url)
+
+
+def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims:
+    texts = {name: claims.get(name) for name in ("sub", "aud", "client_id", "scope", "jti", "gid")}
+    values = {name: value for name, value in texts.items() if isinstance(value, str)}
+    issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
+    if claims.get("iss") != issuer or len(values) != len(texts) or issued_at is None or expires_at is None:
+        raise jose.TokenMalformed("claims missing or of another issuer")
+    if not 0 < expires_at - issued_at <= MAX_LIFETIME:
+        raise jose.TokenMalformed("lifetime out of bounds")
+    return AccessClaims(
+        subject=values["sub"],
+        client_id=values["client_id"],
+        grant_id=values["gid"],
+        audience=values["aud"],
+        scopes=parse_scope(values["scope"]),
+        issued_at=issued_at,
+        expires_at=expires_at,
+        token_id=values["jti"],
+        actors=_actors(claims.get("act")),
+        key_thumbprint=_thumbprint(claims.get("cnf")),
+    )
+
+
+def _thumbprint(cnf: object) -> str | None:
+    if cnf is None:
+        return None
+    thumbprint: object = cnf.get("jkt") if isinstance(cnf, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
+    if not isinstance(thumbprint, str):
+        raise jose.TokenMalformed("cnf is not understood")
+    return thumbprint
+
+
+def _actors(act: object) -> tuple[str, ...]:
+    """RFC 8693 §4.1: outermost first, at most four."""
+    actors: list[str] = []
+    while isinstance(act, dict) and len(actors) < 4:
+        subject: object = act.get("sub")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
+        if isinstance(subject, str):
+            actors.append(subject)
+        act = act.get("act")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return tuple(actors)

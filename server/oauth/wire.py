@@ -1,0 +1,148 @@
+"""HTTP at the edge of the authorization server: reading bounded bodies, JSON answers, refusals, CORS, both spellings.
+
+Which request is right is decided elsewhere; this module makes sure that every answer has the same strict form.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server.deployment import Deployment
+from server.errors import answer_for
+from server.oauth.rules import OAuthError, Parameters, json_object, parse_parameters
+from vault.refusals import TemporarilyUnavailable, VaultError
+
+FORM_LIMIT: Final = 32 * 1024  # bytes
+NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
+_CORS: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "WWW-Authenticate, DPoP-Nonce"}
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+_log = logging.getLogger("token_vault.oauth")
+
+Handler = Callable[[Deployment, Request], Awaitable[Response]]
+
+
+def json_answer(
+    content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer that nobody may store."""
+    return JSONResponse(dict(content), status_code=status, headers={**NO_STORE, **(headers or {})})
+
+
+def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
+    """A public document."""
+    headers = {"Cache-Control": f"public, max-age={seconds}", "X-Content-Type-Options": "nosniff"}
+    return JSONResponse(dict(content), headers=headers)
+
+
+def refusal_answer(error: OAuthError) -> Response:
+    """RFC 6749 §5.2."""
+    _log.debug("request refused", extra={"code": error.code, "detail": error.detail})
+    return json_answer(
+        {"error": error.code, "error_description": error.description}, status=error.status, headers=error.headers
+    )
+
+
+def as_oauth_error(refusal: VaultError) -> OAuthError:
+    """A refusal of the vault in OAuth's words."""
+    answer = answer_for(refusal)
+    headers = {"Retry-After": str(refusal.retry_after)} if isinstance(refusal, TemporarilyUnavailable) else {}
+    return OAuthError(
+        answer.oauth_error, refusal.description, status=answer.status, detail=refusal.detail, headers=headers
+    )
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """The body; refused as soon as it is known to be longer than `limit`."""
+    too_large = OAuthError("invalid_request", "the request body is too large", status=413)
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+
+async def read_form(request: Request) -> Parameters:
+    """Form parameters of a POST (RFC 6749 §3.2): body only, UTF-8, nothing repeated."""
+    if request.url.query:
+        raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
+    if _content_type(request) != "application/x-www-form-urlencoded":
+        raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
+    body = await read_body(request, limit=FORM_LIMIT)
+    try:
+        text = body.decode("utf-8", "strict")
+    except UnicodeDecodeError as error:
+        raise OAuthError("invalid_request", "the parameters cannot be read") from error
+    form = parse_parameters(text)
+    form.refuse_repeated()
+    return form
+
+
+async def read_json_object(request: Request, *, limit: int, code: str) -> dict[str, object]:
+    """A JSON object; `code` names the refusal of what is not one."""
+    if _content_type(request) != "application/json":
+        raise OAuthError(code, "send the body as application/json")
+    body = await read_body(request, limit=limit)
+    try:
+        return json_object(body)
+    except (ValueError, RecursionError) as error:
+        raise OAuthError(code, "the body is not a JSON object that can be read") from error
+
+
+def endpoint(
+    deployment: Deployment, path: str, handlers: Mapping[str, Handler], *, is_cross_origin: bool = False
+) -> list[Route]:
+    """Routes for both spellings of `path`. Refusals become JSON; other methods get 405 in the same form."""
+    if "GET" in handlers:
+        handlers = {**handlers, "HEAD": handlers["GET"]}
+    allowed = ", ".join(sorted({*handlers, *(("OPTIONS",) if is_cross_origin else ())}))
+
+    async def unsupported(_: Deployment, __: Request) -> Response:
+        raise OAuthError("invalid_request", "this method is not supported", status=405, headers={"Allow": allowed})
+
+    async def dispatch(request: Request) -> Response:
+        if request.method == "OPTIONS" and is_cross_origin:
+            return _preflight(allowed)
+        handler = handlers.get(request.method, unsupported)
+        try:
+            answer = await handler(deployment, request)
+        except OAuthError as error:
+            answer = refusal_answer(error)
+        except VaultError as refusal:
+            answer = refusal_answer(as_oauth_error(refusal))
+        if is_cross_origin:
+            answer.headers.update(_CORS)
+        return answer
+
+    spellings = (path,) if path.startswith("/.well-known/") else (path, f"{path}/")
+    return [Route(spelling, dispatch, methods=list(_METHODS)) for spelling in spellings]
+
+
+def _preflight(allowed: str) -> Response:
+    """Any origin, never with credentials: cookies play no part at these endpoints."""
+    headers = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": allowed,
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP, MCP-Protocol-Version",
+        "Access-Control-Max-Age": "600",
+    }
+    return Response(status_code=204, headers=headers)
+
+
+def address_of(request: Request) -> str:
+    """The peer's address, for rate limits. Forwarding headers are not believed."""
+    return request.client.host if request.client else "unknown"
