@@ -256,9 +256,9 @@ def default_resource(public_url: str) -> str:
 
 
 def canonical_resource(resource: str, *, public_url: str) -> str:
-    """An endpoint of ours spelled with a trailing slash is the endpoint; anything else is returned as it is."""
+    """One of ours spelled with a trailing slash is the one without; anything else is returned as it is."""
     bare = resource.removesuffix("/")
-    return bare if bare in {public_url + path for path in MCP_PATHS} else resource
+    return bare if bare in own_resources(public_url) else resource
 
 
 def choose_scopes(asked: frozenset[str] | None, *, client: Client) -> frozenset[str]:

@@ -191,8 +191,6 @@ def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str
     # A client that named no resource before may name the endpoint it calls now: they are one server.
     if not wanted.names_resource and wanted.resource in ours and asked.resource in ours:
         return asked.resource
-    if {asked.resource, wanted.resource} == {public_url, f"{public_url}/"}:
-        return wanted.resource
     raise OAuthError("invalid_target", "the code was not issued for this resource")
 
 
@@ -201,18 +199,16 @@ def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str
 
 async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
     """Rotates; a used token that comes back ends its grant, which `vault.tokens` sees to."""
-    rotation = await refresh_tokens.rotate(
-        deployment.database,
-        asked.form.require("refresh_token"),
-        request=refresh_tokens.RefreshRequest(
-            client_id=asked.client.id,
-            scopes=asked.scopes,
-            resource=asked.resource,
-            key_thumbprint=asked.key_thumbprint,
-        ),
-        now=asked.now,
-        lifetimes=_lifetimes(deployment),
+    wanted = refresh_tokens.RefreshRequest(
+        client_id=asked.client.id, scopes=asked.scopes, resource=asked.resource, key_thumbprint=asked.key_thumbprint
     )
+    presented, lifetimes = asked.form.require("refresh_token"), _lifetimes(deployment)
+    try:
+        rotation = await refresh_tokens.rotate(
+            deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes
+        )
+    except refresh_tokens.ResourceRefused as refusal:
+        raise OAuthError("invalid_target", refusal.description, detail=refusal.detail) from refusal
     await deployment.activity.record(_event("token.refreshed", rotation.grant))
     return Issue(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
 

@@ -15,18 +15,17 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from starlette.datastructures import Headers
-from vault.keys import KeyRing
 
 from server.deployment import Deployment
 from server.oauth import dpop, jose
 from server.oauth.rules import OAuthError, own_resources
 from vault import grants
+from vault.keys import KeyRing
 from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 3600
 _REMEMBERED: Final = 4096  # verdicts per process
-_RELOAD_INTERVAL: Final = 60  # seconds between two looks for keys that another process made
 _CLOCK_SKEW: Final = 30
 
 
@@ -58,7 +57,6 @@ class _Verdicts:
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, AccessClaims] = OrderedDict()
-        self._next_reload = 0
 
     def get(self, key: bytes) -> AccessClaims | None:
         claims = self._known.get(key)
@@ -73,13 +71,6 @@ class _Verdicts:
 
     def forget(self, key: bytes) -> None:
         self._known.pop(key, None)
-
-    def may_reload(self, now: int) -> bool:
-        """Whether an unknown key id may cause another look, at most once a minute whatever is sent."""
-        if now < self._next_reload:
-            return False
-        self._next_reload = now + _RELOAD_INTERVAL
-        return True
 
 
 _verdicts: WeakKeyDictionary[KeyRing, _Verdicts] = WeakKeyDictionary()  # per key ring: a verdict is about its keys
@@ -184,7 +175,7 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
     claims = verdicts.get(key)
     if claims is None:
         try:
-            claims = await _read_signed(deployment, token, verdicts, now=now)
+            claims = await _read_signed(deployment, token, now=now)
         except jose.TokenMalformed as error:
             raise TokenRefused(str(error)) from error
         verdicts.remember(key, claims)
@@ -196,7 +187,7 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
     return claims
 
 
-async def _read_signed(deployment: Deployment, token: str, verdicts: _Verdicts, *, now: int) -> AccessClaims:
+async def _read_signed(deployment: Deployment, token: str, *, now: int) -> AccessClaims:
     header = jose.unverified_header(token)
     algorithm = jose.check_header(header, algorithms=(jose.SIGNING_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=TYPE)
     kid = header.get("kid")
@@ -204,7 +195,7 @@ async def _read_signed(deployment: Deployment, token: str, verdicts: _Verdicts, 
         raise jose.TokenMalformed("no kid")
     signing = deployment.keys.signing
     key = jose.key_of(signing.verification(now), kid)
-    if key is None and verdicts.may_reload(now):
+    if key is None:  # perhaps another process rotated; the key ring looks at most once a minute
         await signing.reload(deployment.database)
         key = jose.key_of(signing.verification(now), kid)
     if key is None:
