@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from yarl import URL
 
 from providers.address import AddressPolicy, is_loopback_host, url_problem
-from providers.provider import Provider
+from providers.provider import Provider, Registration
 
-__all__ = ["Catalog", "Overrides", "Provider", "ProviderFileRefused", "check_file", "load_catalog"]
+__all__ = ["Catalog", "Provider", "ProviderFileRefused", "ProviderOverrides", "check_file", "load_catalog"]
 
 BUILT_IN: Final = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -31,7 +31,7 @@ class ProviderFileRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Overrides:
+class ProviderOverrides:
     """What the operator sets for one provider: our registration there, and addresses other than the file's."""
 
     client_id: str | None = None
@@ -42,6 +42,7 @@ class Overrides:
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
+    scopes: frozenset[str] | None = None  # no token ever carries more
 
 
 class Catalog:
@@ -62,13 +63,17 @@ class Catalog:
         """The provider of that name or alias."""
         return self._providers.get(self._aliases.get(name, name))
 
+    def provider(self, name: str) -> Provider:
+        """The provider of that name or alias. KeyError when there is none."""
+        return self._providers[self._aliases.get(name, name)]
+
     def resolve(self, name: str) -> tuple[Provider, frozenset[str]]:
         """The provider, and the scopes that connecting it under this name asks for. KeyError when there is none."""
-        provider = self._providers[self._aliases.get(name, name)]
+        provider = self.provider(name)
         return provider, provider.aliases.get(name, provider.scope.default)
 
 
-def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, Overrides] | None = None) -> Catalog:
+def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderOverrides] | None = None) -> Catalog:
     """The built-in providers and those of `folders`; a file of a later folder takes the place of an earlier one.
 
     Raises ProviderFileRefused with one line.
@@ -211,7 +216,7 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
             yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
 
 
-def _overridden(provider: Provider, settings: Overrides | None) -> Provider:
+def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provider:
     """The provider at the operator's addresses."""
     if settings is None:
         return provider
@@ -235,4 +240,7 @@ def _overridden(provider: Provider, settings: Overrides | None) -> Provider:
     changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
     for line in _address_problems(changed):
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")
-    return changed
+    for scope in sorted((settings.scopes or frozenset()) - set(provider.scopes)):
+        raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")
+    registration = Registration(settings.client_id, settings.client_secret, settings.scopes)
+    return changed.registered(registration)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
 from vault.upstream import Downscope, Rotation, UpstreamPolicy
 
@@ -19,6 +20,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Who we are at the provider, and how much the operator lets anybody have there. From settings, never a file."""
+
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    scopes: frozenset[str] | None = None  # None: no limit
 
 
 class _Part(BaseModel):
@@ -171,6 +181,18 @@ class Provider(_Part):
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     rules: tuple[Rule, ...] = ()
+    _registration: Registration = PrivateAttr(default=Registration())
+
+    @property
+    def registration(self) -> Registration:
+        """Our registration there; empty until settings name one."""
+        return self._registration
+
+    def registered(self, registration: Registration) -> Provider:
+        """This provider with a registration of ours."""
+        changed = self.model_copy()
+        changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
+        return changed
 
     @cached_property
     def covers(self) -> Mapping[str, frozenset[str]]:
@@ -218,4 +240,5 @@ class Provider(_Part):
             access_lifetime=self.expires.default,
             grant_lifetime=self.expires.grant,
             revoke_ends_grant=self.revoke.ends_grant,
+            operator_scopes=self.registration.scopes,
         )
