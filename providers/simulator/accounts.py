@@ -1,0 +1,54 @@
+"""The people of the sandbox and the client that is registered there. Constants: nothing here is a real credential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Face = Literal["slack", "google"]
+FACES: tuple[Face, ...] = ("slack", "google")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person who has an account at both faces of the simulator."""
+
+    name: str
+    display_name: str
+    email: str
+    slack_id: str
+    google_id: str
+    time_zone: str
+
+
+PEOPLE: dict[str, Person] = {
+    person.name: person
+    for person in (
+        Person(
+            "alice", "Alice Example", "alice@example.com", "U0SBALICE01", "100000000000000000001", "Europe/Amsterdam"
+        ),
+        Person("bob", "Bob Example", "bob@example.com", "U0SBBOB0001", "100000000000000000002", "America/New_York"),
+        Person("carol", "Carol Example", "carol@example.com", "U0SBCAROL01", "100000000000000000003", "Asia/Tokyo"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredClient:
+    """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address."""
+
+    client_id: str
+    client_secret: str
+    name: str
+    redirect_uris: tuple[str, ...] | None = None
+
+
+CLIENT_ID = "sandbox-client"
+CLIENT_SECRET = "sandbox-secret"  # a constant that the documentation prints, like the rest of this file
+CLIENTS: dict[str, RegisteredClient] = {
+    client.client_id: client
+    for client in (
+        RegisteredClient(CLIENT_ID, CLIENT_SECRET, "Sandbox app"),
+        RegisteredClient("second-client", "second-secret", "Second sandbox app"),
+    )
+}

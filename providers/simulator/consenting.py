@@ -1,0 +1,153 @@
+"""The authorization endpoint of both faces: validate, show the page, take the decision, send the browser back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from starlette.responses import RedirectResponse, Response
+
+from providers.simulator.accounts import Face, RegisteredClient
+from providers.simulator.authorize import (
+    AuthorizationRequest,
+    Decision,
+    RequestRefused,
+    check_redirect_uri,
+    with_parameters,
+)
+from providers.simulator.pages import consent_page, refused_page
+from providers.simulator.sandbox import Sandbox
+from providers.simulator.wire import Call, Handler
+
+ReadRequest = Callable[[Mapping[str, str], RegisteredClient], AuthorizationRequest]
+SuccessParameters = Callable[[AuthorizationRequest, frozenset[str]], dict[str, str]]
+
+
+def authorization_handler(
+    sandbox: Sandbox,
+    face: Face,
+    *,
+    read: ReadRequest,
+    fixed_scopes: frozenset[str] | None,
+    extra: SuccessParameters,
+) -> Handler:
+    """GET validates and shows the page, POST decides. `fixed_scopes` cannot be unticked; None: none can."""
+
+    def answer(call: Call) -> Response:
+        if call.method == "POST":
+            return _decide(sandbox, face, call, fixed_scopes=fixed_scopes, extra=extra)
+        try:
+            request = _validate(sandbox, call.query, read)
+        except RequestRefused as refusal:
+            return refused_page(face, error=refusal.error, description=refusal.description)
+        _record(sandbox, request, call.query)
+        auto = sandbox.faces[face].auto_consent
+        if auto is not None:
+            return _finish(sandbox, request, auto, fixed_scopes=fixed_scopes, extra=extra)
+        return _page(sandbox, request, action=call.path, fixed_scopes=fixed_scopes)
+
+    return answer
+
+
+def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> AuthorizationRequest:
+    client = sandbox.clients.get(query.get("client_id", ""))
+    if client is None:
+        raise RequestRefused("invalid_client", "No client with this client_id is registered here.")
+    redirect_uri = query.get("redirect_uri")
+    if not redirect_uri:
+        raise RequestRefused("redirect_uri_mismatch", "redirect_uri is missing.")
+    check_redirect_uri(client, redirect_uri)
+    return read(query, client)
+
+
+def _page(
+    sandbox: Sandbox, request: AuthorizationRequest, *, action: str, fixed_scopes: frozenset[str] | None
+) -> Response:
+    handle = sandbox.faces[request.face].authorizations.begin(request)
+    everything = (*request.bot_scopes, *request.scopes)
+    fixed = everything if fixed_scopes is None else tuple(scope for scope in everything if scope in fixed_scopes)
+    hint = (request.login_hint or "").partition("@")[0]
+    return consent_page(
+        request.face,
+        handle=handle,
+        action=action,
+        client=request.client.name,
+        returns_to=urlsplit(request.redirect_uri).netloc,
+        fixed=fixed,
+        choices=tuple(scope for scope in everything if scope not in fixed),
+        selected=hint if sandbox.is_active(hint) else "alice",
+    )
+
+
+def _decide(
+    sandbox: Sandbox, face: Face, call: Call, *, fixed_scopes: frozenset[str] | None, extra: SuccessParameters
+) -> Response:
+    request = sandbox.faces[face].authorizations.take(call.text("request") or "", now=sandbox.clock.now())
+    if request is None:
+        return refused_page(face, error="invalid_request", description="This page was already answered, or is too old.")
+    ticked = frozenset(
+        value for name, value in call.arguments.items() if name.startswith("allow_") and isinstance(value, str)
+    )
+    decision = Decision(
+        account=call.text("account") or "",
+        allow=call.text("decision") == "allow",
+        scopes=ticked if fixed_scopes is not None else None,
+    )
+    return _finish(sandbox, request, decision, fixed_scopes=fixed_scopes, extra=extra)
+
+
+def _finish(
+    sandbox: Sandbox,
+    request: AuthorizationRequest,
+    decision: Decision,
+    *,
+    fixed_scopes: frozenset[str] | None,
+    extra: SuccessParameters,
+) -> Response:
+    now = sandbox.clock.now()
+    face = sandbox.faces[request.face]
+    asked = frozenset(request.scopes)
+    granted = asked if decision.scopes is None else asked & (decision.scopes | (fixed_scopes or frozenset()))
+    allowed = decision.allow and sandbox.is_active(decision.account) and bool(granted or request.bot_scopes)
+    sandbox.books.write(
+        "consents",
+        now,
+        face=request.face,
+        account=decision.account,
+        allowed=allowed,
+        asked=sorted(asked),
+        granted=sorted(granted) if allowed else [],
+    )
+    state = {} if request.state is None else {"state": request.state}
+    if not allowed:
+        return _back(request, {"error": "access_denied", **state})
+    first = face.authorizations.remember_consent(decision.account, request.client.client_id, granted)
+    earlier = face.authorizations.consented(decision.account, request.client.client_id)
+    if face.rules.additive_scopes or request.include_granted:
+        granted |= earlier
+    code = face.authorizations.issue_code(
+        request, account=decision.account, scopes=granted, first_consent=first, now=now
+    )
+    return _back(request, {"code": code, **state, **extra(request, granted)})
+
+
+def _back(request: AuthorizationRequest, parameters: dict[str, str]) -> Response:
+    return RedirectResponse(with_parameters(request.redirect_uri, parameters), status_code=302)
+
+
+def _record(sandbox: Sandbox, request: AuthorizationRequest, query: Mapping[str, str]) -> None:
+    sandbox.books.write(
+        "authorizations",
+        sandbox.clock.now(),
+        face=request.face,
+        client_id=request.client.client_id,
+        redirect_uri=request.redirect_uri,
+        scopes=list(request.scopes),
+        bot_scopes=list(request.bot_scopes),
+        has_state=request.state is not None,
+        challenge_method=request.challenge_method if request.challenge is not None else None,
+        has_nonce=request.nonce is not None,
+        offline=request.offline,
+        prompt=sorted(request.prompt),
+        parameters=sorted(query),
+    )

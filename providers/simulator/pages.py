@@ -1,0 +1,71 @@
+"""The simulator's HTML: consent, errors, and a front page that shows what agents did. The template engine escapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from providers.simulator.accounts import PEOPLE, Face
+
+_SERVICE: dict[Face, str] = {"slack": "Slack", "google": "Google"}
+_ACCENT: dict[Face, str] = {"slack": "#611f69", "google": "#1a66d2"}
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
+)
+
+
+def consent_page(
+    face: Face,
+    *,
+    handle: str,
+    action: str,
+    client: str,
+    returns_to: str,
+    fixed: Sequence[str],
+    choices: Sequence[str],
+    selected: str,
+) -> HTMLResponse:
+    """Account picker, the scopes, Allow and Cancel. `choices` can be unticked one by one."""
+    return _render(
+        "consent.html",
+        face,
+        {
+            "handle": handle,
+            "action": action,
+            "client": client,
+            "returns_to": returns_to,
+            "fixed": fixed,
+            "choices": choices,
+            "selected": selected,
+            "people": list(PEOPLE.values()),
+        },
+    )
+
+
+def refused_page(face: Face, *, error: str, description: str) -> HTMLResponse:
+    """An error that must not be redirected."""
+    return _render("refused.html", face, {"error": error, "description": description}, status=400)
+
+
+def home_page(*, posts: Sequence[object], events: Sequence[object], families: Sequence[object]) -> HTMLResponse:
+    """What happened in the sandbox."""
+    template = _TEMPLATES.get_template("home.html")
+    return HTMLResponse(
+        template.render(accent="#3b5bdb", service="Slack or Google", posts=posts, events=events, families=families),
+        headers=_HEADERS,
+    )
+
+
+def _render(name: str, face: Face, values: Mapping[str, object], *, status: int = 200) -> HTMLResponse:
+    template = _TEMPLATES.get_template(name)
+    body = template.render(service=_SERVICE[face], accent=_ACCENT[face], **values)
+    return HTMLResponse(body, status_code=status, headers=_HEADERS)

@@ -1,0 +1,79 @@
+"""Plays the person in front of the simulator's consent page, over HTTP, for scripts and tests without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from html.parser import HTMLParser
+from urllib.parse import urljoin, urlsplit
+
+import httpx2
+
+
+class ConsentRefused(Exception):
+    """The simulator showed an error instead of a consent page."""
+
+
+class _Form(HTMLParser):
+    """The one form of the consent page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action = ""
+        self.hidden: dict[str, str] = {}
+        self.accounts: list[str] = []
+        self.boxes: dict[str, str] = {}  # scope -> field name
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.action = values.get("action", "")
+        if tag != "input":
+            return
+        match values.get("type"):
+            case "hidden":
+                self.hidden[values["name"]] = values["value"]
+            case "radio":
+                self.accounts.append(values["value"])
+            case "checkbox":
+                self.boxes[values["value"]] = values["name"]
+            case _:
+                pass
+
+
+async def consent(
+    authorize_url: str,
+    *,
+    account: str = "alice",
+    allow: bool = True,
+    scopes: Collection[str] | None = None,
+) -> str:
+    """Answer an authorization request; returns the address that the browser is sent to, which is not fetched.
+
+    `scopes` says which boxes stay ticked, where the page has boxes; None leaves all. Raises ConsentRefused.
+    """
+    async with httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=10) as client:
+        page = await client.get(authorize_url)
+        if page.is_redirect:
+            return page.headers["location"]
+        form = _Form()
+        form.feed(page.text)
+        if page.status_code != 200 or not form.hidden:
+            raise ConsentRefused(f"HTTP {page.status_code}: {page.text[-400:]}")
+        action = urljoin(authorize_url, form.action)
+        if urlsplit(action)[:2] != urlsplit(authorize_url)[:2]:
+            raise ConsentRefused("The form leads to another origin.")
+        if account not in form.accounts:
+            raise ConsentRefused(f"No such account on the page: {account}")
+        ticked = form.boxes if scopes is None else {scope: form.boxes[scope] for scope in scopes}
+        answer = await client.post(
+            action,
+            data={
+                **form.hidden,
+                "account": account,
+                "decision": "allow" if allow else "cancel",
+                **{name: scope for scope, name in ticked.items()},
+            },
+        )
+        if not answer.is_redirect:
+            raise ConsentRefused(f"HTTP {answer.status_code}: {answer.text[-400:]}")
+        return answer.headers["location"]

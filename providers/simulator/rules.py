@@ -1,0 +1,62 @@
+"""How one face of the simulator treats tokens: rotation, grace, lifetimes, narrowing, revocation. All scriptable.
+
+The defaults are what Slack (with token rotation) and Google do; the rest is what other providers have been seen to do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.simulator.accounts import Face
+
+
+class Rotation(StrEnum):
+    """What happens to a refresh token when it is used."""
+
+    NONE = "none"  # it stays
+    GRACE = "grace"  # it rotates; re-use within `grace_seconds` is answered
+    STRICT = "strict"  # it rotates; re-use is refused and nothing else happens
+    REUSE_REVOKES_FAMILY = "reuse_revokes_family"  # it rotates; re-use ends every token of its family
+
+
+class FaceRules(BaseModel):
+    """The behaviour of one face; changed as a whole through the control endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotation: Rotation
+    grace_seconds: float = Field(default=60, ge=0)
+    grace_answer: Literal["resend", "sibling"] = "resend"
+    after_grace: Literal["refuse", "revoke_family"] = "refuse"
+    access_lifetime: int = Field(gt=0)  # seconds
+    refresh_lifetime: int | None = None  # seconds from consent until the family dies, however often it is refreshed
+    refresh_idle: int | None = None  # seconds without a refresh until the family dies
+    refresh_limit: int | None = (
+        None  # live families with a refresh token per person and client; the oldest dies silently
+    )
+    code_lifetime: int = 60
+    narrowing: Literal["ignored", "real", "sticky"] = "ignored"  # `scope` on refresh; sticky shrinks the grant for ever
+    refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
+    revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint really ends
+    additive_scopes: bool = False  # a new consent keeps what earlier ones granted
+    page_size: int = Field(default=100, gt=0)  # the server's own cap on a page of a list
+
+
+def default_rules(face: Face) -> FaceRules:
+    """What the real service does, as far as it is documented."""
+    if face == "slack":
+        return FaceRules(
+            rotation=Rotation.STRICT, access_lifetime=43200, revoke="token", additive_scopes=True, page_size=4
+        )
+    return FaceRules(
+        rotation=Rotation.NONE,
+        access_lifetime=3600,
+        refresh_idle=180 * 86400,
+        refresh_limit=100,
+        narrowing="real",
+        revoke="grant",
+        page_size=5,
+    )

@@ -1,0 +1,129 @@
+"""Runs the simulator on 127.0.0.1 inside this process, for tests and the demo, and stops it cleanly and soon."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+import uvicorn
+from pydantic import JsonValue
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.simulator.app import build_app
+from providers.simulator.books import Entry
+from providers.simulator.control import COMMANDS, Answer
+from providers.simulator.misbehave import TRANSPORT
+from providers.simulator.sandbox import Sandbox
+
+SettingsSection = dict[str, str | dict[str, str]]
+
+
+class _Protocol(HttpToolsProtocol):
+    """Leaves the connection in the ASGI state, so that a scripted fault can close it under an answer."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope.setdefault("state", {})[TRANSPORT] = self.transport
+
+
+class Simulator:
+    """A running simulator, seen from the process that runs it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    @property
+    def url(self) -> str:
+        """Its origin, without a slash at the end."""
+        return self._sandbox.url
+
+    def now(self) -> float:
+        """The time at the simulator."""
+        return self._sandbox.clock.now()
+
+    def books(self) -> dict[str, list[Entry]]:
+        """What happened so far; see `books.py`, and `families` for the state of every grant."""
+        return self._sandbox.ledger()
+
+    def control(self, command: str, /, **body: JsonValue) -> Answer:
+        """The same as POST /_control/{command} with this body. Raises ValueError for a bad one."""
+        return COMMANDS[command](self._sandbox, body)
+
+    def reset(self) -> None:
+        """Forget everything: tokens, faults, posts, books, moved time."""
+        self._sandbox.reset()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at the provider."""
+        self._sandbox.clock.advance(seconds)
+
+    def fault(self, endpoint: str, kind: str, **more: JsonValue) -> None:
+        """Script a misbehaviour: `sim.fault("slack.token.refresh", "drop_after")`."""
+        self.control("faults", endpoint=endpoint, kind=kind, **more)
+
+    async def wait_until_held(self, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
+        """Return once that many requests stand at a `hold` fault. Raises TimeoutError."""
+        await self._sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
+
+    def slack_settings(self) -> SettingsSection:
+        """For `[providers.slack]`."""
+        base = f"{self.url}/slack"
+        return {
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "authorize_url": f"{base}/oauth/v2/authorize",
+            "token_url": f"{base}/api/oauth.v2.access",
+            "revoke_url": f"{base}/api/auth.revoke",
+            "userinfo_url": f"{base}/api/auth.test",
+            "apis": {"web": f"{base}/api"},
+        }
+
+    def google_settings(self) -> SettingsSection:
+        """For `[providers.google]`."""
+        base = f"{self.url}/google"
+        return {
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "authorize_url": f"{base}/o/oauth2/v2/auth",
+            "token_url": f"{base}/token",
+            "revoke_url": f"{base}/revoke",
+            "userinfo_url": f"{base}/oauth2/v3/userinfo",
+            "apis": {"calendar": f"{base}/calendar/v3"},
+        }
+
+    def settings(self) -> Mapping[str, SettingsSection]:
+        """Both sections by provider name."""
+        return {"slack": self.slack_settings(), "google": self.google_settings()}
+
+
+@asynccontextmanager
+async def running_simulator(*, port: int = 0) -> AsyncGenerator[Simulator]:
+    """Serve on 127.0.0.1 until the block ends. Port 0 takes a free one.
+
+    The server's start and stop are called directly: no task of its own, no signal handlers, and no half-second polling.
+    """
+    sandbox = Sandbox()
+    listener = socket.create_server(("127.0.0.1", port))
+    sandbox.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        build_app(sandbox),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        http=_Protocol,
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    try:
+        yield Simulator(sandbox)
+    finally:
+        sandbox.faults.closing.set()
+        await server.shutdown(sockets=[listener])

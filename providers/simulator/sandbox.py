@@ -1,0 +1,98 @@
+"""Everything the simulator remembers, in one place: clock, books, faults, both faces' tokens and data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from providers.simulator.accounts import CLIENTS, FACES, PEOPLE, Face, RegisteredClient
+from providers.simulator.authorize import Authorizations, Decision
+from providers.simulator.books import Books, Entry
+from providers.simulator.calendars import Calendars
+from providers.simulator.clock import Clock
+from providers.simulator.faults import Faults
+from providers.simulator.rules import FaceRules, default_rules
+from providers.simulator.tokens import TokenStore, google_token, slack_token
+from providers.simulator.workspace import Workspace
+
+
+class IdTokenChanges(BaseModel):
+    """How the next ID tokens differ from correct ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claims: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    remove: tuple[str, ...] = ()
+    signed_by: str = "right"  # right | stranger (another key, same kid) | none (alg none)
+
+
+class FaceState:
+    """One provider: its rules, tokens, open consent pages and codes."""
+
+    def __init__(self, face: Face) -> None:
+        self.face: Face = face
+        self.tokens = TokenStore(
+            face=face, rules=default_rules(face), mint=slack_token if face == "slack" else google_token
+        )
+        self.authorizations = Authorizations()
+        self.auto_consent: Decision | None = None
+
+    @property
+    def rules(self) -> FaceRules:
+        """The rules in force."""
+        return self.tokens.rules
+
+    @rules.setter
+    def rules(self, rules: FaceRules) -> None:
+        self.tokens.rules = rules
+
+
+class Sandbox:
+    """The state of a running simulator; `reset` makes it new without moving its address."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.clock = Clock()
+        self.faults = Faults()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every token, fault, post and record."""
+        self.faults.clear()
+        self.clock = Clock()
+        self.books = Books()
+        self.faces: dict[Face, FaceState] = {face: FaceState(face) for face in FACES}
+        self.clients: dict[str, RegisteredClient] = dict(CLIENTS)
+        self.inactive: set[str] = set()
+        self.id_token = IdTokenChanges()
+        self.workspace = Workspace(now=self.clock.now())
+        self.calendars = Calendars(now=self.clock.now())
+
+    def register_redirect_uris(self, client_id: str, redirect_uris: tuple[str, ...] | None) -> None:
+        """Let a client use exactly these redirect addresses; None goes back to any loopback or https address."""
+        self.clients[client_id] = replace(self.clients[client_id], redirect_uris=redirect_uris)
+
+    def ledger(self) -> dict[str, list[Entry]]:
+        """The books, with the state of every token family beside them."""
+        pages = self.books.snapshot()
+        pages["families"] = [
+            {
+                "face": face.face,
+                "family": family.label,
+                "account": family.account,
+                "client_id": family.client_id,
+                "kind": family.kind,
+                "scopes": sorted(family.scopes),
+                "generation": family.generation,
+                "has_refresh_token": family.refresh_issued > 0,
+                "ended": family.ended,
+            }
+            for face in self.faces.values()
+            for family in face.tokens.families
+        ]
+        return pages
+
+    def is_active(self, account: str) -> bool:
+        """Whether this person exists and has not been deactivated."""
+        return account in PEOPLE and account not in self.inactive

@@ -1,0 +1,275 @@
+"""Token families of one face: issue, refresh with rotation, grace and re-use detection, expire, revoke.
+
+Pure bookkeeping in memory; `now` comes in. It does not know HTTP, a provider's error codes, or clients' secrets.
+Labels (`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from providers.simulator.rules import FaceRules, Rotation
+
+Kind = Literal["user", "bot"]
+
+
+def fingerprint(token: str) -> str:
+    """What the books keep of a token: enough to compare, nothing to use."""
+    return hashlib.sha256(token.encode()).hexdigest()[:24]
+
+
+@dataclass(slots=True)
+class Family:
+    """Everything that one consent issued, through all its refreshes."""
+
+    label: str
+    client_id: str
+    account: str
+    kind: Kind
+    scopes: frozenset[str]
+    created_at: float
+    used_at: float
+    generation: int = 0
+    ended: str | None = None  # why it is dead
+    access_issued: int = 0
+    refresh_issued: int = 0
+
+
+@dataclass(slots=True)
+class AccessToken:
+    label: str
+    family: Family
+    scopes: frozenset[str]
+    expires_at: float
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class RefreshToken:
+    label: str
+    family: Family
+    generation: int
+    revoked: bool = False
+    spent_at: float | None = None
+    answer: Issued | None = field(default=None, repr=False)  # what its use was answered with, for a grace that re-sends
+    successor: RefreshToken | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The new tokens of one answer."""
+
+    family: Family
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    scopes: frozenset[str]
+    expires_at: float
+    access_label: str
+    refresh_label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """An accepted refresh and how it was accepted."""
+
+    issued: Issued
+    outcome: Literal["rotated", "kept", "resent", "sibling"]
+    presented: RefreshToken
+
+
+class RefreshRefused(Exception):
+    """The refresh token, or what was asked of it, is no good. `presented` is None for a value that was never issued."""
+
+    def __init__(self, reason: str, presented: RefreshToken | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.presented = presented
+
+
+class TokenStore:
+    """All tokens of one face."""
+
+    def __init__(
+        self, *, face: str, rules: FaceRules, mint: Callable[[Literal["access", "refresh"], Kind], str]
+    ) -> None:
+        self.rules = rules
+        self.omit_refresh_tokens = 0  # this many of the next answers carry no refresh token; -1 for all
+        self.families: list[Family] = []
+        self._face = face
+        self._mint = mint
+        self._access: dict[str, AccessToken] = {}
+        self._refresh: dict[str, RefreshToken] = {}
+
+    def open_family(
+        self, *, client_id: str, account: str, kind: Kind, scopes: frozenset[str], with_refresh: bool, now: float
+    ) -> Issued:
+        """The tokens of a redeemed authorization code."""
+        label = f"{self._face}-{len(self.families) + 1}"
+        family = Family(label, client_id, account, kind, scopes, created_at=now, used_at=now)
+        self.families.append(family)
+        refresh = self._new_refresh(family) if with_refresh and not self._omits() else None
+        self._drop_oldest(family)
+        return self._issue(family, scopes, refresh, now=now)
+
+    def refresh(self, value: str, *, client_id: str, scopes: frozenset[str] | None, now: float) -> Refreshed:
+        """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client spends nothing."""
+        token = self._refresh.get(fingerprint(value))
+        if token is None:
+            raise RefreshRefused("unknown")
+        family = token.family
+        self._end_if_old(family, now=now)
+        if family.client_id != client_id:
+            raise RefreshRefused("other_client", token)
+        if family.ended is not None:
+            raise RefreshRefused(family.ended, token)
+        if token.revoked:
+            raise RefreshRefused("revoked", token)
+        wanted = self._narrowed(family, scopes, token)
+        if token.spent_at is not None:
+            return self._reuse(token, wanted, spent_at=token.spent_at, now=now)
+        if self.rules.rotation is Rotation.NONE or self._omits():
+            family.used_at = now
+            return Refreshed(self._issue(family, wanted, None, now=now), "kept", token)
+        token.spent_at = now
+        family.generation = token.generation + 1
+        return Refreshed(self._succeed(token, wanted, now=now), "rotated", token)
+
+    def find_access(self, value: str) -> AccessToken | None:
+        """The access token with this value, whatever its state; None when it was never issued here."""
+        return self._access.get(fingerprint(value))
+
+    def find_refresh(self, value: str) -> RefreshToken | None:
+        """The refresh token with this value, whatever its state."""
+        return self._refresh.get(fingerprint(value))
+
+    def is_dead(self, token: AccessToken) -> bool:
+        """Whether it was revoked, alone or with its family. Expiry is another question."""
+        return token.revoked or token.family.ended is not None
+
+    def end_family(self, family: Family, reason: str) -> None:
+        """End every token of a family."""
+        if family.ended is None:
+            family.ended = reason
+
+    def live_families(self, *, account: str, client_id: str) -> list[Family]:
+        """The families that this person's consents to this client opened and that are not over."""
+        return [
+            family
+            for family in self.families
+            if family.account == account and family.client_id == client_id and family.ended is None
+        ]
+
+    def access_tokens(self) -> Iterator[AccessToken]:
+        """Every access token ever issued."""
+        return iter(self._access.values())
+
+    def _omits(self) -> bool:
+        if self.omit_refresh_tokens > 0:
+            self.omit_refresh_tokens -= 1
+            return True
+        return self.omit_refresh_tokens < 0
+
+    def _narrowed(self, family: Family, scopes: frozenset[str] | None, token: RefreshToken) -> frozenset[str]:
+        if not scopes or self.rules.narrowing == "ignored":
+            return family.scopes
+        if not scopes <= family.scopes:
+            raise RefreshRefused("scope", token)
+        if self.rules.narrowing == "sticky" and scopes != family.scopes:
+            family.scopes = scopes
+            self._end_access(family)
+        return scopes
+
+    def _reuse(self, token: RefreshToken, wanted: frozenset[str], *, spent_at: float, now: float) -> Refreshed:
+        family = token.family
+        if self.rules.rotation is Rotation.GRACE and now - spent_at <= self.rules.grace_seconds:
+            if self.rules.grace_answer == "sibling":
+                return Refreshed(self._succeed(token, wanted, now=now), "sibling", token)
+            unused = token.successor is not None and token.successor.spent_at is None
+            if token.answer is not None and unused:
+                return Refreshed(token.answer, "resent", token)
+        revokes = self.rules.rotation is Rotation.REUSE_REVOKES_FAMILY or (
+            self.rules.rotation is Rotation.GRACE and self.rules.after_grace == "revoke_family"
+        )
+        if revokes:
+            self.end_family(family, "reuse_detected")
+            raise RefreshRefused("reused_family_revoked", token)
+        raise RefreshRefused("reused", token)
+
+    def _succeed(self, token: RefreshToken, scopes: frozenset[str], *, now: float) -> Issued:
+        family = token.family
+        family.used_at = now
+        refresh = self._new_refresh(family, generation=token.generation + 1)
+        token.answer = self._issue(family, scopes, refresh, now=now)
+        token.successor = refresh[1]
+        return token.answer
+
+    def _new_refresh(self, family: Family, *, generation: int = 0) -> tuple[str, RefreshToken]:
+        value = self._mint("refresh", family.kind)
+        suffix = "" if family.refresh_issued == generation else f".{family.refresh_issued}"
+        token = RefreshToken(f"{family.label}:r{generation}{suffix}", family, generation)
+        family.refresh_issued += 1
+        self._refresh[fingerprint(value)] = token
+        return value, token
+
+    def _issue(
+        self, family: Family, scopes: frozenset[str], refresh: tuple[str, RefreshToken] | None, *, now: float
+    ) -> Issued:
+        if self.rules.refresh_ends_access:
+            self._end_access(family)
+        value = self._mint("access", family.kind)
+        token = AccessToken(
+            f"{family.label}:a{family.access_issued}", family, scopes, expires_at=now + self.rules.access_lifetime
+        )
+        family.access_issued += 1
+        self._access[fingerprint(value)] = token
+        return Issued(
+            family=family,
+            access_token=value,
+            refresh_token=None if refresh is None else refresh[0],
+            scopes=scopes,
+            expires_at=token.expires_at,
+            access_label=token.label,
+            refresh_label=None if refresh is None else refresh[1].label,
+        )
+
+    def _end_access(self, family: Family) -> None:
+        for token in self._access.values():
+            if token.family is family:
+                token.revoked = True
+
+    def _end_if_old(self, family: Family, *, now: float) -> None:
+        absolute, idle = self.rules.refresh_lifetime, self.rules.refresh_idle
+        too_old = absolute is not None and now >= family.created_at + absolute
+        too_idle = idle is not None and now >= family.used_at + idle
+        if too_old or too_idle:
+            self.end_family(family, "expired")
+
+    def _drop_oldest(self, newest: Family) -> None:
+        limit = self.rules.refresh_limit
+        if limit is None:
+            return
+        siblings = [
+            family
+            for family in self.live_families(account=newest.account, client_id=newest.client_id)
+            if family.refresh_issued > 0
+        ]
+        for family in siblings[: max(0, len(siblings) - limit)]:
+            self.end_family(family, "limit")
+
+
+def slack_token(purpose: Literal["access", "refresh"], kind: Kind) -> str:
+    """A value in the form that Slack gives tokens when rotation is on."""
+    if purpose == "refresh":
+        return f"xoxe-1-{secrets.token_urlsafe(48)}"
+    return f"xoxe.{'xoxp' if kind == 'user' else 'xoxb'}-1-{secrets.token_urlsafe(48)}"
+
+
+def google_token(purpose: Literal["access", "refresh"], kind: Kind) -> str:
+    """A value in the form of Google's tokens; its refresh tokens contain slashes."""
+    if purpose == "refresh":
+        return f"1//0{secrets.token_urlsafe(48)}"
+    return f"ya29.a0{secrets.token_urlsafe(64)}"

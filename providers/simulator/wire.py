@@ -1,0 +1,207 @@
+"""The HTTP edge of the simulator: parses a request once, lets a scripted fault strike, answers.
+
+Handlers are plain functions: what they change takes effect at once and whole, before any byte of the answer is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote_plus
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
+
+from providers.simulator.accounts import Face, RegisteredClient
+from providers.simulator.faults import Fault
+from providers.simulator.misbehave import Dropped, distort
+from providers.simulator.sandbox import Sandbox
+
+MAX_BODY = 1024 * 1024
+_OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A parsed request. `arguments` is the body, form or JSON; `fault` names what is about to befall its answer."""
+
+    method: str
+    path: str
+    path_params: Mapping[str, str]
+    query: Mapping[str, str]
+    arguments: Mapping[str, JsonValue]
+    content_type: str
+    bearer: str | None = field(repr=False)
+    basic: tuple[str, str] | None = field(repr=False)
+    is_json: bool
+    fault: str | None = None
+
+    def text(self, name: str) -> str | None:
+        """A body argument that is a non-empty string."""
+        value = self.arguments.get(name)
+        return value if isinstance(value, str) and value else None
+
+
+Handler = Callable[[Call], Response]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class ClientRefused(Exception):
+    """`reason`: missing, unknown, secret, two_methods."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def authenticate(call: Call, clients: Mapping[str, RegisteredClient]) -> tuple[RegisteredClient, str]:
+    """The client of a token request and the method it used (RFC 6749 §2.3.1). Raises ClientRefused."""
+    sent_id, sent_secret = call.text("client_id"), call.text("client_secret")
+    if call.basic is not None:
+        if sent_secret is not None or (sent_id is not None and sent_id != call.basic[0]):
+            raise ClientRefused("two_methods")
+        (client_id, secret), method = call.basic, "basic"
+    elif sent_id is not None:
+        client_id, secret, method = sent_id, sent_secret or "", "post"
+    else:
+        raise ClientRefused("missing")
+    client = clients.get(client_id)
+    if client is None:
+        raise ClientRefused("unknown")
+    if secret != client.client_secret:
+        raise ClientRefused("secret")
+    return client, method
+
+
+def endpoint(sandbox: Sandbox, face: Face, name: str | Callable[[Call], str], handler: Handler) -> Endpoint:
+    """An endpoint that faults can strike under this name."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            call = await _read(request)
+        except ClientDisconnect:
+            return Dropped()
+        if call is None:
+            return JSONResponse({"error": "invalid_request"}, status_code=400)
+        full_name = f"{face}.{name if isinstance(name, str) else name(call)}"
+        fault = sandbox.faults.take(full_name)
+        arrival = sandbox.books.write(
+            "arrivals",
+            sandbox.clock.now(),
+            endpoint=full_name,
+            method=call.method,
+            fault=None if fault is None else fault.kind,
+            answered=False,
+        )
+        if fault is None:
+            response = handler(call)
+        else:
+            response = await _misbehave(
+                sandbox, face, full_name, fault=fault, call=call, handler=handler, request=request
+            )
+        arrival["answered"] = not isinstance(response, Dropped)
+        return response
+
+    return answer
+
+
+async def _misbehave(
+    sandbox: Sandbox, face: Face, name: str, *, fault: Fault, call: Call, handler: Handler, request: Request
+) -> Response:
+    struck = replace(call, fault=fault.kind)
+    match fault.kind:
+        case "hang" | "slow" | "hold":
+            early = handler(struck) if fault.when == "after" else None
+            if not await _wait(sandbox, name, fault=fault, request=request):
+                return Dropped()
+            return early or handler(struck)
+        case _:
+            answer = handler(struck) if fault.when == "after" else None
+            return distort(fault, answer, face=face, trap=f"{sandbox.url}/_trap")
+
+
+async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:
+    """Wait as the fault says. False when the caller gave up, or the simulator stops, before it was over."""
+    over: asyncio.Task[None] | None = None
+    gone = asyncio.create_task(_disconnected(request.receive), name="simulator-caller")
+    closing = asyncio.create_task(_closing(sandbox), name="simulator-closing")
+    tasks = {gone, closing}
+    if fault.kind == "hold":
+        over = asyncio.create_task(sandbox.faults.hold(name), name="simulator-hold")
+        tasks.add(over)
+    try:
+        done, _ = await asyncio.wait(
+            tasks,
+            timeout=fault.seconds if fault.kind == "slow" else None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return gone not in done and closing not in done
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _closing(sandbox: Sandbox) -> None:
+    await sandbox.faults.closing.wait()
+
+
+async def _read(request: Request) -> Call | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.split(";")[0].strip().lower()
+    arguments: dict[str, JsonValue] = {}
+    if kind == "application/json" and body:
+        try:
+            arguments = _OBJECT.validate_json(bytes(body))
+        except ValidationError:
+            return None
+    elif body:
+        form = _form(bytes(body))
+        if form is None:
+            return None
+        arguments = dict(form)
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return Call(
+        method=request.method,
+        path=request.url.path,
+        path_params={name: str(value) for name, value in request.path_params.items()},
+        query=dict(request.query_params),
+        arguments=arguments,
+        content_type=content_type,
+        bearer=credentials.strip() if scheme.lower() == "bearer" else None,
+        basic=_basic(credentials) if scheme.lower() == "basic" else None,
+        is_json=kind == "application/json",
+    )
+
+
+def _form(body: bytes) -> dict[str, str] | None:
+    """RFC 6749 §3.2: parameters must not be included more than once."""
+    try:
+        pairs = [pair.partition("=") for pair in body.decode("ascii").split("&") if pair]
+    except UnicodeDecodeError:
+        return None
+    fields = {unquote_plus(name): unquote_plus(value) for name, _, value in pairs}
+    return fields if len(fields) == len(pairs) else None
+
+
+def _basic(credentials: str) -> tuple[str, str] | None:
+    try:
+        name, colon, secret = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return (unquote_plus(name), unquote_plus(secret)) if colon else None
