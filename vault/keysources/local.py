@@ -1,0 +1,62 @@
+"""A KEK in this process: wrapping with AES-256-GCM, and the text form of a key. The sources say where it is kept."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vault.refusals import CiphertextRejected, KeyUnavailable
+
+KEY_LENGTH = 32
+WRAP_VERSION = 1
+
+_NONCE = 12
+_LABEL = b"token-vault key wrap\x00"
+
+
+class LocalKey:
+    """A key-encryption key held in memory. Random 96-bit nonces: far from 2^32 wraps, one per user and rotation."""
+
+    __slots__ = ("_cipher", "id")
+
+    def __init__(self, key: bytes, *, kind: str) -> None:
+        if len(key) != KEY_LENGTH:
+            raise ValueError("a key-encryption key has 32 bytes")
+        self._cipher = AESGCM(key)
+        # one-way, so that the id can stand in the database and in logs
+        self.id = f"{kind}-{hmac.new(key, b'token-vault key id', hashlib.sha256).hexdigest()[:16]}"
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE)
+        return bytes((WRAP_VERSION,)) + nonce + self._cipher.encrypt(nonce, key, _LABEL + context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Raises CiphertextRejected for another key, another context or altered bytes."""
+        if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
+            raise CiphertextRejected("a wrapped key does not open", detail="unknown format")
+        try:
+            return self._cipher.decrypt(wrapped[1 : 1 + _NONCE], wrapped[1 + _NONCE :], _LABEL + context)
+        except InvalidTag as error:
+            raise CiphertextRejected("a wrapped key does not open", detail="other key or context") from error
+
+
+def parse_key(text: str, *, where: str) -> bytes:
+    """A key from its text form, base64 of 32 bytes."""
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_LENGTH:
+        raise KeyUnavailable(f"{where} does not hold a key: base64 of 32 random bytes is needed")
+    return key
+
+
+def format_key(key: bytes) -> str:
+    """A key in its text form."""
+    return base64.b64encode(key).decode()

@@ -1,0 +1,69 @@
+"""Read and make files that only their owner may read. Refuses symbolic links and loose modes (V-06)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from vault.refusals import KeyUnavailable
+
+_LIMIT = 64 * 1024
+
+
+def read_private(path: Path) -> str | None:
+    """The text, or None where there is no file. Raises KeyUnavailable when others could read it too."""
+    try:
+        # O_NONBLOCK: a named pipe put in its place must not stop the start
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        cause = "is a symbolic link: name the file itself" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise KeyUnavailable(f"{path} {cause}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise KeyUnavailable(f"{path} is not a regular file: name the key file itself")
+        if facts.st_mode & 0o077:
+            raise KeyUnavailable(f"{path} can be read by other users of this machine: chmod 600 {path}")
+        if facts.st_uid not in {os.geteuid(), 0}:
+            raise KeyUnavailable(f"{path} belongs to another user: chown it to the user that runs the vault")
+        content = file.read(_LIMIT + 1)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise KeyUnavailable(f"{path} does not hold text") from error
+
+
+def create_private(path: Path, text: str) -> bool:
+    """Make the file, complete and durable in one step; False where one exists already."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # fails where the name is taken: two first starts cannot overwrite each other
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        _sync_folder(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise KeyUnavailable(f"cannot write {path}: {error.strerror}") from error
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

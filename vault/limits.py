@@ -1,0 +1,64 @@
+"""Rate counters in the database, so that every process counts together. What is limited, and how much, callers say.
+
+A sliding window over two fixed ones: the previous window counts for the part of it that the sliding window still
+covers. Spend in a transaction of its own: one that is rolled back by the refusal would give the attempt back.
+"""
+
+from __future__ import annotations
+
+from vault.database import Reader, Transaction, integer
+
+LONGEST_WINDOW = 86400  # seconds
+
+
+async def spend(transaction: Transaction, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
+    """Count `cost` against the bucket; False, and nothing counted, when that would pass the limit."""
+    key, start = _key(bucket, window), _start(window, now)
+    left = limit - await _carried(transaction, key, window=window, now=now)
+    if cost > left:
+        return False
+    row = await transaction.fetch_one(
+        "insert into limits (bucket, window_start, spent) values (:bucket, :start, :cost) "
+        "on conflict (bucket, window_start) do update set spent = limits.spent + :cost "
+        "where limits.spent + :cost <= :left returning spent",
+        {"bucket": key, "start": start, "cost": cost, "left": left},
+    )
+    return row is not None
+
+
+async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
+    """Whether `spend` would succeed now."""
+    key = _key(bucket, window)
+    spent = await _spent(reader, key, start=_start(window, now))
+    return spent + await _carried(reader, key, window=window, now=now) + cost <= limit
+
+
+async def sweep(transaction: Transaction, now: int) -> int:
+    """Forget windows that no longer count; the number of counters."""
+    return await transaction.execute(
+        "delete from limits where window_start < :before", {"before": now - 2 * LONGEST_WINDOW}
+    )
+
+
+def _key(bucket: str, window: int) -> str:
+    if not 0 < window <= LONGEST_WINDOW:
+        raise ValueError("a window has 1 second to 1 day")
+    return f"{window}:{bucket}"
+
+
+def _start(window: int, now: int) -> int:
+    return now - now % window
+
+
+async def _carried(reader: Reader, key: str, *, window: int, now: int) -> int:
+    """What still counts of the window before, rounded up."""
+    start = _start(window, now)
+    before = await _spent(reader, key, start=start - window)
+    return -(-before * (window - (now - start)) // window)
+
+
+async def _spent(reader: Reader, key: str, *, start: int) -> int:
+    row = await reader.fetch_one(
+        "select spent from limits where bucket = :bucket and window_start = :start", {"bucket": key, "start": start}
+    )
+    return 0 if row is None else integer(row, "spent")
