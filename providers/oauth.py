@@ -94,9 +94,7 @@ class AuthlibUpstream:
         if login_hint is not None:
             parameters["login_hint"] = login_hint
         method = None if provider.pkce == "off" else provider.pkce
-        client: _AuthorizationClient = OAuth2Client(
-            None, client_id=self._client_id(), redirect_uri=redirect_uri, code_challenge_method=method
-        )
+        client = _authorization_client(self._client_id(), redirect_uri=redirect_uri, code_challenge_method=method)
         url, _ = client.create_authorization_url(
             provider.hosts.authorize_url, state=state, code_verifier=code_verifier, **parameters
         )
@@ -271,3 +269,11 @@ class AuthlibUpstream:
     def _secrets(self, *sent: str) -> Sequence[str]:
         secret = self._provider.registration.client_secret
         return (*sent, secret) if secret is not None else sent
+
+
+def _authorization_client(
+    client_id: str, *, redirect_uri: str, code_challenge_method: str | None
+) -> _AuthorizationClient:
+    return OAuth2Client(
+        None, client_id=client_id, redirect_uri=redirect_uri, code_challenge_method=code_challenge_method
+    )
