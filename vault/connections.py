@@ -62,11 +62,11 @@ _EXISTING = """
 _INSERT = """
     insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, refresh_sealed,
         access_sealed, access_generation, access_expires_at, grant_expires_at, metadata, created_at, refreshed_at)
-    values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, 'active', :generation, :refresh_sealed,
+    values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :generation, :refresh_sealed,
         :access_sealed, :generation, :access_expires_at, :grant_expires_at, :metadata, :now, :now)
 """
 _RECONNECT = """
-    update connections set label = :label, scopes = :scopes, state = 'active', reason = null, generation = :generation,
+    update connections set label = :label, scopes = :scopes, state = :state, reason = null, generation = :generation,
         refresh_sealed = :refresh_sealed, access_sealed = :access_sealed, access_generation = :generation,
         access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at, metadata = :metadata,
         refreshed_at = :now
@@ -171,6 +171,7 @@ async def open_connection(
         **named,
         "label": account.label,
         "scopes": format_scope(granted),
+        "state": ConnectionState.ACTIVE.value,
         "grant_expires_at": None if policy.grant_lifetime is None else now + policy.grant_lifetime,
         "metadata": json.dumps(dict(answer.metadata), sort_keys=True, separators=(",", ":")),
         "now": now,
@@ -268,7 +269,7 @@ class PendingRevocation:
 
 
 _END = """
-    update connections set state = 'revoked', reason = 'disconnected', ended_at = :now
+    update connections set state = :state, reason = :reason, ended_at = :now
     where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null
     returning provider, account, label, generation, access_generation, refresh_sealed, access_sealed, lease_until
 """
@@ -299,7 +300,7 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
     """
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id}
     mine: Mapping[str, Value] = {**which, "user_id": connection.user_id, "now": now}
-    row = await transaction.fetch_one(_END, mine)
+    row = await transaction.fetch_one(_END, {**mine, "state": ConnectionState.REVOKED.value, "reason": "disconnected"})
     if row is None:
         raise TransitionRefused("This connection is already disconnected.")
     sealed = await _seal_pending(transaction, ring, row, connection=connection)

@@ -192,8 +192,8 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
     # An agent is shown the accounts that it may use; the others only when it may use none.
     shown = [one for one in accounts if one.is_delegated(now)] or list(accounts)
     labels = [one.label for one in shown]
-    names = tuple(one.label if labels.count(one.label) == 1 else one.account for one in shown)
-    raise AccountRequired(why, provider=provider, accounts=names)
+    names = sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown)
+    raise AccountRequired(why, provider=provider, accounts=tuple(names))
 
 
 def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:

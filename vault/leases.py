@@ -26,6 +26,8 @@ from vault.refusals import CiphertextRejected
 
 LEASE = 60  # seconds; longer than a send and every pause that we tolerate
 
+_ACTIVE = ConnectionState.ACTIVE.value
+
 _READ = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
         k.refresh_sealed, k.access_generation, k.lease_until, k.ended_at, uk.wrapped, uk.kek_id, ck.salt,
@@ -41,7 +43,7 @@ _READ = """
 # The fence makes the claim void if anybody claimed since the row was read, even if they have let go again.
 _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = fence + 1
-    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = 'active'
+    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
         and ended_at is null and (lease_until is null or lease_until <= :now)
 """
 _INTEND = """
@@ -72,7 +74,7 @@ _LEASE_ENDS = """
 """
 # A state other than active is overruled: whoever gave the connection up did not know of this answer.
 _STORE_REFRESH = f"""
-    update connections set generation = :next, refresh_sealed = :refresh_sealed, state = 'active', reason = null,
+    update connections set generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null,
         {_LEASE_ENDS}
     where tenant = :tenant and id = :id and generation = :generation and ended_at is null
 """  # noqa: S608  constants
@@ -91,8 +93,8 @@ _DROP_DEAD_NARROWED = """
     delete from narrowed_tokens where tenant = :tenant and connection_id = :id and expires_at <= :now
 """
 _END = """
-    update connections set state = 'needs_reauth', reason = :reason, lease_owner = null, lease_until = null
-    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = 'active'
+    update connections set state = :state, reason = :reason, lease_owner = null, lease_until = null
+    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
         and ended_at is null
 """
 
@@ -188,7 +190,9 @@ class Lease:
 async def claim(transaction: Transaction, facts: Facts, *, owner: str, now: int) -> Lease | None:
     """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first."""
     wanted = Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence)
-    changed = await transaction.execute(_CLAIM, {**wanted.parameters, "until": now + LEASE, "now": now})
+    changed = await transaction.execute(
+        _CLAIM, {**wanted.parameters, "active": _ACTIVE, "until": now + LEASE, "now": now}
+    )
     if changed != 1:
         return None
     intent: Mapping[str, Value] = {
@@ -233,7 +237,13 @@ async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *,
     at: Mapping[str, Value] = {**which, "next": following}
     changed = await transaction.execute(
         _STORE_REFRESH,
-        {**at, "refresh_sealed": refreshed.refresh_sealed, "generation": lease.generation, "fence": lease.fence},
+        {
+            **at,
+            "refresh_sealed": refreshed.refresh_sealed,
+            "generation": lease.generation,
+            "fence": lease.fence,
+            "active": _ACTIVE,
+        },
     )
     if changed != 1:
         return False
@@ -258,6 +268,8 @@ async def end(transaction: Transaction, facts: Facts, *, fence: int, reason: str
             "generation": facts.generation,
             "fence": fence,
             "reason": reason,
+            "state": ConnectionState.NEEDS_REAUTH.value,
+            "active": _ACTIVE,
         },
     )
     return changed == 1

@@ -46,7 +46,7 @@ _DONE = """
     where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
 """
 _FAILED = """
-    update upstream_revocations set outcome = 'failed'
+    update upstream_revocations set outcome = :outcome
     where tenant = :tenant and connection_id = :id and done_at is null
 """
 
@@ -55,8 +55,8 @@ _FAILED = """
 class Revocation:
     """Where the end of a grant at its provider stands.
 
-    `outcome` is `pending`, `failed` (will be repeated), `revoked`, `unsupported` (the provider has no such endpoint: the person
-    can remove the access there), `given_up` or `unreadable`.
+    `outcome` is `pending`, `failed` (will be repeated), `revoked`, `unsupported` (the provider has no such endpoint, so
+    only the person can remove the access there), `given_up` or `unreadable`.
     """
 
     connection_id: str
@@ -172,7 +172,7 @@ async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
 
 async def _postpone(vault: Vault, pending: Revocation) -> str:
     async with vault.database.transaction() as transaction:
-        await transaction.execute(_FAILED, {"tenant": TENANT, "id": pending.connection_id})
+        await transaction.execute(_FAILED, {"tenant": TENANT, "id": pending.connection_id, "outcome": "failed"})
         await append(transaction, _event(pending, outcome="failed"), now=vault.database.now())
     return "failed"
 

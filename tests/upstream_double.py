@@ -1,0 +1,158 @@
+"""A provider in this process: the double of the outside, with rotation classes, scripted misbehaviour and books.
+
+The books say what really happened at the provider, so that a test can compare them with what the vault believes. The
+wire itself is the simulator's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+
+from vault.upstream import (
+    Account,
+    NotSent,
+    RefreshOutcome,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Rotation,
+    Silent,
+    TokenAnswer,
+)
+
+
+@dataclass
+class Family:
+    """One consent at the provider: its live refresh token and what it allows."""
+
+    account: Account
+    scopes: frozenset[str]
+    refresh_token: str | None
+    spent: set[str] = field(default_factory=set[str])
+    is_alive: bool = True
+
+
+@dataclass(frozen=True)
+class Send:
+    """One refresh as the provider saw it."""
+
+    refresh_token: str
+    scopes: frozenset[str] | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one refresh. `after` happens when the provider has already rotated."""
+
+    before: RefreshOutcome | None = None
+    after: RefreshOutcome | None = None
+    scopes: frozenset[str] | None = None  # the provider says and issues these instead
+    hides_scope: bool = False
+
+
+INVALID_CLIENT = Fault(before=Refused("invalid_client", "unknown client", ends_grant=False))
+UNREACHABLE = Fault(before=NotSent("connection refused"))
+BUSY = Fault(before=NotSent("429", retry_after=30))
+LOST_REQUEST = Fault(before=Silent("timeout"))
+LOST_ANSWER = Fault(after=Silent("connection reset"))
+
+
+class UpstreamDouble:
+    """An UpstreamOAuth with books. `gate` holds every refresh at the provider until it is set."""
+
+    def __init__(self, rotation: Rotation = Rotation.NONE, *, lifetime: int = 3600) -> None:
+        self.rotation = rotation
+        self.lifetime = lifetime
+        self.faults: deque[Fault | None] = deque()
+        self.sends: list[Send] = []
+        self.revocations: list[tuple[str | None, str | None]] = []
+        self.revoke_outcomes: deque[RevokeOutcome] = deque()
+        self.issued: dict[str, frozenset[str]] = {}  # access token -> scopes that it really carries
+        self.families: list[Family] = []
+        self.gate: asyncio.Event | None = None
+        self.arrived = asyncio.Event()
+        self.is_configured = True
+        self._numbers = itertools.count(1)
+
+    def authorization_url(
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        scopes: frozenset[str],
+        code_verifier: str,
+        login_hint: str | None = None,
+    ) -> str:
+        raise NotImplementedError
+
+    async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
+        raise NotImplementedError
+
+    async def narrow(self, access_token: str, scopes: frozenset[str]) -> RefreshOutcome:
+        raise NotImplementedError
+
+    def consent(self, account: str, scopes: frozenset[str], *, refreshable: bool = True) -> TokenAnswer:
+        """What the provider answers after a person allowed these scopes."""
+        refresh_token = self._name("rt") if refreshable else None
+        family = Family(Account(account, f"{account}@example.com"), scopes, refresh_token)
+        self.families.append(family)
+        return TokenAnswer(
+            self._access(scopes),
+            refresh_token,
+            scopes=scopes,
+            expires_in=self.lifetime if refreshable else None,
+            account=family.account,
+        )
+
+    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        fault = self.faults.popleft() if self.faults else None
+        self.arrived.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        else:
+            await asyncio.sleep(0)
+        outcome = self._answer(refresh_token, scopes, fault or Fault())
+        self.sends.append(Send(refresh_token, scopes, type(outcome).__name__))
+        return outcome
+
+    def _answer(self, refresh_token: str, scopes: frozenset[str] | None, fault: Fault) -> RefreshOutcome:
+        if fault.before is not None:
+            return fault.before
+        family = next((one for one in self.families if refresh_token in (one.refresh_token, *one.spent)), None)
+        if family is None or not family.is_alive:
+            return Refused("invalid_grant", "unknown token", ends_grant=True)
+        if refresh_token != family.refresh_token:
+            family.is_alive = self.rotation is not Rotation.REVOKES
+            return Refused("invalid_grant", "token was used before", ends_grant=True)
+        successor: str | None = None
+        if self.rotation is not Rotation.NONE:
+            family.spent.add(refresh_token)
+            family.refresh_token = successor = self._name("rt")
+        carried = fault.scopes or scopes or family.scopes
+        answer = TokenAnswer(
+            self._access(carried),
+            successor,
+            scopes=None if fault.hides_scope else carried,
+            expires_in=self.lifetime,
+        )
+        return fault.after or Rotated(answer)
+
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+        self.revocations.append((refresh_token, access_token))
+        outcome = self.revoke_outcomes.popleft() if self.revoke_outcomes else RevokeOutcome.REVOKED
+        for family in self.families:
+            if outcome is RevokeOutcome.REVOKED and refresh_token in (family.refresh_token, *family.spent):
+                family.is_alive = False
+        return outcome
+
+    def _access(self, scopes: frozenset[str]) -> str:
+        token = self._name("at")
+        self.issued[token] = scopes
+        return token
+
+    def _name(self, kind: str) -> str:
+        return f"CANARY-{kind}-{next(self._numbers)}"
