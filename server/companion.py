@@ -12,6 +12,7 @@ import http.client
 import json
 import logging
 import socket
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -63,9 +64,24 @@ def bind(host: str, port: int) -> socket.socket | None:
     return listener
 
 
-def look(host: str, port: int, *, vault_id: str) -> Holder:
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen, and the id by which processes that may share the address know each other."""
+
+    host: str
+    port: int
+    vault_id: str
+
+
+def address_of(deployment: Deployment) -> Address:
+    """The address of a vault's pages."""
+    server = deployment.settings.server
+    return Address(server.host, server.port, deployment.vault_id)
+
+
+def look(address: Address) -> Holder:
     """Ask who answers at the address. Blocking; bounded."""
-    connection = http.client.HTTPConnection(host, port, timeout=_LOOK_TIMEOUT)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=_LOOK_TIMEOUT)
     try:
         connection.request("GET", "/healthz")
         answer = connection.getresponse()
@@ -76,15 +92,15 @@ def look(host: str, port: int, *, vault_id: str) -> Holder:
         return Holder.FOREIGN
     finally:
         connection.close()
-    return Holder.OURS if isinstance(content, dict) and content.get("vault") == vault_id else Holder.FOREIGN  # pyright: ignore[reportUnknownMemberType] -- JSON of a stranger
+    return Holder.OURS if isinstance(content, dict) and content.get("vault") == address.vault_id else Holder.FOREIGN  # pyright: ignore[reportUnknownMemberType] -- JSON of a stranger
 
 
 class Companion:
-    """Serves the application at the fixed address whenever no other process of the vault does."""
+    """Serves an application at a fixed address whenever no other process of the same vault does."""
 
-    def __init__(self, deployment: Deployment, app: ASGIApp) -> None:
-        self._deployment = deployment
+    def __init__(self, app: ASGIApp, address: Address) -> None:
         self._app = app
+        self._address = address
         self._holder = Holder.NOBODY
         self._decided = asyncio.Event()
 
@@ -100,13 +116,12 @@ class Companion:
 
     async def run(self) -> None:
         """Hold the address, or watch it and take it over; runs until it is cancelled."""
-        server = self._deployment.settings.server
         while True:
-            listening = bind(server.host, server.port)
+            listening = bind(self._address.host, self._address.port)
             if listening is not None:
                 await self._hold(listening)
             else:
-                self._note(await asyncio.to_thread(look, server.host, server.port, vault_id=self._deployment.vault_id))
+                self._note(await asyncio.to_thread(look, self._address))
             await asyncio.sleep(RETRY)
 
     async def _hold(self, listening: socket.socket) -> None:

@@ -1,137 +1,28 @@
 """The stdio transport: the owner of the data directory calls through a local client, without any token.
 
-Owner, client and grant are made on first use; from there on the same exchange, delegations and activity as everywhere.
+Owner, client and grant come from `server.owner`; from there on it is the same exchange, delegations and activity.
 Pages that a person needs are served by the loopback companion (`server.companion`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
-import re
 import subprocess
 import sys
 import webbrowser
 from collections.abc import Callable
-from typing import Final
 
 from mcp.server.stdio import stdio_server
 
 from server.app import build_app
-from server.companion import Companion, Holder
+from server.companion import Companion, Holder, address_of
 from server.deployment import Deployment
+from server.owner import local_principal
 from server.serving import tune
 from server.transports import PRINCIPAL, build_server
-from vault import audit, clients, grants, users
-from vault.database import Conflict, Transaction
-from vault.records import Client, ClientKind, Event, Grant, Principal, User
-from vault.refusals import VaultError
 
-OWNER_ISSUER: Final = "urn:token-vault:data-directory"  # the identity that marks the owner of the data directory
-OWNER_SUBJECT: Final = "owner"
-_SCOPES: Final = frozenset({"tools", "connections"})
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 logger = logging.getLogger("token_vault.stdio")
-
-
-class LocalClientRefused(VaultError):
-    """This local client cannot be used."""
-
-    code = "local_client_refused"
-
-
-async def find_owner(deployment: Deployment) -> User:
-    """The owner of the data directory: the only admin if there is exactly one, else a new user named as the OS user."""
-    for _ in range(5):  # several processes may start at once on an empty directory
-        found = await users.find_by_identity(deployment.database, OWNER_ISSUER, OWNER_SUBJECT)
-        if found is not None:
-            return found
-        try:
-            async with deployment.transaction() as transaction:
-                return await _make_owner(deployment, transaction)
-        except Conflict:
-            continue
-    raise LocalClientRefused("The owner of the data directory could not be made: start again.")
-
-
-async def _make_owner(deployment: Deployment, transaction: Transaction) -> User:
-    now = deployment.now()
-    admins = [user for user in await users.list_users(transaction) if user.is_admin and user.disabled_at is None]
-    name = _os_user()
-    owner = admins[0] if len(admins) == 1 else await users.find_user(transaction, name)
-    event = Event(kind="owner.found", user_id=None if owner is None else owner.id, details={"method": "stdio"})
-    if owner is None:
-        owner = await users.create_user(transaction, name, is_admin=not admins, now=now)
-        event = Event(kind="user.created", user_id=owner.id, details={"method": "stdio"})
-    await users.link_identity(transaction, OWNER_ISSUER, OWNER_SUBJECT, user_id=owner.id, now=now)
-    await audit.append(transaction, event, now=now)
-    return owner
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return "owner"
-
-
-async def local_principal(deployment: Deployment, client_name: str) -> Principal:
-    """Owner, local client and grant of a stdio process. Raises LocalClientRefused for a name that cannot be used."""
-    if not _NAME.fullmatch(client_name):
-        raise LocalClientRefused("--client takes letters, digits, blanks, '.', '_' and '-', at most 64.")
-    owner = await find_owner(deployment)
-    if owner.disabled_at is not None:
-        raise LocalClientRefused("The owner of this data directory is disabled: token-vault users enable NAME.")
-    for _ in range(5):
-        try:
-            grant = await _local_grant(deployment, owner, client_name)
-        except Conflict:
-            continue
-        return Principal(
-            user_id=owner.id,
-            client_id=grant.client_id,
-            grant_id=grant.id,
-            scopes=grant.scopes,
-            audience=grant.resource,
-        )
-    raise LocalClientRefused("The local client could not be made: start again.")
-
-
-async def _local_grant(deployment: Deployment, owner: User, client_name: str) -> Grant:
-    """The live grant of the local client, made when absent. It gives no account: those are delegated by the person."""
-    client_id = "local-" + re.sub(r"[^a-z0-9._-]", "-", client_name.lower())
-    now = deployment.now()
-    async with deployment.transaction() as transaction:
-        client = await clients.get_client(transaction, client_id)
-        if client is None:
-            client = Client(
-                id=client_id,
-                kind=ClientKind.LOCAL,
-                name=client_name,
-                auth_method="none",
-                redirect_uris=(),
-                grant_types=frozenset(),
-                created_at=now,
-            )
-            await clients.save_client(transaction, client)
-        for grant in await grants.list_grants(transaction, owner.id):
-            if grant.client_id == client_id and grant.is_live:
-                return grant
-        grant = await grants.create_grant(
-            transaction,
-            user_id=owner.id,
-            client_id=client_id,
-            scopes=_SCOPES,
-            resource=deployment.url("/mcp"),
-            redirect_uri="",
-            now=now,
-        )
-        event = Event(
-            kind="grant.created", user_id=owner.id, client_id=client_id, details={"method": "stdio", "grant": grant.id}
-        )
-        await audit.append(transaction, event, now=now)
-        return grant
 
 
 def browser_opener() -> Callable[[str], bool] | None:
@@ -168,7 +59,7 @@ def _open_detached(url: str) -> bool:
 async def serve_stdio(deployment: Deployment, client_name: str) -> None:
     """Speak MCP on stdin and stdout until the client closes stdin, with the companion beside it."""
     principal = await local_principal(deployment, client_name)
-    companion = Companion(deployment, build_app(deployment))
+    companion = Companion(build_app(deployment), address_of(deployment))
     watching = asyncio.create_task(companion.run())
     try:
         if await companion.first_look() is Holder.FOREIGN:

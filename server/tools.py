@@ -17,7 +17,6 @@ from typing import Final
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel, ValidationError
-from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 
 from providers.api import ToolRefused, Unauthorized, UpstreamAPI
 from providers.tools import Progress, ToolSpec
@@ -28,6 +27,7 @@ from server.errors import tool_text
 from server.ladder import Asking
 from server.signin import owner_link
 from vault import tickets, users
+from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
 

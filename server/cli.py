@@ -1,0 +1,29 @@
+"""The `token-vault` program: assembles the commands of `server.commands`. `--help` loads nothing of the product."""
+
+from __future__ import annotations
+
+import typer
+
+from server.commands import accounts, agents, history, people, running
+
+app = typer.Typer(
+    name="token-vault",
+    help="A self-hosted MCP server whose tools act on a person's own accounts through a token vault.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
+)
+running.register(app)
+people.register_sign_in(app)
+history.register_activity(app)
+app.add_typer(people.app, name="users")
+app.add_typer(agents.clients_app, name="clients")
+app.add_typer(accounts.connections_app, name="connections")
+app.add_typer(agents.delegations_app, name="delegations")
+app.add_typer(accounts.providers_app, name="providers")
+app.add_typer(accounts.tools_app, name="tools")
+app.add_typer(history.keys_app, name="keys")
+
+
+def main() -> None:
+    """Run the program."""
+    app(prog_name="token-vault")

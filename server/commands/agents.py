@@ -1,0 +1,210 @@
+"""`clients ...` and `delegations ...`: which agents are known, and what people let them use."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.setup import Setup, command, fail, note, user_named, when
+
+if TYPE_CHECKING:
+    from vault.database import Reader
+    from vault.records import Client, Connection, Delegation
+
+clients_app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
+delegations_app = typer.Typer(no_args_is_help=True, help="What people let agents use.")
+ClientId = Annotated[str, typer.Argument(help="The client's id.", show_default=False)]
+UserOption = Annotated[
+    str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
+]
+
+
+def described(client: Client) -> dict[str, object]:
+    """A client as printed; never the secret's hash."""
+    return {
+        "client_id": client.id,
+        "name": client.name,
+        "kind": client.kind.value,
+        "auth_method": client.auth_method,
+        "redirect_uris": list(client.redirect_uris),
+        "grant_types": sorted(client.grant_types),
+        "resources": list(client.resources),
+        "created_at": when(client.created_at),
+        "last_used_at": when(client.last_used_at),
+    }
+
+
+@command(clients_app, "add")
+def add(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
+    *,
+    redirect_uri: Annotated[list[str], typer.Option("--redirect-uri", help="Repeat for several.", show_default=False)],
+    confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
+    resource: Annotated[list[str] | None, typer.Option("--resource", help="An API of your own it may call.")] = None,
+) -> None:
+    """Register an agent by hand; a secret is printed once, now."""
+    client, secret = setup.run(_add(setup, name, redirect_uri, secret=confidential, resources=tuple(resource or ())))
+    row = described(client)
+    sentence = f"client_id      {client.id}"
+    if secret is not None:
+        row["client_secret"] = secret
+        sentence += f"\nclient_secret  {secret}"
+        note("The secret is shown this once; the vault keeps only its hash.")
+    setup.show_one(row, sentence=sentence)
+
+
+async def _add(
+    setup: Setup, name: str, redirect_uris: list[str], *, secret: bool, resources: tuple[str, ...]
+) -> tuple[Client, str | None]:
+    from server.oauth.client_auth import secret_hash
+    from server.oauth.rules import OAuthError, check_redirect_uri, clean_name
+    from vault import apis, audit, clients
+    from vault.records import Client, ClientKind, Event
+
+    async with setup.open() as deployment:
+        for uri in redirect_uris:
+            try:
+                check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
+            except OAuthError as error:
+                fail(f"--redirect-uri {uri}: {error.description}")
+        value = secrets.token_urlsafe(32) if secret else None
+        now = deployment.now()
+        client = Client(
+            id=secrets.token_urlsafe(16),
+            kind=ClientKind.MANUAL,
+            name=clean_name(name) or fail("the name has no visible character"),
+            auth_method="none" if value is None else "client_secret_basic",
+            redirect_uris=tuple(dict.fromkeys(redirect_uris)),
+            secret_hash=None if value is None else secret_hash(value),
+            resources=resources,
+            created_at=now,
+        )
+        async with deployment.transaction() as transaction:
+            for resource in resources:
+                if await apis.find_api(transaction, resource) is None:
+                    await apis.add_api(transaction, resource, name=client.name, now=now)
+            await clients.save_client(transaction, client)
+            event = Event(kind="client.registered", client_id=client.id, details={"kind": client.kind.value})
+            await audit.append(transaction, event, now=now)
+        return client, value
+
+
+@command(clients_app, "list")
+def list_(setup: Setup) -> None:
+    """List all agents."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import clients
+
+        async with setup.open() as deployment:
+            return [described(client) for client in await clients.list_clients(deployment.database)]
+
+    columns = ("client_id", "name", "kind", "auth_method", "last_used_at")
+    setup.show(setup.run(read()), columns=columns, empty="No agent is registered yet.")
+
+
+@command(clients_app, "show")
+def show(setup: Setup, client_id: ClientId) -> None:
+    """Show one agent."""
+
+    async def read() -> dict[str, object]:
+        async with setup.open() as deployment:
+            return described(await _client(deployment.database, client_id))
+
+    row = setup.run(read())
+    setup.show_one(row, sentence="\n".join(f"{name:14} {value}" for name, value in row.items()))
+
+
+@command(clients_app, "remove")
+def remove(setup: Setup, client_id: ClientId) -> None:
+    """Forget an agent; all its grants and tokens end at once."""
+
+    async def end() -> Client:
+        from vault import audit, clients
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            client = await _client(deployment.database, client_id)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await clients.remove_client(transaction, client.id, now=now)
+                await audit.append(transaction, Event(kind="client.removed", client_id=client.id), now=now)
+            return client
+
+    client = setup.run(end())
+    setup.show_one(described(client), sentence=f"{client.name} is removed; its tokens no longer work.")
+
+
+async def _client(reader: Reader, client_id: str) -> Client:
+    from vault import clients
+
+    found = await clients.get_client(reader, client_id)
+    return found if found is not None else fail(f"there is no client {client_id!r}: token-vault clients list")
+
+
+@command(delegations_app, "list")
+def list_delegations(setup: Setup, *, user: UserOption = None) -> None:
+    """List what a person's agents may use."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import clients, connections, delegations
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            known = {one.id: one for one in await connections.list_connections(deployment.database, owner.id)}
+            names = {one.id: one.name for one in await clients.list_clients(deployment.database)}
+            now = deployment.now()
+            return [
+                _delegated(found, known[found.connection_id], name=names.get(found.client_id))
+                for found in await delegations.list_for_user(deployment.database, owner.id)
+                if found.is_live(now) and found.connection_id in known
+            ]
+
+    columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
+    setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")
+
+
+def _delegated(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
+    return {
+        "agent": name,
+        "provider": connection.provider,
+        "account": connection.label,
+        "scopes": sorted(found.scopes),
+        "expires_at": when(found.expires_at),
+        "client_id": found.client_id,
+        "connection_id": found.connection_id,
+    }
+
+
+@command(delegations_app, "revoke")
+def revoke(
+    setup: Setup,
+    client_id: ClientId,
+    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    *,
+    user: UserOption = None,
+) -> None:
+    """Take a connection away from an agent."""
+
+    async def end() -> None:
+        from vault import audit, delegations
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                if not await delegations.revoke(
+                    transaction, user_id=owner.id, client_id=client_id, connection_id=connection_id, now=now
+                ):
+                    fail("that agent may not use that connection anyway: token-vault delegations list")
+                event = Event(
+                    kind="delegation.revoked", user_id=owner.id, client_id=client_id, connection_id=connection_id
+                )
+                await audit.append(transaction, event, now=now)
+
+    setup.run(end())
+    setup.show_one({"client_id": client_id, "connection_id": connection_id}, sentence="The agent may not use it now.")

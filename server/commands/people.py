@@ -1,0 +1,152 @@
+"""`users ...` and `sign-in`: who may use this vault."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.setup import Setup, command, fail, note, user_named, when
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from vault.records import User
+
+app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
+Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
+
+
+def described(user: User) -> dict[str, object]:
+    """A user as printed; never the password's hash."""
+    return {
+        "name": user.name,
+        "id": user.id,
+        "admin": user.is_admin,
+        "created_at": when(user.created_at),
+        "disabled_at": when(user.disabled_at),
+    }
+
+
+@command(app, "add")
+def add(
+    setup: Setup,
+    name: Name,
+    *,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May administer the vault.")] = False,
+) -> None:
+    """Add a person who signs in with a password."""
+    if not password_stdin:
+        fail("give the password on standard input: users add NAME --password-stdin < FILE")
+    if sys.stdin.isatty():
+        note("Type the password and press Enter; it is shown.")
+    password = sys.stdin.readline().rstrip("\r\n")
+    user = setup.run(_add(setup, name, password, is_admin=admin))
+    setup.show_one(described(user), sentence=f"{user.name} can sign in now.")
+
+
+async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> User:
+    from vault import audit, passwords, users
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        passwords.check_password(password, name=name)
+        hashed = await passwords.hash_password(password)
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            user = await users.create_user(transaction, name, password_hash=hashed, is_admin=is_admin, now=now)
+            event = Event(kind="user.created", user_id=user.id, details={"method": "command_line"})
+            await audit.append(transaction, event, now=now)
+        return user
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List everybody."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import users
+
+        async with setup.open() as deployment:
+            return [described(user) for user in await users.list_users(deployment.database)]
+
+    setup.show(setup.run(read()), columns=("name", "admin", "created_at", "disabled_at"), empty="There is no user yet.")
+
+
+@command(app, "disable")
+def disable(setup: Setup, name: Name) -> None:
+    """End everything a person holds and let them in no more."""
+    user = setup.run(_change(setup, name, what="disabled"))
+    setup.show_one(described(user), sentence=f"{user.name} is disabled; every session and agent of theirs has ended.")
+
+
+@command(app, "enable")
+def enable(setup: Setup, name: Name) -> None:
+    """Let a disabled person in again."""
+    user = setup.run(_change(setup, name, what="enabled"))
+    setup.show_one(described(user), sentence=f"{user.name} can sign in again.")
+
+
+@command(app, "remove")
+def remove(setup: Setup, name: Name) -> None:
+    """Forget a person: connections are ended at the providers, keys destroyed."""
+    user = setup.run(_change(setup, name, what="removed"))
+    setup.show_one(described(user), sentence=f"{user.name} is removed.")
+
+
+async def _change(setup: Setup, name: str, *, what: str) -> User:
+    from server.commands.accounts import end_connection
+    from vault import audit, connections, users
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        user = await user_named(deployment.database, name)
+        if what == "removed":
+            for connection in await connections.list_connections(deployment.database, user.id):
+                await end_connection(deployment, connection)
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            if what == "disabled":
+                await users.disable_user(transaction, user.id, now=now)
+            elif what == "enabled":
+                await users.enable_user(transaction, user.id)
+            else:
+                await deployment.keys.destroy_user_key(transaction, user.id)
+                await users.delete_user(transaction, user.id, now=now)
+            await audit.append(transaction, Event(kind=f"user.{what}", user_id=user.id), now=now)
+        return await users.get_user(deployment.database, user.id) or user
+
+
+def register_sign_in(root: typer.Typer) -> None:
+    """Add `sign-in` to the program."""
+
+    @command(root, "sign-in")
+    def sign_in(
+        setup: Setup,
+        *,
+        user: Annotated[
+            str | None, typer.Option("--user", help="Whom; default: the owner of the data directory.")
+        ] = None,
+    ) -> None:
+        """Print a link that signs one browser in, once, within two minutes."""
+
+        async def make() -> tuple[str, str]:
+            async with setup.open() as deployment:
+                found = await _sign_in_user(deployment, user)
+                from server.signin import owner_link
+
+                return await owner_link(deployment, found.id), found.name
+
+        url, name = setup.run(make())
+        note("Open it on this machine; `token-vault serve` or a stdio client must be running. Give it to nobody.")
+        setup.show_one({"url": url, "user": name}, sentence=url)
+
+
+async def _sign_in_user(deployment: Deployment, name: str | None) -> User:
+    from server.owner import find_owner
+    from vault import users
+
+    if name is None and await users.count_users(deployment.database) == 0:
+        return await find_owner(deployment)
+    return await user_named(deployment.database, name)

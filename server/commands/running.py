@@ -1,0 +1,163 @@
+"""`serve`, `stdio`, `demo` and `version`: the program as a process that stays."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.setup import Setup, command, fail, note
+
+if TYPE_CHECKING:
+    from server.companion import Companion
+    from server.deployment import Deployment
+    from server.settings import Settings
+
+SandboxOption = Annotated[
+    bool, typer.Option("--sandbox", help="Use the built-in stand-ins for Slack and Google, with data of their own.")
+]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the program."""
+
+    @command(root, "serve")
+    def serve(
+        setup: Setup,
+        *,
+        host: Annotated[
+            str | None, typer.Option("--host", help="Address to listen on.", show_default="127.0.0.1")
+        ] = None,
+        port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default="8765")] = None,
+        sandbox: SandboxOption = False,
+        verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+    ) -> None:
+        """Serve agents and people over HTTP: MCP at /mcp and /sse, sign-in, connect pages and portal."""
+        from server.logs import configure
+
+        configure(verbose=verbose)
+        server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        setup.run(_serve(setup, {"server": server} if server else {}, sandbox=sandbox))
+
+    @command(root, "stdio")
+    def stdio(
+        setup: Setup,
+        *,
+        client: Annotated[str, typer.Option("--client", help="The name of the agent.", show_default=False)],
+        sandbox: SandboxOption = False,
+        no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", help="Log more, on standard error.")] = False,
+    ) -> None:
+        """Speak MCP on standard input and output, as the owner of the data directory."""
+        from server.logs import configure
+
+        configure(verbose=verbose)
+        setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
+
+    @command(root, "demo")
+    def demo(
+        setup: Setup,
+        *,
+        keep: Annotated[bool, typer.Option("--keep", help="Leave it running and say how to use it.")] = False,
+    ) -> None:
+        """Play the whole story against the sandbox with an unmodified MCP client, and show each step."""
+        from server.demo import play
+
+        if not setup.run(play(keep=keep, data=setup.data)):
+            raise typer.Exit(1)
+
+    @command(root, "version")
+    def version(setup: Setup) -> None:
+        """Print the version."""
+        from server.version import VERSION
+
+        setup.show_one({"version": VERSION}, sentence=VERSION)
+
+
+@asynccontextmanager
+async def _placed(
+    setup: Setup, overrides: Mapping[str, object], *, sandbox: bool
+) -> AsyncGenerator[tuple[Settings, Path]]:
+    """Settings and data directory; with --sandbox those of the sandbox, whose upstreams run as long as the block."""
+    settings = setup.settings(overrides)
+    if not sandbox:
+        yield settings, setup.directory()
+        return
+    from server.sandbox import place, standing_in
+
+    port = settings.server.port + 1
+    placed = place(setup.directory(), port=port)
+    async with standing_in(port=port):
+        yield setup.settings({**overrides, **placed.overrides}), placed.data
+
+
+async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
+    from server.app import build_app, open_deployment
+    from server.companion import Companion, address_of
+    from server.serving import tune, warn_if_slow
+    from server.upkeep import upkeep
+
+    async with (
+        _placed(setup, overrides, sandbox=sandbox) as (settings, data),
+        open_deployment(settings, data=data) as deployment,
+        upkeep(deployment),
+    ):
+        await _welcome(deployment)
+        warn_if_slow()
+        tune()
+        await _until_told(Companion(build_app(deployment), address_of(deployment)), deployment)
+
+
+async def _welcome(deployment: Deployment) -> None:
+    from server.signin import first_admin_secret
+
+    note(f"Token Vault, data in {deployment.data}")
+    secret = await first_admin_secret(deployment)
+    if secret is not None:
+        note(f"There is no admin yet. Open {deployment.url('/first-run')} and enter this secret, once:\n  {secret}")
+
+
+async def _until_told(companion: Companion, deployment: Deployment) -> None:
+    """Serve until SIGINT or SIGTERM. Another process of this vault at the address is waited for; a stranger is not."""
+    from server.companion import Holder
+
+    server = deployment.settings.server
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    running = asyncio.create_task(companion.run())
+    ending = asyncio.create_task(told.wait())
+    try:
+        match await companion.first_look():
+            case Holder.FOREIGN:
+                fail(f"port {server.port} of {server.host} is taken by another program: end it or choose --port")
+            case Holder.OURS:
+                note(f"Another process of this vault serves {deployment.public_url}; this one takes over when it ends.")
+            case _:
+                note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Ctrl+C ends it")
+        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        ending.cancel()
+        running.cancel()
+        await asyncio.gather(running, ending, return_exceptions=True)
+
+
+async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
+    from server.app import open_deployment
+    from server.stdio import browser_opener, serve_stdio
+    from server.upkeep import upkeep
+
+    async with _placed(setup, {}, sandbox=sandbox) as (settings, data):
+        opener = browser_opener() if may_open and settings.stdio.open_browser else None
+        async with (
+            open_deployment(settings, data=data, open_browser=opener) as deployment,
+            upkeep(deployment),
+        ):
+            await serve_stdio(deployment, client)

@@ -1,0 +1,224 @@
+"""What every command shares: where the vault is, how it is opened, how results and refusals are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Concatenate, NoReturn, ParamSpec, TypeVar, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from server.settings import Settings
+    from vault.database import Reader
+    from vault.records import User
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", envvar="TOKEN_VAULT_CONFIG", help="Settings file (TOML).", show_default=False)
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="TOKEN_VAULT_DATA", help="Data directory.", show_default="the platform's"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The options that every command has."""
+
+    config: Path | None
+    data: Path | None
+    as_json: bool
+
+    def directory(self) -> Path:
+        """The data directory."""
+        from server.settings import default_data_directory
+
+        return (self.data or default_data_directory()).expanduser().absolute()
+
+    def settings(self, overrides: Mapping[str, object] | None = None) -> Settings:
+        """The settings. Raises SettingsRefused."""
+        from server.settings import load_settings
+
+        return load_settings(self.config, data=self.directory(), overrides=overrides)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Deployment]:
+        """The whole vault, without serving it; processes that serve it may run beside."""
+        from server.app import open_deployment
+
+        async with open_deployment(self.settings(), data=self.directory()) as deployment:
+            yield deployment
+
+    def run(self, work: Coroutine[object, object, T]) -> T:
+        """Run a command's asynchronous part."""
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+
+    def show(self, rows: Sequence[Mapping[str, object]], *, columns: Sequence[str], empty: str) -> None:
+        """Print a list: a JSON array, or a table."""
+        if self.as_json:
+            self.show_json(rows)
+            return
+        if not rows:
+            say(empty)
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column.replace("_", " "), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_cell(row.get(column))) for column in columns))
+        Console().print(table)
+
+    def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
+        """Print one result: a JSON object, or a sentence."""
+        if self.as_json:
+            self.show_json(row)
+        else:
+            say(sentence)
+
+    def show_json(self, content: object) -> None:
+        """Print JSON."""
+        say(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Print a line of a result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print a line for the person at the terminal, beside the result."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def fail(text: str) -> NoReturn:
+    """End with one line that says the mend, exit code 1."""
+    note(f"token-vault: {' '.join(text.split())}")
+    raise typer.Exit(1)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return " ".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
+        case _:
+            return str(value)
+
+
+def when(at: int | None) -> str | None:
+    """An instant for people and for JSON: ISO 8601, UTC."""
+    from datetime import UTC, datetime
+
+    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
+    """Register a function as a command that also takes --config, --data and --json, handed over as its `Setup`.
+
+    Refusals end as one line that says the mend, with exit code 1; wrong usage is typer's exit code 2.
+    """
+
+    def register(function: Callable[Concatenate[Setup, P], None]) -> None:
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            shared = {part: kwargs.pop(part) for part in ("config", "data", "json")}
+            setup = Setup(_path(shared["config"]), _path(shared["data"]), shared["json"] is True)
+            with _refusals():
+                function(setup, *args, **kwargs)
+
+        functools.update_wrapper(run, function)
+        del run.__dict__["__wrapped__"]
+        hints = get_type_hints(function, include_extras=True)
+        _, *own = inspect.signature(function).parameters.values()
+        extra = [
+            inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption),
+            inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DataOption),
+            inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+        ]
+        parameters = [
+            *(part.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[part.name]) for part in own),
+            *extra,
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] -- PEP 362
+        run.__annotations__ = {part.name: part.annotation for part in parameters}
+        app.command(name)(run)
+
+    return register
+
+
+def _path(value: object) -> Path | None:
+    return value if isinstance(value, Path) else None
+
+
+class _refusals:  # noqa: N801 -- used as a context manager
+    """Turns what the product refuses into one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or isinstance(error, typer.Exit):
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(130)
+        from providers.catalog import ProviderFileRefused
+        from server.settings import SettingsRefused
+        from vault.refusals import VaultError
+
+        found = _first(error)
+        if isinstance(found, VaultError):
+            fail(found.description)
+        if isinstance(found, (SettingsRefused, ProviderFileRefused)):
+            fail(str(found))
+        return False
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first real error of a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
+    return _first(group.exceptions[0])
+
+
+async def user_named(reader: Reader, name: str | None) -> User:
+    """The named user; without a name the owner of the data directory or the only user."""
+    from server.owner import OWNER_ISSUER, OWNER_SUBJECT
+    from vault import users
+
+    if name is not None:
+        found = await users.find_user(reader, name)
+        if found is None:
+            fail(f"there is no user {name!r}: token-vault users list")
+        return found
+    owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
+    everybody = await users.list_users(reader)
+    if owner is None and len(everybody) != 1:
+        fail(
+            "say whose: --user NAME (token-vault users list)" if everybody else "there is no user yet: open the portal"
+        )
+    return everybody[0] if owner is None else owner

@@ -1,0 +1,56 @@
+"""What a running process does on the side: revocations that are due at providers, and forgetting what is over.
+
+Every process of a vault does it; each step is safe to be done by several at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from server.deployment import Deployment
+from vault import clients, limits, replay, revocations, sessions, tickets
+from vault.refusals import VaultError
+
+INTERVAL: Final = 30.0  # seconds
+SWEEP_EVERY: Final = 20  # rounds: ten minutes
+logger = logging.getLogger("token_vault.upkeep")
+
+
+@asynccontextmanager
+async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
+    """Do the upkeep as long as the block runs."""
+    working = asyncio.create_task(_work(deployment))
+    try:
+        yield
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def _work(deployment: Deployment) -> None:
+    rounds = 0
+    while True:
+        try:
+            await revocations.run_due(deployment.vault)
+            if rounds % SWEEP_EVERY == 0:
+                await sweep(deployment)
+        except VaultError as error:  # the storage may come back; the next round tries again
+            logger.warning("upkeep failed", extra={"code": error.code, "detail": error.detail})
+        rounds += 1
+        await asyncio.sleep(INTERVAL)
+
+
+async def sweep(deployment: Deployment) -> None:
+    """Forget tickets, sessions, counters and never-used clients that can no longer matter."""
+    now = deployment.now()
+    unused = now - deployment.settings.registration.unused_lifetime
+    async with deployment.transaction() as transaction:
+        await tickets.sweep_tickets(transaction, now=now)
+        await sessions.sweep_sessions(transaction, now=now)
+        await limits.sweep(transaction, now=now)
+        await replay.sweep(transaction, now=now)
+        await clients.reap_unused(transaction, before=unused)
