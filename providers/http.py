@@ -150,6 +150,8 @@ async def _translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise NotReached("could not connect") from error
     except aiohttp.ConnectionTimeoutError as error:
         raise NotReached("connecting took too long") from error
+    except TimeoutError as error:  # an OSError too
+        raise NoAnswer("no answer in time") from error
     except aiohttp.ClientPayloadError as error:
         raise NoAnswer("answer was cut") from error
     except (aiohttp.ClientError, OSError) as error:
