@@ -40,13 +40,15 @@ async def save_client(transaction: Transaction, client: Client) -> None:
         " resources = excluded.resources, secret_hash = excluded.secret_hash, metadata = excluded.metadata,"
         " created_at = case when clients.removed_at is null then clients.created_at else excluded.created_at end,"
         " removed_at = null"
-        " where clients.kind = excluded.kind and clients.kind in ('metadata', 'local') returning id",
+        " where clients.kind = excluded.kind and clients.kind in (:metadata_kind, :local_kind) returning id",
         _columns(client)
         | {
             "kind": client.kind.value,
             "registration_hash": client.registration_hash,
             "created_at": client.created_at,
             "last_used_at": client.last_used_at,
+            "metadata_kind": ClientKind.METADATA.value,
+            "local_kind": ClientKind.LOCAL.value,
         },
     )
     if row is None:
@@ -119,10 +121,10 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 async def reap_unused(transaction: Transaction, *, before: int) -> int:
     """Forget dynamically registered clients older than `before` that nobody ever used."""
     return await transaction.execute(
-        "delete from clients where tenant = :tenant and kind = 'dynamic' and last_used_at is null"
+        "delete from clients where tenant = :tenant and kind = :kind and last_used_at is null"
         " and created_at <= :before and not exists (select 1 from grants"
         " where grants.tenant = clients.tenant and grants.client_id = clients.id)",
-        {"tenant": TENANT, "before": before},
+        {"tenant": TENANT, "kind": ClientKind.DYNAMIC.value, "before": before},
     )
 
 
