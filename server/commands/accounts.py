@@ -68,7 +68,7 @@ def connect(
             if deployment.catalog.get(provider) is None:
                 fail(f"there is no provider {provider!r}: token-vault providers list")
             owner = await user_named(deployment.database, user)
-            path = "/connections?" + urlencode({"provider": provider})
+            path = "/connections/connect?" + urlencode({"provider": provider})
             return await owner_link(deployment, owner.id, return_to=path)
 
     url = setup.run(make())
