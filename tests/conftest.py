@@ -6,6 +6,7 @@ itself use `empty_store`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -117,6 +118,7 @@ def postgres_server() -> Generator[str]:
         server.psql("select pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
+        atexit.unregister(server._cleanup)  # it would make its lock file, and with it the folder, again
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

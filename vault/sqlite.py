@@ -274,6 +274,7 @@ class SqliteDatabase:
         self._reading = [0] * len(self._readers)
         self._writing = writer
         self._writer = _Writer(writer)
+        self._is_closed = False
 
     @classmethod
     async def open(cls, stores: SqliteFiles) -> SqliteDatabase:
@@ -296,6 +297,8 @@ class SqliteDatabase:
         return self._writer.transaction()
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
         number = self._reading.index(min(self._reading))  # a long list does not hold up the short reads
         self._reading[number] += 1
         try:
@@ -311,6 +314,9 @@ class SqliteDatabase:
         return rows[0] if rows else None
 
     async def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         await self._writer.close()
         for connection in (*self._readers, self._writing):
             await connection.close()
