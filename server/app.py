@@ -60,7 +60,7 @@ async def open_deployment(
         stack.push_async_callback(outbound.close)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
-        policies, upstreams = _upstreams(settings, catalog, outbound)
+        policies, upstreams = _upstreams(catalog, outbound)
         flights = Flights()
         stack.push_async_callback(flights.close)
         vault = Vault(
@@ -102,12 +102,10 @@ def _overrides(registered: ProviderSettings) -> ProviderOverrides:
 
 
 def _upstreams(
-    settings: Settings, catalog: Catalog, outbound: Outbound
+    catalog: Catalog, outbound: Outbound
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
-    policies = {name: catalog.provider(name).policy() for name in catalog.names}
-    upstreams: dict[str, UpstreamOAuth] = {
-        name: AuthlibUpstream(catalog.provider(name), outbound) for name in catalog.names
-    }
+    policies = {provider.name: provider.policy() for provider in catalog}
+    upstreams: dict[str, UpstreamOAuth] = {provider.name: AuthlibUpstream(provider, outbound) for provider in catalog}
     return policies, upstreams
 
 
