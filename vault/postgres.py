@@ -277,20 +277,21 @@ class PostgresDatabase:
     async def _transaction(self) -> AsyncGenerator[PostgresTransaction]:
         async with self._connection() as connection:
             transaction = PostgresTransaction(connection)
-            is_callers = False  # an error from inside the block is the caller's, whatever its type
+            callers: BaseException | None = None
             try:
                 async with connection.transaction(isolation="read_committed"):
-                    is_callers = True
                     try:
                         yield transaction
+                    except BaseException as error:
+                        callers = error
+                        raise
                     finally:
                         transaction.finish()
                     if transaction.failed:
                         raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
-                    is_callers = False
-            except _ERRORS as error:
-                if is_callers:
-                    raise
+            except _ERRORS as error:  # of BEGIN, COMMIT or ROLLBACK; without a connection the server rolls back
+                if callers is not None:
+                    raise callers from callers.__cause__
                 raise refusal(error) from error
 
     def transaction(self) -> AbstractAsyncContextManager[PostgresTransaction]:

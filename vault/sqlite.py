@@ -152,7 +152,8 @@ class _Writer:
     async def transaction(self) -> AsyncGenerator[SqliteTransaction]:
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
-        if self._current is not None and self._current.owner is asyncio.current_task():
+        current = self._current
+        if current is not None and not current.ended.done() and current.owner is asyncio.current_task():
             raise RuntimeError("a transaction is open in this task already: pass it on")  # would wait for itself
         turn = _Turn(self._loop)
         self._queue.append(turn)
