@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, seed
-from vault import audit, grants, tickets, tokens
-from vault.database import Database
+from vault import audit, clients, grants, tickets, tokens, users
+from vault.database import Database, Transaction
 from vault.keys import KeyRing
 from vault.records import Grant, Ticket, TicketPurpose
 from vault.refusals import CiphertextRejected, TransitionRefused
@@ -170,6 +171,7 @@ async def _redeem(database: Database, ring: KeyRing, code: str, seeded: Seeded, 
         refresh = await tokens.issue_refresh_token(
             redemption.transaction, grant, scopes=SCOPES, resource=RESOURCE, now=now
         )
+        await clients.touch(redemption.transaction, seeded.client.id, now=now)
     return grant, refresh
 
 
@@ -229,6 +231,52 @@ async def test_a_refused_redemption_leaves_the_code_and_makes_no_grant(database:
             raise TransitionRefused("wrong client")
     grant, _ = await _redeem(database, key_ring, code, seeded)
     assert {live.id for live in await grants.list_grants(database, seeded.user.id)} == {seeded.grant.id, grant.id}
+
+
+async def _remove_client(transaction: Transaction, seeded: Seeded) -> None:
+    await clients.remove_client(transaction, seeded.client.id, now=NOW)
+
+
+async def _set_password(transaction: Transaction, seeded: Seeded) -> None:
+    await users.set_password(transaction, seeded.user.id, password_hash="new", now=NOW)
+
+
+async def _cut_off(transaction: Transaction, seeded: Seeded) -> None:
+    await grants.revoke_client_grants(
+        transaction, user_id=seeded.user.id, client_id=seeded.client.id, reason="cut_off", now=NOW
+    )
+
+
+@pytest.mark.requirement("S-030", "S-086")
+@pytest.mark.parametrize("end", [_remove_client, _set_password, _cut_off])
+async def test_no_grant_survives_an_end_that_races_with_redemptions(
+    database: Database, key_ring: KeyRing, end: Callable[[Transaction, Seeded], Awaitable[None]]
+) -> None:
+    seeded = await seed(database)
+    async with database.transaction() as transaction:
+        codes = [
+            await tickets.issue(
+                transaction,
+                key_ring,
+                purpose=CODE,
+                payload=PAYLOAD,
+                lifetime=60,
+                now=NOW,
+                user_id=seeded.user.id,
+                client_id=seeded.client.id,
+            )
+            for _ in range(12)
+        ]
+
+    async def end_all() -> None:
+        async with database.transaction() as transaction:
+            await end(transaction, seeded)
+
+    redemptions = [_redeem(database, key_ring, code, seeded) for code in codes]
+    results = await asyncio.gather(*redemptions[:6], end_all(), *redemptions[6:], return_exceptions=True)
+    assert results[6] is None
+    assert all(isinstance(result, tuple | TransitionRefused) for result in results[:6] + results[7:])
+    assert await grants.list_grants(database, seeded.user.id) == ()
 
 
 async def test_a_redemption_without_a_grant_is_a_mistake_that_commits_nothing(

@@ -154,8 +154,8 @@ async def test_a_fresh_hash_keeps_sessions_and_yields_to_a_password_set_meanwhil
     old = alice.user.password_hash or ""
     async with database.transaction() as transaction:
         cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
-        assert await users.replace_hash(transaction, alice.user.id, old_hash=old, password_hash="fresh")
-        assert not await users.replace_hash(transaction, alice.user.id, old_hash=old, password_hash="late")
+        assert await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="fresh")
+        assert not await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="late")
     assert await sessions.find_session(database, cookie, now=NOW) is not None
     stored = await users.get_user(database, alice.user.id)
     assert stored is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TypeGuard
 
-from vault import grants
+from vault import grants, tickets
 from vault.database import Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
@@ -93,6 +93,8 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
 
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
     """End the client and everything it holds (RFC 7592 §2.3); returns the grants that ended, None when it was gone."""
+    # Codes first: a redemption under way holds its code and then touches the client, so this is the order of locks.
+    await tickets.expire_client_tickets(transaction, client_id, now=now)
     removed = await transaction.execute(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
         " where tenant = :tenant and id = :id and removed_at is null",

@@ -66,25 +66,26 @@ async def redeem_code(database: Database, ring: KeyRing, code: str, *, now: int)
     A refusal raised in the block leaves the code unused. When the code was redeemed before, the grant of the first
     redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2).
     """
-    try:
-        async with database.transaction() as transaction:
+    replay: tickets.TicketReplayed | None = None
+    async with database.transaction() as transaction:
+        try:
             ticket = await tickets.consume(transaction, ring, code, purpose=TicketPurpose.CODE, now=now)
+        except tickets.TicketReplayed as refusal:
+            replay = refusal
+            await _revoke_replayed(transaction, refusal.outcome, now=now)
+        else:
             redemption = Redemption(transaction, ticket, code)
             yield redemption
             if not redemption.is_settled:
                 raise RuntimeError("an authorization code was redeemed without a grant")
-    except tickets.TicketReplayed as replay:
-        if replay.outcome is not None:
-            await revoke_replayed(database, replay.outcome, now=now)
-        raise
+    if replay is not None:  # raised only now: the revocation is committed
+        raise replay
 
 
-async def revoke_replayed(database: Database, grant_id: str, *, now: int) -> None:
-    """Revoke, in a transaction of its own, the grant that a replayed code had made."""
-    async with database.transaction() as transaction:
-        grant = await revoke_grant(transaction, grant_id, reason="code_replayed", now=now)
-        if grant is not None:
-            await audit.append(transaction, revocation_event(grant), now=now)
+async def _revoke_replayed(transaction: Transaction, grant_id: str | None, *, now: int) -> None:
+    grant = None if grant_id is None else await revoke_grant(transaction, grant_id, reason="code_replayed", now=now)
+    if grant is not None:
+        await audit.append(transaction, revocation_event(grant), now=now)
 
 
 async def create_grant(

@@ -112,13 +112,13 @@ async def set_password(transaction: Transaction, user_id: str, *, password_hash:
     return changed > 0
 
 
-async def replace_hash(transaction: Transaction, user_id: str, *, old_hash: str, password_hash: str) -> bool:
+async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
     """The same password under today's hashing parameters; ends nothing, and yields to a password set meanwhile."""
     return (
         await transaction.execute(
-            "update users set password_hash = :password_hash"
+            "update users set password_hash = :new_hash"
             " where tenant = :tenant and id = :id and password_hash = :old_hash",
-            {"tenant": TENANT, "id": user_id, "old_hash": old_hash, "password_hash": password_hash},
+            {"tenant": TENANT, "id": user_id, "old_hash": old_hash, "new_hash": new_hash},
         )
         > 0
     )
