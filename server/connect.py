@@ -1,0 +1,253 @@
+"""Links and codes with which an agent asks its person to connect an account or to let it use one that is there.
+
+Nothing is linked unless the person who opens the link is the user it was made for. The trip to the provider is
+`server.trips`, the page `server.portal.connect`; the rung of the ladder on which a link is offered is `server.ladder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from providers.catalog import Provider
+from server.deployment import Deployment
+from vault import audit, connections, delegations, tickets
+from vault.attenuate import covers_all
+from vault.records import (
+    Connection,
+    ConnectionState,
+    Event,
+    Principal,
+    Ticket,
+    TicketPurpose,
+    User,
+    format_scope,
+    parse_scope,
+)
+from vault.refusals import TransitionRefused, VaultError
+
+LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
+
+
+class ConnectRefused(VaultError):
+    """Nothing was linked.
+
+    `foreign` is the provider's own text, cut; only ever shown escaped and marked as theirs. `retry` is the path of a
+    page where the person can try again.
+    """
+
+    code = "connect_refused"
+
+    def __init__(
+        self, description: str, *, status: int = 400, foreign: str = "", retry: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(description, detail=detail)
+        self.status = status
+        self.foreign = foreign
+        self.retry = retry
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectLink:
+    """What an agent hands to its person: a link, or a code for a device without this browser."""
+
+    url: str
+    device_url: str
+    user_code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """What a link or a code stands for: which agent of which user wants what, and why."""
+
+    user_id: str
+    client_id: str | None
+    provider: str
+    scopes: frozenset[str]
+    reason: str
+    tool: str
+
+    def payload(self) -> dict[str, object]:
+        return {
+            "provider": self.provider,
+            "scopes": format_scope(self.scopes),
+            "reason": self.reason,
+            "tool": self.tool,
+        }
+
+
+# Links for agents
+
+
+async def connect_link(
+    deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str], reason: str, tool: str
+) -> ConnectLink:
+    """A fresh link and user code for this principal's user. Neither says who that is, and neither signs anybody in."""
+    found = deployment.catalog.get(provider)
+    name, title = (provider, provider) if found is None else (found.name, found.title)
+    request = ConnectRequest(
+        user_id=principal.user_id, client_id=principal.client_id, provider=name, scopes=scopes, reason=reason, tool=tool
+    )
+    handle = await issue_link(deployment, request)
+    async with deployment.transaction() as transaction:
+        user_code = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.DEVICE,
+            payload=request.payload(),
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=request.user_id,
+            client_id=request.client_id,
+        )
+    return ConnectLink(
+        url=deployment.url(f"/connect/{handle}"),
+        device_url=deployment.url("/device"),
+        user_code=user_code,
+        message=_message(title, reason=reason, tool=tool),
+    )
+
+
+def _message(title: str, *, reason: str, tool: str) -> str:
+    match reason:
+        case "needs_reauth" | "ambiguous":
+            return f"The connection to {title} has to be renewed before {tool} can run."
+        case "scopes":
+            return f"{tool} needs more of {title} than is connected."
+        case "delegation":
+            return f"{title} is connected, but this agent may not use it for {tool} yet."
+        case _:
+            return f"{tool} needs {title}, which is not connected yet."
+
+
+async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
+    """The handle of a new connect link."""
+    async with deployment.transaction() as transaction:
+        return await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.CONNECT,
+            payload=request.payload(),
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=request.user_id,
+            client_id=request.client_id,
+        )
+
+
+def _request_of(ticket: Ticket) -> ConnectRequest:
+    return ConnectRequest(
+        user_id=ticket.user_id or "",
+        client_id=ticket.client_id,
+        provider=str(ticket.payload["provider"]),
+        scopes=parse_scope(str(ticket.payload["scopes"])),
+        reason=str(ticket.payload["reason"]),
+        tool=str(ticket.payload["tool"]),
+    )
+
+
+async def load_link(deployment: Deployment, handle: str, *, user: User) -> ConnectRequest:
+    """What the link asks for. Raises ConnectRefused when it is over, or when `user` is not the one it was made for."""
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+    )
+    if ticket is None:
+        raise ConnectRefused(
+            "This link was used already or is older than ten minutes. Ask the agent for a new one.", status=410
+        )
+    if ticket.user_id != user.id:
+        await deployment.activity.record(
+            Event(
+                kind="connect.refused",
+                outcome="refused",
+                user_id=user.id,
+                client_id=ticket.client_id,
+                details={"reason": "another_user"},
+            )
+        )
+        raise ConnectRefused(
+            "This link was made for somebody else, so nothing was connected. If an agent of yours gave it to you, sign "
+            "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
+            status=403,
+        )
+    return _request_of(ticket)
+
+
+async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
+    """The handle of a connect link for the code of a device. The same refusal for every code that is not `user`'s."""
+    refused = ConnectRefused("That code is not right, was used already, or is older than ten minutes.", status=404)
+    now = deployment.now()
+    ticket = await tickets.peek(deployment.database, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
+    if ticket is None or ticket.user_id != user.id:
+        raise refused
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
+    except TransitionRefused as error:
+        raise refused from error
+    return await issue_link(deployment, _request_of(ticket))
+
+
+async def consume_link(deployment: Deployment, handle: str) -> None:
+    """Use a connect link up. Raises ConnectRefused when somebody was faster."""
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(
+                transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+            )
+    except TransitionRefused as error:
+        raise ConnectRefused("This link was used already. Ask the agent for a new one.", status=410) from error
+
+
+# What is there already
+
+
+async def covering(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
+    """The user's working connections that have all the scopes: there only the agent's permission is missing."""
+    covers = known_provider(deployment, request.provider).covers
+    return tuple(
+        connection
+        for connection in await connections.list_connections(deployment.database, request.user_id)
+        if connection.provider == request.provider
+        and connection.state is ConnectionState.ACTIVE
+        and not connection.is_ambiguous
+        and covers_all(connection.scopes, request.scopes, covers)
+    )
+
+
+async def allow(deployment: Deployment, request: ConnectRequest, *, connection: Connection) -> None:
+    """Let the agent use a connection that is already there with the scopes it asked for."""
+    if request.client_id is None:
+        return
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await delegations.extend(
+            transaction,
+            user_id=request.user_id,
+            client_id=request.client_id,
+            connection_id=connection.id,
+            scopes=request.scopes,
+            now=now,
+        )
+        event = delegated_event(connection, client_id=request.client_id, scopes=request.scopes)
+        await audit.append(transaction, event, now=now)
+
+
+def delegated_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:
+    """What is recorded when an agent is let use a connection with further scopes."""
+    return Event(
+        kind="delegation.extended",
+        user_id=connection.user_id,
+        client_id=client_id,
+        connection_id=connection.id,
+        details={"provider": connection.provider, "account": connection.label, "scopes": sorted(scopes)},
+    )
+
+
+def known_provider(deployment: Deployment, name: str) -> Provider:
+    """The provider of that name; ConnectRefused when its file is gone."""
+    provider = deployment.catalog.get(name)
+    if provider is None:
+        raise ConnectRefused("This vault does not know that provider any more.", status=404)
+    return provider

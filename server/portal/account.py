@@ -1,0 +1,44 @@
+"""The person's own page: name, and setting a password. A new password signs out everywhere and ends agents' access."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from server import signin
+from server.portal import pages
+from server.portal.visits import OwnVisit
+from vault.passwords import MIN_LENGTH, PasswordRefused
+
+
+async def show(visit: OwnVisit) -> Response:
+    return _form(visit, error="", status=200)
+
+
+def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
+    context: dict[str, object] = {
+        "error": error,
+        "has_password": visit.user.password_hash is not None,
+        "minimum": MIN_LENGTH,
+    }
+    return visit.page("account.html", context, status=status)
+
+
+async def change(visit: OwnVisit) -> Response:
+    """Set the new password, then sign this browser in again: every session ended with the old one."""
+    form, request = visit.form, visit.visit.request
+    try:
+        signin.check_same(form.one("password"), form.one("password_again"))
+        await signin.change_password(
+            visit.deployment,
+            visit.user,
+            current=form.one("current"),
+            new=form.one("password"),
+            address=signin.client_address(request),
+        )
+    except (PasswordRefused, signin.SignInRefused) as refusal:
+        return _form(visit, error=refusal.description, status=400)
+    except signin.SignInThrottled as refusal:
+        return _form(visit, error=refusal.description, status=429)
+    response = pages.go("/account")
+    await signin.begin_session(visit.deployment, request, response, user=visit.user, method="password_changed")
+    return response

@@ -1,0 +1,79 @@
+"""What happened: the person's own events, newest first, by agent if wished, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from server.portal import words
+from server.portal.visits import OwnVisit
+from vault import audit, clients, connections
+from vault.records import Event
+
+PAGE_SIZE: Final = 50
+_BATCH: Final = 200
+_MOST_BATCHES: Final = 10  # a rare agent's events are looked for in this many batches per page
+
+
+async def show(visit: OwnVisit) -> Response:
+    """One page of events."""
+    agent = visit.visit.query("agent")
+    before = visit.visit.query("before")
+    start = int(before) if before.isascii() and before.isdigit() and len(before) < 16 else None
+    events, rest = await _read(visit, agent=agent, before=start)
+    names = await _agent_names(visit)
+    owned = await connections.list_connections(visit.deployment.database, visit.user.id, include_ended=True)
+    labels = {connection.id: connection.label for connection in owned}
+    context: dict[str, object] = {
+        "events": [_shown(event, names=names, labels=labels) for event in events],
+        "agents": sorted(names.items(), key=lambda item: item[1].casefold()),
+        "agent": agent if agent in names else "",
+        "older": f"/activity?{urlencode({'agent': agent, 'before': rest})}" if rest is not None else "",
+        "is_first": start is None,
+    }
+    return visit.page("activity.html", context)
+
+
+async def _read(visit: OwnVisit, *, agent: str, before: int | None) -> tuple[list[Event], int | None]:
+    """Events of the page, and the sequence before which the next page starts; None when there is none."""
+    found: list[Event] = []
+    for _ in range(_MOST_BATCHES):
+        batch = await audit.list_events(
+            visit.deployment.database, user_id=visit.user.id, before=before, limit=_BATCH, newest_first=True
+        )
+        for event in batch:
+            if not agent or event.client_id == agent:
+                if len(found) == PAGE_SIZE:
+                    return found, found[-1].sequence
+                found.append(event)
+        if len(batch) < _BATCH:
+            return found, None
+        before = batch[-1].sequence
+    return found, before
+
+
+async def _agent_names(visit: OwnVisit) -> dict[str, str]:
+    """The agents of the person's recent events by name; one that was removed keeps its id."""
+    database = visit.deployment.database
+    recent = await audit.list_events(database, user_id=visit.user.id, limit=1000, newest_first=True)
+    names: dict[str, str] = {}
+    for event in recent:
+        if event.client_id is not None and event.client_id not in names:
+            client = await clients.get_client(database, event.client_id)
+            names[event.client_id] = event.client_id if client is None else client.name
+    return names
+
+
+def _shown(event: Event, *, names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "at": event.at,
+        "words": words.event(event),
+        "kind": event.kind,
+        "outcome": event.outcome,
+        "agent": "" if event.client_id is None else names.get(event.client_id, event.client_id),
+        "account": "" if event.connection_id is None else labels.get(event.connection_id, ""),
+        "details": words.details(event),
+    }

@@ -1,0 +1,189 @@
+"""The connect pages: what an agent asks for, the way to the provider and back, and what came of it.
+
+Links, their owner and the callback's checks are `server.connect` and `server.trips`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from providers.catalog import Provider
+from server import trips
+from server.connect import ConnectRefused, ConnectRequest, allow, consume_link, covering, known_provider, load_link
+from server.portal import pages, words
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit, Visit
+from server.trips import Callback, Trip
+from vault import clients, connections, delegations
+from vault.records import Client, Connection, Event
+
+NEW_ACCOUNT: Final = "new"
+_QUERY_LIMIT: Final = 4096
+
+
+async def _agent(visit: OwnVisit, client_id: str | None) -> Client | None:
+    return None if client_id is None else await clients.get_client(visit.deployment.database, client_id)
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Who asks for what, and with which account to answer."""
+    deployment = visit.deployment
+    handle = str(visit.visit.request.path_params["handle"])
+    request = await load_link(deployment, handle, user=visit.user)
+    provider = known_provider(deployment, request.provider)
+    known = await connections.find(deployment.database, visit.user.id, provider=provider.name)
+    ready = {connection.id for connection in await covering(deployment, request)}
+    client = await _agent(visit, request.client_id)
+    upstream = deployment.vault.upstreams[provider.name]
+    context: dict[str, object] = {
+        "handle": handle,
+        "client": client,
+        "unverified": client is not None and words.is_unverified(client),
+        "kind": "" if client is None else words.client_kind(client),
+        "provider": provider,
+        "request": request,
+        "scopes": scope_words(provider, request.scopes),
+        "accounts": [(connection, connection.id in ready, _account_note(connection, ready)) for connection in known],
+        "preselected": _preselected(known, ready),
+        "new_account": NEW_ACCOUNT,
+        "is_configured": upstream.is_configured,
+    }
+    return visit.page("connect.html", context, form_targets=[provider_target(provider)])
+
+
+def _account_note(connection: Connection, ready: set[str]) -> str:
+    if connection.id in ready:
+        return "connected; only your permission is missing"
+    return "needs your consent at the provider"
+
+
+def _preselected(known: tuple[Connection, ...], ready: set[str]) -> str:
+    candidates = [connection.id for connection in known if connection.id in ready] or [one.id for one in known]
+    return candidates[0] if candidates else NEW_ACCOUNT
+
+
+def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, str]]:
+    """Scopes with their plain words, without those that only tell who the account is."""
+    return [
+        (scope, provider.scopes[scope].title if scope in provider.scopes else scope)
+        for scope in sorted(scopes - provider.always_granted)
+    ]
+
+
+def provider_target(provider: Provider) -> str:
+    """Where a form may lead that sends the person to the provider, whose own sign-in hops over further hosts."""
+    url = provider.hosts.authorize_url
+    return pages.form_target(url, exact=not url.startswith("https://"))
+
+
+async def decide(visit: OwnVisit) -> Response:
+    """Yes: let the agent use an account that is there, or go to the provider. No: the link is used up."""
+    deployment = visit.deployment
+    handle = str(visit.visit.request.path_params["handle"])
+    request = await load_link(deployment, handle, user=visit.user)
+    decision = visit.form.one("decision")
+    if decision not in {"allow", "deny"}:
+        raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+    chosen = await _chosen(visit, request)
+    await consume_link(deployment, handle)
+    if decision == "deny":
+        await deployment.activity.record(
+            Event(
+                kind="connect.declined",
+                outcome="refused",
+                user_id=visit.user.id,
+                client_id=request.client_id,
+                details={"provider": request.provider},
+            )
+        )
+        return visit.page("message.html", {"title": "Nothing was connected", "message": _DECLINED})
+    if chosen is not None and chosen in await covering(deployment, request):
+        await allow(deployment, request, connection=chosen)
+        return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
+    trip = Trip(
+        provider=request.provider,
+        # The provider's new answer replaces the account's scopes, so those that it has are asked again.
+        scopes=request.scopes | (chosen.scopes if chosen is not None else frozenset[str]()),
+        client_id=request.client_id,
+        delegated=request.scopes,
+        login_hint=login_hint(chosen),
+    )
+    return pages.go(await trips.start(deployment, trip, user=visit.user, session=visit.session))
+
+
+_DECLINED: Final = "The agent was told nothing and may use nothing. You can close this page."
+
+
+def login_hint(connection: Connection | None) -> str | None:
+    """The account to offer at the provider, where its name is an address."""
+    return connection.label if connection is not None and "@" in connection.label else None
+
+
+async def _chosen(visit: OwnVisit, request: ConnectRequest) -> Connection | None:
+    """The person's account that the form names; None for another one at the provider."""
+    wanted = visit.form.one("account") or NEW_ACCOUNT
+    if wanted == NEW_ACCOUNT:
+        return None
+    found = await connections.get_connection(visit.deployment.database, wanted, user_id=visit.user.id)
+    if found is None or found.provider != request.provider:
+        raise PageRefused("That account is not there", "It was disconnected meanwhile. Open the link again.")
+    return found
+
+
+async def callback(visit: Visit) -> Response:
+    """The provider sends the person back."""
+    provider = str(visit.request.path_params["provider"])
+    if visit.session is None or visit.user is None:
+        raise ConnectRefused(
+            "You are not signed in here in this browser, so the provider's answer counts for nobody. Sign in, then "
+            "start again from the agent or the connections page.",
+            status=403,
+        )
+    for name in ("state", "code", "error", "error_description", "iss"):
+        if len(visit.query(name)) > _QUERY_LIMIT:
+            raise ConnectRefused("The provider's answer is too long to be one.")
+    answer = Callback(
+        state=visit.query("state"),
+        code=visit.query("code"),
+        error=visit.query("error"),
+        error_description=visit.query("error_description"),
+        issuer=visit.query("iss") or None,
+    )
+    connected = await trips.finish_callback(visit.deployment, provider, answer, user=visit.user, session=visit.session)
+    return pages.go(_done_path(connected.connection, client_id=connected.client_id, not_granted=connected.not_granted))
+
+
+def _done_path(connection: Connection, *, client_id: str | None, not_granted: frozenset[str]) -> str:
+    query = [("agent", client_id)] if client_id else []
+    query += [("without", scope) for scope in sorted(not_granted)]
+    return f"/connect/done/{connection.id}" + (f"?{urlencode(query)}" if query else "")
+
+
+async def done(visit: OwnVisit) -> Response:
+    """What is connected now, and what the agent may use of it: read afresh, whatever the address says."""
+    deployment = visit.deployment
+    wanted = str(visit.visit.request.path_params["connection"])
+    connection = await connections.get_connection(deployment.database, wanted, user_id=visit.user.id)
+    if connection is None:
+        raise PageRefused("There is no such connection", "Look at your connections.", status=404)
+    provider = known_provider(deployment, connection.provider)
+    client = await _agent(visit, visit.visit.query("agent") or None)
+    allowed = frozenset[str]()
+    if client is not None:
+        held = await delegations.get(
+            deployment.database, user_id=visit.user.id, client_id=client.id, connection_id=connection.id
+        )
+        allowed = held.scopes if held is not None and held.is_live(deployment.now()) else allowed
+    named = frozenset(visit.visit.request.query_params.getlist("without"))
+    context: dict[str, object] = {
+        "provider": provider,
+        "connection": connection,
+        "client": client if allowed else None,
+        "scopes": scope_words(provider, connection.scopes),
+        "allowed": scope_words(provider, allowed),
+        "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),
+    }
+    return visit.page("connected.html", context)

@@ -1,0 +1,167 @@
+"""The person's connections: what is connected and in what state; connect, reconnect, disconnect.
+
+The trip to a provider is `server.trips`, ending the grant there `vault.revocations`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.responses import Response
+
+from providers.catalog import Provider
+from server import trips
+from server.portal import pages, words
+from server.portal.connect import login_hint, provider_target, scope_words
+from server.portal.first_run import provider_facts
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit
+from server.trips import Trip
+from vault import connections, revocations
+from vault.attenuate import expand
+from vault.records import Connection
+
+_REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt goes on and is repeated anyway
+_SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
+_BY_HAND: Final = "Remove the app in your account settings at the provider to end it there too."
+_OUTCOMES: Final[Mapping[str, str]] = {
+    "revoked": "Its access was ended at the provider, and the keys to its tokens are destroyed.",
+    "unsupported": f"We cannot end access there from outside. Our keys to its tokens are destroyed. {_BY_HAND}",
+    "pending": "Ending the access at the provider is under way.",
+    "failed": "The provider has not ended the access yet. We keep trying; nobody can use it here meanwhile.",
+    "given_up": f"The provider did not answer for days. Our keys to its tokens are destroyed. {_BY_HAND}",
+    "unreadable": f"Its tokens could not be opened any more, so the provider could not be asked. {_BY_HAND}",
+}
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Everything that is connected, and what was disconnected lately."""
+    deployment, now = visit.deployment, visit.deployment.now()
+    owned = await connections.list_connections(deployment.database, visit.user.id)
+    ended = await revocations.list_revocations(deployment.database, visit.user.id)
+    configured = [provider for provider in deployment.catalog if _is_configured(visit, provider)]
+    context: dict[str, object] = {
+        "connections": [_shown(visit, connection, now=now) for connection in owned],
+        "ended": [
+            {
+                "title": _title(visit, one.provider),
+                "label": one.label,
+                "outcome": one.outcome,
+                "text": _OUTCOMES.get(one.outcome, one.outcome),
+                "next_at": one.next_at,
+            }
+            for one in ended
+            if one.done_at is None or one.created_at > now - _SHOWN_FOR
+        ],
+        "providers": configured,
+        "setup": [] if configured else provider_facts(deployment),
+    }
+    return visit.page("connections.html", context)
+
+
+def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
+    return visit.deployment.vault.upstreams[provider.name].is_configured
+
+
+def _title(visit: OwnVisit, provider_name: str) -> str:
+    provider = visit.deployment.catalog.get(provider_name)
+    return provider_name if provider is None else provider.title
+
+
+def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:
+    provider = visit.deployment.catalog.get(connection.provider)
+    status = connection.status(now)
+    return {
+        "id": connection.id,
+        "title": _title(visit, connection.provider),
+        "label": connection.label,
+        "status": status,
+        "status_words": words.status(status),
+        "hint": words.status_hint(status),
+        "scopes": [] if provider is None else scope_words(provider, connection.scopes),
+        "created_at": connection.created_at,
+        "refreshed_at": connection.refreshed_at,
+        "access_expires_at": connection.access_expires_at,
+        "grant_expires_at": connection.grant_expires_at,
+        "renews": connection.has_refresh_token,
+        "can_reconnect": provider is not None and _is_configured(visit, provider),
+    }
+
+
+async def choose(visit: OwnVisit) -> Response:
+    """Which scopes of a provider to connect with: what ordinary use needs is ticked."""
+    provider, ticked = _wanted_provider(visit, visit.visit.query("provider"))
+    return _choice_page(visit, provider, ticked=ticked, error="", status=200)
+
+
+def _choice_page(visit: OwnVisit, provider: Provider, *, ticked: frozenset[str], error: str, status: int) -> Response:
+    included = expand(ticked, provider.covers)
+    context: dict[str, object] = {
+        "provider": provider,
+        "choices": [(scope, facts.title, scope in included) for scope, facts in provider.scopes.items()],
+        "error": error,
+    }
+    return visit.page("choose.html", context, status=status, form_targets=[provider_target(provider)])
+
+
+def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[str]]:
+    try:
+        provider, scopes = visit.deployment.catalog.resolve(name)
+    except KeyError as error:
+        raise PageRefused("There is no such provider", "Choose one on the connections page.", status=404) from error
+    if not _is_configured(visit, provider):
+        raise PageRefused(
+            f"{provider.title} is not set up here",
+            "The operator has to register this vault there first; the first-run page says how.",
+            status=409,
+        )
+    return provider, scopes
+
+
+async def connect(visit: OwnVisit) -> Response:
+    """Go to the provider for the ticked scopes; no agent gets any of it yet."""
+    provider, _ = _wanted_provider(visit, visit.form.one("provider"))
+    scopes = visit.form.many("scope") & provider.scopes.keys()
+    if not scopes:
+        return _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
+    trip = Trip(provider=provider.name, scopes=scopes)
+    return pages.go(await trips.start(visit.deployment, trip, user=visit.user, session=visit.session))
+
+
+async def _own(visit: OwnVisit) -> Connection:
+    wanted = str(visit.visit.request.path_params["connection"])
+    found = await connections.get_connection(visit.deployment.database, wanted, user_id=visit.user.id)
+    if found is None or found.state.value == "revoked":
+        raise PageRefused("There is no such connection", "It may be disconnected already.", status=404)
+    return found
+
+
+async def reconnect(visit: OwnVisit) -> Response:
+    """Ask the provider anew for what the connection has; agents keep what they may use."""
+    connection = await _own(visit)
+    provider, _ = _wanted_provider(visit, connection.provider)
+    trip = Trip(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
+    return pages.go(await trips.start(visit.deployment, trip, user=visit.user, session=visit.session))
+
+
+async def confirm(visit: OwnVisit) -> Response:
+    """Ask before disconnecting."""
+    connection = await _own(visit)
+    context: dict[str, object] = {"connection": connection, "title": _title(visit, connection.provider)}
+    return visit.page("disconnect.html", context)
+
+
+async def disconnect(visit: OwnVisit) -> Response:
+    """End the connection here at once, then at the provider; the connections page shows how far that is."""
+    connection = await _own(visit)
+    deployment = visit.deployment
+    async with deployment.transaction() as transaction:
+        await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
+    try:
+        async with asyncio.timeout(_REVOKE_WAIT):
+            await revocations.revoke_upstream(deployment.vault, connection.id)
+    except TimeoutError:
+        pass  # it is noted as due and repeated
+    return pages.go("/connections")

@@ -1,0 +1,82 @@
+"""The consent page: which agent wants in, with what, and which connected accounts it may use.
+
+What was asked for lies in the authorization request's ticket; the form says yes or no and ticks accounts, nothing else.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+
+from server.oauth import authorize
+from server.portal import pages, permissions, words
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit
+from vault.records import Client
+
+
+async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
+    found = await authorize.load_pending(visit.deployment, handle) if handle else None
+    if found is None:
+        raise PageRefused(
+            "This request is over",
+            "It was answered already or is older than ten minutes. Start again from the agent.",
+            status=410,
+        )
+    return found
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Ask. A request that nobody answers expires by itself."""
+    pending = await _pending(visit, visit.visit.query("request"))
+    client = pending.client
+    context: dict[str, object] = {
+        "client": client,
+        "handle": pending.handle,
+        "unverified": words.is_unverified(client),
+        "kind": words.client_kind(client),
+        "redirect_host": pending.redirect_host,
+        "website": web_link(client, "client_uri"),
+        "warnings": pending.warnings,
+        "scopes": [(scope, words.token_scope(scope)) for scope in sorted(pending.scopes)],
+        "resource": pending.resource,
+        "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
+        "field": permissions.FIELD,
+    }
+    return visit.page("consent.html", context, form_targets=[pages.form_target(pending.redirect_uri)])
+
+
+async def decide(visit: OwnVisit) -> Response:
+    """Take the answer to the agent. Only `decision` and the ticked accounts are read from the form."""
+    deployment, user = visit.deployment, visit.user
+    pending = await _pending(visit, visit.form.one("request"))
+    match visit.form.one("decision"):
+        case "deny":
+            return pages.go(await authorize.deny(deployment, pending.handle, user=user))
+        case "allow":
+            accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
+            target = await authorize.approve(
+                deployment,
+                pending.handle,
+                user=user,
+                session_hash=visit.session.token_hash,
+                scopes=pending.scopes,
+            )
+            wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
+            await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
+            return pages.go(target)
+        case _:
+            raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+
+
+def web_link(client: Client, member: str) -> str:
+    """An http(s) link of a client's metadata, or nothing: no script, no picture, no other scheme."""
+    value = client.metadata.get(member)
+    if not isinstance(value, str) or len(value) > 500:
+        return ""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return ""
+    return value if parts.scheme in {"https", "http"} and parts.hostname and not parts.username else ""

@@ -1,0 +1,44 @@
+"""Forms that count: a token bound to the browser's secret and to one action, and a check of where the form came from.
+
+The third part, SameSite on the cookies, is in `server.signin`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+from starlette.requests import Request
+
+FIELD: Final = "form_token"
+
+
+def form_token(key: bytes, browser_secret: str, *, action: str) -> str:
+    """The token of the form that posts to `action` in the browser that holds `browser_secret`."""
+    message = hashlib.sha256(browser_secret.encode()).digest() + action.encode()
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def is_own_token(key: bytes, browser_secret: str, *, action: str, sent: str) -> bool:
+    """Whether `sent` is this browser's token for this action."""
+    expected = form_token(key, browser_secret, action=action)
+    return hmac.compare_digest(expected.encode(), sent.encode("utf-8", "surrogatepass"))
+
+
+def is_from_own_page(request: Request, *, public_url: str) -> bool:
+    """Whether the browser says that the form was on a page of ours.
+
+    Our pages send no referrer, and browsers then write `Origin: null` on their forms; `Sec-Fetch-Site`, which pages
+    cannot set, tells them from a sandboxed frame of somebody else. Without either
+    header it is no browser, and the token decides.
+    """
+    origins = request.headers.getlist("origin")
+    sites = request.headers.getlist("sec-fetch-site")
+    if sites and sites not in (["same-origin"], ["none"]):
+        return False
+    if not origins:
+        return True
+    if origins == ["null"]:
+        return sites == ["same-origin"]
+    return origins == [public_url]

@@ -1,0 +1,40 @@
+"""The page for a device without this browser: type the code that an agent shows, and go on to its connect page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+
+from server import signin
+from server.connect import ConnectRefused, redeem_user_code
+from server.portal import pages
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit
+from vault import limits
+
+_TRIES: Final = 10  # codes per user, and per address, in a window
+_WINDOW: Final = 600
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Ask for the code."""
+    return visit.page("device.html", {"error": "", "typed": visit.visit.query("user_code")[:20]})
+
+
+async def enter(visit: OwnVisit) -> Response:
+    """Look the code up, a few times per ten minutes."""
+    deployment, typed = visit.deployment, visit.form.one("user_code")[:64]
+    now, address = deployment.now(), signin.client_address(visit.visit.request)
+    async with deployment.transaction() as transaction:
+        by_user = await limits.spend(transaction, f"device:user:{visit.user.id}", limit=_TRIES, window=_WINDOW, now=now)
+        by_address = await limits.spend(
+            transaction, f"device:address:{address}", limit=5 * _TRIES, window=_WINDOW, now=now
+        )
+    if not (by_user and by_address):
+        raise PageRefused("Too many codes", "Wait ten minutes, then ask the agent for a new code.", status=429)
+    try:
+        handle = await redeem_user_code(deployment, typed, user=visit.user)
+    except ConnectRefused as refusal:
+        return visit.page("device.html", {"error": refusal.description, "typed": typed[:20]}, status=refusal.status)
+    return pages.go(f"/connect/{handle}")

@@ -1,0 +1,66 @@
+"""Reading posted forms: bounded, urlencoded only, no field twice where one value is meant. And a page's refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+
+from vault.refusals import VaultError
+
+BODY_LIMIT: Final = 64 * 1024  # bytes
+_FIELD_LIMIT: Final = 500
+
+
+class PageRefused(VaultError):
+    """A request that a page answers with an error page. Title and description are ours, never the sender's text."""
+
+    code = "page_refused"
+
+    def __init__(self, title: str, description: str, *, status: int = 400, detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.title = title
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Posted fields; may hold passwords, so nothing shows in `repr`."""
+
+    fields: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict[str, tuple[str, ...]])
+
+    def one(self, name: str) -> str:
+        """The value of a field, empty when it was not sent. Sent twice: refused."""
+        values = self.fields.get(name, ())
+        if len(values) > 1:
+            raise PageRefused("This form cannot be read", "A field was sent more than once. Go back and try again.")
+        return values[0] if values else ""
+
+    def many(self, name: str) -> frozenset[str]:
+        """The ticked values of a group of checkboxes."""
+        return frozenset(self.fields.get(name, ()))
+
+
+async def read_form(request: Request) -> Form:
+    """The posted form. Raises PageRefused for anything that is not a small urlencoded form."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise PageRefused("This form cannot be read", "Send it from the page, as a form.", status=415)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise PageRefused("That is too much", "The form is larger than 64 KiB.", status=413)
+    except ClientDisconnect as error:
+        raise PageRefused("This form cannot be read", "It did not arrive whole. Try again.") from error
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELD_LIMIT)
+    except (UnicodeError, ValueError) as error:
+        raise PageRefused("This form cannot be read", "It holds bytes that are not text. Try again.") from error
+    fields: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        fields[name] = (*fields.get(name, ()), value)
+    return Form(fields)

@@ -1,0 +1,55 @@
+"""The two addresses of a sign-in through an OpenID Connect provider. The rules are `server.openid_signin`."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from server import openid_signin, signin
+from server.openid_signin import Answer, OpenIDRefused
+from server.portal import pages
+from server.portal.forms import PageRefused
+from server.portal.visits import Visit, safe_return
+from vault import limits
+
+_STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
+
+
+async def start(visit: Visit) -> Response:
+    """Send the browser to the provider."""
+    deployment, now = visit.deployment, visit.deployment.now()
+    bucket = f"sign-in:openid:{signin.client_address(visit.request)}"
+    async with deployment.transaction() as transaction:
+        may = await limits.spend(transaction, bucket, limit=_STARTS_PER_MINUTE, window=60, now=now)
+    if not may:
+        raise PageRefused("Too many sign-ins", "Wait a minute, then try again.", status=429)
+    name = str(visit.request.path_params["name"])
+    try:
+        begun = await openid_signin.start(deployment, name, return_to=safe_return(visit.query("return_to")))
+    except OpenIDRefused as refusal:
+        raise _page(refusal) from refusal
+    response = pages.go(begun.url)
+    signin.set_cookie(deployment, response, "openid", value=begun.browser, lifetime=openid_signin.LIFETIME)
+    return response
+
+
+async def callback(visit: Visit) -> Response:
+    """The provider sends the browser back; a new session starts."""
+    answer = Answer(
+        state=visit.query("state")[:200],
+        code=visit.query("code")[:4096],
+        error=visit.query("error")[:200],
+        issuer=visit.query("iss")[:2000] or None,
+        browser=signin.read_cookie(visit.deployment, visit.request, "openid")[:200],
+    )
+    try:
+        found = await openid_signin.finish(visit.deployment, str(visit.request.path_params["name"]), answer)
+    except OpenIDRefused as refusal:
+        raise _page(refusal) from refusal
+    response = pages.go(safe_return(found.return_to))
+    await signin.begin_session(visit.deployment, visit.request, response, user=found.user, method="openid")
+    signin.set_cookie(visit.deployment, response, "openid", value="")
+    return response
+
+
+def _page(refusal: OpenIDRefused) -> PageRefused:
+    return PageRefused("You are not signed in", refusal.description, status=403, detail=refusal.detail)

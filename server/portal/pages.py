@@ -1,0 +1,118 @@
+"""Rendering: the template environment, the security headers of every page, and the error page.
+
+Templates are package data with autoescape on; a missing variable is an error. What a page says is decided by the
+modules beside this one; who the person is, by `server.signin`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Final
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
+_STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
+_TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
+_HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+def _time(at: int | None) -> Markup:
+    """An instant as a `time` element in UTC; pages have no script that could know the reader's zone."""
+    if at is None:
+        return Markup("never")
+    moment = datetime.fromtimestamp(at, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%-d %b %Y, %H:%M UTC")
+    )
+
+
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("server.portal", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters["time"] = _time
+_STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
+
+
+def _no_form(action: str) -> Markup:
+    """Pages without a browser secret cannot have a form that counts."""
+    raise LookupError(f"the form for {action} needs a visit")
+
+
+def content_policy(form_targets: Iterable[str] = ()) -> str:
+    """The Content-Security-Policy of a page; `form_targets` are CSP sources that a form's redirect may lead to."""
+    targets = " ".join(["'self'", *form_targets])
+    return (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        f"frame-ancestors 'none'; form-action {targets}"
+    )
+
+
+def form_target(url: str, *, exact: bool = True) -> str:
+    """The CSP source for a form whose answer redirects to `url`: browsers apply `form-action` to redirects too.
+
+    `exact` allows the origin only. Sign-in chains of providers hop over hosts that nobody can list: there the scheme is
+    what we can say.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not exact or not host or not _HOST_LETTERS.issuperset(host):
+        return f"{parts.scheme}:"  # private-use schemes and IPv6 literals have no host source
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:
+    """Set the headers that every answer of the portal has."""
+    response.headers["content-security-policy"] = content_policy(form_targets)
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["x-frame-options"] = "DENY"
+    response.headers["referrer-policy"] = "no-referrer"
+    response.headers["cache-control"] = "no-store"
+    response.headers["cross-origin-opener-policy"] = "same-origin"
+    return response
+
+
+def render(
+    template: str,
+    context: dict[str, object],
+    *,
+    status: int = 200,
+    form_targets: Iterable[str] = (),
+    token_field: Callable[[str], Markup] = _no_form,
+) -> HTMLResponse:
+    """A page. `token_field(action)` gives the hidden field that makes a form of ours count."""
+    values: dict[str, object] = {
+        "user": None,
+        "here": "",
+        "stylesheet": _STYLESHEET_URL,
+        "token_field": token_field,
+        **context,
+    }
+    response = HTMLResponse(_ENVIRONMENT.get_template(template).render(values), status_code=status)
+    secure(response, form_targets=form_targets)
+    return response
+
+
+def go(url: str) -> Response:
+    """303 to a place: a form's answer is always fetched with GET (RFC 9700 §4.12)."""
+    return secure(RedirectResponse(url, status_code=303))
+
+
+def error_page(request: Request, title: str, message: str, status: int = 400) -> HTMLResponse:
+    """A page that says what went wrong and what to do. The texts are ours; anything foreign in them is cut, escaped."""
+    return render(
+        "error.html",
+        {"title": title[:_TEXT_LIMIT], "message": message[:_TEXT_LIMIT], "status_code": status},
+        status=status,
+    )

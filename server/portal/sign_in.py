@@ -1,0 +1,116 @@
+"""Signing in and out: password, and a one-time link for the owner of this machine. The rules are `server.signin`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+
+from server import signin
+from server.deployment import Deployment
+from server.owner import OWNER_ISSUER, OWNER_SUBJECT
+from server.portal import pages
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit, Visit, safe_return
+from vault import limits, users
+from vault.records import User
+
+_WINDOWS_PER_MINUTE: Final = 6
+
+
+async def local_owner(deployment: Deployment) -> User | None:
+    """The person whose machine this is, when the vault is reached on loopback: as `server.owner` finds it for stdio."""
+    if not deployment.settings.is_loopback:
+        return None
+    marked = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
+    admins = [marked] if marked is not None else await users.list_users(deployment.database)
+    usable = [user for user in admins if user.disabled_at is None and (user.is_admin or marked is not None)]
+    return usable[0] if len(usable) == 1 else None
+
+
+async def show(visit: Visit) -> Response:
+    """The ways to sign in; whoever is signed in goes on."""
+    return_to = safe_return(visit.query("return_to"))
+    if visit.user is not None:
+        return pages.go(return_to)
+    if not visit.deployment.settings.sign_in.openid and not await signin.has_admin(visit.deployment):
+        return pages.go("/first-run")
+    return await _form(visit, return_to=return_to)
+
+
+async def _form(visit: Visit, *, return_to: str, name: str = "", error: str = "", status: int = 200) -> Response:
+    settings = visit.deployment.settings
+    context: dict[str, object] = {
+        "return_to": return_to,
+        "name": name,
+        "error": error,
+        "has_password": settings.sign_in.local,
+        "openid": [(key, provider.title) for key, provider in settings.sign_in.openid.items()],
+        "has_owner": await local_owner(visit.deployment) is not None,
+        "can_open": visit.deployment.open_browser is not None,
+        "no_admin": not await signin.has_admin(visit.deployment),
+    }
+    return visit.page("sign_in.html", context, status=status)
+
+
+async def with_password(visit: Visit) -> Response:
+    """Sign in with name and password."""
+    form, deployment = visit.form, visit.deployment
+    return_to = safe_return(form.one("return_to"))
+    attempt = signin.Attempt(
+        name=form.one("name"),
+        address=signin.client_address(visit.request),
+        password=form.one("password"),
+        known=signin.read_cookie(deployment, visit.request, "known"),
+    )
+    if not deployment.settings.sign_in.local:
+        raise PageRefused("Not this way", "Sign-in with a password is switched off here.", status=403)
+    try:
+        user = await signin.check_sign_in(deployment, attempt)
+    except signin.SignInRefused as refusal:
+        return await _form(visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=401)
+    except signin.SignInThrottled as refusal:
+        response = await _form(
+            visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=429
+        )
+        response.headers["retry-after"] = str(refusal.retry_after)
+        return response
+    response = pages.go(return_to)
+    await signin.begin_session(deployment, visit.request, response, user=user, method="password")
+    return response
+
+
+async def open_window(visit: Visit) -> Response:
+    """Have this computer open its owner's browser, signed in. Whoever asks sees nothing of the link."""
+    deployment = visit.deployment
+    owner = await local_owner(deployment)
+    if owner is None:
+        raise PageRefused("Not here", "This vault has no owner on this computer.", status=403)
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        may = await limits.spend(transaction, "sign-in:owner-window", limit=_WINDOWS_PER_MINUTE, window=60, now=now)
+    if not may:
+        raise PageRefused("Too many windows", "Wait a minute, then try again.", status=429)
+    opened = False
+    if deployment.open_browser is not None:
+        link = await signin.owner_link(deployment, owner.id, return_to=safe_return(visit.form.one("return_to")))
+        opened = deployment.open_browser(link)
+    return visit.page("local_window.html", {"opened": opened})
+
+
+async def with_owner_link(visit: Visit) -> Response:
+    """The one-time link itself: signs this browser in and goes on without the secret in the address."""
+    try:
+        user = await signin.redeem_owner_link(visit.deployment, visit.query("ticket"))
+    except signin.SignInRefused as refusal:
+        raise PageRefused("This link is over", refusal.description, status=403) from refusal
+    response = pages.go(safe_return(visit.query("return_to")))
+    await signin.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
+    return response
+
+
+async def out(visit: OwnVisit) -> Response:
+    """Sign out."""
+    response = pages.go("/sign-in")
+    await signin.sign_out(visit.deployment, response, session=visit.session)
+    return response

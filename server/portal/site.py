@@ -1,0 +1,67 @@
+"""The table of pages: which function answers which path and method, and who may see it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.deployment import Deployment
+from server.portal import (
+    account,
+    activity,
+    agents,
+    connect,
+    connections,
+    consent,
+    device,
+    first_run,
+    openid,
+    pages,
+    sign_in,
+)
+from server.portal.visits import OwnVisit, open_route, own_route
+
+_STYLE_LIFETIME: Final = 86400  # seconds; the address changes with the content
+
+
+async def _start(visit: OwnVisit) -> Response:
+    return pages.go("/connections")
+
+
+async def _stylesheet(request: Request) -> Response:
+    response = pages.secure(Response(pages.STYLESHEET, media_type="text/css"))
+    response.headers["cache-control"] = f"public, max-age={_STYLE_LIFETIME}"
+    return response
+
+
+def page_routes(deployment: Deployment) -> list[Route]:
+    """Every page's route, most specific path first."""
+    return [
+        Route("/static/portal.css", _stylesheet, methods=["GET"]),
+        own_route(deployment, "/", get=_start),
+        open_route(deployment, "/first-run", get=first_run.show, post=first_run.create),
+        open_route(deployment, "/sign-in", get=sign_in.show, post=sign_in.with_password),
+        open_route(deployment, "/sign-in/local", get=sign_in.with_owner_link, post=sign_in.open_window),
+        open_route(deployment, "/sign-in/openid/{name}", get=openid.start),
+        open_route(deployment, "/sign-in/openid/{name}/callback", get=openid.callback),
+        own_route(deployment, "/sign-out", post=sign_in.out),
+        own_route(deployment, "/account", get=account.show, post=account.change),
+        own_route(deployment, "/consent", get=consent.show, post=consent.decide),
+        own_route(deployment, "/device", get=device.show, post=device.enter),
+        open_route(deployment, "/connect/callback/{provider}", get=connect.callback),
+        own_route(deployment, "/connect/done/{connection}", get=connect.done),
+        own_route(deployment, "/connect/{handle}", get=connect.show, post=connect.decide),
+        own_route(deployment, "/connections", get=connections.show),
+        own_route(deployment, "/connections/connect", get=connections.choose, post=connections.connect),
+        own_route(deployment, "/connections/{connection}/reconnect", post=connections.reconnect),
+        own_route(
+            deployment, "/connections/{connection}/disconnect", get=connections.confirm, post=connections.disconnect
+        ),
+        own_route(deployment, "/agents", get=agents.show),
+        own_route(deployment, "/agents/{client:path}/scopes", post=agents.change),
+        own_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
+        own_route(deployment, "/activity", get=activity.show),
+    ]

@@ -1,0 +1,267 @@
+"""The trip to a provider and back: the `state` that counts once, the callback's checks, and what is stored in the end.
+
+The account and the agent's delegation are stored together or not at all. Which scopes to ask for is decided by the
+pages (`server.portal`); speaking OAuth is `providers.oauth`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.catalog import Provider
+from server.connect import LIFETIME, ConnectRefused, ConnectRequest, delegated_event, issue_link, known_provider
+from server.deployment import Deployment
+from vault import audit, connections, delegations, tickets
+from vault.attenuate import meet, missing
+from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
+from vault.refusals import TransitionRefused
+from vault.upstream import TokenAnswer, UpstreamError
+
+_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_FOREIGN_TEXT_LIMIT: Final = 200
+
+_AGAIN: Final = "Nothing was connected; you can start again."
+_ASK: Final = "Ask the operator to"
+_MENDS: Final[Mapping[str, str]] = {
+    "access_denied": f"You, or an administrator there, did not agree. {_AGAIN}",
+    "user_denied": f"You did not agree. {_AGAIN}",
+    "invalid_scope": f"Our app there may not ask for these scopes. {_ASK} add them to the app at the provider.",
+    "invalid_scope_requested": f"Our app there may not ask for these scopes. {_ASK} add them to the app there.",
+    "unauthorized_client": f"Our app at the provider is not allowed to do this. {_ASK} check it there.",
+    "invalid_client": f"It does not accept our client id or secret. {_ASK} check both.",
+    "invalid_client_id": f"It does not know our client id. {_ASK} check it.",
+    "bad_client_secret": f"It does not accept our client secret. {_ASK} check it.",
+    "bad_redirect_uri": f"Our redirect address is not registered there. {_ASK} add it.",
+    "redirect_uri_mismatch": f"Our redirect address is not registered there. {_ASK} add it.",
+    "invalid_grant": f"It did not accept its own code, or the code was too old. {_AGAIN}",
+    "invalid_code": f"It did not accept its own code, or the code was too old. {_AGAIN}",
+    "server_error": "It has a problem. Try again in a few minutes.",
+    "temporarily_unavailable": "It is busy. Try again in a few minutes.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One consent at a provider: what is asked there, and what an agent gets of it afterwards."""
+
+    provider: str
+    scopes: frozenset[str]
+    client_id: str | None = None
+    delegated: frozenset[str] = frozenset()
+    login_hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What came of a trip."""
+
+    connection: Connection
+    client_id: str | None
+    delegated: frozenset[str]
+    not_granted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """The query of a provider's redirect, as it came."""
+
+    state: str = field(repr=False)
+    code: str = field(repr=False)
+    error: str
+    error_description: str
+    issuer: str | None
+
+
+def callback_url(deployment: Deployment, provider: str) -> str:
+    """The redirect address of a provider: one per provider, so that answers cannot be mixed up (RFC 9700 §4.4)."""
+    return deployment.url(f"/connect/callback/{provider}")
+
+
+async def start(deployment: Deployment, trip: Trip, *, user: User, session: Session) -> str:
+    """The provider's URL for this trip; its `state` counts once, for this user in this browser session only."""
+    provider = known_provider(deployment, trip.provider)
+    upstream = deployment.vault.upstreams[provider.name]
+    if not upstream.is_configured:
+        raise ConnectRefused(
+            f"{provider.title} is not set up here yet: the operator has to register this vault there first.", status=409
+        )
+    verifier = secrets.token_urlsafe(48)
+    state = secrets.token_urlsafe(32)
+    async with deployment.transaction() as transaction:
+        await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.UPSTREAM_STATE,
+            payload={
+                "provider": provider.name,
+                "scopes": format_scope(trip.scopes),
+                "delegated": format_scope(trip.delegated),
+                "verifier": verifier,
+            },
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=user.id,
+            client_id=trip.client_id,
+            binding=session.token_hash,
+            secret=state,
+        )
+    return upstream.authorization_url(
+        redirect_uri=callback_url(deployment, provider.name),
+        state=state,
+        scopes=trip.scopes,
+        code_verifier=verifier,
+        login_hint=trip.login_hint,
+    )
+
+
+async def finish_callback(
+    deployment: Deployment, provider_name: str, callback: Callback, *, user: User, session: Session
+) -> Connected:
+    """Redeem the provider's code and store the connection and the agent's delegation together.
+
+    Raises ConnectRefused; nothing is linked then, and the refusal is an event.
+    """
+    try:
+        provider = known_provider(deployment, provider_name)
+        ticket = await _claim_state(deployment, provider, callback, user=user, session=session)
+        answer = await _redeem(deployment, provider, callback, ticket)
+    except ConnectRefused as refusal:
+        details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
+        await deployment.activity.record(
+            Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
+        )
+        raise
+    return await _store(deployment, provider, answer, ticket)
+
+
+async def _claim_state(
+    deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
+) -> Ticket:
+    """The ticket behind `state`, used up. Another browser, user or provider leaves it as it is."""
+    now = deployment.now()
+    refused = ConnectRefused(
+        "This answer does not belong to anything that you started in this browser, or it came twice or too late. "
+        "Nothing was connected; start again.",
+        detail="state",
+    )
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
+    )
+    if (
+        ticket is None
+        or ticket.user_id != user.id
+        or not hmac.compare_digest(ticket.binding or b"", session.token_hash)
+        or ticket.payload.get("provider") != provider.name
+    ):
+        raise refused
+    if callback.issuer is not None and not is_issuer_of(callback.issuer, provider):
+        raise ConnectRefused(
+            "The answer names another service than the one you were sent to. Nothing was connected.", detail="issuer"
+        )
+    try:
+        async with deployment.transaction() as transaction:
+            return await tickets.consume(
+                transaction, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
+            )
+    except TransitionRefused as error:
+        raise refused from error
+
+
+def is_issuer_of(issuer: str, provider: Provider) -> bool:
+    """RFC 9207 §2.4, as far as it goes without metadata: the issuer is on the origin that we send people to."""
+    try:
+        asked, sent = urlsplit(provider.hosts.authorize_url), urlsplit(issuer)
+    except ValueError:
+        return False
+    return (sent.scheme, sent.netloc.lower()) == (asked.scheme, asked.netloc.lower())
+
+
+async def _redeem(deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket) -> TokenAnswer:
+    if callback.error or not callback.code:
+        refusal = provider_refusal(provider, callback.error or "no_code", callback.error_description)
+        refusal.retry = await _retry_path(deployment, ticket)
+        raise refusal
+    try:
+        return await deployment.vault.upstreams[provider.name].redeem(
+            code=callback.code,
+            redirect_uri=callback_url(deployment, provider.name),
+            code_verifier=str(ticket.payload["verifier"]),
+        )
+    except UpstreamError as error:
+        raise provider_refusal(provider, error.code, error.description) from error
+
+
+async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
+    """Where the person can change their mind after saying no at the provider: the same question again."""
+    provider = str(ticket.payload["provider"])
+    if ticket.client_id is None:
+        return f"/connections/connect?provider={provider}"
+    request = ConnectRequest(
+        user_id=ticket.user_id or "",
+        client_id=ticket.client_id,
+        provider=provider,
+        scopes=parse_scope(str(ticket.payload["delegated"])),
+        reason="missing",
+        tool="",
+    )
+    return f"/connect/{await issue_link(deployment, request)}"
+
+
+def provider_refusal(provider: Provider, code: str, text: str) -> ConnectRefused:
+    """A provider's error with what to do about it; its own words cut short and without control characters."""
+    known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
+    mend = _MENDS.get(known, "Nothing was connected. Try again; if it stays, ask the operator to look at the activity.")
+    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _FOREIGN_TEXT_LIMIT])
+    foreign = f"{known}: {printable.strip()}" if printable.strip() else known
+    return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)
+
+
+async def _store(deployment: Deployment, provider: Provider, answer: TokenAnswer, ticket: Ticket) -> Connected:
+    policy = deployment.vault.policies[provider.name]
+    asked = parse_scope(str(ticket.payload["scopes"]))
+    wanted = parse_scope(str(ticket.payload["delegated"]))
+    user_id, now = ticket.user_id or "", deployment.now()
+    async with deployment.transaction() as transaction:
+        connection = await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=user_id,
+            provider=provider.name,
+            answer=answer,
+            asked=asked,
+            policy=policy,
+            now=now,
+        )
+        delegated = meet(wanted, connection.scopes, policy.covers) if ticket.client_id is not None else frozenset[str]()
+        events = [
+            Event(
+                kind="connection.opened",
+                user_id=user_id,
+                client_id=ticket.client_id,
+                connection_id=connection.id,
+                details={
+                    "provider": provider.name,
+                    "account": connection.label,
+                    "scopes": sorted(connection.scopes),
+                },
+            )
+        ]
+        if ticket.client_id is not None and delegated:
+            await delegations.extend(
+                transaction,
+                user_id=user_id,
+                client_id=ticket.client_id,
+                connection_id=connection.id,
+                scopes=delegated,
+                now=now,
+            )
+            events.append(delegated_event(connection, client_id=ticket.client_id, scopes=delegated))
+        await audit.append(transaction, *events, now=now)
+    not_granted = missing(asked, connection.scopes, policy.covers) - policy.always_granted
+    return Connected(connection, ticket.client_id, delegated, not_granted)
