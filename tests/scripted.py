@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
+from providers.catalog import Provider, ProviderOverrides, load_catalog
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -148,3 +150,17 @@ def _written(reply: Reply, arrival: Arrival) -> bytes:
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     body = b"" if arrival.method == "HEAD" else reply.body
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def provider_at(name: str, url: str, *, secret: str | None = "client-secret-canary") -> Provider:
+    """A built-in provider with every address at a scripted server, and a registration of ours there."""
+    overrides = ProviderOverrides(
+        client_id="our-client",
+        client_secret=secret,
+        authorize_url=f"{url}/authorize",
+        token_url=f"{url}/token",
+        revoke_url=f"{url}/revoke",
+        userinfo_url=f"{url}/userinfo",
+        apis={key: f"{url}/{key}" for key in load_catalog().provider(name).apis},
+    )
+    return load_catalog(overrides={name: overrides}).provider(name)
