@@ -99,12 +99,15 @@ class HeldAccount:
     def delegation_ended(self, now: int) -> bool:
         return self.delegated_until is not None and now >= self.delegated_until
 
+    def is_leased(self, now: int) -> bool:
+        """Whether a refresh is on its way, here or elsewhere."""
+        return self.lease_until is not None and now < self.lease_until
+
     def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
-        """Whether a refresh can start: nothing unresolved is known about the token that it would spend."""
+        """Whether a refresh can bring a token: none is known to have gone unanswered."""
         if not self.has_refresh_token:
             return False
-        is_leased = self.lease_until is not None and now < self.lease_until
-        return self.sent_at is None or is_leased or policy.rotation is Rotation.NONE
+        return self.sent_at is None or self.is_leased(now) or policy.rotation is Rotation.NONE
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns that came in the same read."""
