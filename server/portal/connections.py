@@ -100,7 +100,11 @@ def _choice_page(visit: OwnVisit, provider: Provider, *, ticked: frozenset[str],
     included = expand(ticked, provider.covers)
     context: dict[str, object] = {
         "provider": provider,
-        "choices": [(scope, facts.title, scope in included) for scope, facts in provider.scopes.items()],
+        "choices": [
+            (scope, facts.title, scope in included)
+            for scope, facts in provider.scopes.items()
+            if scope not in provider.always_granted
+        ],
         "error": error,
     }
     return visit.page("choose.html", context, status=status, form_targets=[provider_target(provider)])
@@ -123,7 +127,7 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
 async def connect(visit: OwnVisit) -> Response:
     """Go to the provider for the ticked scopes; no agent gets any of it yet."""
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
-    scopes = visit.form.many("scope") & provider.scopes.keys()
+    scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted
     if not scopes:
         return _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
     trip = Trip(provider=provider.name, scopes=scopes)
