@@ -144,7 +144,7 @@ def revoke(sandbox: Sandbox, call: Call) -> Response:
         case "lies":
             entry["outcome"] = "lied"
         case "token":
-            known.revoked = True
+            face.tokens.revoke(known, now=sandbox.clock.now())
         case "family":
             face.tokens.end_family(known.family, "revoked")
         case "grant":

@@ -75,7 +75,7 @@ class Sandbox:
 
     def ledger(self) -> dict[str, list[Entry]]:
         """The books, with the state of every token family beside them."""
-        pages = self.books.snapshot()
+        pages, now = self.books.snapshot(), self.clock.now()
         pages["families"] = [
             {
                 "face": face.face,
@@ -85,7 +85,8 @@ class Sandbox:
                 "kind": family.kind,
                 "scopes": sorted(family.scopes),
                 "generation": family.generation,
-                "has_refresh_token": family.refresh_issued > 0,
+                "live_refresh_tokens": [token.label for token in face.tokens.live_refresh_tokens(family)],
+                "live_access_tokens": [token.label for token in face.tokens.live_access_tokens(family, now=now)],
                 "ended": family.ended,
             }
             for face in self.faces.values()

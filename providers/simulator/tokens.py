@@ -155,6 +155,30 @@ class TokenStore:
         if family.ended is None:
             family.ended = reason
 
+    def revoke(self, token: AccessToken | RefreshToken, *, now: float) -> None:
+        """End this token; with the last live one its family is over."""
+        token.revoked = True
+        if not self.live_refresh_tokens(token.family) and not self.live_access_tokens(token.family, now=now):
+            self.end_family(token.family, "revoked")
+
+    def live_refresh_tokens(self, family: Family) -> list[RefreshToken]:
+        """The refresh tokens of a family that would be accepted."""
+        live = family.ended is None
+        return [
+            token
+            for token in self._refresh.values()
+            if live and token.family is family and not token.revoked and token.spent_at is None
+        ]
+
+    def live_access_tokens(self, family: Family, *, now: float) -> list[AccessToken]:
+        """The access tokens of a family that would be accepted."""
+        live = family.ended is None
+        return [
+            token
+            for token in self._access.values()
+            if live and token.family is family and not token.revoked and now < token.expires_at
+        ]
+
     def live_families(self, *, account: str, client_id: str) -> list[Family]:
         """The families that this person's consents to this client opened and that are not over."""
         return [

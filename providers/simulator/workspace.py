@@ -53,7 +53,7 @@ _CHANNELS: tuple[tuple[str, str, ChannelKind, frozenset[str], str], ...] = (
     ("C0SBDESIGN1", "design", "public_channel", frozenset({_CAROL}), "Drafts and reviews"),
     ("C0SBSUPPORT", "support", "public_channel", _EVERYONE, "Questions from customers"),
     ("C0SBARCHIVE", "old-project", "public_channel", _EVERYONE, "Finished long ago"),
-    ("G0SBINCIDEN", "incidents", "private_channel", frozenset({_ALICE, _BOB}), "Post-mortems"),
+    ("C0SBINCIDEN", "incidents", "private_channel", frozenset({_ALICE, _BOB}), "Post-mortems"),
     ("G0SBFOUNDER", "founders", "private_channel", frozenset({_CAROL}), "Private"),
     ("D0SBALICEBO", "", "im", frozenset({_ALICE, _BOB}), ""),
 )
@@ -67,7 +67,7 @@ _HISTORY: tuple[tuple[str, int, str, str], ...] = (
     ("C0SBDEPLOYS", 1800, _ALICE, "Rolled back the worker, see #incidents."),
     ("C0SBSUPPORT", 4000, _CAROL, "Ticket 1042: cannot export the report."),
     ("C0SBARCHIVE", 86400 * 400, _ALICE, "Closing this channel."),
-    ("G0SBINCIDEN", 1700, _ALICE, "Worker out of memory after the last release."),
+    ("C0SBINCIDEN", 1700, _ALICE, "Worker out of memory after the last release."),
     ("D0SBALICEBO", 600, _BOB, "Lunch?"),
 )
 

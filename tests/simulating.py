@@ -1,0 +1,118 @@
+"""A small application at each face of the simulator: what the simulator's own tests talk to it with.
+
+It builds its requests by hand, so that these tests depend on nothing else of the project.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx2
+
+from providers.simulator import Simulator, consent
+
+REDIRECT = "http://localhost:8765/connect/callback/test"
+VERIFIER = "correct-horse-battery-staple-correct-horse-battery"
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+CLIENT = ("sandbox-client", "sandbox-secret")
+SECOND_CLIENT = ("second-client", "second-secret")
+API = "https://www.googleapis.com/auth/"
+EVENTS, READONLY = f"{API}calendar.events", f"{API}calendar.events.readonly"
+
+
+def parameters(location: str) -> dict[str, str]:
+    """The query of a redirect."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
+
+
+@dataclass(frozen=True)
+class App:
+    """What both faces have in common."""
+
+    simulator: Simulator
+    http: httpx2.AsyncClient
+    base: str
+    authorize_path: str
+    token_path: str
+    defaults: Mapping[str, str]
+
+    def authorize_url(self, **changes: str | None) -> str:
+        wanted = {"client_id": CLIENT[0], "redirect_uri": REDIRECT, "state": "st-1", **self.defaults, **changes}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        return f"{self.base}{self.authorize_path}?{query}"
+
+    async def code(
+        self, *, account: str = "alice", scopes: Collection[str] | None = None, **changes: str | None
+    ) -> str:
+        location = await consent(self.authorize_url(**changes), account=account, scopes=scopes)
+        return parameters(location)["code"]
+
+    async def token(
+        self, *, client: tuple[str, str] | None = CLIENT, post: bool = False, **form: str
+    ) -> httpx2.Response:
+        if client is not None and post:
+            form = {**form, "client_id": client[0], "client_secret": client[1]}
+        auth = None if post else client
+        return await self.http.post(self.base + self.token_path, data=form, auth=auth)
+
+    async def redeem(self, code: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT, **form}
+        return await self.token(client=client, **form)
+
+    async def refresh(self, refresh_token: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
+        return await self.token(client=client, grant_type="refresh_token", refresh_token=refresh_token, **form)
+
+
+class SlackApp(App):
+    """An app in the sandbox workspace."""
+
+    def __init__(self, simulator: Simulator, http: httpx2.AsyncClient) -> None:
+        super().__init__(
+            simulator,
+            http,
+            f"{simulator.url}/slack",
+            "/oauth/v2/authorize",
+            "/api/oauth.v2.access",
+            {"user_scope": "chat:write,channels:read,channels:history"},
+        )
+
+    async def connect(self, *, account: str = "alice", **changes: str | None) -> dict[str, str]:
+        """The user's token and refresh token."""
+        answer = (await self.redeem(await self.code(account=account, **changes))).json()
+        return answer["authed_user"]
+
+    async def call(self, method: str, token: str | None, /, **arguments: str) -> dict[str, object]:
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        answer = await self.http.post(f"{self.base}/api/{method}", data=arguments, headers=headers)
+        assert answer.status_code == 200
+        return answer.json()
+
+
+class GoogleApp(App):
+    """An app with a Google calendar."""
+
+    def __init__(self, simulator: Simulator, http: httpx2.AsyncClient) -> None:
+        super().__init__(
+            simulator,
+            http,
+            f"{simulator.url}/google",
+            "/o/oauth2/v2/auth",
+            "/token",
+            {"response_type": "code", "scope": f"openid email {EVENTS} {READONLY}", "access_type": "offline"},
+        )
+
+    async def connect(
+        self, *, account: str = "alice", scopes: Collection[str] | None = None, **changes: str | None
+    ) -> dict[str, str]:
+        return (await self.redeem(await self.code(account=account, scopes=scopes, **changes))).json()
+
+    async def api(
+        self, verb: str, path: str, token: str | None, *, json: object = None, **query: str
+    ) -> httpx2.Response:
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        url = f"{self.base}/calendar/v3{path}"
+        return await self.http.request(verb, url, params=query, json=json, headers=headers)
