@@ -11,7 +11,7 @@ from vault import apis, clients, grants, tickets, tokens
 from vault.database import Database
 from vault.keys import KeyRing
 from vault.records import TENANT, ClientKind, TicketPurpose
-from vault.refusals import TransitionRefused
+from vault.refusals import StorageUnavailable, TransitionRefused
 
 DAY = clients.UNUSED_LIFETIME
 
@@ -205,3 +205,18 @@ async def test_an_api_is_found_by_its_exact_resource_and_its_removal_ends_its_gr
     assert await apis.list_apis(database) == ()
     assert await grants.live_principal_facts(database, other.id) is None
     assert await grants.live_principal_facts(database, seeded.grant.id) is not None
+
+
+@pytest.mark.parametrize("column", ["metadata", "redirect_uris"])
+async def test_a_damaged_row_is_refused_rather_than_guessed(database: Database, column: str) -> None:
+    statements = {
+        "metadata": "update clients set metadata = :value where id = :id",
+        "redirect_uris": "update clients set redirect_uris = :value where id = :id",
+    }
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, agent())
+    assert await clients.get_client(database, "agent-1") == agent()
+    async with database.transaction() as transaction:
+        await transaction.execute(statements[column], {"value": "17", "id": "agent-1"})
+    with pytest.raises(StorageUnavailable):
+        await clients.get_client(database, "agent-1")
