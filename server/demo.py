@@ -43,7 +43,7 @@ from vault import audit, connections, users
 PERSON: Final = "alice"
 AGENT: Final = "Demo agent"
 REDIRECT: Final = "http://127.0.0.1:33418/callback"
-POST: Final = {"channel": "general", "text": "Hello from an agent that never saw a Slack token."}
+POST: Final = {"channel": "#general", "text": "Hello from an agent that never saw a Slack token."}
 
 
 @dataclass
@@ -87,9 +87,9 @@ class Stage:
         line = Text.assemble(
             ("✓ ", "green"), (title, "bold"), (f"  {1000 * (time.monotonic() - started):.0f} ms", "dim")
         )
-        self.console.print(line)
+        self.console.print(line, soft_wrap=True)
         for fact in facts:
-            self.console.print(Text("    " + fact))
+            self.console.print(Text("    " + fact), soft_wrap=True)
 
     @asynccontextmanager
     async def agent(self) -> AsyncGenerator[Client]:
@@ -132,10 +132,13 @@ async def play(*, keep: bool, data: Path | None) -> bool:
     async with AsyncExitStack() as stack:
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
         stage = await stack.enter_async_context(_stage(directory, console))
+        failures: list[str] = []
         try:
             await _story(stage)
-        except DemoFailed as failed:
-            console.print(Text(f"✗ {failed}", "bold red"))
+        except* DemoFailed as group:
+            failures.append(str(_innermost(group)))
+        if failures:
+            console.print(Text(f"✗ {failures[0]}", "bold red"))
             return False
         if keep:
             await _keep(stage)
@@ -163,7 +166,8 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
         stage = Stage(deployment, simulator, person, console, secrets.token_urlsafe(12))
         console.print(
             Text(f"Vault at {deployment.public_url}, sandbox Slack and Google at {simulator.url}", "bold"),
-            Text(f"({1000 * (time.monotonic() - started):.0f} ms)", "dim"),
+            Text(f"{1000 * (time.monotonic() - started):.0f} ms", "dim"),
+            soft_wrap=True,
         )
         yield stage
 
@@ -187,8 +191,8 @@ async def _story(stage: Stage) -> None:
         if secret is None:
             raise DemoFailed("this data directory already has an admin: take an empty one")
         await stage.person.make_first_admin(secret, name=PERSON, password=stage.password)
-    async with stage.agent() as agent:
-        await _first_contact(stage, agent)
+    async with AsyncExitStack() as stack:
+        agent = await _first_contact(stage, stack)
         await _slack(stage, agent)
         await _calendar(stage, agent)
         await _beyond(stage, agent)
@@ -201,8 +205,9 @@ async def _story(stage: Stage) -> None:
         stage.console.print(Text("  " + in_a_line(described(event, names=names))), soft_wrap=True)
 
 
-async def _first_contact(stage: Stage, agent: Client) -> None:
+async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
     async with stage.step(f"{AGENT} registers itself, {PERSON} signs in and agrees, the tools are listed") as facts:
+        agent = await stack.enter_async_context(stage.agent())
         tools = await agent.list_tools()
         client, tokens = stage.wallet.client, stage.wallet.tokens
         _insist(client is not None and tokens is not None, "the agent got no token")
@@ -210,6 +215,7 @@ async def _first_contact(stage: Stage, agent: Client) -> None:
             f"client {client.client_id if client else ''}, token scopes: {tokens.scope if tokens else ''}",
             f"MCP {agent.protocol_version}, tools: {', '.join(tool.name for tool in tools.tools)}",
         ]
+    return agent
 
 
 async def _slack(stage: Stage, agent: Client) -> None:
@@ -218,7 +224,7 @@ async def _slack(stage: Stage, agent: Client) -> None:
         facts.append(_link(asked))
     async with stage.step(f"{PERSON} opens the link, agrees, and agrees at Slack") as facts:
         await stage.person.connect(_link(asked), account="alice")
-        facts += await _connected(stage)
+        facts += await _connected(stage, "slack")
     async with stage.step("The same call again: posted as the person") as facts:
         result = await _retry(agent, "slack_post", POST, asked)
         _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
@@ -228,7 +234,7 @@ async def _slack(stage: Stage, agent: Client) -> None:
 async def _calendar(stage: Stage, agent: Client) -> None:
     async with stage.step(f"{PERSON} connects Google from the portal, with more than this agent will get") as facts:
         await stage.person.connect_from_portal("google", account="alice")
-        facts += await _connected(stage)
+        facts += await _connected(stage, "google")
     async with stage.step("calendar_list: connected, but not for this agent; one click, no trip to Google") as facts:
         asked = await _ask(agent, "calendar_list", {})
         await stage.person.connect(_link(asked), account="alice")
@@ -247,7 +253,7 @@ async def _calendar(stage: Stage, agent: Client) -> None:
 async def _beyond(stage: Stage, agent: Client) -> None:
     async with stage.step("calendar_create: outside of what was agreed, refused before anything is sent") as facts:
         before = len(stage.simulator.books()["api_calls"])
-        wanted = {"title": "Surprise", "start": "2030-01-01T10:00:00Z", "end": "2030-01-01T11:00:00Z"}
+        wanted = {"summary": "Surprise", "start": "2030-01-01T10:00:00Z", "end": "2030-01-01T11:00:00Z"}
         asked = await _ask(agent, "calendar_create", wanted)
         _insist(len(stage.simulator.books()["api_calls"]) == before, "something was sent to Google")
         facts += [f"Google received nothing; {PERSON} could allow it at", _link(asked)]
@@ -268,7 +274,7 @@ async def _afresh(stage: Stage) -> None:
     async with stage.step("The agent starts afresh and calls: nobody is asked anything") as facts:
         before = stage.prompts
         async with stage.agent() as agent:
-            result = await agent.call_tool("slack_channels", {})
+            result = await agent.call_tool("calendar_list", {"limit": 2})
         _insist(not result.is_error, f"the call failed: {_text(result)}")
         _insist(stage.prompts == before, "a browser window opened")
         facts += _facts(result)
@@ -315,7 +321,7 @@ def _text(result: CallToolResult) -> str:
 
 def _facts(result: CallToolResult) -> list[str]:
     lines = [line for block in result.content if isinstance(block, TextContent) for line in block.text.splitlines()]
-    return [*lines[:4], *([f"... {len(lines) - 5} more lines"] if len(lines) > 5 else []), *lines[4:][-1:]]
+    return lines if len(lines) <= 5 else [*lines[:3], f"... {len(lines) - 4} more lines", lines[-1]]
 
 
 def _exchange_facts(result: CallToolResult) -> Mapping[str, object]:
@@ -329,11 +335,20 @@ def _strings(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
 
 
-async def _connected(stage: Stage) -> list[str]:
+async def _connected(stage: Stage, provider: str) -> list[str]:
     owner = await users.find_user(stage.deployment.database, PERSON)
     found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
-    _insist(bool(found), "nothing is connected")
-    return [f"{one.provider}: {one.label}, {' '.join(sorted(one.scopes))}" for one in found[-1:]]
+    lines = [f"{one.label}: {' '.join(sorted(one.scopes))}" for one in found if one.provider == provider]
+    _insist(bool(lines), f"{provider} is not connected")
+    return lines
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first real error of a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
+    return _innermost(group.exceptions[0])
 
 
 def _insist(is_so: bool, otherwise: str) -> None:

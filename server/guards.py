@@ -6,6 +6,7 @@ It also answers CORS preflights of the origins that are allowed. Who the caller 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from server.oauth.rules import is_cross_origin_path
 from server.settings import LOOPBACK_HOSTS, Settings
 
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
+_DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes thrown away after a chunked body passed the limit
+_DRAIN_TIMEOUT: Final = 2.0  # seconds
 # A page of ours that sends no referrer posts its forms with `Origin: null`; these paths have no forms, so never there.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
 _ALLOWED_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
@@ -217,6 +220,7 @@ class _BoundedBody:
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 self._is_over = True
+                await self._drain(message)
                 await self.finish()
                 return {"type": "http.disconnect"}
         return message
@@ -226,6 +230,15 @@ class _BoundedBody:
             return
         self._is_started = self._is_started or message["type"] == "http.response.start"
         await self._send(message)
+
+    async def _drain(self, message: Message) -> None:
+        """Throw away some more: closing on a client that still writes would reset the answer away with it."""
+        left = _DRAIN_LIMIT
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_TIMEOUT):
+                while left > 0 and message["type"] == "http.request" and message.get("more_body", False):
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
 
     async def finish(self) -> None:
         """Answer 413 if the limit was passed and nothing was answered yet."""
