@@ -1,0 +1,251 @@
+"""UpstreamAPI: credential bound to its hosts, rules before sending, what failures mean, nothing repeated blindly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from providers import api as api_module
+from providers.address import AddressPolicy
+from providers.api import (
+    RateLimited,
+    RuleRefused,
+    ToolRefused,
+    Unauthorized,
+    UpstreamAPI,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    path_of,
+)
+from providers.http import Outbound
+from tests.scripted import Reply, ScriptedServer, json_reply, provider_at, scripted_server
+
+AUTH = "https://www.googleapis.com/auth/"
+TOKEN = "upstream-token-canary-0123456789"
+EVENTS = "/calendars/{}/events"
+
+
+@dataclass
+class Bench:
+    """A scripted provider and an API of each for it."""
+
+    server: ScriptedServer
+    outbound: Outbound
+
+    def slack(self, *scopes: str) -> UpstreamAPI:
+        found = frozenset(scopes or ("chat:write", "channels:read", "channels:history"))
+        return UpstreamAPI(provider_at("slack", self.server.url), self.outbound, token=TOKEN, scopes=found, now=0)
+
+    def google(self, *scopes: str) -> UpstreamAPI:
+        found = frozenset(AUTH + scope for scope in scopes or ("calendar.events",))
+        return UpstreamAPI(provider_at("google", self.server.url), self.outbound, token=TOKEN, scopes=found, now=0)
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    async with (
+        scripted_server(lambda _: json_reply({"ok": True})) as server,
+        Outbound(AddressPolicy(allow_loopback=True)) as outbound,
+    ):
+        yield Bench(server, outbound)
+
+
+async def post(api: UpstreamAPI) -> object:
+    return await api.post("web", "/chat.postMessage", body={"channel": "C1", "text": "hello"})
+
+
+async def listed(api: UpstreamAPI) -> object:
+    return await api.get("calendar", EVENTS, segments=["primary"])
+
+
+@pytest.mark.requirement("S-101")
+async def test_only_the_upstream_token_goes_and_only_to_the_api(bench: Bench) -> None:
+    await post(bench.slack())
+    (sent,) = bench.server.arrivals
+    assert sent.headers["authorization"] == f"Bearer {TOKEN}"
+    assert sent.path == "/web/chat.postMessage"
+    assert sent.json == {"channel": "C1", "text": "hello"}
+    assert bench.server.log.count(TOKEN) == 1
+
+
+async def test_an_uncovered_call_is_refused_before_anything_is_sent(bench: Bench) -> None:
+    with pytest.raises(RuleRefused) as caught:
+        await post(bench.slack("channels:read"))
+    assert "chat.postMessage" in caught.value.description
+    with pytest.raises(RuleRefused):
+        await bench.slack().post("web", "/admin.users.remove", body={})
+    with pytest.raises(RuleRefused):
+        await bench.google("calendar.events.readonly").post("calendar", EVENTS, segments=["primary"], body={})
+    assert bench.server.connections == 0
+    await post(bench.slack("chat:write"))
+    assert bench.server.connections == 1
+
+
+async def test_a_token_with_more_reach_than_its_caller_is_not_lent_where_the_request_cannot_show_it(
+    bench: Bench,
+) -> None:
+    def api(granted: frozenset[str]) -> UpstreamAPI:
+        provider = provider_at("slack", bench.server.url)
+        scopes = frozenset({"channels:history"})
+        return UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, granted=granted, now=0)
+
+    params = {"channel": "C123"}
+    with pytest.raises(RuleRefused):
+        await api(frozenset({"channels:history", "groups:history"})).get("web", "/conversations.history", params=params)
+    assert bench.server.connections == 0
+    await api(frozenset({"channels:history", "chat:write"})).get("web", "/conversations.history", params=params)
+
+
+SLACK_NO: list[tuple[str, type[ToolRefused], str]] = [
+    ("token_expired", Unauthorized, "upstream_unauthorized"),
+    ("token_revoked", Unauthorized, "upstream_unauthorized"),
+    ("invalid_auth", Unauthorized, "upstream_unauthorized"),
+    ("ratelimited", RateLimited, "rate_limited"),
+    ("fatal_error", UpstreamUnavailable, "upstream_unavailable"),
+    ("missing_scope", UpstreamRefused, "missing_scope"),
+    ("channel_not_found", UpstreamRefused, "channel_not_found"),
+    ("never_heard_of", UpstreamRefused, "never_heard_of"),
+]
+
+
+@pytest.mark.parametrize(("code", "kind", "expected"), SLACK_NO)
+async def test_slack_says_no_with_status_200(bench: Bench, code: str, kind: type[ToolRefused], expected: str) -> None:
+    bench.server.answer = lambda _: json_reply({"ok": False, "error": code})
+    with pytest.raises(kind) as caught:
+        await post(bench.slack())
+    assert type(caught.value) is kind
+    assert caught.value.code == expected
+    assert bench.server.arrived("POST") == 1
+    bench.server.answer = lambda _: json_reply({"ok": True})
+    await post(bench.slack())
+
+
+def google_error(status: int, reason: str, message: str = "no") -> Reply:
+    error = {"code": status, "message": message, "errors": [{"domain": "global", "reason": reason, "message": message}]}
+    return json_reply({"error": error}, status=status)
+
+
+GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str]] = [
+    (google_error(401, "authError"), Unauthorized, "upstream_unauthorized"),
+    (Reply(401, b"<html>"), Unauthorized, "upstream_unauthorized"),
+    (google_error(403, "insufficientPermissions"), UpstreamRefused, "insufficientPermissions"),
+    (google_error(403, "rateLimitExceeded"), RateLimited, "rate_limited"),
+    (google_error(404, "notFound"), UpstreamRefused, "notFound"),
+    (google_error(400, "timeRangeEmpty"), UpstreamRefused, "timeRangeEmpty"),
+    (google_error(410, "fullSyncRequired"), UpstreamRefused, "fullSyncRequired"),
+    (Reply(403, b"<html>blocked</html>"), UpstreamRefused, "http_403"),
+    (Reply(429, headers={"Retry-After": "7"}), RateLimited, "rate_limited"),
+    (Reply(503, headers={"Retry-After": "7"}), RateLimited, "rate_limited"),
+    (Reply(503), UpstreamUnavailable, "upstream_unavailable"),
+    (google_error(500, "backendError"), UpstreamUnavailable, "upstream_unavailable"),
+    (Reply(200, b"<html>sign in</html>"), UpstreamUnavailable, "upstream_unavailable"),
+    (Reply(200, b"[1]"), UpstreamUnavailable, "upstream_unavailable"),
+    (Reply(307, headers={"Location": "/elsewhere"}), UpstreamUnavailable, "upstream_unavailable"),
+    (Reply(200, b"{}", claimed_length=30_000_000), UpstreamUnavailable, "upstream_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "code"), GOOGLE_NO)
+async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused], code: str) -> None:
+    bench.server.answer = lambda _: reply
+    with pytest.raises(kind) as caught:
+        await listed(bench.google())
+    assert (type(caught.value), caught.value.code) == (kind, code)
+    assert len(bench.server.arrivals) == 1
+    if isinstance(caught.value, UpstreamUnavailable):
+        assert not caught.value.unknown_outcome
+    if reply.headers.get("Retry-After"):
+        assert isinstance(caught.value, RateLimited) and caught.value.retry_after == 7
+
+
+async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> None:
+    replies = iter([Reply(close=True), json_reply({"items": []})])
+    bench.server.answer = lambda _: next(replies)
+    assert await listed(bench.google()) == {"items": []}
+    bench.server.answer = lambda _: Reply(close=True)
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await listed(bench.google())
+    assert not caught.value.unknown_outcome
+    assert len(bench.server.arrivals) == 4
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(close=True), Reply(500), Reply(200, b"{", claimed_length=50), Reply(200, b"x"), Reply(302)]
+)
+async def test_a_write_whose_outcome_is_unknown_is_never_repeated(bench: Bench, reply: Reply) -> None:
+    bench.server.answer = lambda _: reply
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await post(bench.slack())
+    assert caught.value.unknown_outcome
+    assert "unknown" in caught.value.description
+    assert bench.server.arrived("POST") == 1
+
+
+async def test_a_write_that_was_not_sent_is_tried_once_more() -> None:
+    asked: list[str] = []
+
+    async def lookup(host: str, port: int) -> list[str]:
+        asked.append(host)
+        raise OSError("no such name")
+
+    async with Outbound(lookup=lookup) as outbound:
+        provider = provider_at("slack", "https://slack.example")
+        api = UpstreamAPI(provider, outbound, token=TOKEN, scopes=frozenset({"chat:write"}), now=0)
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await post(api)
+    assert not caught.value.unknown_outcome
+    assert asked == ["slack.example"] * 2
+
+
+async def test_a_hanging_provider_costs_the_budget_and_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "CALL_TIMEOUT", 0.3)
+    bench.server.answer = lambda _: Reply(hang=True)
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await post(bench.slack())
+    assert caught.value.unknown_outcome
+    assert bench.server.arrived("POST") == 1
+
+
+async def test_all_calls_of_one_tool_share_one_budget(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "BUDGET", 0.3)
+    api = bench.slack()
+    await post(api)
+    bench.server.answer = lambda _: Reply(hang=True)
+    with pytest.raises(UpstreamUnavailable):
+        await api.get("web", "/conversations.list")
+    with pytest.raises(UpstreamUnavailable):
+        await api.get("web", "/conversations.list")
+    assert bench.server.arrived("GET") <= 2
+
+
+async def test_errors_show_neither_token_nor_what_is_not_text(bench: Bench) -> None:
+    bench.server.answer = lambda _: google_error(400, "bad\x00" + TOKEN, f"your token {TOKEN}\u202e is\r\nbad")
+    with pytest.raises(UpstreamRefused) as caught:
+        await listed(bench.google())
+    assert TOKEN not in str(caught.value) + caught.value.code + repr(caught.value)
+    bench.server.answer = lambda _: google_error(400, "bad", "x\u202ey\r\nz" * 200)
+    with pytest.raises(UpstreamRefused) as caught:
+        await listed(bench.google())
+    assert str(caught.value).isprintable() or "…" in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 320
+    assert TOKEN not in repr(bench.google())
+
+
+def test_paths_are_made_of_whole_segments() -> None:
+    assert path_of("/calendars/{}/events", ["a b/c?d#e@f"]) == "/calendars/a%20b%2Fc%3Fd%23e%40f/events"
+    for segment in ("", ".", "..", "...", "a\r\nb", "\x00"):
+        with pytest.raises(ValueError, match="segment"):
+            path_of("/calendars/{}/events", [segment])
+    with pytest.raises(ValueError, match="segments"):
+        path_of("/calendars/{}/events", [])
+
+
+async def test_parameters_stay_parameters(bench: Bench) -> None:
+    params = {"q": "a&timeMin=1#x", "limit": 5, "all": True}
+    await bench.google().get("calendar", EVENTS, segments=["x@y"], params=params)
+    (sent,) = bench.server.arrivals
+    assert sent.path == "/calendar/calendars/x%40y/events"
+    assert sent.query == {"q": "a&timeMin=1#x", "limit": "5", "all": "true"}
