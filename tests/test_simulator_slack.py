@@ -400,3 +400,93 @@ async def test_an_unknown_method_and_a_repeated_parameter_are_refused(app: Slack
     url = f"{app.base}/api/oauth.v2.access"
     assert (await app.http.post(url, content=body, headers=headers, auth=CLIENT)).status_code == 400
     assert (await app.refresh(tokens["refresh_token"])).json()["ok"] is True
+
+
+async def test_credentials_in_a_query_are_not_read(app: SlackApp) -> None:
+    form = {"code": await app.code(), "redirect_uri": REDIRECT, "client_id": CLIENT[0], "client_secret": CLIENT[1]}
+    in_query = await app.http.get(f"{app.base}/api/oauth.v2.access", params=form)
+    assert in_query.json()["error"] == "invalid_client_id"
+    assert (await app.http.post(f"{app.base}/api/oauth.v2.access", data=form)).json()["ok"] is True
+
+
+async def test_an_unknown_grant_type_is_refused(app: SlackApp) -> None:
+    assert (await app.token(grant_type="password")).json()["error"] == "invalid_grant_type"
+    assert (await app.redeem(await app.code())).json()["ok"] is True
+
+
+async def test_a_bots_refresh_gives_a_bots_tokens(app: SlackApp) -> None:
+    answer = (await app.redeem(await app.code(scope="chat:write"))).json()
+    refreshed = (await app.refresh(answer["refresh_token"])).json()
+    assert (refreshed["token_type"], refreshed["bot_user_id"]) == ("bot", "U0SBBOT0001")
+    assert (await app.call("auth.test", refreshed["access_token"]))["user"] == "sandbox-bot"
+
+
+async def test_history_is_bounded_by_time_and_private_channels_stay_private(app: SlackApp) -> None:
+    scopes = "channels:history,groups:history,im:history,im:write,chat:write"
+    token = (await app.connect(user_scope=scopes))["access_token"]
+    everything = (await app.call("conversations.history", token, channel="C0SBGENERAL"))["messages"]
+    assert [message["user"] for message in everything] == ["U0SBBOB0001", "U0SBALICE01", "U0SBCAROL01"]
+    middle = everything[1]["ts"]
+    newer = await app.call("conversations.history", token, channel="C0SBGENERAL", oldest=middle)
+    older = await app.call("conversations.history", token, channel="C0SBGENERAL", latest=middle)
+    assert ([m["ts"] for m in newer["messages"]], [m["ts"] for m in older["messages"]]) == (
+        [everything[0]["ts"]],
+        [everything[2]["ts"]],
+    )
+    bad = await app.call("conversations.history", token, channel="C0SBGENERAL", oldest="yesterday")
+    assert bad["error"] == "invalid_ts_latest"
+    first = await app.call("conversations.history", token, channel="C0SBGENERAL", limit="2")
+    assert (len(first["messages"]), first["has_more"]) == (2, True)
+    assert (await app.call("conversations.history", token, channel="C0SBINCIDEN"))["ok"] is True
+    carol = (await app.connect(account="carol", user_scope=scopes))["access_token"]
+    assert (await app.call("conversations.history", carol, channel="C0SBINCIDEN"))["error"] == "channel_not_found"
+
+
+async def test_a_users_id_addresses_the_direct_messages(app: SlackApp) -> None:
+    token = (await app.connect(user_scope="chat:write,im:write,im:read,im:history"))["access_token"]
+    posted = await app.call("chat.postMessage", token, channel="U0SBCAROL01", text="hello Carol")
+    opened = await app.call("conversations.open", token, users="U0SBCAROL01")
+    assert opened["channel"]["id"] == posted["channel"]
+    assert (await app.call("conversations.open", token, users="U0NOBODY001"))["error"] == "user_not_found"
+    shown = await app.call("conversations.info", token, channel=str(posted["channel"]))
+    assert (shown["channel"]["is_im"], shown["channel"]["user"]) == (True, "U0SBCAROL01")
+
+
+async def test_people_are_found_by_id_and_address_or_not_at_all(app: SlackApp) -> None:
+    token = (await app.connect(user_scope="users:read,users:read.email"))["access_token"]
+    assert (await app.call("users.lookupByEmail", token, email="bob@example.com"))["user"]["name"] == "bob"
+    assert (await app.call("users.lookupByEmail", token, email="x@example.com"))["error"] == "users_not_found"
+    assert (await app.call("users.info", token, user="U0NOBODY001"))["error"] == "user_not_found"
+    assert [user["name"] for user in (await app.call("users.list", token))["members"]] == ["alice", "bob", "carol"]
+
+
+async def test_a_reaction_counts_once_per_person(app: SlackApp) -> None:
+    scopes = "chat:write,reactions:write,channels:history"
+    token = (await app.connect(user_scope=scopes))["access_token"]
+    posted = await app.call("chat.postMessage", token, channel="general", text="hello")
+    where = {"channel": "general", "timestamp": str(posted["ts"])}
+    assert (await app.call("reactions.add", token, **where, name="tada"))["ok"] is True
+    assert (await app.call("reactions.add", token, **where, name="tada"))["error"] == "already_reacted"
+    assert (await app.call("reactions.add", token, **where))["error"] == "invalid_name"
+    lost = await app.call("reactions.add", token, channel="general", timestamp="1.000000", name="tada")
+    assert lost["error"] == "message_not_found"
+    newest = (await app.call("conversations.history", token, channel="C0SBGENERAL"))["messages"][0]
+    assert newest["reactions"] == [{"name": "tada", "users": ["U0SBALICE01"], "count": 1}]
+    no_scope = (await app.connect(account="bob"))["access_token"]
+    assert (await app.call("reactions.add", no_scope, **where, name="tada"))["error"] == "missing_scope"
+
+
+async def test_unknown_conversation_types_are_refused(app: SlackApp) -> None:
+    token = (await app.connect())["access_token"]
+    assert (await app.call("conversations.list", token, types="cellar"))["error"] == "invalid_types"
+    assert (await app.call("conversations.list", token, types="public_channel"))["ok"] is True
+
+
+async def test_json_arguments_may_be_numbers_and_booleans(app: SlackApp) -> None:
+    token = (await app.connect())["access_token"]
+    headers = {"authorization": f"Bearer {token}"}
+    url = f"{app.base}/api/conversations.list"
+    answer = (await app.http.post(url, json={"limit": 3, "exclude_archived": True}, headers=headers)).json()
+    assert len(answer["channels"]) == 3
+    broken = await app.http.post(url, content="[1]", headers={**headers, "content-type": "application/json"})
+    assert broken.status_code == 400

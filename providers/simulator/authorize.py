@@ -9,12 +9,12 @@ import base64
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from providers.simulator.accounts import Face, RegisteredClient
-from providers.simulator.tokens import Issued, fingerprint
+from providers.simulator.tokens import fingerprint
 
 REQUEST_LIFETIME = 600  # seconds that a consent page stays good
 _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -59,7 +59,6 @@ class Code:
     first_consent: bool
     issued_at: float
     used: bool = False
-    issued: list[Issued] = field(default_factory=list["Issued"])
 
 
 class RequestRefused(Exception):

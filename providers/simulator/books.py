@@ -45,10 +45,6 @@ class Books:
         """A copy that later traffic does not change."""
         return copy.deepcopy(self._pages)
 
-    def pages(self) -> Mapping[str, list[Entry]]:
-        """The live records, for the simulator's own pages."""
-        return self._pages
-
 
 def without_secrets(parameters: Mapping[str, object]) -> dict[str, object]:
     """Parameters as they may stand in the books."""

@@ -15,7 +15,7 @@ from providers.simulator.authorize import (
     check_redirect_uri,
     with_parameters,
 )
-from providers.simulator.pages import consent_page, refused_page
+from providers.simulator.pages import ConsentView, consent_page, refused_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call, Handler
 
@@ -67,8 +67,7 @@ def _page(
     everything = (*request.bot_scopes, *request.scopes)
     fixed = everything if fixed_scopes is None else tuple(scope for scope in everything if scope in fixed_scopes)
     hint = (request.login_hint or "").partition("@")[0]
-    return consent_page(
-        request.face,
+    view = ConsentView(
         handle=handle,
         action=action,
         client=request.client.name,
@@ -77,6 +76,7 @@ def _page(
         choices=tuple(scope for scope in everything if scope not in fixed),
         selected=hint if sandbox.is_active(hint) else "alice",
     )
+    return consent_page(request.face, view)
 
 
 def _decide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -23,32 +24,23 @@ _TEMPLATES = Environment(
 )
 
 
-def consent_page(
-    face: Face,
-    *,
-    handle: str,
-    action: str,
-    client: str,
-    returns_to: str,
-    fixed: Sequence[str],
-    choices: Sequence[str],
-    selected: str,
-) -> HTMLResponse:
-    """Account picker, the scopes, Allow and Cancel. `choices` can be unticked one by one."""
-    return _render(
-        "consent.html",
-        face,
-        {
-            "handle": handle,
-            "action": action,
-            "client": client,
-            "returns_to": returns_to,
-            "fixed": fixed,
-            "choices": choices,
-            "selected": selected,
-            "people": list(PEOPLE.values()),
-        },
-    )
+@dataclass(frozen=True, slots=True)
+class ConsentView:
+    """What the consent page shows. `choices` can be unticked one by one."""
+
+    handle: str
+    action: str
+    client: str
+    returns_to: str
+    fixed: tuple[str, ...]
+    choices: tuple[str, ...]
+    selected: str
+
+
+def consent_page(face: Face, view: ConsentView) -> HTMLResponse:
+    """Account picker, the scopes, Allow and Cancel."""
+    values: dict[str, object] = {field.name: getattr(view, field.name) for field in fields(view)}
+    return _render("consent.html", face, {**values, "people": list(PEOPLE.values())})
 
 
 def refused_page(face: Face, *, error: str, description: str) -> HTMLResponse:

@@ -38,8 +38,7 @@ def _auth_test(caller: Caller) -> dict[str, JsonValue]:
 def _post_message(caller: Caller) -> dict[str, JsonValue]:
     caller.require("chat:write")
     channel, text = caller.channel(), caller.text("text") or ""
-    blocks = caller.arguments.get("blocks")
-    if not text and not blocks:
+    if not text and not caller.arguments.get("blocks"):
         raise SlackRefused("no_text")
     if len(text) > MAX_TEXT:
         raise SlackRefused("msg_too_long")
@@ -50,15 +49,8 @@ def _post_message(caller: Caller) -> dict[str, JsonValue]:
     thread = caller.text("thread_ts")
     if thread is not None and caller.workspace.message(channel, thread) is None:
         raise SlackRefused("thread_not_found")
-    message = caller.workspace.post(
-        channel,
-        user=caller.user,
-        text=text,
-        blocks=list(blocks) if isinstance(blocks, list) else [],
-        thread_ts=thread,
-        app_id=APP_ID,
-        now=caller.now,
-    )
+    draft = Message("", caller.user, text, thread, APP_ID)
+    message = caller.workspace.post(channel, draft, now=caller.now)
     person = PEOPLE_BY_ID.get(caller.user)
     caller.write(
         "posts",

@@ -82,8 +82,6 @@ def token_endpoint_name(call: Call) -> str:
 
 def token(sandbox: Sandbox, call: Call, *, user_only: bool = False) -> Response:
     """`oauth.v2.access`: a code or a refresh token for tokens."""
-    if call.method != "POST" and call.query.get("client_secret"):
-        return slack_error("invalid_arguments")  # a secret in a URL ends up in logs
     try:
         client, method = authenticate(call, sandbox.clients)
     except ClientRefused as refusal:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from providers.simulator.accounts import Face, RegisteredClient
-from providers.simulator.faults import Fault
+from providers.simulator.faults import WAITING, Fault
 from providers.simulator.misbehave import Dropped, distort
 from providers.simulator.sandbox import Sandbox
 
@@ -100,29 +100,19 @@ def endpoint(sandbox: Sandbox, face: Face, name: str | Callable[[Call], str], ha
         )
         if fault is None:
             response = handler(call)
+        elif fault.kind in WAITING:
+            early = handler(replace(call, fault=fault.kind)) if fault.when == "after" else None
+            if await _wait(sandbox, full_name, fault=fault, request=request):
+                response = early or handler(replace(call, fault=fault.kind))
+            else:
+                response = Dropped()
         else:
-            response = await _misbehave(
-                sandbox, face, full_name, fault=fault, call=call, handler=handler, request=request
-            )
+            true = handler(replace(call, fault=fault.kind)) if fault.when == "after" else None
+            response = distort(fault, true, face=face, trap=f"{sandbox.url}/_trap")
         arrival["answered"] = not isinstance(response, Dropped)
         return response
 
     return answer
-
-
-async def _misbehave(
-    sandbox: Sandbox, face: Face, name: str, *, fault: Fault, call: Call, handler: Handler, request: Request
-) -> Response:
-    struck = replace(call, fault=fault.kind)
-    match fault.kind:
-        case "hang" | "slow" | "hold":
-            early = handler(struck) if fault.when == "after" else None
-            if not await _wait(sandbox, name, fault=fault, request=request):
-                return Dropped()
-            return early or handler(struck)
-        case _:
-            answer = handler(struck) if fault.when == "after" else None
-            return distort(fault, answer, face=face, trap=f"{sandbox.url}/_trap")
 
 
 async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:

@@ -11,6 +11,7 @@ TEAM_ID = "T0SANDBOX01"
 TEAM_NAME = "Sandbox"
 APP_ID = "A0SANDBOX01"
 BOT_USER = "U0SBBOT0001"
+PEOPLE_BY_ID: dict[str, Person] = {person.slack_id: person for person in PEOPLE.values()}
 ChannelKind = Literal["public_channel", "private_channel", "im"]
 _PREFIX: dict[ChannelKind, str] = {"public_channel": "channels", "private_channel": "groups", "im": "im"}
 
@@ -22,7 +23,6 @@ class Message:
     text: str
     thread_ts: str | None = None
     app_id: str | None = None
-    blocks: list[object] = field(default_factory=list[object])
     reactions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     edited: bool = False
 
@@ -110,19 +110,9 @@ class Workspace:
         self.channels[identifier] = Channel(identifier, "", "im", members)
         return self.channels[identifier]
 
-    def post(
-        self,
-        channel: Channel,
-        *,
-        user: str,
-        text: str,
-        blocks: list[object],
-        thread_ts: str | None,
-        app_id: str | None,
-        now: float,
-    ) -> Message:
-        """Add a message; its `ts` is unique in the whole workspace."""
-        message = Message(self._timestamp(now), user, text, thread_ts, app_id, blocks)
+    def post(self, channel: Channel, message: Message, *, now: float) -> Message:
+        """Add a message and give it its `ts`, which is unique in the whole workspace."""
+        message.ts = self._timestamp(now)
         channel.messages.append(message)
         return message
 
@@ -133,6 +123,3 @@ class Workspace:
     def _timestamp(self, now: float) -> str:
         self._last_ts = max(round(now, 6), round(self._last_ts + 0.0001, 6))
         return f"{self._last_ts:.6f}"
-
-
-PEOPLE_BY_ID: dict[str, Person] = {person.slack_id: person for person in PEOPLE.values()}
