@@ -48,8 +48,8 @@ class PostInput(ToolInput):
     channel: Annotated[
         str,
         Field(
-            pattern=r"^([CDG][A-Z0-9]{2,30}|#[a-z0-9_-]{1,80})$",
-            description="Channel id such as C0123ABCD (slack_channels lists them), or #name of a public channel",
+            pattern=r"^([CDG][A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
+            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
         ),
     ]
     text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack's mrkdwn")]
@@ -134,7 +134,8 @@ class HistoryOutput(ToolOutput):
 
 async def slack_post(api: UpstreamAPI, arguments: PostInput, progress: Progress) -> PostOutput:
     """Post one message as the person."""
-    body: dict[str, object] = {"channel": arguments.channel, "text": arguments.text}
+    channel = arguments.channel if arguments.channel[0] in "#CDG" else f"#{arguments.channel}"
+    body: dict[str, object] = {"channel": channel, "text": arguments.text}
     if arguments.thread_ts is not None:
         body["thread_ts"] = arguments.thread_ts
     answer = await api.post("web", "/chat.postMessage", body=body)

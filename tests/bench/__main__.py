@@ -2,8 +2,8 @@
 
     python -m tests.bench [--rounds N] [--calls N] [--json]
 
-The load and the upstream run on the last core, the server under test on the first. Each round drives every contender once,
-in an order that turns; a ratio is taken within its round, and the median of the rounds is printed.
+The load and the upstream run on the last core, the server under test on the first. Each round drives every contender
+once, in an order that turns; a ratio is taken within its round, and the median of the rounds is printed.
 """
 
 from __future__ import annotations

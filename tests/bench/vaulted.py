@@ -6,13 +6,16 @@ Prints the agent's token on the first line, then serves as `token-vault serve` d
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 
+import uvloop
+
 from server.app import build_app, open_deployment
-from server.commands.serving import serve_app
 from server.deployment import Deployment
-from server.oauth.tokens import mint_access_token
+from server.oauth.tokens import mint
+from server.serving import Listener, tune
 from server.settings import load_settings
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind
@@ -55,7 +58,8 @@ async def seed(deployment: Deployment) -> str:
             scopes=SCOPES,
             now=now,
         )
-    return mint_access_token(deployment, grant=grant, client=client, scopes=grant.scopes, now=now)
+    token, _ = mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
+    return token
 
 
 async def main(port: int, upstream: int, data: Path) -> None:
@@ -69,6 +73,9 @@ async def main(port: int, upstream: int, data: Path) -> None:
                 "slack": {
                     "client_id": "bench",
                     "client_secret": "bench",
+                    "authorize_url": f"http://127.0.0.1:{upstream}/authorize",
+                    "token_url": f"http://127.0.0.1:{upstream}/token",
+                    "revoke_url": f"http://127.0.0.1:{upstream}/revoke",
                     "apis": {"web": f"http://127.0.0.1:{upstream}/api"},
                 }
             },
@@ -76,8 +83,11 @@ async def main(port: int, upstream: int, data: Path) -> None:
     )
     async with open_deployment(settings, data=data) as deployment:
         print(await seed(deployment), flush=True)
-        await serve_app(build_app(deployment), host="127.0.0.1", port=port)
+        listening = socket.create_server(("127.0.0.1", port))
+        tune()
+        await Listener(build_app(deployment), listening).run()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
