@@ -27,6 +27,7 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
+    JSONRPCNotification,
     JSONRPCRequest,
     ListToolsResult,
     PaginatedRequestParams,
@@ -36,6 +37,7 @@ from mcp_types import (
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
@@ -316,9 +318,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def _parse(body: bytes) -> object:
     """One JSON-RPC message, or the JSON-RPC error code that says what is wrong with the body."""
     try:
-        return jsonrpc_message_adapter.validate_json(body, by_name=False)
-    except ValidationError as error:
-        return PARSE_ERROR if error.errors(include_url=False)[0]["type"] == "json_invalid" else INVALID_REQUEST
+        content: object = from_json(body)
+    except ValueError:
+        return PARSE_ERROR
+    try:
+        message = jsonrpc_message_adapter.validate_python(content, by_name=False)
+    except ValidationError:
+        return INVALID_REQUEST
+    # A request whose id has a wrong type would pass for a notification, and its sender wait for ever.
+    has_id = isinstance(content, dict) and "id" in content
+    return INVALID_REQUEST if has_id and isinstance(message, JSONRPCNotification) else message
 
 
 async def _refuse_message(send: Send, code: int) -> None:
