@@ -1,0 +1,21 @@
+"""The `world` fixture of the protocol tests; a plugin, so that no test module imports a fixture."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.harness import PASSWORD
+from tests.oauth_world import GENEROUS, World, vault_with
+
+
+@pytest.fixture(scope="session")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[World]:
+    """A vault on loopback with open registration, and alice signed in."""
+    async with (
+        vault_with(tmp_path_factory.mktemp("oauth") / "data", **GENEROUS) as (vault, http),
+        vault.person() as alice,
+    ):
+        await alice.sign_in("alice", PASSWORD)
+        yield World(vault, alice, http)
