@@ -18,7 +18,7 @@ from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
 from providers.answers import at, text_at
-from providers.http import HttpError, NoAnswer, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
+from providers.http import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
 from providers.provider import Provider
 from providers.rules import Call, allowed
 from providers.tools import as_data
@@ -158,18 +158,22 @@ class UpstreamAPI:
 
     async def _send(self, request: OutboundRequest) -> OutboundResponse:
         is_write = request.method != "GET"
-        for attempt in (1, 2):
-            left = self._time_left()
-            try:
-                return await self._outbound.send(replace(request, timeout=min(left, CALL_TIMEOUT)))
-            except TooLarge as error:
-                raise self._unavailable("its answer is larger than a tool can take", is_write=is_write) from error
-            except HttpError as error:
-                repeatable = isinstance(error, NotReached) or (isinstance(error, NoAnswer) and not is_write)
-                if attempt == 2 or not repeatable or self._time_left() < _WORTH_REPEATING:
-                    unknown = is_write and not isinstance(error, NotReached)
-                    raise self._unavailable(error.reason, is_write=unknown) from error
-        raise AssertionError("unreachable")
+        try:
+            return await self._attempt(request)
+        except HttpError as error:
+            lost_read = not is_write and not isinstance(error, TooLarge)
+            if self._time_left() < _WORTH_REPEATING or not (isinstance(error, NotReached) or lost_read):
+                raise self._failed(error, is_write=is_write) from error
+        try:
+            return await self._attempt(request)
+        except HttpError as error:
+            raise self._failed(error, is_write=is_write) from error
+
+    async def _attempt(self, request: OutboundRequest) -> OutboundResponse:
+        return await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+
+    def _failed(self, error: HttpError, *, is_write: bool) -> UpstreamUnavailable:
+        return self._unavailable(error.reason, is_write=is_write and not isinstance(error, NotReached))
 
     def _time_left(self) -> float:
         now = asyncio.get_running_loop().time()

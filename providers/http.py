@@ -152,8 +152,6 @@ async def _translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise NotReached("connecting took too long") from error
     except TimeoutError as error:  # an OSError too
         raise NoAnswer("no answer in time") from error
-    except aiohttp.ClientPayloadError as error:
-        raise NoAnswer("answer was cut") from error
     except (aiohttp.ClientError, OSError) as error:
         raise NoAnswer("connection broke") from error
 
@@ -201,6 +199,8 @@ class Outbound:
         problem = url_problem(request.url, policy)
         if problem is not None:
             raise AddressRefused(problem)
+        if not request.method.isalpha():
+            raise NotReached("method not allowed")
         if any(_LINE_BREAK.search(text) for pair in request.headers.items() for text in pair):
             raise NotReached("header not allowed")
         loop = asyncio.get_running_loop()
@@ -265,12 +265,8 @@ class Outbound:
             raise
         except TimeoutError as error:
             raise NoAnswer("no answer in time") from error
-        except (aiohttp.InvalidURL, ValueError) as error:
-            raise AddressRefused("not a plain absolute URL") from error
-        except aiohttp.ClientPayloadError as error:
-            raise NoAnswer("answer was cut") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer("connection broke") from error
+            raise NoAnswer("answer was cut") from error
 
     async def fetch_document(
         self,

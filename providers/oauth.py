@@ -118,7 +118,7 @@ class AuthlibUpstream:
                 return replace(outcome, account=await self._account(outcome.access_token))
             case Refused():
                 raise UpstreamError(outcome.code, outcome.description)
-            case NotSent() | Silent():
+            case _:
                 raise UpstreamError("temporarily_unavailable", f"{provider.title} did not answer: {outcome.reason}")
 
     async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
@@ -196,17 +196,18 @@ class AuthlibUpstream:
             answer = OutboundResponse(response.status_code, dict(response.headers), response.content)
             raise _Judged(judge(self._provider, answer, asked))
 
+        outcome: TokenAnswer | Refused | NotSent | Silent = Silent("no answer")
         try:
             client = self._client()
             client.register_compliance_hook(hook, judged)
             await send(client)
         except _Judged as carried:
-            return carried.outcome
+            outcome = carried.outcome
         except httpx2.ConnectError as error:
-            return NotSent(str(error))
+            outcome = NotSent(str(error))
         except httpx2.TransportError as error:
-            return Silent(str(error))
-        return Silent("no answer")
+            outcome = Silent(str(error))
+        return outcome
 
     def _client(self) -> _TokenClient:
         """A client for one request, since authlib's keeps the last token that it saw. It holds nothing to close."""
@@ -225,16 +226,15 @@ class AuthlibUpstream:
         """The account behind a fresh token: reading it is harmless, so a failed connection is tried once more."""
         identity = self._provider.identity
         headers = {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
-        answer: OutboundResponse | None = None
-        for attempt in (1, 2):
+        try:
             try:
                 answer = await self._send(identity.method, self._provider.identity_url, headers=headers)
-                break
-            except HttpError as error:
-                if attempt == 2:
-                    text = f"{self._provider.title} did not say which account this is: {error.reason}"
-                    raise UpstreamError("temporarily_unavailable", text) from error
-        content = answer.json_object() if answer is not None and answer.status < 300 else None
+            except HttpError:
+                answer = await self._send(identity.method, self._provider.identity_url, headers=headers)
+        except HttpError as error:
+            text = f"{self._provider.title} did not say which account this is: {error.reason}"
+            raise UpstreamError("temporarily_unavailable", text) from error
+        content = answer.json_object() if answer.status < 300 else None
         ok_flag = self._provider.errors.ok_flag
         if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
             code = clean_code(text_at(content, "error") or "account_unknown", self._secrets(access_token))

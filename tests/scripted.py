@@ -55,6 +55,7 @@ class Reply:
     raw: bytes | None = None
     close: bool = False
     hang: bool = False
+    stall: bool = False  # answer as far as `body` goes, then hang
     claimed_length: int | None = None
 
 
@@ -106,6 +107,8 @@ async def scripted_server(answer: Answer, *, tls: ssl.SSLContext | None = None) 
                     break
                 writer.write(_written(reply, arrival))
                 await writer.drain()
+                if reply.stall:
+                    await ended.wait()
                 if reply.claimed_length is not None or reply.raw is not None:
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):

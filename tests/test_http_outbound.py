@@ -158,6 +158,8 @@ def test_plain_https_urls_are_allowed() -> None:
         assert url_problem(url, PUBLIC_ONLY) is None
     assert url_problem("http://example.com/", LOOPBACK) is not None
     assert url_problem("http://localhost:8080/", LOOPBACK) is None
+    assert url_problem("https://[::1/", PUBLIC_ONLY) is not None
+    assert url_problem("https://example.com:99999/", PUBLIC_ONLY) is not None
     assert url_problem("https://example.com/" + "a" * 9000, PUBLIC_ONLY) is not None
 
 
@@ -200,6 +202,13 @@ async def test_not_reached_and_no_answer_are_told_apart(http: Outbound) -> None:
     async with Outbound(lookup=nowhere) as outbound:
         with pytest.raises(NotReached, match="name not found"):
             await outbound.send(OutboundRequest("POST", "https://nowhere.example/"))
+
+    async def empty(host: str, port: int) -> Sequence[str]:
+        return []
+
+    async with Outbound(lookup=empty) as outbound:
+        with pytest.raises(NotReached, match="name not found"):
+            await outbound.send(OutboundRequest("POST", "https://nowhere.example/"))
     for reply in (
         Reply(close=True),
         Reply(body=b"12345", claimed_length=10),
@@ -221,6 +230,9 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(http: Outbound
         assert asyncio.get_running_loop().time() - started < 2
         with pytest.raises(NoAnswer, match="no answer in time"):
             await http.send(OutboundRequest("POST", server.url, timeout=0.2, reuse=False))
+        server.answer = lambda _: Reply(body=b"12345", claimed_length=10, stall=True)
+        with pytest.raises(NoAnswer, match="no answer in time"):
+            await http.send(OutboundRequest("POST", server.url, timeout=0.2))
 
 
 @pytest.mark.requirement("S-148")
@@ -329,6 +341,8 @@ async def test_headers_with_line_breaks_are_refused_before_sending(http: Outboun
     for headers in ({"X-A": "b\r\nX-C: d"}, {"X-A\r\nX-B": "c"}, {"X-A": "b\x00"}):
         with pytest.raises(NotReached, match="header"):
             await http.send(OutboundRequest("GET", canary.url, headers=headers))
+    with pytest.raises(NotReached, match="method"):
+        await http.send(OutboundRequest("GET /x HTTP/1.1\r\nX-A: b", canary.url))
     assert canary.connections == 0
     assert (await http.send(OutboundRequest("GET", canary.url, headers={"X-A": "b"}))).status == 200
 

@@ -85,6 +85,7 @@ def test_an_alias_is_the_provider_with_scopes_of_its_own() -> None:
     assert provider is catalog.provider("google") is catalog.get("google-calendar")
     assert scopes and all("calendar" in scope for scope in scopes)
     assert catalog.get("nothing") is None
+    assert [each.name for each in catalog] == list(catalog.names)
     with pytest.raises(KeyError):
         catalog.resolve("nothing")
 

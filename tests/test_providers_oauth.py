@@ -8,12 +8,14 @@ import logging
 import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_asyncio
 
 from providers.address import AddressPolicy
+from providers.catalog import Provider, ProviderOverrides, load_catalog
 from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from tests.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
@@ -462,3 +464,74 @@ async def test_slack_says_no_to_a_revocation_with_status_200(upstreams: Upstream
     upstreams.server.answer = lambda _: not_ok("token_revoked")
     assert await upstreams.slack.revoke(refresh_token=None, access_token="a") is RevokeOutcome.REVOKED
     assert await upstreams.slack.revoke(refresh_token=None, access_token=None) is RevokeOutcome.UNSUPPORTED
+
+
+OTHER = """
+name = "other"
+title = "Other"
+client_auth = "{auth}"
+
+[hosts]
+authorize_url = "{url}/authorize"
+token_url = "{url}/token"
+refresh_url = "{url}/refresh"
+{revoke}
+
+[scope]
+offline = ["offline_access"]
+
+[params]
+token = {{ audience = "x" }}
+refresh = {{ audience = "y" }}
+
+[identity]
+url = "{url}/userinfo"
+id = "{{sub}}"
+label = "{{email}}"
+
+[scopes]
+read = {{ title = "Read" }}
+offline_access = {{ title = "Stay connected" }}
+"""
+
+
+def other(folder: Path, url: str, *, auth: str, revokes: bool) -> Provider:
+    """A provider of the operator's own, in the ways that neither built-in one is."""
+    revoke = f'revoke_url = "{url}/revoke"' if revokes else ""
+    (folder / "other.toml").write_text(OTHER.format(url=url, auth=auth, revoke=revoke), encoding="utf-8")
+    registered = ProviderOverrides(client_id="our-client", client_secret=None if auth == "none" else "the-secret")
+    return load_catalog([folder], {"other": registered}).provider("other")
+
+
+@pytest.mark.parametrize("auth", ["client_secret_basic", "client_secret_post", "none"])
+async def test_a_provider_of_the_operators_own_is_spoken_to_as_its_file_says(tmp_path: Path, auth: str) -> None:
+    async with scripted_server(standard) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        server.answer = lambda _: json_reply(GOOD)
+        upstream = AuthlibUpstream(other(tmp_path, server.url, auth=auth, revokes=True), outbound)
+        assert upstream.is_configured
+        url = upstream.authorization_url(redirect_uri="x", state="s", scopes=frozenset({"read"}), code_verifier="v")
+        assert query_of(url)["scope"] == "offline_access read"
+        assert isinstance(await upstream.refresh("r"), Rotated)
+        server.answer = lambda _: Reply(200)
+        assert await upstream.revoke(refresh_token="r", access_token="a") is RevokeOutcome.REVOKED
+        server.answer = lambda _: Reply(close=True)
+        assert await upstream.revoke(refresh_token="r", access_token="a") is RevokeOutcome.FAILED
+        refresh, revoke, _ = server.arrivals
+        assert (refresh.path, refresh.form["audience"]) == ("/refresh", "y")
+        assert (revoke.path, revoke.form["token"], revoke.form["token_type_hint"]) == ("/revoke", "r", "refresh_token")
+        for sent in (refresh, revoke):
+            assert sent.headers.get("authorization", "").startswith("Basic ") is (auth == "client_secret_basic")
+            assert sent.form.get("client_secret") == ("the-secret" if auth == "client_secret_post" else None)
+            assert sent.form.get("client_id") == (None if auth == "client_secret_basic" else "our-client")
+
+
+async def test_a_provider_that_cannot_revoke_says_so(tmp_path: Path) -> None:
+    async with Outbound() as outbound:
+        upstream = AuthlibUpstream(other(tmp_path, "https://x.example", auth="none", revokes=False), outbound)
+        assert await upstream.revoke(refresh_token="r", access_token="a") is RevokeOutcome.UNSUPPORTED
+
+
+def test_nobody_is_sent_to_a_provider_without_registration() -> None:
+    upstream = AuthlibUpstream(load_catalog().provider("google"), Outbound())
+    with pytest.raises(UpstreamError, match="not_configured"):
+        upstream.authorization_url(redirect_uri="x", state="s", scopes=frozenset(), code_verifier="v")

@@ -55,7 +55,7 @@ def test_a_parameter_can_decide_which_scope_is_needed() -> None:
     public = frozenset({"channels:read"})
     assert allowed(SLACK, Call("web", "GET", "/conversations.list"), public)
     assert allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": "public_channel"}), public)
-    for types in ("private_channel", "public_channel,private_channel", "im", ["public_channel"], True):
+    for types in ("private_channel", "public_channel,private_channel", "im", ["public_channel"], True, 1):
         assert not allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": types}), public)
     private = Call("web", "GET", "/conversations.list", {"types": "private_channel"})
     assert allowed(SLACK, private, frozenset({"groups:read"}))

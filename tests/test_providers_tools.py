@@ -246,6 +246,16 @@ async def test_calendar_list_goes_on_over_short_and_empty_pages(bench: Bench) ->
     )
 
 
+async def test_calendar_list_gives_what_it_has_when_told_to_wait(bench: Bench) -> None:
+    replies = iter([json_reply({"items": [{"id": "e"}], "nextPageToken": "p"}), Reply(429)])
+    bench.server.answer = lambda _: next(replies)
+    output = (await bench.run("calendar_list")).model_dump()
+    assert (len(output["events"]), output["more"]) == (1, True)
+    bench.server.answer = lambda _: Reply(429)
+    with pytest.raises(RateLimited):
+        await bench.run("calendar_list")
+
+
 async def test_calendar_list_ends_when_the_pages_do_not(bench: Bench) -> None:
     bench.server.answer = lambda _: json_reply({"items": [], "nextPageToken": "again"})
     output = (await bench.run("calendar_list")).model_dump()
@@ -503,3 +513,13 @@ def test_texts_are_cut_and_cleaned() -> None:
     assert as_id("a b\nc\u202e", limit=2) == "ab"
     assert as_id(None, limit=2) == ""
     assert quoted('a "b"\n\\') == '"a \\"b\\"\\n\\\\"'
+
+
+async def test_a_post_has_a_link_only_where_the_account_tells_the_workspace(bench: Bench) -> None:
+    tool = TOOLS["slack_post"]
+    parsed = tool.input.model_validate({"channel": "C123", "text": "x"})
+    for account in (None, "T1&channel=C9:U1"):
+        provider = provider_at("slack", bench.server.url)
+        api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=tool.scopes, account=account)
+        output = await tool.call(api, parsed, bench._progress)
+        assert output.model_dump()["link"] is None
