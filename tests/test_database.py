@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import vault.postgres
 import vault.sqlite
 import vault.sqlite_files
 from tests.conftest import PostgresCluster, Store
@@ -21,6 +22,7 @@ from vault.database import (
     Conflict,
     Database,
     Row,
+    SchemaFile,
     Transaction,
     binary,
     binary_or_none,
@@ -464,3 +466,119 @@ async def test_opening_an_up_to_date_database_changes_no_file(sqlite_store: Stor
 
 def _digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+async def test_a_folder_that_cannot_hold_files_is_refused_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageUnavailable, match="cannot use"):
+        await open_database("sqlite:", data=tmp_path / "file")
+    (tmp_path / "junk").mkdir(mode=0o700)
+    (tmp_path / "junk" / "keys.sqlite").write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StorageUnavailable, match="cannot open"):
+        await open_database("sqlite:", data=tmp_path / "junk")
+
+
+async def test_an_upgrade_that_fails_leaves_the_version_it_found(
+    empty_sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (right,) = schema_files()
+    broken = SchemaFile(right.number, (*right.vault, "create nonsense"), right.keys)
+    monkeypatch.setattr(vault.sqlite_files, "schema_files", lambda: (broken,))
+    with pytest.raises(StorageUnavailable):
+        await empty_sqlite_store.open()
+    monkeypatch.undo()
+    database = await empty_sqlite_store.open()
+    assert await names(database) == []
+    await database.close()
+
+
+async def test_closing_waits_for_transactions_that_are_under_way(store: Store) -> None:
+    database = await store.open()
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        async with database.transaction() as transaction:
+            await add(transaction, "slow")
+            entered.set()
+            await leave.wait()
+
+    running = asyncio.create_task(slow())
+    await entered.wait()
+    closing_now = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    leave.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(running, closing_now)
+    reopened = await store.open()
+    assert await names(reopened) == ["slow"]
+    await reopened.close()
+
+
+async def test_a_transaction_that_never_ends_is_given_up_at_closing(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.sqlite, "BUSY_WAIT", 0.05)
+    database = await sqlite_store.open()
+    entered = asyncio.Event()
+
+    async def endless() -> None:
+        async with database.transaction() as transaction:
+            await add(transaction, "endless")
+            entered.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(endless())
+    await entered.wait()
+    waiting = asyncio.create_task(_attempt(database, "waiting"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await database.close()
+        with pytest.raises(StorageUnavailable):
+            await waiting
+        running.cancel()
+        await asyncio.wait({running})
+    reopened = await sqlite_store.open()
+    assert await names(reopened) == []
+    await reopened.close()
+
+
+async def test_a_busy_pool_is_temporary(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault.postgres, "WAIT", 0.5)
+    monkeypatch.setattr(vault.postgres, "POOL_SIZE", 1)
+    database = await postgres_store.open()
+    try:
+        async with database.transaction():
+            with pytest.raises(TemporarilyUnavailable):
+                await names(database)
+        assert await names(database) == []
+    finally:
+        await database.close()
+
+
+async def test_statements_that_the_database_does_not_understand_are_refused(database: Database) -> None:
+    with pytest.raises(StorageUnavailable):
+        await database.fetch("select nothing from nowhere")
+    with pytest.raises(StorageUnavailable):
+        await database.fetch_one("select nothing from nowhere")
+    for statement in ("fetch", "fetch_one", "execute"):
+        with pytest.raises(StorageUnavailable):
+            async with database.transaction() as transaction:
+                await getattr(transaction, statement)("select nothing from nowhere")
+    with pytest.raises(StorageUnavailable):
+        async with database.transaction() as transaction:
+            await transaction.execute_many("insert into nowhere (a) values (:a)", [{"a": 1}])
+    assert await names(database) == []
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**64])
+async def test_a_value_that_no_column_can_hold_is_refused_without_telling_it(
+    database: Database, value: str | int
+) -> None:
+    column = "name" if isinstance(value, str) else "created_at"
+    with pytest.raises(StorageUnavailable) as refused:
+        async with database.transaction() as transaction:
+            await transaction.execute(f"update apis set {column} = :value", {"value": value})
+    assert str(value).encode(errors="replace") not in (str(refused.value) + refused.value.detail).encode()
+    with pytest.raises(StorageUnavailable):
+        await database.fetch(f"select * from apis where {column} = :value", {"value": value})
+    assert await names(database) == []

@@ -31,7 +31,14 @@ SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 
 _PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
 _CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
-_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    UnicodeEncodeError,  # text that no column can hold
+)
 _TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
@@ -83,6 +90,8 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
 
 def refusal(error: Exception) -> VaultError:
     """A driver error in the vault's words. The server's text goes to the log: its first line names no values."""
+    if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
+        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
     detail = f"{type(error).__name__}: {error}".partition("\n")[0]
     if isinstance(error, asyncpg.UniqueViolationError):
         return Conflict("this already exists", detail=detail)

@@ -31,11 +31,15 @@ BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a bu
 BATCH_LIMIT = 64  # transactions per commit; bounds how long other processes wait
 READERS = 2
 
+# the last two: text or a number that no column can hold, noticed before the statement runs
+_ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 
 
-def refusal(error: sqlite3.Error) -> VaultError:
+def refusal(error: Exception) -> VaultError:
     """A driver error in the vault's words. Messages of SQLite name tables and columns, never values."""
+    if not isinstance(error, sqlite3.Error):
+        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
     code: int = getattr(error, "sqlite_errorcode", 0)
     detail = f"{type(error).__name__}: {error}"
     if code in _UNIQUE:
@@ -109,7 +113,7 @@ class SqliteTransaction:
         connection = self._enter()
         try:
             found = await connection.execute_fetchall(sql, parameters)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise refusal(error) from error
         self.failed = False
         return _rows(list(found))
@@ -122,7 +126,7 @@ class SqliteTransaction:
         connection = self._enter()
         try:
             cursor = await connection.execute(sql, parameters)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise refusal(error) from error
         self.failed = False
         return cursor.rowcount
@@ -131,7 +135,7 @@ class SqliteTransaction:
         connection = self._enter()
         try:
             await connection.executemany(sql, parameters)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise refusal(error) from error
         self.failed = False
 
@@ -304,7 +308,7 @@ class SqliteDatabase:
         self._reading[number] += 1
         try:
             found = await self._readers[number].execute_fetchall(sql, parameters)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise refusal(error) from error
         finally:
             self._reading[number] -= 1
