@@ -51,7 +51,7 @@ class Holder(StrEnum):
 def bind(host: str, port: int) -> socket.socket | None:
     """The listening socket, or None when the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: else asyncio leaves Nagle on
     try:
         # No SO_REUSEPORT: two holders would split the requests. REUSEADDR only skips TIME_WAIT on POSIX.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -28,7 +28,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def serve(application: object, port: int) -> None:
     """Serve as every contender is served: httptools, uvloop, no access log."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     config = uvicorn.Config(

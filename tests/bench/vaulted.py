@@ -83,7 +83,8 @@ async def main(port: int, upstream: int, data: Path) -> None:
     )
     async with open_deployment(settings, data=data) as deployment:
         print(await seed(deployment), flush=True)
-        listening = socket.create_server(("127.0.0.1", port))
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.bind(("127.0.0.1", port))
         tune()
         await Listener(build_app(deployment), listening).run()
 
