@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from yarl import URL
@@ -107,6 +108,7 @@ def url_problem(url: str, policy: AddressPolicy) -> str | None:
     return "not https"
 
 
+@lru_cache(maxsize=1024)
 def _host_problem(host: str, policy: AddressPolicy) -> str | None:
     if ":" in host:
         return address_problem(host, policy)
@@ -120,6 +122,7 @@ def _host_problem(host: str, policy: AddressPolicy) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def is_loopback_host(host: str) -> bool:
     """Whether a host as written means this machine: `localhost`, 127.0.0.0/8 or ::1."""
     if host.lower() == "localhost":

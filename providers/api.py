@@ -184,12 +184,12 @@ class UpstreamAPI:
     def _judged(self, answer: OutboundResponse, *, is_write: bool) -> Mapping[str, object]:
         """The answer's content, or the refusal that it means."""
         content = answer.json_object()
-        code, message = self._error(content)
         errors = self._provider.errors
         title = self._provider.title
         is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
         if content is not None and not is_error:
             return content
+        code, message = self._error(content)
         if answer.status == 401 or (answer.status < 500 and code in errors.unauthorized):
             raise Unauthorized(f"{title} no longer accepts the account's token.")
         waits = answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
