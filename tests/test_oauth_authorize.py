@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness import PASSWORD
 from tests.oauth_world import REDIRECT, World, pkce, query_of
+from vault.audit import list_events
 
 pytest_plugins = ["tests.oauth_fixtures"]
 
@@ -409,8 +410,6 @@ async def test_error_pages_reflect_nothing(world: World) -> None:
 
 
 async def test_consent_is_an_event_without_a_secret(world: World) -> None:
-    from vault.audit import list_events
-
     issued = await world.tokens()
     events = await list_events(world.vault.deployment.database, newest_first=True, limit=20)
     mine = {event.kind: event for event in events if event.client_id == issued["client_id"]}
