@@ -66,6 +66,8 @@ async def resolve(deployment: Deployment, client_id: str, *, address: str, must_
     if not is_document_url(client_id, allow_loopback=policy.allow_loopback):
         return None
     known = await clients.get_client(deployment.database, client_id)
+    if known is None and not must_be_fresh:  # it never came to the authorization endpoint, so it holds nothing of ours
+        return None
     if known is not None and known.kind is not ClientKind.METADATA:
         return None
     if known is not None and now < (integer_member(known, "fresh_until") or 0):
