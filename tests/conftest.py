@@ -93,6 +93,15 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give all skips of one missing part one place, so that the summary says each only once."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and " need: " in report.longrepr[2]:
+        report.longrepr = (Path(__file__).name, 1, report.longrepr[2])
+    return report
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Generator[str]:
     """URL of a PostgreSQL server: TEST_DATABASE_URL, else one of our own in a short folder under the temporary one."""
