@@ -305,7 +305,42 @@ async def test_whatever_ends_an_agents_access_ends_the_very_next_exchange(room: 
         await room.exchange()
 
 
+@pytest.mark.parametrize("ending", ["removed_at of clients", "disabled_at of users", "revoked_at of grants"])
+async def test_each_end_counts_by_itself(room: Room, ending: str) -> None:
+    column, _, table = ending.split()
+    await room.connect()
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        await transaction.execute(f"update {table} set {column} = :now", {"now": room.now})
+    with pytest.raises(GrantEnded):
+        await room.exchange()
+    async with room.database.transaction() as transaction:
+        await transaction.execute(f"update {table} set {column} = null")
+    assert await room.exchange()
+
+
+async def test_a_wish_without_scopes_still_needs_a_delegation(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    request = replace(room.request(), scopes=frozenset())
+    with pytest.raises(DelegationRequired):
+        await exchange(request, vault=room.vault, now=room.now)
+    await room.allow(connection, frozenset({"channels:read"}))
+    token = await exchange(request, vault=room.vault, now=room.now)
+    assert (token.scopes, token.narrowing) == (frozenset(), Narrowing.ENFORCED)
+
+
 # The provider says 401
+
+
+async def test_a_grant_that_died_early_is_refused_although_its_token_has_not_expired(room: Room) -> None:
+    await room.connect()
+    token = await room.exchange()
+    room.slack.families[0].is_alive = False
+    with pytest.raises(ConnectionRequired):
+        await room.exchange(after_unauthorized=token.generation)
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange()
+    assert refused.value.reason == "needs_reauth"
 
 
 async def test_a_token_that_the_provider_refused_is_refreshed_once_before_its_time(room: Room) -> None:

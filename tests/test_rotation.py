@@ -21,8 +21,9 @@ from tests.upstream_double import (
 from vault import connections, leases
 from vault.connections import get_connection, list_connections
 from vault.exchange import UpstreamToken
+from vault.flights import Flights, Wish
 from vault.records import Connection
-from vault.refusals import ConnectionRequired, TemporarilyUnavailable
+from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.rotation import refresh
 from vault.upstream import Rotation
 
@@ -94,6 +95,28 @@ async def test_different_scope_sets_of_one_account_are_sent_one_after_the_other(
     assert len({answer.value for answer in answers}) == 3
     assert len(room.google.sends) == 3
     assert (await room.row(connection)).generation == 4
+
+
+async def test_callers_of_one_token_share_one_task_and_one_account_takes_turns() -> None:
+    flights, order = Flights(), list[str]()
+
+    async def fly(name: str) -> int:
+        async def work() -> int:
+            order.append(f"{name} begins")
+            await asyncio.sleep(0)
+            order.append(f"{name} ends")
+            return 1
+
+        return await flights.take_turn("connection", work)
+
+    narrow = Wish("connection", 1, scopes=frozenset({READ}))
+    one = flights.join(Wish("connection", 1), lambda: fly("full"))
+    assert flights.join(Wish("connection", 1), lambda: fly("full")) is one
+    other = flights.join(narrow, lambda: fly("narrow"))
+    assert other is not one
+    async with asyncio.timeout(WAIT):
+        await asyncio.gather(one, other)
+    assert order == ["full begins", "full ends", "narrow begins", "narrow ends"]
 
 
 # When a refresh happens
@@ -255,6 +278,29 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
             await transaction.execute("alter table narrowed_tokens_away rename to narrowed_tokens")
         assert room.slack.issued[(await waiting).value]
     assert len(room.slack.sends) == 1
+
+
+async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: Room) -> None:
+    """R-12: refuse the refresh before it is sent, and be none the worse for it."""
+    connection = await room.connect()
+    room.pass_time(3600)
+    breaks, mends = (
+        "alter table intents add constraint broken check (sent_at < 0)",
+        "alter table intents drop constraint broken",
+    )
+    if room.store.is_sqlite:
+        breaks = "create trigger vault.broken before insert on intents begin select raise(abort, 'broken'); end"
+        mends = "drop trigger vault.broken"
+    async with room.database.transaction() as transaction:
+        await transaction.execute(breaks)
+    for _ in range(2):
+        with pytest.raises(VaultError):
+            await room.exchange()
+    assert room.slack.sends == []
+    async with room.database.transaction() as transaction:
+        await transaction.execute(mends)
+    assert await shown(room, connection) == "active"
+    assert await room.exchange()
 
 
 class Noticed(logging.Handler):

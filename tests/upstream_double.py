@@ -75,6 +75,8 @@ class UpstreamDouble:
         self.families: list[Family] = []
         self.gate: asyncio.Event | None = None
         self.arrived = asyncio.Event()
+        self.revoke_gate: asyncio.Event | None = None
+        self.revoke_arrived = asyncio.Event()
         self.is_configured = True
         self._numbers = itertools.count(1)
 
@@ -143,6 +145,9 @@ class UpstreamDouble:
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
         self.revocations.append((refresh_token, access_token))
+        self.revoke_arrived.set()
+        if self.revoke_gate is not None:
+            await self.revoke_gate.wait()
         outcome = self.revoke_outcomes.popleft() if self.revoke_outcomes else RevokeOutcome.REVOKED
         for family in self.families:
             if outcome is RevokeOutcome.REVOKED and refresh_token in (family.refresh_token, *family.spent):
