@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
@@ -86,7 +85,7 @@ class UpstreamAPI:
 
     `scopes` is what this caller may do. `granted` is what the token itself could do: the connection's whole grant when
     narrowing is enforced by us, the same as `scopes` (and the default) when the token is narrow. `now` is the time that
-    tools reckon with; the machine's when not given.
+    tools reckon with.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class UpstreamAPI:
         scopes: frozenset[str],
         account: str | None = None,
         granted: frozenset[str] | None = None,
-        now: int | None = None,
+        now: int,
     ) -> None:
         self.account = account
-        self.now = int(time.time()) if now is None else now
+        self.now = now
         self._provider = provider
         self._outbound = outbound
         self._token = token

@@ -520,6 +520,6 @@ async def test_a_post_has_a_link_only_where_the_account_tells_the_workspace(benc
     parsed = tool.input.model_validate({"channel": "C123", "text": "x"})
     for account in (None, "T1&channel=C9:U1"):
         provider = provider_at("slack", bench.server.url)
-        api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=tool.scopes, account=account)
+        api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=tool.scopes, account=account, now=NOW)
         output = await tool.call(api, parsed, bench._progress)
         assert output.model_dump()["link"] is None
