@@ -14,7 +14,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
-from joserfc import jws
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc.jwk import ECKey, RSAKey
 
 from tests.harness import RunningVault, running_vault
@@ -56,10 +58,19 @@ def b64(data: bytes | str | Mapping[str, object]) -> str:
 
 
 def signed(header: Mapping[str, object], claims: Mapping[str, object], key: RSAKey | ECKey) -> str:
-    """A JWT with any header, for forging."""
-    algorithm = str(header["alg"])
-    registry = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
-    return jws.serialize_compact(dict(header), json.dumps(claims), key, algorithms=[algorithm], registry=registry)
+    """A JWT with any header at all, rightly signed under its `alg` (ES256 or RS256 where that is another)."""
+    signing_input = f"{b64(header)}.{b64(claims)}"
+    name = str(header.get("alg"))
+    digest = {"384": hashes.SHA384(), "512": hashes.SHA512()}.get(name[2:], hashes.SHA256())
+    if isinstance(key, ECKey):
+        private = key.private_key
+        assert private is not None
+        r, s = decode_dss_signature(private.sign(signing_input.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{signing_input}.{b64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+    rsa_private = key.private_key
+    assert rsa_private is not None
+    scheme = padding.PSS(padding.MGF1(digest), digest.digest_size) if name.startswith("PS") else padding.PKCS1v15()
+    return f"{signing_input}.{b64(rsa_private.sign(signing_input.encode(), scheme, digest))}"
 
 
 def listening_socket() -> socket.socket:

@@ -73,6 +73,8 @@ async def resolve(deployment: Deployment, client_id: str, *, address: str, must_
     if known is not None and now < (integer_member(known, "fresh_until") or 0):
         return known
     usable = None if known is None or must_be_fresh or not _is_recent(known, now) else known
+    if usable is not None and usable.is_public:  # only keys in it could matter now, and it has none
+        return usable
     if not document_host_allowed(client_id, settings) or not await _may_fetch(deployment, address, now=now):
         return usable
     loop = asyncio.get_running_loop()

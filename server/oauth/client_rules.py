@@ -88,7 +88,7 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
         raise OAuthError(code, f"{member} is missing or has the wrong form") from None
     _check_redirects(metadata.redirect_uris, settings)
-    _check_keys(metadata)
+    _check_keys(metadata, settings)
     auth_method = metadata.token_endpoint_auth_method or default_auth_method
     if auth_method not in AUTH_METHODS:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method is not supported")
@@ -136,12 +136,13 @@ def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
     return asked
 
 
-def _check_keys(metadata: ClientMetadata) -> None:
+def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
     if metadata.jwks is not None and metadata.jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "send jwks or jwks_uri, not both")
     if metadata.jwks is not None and not jwk_members(metadata.jwks):
         raise OAuthError("invalid_client_metadata", "jwks holds no usable public key")
-    if metadata.jwks_uri is not None and not metadata.jwks_uri.startswith("https://"):
+    jwks_uri, in_sandbox = metadata.jwks_uri or "https://", settings.sandbox.loopback_client_metadata
+    if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
         raise OAuthError("invalid_client_metadata", "jwks_uri must be https")
 
 

@@ -142,10 +142,8 @@ async def authenticate(
     if scheme == "bearer":
         return await verify(deployment, token, audiences=audiences)
     now = deployment.now()
-    sent = dpop.read_proof(headers)
-    if sent is None:
-        raise TokenRefused("no proof", code="invalid_dpop_proof")
     try:
+        sent = dpop.read_proof(headers) or ""
         proof = dpop.check_proof(sent, method=method, url=deployment.url(path), now=now, access_token=token)
         principal = await verify(deployment, token, audiences=audiences, key_thumbprint=proof.thumbprint)
         await dpop.spend(deployment, proof, now=now)
