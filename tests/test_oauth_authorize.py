@@ -8,9 +8,13 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from server.oauth import authorize
 from tests.harness import PASSWORD
 from tests.oauth_world import REDIRECT, World, pkce, query_of
+from vault import clients, users
 from vault.audit import list_events
+from vault.records import Client, ClientKind
+from vault.refusals import TransitionRefused
 
 pytest_plugins = ["tests.oauth_fixtures"]
 
@@ -324,6 +328,53 @@ async def test_an_answered_request_cannot_be_answered_again(world: World) -> Non
     second = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     assert second.status_code == 410
     assert "location" not in second.headers
+
+
+async def test_a_request_ends_when_its_agent_loses_the_redirect_uri(world: World) -> None:
+    client = await world.register()
+    page = await world.alice.open(world.authorize_url(str(client["client_id"]), "A" * 43))
+    await world.http.put(
+        f"/register/{client['client_id']}",
+        headers={"Authorization": f"Bearer {client['registration_access_token']}"},
+        json={"redirect_uris": ["https://elsewhere.example/cb"]},
+    )
+    late = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
+    assert late.status_code == 410
+    assert "location" not in late.headers
+
+
+async def test_allowing_nothing_is_not_allowing(world: World) -> None:
+    deployment = world.vault.deployment
+    answer = await world.ask(await world.public_client(), scope="tools")
+    handle = query_of(answer.headers["location"])["request"]
+    alice = await users.find_user(deployment.database, "alice")
+    assert alice is not None
+    for scopes in (frozenset[str](), frozenset({"openid"})):
+        with pytest.raises(TransitionRefused):
+            await authorize.approve(deployment, handle, user=alice, session_hash=bytes(32), scopes=scopes)
+    assert await authorize.load_pending(deployment, handle) is not None
+    url = await authorize.approve(deployment, handle, user=alice, session_hash=bytes(32), scopes=frozenset({"tools"}))
+    assert "code=" in url
+
+
+async def test_a_client_without_the_code_grant_gets_no_code(world: World) -> None:
+    machine = Client(
+        id="machine",
+        kind=ClientKind.MANUAL,
+        name="Machine",
+        auth_method="client_secret_basic",
+        redirect_uris=(REDIRECT,),
+        created_at=world.now(),
+        grant_types=frozenset({"refresh_token"}),
+    )
+    async with world.vault.deployment.transaction() as transaction:
+        await clients.save_client(transaction, machine)
+    assert refused(await world.ask("machine"), world) == "unauthorized_client"
+
+
+def test_a_stored_request_that_cannot_be_read_is_a_refusal() -> None:
+    with pytest.raises(TransitionRefused):
+        authorize.stored_request({"client_id": "x"})
 
 
 async def test_a_request_expires_after_ten_minutes(world: World) -> None:

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import statistics
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -312,6 +313,17 @@ async def test_other_endpoints_are_closed_to_pages_of_other_origins(world: World
             method, path, headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
         )
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.requirement("S-076")
+async def test_an_endless_body_is_cut(world: World) -> None:
+    async def endless() -> AsyncGenerator[bytes]:
+        for _ in range(200):
+            yield b"a=" + b"x" * 1000
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = await world.http.post("/token", content=endless(), headers=headers)
+    assert (answer.status_code, error_of(answer)) == (413, "invalid_request")
 
 
 async def test_a_missing_or_foreign_grant_type_is_named(world: World) -> None:

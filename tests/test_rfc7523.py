@@ -94,6 +94,8 @@ async def test_assertions_of_others_for_others_or_too_old_are_refused(world: Wor
         make(nbf=now + 600),
         make(jti=None),
         make(jti=""),
+        make(sub=""),
+        make(sub=5),
         make(key=RSAKey.generate_key(2048, parameters={"kid": "first"})),
         make(header={"kid": "third"}),
         make(header={"alg": "none"}),
@@ -124,6 +126,21 @@ async def test_an_assertion_counts_once(world: World) -> None:
     assert (await redeem(world, first, sent)).status_code == 200
     assert error_of(await redeem(world, second, sent)) == "invalid_client"
     assert (await redeem(world, second, assertion(world, client_id))).status_code == 200
+
+
+@pytest.mark.parametrize("jwks", [{}, {"keys": "x"}, {"keys": [5]}, {"keys": [{"kty": "EC"}]}, {"keys": []}], ids=str)
+async def test_keys_that_cannot_be_used_cannot_be_registered(world: World, jwks: dict[str, object]) -> None:
+    body = {"redirect_uris": ["https://a.example/cb"], "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks}
+    assert error_of(await world.http.post("/register", json=body)) == "invalid_client_metadata"
+
+
+async def test_a_key_address_that_cannot_be_reached_is_a_failed_authentication(world: World) -> None:
+    client_id = await world.public_client(
+        token_endpoint_auth_method="private_key_jwt", jwks_uri="https://10.0.0.1/keys.json"
+    )
+    code = await world.code(client_id)
+    answers = [await redeem(world, code, assertion(world, client_id)) for _ in range(3)]  # one look for all three
+    assert {error_of(answer) for answer in answers} == {"invalid_client"}
 
 
 async def test_a_client_with_a_secret_cannot_switch_to_assertions(world: World) -> None:

@@ -278,6 +278,7 @@ async def test_names_lose_characters_that_could_disguise_them(world: World) -> N
         },
         {"application_type": "native", "software_id": "x", "unknown_member": {"a": [1]}},
         {"response_types": ["code", "id_token"]},
+        {"contacts": ["me@agent.example"], "client_uri": "https://agent.example/about?x=1"},
     ],
 )
 async def test_registrations_as_clients_in_the_field_send_them_are_accepted(

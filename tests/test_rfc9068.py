@@ -13,6 +13,7 @@ from base64 import b64decode, urlsafe_b64decode
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
+from server.oauth import tokens
 from tests.oauth_world import World, b64, claims_of, header_of, signed, vault_with
 
 pytest_plugins = ["tests.oauth_fixtures"]
@@ -80,6 +81,42 @@ async def test_even_our_own_signature_does_not_help_wrong_claims(world: World, c
     claims = {name: value for name, value in (claims_of(token) | changes).items() if value is not None}
     await forge(world, signed(header_of(token), claims, own_key(world)))
     assert await world.probe(signed(header_of(token), claims_of(token), own_key(world))) == 200
+
+
+async def test_a_token_of_the_future_is_refused(world: World) -> None:
+    with world.elapsed(100):
+        token = (await world.tokens())["access_token"]
+        assert await world.probe(token) == 200
+    assert await world.probe(token) == 401
+
+
+async def test_the_chain_of_actors_is_read_outermost_first_and_bounded(world: World) -> None:
+    token = (await world.tokens())["access_token"]
+    act: object = None
+    for name in ("e", "d", "c", "b", "a"):
+        act = {"sub": name} | ({} if act is None else {"act": act})
+    claims = claims_of(token) | {"act": act}
+    principal = await tokens.verify(world.vault.deployment, signed(header_of(token), claims, own_key(world)))
+    assert principal.actors == ("a", "b", "c", "d")
+    assert (await tokens.verify(world.vault.deployment, token)).actors == ()
+
+
+async def test_a_token_is_for_the_audiences_that_a_caller_names(world: World) -> None:
+    token = (await world.tokens())["access_token"]
+    deployment = world.vault.deployment
+    assert (await tokens.verify(deployment, token, audiences=frozenset({f"{world.url}/mcp"}))).audience
+    with pytest.raises(tokens.TokenRefused):
+        await tokens.verify(deployment, token, audiences=frozenset({"https://api.example"}))
+
+
+def test_what_is_remembered_of_tokens_is_bounded() -> None:
+    verdicts = tokens._Verdicts()
+    claims = tokens.AccessClaims("s", "c", "g", "a", frozenset(), 0, 1, "j")
+    for number in range(5000):
+        verdicts.remember(number.to_bytes(4, "big"), claims)
+        assert verdicts.get((0).to_bytes(4, "big")) is claims  # in use, so it stays
+    assert verdicts.get((1).to_bytes(4, "big")) is None
+    assert verdicts.get((4999).to_bytes(4, "big")) is claims
 
 
 async def test_a_token_ends_with_its_time(world: World) -> None:

@@ -9,8 +9,10 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
+from server.oauth import tokens
 from server.oauth.dpop import token_hash
 from tests.oauth_world import World, b64, claims_of, error_of, signed, vault_with
+from vault import grants
 
 pytest_plugins = ["tests.oauth_fixtures"]
 
@@ -194,6 +196,37 @@ async def test_an_rsa_key_works_too_and_a_weak_one_does_not(world: World) -> Non
     assert error_of(answer) == "invalid_dpop_proof"
 
 
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        "text",
+        ["list"],
+        {},
+        {"kty": "EC"},
+        {"kty": "EC", "crv": "P-256", "x": "AA"},
+        {"kty": "EC", "crv": "P-256", "x": 1, "y": 2},
+        {"kty": "EC", "crv": "P-384", "x": "A" * 43, "y": "A" * 43},
+        {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43},
+        {"kty": "EC", "crv": "P-256", "x": "A" * 701, "y": "A" * 43},
+        {"kty": "EC", "crv": "P-256", "x": "!", "y": "!"},
+        {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43, "alg": "ES384"},
+        {"kty": "RSA", "n": "A" * 342, "e": "A" * 100},
+        {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43},
+    ],
+    ids=str,
+)
+async def test_a_key_that_cannot_be_used_is_refused(world: World, jwk: object) -> None:
+    sent = proof(world, "POST", "/token", header={"jwk": jwk})
+    answer = await world.token((await world.code()).form(), headers={"DPoP": sent})
+    assert error_of(answer) == "invalid_dpop_proof"
+
+
+async def test_a_target_that_is_no_address_is_refused(world: World) -> None:
+    sent = proof(world, "POST", "/token", htu="http://localhost:port/token")
+    answer = await world.token((await world.code()).form(), headers={"DPoP": sent})
+    assert error_of(answer) == "invalid_dpop_proof"
+
+
 async def test_an_operator_can_demand_dpop(tmp_path: Path) -> None:
     async with vault_with(tmp_path / "data", tokens={"require_dpop": True}) as (vault, http), vault.person() as alice:
         client_id = str((await vault.register())["client_id"])
@@ -202,3 +235,16 @@ async def test_an_operator_can_demand_dpop(tmp_path: Path) -> None:
         assert refused.json()["error"] == "invalid_dpop_proof"
         found = (await http.get("/.well-known/oauth-protected-resource/mcp")).json()
         assert found["dpop_bound_access_tokens_required"] is True
+        now = vault.deployment.now()
+        async with vault.deployment.transaction() as transaction:
+            grant = await grants.create_grant(
+                transaction,
+                user_id="somebody",
+                client_id=client_id,
+                scopes=frozenset({"openid"}),
+                resource=f"{vault.url}/mcp",
+                redirect_uri="http://127.0.0.1/callback",
+                now=now,
+            )
+        token, _ = tokens.mint(vault.deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
+        assert (await http.get("/userinfo", headers={"Authorization": f"Bearer {token}"})).status_code == 401
