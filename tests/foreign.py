@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -25,6 +26,7 @@ from tests.person import Person
 
 FOLDER = Path(__file__).parent / "node"
 MODULES = FOLDER / "node_modules"
+Message = dict[str, Any]  # JSON of foreign programs; what a test says of it is checked by its assertions
 PATIENCE = 30.0  # seconds for one answer of a foreign program
 
 
@@ -102,7 +104,7 @@ class Screen:
 
     program: Path
     somebody: Somebody | None = None
-    failures: list[BaseException] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list[BaseException])
 
     def environment(self) -> dict[str, str]:
         """For programs that look at BROWSER, and for those that start xdg-open."""
@@ -161,12 +163,12 @@ class Driver:
         self._authorize = authorize
         self._noise: list[str] = []
 
-    async def ask(self, **message: object) -> dict[str, object]:
+    async def ask(self, **message: object) -> Message:
         """Send a message and return the answer."""
         self._in.write(json.dumps(message).encode() + b"\n")
         return await self.answer()
 
-    async def answer(self) -> dict[str, object]:
+    async def answer(self) -> Message:
         """The next message; addresses that the program wants to be opened are opened on the way."""
         async with asyncio.timeout(PATIENCE):
             while line := await self._out.readline():
@@ -232,7 +234,7 @@ class Ran:
     err: str
 
     @property
-    def content(self) -> dict[str, object]:
+    def content(self) -> Message:
         """Its output as JSON."""
         assert self.code == 0, f"exit {self.code}\n{self.out}\n{self.err}"
         return json.loads(self.out)

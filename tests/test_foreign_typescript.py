@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.foreign import Driver, Somebody, driving, newcomer, node
+from tests.foreign import Driver, Message, Somebody, driving, newcomer, node
 from tests.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
@@ -30,12 +30,10 @@ async def somebody(place: Room) -> AsyncGenerator[Somebody]:
         yield found
 
 
-async def call(agent: Driver, tool: str, **arguments: object) -> dict[str, object]:
+async def call(agent: Driver, tool: str, **arguments: object) -> Message:
     answer = await agent.ask(call=tool, arguments=arguments)
     assert "result" in answer, answer
-    result = answer["result"]
-    assert isinstance(result, dict)
-    return result
+    return answer["result"]
 
 
 async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
@@ -44,11 +42,11 @@ async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
     posts = len(place.simulator.books()["posts"])
     program = ("mcp_agent.mjs", f"{place.url}/mcp", "http", str(tmp_path / "wallet.json"), "links")
     async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
-        assert {"slack_post", "calendar_list", "connections"} <= set((await agent.answer())["tools"])  # type: ignore[call-overload]
+        assert {"slack_post", "calendar_list", "connections"} <= set((await agent.answer())["tools"])
         for tool, arguments in (("slack_post", POST), ("calendar_list", {})):
             asked = await agent.ask(call=tool, arguments=arguments)
-            assert asked["error"]["code"] == -32042, asked  # type: ignore[index]
-            await somebody.follow(asked["error"]["data"]["elicitations"][0]["url"])  # type: ignore[index]
+            assert asked["error"]["code"] == -32042, asked
+            await somebody.follow(asked["error"]["data"]["elicitations"][0]["url"])
             answer = await call(agent, tool, **arguments)
             assert not answer.get("isError"), answer
     assert (somebody.sign_ins, somebody.links) == (1, 2)
@@ -56,7 +54,7 @@ async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
         await agent.answer()
         assert not (await call(agent, "slack_post", **POST)).get("isError")
         listed = await call(agent, "calendar_list")
-        assert listed["structuredContent"]["events"]  # type: ignore[index]
+        assert listed["structuredContent"]["events"]
     assert (somebody.sign_ins, somebody.links) == (1, 2)
     assert len(place.simulator.books()["posts"]) == posts + 2
 
@@ -70,8 +68,8 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
         for tool, arguments in (("slack_post", POST), ("calendar_list", {})):
             told = await call(agent, tool, **arguments)
             assert told["isError"]
-            link = told["_meta"]["io.github.mcp-token-vault/connect"]["url"]  # type: ignore[index]
-            assert link in told["content"][0]["text"]  # type: ignore[index]
+            link = told["_meta"]["io.github.mcp-token-vault/connect"]["url"]
+            assert link in told["content"][0]["text"]
             await somebody.follow(link)
             answer = await call(agent, tool, **arguments)
             assert not answer.get("isError"), answer
