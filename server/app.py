@@ -113,9 +113,9 @@ def build_app(deployment: Deployment) -> ASGIApp:
     """The whole application: authorization server, pages and transports behind the guards."""
     app = Starlette(
         routes=[
+            *server.transports.routes(deployment),  # first: they are matched in order, and these are the busy ones
             *server.oauth.routes(deployment),
             *server.portal.routes(deployment),
-            *server.transports.routes(deployment),
         ],
         lifespan=server.transports.lifespan(deployment),
     )

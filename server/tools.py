@@ -304,4 +304,4 @@ async def _record(
         token = outcome.token
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
         event = replace(event, connection_id=token.connection_id)
-    await deployment.activity.record(event)
+    deployment.activity.note(event)

@@ -13,13 +13,27 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
-from vault.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
+from vault.database import (
+    Database,
+    Program,
+    Reader,
+    Row,
+    Statement,
+    Transaction,
+    Value,
+    binary,
+    integer,
+    text,
+    text_or_none,
+)
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
 
 LOG = logging.getLogger("token_vault.activity")
 
 BATCH_LIMIT = 500  # events per commit
+COMMIT_INTERVAL = 0.002  # seconds from one commit's start to the next; under load, events wait this long for company
+NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
 TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
 DETAILS_LIMIT = 8192  # characters of all details as JSON
 VERIFY_PAGE = 200  # batches read at a time
@@ -41,11 +55,11 @@ class ChainBroken(VaultError):
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
     """Append events as one batch. Call it last: until the commit it holds the head row, which all others need."""
     if events:
-        await _append(transaction, [(event, format_details(event.details)) for event in events], now=now)
+        await transaction.perform(_appending([(event, format_details(event.details)) for event in events], now=now))
 
 
-async def _append(transaction: Transaction, events: Sequence[tuple[Event, str]], *, now: int) -> None:
-    head = await _advance(transaction, len(events))
+def _appending(events: Sequence[tuple[Event, str]], *, now: int) -> Program[None]:
+    head = yield from _advancing(len(events))
     height, last = integer(head, "height"), integer(head, "sequence")
     first = last - len(events) + 1
     rows = [
@@ -53,7 +67,7 @@ async def _append(transaction: Transaction, events: Sequence[tuple[Event, str]],
         for sequence, (event, details) in enumerate(events, start=first)
     ]
     digest = _digest(binary(head, "hash"), height=height, at=now, rows=rows)
-    await transaction.execute_many(
+    yield Statement(
         "insert into events (tenant, sequence, at, kind, outcome, user_id, client_id, connection_id, details) "
         "values (:tenant, :sequence, :at, :kind, :outcome, :user_id, :client_id, :connection_id, :details)",
         rows,
@@ -67,31 +81,32 @@ async def _append(transaction: Transaction, events: Sequence[tuple[Event, str]],
         "hash": digest,
         "at": now,
     }
-    await transaction.execute(
+    yield Statement(
         "insert into event_batches (tenant, height, first_sequence, last_sequence, previous_hash, hash, at) "
         "values (:tenant, :height, :first, :last, :previous, :hash, :at)",
-        batch,
+        (batch,),
     )
-    await transaction.execute("update event_heads set hash = :hash where tenant = :tenant", batch)
+    yield Statement("update event_heads set hash = :hash where tenant = :tenant", (batch,))
 
 
-async def _advance(transaction: Transaction, count: int) -> Row:
+def _advancing(count: int) -> Program[Row]:
     """Take the head row for this transaction and move it on; its hash is still that of the batch before."""
-    sql = (
+    advance = Statement(
         "update event_heads set height = height + 1, sequence = sequence + :count where tenant = :tenant "
-        "returning height, sequence, hash"
+        "returning height, sequence, hash",
+        ({"count": count, "tenant": TENANT},),
     )
-    head = await transaction.fetch_one(sql, {"count": count, "tenant": TENANT})
-    if head is None:
-        await transaction.execute(
+    heads = yield advance
+    if not heads:
+        yield Statement(
             "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
             "on conflict (tenant) do nothing",
-            {"tenant": TENANT, "start": _START},
+            ({"tenant": TENANT, "start": _START},),
         )
-        head = await transaction.fetch_one(sql, {"count": count, "tenant": TENANT})
-    if head is None:
+        heads = yield advance
+    if not heads:
         raise StorageUnavailable("the activity cannot be written", detail="no head row")
-    return head
+    return heads[0]
 
 
 def format_details(details: Mapping[str, object]) -> str:
@@ -160,27 +175,50 @@ def _digest(previous: bytes, *, height: int, at: int, rows: Sequence[Row]) -> by
     return state.digest()
 
 
+_Pending = tuple[Event, str, asyncio.Future[None] | None]
+
+
 class Activity:
-    """Records events that stand alone; whatever is pending shares one commit."""
+    """Records events that stand alone; whatever is pending shares one commit.
+
+    A first event is committed at once; under load commits start `COMMIT_INTERVAL` apart and carry what came meanwhile.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pending: list[tuple[Event, str, asyncio.Future[None]]] = []
+        self._pending: list[_Pending] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def record(self, event: Event) -> None:
         """Returns when the event is durable. A caller that is cancelled has still recorded it."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(event, done)
+        self._wake.set()
+        await done
+
+    def note(self, event: Event) -> None:
+        """Record without waiting: with the next commit, at most `NOTE_DELAY` from now. For what only describes."""
+        self._put(event, None)
+        asyncio.get_running_loop().call_later(NOTE_DELAY, self._wake.set)
+
+    async def settle(self) -> None:
+        """Returns when everything recorded so far is durable, or has been given up."""
+        while self._pending or not self._idle.is_set():
+            self._wake.set()
+            await self._idle.wait()
+            await asyncio.sleep(0)
+
+    def _put(self, event: Event, done: asyncio.Future[None] | None) -> None:
         if self._closing:
             raise StorageUnavailable("the activity is closed")
-        details = format_details(event.details)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((event, details, done))
-        self._wake.set()
+        self._pending.append((event, format_details(event.details), done))
+        self._idle.clear()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="activity-writer")
-        await done
 
     async def close(self) -> None:
         """Write what is pending and stop."""
@@ -191,34 +229,43 @@ class Activity:
             self._task = None
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = -COMMIT_INTERVAL
         try:
             while self._pending or not self._closing:
+                await self._wake.wait()
+                pause = started + COMMIT_INTERVAL - loop.time()
+                if pause > 0 and not self._closing:
+                    await asyncio.sleep(pause)
                 self._wake.clear()
-                if self._pending:
+                started = loop.time()
+                while self._pending:
                     taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
                     await self._write(taken)
-                else:
-                    await self._wake.wait()
+                    if not any(done is not None for _, _, done in self._pending):
+                        break
+                if not self._pending:
+                    self._idle.set()
         finally:
             for _, _, done in self._pending:  # only when this task was stopped from outside
-                if not done.done():
+                if done is not None and not done.done():
                     done.set_exception(StorageUnavailable("the activity could not be written"))
             self._pending = []
+            self._idle.set()
 
-    async def _write(self, taken: Sequence[tuple[Event, str, asyncio.Future[None]]]) -> None:
+    async def _write(self, taken: Sequence[_Pending]) -> None:
         failure: VaultError | None = StorageUnavailable("the activity could not be written")
         try:
-            async with self._database.transaction() as transaction:
-                now = self._database.now()
-                await _append(transaction, [(event, details) for event, details, _ in taken], now=now)
+            now = self._database.now()
+            await self._database.perform(_appending([(event, details) for event, details, _ in taken], now=now))
             failure = None
         except VaultError as error:
             failure = error
             LOG.error("events could not be written", extra={"count": len(taken), "detail": error.detail})  # noqa: TRY400
         finally:
             for _, _, done in taken:
-                if done.done():
-                    continue  # its caller was cancelled
+                if done is None or done.done():
+                    continue  # nobody waits
                 if failure is None:
                     done.set_result(None)
                 else:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from vault.database import NO_PARAMETERS, Conflict, Row, Value, check_version, schema_files
+from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 
 LOG = logging.getLogger("token_vault.storage")
@@ -228,6 +228,20 @@ class PostgresTransaction:
             raise refusal(error) from error
         self.failed = False
 
+    async def perform(self, program: Program[T]) -> T:
+        rows: Sequence[Row] = ()
+        try:
+            statement = next(program)
+            while True:
+                if len(statement.parameters) == 1:
+                    rows = await self.fetch(statement.sql, statement.parameters[0])
+                else:
+                    await self.execute_many(statement.sql, statement.parameters)
+                    rows = ()
+                statement = program.send(rows)
+        except StopIteration as end:
+            return end.value
+
 
 class PostgresDatabase:
     """One vault in one PostgreSQL database; any number of processes may have it open."""
@@ -302,6 +316,10 @@ class PostgresDatabase:
                 if callers is not None:
                     raise callers from callers.__cause__
                 raise refusal(error) from error
+
+    async def perform(self, program: Program[T]) -> T:
+        async with self._transaction() as transaction:
+            return await transaction.perform(program)
 
     def transaction(self) -> AbstractAsyncContextManager[PostgresTransaction]:
         return self._transaction()

@@ -16,12 +16,12 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import aiosqlite
 
-from vault.database import NO_PARAMETERS, Conflict, Row, Value
+from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 
@@ -71,12 +71,49 @@ def _rows(found: Sequence[sqlite3.Row]) -> list[Row]:
     return [dict(zip(row.keys(), row, strict=True)) for row in found]
 
 
+def _run(connection: sqlite3.Connection, program: Program[T]) -> T:
+    """Run a program; in the connection's thread."""
+    rows: Sequence[Row] = ()
+    try:
+        statement = next(program)
+        while True:
+            if len(statement.parameters) == 1:
+                rows = _rows(connection.execute(statement.sql, statement.parameters[0]).fetchall())
+            else:
+                connection.executemany(statement.sql, statement.parameters)
+                rows = ()
+            statement = program.send(rows)
+    except StopIteration as end:
+        return end.value
+
+
+def _commit(connection: sqlite3.Connection, program: Program[T]) -> T:
+    """Run a program as a transaction of its own; in the connection's thread."""
+    connection.execute("begin immediate")
+    try:
+        result = _run(connection, program)
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+    return result
+
+
+async def _in_one_trip(
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
+) -> T:
+    """aiosqlite makes a trip to its thread per statement, 30 us each, and has no public way to run several in one."""
+    return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
+
+
 class _Turn:
     """One caller's place in the writer's queue."""
 
-    __slots__ = ("begun", "committed", "ended", "owner")
+    __slots__ = ("begun", "committed", "ended", "owner", "perform")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.perform = perform  # a program that is a transaction of its own; then nothing else of the turn is used
         self.begun: asyncio.Future[None] = loop.create_future()  # the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
@@ -84,7 +121,10 @@ class _Turn:
 
     def refuse(self, error: VaultError) -> None:
         """Tell the caller, wherever it waits; a caller that no longer waits is not told."""
-        if not self.begun.done():
+        if self.perform is not None:
+            if not self.committed.done():
+                self.committed.set_exception(error)
+        elif not self.begun.done():
             self.begun.set_exception(error)
         elif not self.committed.done() and self.ended.done() and self.ended.result():
             self.committed.set_exception(error)
@@ -139,6 +179,15 @@ class SqliteTransaction:
             raise refusal(error) from error
         self.failed = False
 
+    async def perform(self, program: Program[T]) -> T:
+        connection = self._enter()
+        try:
+            result = await _in_one_trip(connection, _run, program)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return result
+
 
 class _Writer:
     """The task that begins, hands out savepoints and commits."""
@@ -177,6 +226,49 @@ class _Writer:
             raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
         await turn.committed
 
+    async def perform(self, program: Program[T]) -> T:
+        """A program as a transaction of its own, in its turn."""
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        result: asyncio.Future[T] = self._loop.create_future()
+
+        async def work() -> None:
+            done = await self._patiently(lambda: _in_one_trip(self._connection, _commit, program))
+            if not result.done():
+                result.set_result(done)
+
+        turn = _Turn(self._loop, work)
+        self._queue.append(turn)
+        self._wake.set()
+        await turn.committed
+        return result.result()
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Wait, bounded, for other processes' transactions. Only the beginning can be refused as busy."""
+        deadline = self._loop.time() + BUSY_WAIT
+        while True:
+            try:
+                return await attempt()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in TRANSIENT or self._loop.time() > deadline:
+                    raise
+
+    async def _perform(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
+        error: VaultError | None = StorageUnavailable("the database was closed before the commit")
+        try:
+            await work()
+            error = None
+        except _ERRORS as failure:
+            error = refusal(failure)
+        except VaultError as failure:
+            error = failure
+        finally:
+            if not turn.committed.done():
+                if error is None:
+                    turn.committed.set_result(None)
+                else:
+                    turn.committed.set_exception(error)
+
     async def close(self) -> None:
         """Serve what waits, then stop. Bounded: a transaction that does not end is given up."""
         self._closing = True
@@ -186,10 +278,12 @@ class _Writer:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    def _next(self) -> _Turn | None:
+    def _next(self, *, programs: bool = True) -> _Turn | None:
         while self._queue:
+            if not programs and self._queue[0].perform is not None:
+                return None  # it commits by itself: after this batch
             turn = self._queue.popleft()
-            if not turn.begun.done():  # a caller cancelled while it waited
+            if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while it waited
                 return turn
         return None
 
@@ -197,7 +291,9 @@ class _Writer:
         try:
             while True:
                 turn = self._next()
-                if turn is not None:
+                if turn is not None and turn.perform is not None:
+                    await self._perform(turn, turn.perform)
+                elif turn is not None:
                     await self._batch(turn)
                 elif self._closing:
                     return
@@ -225,7 +321,7 @@ class _Writer:
                     if served + 1 < BATCH_LIMIT and self._queue:
                         await self._connection.execute("savepoint turn")  # nested: commit releases them all
                 served += 1
-                turn = self._next() if served < BATCH_LIMIT else None
+                turn = self._next(programs=False) if served < BATCH_LIMIT else None
             await self._connection.execute("commit" if kept else "rollback")
             outcome = None
         except sqlite3.Error as error:
@@ -245,15 +341,7 @@ class _Writer:
                     await self._connection.execute("rollback")
 
     async def _begin(self) -> None:
-        deadline = self._loop.time() + BUSY_WAIT
-        while True:
-            try:
-                await self._connection.executescript("begin immediate; savepoint turn;")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in TRANSIENT or self._loop.time() > deadline:
-                    raise
-            else:
-                return
+        await self._patiently(lambda: self._connection.executescript("begin immediate; savepoint turn;"))
 
     async def _serve(self, turn: _Turn) -> bool:
         """Let the caller work in the open savepoint. A rolled back savepoint stays open for the next turn."""
@@ -300,6 +388,9 @@ class SqliteDatabase:
 
     def transaction(self) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction()
+
+    async def perform(self, program: Program[T]) -> T:
+        return await self._writer.perform(program)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Rotation(StrEnum):
-    """What a provider does to a refresh token when it is used; the class decides whether a silent send may be repeated."""
+    """What a provider does to a refresh token when it is used; decides whether a silent send may be repeated."""
 
     NONE = "none"  # the refresh token stays (Google); repeating is free
     GRACE = "grace"  # rotates, and re-issues for `grace` seconds
@@ -39,7 +39,9 @@ class UpstreamPolicy:
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE
     downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or kills other tokens: never do it
-    covers: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # scope -> scopes it includes
+    covers: Mapping[str, frozenset[str]] = field(
+        default_factory=dict[str, frozenset[str]]
+    )  # scope -> scopes it includes
     always_granted: frozenset[str] = frozenset()  # identity scopes that may ride along in any token (openid, email)
     access_lifetime: int = 3600  # seconds, where the answer has no expires_in
     grant_lifetime: int | None = None  # seconds from consent until the grant itself dies
@@ -134,7 +136,13 @@ class UpstreamOAuth(Protocol):
         ...
 
     def authorization_url(
-        self, *, redirect_uri: str, state: str, scopes: frozenset[str], code_verifier: str, login_hint: str | None = None
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        scopes: frozenset[str],
+        code_verifier: str,
+        login_hint: str | None = None,
     ) -> str:
         """Where to send the person's browser; adds PKCE S256 where the provider has it."""
         ...
