@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import signal
 import socket
 import tempfile
 import time
@@ -368,4 +369,7 @@ async def _keep(stage: Stage) -> None:
     stage.console.print("MCP client configuration:")
     stage.console.print(json.dumps(configuration, indent=2))
     stage.console.print("At the sandbox's consent pages choose any account. Ctrl+C ends it.")
-    await asyncio.Event().wait()
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await told.wait()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,7 +26,7 @@ from server.deployment import Deployment
 from server.errors import tool_text
 from server.ladder import Asking
 from server.signin import owner_link
-from vault import tickets, users
+from vault import tickets
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
@@ -206,8 +206,8 @@ async def _ask(
         reason=reason,
         tool=request.name,
     )
-    if deployment.open_browser is not None and link is not request.asking.offered:
-        await _open_for_owner(deployment, deployment.open_browser, link=link, request=request)
+    if link is not request.asking.offered:
+        await _open_for_owner(deployment, link, request=request)
     try:
         return _Outcome(ladder.offer(link, request.asking), "refused", missing.code)
     except MCPError as error:
@@ -225,21 +225,16 @@ async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink 
     return None if ticket is None else asking.offered
 
 
-async def _open_for_owner(
-    deployment: Deployment, open_browser: Callable[[str], bool], *, link: ConnectLink, request: ToolRequest
-) -> None:
-    """On the owner's own machine: bring the link up in a browser that is signed in by a one-time secret.
+async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request: ToolRequest) -> None:
+    """For a stdio client that cannot open links: bring the link up in the owner's browser, signed in by a one-time
+    secret that goes to the browser only, never to the client or the model.
 
-    The secret goes to the browser only, never to the client or the model. A client that opens links itself is left to
-    it, unless the owner has no password and could not pass the sign-in page that its link may end at.
+    A stdio process also serves HTTP to others: their calls must never open a window on the owner's desktop.
     """
-    user_id = request.principal.user_id
-    if request.asking.opens_urls:
-        owner = await users.get_user(deployment.database, user_id)
-        if owner is None or owner.password_hash is not None:
-            return
+    if deployment.open_browser is None or request.transport != "stdio" or request.asking.opens_urls:
+        return
     path = link.url.removeprefix(deployment.public_url)
-    open_browser(await owner_link(deployment, user_id, return_to=path))
+    deployment.open_browser(await owner_link(deployment, request.principal.user_id, return_to=path))
 
 
 def _failed(text: str) -> CallToolResult:

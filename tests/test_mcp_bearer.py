@@ -10,7 +10,6 @@ from tests.mcp_room import INITIALIZE, SLACK, Room, legacy_headers, modern, mode
 from vault import grants
 
 
-
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with room(tmp_path_factory.mktemp("bearer")) as opened:

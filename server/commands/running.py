@@ -42,6 +42,8 @@ def register(root: typer.Typer) -> None:
 
         configure(verbose=verbose)
         server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        if port is not None:
+            note("sign-in, connect and stdio use the port of the settings: set server.port there to keep this one.")
         setup.run(_serve(setup, {"server": server} if server else {}, sandbox=sandbox))
 
     @command(root, "stdio")
@@ -100,11 +102,14 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.app import build_app, open_deployment
     from server.companion import Companion, address_of
     from server.serving import tune, warn_if_slow
+    from server.stdio import browser_opener
     from server.upkeep import upkeep
 
     async with (
         _placed(setup, overrides, sandbox=sandbox) as (settings, data),
-        open_deployment(settings, data=data) as deployment,
+        open_deployment(
+            settings, data=data, open_browser=browser_opener() if settings.is_loopback else None
+        ) as deployment,
         upkeep(deployment),
     ):
         await _welcome(deployment)

@@ -64,8 +64,10 @@ class Setup:
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run a command's asynchronous part."""
-        import uvloop
-
+        try:
+            import uvloop
+        except ImportError:  # there is none for Windows
+            return asyncio.run(work)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
 

@@ -1,0 +1,214 @@
+"""The command line: what each command does and prints, in words and as JSON, and how it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from server.cli import app
+from tests.processes import Place, free_port
+
+PASSWORD = "a long enough password for this test"
+
+
+@pytest.fixture
+def place(tmp_path: Path, prepared_data: Path) -> Place:
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    made = Place(data, free_port())
+    made.configure()
+    return made
+
+
+async def run(place: Place, *command: str, feed: str | None = None) -> Result:
+    """The command in this process, on a thread of its own since it brings its own event loop."""
+    arguments = [*command, "--data", str(place.data)]
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments, input=feed)
+
+
+async def content(place: Place, *command: str, feed: str | None = None) -> object:
+    result = await run(place, *command, "--json", feed=feed)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+async def test_users_are_added_listed_disabled_enabled_and_removed(place: Place) -> None:
+    added = await content(place, "users", "add", "alice", "--admin", "--password-stdin", feed=PASSWORD + "\n")
+    assert added["admin"]  # type: ignore[index]
+    assert "password" not in json.dumps(added)
+    for command, disabled in (("disable", True), ("enable", False)):
+        changed = await content(place, "users", command, "alice")
+        assert (changed["disabled_at"] is not None) is disabled  # type: ignore[index]
+    table = await run(place, "users", "list")
+    assert "alice" in table.stdout
+    await content(place, "users", "remove", "alice")
+    assert await content(place, "users", "list") == []
+
+
+async def test_a_weak_password_and_a_taken_name_are_refused_in_one_line(place: Place) -> None:
+    await content(place, "users", "add", "alice", "--password-stdin", feed=PASSWORD + "\n")
+    for name, password in (("bob", "short"), ("alice", PASSWORD)):
+        refused = await run(place, "users", "add", name, "--password-stdin", feed=password + "\n")
+        assert refused.exit_code == 1
+        assert refused.stdout == ""
+        assert refused.stderr.startswith("token-vault: ")
+        assert refused.stderr.count("\n") == 1
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+
+
+async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place) -> None:
+    options = ("--redirect-uri", "https://app.example/callback", "--resource", "https://api.example/", "--confidential")
+    added = await content(place, "clients", "add", "Web app", *options)
+    secret, client_id = added["client_secret"], added["client_id"]  # type: ignore[index]
+    shown = await run(place, "clients", "show", client_id, "--json")
+    listed = await run(place, "clients", "list", "--json")
+    assert secret not in shown.stdout + listed.stdout
+    assert json.loads(shown.stdout)["resources"] == ["https://api.example/"]
+    for file in place.data.iterdir():
+        assert secret.encode() not in file.read_bytes()
+    assert "client_secret" not in await content(
+        place, "clients", "add", "Public", "--redirect-uri", "http://127.0.0.1/"
+    )  # type: ignore[operator]
+    await content(place, "clients", "remove", client_id)
+    assert (await run(place, "clients", "show", client_id)).exit_code == 1
+
+
+@pytest.mark.parametrize("uri", ["javascript:alert(1)", "http://app.example/", "https://app.example/#x", "not-a-uri"])
+async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: str) -> None:
+    refused = await run(place, "clients", "add", "Web app", "--redirect-uri", uri)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"token-vault: --redirect-uri {uri}")
+    assert await content(place, "clients", "list") == []
+    assert await content(place, "clients", "add", "Web app", "--redirect-uri", "https://app.example/")
+
+
+async def test_tools_and_providers_are_listed_and_shown(place: Place) -> None:
+    tools = await content(place, "tools", "list")
+    assert [tool["name"] for tool in tools][-1] == "connections"  # type: ignore[attr-defined]
+    providers = {found["name"]: found for found in await content(place, "providers", "list")}  # type: ignore[attr-defined]
+    assert providers["google"]["aliases"] == ["google-calendar"]
+    shown = await content(place, "providers", "show", "slack")
+    assert shown["redirect_uri"] == f"{place.url}/connect/callback/slack"  # type: ignore[index]
+    assert "chat:write" in shown["scopes"]  # type: ignore[index]
+    assert (await run(place, "providers", "show", "nobody")).exit_code == 1
+
+
+async def test_a_provider_file_is_checked(place: Place, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text('name = "bad"\n')
+    refused = await run(place, "providers", "check", str(bad))
+    assert refused.exit_code == 1
+    assert "bad.toml" in refused.stdout
+    good = Path(__file__).parent.parent / "providers" / "slack.toml"
+    assert (await run(place, "providers", "check", str(good))).exit_code == 0
+
+
+async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
+    made = await content(place, "sign-in")
+    assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]
+    link = await content(place, "connections", "connect", "google-calendar")
+    assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]  # type: ignore[index]
+    assert await content(place, "connections", "list") == []
+    assert await content(place, "delegations", "list") == []
+    missing = await run(place, "connections", "disconnect", "nothing")
+    assert missing.exit_code == 1
+    assert "connections list" in missing.stderr
+    assert (await run(place, "delegations", "revoke", "agent", "nothing")).exit_code == 1
+
+
+async def test_activity_and_signing_keys(place: Place) -> None:
+    rotated = await content(place, "keys", "rotate-signing")
+    events = await content(place, "activity", "--limit", "5")
+    assert events[-1]["kind"] == "signing_key.rotated"  # type: ignore[index]
+    assert events[-1]["details"]["kid"] == rotated["kid"]  # type: ignore[index]
+    assert "signing_key.rotated" in (await run(place, "activity")).stdout
+
+
+async def test_bad_settings_end_every_command_in_one_line(place: Place) -> None:
+    (place.data / "config.toml").write_text("[server]\nprot = 1\n")
+    refused = await run(place, "users", "list")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("token-vault: server.prot:")
+    assert refused.stderr.count("\n") == 1
+    place.configure()
+    assert (await run(place, "users", "list")).exit_code == 0
+
+
+async def test_wrong_usage_has_exit_code_two(place: Place) -> None:
+    assert (await run(place, "users", "add")).exit_code == 2
+    assert (await run(place, "no-such-command")).exit_code == 2
+    assert (await run(place, "version")).exit_code == 0
+
+
+async def test_help_of_every_command_is_there() -> None:
+    for command in (
+        "serve", "stdio", "demo", "version", "sign-in", "activity", "users add", "users list", "users remove",
+        "users disable", "clients add", "clients list", "clients show", "clients remove", "connections list",
+        "connections connect", "connections disconnect", "delegations list", "delegations revoke", "providers list",
+        "providers show", "providers check", "tools list", "keys rotate-signing",
+    ):  # fmt: skip
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*command.split(), "--help"])
+        assert result.exit_code == 0, command
+        for option in ("--config", "--data", "--json"):
+            assert option in result.stdout, (command, option)
+
+
+async def test_help_loads_nothing_of_the_product() -> None:
+    program = "import sys, server.cli; print(sorted(set(sys.modules) & {'mcp', 'pydantic', 'aiohttp', 'starlette'}))"
+    process = await asyncio.create_subprocess_exec(
+        *Place(Path(), 0).arguments()[:1], "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert out.decode().strip() == "[]"
+
+
+async def test_zero_settings_make_key_databases_and_a_secret_for_the_first_admin(tmp_path: Path) -> None:
+    place = Place(tmp_path / "new", free_port())
+    arguments = [*place.arguments("serve"), "--port", str(place.port)]
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE, env=place.environment())
+    assert process.stderr is not None
+    said = ""
+    async with asyncio.timeout(30):
+        while "portal" not in said:
+            said += (await process.stderr.readline()).decode()
+        assert (await place.healthy())["status"] == "ok"
+        process.terminate()
+        assert await process.wait() == 0
+    assert f"{place.url}/first-run" in said
+    assert stat.S_IMODE(place.data.stat().st_mode) == 0o700
+    for name in ("master.key", "vault.sqlite", "keys.sqlite"):
+        assert stat.S_IMODE((place.data / name).stat().st_mode) == 0o600
+
+
+async def test_the_sandbox_works_at_once_with_data_of_its_own(tmp_path: Path) -> None:
+    place = Place(tmp_path, free_port())
+    place.configure()
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments("serve", "--sandbox"), stderr=asyncio.subprocess.PIPE, env=place.environment()
+    )
+    try:
+        await place.healthy(seconds=30)
+        assert (tmp_path / "sandbox" / "vault.sqlite").exists()
+        assert not (tmp_path / "vault.sqlite").exists()
+    finally:
+        process.terminate()
+        async with asyncio.timeout(20):
+            await process.communicate()
+
+
+async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
+    place = Place(tmp_path / "demo", 0)
+    async with asyncio.timeout(60):
+        code, out, err = await place.run("demo")
+    assert code == 0, out + err
+    for line in ("one refresh at Slack", "nobody is asked anything", "The next call says so", "connection.closed"):
+        assert line in out
+    assert "✗" not in out
