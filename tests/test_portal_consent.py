@@ -239,6 +239,18 @@ async def test_the_form_may_lead_to_the_clients_address_and_nowhere_else(
     assert page.headers["content-security-policy"].endswith(f"form-action 'self' {source}")
 
 
+async def test_a_browser_is_moved_on_by_a_page_and_a_script_by_a_redirect(room: Room) -> None:
+    for headers, status in (({"sec-fetch-mode": "navigate", "sec-fetch-site": "same-origin"}, 200), ({}, 303)):
+        person, client = await room.signed_in(), await room.agent()
+        page = await person.open(room.authorize_path(client))
+        data = dict(forms_of(page.text)[-1].filled({})) | {"decision": "allow"}
+        answer = await person.http.post("/consent", data=data, headers={"origin": room.url, **headers})
+        assert answer.status_code == status
+        if status == 200:
+            assert '<meta http-equiv="refresh" content="0;url=https://agent.example/callback?code=' in answer.text
+            assert "script" not in answer.text
+
+
 async def test_refusing_tells_the_client_and_gives_nothing(room: Room) -> None:
     user = await room.user()
     person, client = await room.signed_in(user), await room.agent()

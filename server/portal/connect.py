@@ -74,9 +74,8 @@ def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, s
 
 
 def provider_target(provider: Provider) -> str:
-    """Where a form may lead that sends the person to the provider, whose own sign-in hops over further hosts."""
-    url = provider.hosts.authorize_url
-    return pages.form_target(url, exact=not url.startswith("https://"))
+    """Where a form may lead that sends the person to the provider."""
+    return pages.form_target(provider.hosts.authorize_url)
 
 
 async def decide(visit: OwnVisit) -> Response:
@@ -111,7 +110,8 @@ async def decide(visit: OwnVisit) -> Response:
         delegated=request.scopes,
         login_hint=login_hint(chosen),
     )
-    return pages.go(await trips.start(deployment, trip, user=visit.user, session=visit.session))
+    target = await trips.start(deployment, trip, user=visit.user, session=visit.session)
+    return pages.leave(visit.visit.request, target)
 
 
 _DECLINED: Final = "The agent was told nothing and may use nothing. You can close this page."

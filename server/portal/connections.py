@@ -58,7 +58,8 @@ async def show(visit: OwnVisit) -> Response:
         "providers": configured,
         "setup": [] if configured else provider_facts(deployment),
     }
-    return visit.page("connections.html", context)
+    targets = sorted({provider_target(provider) for provider in configured})
+    return visit.page("connections.html", context, form_targets=targets)
 
 
 def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
@@ -131,7 +132,12 @@ async def connect(visit: OwnVisit) -> Response:
     if not scopes:
         return _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
     trip = Trip(provider=provider.name, scopes=scopes)
-    return pages.go(await trips.start(visit.deployment, trip, user=visit.user, session=visit.session))
+    return await _go_to_provider(visit, trip)
+
+
+async def _go_to_provider(visit: OwnVisit, trip: Trip) -> Response:
+    target = await trips.start(visit.deployment, trip, user=visit.user, session=visit.session)
+    return pages.leave(visit.visit.request, target)
 
 
 async def _own(visit: OwnVisit) -> Connection:
@@ -147,7 +153,7 @@ async def reconnect(visit: OwnVisit) -> Response:
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
     trip = Trip(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
-    return pages.go(await trips.start(visit.deployment, trip, user=visit.user, session=visit.session))
+    return await _go_to_provider(visit, trip)
 
 
 async def confirm(visit: OwnVisit) -> Response:

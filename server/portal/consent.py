@@ -53,7 +53,7 @@ async def decide(visit: OwnVisit) -> Response:
     pending = await _pending(visit, visit.form.one("request"))
     match visit.form.one("decision"):
         case "deny":
-            return pages.go(await authorize.deny(deployment, pending.handle, user=user))
+            return pages.leave(visit.visit.request, await authorize.deny(deployment, pending.handle, user=user))
         case "allow":
             accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
             target = await authorize.approve(
@@ -65,7 +65,7 @@ async def decide(visit: OwnVisit) -> Response:
             )
             wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
-            return pages.go(target)
+            return pages.leave(visit.visit.request, target)
         case _:
             raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
 

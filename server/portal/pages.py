@@ -59,15 +59,11 @@ def content_policy(form_targets: Iterable[str] = ()) -> str:
     )
 
 
-def form_target(url: str, *, exact: bool = True) -> str:
-    """The CSP source for a form whose answer redirects to `url`: browsers apply `form-action` to redirects too.
-
-    `exact` allows the origin only. Sign-in chains of providers hop over hosts that nobody can list: there the scheme is
-    what we can say.
-    """
+def form_target(url: str) -> str:
+    """The CSP source for a form whose answer redirects to `url`: browsers apply `form-action` to redirects too."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not exact or not host or not _HOST_LETTERS.issuperset(host):
+    if parts.scheme not in {"http", "https"} or not host or not _HOST_LETTERS.issuperset(host):
         return f"{parts.scheme}:"  # private-use schemes and IPv6 literals have no host source
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
@@ -107,6 +103,19 @@ def render(
 def go(url: str) -> Response:
     """303 to a place: a form's answer is always fetched with GET (RFC 9700 §4.12)."""
     return secure(RedirectResponse(url, status_code=303))
+
+
+def leave(request: Request, url: str) -> Response:
+    """Answer a form by sending the person to somebody else's address, which may send them on.
+
+    Chromium holds every later redirect to the `form-action` of the page with the form, and strands the person where a
+    client or provider hops to a host that nobody could list. So a browser gets a page that moves on by itself, which is
+    no form's doing; everybody else, and apps with schemes of their own, get 303.
+    """
+    is_browser = request.headers.get("sec-fetch-mode") == "navigate"
+    if not is_browser or not url.startswith(("https://", "http://")):
+        return go(url)
+    return render("leaving.html", {"url": url, "host": urlsplit(url).netloc})
 
 
 def error_page(request: Request, title: str, message: str, status: int = 400) -> HTMLResponse:
