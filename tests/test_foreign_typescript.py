@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.foreign import Driver, Message, Somebody, driving, newcomer, node
 from tests.mcp_room import Room, room
+from vault import clients
 
 pytestmark = pytest.mark.group("node")
 
@@ -82,3 +83,39 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
     after = json.loads((tmp_path / "wallet.json").read_text())["tokens"]
     assert after["refresh_token"] != before["refresh_token"]
     assert (somebody.sign_ins, somebody.links) == (1, 2)
+
+
+async def cut_off(place: Room, somebody: Somebody, client_id: str) -> None:
+    """Somebody ends the agent in the portal."""
+    page = await somebody.browser.open(f"/agents/{client_id}/cut-off")
+    assert (await somebody.browser.submit(page, form="/cut-off")).status_code == 200
+
+
+async def remove(place: Room, somebody: Somebody, client_id: str) -> None:
+    """The operator removes the registration."""
+    deployment = place.vault.deployment
+    async with deployment.transaction() as transaction:
+        await clients.remove_client(transaction, client_id, now=deployment.now())
+
+
+@pytest.mark.parametrize(("end", "registers_again"), [(cut_off, False), (remove, True)])
+async def test_an_agent_that_was_ended_understands_our_refusals_and_asks_anew(
+    place: Room,
+    somebody: Somebody,
+    tmp_path: Path,
+    end: Callable[[Room, Somebody, str], Awaitable[None]],
+    registers_again: bool,
+) -> None:
+    wallet = tmp_path / "wallet.json"
+    program = ("mcp_agent.mjs", f"{place.url}/mcp", "http", str(wallet))
+    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+        await agent.answer()
+    before = json.loads(wallet.read_text())["client"]["client_id"]
+    await end(place, somebody, before)
+    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+        await agent.answer()
+        told = await call(agent, "connections")
+        assert not told.get("isError"), told
+    after = json.loads(wallet.read_text())["client"]["client_id"]
+    assert (after != before) is registers_again
+    assert somebody.sign_ins == 2

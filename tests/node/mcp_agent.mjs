@@ -32,6 +32,10 @@ class Wallet {
   saveTokens = (tokens) => this.keep('tokens', tokens);
   codeVerifier = () => this.verifier;
   saveCodeVerifier = (verifier) => void (this.verifier = verifier);
+  invalidateCredentials = (what) => {
+    if (what === 'all' || what === 'client') this.keep('client', undefined);
+    if (what === 'all' || what === 'tokens') this.keep('tokens', undefined);
+  };
   redirectToAuthorization = async (url) => void (this.answer = await open(url));
 }
 
