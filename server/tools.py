@@ -94,7 +94,7 @@ async def call(
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
     started = time.monotonic()
     outcome = await _attempt(deployment, request, spec, progress)
-    await _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
+    _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
     if isinstance(outcome.result, MCPError):
         raise outcome.result
     return outcome.result
@@ -282,7 +282,7 @@ def _enforcement(token: UpstreamToken) -> str:
     return f"[vault] as {token.label}, scopes {' '.join(sorted(token.scopes))} ({token.narrowing}: {how}{rest})"
 
 
-async def _record(
+def _record(
     deployment: Deployment, request: ToolRequest, spec: ToolSpec, outcome: _Outcome, *, milliseconds: int
 ) -> None:
     details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}

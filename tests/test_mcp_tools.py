@@ -207,6 +207,7 @@ async def test_each_call_is_an_event_with_who_what_and_how_it_was_held_to_it(pla
         await client.call_tool("slack_post", {**POST, "text": "not in the activity"})
         await client.call_tool("slack_post", {"channel": "#general"})
     database = place.vault.deployment.database
+    await place.vault.deployment.activity.settle()
     found = await audit.list_events(database, user_id=agent.principal.user_id, limit=3, newest_first=True)
     refused, called = [event for event in found if event.kind == "tool.called"]
     assert (called.outcome, called.client_id) == ("ok", agent.principal.client_id)
