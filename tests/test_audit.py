@@ -240,3 +240,26 @@ def test_details_are_canonical_short_and_finite() -> None:
         format_details({"number": float("nan")})
     with pytest.raises(TypeError):
         format_details({1: "x"})  # type: ignore[dict-item]
+
+
+async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:
+    activity.note(Event("tool.called", client_id="noted"))
+    activity.note(Event("tool.called", client_id="noted too"))
+    await activity.settle()
+    assert [event.client_id for event in await list_events(database)] == ["noted", "noted too"]
+    await verify(database)
+
+
+async def test_a_noted_event_goes_with_the_next_one_that_is_waited_for(database: Database, activity: Activity) -> None:
+    activity.note(Event("tool.called", client_id="noted"))
+    await activity.record(Event("token.exchanged", client_id="recorded"))
+    assert [event.client_id for event in await list_events(database)] == ["noted", "recorded"]
+
+
+async def test_closing_writes_what_was_noted(database: Database) -> None:
+    closing = Activity(database)
+    closing.note(Event("tool.called", client_id="noted"))
+    await closing.close()
+    assert [event.client_id for event in await list_events(database)] == ["noted"]
+    with pytest.raises(StorageUnavailable):
+        closing.note(Event("tool.called"))
