@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, limits, replay, revocations, sessions, tickets
+from vault import clients, limits, replay, revocations, sessions, tickets, tokens
 from vault.refusals import VaultError
 
 INTERVAL: Final = 30.0  # seconds
@@ -36,12 +36,21 @@ async def _work(deployment: Deployment) -> None:
     while True:
         try:
             await revocations.run_due(deployment.vault)
+            await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:
                 await sweep(deployment)
         except VaultError as error:  # the storage may come back; the next round tries again
             logger.warning("upkeep failed", extra={"code": error.code, "detail": error.detail})
         rounds += 1
         await asyncio.sleep(INTERVAL)
+
+
+def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
+    """How long refresh tokens of this deployment live."""
+    settings = deployment.settings.tokens
+    return tokens.Lifetimes(
+        absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
+    )
 
 
 async def sweep(deployment: Deployment) -> None:
@@ -54,3 +63,4 @@ async def sweep(deployment: Deployment) -> None:
         await limits.sweep(transaction, now=now)
         await replay.sweep(transaction, now=now)
         await clients.reap_unused(transaction, before=unused)
+        await tokens.sweep_tokens(transaction, now=now, lifetimes=refresh_lifetimes(deployment))

@@ -260,7 +260,9 @@ async def test_an_agent_is_shown_only_the_accounts_that_it_may_use(room: Room) -
 
 async def test_the_operators_ceiling_can_never_be_passed(room: Room) -> None:
     await room.connect()
-    room.vault = replace(room.vault, ceilings={"slack": frozenset({"channels:read"})})
+    policies = room.vault.policies
+    limited = replace(policies["slack"], operator_scopes=frozenset({"channels:read"}))
+    room.vault = replace(room.vault, policies={**policies, "slack": limited})
     with pytest.raises(ScopeRefused) as refused:
         await room.exchange("slack", "chat:write")
     assert refused.value.missing == {"chat:write"}

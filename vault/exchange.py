@@ -96,7 +96,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     arrived = 0
     for _ in range(ROUNDS):
         accounts = await read_accounts(vault.database, wanted)
-        held, made = choose(request, accounts, policy=policy, ceiling=vault.ceilings.get(request.provider), now=now)
+        held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vault.attenuate import scope_key
 from vault.audit import Activity
@@ -95,7 +95,7 @@ class Flights:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """What exchanging and refreshing work with. `owner` is random per process; `ceilings` are the operator's limits."""
+    """What exchanging and refreshing work with. `owner` is random per process."""
 
     database: Database
     keys: KeyRing
@@ -104,4 +104,3 @@ class Vault:
     upstreams: Mapping[str, UpstreamOAuth]
     flights: Flights
     owner: str
-    ceilings: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
