@@ -351,20 +351,21 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
 
 
 async def _create_user(deployment: Deployment, claims: Claims) -> User:
+    """A user with a name of its own; whoever signs in twice at once becomes one user."""
     shown = "".join(c for c in (claims.preferred_username or claims.name or "") if c.isprintable()).strip()[:100]
     base, now = shown or "user", deployment.now()
     for name in (base, *(f"{base} ({secrets.token_hex(3)})" for _ in range(4))):
         try:
             async with deployment.transaction() as transaction:
+                # In the transaction: what somebody else is just committing is not to be seen from outside yet.
+                found = await users.find_by_identity(transaction, issuer=claims.iss, subject=claims.sub)
+                if found is not None:
+                    return found
                 user = await users.create_user(transaction, name, now=now)
                 await users.link_identity(transaction, issuer=claims.iss, subject=claims.sub, user_id=user.id, now=now)
                 event = Event(kind="user.created", user_id=user.id, details={"method": "openid", "issuer": claims.iss})
                 await audit.append(transaction, event, now=now)
                 return user
-        except users.NameTaken:
+        except (users.NameTaken, users.IdentityTaken):
             continue
-        except users.IdentityTaken:
-            found = await users.find_by_identity(deployment.database, issuer=claims.iss, subject=claims.sub)
-            if found is not None:
-                return found
     raise OpenIDRefused("Your account could not be made just now. Try again.", detail="no free name")

@@ -9,13 +9,13 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from tests.harness import free_socket, serving
@@ -39,6 +39,9 @@ class OpenIDDouble:
     change_callback: Callable[[dict[str, str]], dict[str, str]] = lambda query: query
     sign: Callable[[Claims], str] | None = None
     sends_issuer: bool = True
+    credentials: str = f"{CLIENT_ID}:{quote(CLIENT_SECRET, safe='')}"
+    used_header: bool = False
+    broken: str = ""
     requests: list[dict[str, str]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -46,7 +49,16 @@ class OpenIDDouble:
     def reset(self) -> None:
         """Honest again."""
         fresh = OpenIDDouble(self.url, self.now, key=self.key)
-        for name in ("subject", "person", "change_claims", "change_metadata", "change_callback", "sign"):
+        for name in (
+            "subject",
+            "person",
+            "change_claims",
+            "change_metadata",
+            "change_callback",
+            "sign",
+            "credentials",
+            "broken",
+        ):
             setattr(self, name, getattr(fresh, name))
         self.sends_issuer = True
         self.requests.clear()
@@ -84,6 +96,8 @@ class OpenIDDouble:
 
     async def _jwks(self, request: Request) -> Response:
         self.fetched.append(request.url.path)
+        if self.broken == "keys":
+            return JSONResponse({"keys": "none"})
         return JSONResponse({"keys": [self.key.as_dict(private=False)]})
 
     async def _authorize(self, request: Request) -> Response:
@@ -97,10 +111,14 @@ class OpenIDDouble:
     async def _token(self, request: Request) -> Response:
         form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
         asked = self.codes.pop(form.get("code", ""), None)
-        pair = base64.b64decode(request.headers.get("authorization", "Basic ").partition(" ")[2]).decode()
-        expected = "vault-at-op:secret%20of%20the%20vault%3A%20at%20the%2Bop"
+        sent = request.headers.get("authorization")
+        pair = (
+            base64.b64decode(sent.partition(" ")[2]).decode()
+            if sent
+            else f"{form.get('client_id')}:{quote(form.get('client_secret', ''), safe='')}"
+        )
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
-        if asked is None or pair != expected or challenge.rstrip(b"=").decode() != asked["code_challenge"]:
+        if asked is None or pair != self.credentials or challenge.rstrip(b"=").decode() != asked["code_challenge"]:
             return JSONResponse({"error": "invalid_grant"}, 400)
         claims: Claims = {
             "iss": self.url,
@@ -112,6 +130,9 @@ class OpenIDDouble:
             **self.person,
         }
         claims = {name: value for name, value in self.change_claims(claims).items() if value is not None}
+        self.used_header = sent is not None
+        if self.broken == "token":
+            return PlainTextResponse("<html>")
         token = (self.sign or self.signed)(claims)
         return JSONResponse({"access_token": "unused", "token_type": "Bearer", "id_token": token})
 
@@ -125,12 +146,12 @@ class OpenIDDouble:
             ]
         )
 
-    def settings(self, *, create_users: bool = True) -> dict[str, object]:
+    def settings(self, *, create_users: bool = True, secret: str | None = CLIENT_SECRET) -> dict[str, object]:
         """For `[sign_in.openid.NAME]`."""
         return {
             "issuer": self.url,
             "client_id": CLIENT_ID,
-            "client_secret": CLIENT_SECRET,
+            "client_secret": secret,
             "title": "Company sign-in",
             "create_users": create_users,
         }

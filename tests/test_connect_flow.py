@@ -400,6 +400,76 @@ async def test_the_address_of_the_result_page_shows_only_what_is_true(room: Room
     assert "You did not agree" not in page.text
 
 
+async def test_a_form_cannot_name_an_account_that_is_not_the_persons(room: Room) -> None:
+    owner, owners_browser, client = await _someone(room)
+    await room.connect(owners_browser, owner, client)
+    (theirs,) = await _owned(room, owner)
+    user, person, agent = await _someone(room)
+    link = await room.link(user, agent)
+    page = await person.open(link.url)
+    wrong = await person.submit(page, {"account": theirs.id}, form="/connect/", button=("decision", "allow"))
+    assert wrong.status_code == 400
+    assert not await _allowed(room, user, agent)
+    assert (await person.submit(page, form="/connect/", button=("decision", "allow"))).status_code == 303
+
+
+async def test_a_form_without_a_decision_leaves_the_link(room: Room) -> None:
+    user, person, client = await _someone(room)
+    page = await person.open((await room.link(user, client)).url)
+    assert (await person.submit(page, form="/connect/")).status_code == 400
+    assert (await person.submit(page, form="/connect/", button=("decision", "allow"))).status_code == 303
+
+
+async def test_a_callback_that_comes_three_times_at_once_connects_once(room: Room) -> None:
+    user, person, client = await _someone(room)
+    callback = await consent(await room.to_provider(person, await room.link(user, client)))
+    answers = await asyncio.gather(*(person.http.get(callback) for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [303, 400, 400]
+    assert len(await _owned(room, user)) == 1
+
+
+async def test_a_code_that_is_typed_three_times_at_once_leads_on_once(room: Room) -> None:
+    user, person, client = await _someone(room)
+    link = await room.link(user, client)
+    page = await person.open("/device")
+    answers = await asyncio.gather(
+        *(person.submit(page, {"user_code": link.user_code}, form="/device") for _ in range(3))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 404, 404]
+
+
+async def test_an_answer_that_is_too_long_is_not_looked_at(room: Room) -> None:
+    user, person, client = await _someone(room)
+    callback = await consent(await room.to_provider(person, await room.link(user, client)))
+    assert (await person.open(_with(callback, code="x" * 5000))).status_code == 400
+    assert (await person.open(callback)).status_code == 200
+
+
+async def test_whoever_started_alone_and_said_no_starts_again_alone(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, form="/connections/connect")
+    page = await person.open(await consent(answer.headers["location"], allow=False))
+    assert 'href="/connections/connect?provider=slack"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("missing", "not connected yet"),
+        ("needs_reauth", "has to be renewed"),
+        ("ambiguous", "has to be renewed"),
+        ("scopes", "needs more of Slack"),
+        ("delegation", "may not use it"),
+    ],
+)
+async def test_a_link_says_why(room: Room, reason: str, words: str) -> None:
+    user, person, client = await _someone(room)
+    link = await room.link(user, client, reason=reason)
+    assert words in link.message
+    assert (await person.open(link.url)).status_code == 200
+
+
 async def test_an_unconfigured_provider_is_said_on_the_page(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with running_room(
         tmp_path_factory.mktemp("bare"), overrides={"providers": {"slack": {"client_id": None}}}

@@ -11,7 +11,7 @@ import pytest
 from providers.simulator.person import consent
 from tests.person import forms_of
 from tests.portal_room import CHAT, Room, query_of, running_room
-from vault import connections, delegations, grants, revocations
+from vault import audit, connections, delegations, grants, revocations
 from vault.records import Client, ClientKind, Connection, Event, User
 
 
@@ -318,6 +318,18 @@ async def test_activity_shows_what_happened_newest_first_by_agent_and_by_page(ro
     page = await person.open(f"/activity?agent={quiet.id}")
     assert "slack_post" in page.text
     assert "tool_" not in page.text
+
+
+async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:
+    user, old, busy = await room.user(), await room.agent(name="Old bot"), await room.agent(name="Busy bot")
+    person = await room.signed_in(user)
+    now = room.deployment.now()
+    events = [Event(kind="tool.called", user_id=user.id, client_id=busy.id) for _ in range(450)]
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, Event("tool.called", user_id=user.id, client_id=old.id), *events, now=now)
+    text = (await person.open(f"/activity?agent={old.id}")).text
+    assert text.count("<tr>") == 2
+    assert "Older" not in text
 
 
 async def test_activity_of_others_and_odd_pages_show_nothing(room: Room) -> None:

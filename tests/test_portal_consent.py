@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -261,6 +262,16 @@ async def test_refusing_tells_the_client_and_gives_nothing(room: Room) -> None:
     assert "consent.refused" in await room.kinds(user)
     again = await person.submit(page, form="/consent", button=("decision", "allow"))
     assert again.status_code == 410
+
+
+async def test_a_form_sent_three_times_at_once_gives_one_code(room: Room) -> None:
+    person, client = await room.signed_in(await room.user()), await room.agent()
+    page = await person.open(room.authorize_path(client))
+    answers = await asyncio.gather(
+        *(person.submit(page, form="/consent", button=("decision", "allow")) for _ in range(3))
+    )
+    assert all(answer.status_code in {409, 410} for answer in answers if answer.status_code != 303)
+    assert sum(answer.status_code == 303 for answer in answers) == 1
 
 
 async def test_a_form_without_a_decision_decides_nothing(room: Room) -> None:

@@ -286,6 +286,19 @@ async def test_a_sign_in_form_without_this_browsers_token_is_refused(room: Room,
     assert (await person.http.post("/sign-in", data=data, headers={"origin": room.url})).status_code == 303
 
 
+async def test_a_program_without_browser_headers_needs_the_token(room: Room) -> None:
+    person = await room.browser()
+    data = await _password_form(person)
+    assert (await person.http.post("/sign-in", data=data | {"form_token": ""})).status_code == 403
+    assert (await person.http.post("/sign-in", data=data)).status_code == 303
+
+
+async def test_pages_answer_head_like_get(room: Room) -> None:
+    answer = await (await room.browser()).http.head("/sign-in")
+    assert answer.status_code == 200
+    assert answer.content == b""
+
+
 async def test_a_form_of_a_page_that_sends_no_referrer_counts(room: Room) -> None:
     person = await room.browser()
     data = await _password_form(person)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -26,6 +27,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tup
                     "company": provider.settings(),
                     "other": provider.settings() | {"title": "Other", "issuer": provider.url},
                     "members": provider.settings(create_users=False),
+                    "public": provider.settings(secret=None),
                 }
             },
             "sandbox": {"loopback_openid": True},
@@ -317,6 +319,43 @@ async def test_without_the_sandbox_switch_a_loopback_provider_is_not_spoken_to(
         answer = await (await room.browser()).http.get("/sign-in/openid/company")
     assert answer.status_code == 403
     assert provider.fetched == []
+
+
+async def test_the_client_authenticates_the_way_that_the_provider_knows(room: Room, provider: OpenIDDouble) -> None:
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+    assert provider.used_header
+    provider.change_metadata = lambda facts: {**facts, "token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+    assert not provider.used_header
+    provider.credentials = f"{CLIENT_ID}:"
+    assert (await _sign_in(await room.browser(), "public")).url.path == "/activity"
+    assert (await _sign_in(await room.browser())).status_code == 403, "a wrong secret"
+
+
+@pytest.mark.parametrize("document", ["token", "keys"])
+async def test_an_answer_that_is_no_answer_signs_nobody_in(room: Room, provider: OpenIDDouble, document: str) -> None:
+    provider.broken = document
+    person = await room.browser()
+    page = await _sign_in(person)
+    assert page.status_code == 403
+    assert "no usable answer" in page.text
+    provider.broken = ""
+    assert (await _sign_in(person)).url.path == "/activity"
+
+
+async def test_an_answer_that_comes_three_times_at_once_signs_in_once(room: Room, provider: OpenIDDouble) -> None:
+    person = await room.browser()
+    callback = await _callback(await _begin(person))
+    answers = await asyncio.gather(*(person.http.get(callback) for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [303, 403, 403]
+
+
+async def test_two_first_sign_ins_at_once_make_one_user(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "twice-at-once"
+    people = [await room.browser() for _ in range(3)]
+    pages = await asyncio.gather(*(_sign_in(person) for person in people))
+    assert {page.url.path for page in pages} == {"/activity"}
+    assert len({await _whoami(person) for person in people}) == 1
 
 
 async def test_a_provider_that_refuses_leaves_the_person_signed_out(room: Room, provider: OpenIDDouble) -> None:

@@ -402,6 +402,24 @@ async def test_a_vault_on_the_network_offers_no_window(room: Room) -> None:
     assert await local_owner(replace(room.deployment, settings=settings)) is None
 
 
+async def test_the_owners_link_signs_in_one_of_many_at_once(room: Room) -> None:
+    link = await signin.owner_link(room.deployment, (await room.user()).id)
+    answers = await asyncio.gather(*[(await room.browser()).http.get(link) for _ in range(3)])
+    assert sorted(answer.status_code for answer in answers) == [303, 403, 403]
+
+
+async def test_guessing_the_current_password_on_the_account_page_is_throttled(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/account")
+    answers = {"password": "a new and good password", "password_again": "a new and good password"}
+    limit = room.vault.settings.sign_in.failures_per_account
+    statuses = [
+        (await person.submit(page, {**answers, "current": f"guess {n}"}, form="/account")).status_code
+        for n in range(limit + 1)
+    ]
+    assert statuses == [400] * limit + [429]
+
+
 async def test_sessions_end_when_nobody_uses_them(room: Room) -> None:
     person = await room.signed_in(await room.user())
     for _ in range(3):

@@ -112,10 +112,13 @@ def sign_in_path(return_to: str) -> str:
 def open_route(deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None) -> Route:
     """A page that people reach before they are signed in."""
 
-    async def endpoint(request: Request) -> Response:
-        return await _answer(deployment, request, get=get, post=post)
+    pages_by_method = {method: page for method, page in (("GET", get), ("POST", post)) if page is not None}
 
-    return _route(path, endpoint, get=get is not None, post=post is not None)
+    async def endpoint(request: Request) -> Response:
+        # HEAD comes with GET: the framework adds it and cuts the body.
+        return await _answer(deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"])
+
+    return Route(path, endpoint, methods=list(pages_by_method))
 
 
 def own_route(deployment: Deployment, path: str, *, get: OwnPage | None = None, post: OwnPage | None = None) -> Route:
@@ -123,10 +126,6 @@ def own_route(deployment: Deployment, path: str, *, get: OwnPage | None = None, 
     return open_route(
         deployment, path, get=None if get is None else _signed_in(get), post=None if post is None else _signed_in(post)
     )
-
-
-def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], *, get: bool, post: bool) -> Route:
-    return Route(path, endpoint, methods=[*(["GET"] if get else []), *(["POST"] if post else [])])
 
 
 def _signed_in(page: OwnPage) -> Page:
@@ -140,16 +139,13 @@ def _signed_in(page: OwnPage) -> Page:
     return checked
 
 
-async def _answer(deployment: Deployment, request: Request, *, get: Page | None, post: Page | None) -> Response:
+async def _answer(deployment: Deployment, request: Request, page: Page) -> Response:
     elsewhere = _own_address(deployment, request)
     if elsewhere is not None:
         return pages.go(elsewhere)
     visit: Visit | None = None
     try:
         visit = await _visit(deployment, request)
-        page = post if request.method == "POST" else get
-        if page is None:  # HEAD, which the framework adds to GET
-            raise PageRefused("Not here", "This page cannot be asked that way.", status=405)
         return await page(visit)
     except VaultError as refusal:
         return _refusal(request, visit, refusal)
