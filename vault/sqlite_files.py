@@ -43,7 +43,11 @@ def prepare(stores: SqliteFiles) -> None:
         # Keys first: a vault file therefore never exists without its key store.
         for path, is_keys in ((stores.keys, True), (stores.vault, False)):
             _own(path)
-            with closing(_connect_one(path, is_keys=is_keys)) as connection:
+            target = ":memory:" if is_keys else path
+            with closing(sqlite3.connect(target, isolation_level=None, timeout=BUSY_WAIT)) as connection:
+                # One store alone: an upgrade never holds two locks, so it cannot deadlock with a writer.
+                if is_keys:
+                    connection.execute("attach database ? as keys", (str(path),))
                 _upgrade(connection, prefix="keys." if is_keys else "")
     except OSError as error:
         raise StorageUnavailable(f"cannot use {stores.vault}: {error.strerror}", detail=str(error)) from error
@@ -59,14 +63,6 @@ def _own(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-
-
-def _connect_one(path: Path, *, is_keys: bool) -> sqlite3.Connection:
-    """One store alone: an upgrade never holds two locks, so it cannot deadlock with a writer."""
-    connection = sqlite3.connect(":memory:" if is_keys else path, isolation_level=None, timeout=BUSY_WAIT)
-    if is_keys:
-        connection.execute("attach database ? as keys", (str(path),))
-    return connection
 
 
 def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> None:
