@@ -108,7 +108,8 @@ async def current_session(deployment: Deployment, request: Request) -> tuple[Ses
     if not token or len(token) > 128:
         return None
     now = deployment.now()
-    found = await sessions.find_session(deployment.database, token, now=now)
+    idle = deployment.settings.sign_in.session_idle_lifetime
+    found = await sessions.find_session(deployment.database, token, now=now, idle_lifetime=idle)
     if found is not None and sessions.needs_touch(found[0], now=now):
         async with deployment.transaction() as transaction:
             await sessions.touch_session(transaction, found[0], now=now)

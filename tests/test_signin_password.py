@@ -429,6 +429,16 @@ async def test_sessions_end_when_nobody_uses_them(room: Room) -> None:
     assert (await person.http.get("/connections")).status_code == 303
 
 
+async def test_how_long_an_unused_session_lives_is_a_setting(tmp_path_factory: pytest.TempPathFactory) -> None:
+    overrides = {"sign_in": {"session_idle_lifetime": 3600}}
+    async with running_room(tmp_path_factory.mktemp("idle"), overrides=overrides) as room:
+        person = await room.signed_in(await room.user())
+        room.deployment.database.clock_offset += 3500
+        assert (await person.http.get("/connections")).status_code == 200
+        room.deployment.database.clock_offset += 3700
+        assert (await person.http.get("/connections")).status_code == 303
+
+
 async def test_password_sign_in_can_be_switched_off(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with running_room(tmp_path_factory.mktemp("off"), overrides={"sign_in": {"local": False}}) as room:
         person = await room.browser()

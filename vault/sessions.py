@@ -46,7 +46,9 @@ async def start_session(
     return token, session
 
 
-async def find_session(reader: Reader, token: str, *, now: int) -> tuple[Session, User] | None:
+async def find_session(
+    reader: Reader, token: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
+) -> tuple[Session, User] | None:
     """The live session of this token and its user, unless the user is disabled."""
     row = await reader.fetch_one(
         "select s.token_hash, s.user_id, s.created_at as started_at, s.seen_at, s.expires_at, s.ended_at,"
@@ -58,7 +60,7 @@ async def find_session(reader: Reader, token: str, *, now: int) -> tuple[Session
             "tenant": TENANT,
             "token_hash": session_hash(token),
             "now": now,
-            "idle_since": now - IDLE_LIFETIME,
+            "idle_since": now - idle_lifetime,
         },
     )
     return None if row is None else (_session(row), user_from_row(row))
