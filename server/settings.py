@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
@@ -284,12 +290,15 @@ def load_settings(
             )
     try:
         return Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
+    except SettingsError as error:
+        cause = str(error).removesuffix(' from source "EnvSettingsSource"')
+        raise SettingsRefused(f"the environment: {cause}; lists and tables are written as JSON there") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "there is no such setting: check the spelling against docs/settings.md"
+            message = "there is no such setting: check the spelling"
         raise SettingsRefused(f"{where}: {message}") from None
 
 

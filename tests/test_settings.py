@@ -106,6 +106,15 @@ def test_a_misspelled_environment_variable_is_refused(monkeypatch: pytest.Monkey
         load_settings()
 
 
+def test_a_list_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_VAULT_PROVIDER_FOLDERS", "/x")
+    with pytest.raises(SettingsRefused, match=r"provider_folders.*written as JSON") as refused:
+        load_settings()
+    assert "\n" not in str(refused.value)
+    monkeypatch.setenv("TOKEN_VAULT_PROVIDER_FOLDERS", '["/x"]')
+    assert load_settings().provider_folders == (Path("/x"),)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsRefused, match="does not exist: create it or correct --config"):
         load_settings(tmp_path / "nowhere.toml")

@@ -33,15 +33,18 @@ def add(
     setup: Setup,
     name: Name,
     *,
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")],
-    admin: Annotated[bool, typer.Option("--admin", help="May administer the vault.")] = False,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+    ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The vault's admin; there must be one.")] = False,
 ) -> None:
     """Add a person who signs in with a password."""
-    if not password_stdin:
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        password = typer.prompt("Password, at least 15 characters", hide_input=True, confirmation_prompt=True)
+    else:
         fail("give the password on standard input: users add NAME --password-stdin < FILE")
-    if sys.stdin.isatty():
-        note("Type the password and press Enter; it is shown.")
-    password = sys.stdin.readline().rstrip("\r\n")
     user = setup.run(_add(setup, name, password, is_admin=admin))
     setup.show_one(described(user), sentence=f"{user.name} can sign in now.")
 

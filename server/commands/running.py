@@ -90,8 +90,10 @@ async def _placed(
     if not sandbox:
         yield settings, setup.directory()
         return
+    from server.app import prepare_data_directory
     from server.sandbox import place, standing_in
 
+    prepare_data_directory(setup.directory())  # the folder above the sandbox's own must be closed, too
     port = settings.server.port + 1
     placed = place(setup.directory(), port=port)
     async with standing_in(port=port):
