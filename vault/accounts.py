@@ -129,7 +129,7 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
         "provider": wanted.provider,
         "scope_key": wanted.scope_key,
     }
-    rows = await reader.fetch(_READ, parameters)
+    rows = await reader.look_up(_READ, parameters)
     if not rows or not _is_live(rows[0]):
         raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
     return tuple(_account(row) for row in rows if text_or_none(row, "id") is not None)

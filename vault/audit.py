@@ -32,7 +32,7 @@ from vault.refusals import StorageUnavailable, VaultError
 LOG = logging.getLogger("token_vault.activity")
 
 BATCH_LIMIT = 500  # events per commit
-COMMIT_INTERVAL = 0.002  # seconds from one commit's start to the next; under load, events wait this long for company
+COMPANY_WAIT = 0.01  # seconds from one commit's start that an event waits for as much company as that commit had
 NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
 TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
 DETAILS_LIMIT = 8192  # characters of all details as JSON
@@ -40,6 +40,8 @@ VERIFY_PAGE = 200  # batches read at a time
 
 _LABEL = b"token-vault events 1\x00"
 _START = bytes(32)
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+_CANONICAL = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 class ChainBroken(VaultError):
@@ -111,12 +113,7 @@ def _advancing(count: int) -> Program[Row]:
 
 def format_details(details: Mapping[str, object]) -> str:
     """Canonical JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
-    formatted = json.dumps(
-        {_name(name): _plain(value) for name, value in details.items()},
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
+    formatted = _CANONICAL.encode({_name(name): _plain(value) for name, value in details.items()})
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
@@ -170,7 +167,7 @@ def _digest(previous: bytes, *, height: int, at: int, rows: Sequence[Row]) -> by
     state = hashlib.sha256(_LABEL + previous)
     lines = [[height, at, len(rows)], *([row[name] for name in _COLUMNS] for row in rows)]
     for line in lines:
-        encoded = json.dumps(line, separators=(",", ":")).encode()
+        encoded = _COMPACT.encode(line).encode()
         state.update(len(encoded).to_bytes(4, "big") + encoded)
     return state.digest()
 
@@ -181,13 +178,19 @@ _Pending = tuple[Event, str, asyncio.Future[None] | None]
 class Activity:
     """Records events that stand alone; whatever is pending shares one commit.
 
-    A first event is committed at once; under load commits start `COMMIT_INTERVAL` apart and carry what came meanwhile.
+    Somebody alone is committed at once. Where several wait at a time, a commit starts when as many wait as did when the
+    last one ended, or `COMPANY_WAIT` after it started: one commit for all of them costs little more than one for each.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: list[_Pending] = []
+        self._waiting = 0  # callers of `record` among the pending
+        self._company = 1  # how many of them a commit waits for
+        self._started = -COMPANY_WAIT  # of the last commit
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._idle = asyncio.Event()
@@ -195,15 +198,28 @@ class Activity:
 
     async def record(self, event: Event) -> None:
         """Returns when the event is durable. A caller that is cancelled has still recorded it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         self._put(event, done)
-        self._wake.set()
+        self._waiting += 1
+        if self._waiting >= self._company:
+            self._wake.set()
+        else:
+            self._wake_at(self._started + COMPANY_WAIT, loop)
         await done
 
     def note(self, event: Event) -> None:
         """Record without waiting: with the next commit, at most `NOTE_DELAY` from now. For what only describes."""
         self._put(event, None)
-        asyncio.get_running_loop().call_later(NOTE_DELAY, self._wake.set)
+        loop = asyncio.get_running_loop()
+        self._wake_at(loop.time() + NOTE_DELAY, loop)
+
+    def _wake_at(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._alarm is not None:
+            if self._alarm_at <= when:
+                return
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = loop.call_at(when, self._wake.set), when
 
     async def settle(self) -> None:
         """Returns when everything recorded so far is durable, or has been given up."""
@@ -230,20 +246,21 @@ class Activity:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        started = -COMMIT_INTERVAL
         try:
             while self._pending or not self._closing:
                 await self._wake.wait()
-                pause = started + COMMIT_INTERVAL - loop.time()
-                if pause > 0 and not self._closing:
-                    await asyncio.sleep(pause)
                 self._wake.clear()
-                started = loop.time()
-                while self._pending:
-                    taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
-                    await self._write(taken)
-                    if not any(done is not None for _, _, done in self._pending):
-                        break
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                    self._alarm = None
+                self._started = loop.time()
+                taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
+                served = sum(done is not None for _, _, done in taken)
+                self._waiting -= served
+                await self._write(taken)
+                self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
+                if len(taken) == BATCH_LIMIT or self._closing:
+                    self._wake.set()
                 if not self._pending:
                     self._idle.set()
         finally:
@@ -251,6 +268,7 @@ class Activity:
                 if done is not None and not done.done():
                     done.set_exception(StorageUnavailable("the activity could not be written"))
             self._pending = []
+            self._waiting = 0
             self._idle.set()
 
     async def _write(self, taken: Sequence[_Pending]) -> None:

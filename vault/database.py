@@ -59,6 +59,10 @@ class Reader(Protocol):
         """The first row, or None."""
         ...
 
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """All rows of a statement that finds a few by their keys; on SQLite without the trip to another thread."""
+        ...
+
 
 class Transaction(Reader, Protocol):
     """Reads and writes as one. Await nothing but the database while one is open."""

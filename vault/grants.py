@@ -168,7 +168,7 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
 
 async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | None:
     """The grant with its client and user, unless any of the three has ended. One read; every call makes it."""
-    row = await reader.fetch_one(
+    rows = await reader.look_up(
         "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
         " g.revoked_reason, c.kind as client_kind, c.name as client_name, c.auth_method, u.name as user_name"
         " from grants g"
@@ -178,7 +178,7 @@ async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | Non
         " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null",
         {"tenant": TENANT, "id": grant_id},
     )
-    return None if row is None else _live_grant(row)
+    return _live_grant(rows[0]) if rows else None
 
 
 async def list_live_grants(reader: Reader, user_id: str) -> tuple[LiveGrant, ...]:

@@ -208,6 +208,8 @@ class PostgresTransaction:
         self.failed = False
         return None if record is None else dict(record.items())
 
+    look_up = fetch
+
     async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
         connection = self._enter()
         query, names = translate(sql)
@@ -343,6 +345,8 @@ class PostgresDatabase:
         except _ERRORS as error:
             raise refusal(error) from error
         return None if record is None else dict(record.items())
+
+    look_up = fetch
 
     async def close(self) -> None:
         """Wait for connections in use, bounded."""

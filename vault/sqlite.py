@@ -1,4 +1,4 @@
-"""SQLite driver: connections and group commit. Making and upgrading the files is `sqlite_files.py`.
+"""SQLite driver: group commit, and reads beside it. Connecting and running statements is `sqlite_connections.py`.
 
 Two files, `vault.sqlite` and `keys.sqlite`, are attached to an empty in-memory database, the key store first: a commit
 over several WAL files is atomic in each but not over both, and SQLite writes them in this order. So a connection's key
@@ -21,90 +21,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 import aiosqlite
 
-from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.database import NO_PARAMETERS, Program, Row, T, Value
+from vault.refusals import StorageUnavailable, VaultError
+from vault.sqlite_connections import ERRORS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 
 LOG = logging.getLogger("token_vault.storage")
 
-BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
 BATCH_LIMIT = 64  # transactions per commit; bounds how long other processes wait
 READERS = 2
-
-# the last two: text or a number that no column can hold, noticed before the statement runs
-_ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
-_UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
-
-
-def refusal(error: Exception) -> VaultError:
-    """A driver error in the vault's words. Messages of SQLite name tables and columns, never values."""
-    if not isinstance(error, sqlite3.Error):
-        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    detail = f"{type(error).__name__}: {error}"
-    if code in _UNIQUE:
-        return Conflict("this already exists", detail=detail)
-    if code & 0xFF in TRANSIENT:
-        return TemporarilyUnavailable("the database is busy", retry_after=1, detail=detail)
-    return StorageUnavailable("the database cannot be read or written", detail=detail)
-
-
-async def _connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(":memory:", isolation_level=None, cached_statements=512)
-    connection.row_factory = sqlite3.Row
-    try:
-        await connection.execute("attach database ? as keys", (str(stores.keys),))
-        await connection.execute("attach database ? as vault", (str(stores.vault),))
-        await connection.executescript(
-            "pragma keys.synchronous = full; pragma vault.synchronous = full;"
-            "pragma keys.secure_delete = on; pragma vault.secure_delete = on;"
-            f"pragma busy_timeout = {BUSY_STEP_MS if not read_only else int(BUSY_WAIT * 1000)};"
-            f"pragma query_only = {'on' if read_only else 'off'}; pragma temp_store = memory;"
-        )
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
-
-
-def _rows(found: Sequence[sqlite3.Row]) -> list[Row]:
-    return [dict(zip(row.keys(), row, strict=True)) for row in found]
-
-
-def _run(connection: sqlite3.Connection, program: Program[T]) -> T:
-    """Run a program; in the connection's thread."""
-    rows: Sequence[Row] = ()
-    try:
-        statement = next(program)
-        while True:
-            if len(statement.parameters) == 1:
-                rows = _rows(connection.execute(statement.sql, statement.parameters[0]).fetchall())
-            else:
-                connection.executemany(statement.sql, statement.parameters)
-                rows = ()
-            statement = program.send(rows)
-    except StopIteration as end:
-        return end.value
-
-
-def _commit(connection: sqlite3.Connection, program: Program[T]) -> T:
-    """Run a program as a transaction of its own; in the connection's thread."""
-    connection.execute("begin immediate")
-    try:
-        result = _run(connection, program)
-        connection.execute("commit")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("rollback")
-        raise
-    return result
-
-
-async def _in_one_trip(
-    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
-) -> T:
-    """aiosqlite makes a trip to its thread per statement, 30 us each, and has no public way to run several in one."""
-    return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
 
 
 class _Turn:
@@ -153,20 +78,22 @@ class SqliteTransaction:
         connection = self._enter()
         try:
             found = await connection.execute_fetchall(sql, parameters)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise refusal(error) from error
         self.failed = False
-        return _rows(list(found))
+        return rows_of(list(found))
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         rows = await self.fetch(sql, parameters)
         return rows[0] if rows else None
 
+    look_up = fetch
+
     async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
         connection = self._enter()
         try:
             cursor = await connection.execute(sql, parameters)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise refusal(error) from error
         self.failed = False
         return cursor.rowcount
@@ -175,15 +102,15 @@ class SqliteTransaction:
         connection = self._enter()
         try:
             await connection.executemany(sql, parameters)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise refusal(error) from error
         self.failed = False
 
     async def perform(self, program: Program[T]) -> T:
         connection = self._enter()
         try:
-            result = await _in_one_trip(connection, _run, program)
-        except _ERRORS as error:
+            result = await in_one_trip(connection, run, program)
+        except ERRORS as error:
             raise refusal(error) from error
         self.failed = False
         return result
@@ -233,7 +160,7 @@ class _Writer:
         result: asyncio.Future[T] = self._loop.create_future()
 
         async def work() -> None:
-            done = await self._patiently(lambda: _in_one_trip(self._connection, _commit, program))
+            done = await self._patiently(lambda: in_one_trip(self._connection, commit, program))
             if not result.done():
                 result.set_result(done)
 
@@ -258,7 +185,7 @@ class _Writer:
         try:
             await work()
             error = None
-        except _ERRORS as failure:
+        except ERRORS as failure:
             error = refusal(failure)
         except VaultError as failure:
             error = failure
@@ -361,8 +288,11 @@ class _Writer:
 class SqliteDatabase:
     """One vault in two SQLite files; any number of processes may have them open."""
 
-    def __init__(self, readers: Sequence[aiosqlite.Connection], writer: aiosqlite.Connection) -> None:
+    def __init__(
+        self, readers: Sequence[aiosqlite.Connection], writer: aiosqlite.Connection, here: sqlite3.Connection
+    ) -> None:
         self.clock_offset = 0
+        self._here = here
         self._readers = tuple(readers)
         self._reading = [0] * len(self._readers)
         self._writing = writer
@@ -376,12 +306,13 @@ class SqliteDatabase:
         opened: list[aiosqlite.Connection] = []
         try:
             for number in range(READERS + 1):
-                opened.append(await _connect(stores, read_only=number < READERS))  # noqa: PERF401 -- closed on failure
+                opened.append(await connect(stores, read_only=number < READERS))  # noqa: PERF401 -- closed on failure
+            here = connect_here(stores)
         except sqlite3.Error as error:
             for connection in opened:
                 await connection.close()
             raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
-        return cls(opened[:READERS], opened[READERS])
+        return cls(opened[:READERS], opened[READERS], here)
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
@@ -399,20 +330,34 @@ class SqliteDatabase:
         self._reading[number] += 1
         try:
             found = await self._readers[number].execute_fetchall(sql, parameters)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise refusal(error) from error
         finally:
             self._reading[number] -= 1
-        return _rows(list(found))
+        return rows_of(list(found))
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         rows = await self.fetch(sql, parameters)
         return rows[0] if rows else None
 
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """On the loop: a read by keys takes microseconds, the trip to a thread and back several times that."""
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
+        try:
+            return rows_of(self._here.execute(sql, parameters).fetchall())
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in TRANSIENT:
+                raise refusal(error) from error
+        except ERRORS as error:
+            raise refusal(error) from error
+        return await self.fetch(sql, parameters)  # somebody has the files for a moment: wait for them in a thread
+
     async def close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
+        self._here.close()
         await self._writer.close()
         for connection in (*self._readers, self._writing):
             await connection.close()
