@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.commands import accounts, agents, history, people, running
+from server.commands import accounts, agents, history, joining, people, running
 
 app = typer.Typer(
     name="token-vault",
@@ -13,6 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
 )
 running.register(app)
+joining.register(app)
 people.register_sign_in(app)
 history.register_activity(app)
 app.add_typer(people.app, name="users")

@@ -1,0 +1,211 @@
+"""What to write into an MCP client's configuration so that it reaches this vault. Pure; the files are `client_files`.
+
+The formats were read in the clients' own documentation on 2026-11-25 (docs/clients.md names the pages). Only the
+Inspector and mcp-remote were run.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+ClientName = Literal["claude-code", "claude-desktop", "cursor", "vscode", "inspector"]
+TransportName = Literal["stdio", "http", "sse"]
+CLIENTS: Final[tuple[ClientName, ...]] = ("claude-code", "claude-desktop", "cursor", "vscode", "inspector")
+TRANSPORTS: Final[tuple[TransportName, ...]] = ("stdio", "http", "sse")
+ENTRY_NAME: Final = "token-vault"
+MCP_REMOTE: Final = "mcp-remote@0.15.1"  # the version that the tests run
+INSPECTOR: Final = "@modelcontextprotocol/inspector@2.12.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How this installation is started: no part of it depends on the folder or the environment of the client."""
+
+    command: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where clients keep their files on this machine, and `npx` if it is there."""
+
+    platform: str  # as sys.platform
+    home: Path
+    environment: Mapping[str, str]
+    npx: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """How clients reach the vault: the program over stdio, an origin over HTTP. `options`: --data and --config."""
+
+    program: Program
+    options: tuple[str, ...]
+    public_url: str
+    is_loopback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """One entry: what it says, and the file and section that it belongs in."""
+
+    client: ClientName
+    transport: TransportName
+    file: Path
+    section: str
+    entry: Mapping[str, object]
+    command_line: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The exact text of a file that holds nothing else."""
+        return json.dumps({self.section: {ENTRY_NAME: self.entry}}, indent=2, ensure_ascii=False)
+
+
+def client_named(text: str) -> ClientName | None:
+    """The client of that name."""
+    for name in CLIENTS:
+        if name == text:
+            return name
+    return None
+
+
+def transport_named(text: str) -> TransportName | None:
+    """The transport of that name."""
+    for name in TRANSPORTS:
+        if name == text:
+            return name
+    return None
+
+
+def client_config(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> ClientConfig:
+    """The entry of a client for one transport."""
+    file = client_file(client, machine)
+    entry = _entry(client, transport, vault=vault, machine=machine)
+    return ClientConfig(
+        client=client,
+        transport=transport,
+        file=file,
+        section="servers" if client == "vscode" else "mcpServers",
+        entry=entry,
+        command_line=_command_line(client, transport, vault=vault, file=file),
+        notes=tuple(_notes(client, transport, vault=vault, machine=machine)),
+    )
+
+
+def client_file(client: ClientName, machine: Machine) -> Path:
+    """The file of the person (not of a project) that the client reads on this platform."""
+    match client:
+        case "claude-code":
+            return machine.home / ".claude.json"
+        case "claude-desktop":
+            return _application_data(machine) / "Claude" / "claude_desktop_config.json"
+        case "cursor":
+            return machine.home / ".cursor" / "mcp.json"
+        case "vscode":
+            return _application_data(machine) / "Code" / "User" / "mcp.json"
+        case "inspector":
+            chosen = machine.environment.get("MCP_CATALOG_PATH")
+            return Path(chosen) if chosen else machine.home / ".mcp-inspector" / "mcp.json"
+
+
+def _application_data(machine: Machine) -> Path:
+    if machine.platform == "darwin":
+        return machine.home / "Library" / "Application Support"
+    if machine.platform == "win32":
+        return Path(machine.environment.get("APPDATA") or machine.home / "AppData" / "Roaming")
+    return Path(machine.environment.get("XDG_CONFIG_HOME") or machine.home / ".config")
+
+
+def _entry(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> Mapping[str, object]:
+    if transport == "stdio":
+        typed = {} if client == "claude-desktop" else {"type": "stdio"}
+        return {**typed, **_started(vault.program, _stdio_arguments(client, vault))}
+    url = _url(vault, transport)
+    match client:
+        case "claude-desktop":
+            return _started(_npx(machine), ("-y", MCP_REMOTE, url, "--transport", f"{transport}-only"))
+        case "cursor":
+            return {"url": url}  # it finds the transport out by itself
+        case "claude-code" | "vscode":
+            return {"type": transport, "url": url}
+        case "inspector":
+            return {"type": "streamable-http" if transport == "http" else "sse", "url": url}
+
+
+def _started(program: Program, arguments: Sequence[str]) -> Mapping[str, object]:
+    entry: dict[str, object] = {"command": program.command, "args": [*program.arguments, *arguments]}
+    if program.environment:
+        entry["env"] = dict(program.environment)
+    return entry
+
+
+def _npx(machine: Machine) -> Program:
+    """npx with its own folder on the path: desktop programs do not see the path of a shell."""
+    if machine.npx is None:
+        return Program("npx")
+    folder = str(Path(machine.npx).parent)
+    rest = () if machine.platform == "win32" else ("/usr/local/bin", "/usr/bin", "/bin")
+    if not rest:
+        return Program(machine.npx)
+    return Program(machine.npx, environment={"PATH": ":".join(dict.fromkeys((folder, *rest)))})
+
+
+def _stdio_arguments(client: ClientName, vault: Vault) -> tuple[str, ...]:
+    # The agent's name without blanks: some clients on Windows do not quote arguments.
+    return ("stdio", "--client", client, *vault.options)
+
+
+def _url(vault: Vault, transport: TransportName) -> str:
+    return vault.public_url + ("/sse" if transport == "sse" else "/mcp")
+
+
+def _command_line(client: ClientName, transport: TransportName, *, vault: Vault, file: Path) -> str | None:
+    """A line that does the same, or that tries it out."""
+    if client == "claude-code":
+        # Options come before the name; `--` keeps the program's own options from being taken for claude's.
+        line = ["claude", "mcp", "add", "--scope", "user", "--transport", transport]
+        if transport != "stdio":
+            return shlex.join([*line, ENTRY_NAME, _url(vault, transport)])
+        for name, value in (vault.program.environment or {}).items():
+            line += ["--env", f"{name}={value}"]
+        program = [vault.program.command, *vault.program.arguments, *_stdio_arguments(client, vault)]
+        return shlex.join([*line, ENTRY_NAME, "--", *program])
+    if client == "inspector":
+        where = ["--cli", "--catalog", str(file), "--server", ENTRY_NAME, "--method", "tools/list"]
+        return shlex.join(["npx", "-y", INSPECTOR, *where])
+    return None
+
+
+def _notes(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> Sequence[str]:
+    notes: list[str] = []
+    if transport != "stdio" and vault.is_loopback:
+        notes.append("Keep `token-vault serve` running: this client only connects to it.")
+    if transport == "sse":
+        notes.append("SSE is the legacy transport: take http where the client has it.")
+    if client == "claude-desktop":
+        if transport != "stdio":
+            notes.append(
+                "It runs mcp-remote, which needs Node.js: Claude Desktop itself does not read URLs in this file."
+            )
+        notes.append(
+            "Its custom connectors (Customize > Connectors) need a public https URL that Anthropic's servers can reach"
+            + (": loopback is none." if vault.is_loopback else f": {_url(vault, 'http')}")
+        )
+        if machine.platform not in {"darwin", "win32"}:
+            notes.append("Claude Desktop documents macOS and Windows only; this is where Linux builds look.")
+        notes.append("Quit and start Claude Desktop afterwards.")
+    if client == "claude-code":
+        notes.append("Claude Code writes this file itself: end it before --write, or use the line above.")
+    if client == "vscode":
+        notes.append("For one project only, the same text goes into .vscode/mcp.json.")
+    if client == "cursor":
+        notes.append("For one project only, the same text goes into .cursor/mcp.json.")
+    return notes

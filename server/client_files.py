@@ -1,0 +1,131 @@
+"""Puts an entry into a client's JSON file and takes it out again, leaving everything else in it as it is.
+
+The first write keeps the file as it was beside it. Undoing puts exactly that back, unless the file has changed since:
+then only our entry goes. A file with comments (JSONC) is refused, since writing it would lose them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+BACKUP_SUFFIX: Final = ".before-token-vault"
+
+
+class ClientFileRefused(Exception):
+    """The file cannot be changed safely. The message is one line that says the mend."""
+
+
+def backup_of(file: Path) -> Path:
+    """Where the file as it was before is kept."""
+    target = file.resolve()  # a link to a file elsewhere stays a link
+    return target.with_name(target.name + BACKUP_SUFFIX)
+
+
+def put(file: Path, *, section: str, name: str, entry: Mapping[str, object]) -> Path | None:
+    """Write the entry; the backup's path, None when there was no file before. Raises ClientFileRefused."""
+    target, backup = file.resolve(), backup_of(file)
+    before = _read(target)
+    content = {} if before is None else _parsed(target, before)
+    entries = _section(target, content, section)
+    if before is not None and not backup.exists():
+        _replace(backup, before, mode=0o600)
+    _replace(target, _rendered({**content, section: {**entries, name: dict(entry)}}))
+    return backup if backup.exists() else None
+
+
+def take_out(file: Path, *, section: str, name: str) -> str:
+    """Undo `put`; what was done: `restored`, `removed` or `deleted`. Raises ClientFileRefused."""
+    target, backup = file.resolve(), backup_of(file)
+    now = _read(target)
+    if now is None:
+        raise ClientFileRefused(f"{file} does not exist: there is nothing to undo")
+    content = _parsed(target, now)
+    entries = _section(target, content, section)
+    if name not in entries:
+        raise ClientFileRefused(f"{file} has no entry {name!r}: there is nothing to undo")
+    kept = _read(backup)
+    before = {} if kept is None else _parsed(backup, kept)
+    old = _section(backup, before, section)
+    restored = _without(content, section, name)
+    if kept is not None and _without(before, section, name) == restored:
+        _replace(target, kept)
+        outcome = "restored"
+    elif kept is None and not restored:
+        target.unlink()
+        return "deleted"
+    else:
+        others = {key: value for key, value in entries.items() if key != name}
+        _replace(target, _rendered({**content, section: {**others, **({name: old[name]} if name in old else {})}}))
+        outcome = "removed"
+    backup.unlink(missing_ok=True)
+    return outcome
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ClientFileRefused(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, object]:
+    if not content.strip():
+        return {}
+    try:
+        found: object = json.loads(content.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ClientFileRefused(
+            f"{path} line {error.lineno} is not plain JSON (comments and trailing commas would be lost): "
+            "put the printed entry in by hand"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ClientFileRefused(f"{path} is not UTF-8: put the printed entry in by hand") from error
+    if not isinstance(found, dict):
+        raise ClientFileRefused(f"{path} does not hold a JSON object: put the printed entry in by hand")
+    return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON of another program
+
+
+def _section(path: Path, content: Mapping[str, object], section: str) -> dict[str, object]:
+    found = content.get(section, {})
+    if not isinstance(found, dict):
+        raise ClientFileRefused(f"{path}: {section} is not an object: put the printed entry in by hand")
+    return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
+
+
+def _without(content: Mapping[str, object], section: str, name: str) -> dict[str, object]:
+    """The content without our entry, and without a section that held nothing else."""
+    rest = {key: value for key, value in _section(Path(), content, section).items() if key != name}
+    out = {key: value for key, value in content.items() if key != section}
+    return {**out, section: rest} if rest else out
+
+
+def _rendered(content: Mapping[str, object]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _replace(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Put the content in place in one step, with the mode that the file had (0600 for a new one)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if mode is None:
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ClientFileRefused(f"{path} cannot be written: {error.strerror}") from error

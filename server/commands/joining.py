@@ -1,0 +1,149 @@
+"""`client-config`: how an MCP client is told about this vault."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.setup import Setup, command, fail, note, say
+
+if TYPE_CHECKING:
+    from server.client_config import ClientConfig, Program, Vault
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(root, "client-config")
+    def client_config(
+        setup: Setup,
+        client: Annotated[
+            str,
+            typer.Argument(help="claude-code, claude-desktop, cursor, vscode or inspector.", show_default=False),
+        ],
+        *,
+        transport: Annotated[str, typer.Option("--transport", help="stdio, http or sse.")] = "stdio",
+        write: Annotated[bool, typer.Option("--write", help="Put it into the client's file; keeps a backup.")] = False,
+        undo: Annotated[bool, typer.Option("--undo", help="Take back what --write did.")] = False,
+    ) -> None:
+        """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
+        made = _made(setup, client, transport)
+        outcome = "printed"
+        if write and undo:
+            fail("--write and --undo exclude each other")
+        if write or undo:
+            outcome = _changed(made, undo=undo)
+        _show(setup, made, outcome=outcome)
+
+
+def _made(setup: Setup, client: str, transport: str) -> ClientConfig:
+    from server.client_config import CLIENTS, TRANSPORTS, Machine, client_named, transport_named
+    from server.client_config import client_config as make
+
+    name, kind = client_named(client), transport_named(transport)
+    if name is None:
+        fail(f"there is no client {client!r}: {', '.join(CLIENTS)}")
+    if kind is None:
+        fail(f"there is no transport {transport!r}: {', '.join(TRANSPORTS)}")
+    settings = setup.settings()
+    if kind == "sse" and not settings.transports.sse:
+        fail("the vault does not serve SSE: set transports.sse = true, or use --transport http")
+    machine = Machine(sys.platform, Path.home(), os.environ, npx=shutil.which("npx"))
+    return make(name, kind, vault=_vault(setup, settings.public_url, is_loopback=settings.is_loopback), machine=machine)
+
+
+def _vault(setup: Setup, public_url: str, *, is_loopback: bool) -> Vault:
+    from server.client_config import Vault
+
+    options: list[str] = []
+    # A client does not see this shell's variables; XDG_DATA_HOME moves the default directory.
+    if setup.data is not None or "XDG_DATA_HOME" in os.environ:
+        options += ["--data", str(setup.directory())]
+    if setup.config is not None:
+        options += ["--config", str(setup.config.expanduser().absolute())]
+    return Vault(program(), tuple(options), public_url, is_loopback=is_loopback)
+
+
+def program() -> Program:
+    """The program as it is installed here, by absolute path."""
+    from server.client_config import Program
+
+    script = Path(sys.executable).with_name("token-vault.exe" if sys.platform == "win32" else "token-vault")
+    if script.is_file():
+        return Program(str(script))
+    return Program(sys.executable, ("-m", "server"), environment=_source_folder())
+
+
+def _source_folder() -> Mapping[str, str] | None:
+    """Where the package lies when it was started from its sources and is not installed."""
+    try:
+        metadata.distribution("mcp-token-vault")
+    except metadata.PackageNotFoundError:
+        return {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return None
+
+
+def _changed(made: ClientConfig, *, undo: bool) -> str:
+    from server.client_config import ENTRY_NAME
+    from server.client_files import ClientFileRefused, put, take_out
+
+    try:
+        if undo:
+            return take_out(made.file, section=made.section, name=ENTRY_NAME)
+        put(made.file, section=made.section, name=ENTRY_NAME, entry=made.entry)
+    except ClientFileRefused as refused:
+        fail(str(refused))
+    return "written"
+
+
+def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
+    from server.client_files import backup_of
+
+    unseen = sorted(
+        name
+        for name in os.environ
+        if name.startswith("TOKEN_VAULT_") and name not in {"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA"}
+    )
+    notes = list(made.notes)
+    if unseen and made.transport == "stdio":
+        notes.append(f"The client will not see {', '.join(unseen)}: put these settings into a settings file.")
+    backup = backup_of(made.file)
+    kept = str(backup) if outcome == "written" and backup.exists() else None
+    if setup.as_json:
+        setup.show_json(
+            {
+                "client": made.client,
+                "transport": made.transport,
+                "file": str(made.file),
+                "section": made.section,
+                "entry": made.entry,
+                "text": made.text,
+                "command_line": made.command_line,
+                "notes": notes,
+                "outcome": outcome,
+                "backup": kept,
+            }
+        )
+        return
+    if outcome == "printed":
+        note(f"In {made.file}:")
+        say(made.text)
+        if made.command_line is not None:
+            note("Or with one line:" if made.client == "claude-code" else "Try it:")
+            say(made.command_line)
+    elif outcome == "written":
+        say(f"Written to {made.file}" + (f"; as it was before: {kept}" if kept else "; it did not exist before"))
+    else:
+        say(
+            f"{made.file}: "
+            + {"restored": "as it was before", "removed": "entry removed", "deleted": "deleted"}[outcome]
+        )
+    for text in notes if outcome != "removed" else ():
+        note(text)
