@@ -43,6 +43,8 @@ class ProviderOverrides:
     userinfo_url: str | None = None
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
     scopes: frozenset[str] | None = None  # no token ever carries more
+    testing: bool = False  # our app there is not published yet
+    is_loopback: bool = False  # our redirect address is on this machine
 
 
 class Catalog:
@@ -156,6 +158,9 @@ def _problems(provider: Provider, *, stem: str) -> Iterator[str]:
                 yield f"{where}.where.{parameter}: not a regular expression; correct it"
     if len(provider.scope.separator) != 1:
         yield "scope.separator: must be one character; correct it"
+    ends = provider.response.grant_expires
+    if ends is not None and _FIELD_PATH.fullmatch(ends) is None:
+        yield f"response.grant_expires: {ends!r} is not a path like expires.grant; correct it"
     for name, path in provider.response.keep.items():
         if _FIELD_PATH.fullmatch(path) is None:
             yield f"response.keep.{name}: {path!r} is not a path like team.id; correct it"
@@ -242,5 +247,19 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")
     for scope in sorted((settings.scopes or frozenset()) - set(provider.scopes)):
         raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")
+    if settings.testing:
+        changed = _in_testing(changed)
+    if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
+        changed = changed.as_public_client()
     registration = Registration(settings.client_id, settings.client_secret, settings.scopes)
     return changed.registered(registration)
+
+
+def _in_testing(provider: Provider) -> Provider:
+    """The provider with the lifetime that it gives the grants of an unpublished app."""
+    lifetime = provider.expires.testing
+    if lifetime is None:
+        raise ProviderFileRefused(
+            f"providers.{provider.name}.testing: {provider.title} treats all apps alike; remove this setting"
+        )
+    return provider.model_copy(update={"expires": provider.expires.model_copy(update={"grant": lifetime})})

@@ -69,6 +69,7 @@ class TokenShape(_Part):
     root: str | None = None  # the member that holds the tokens
     ok_flag: str | None = None  # false there means an error, whatever the status
     keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
+    grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
 
 
 class Expiry(_Part):
@@ -76,6 +77,17 @@ class Expiry(_Part):
 
     default: int = Field(default=3600, ge=60)
     grant: int | None = Field(default=None, ge=3600)
+    testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
+
+
+class PublicClient(_Part):
+    """The second way to register: an app without a secret, for a vault on the person's own machine.
+
+    Taken when settings have a client id and no secret, and the redirect address is on loopback.
+    """
+
+    pkce: Literal["S256"] = "S256"
+    grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
 
 
 class RotationFacts(_Part):
@@ -173,6 +185,7 @@ class Provider(_Part):
     params: Params = Params()
     response: TokenShape = TokenShape()
     expires: Expiry = Expiry()
+    public_client: PublicClient | None = None
     rotation: RotationFacts = RotationFacts()
     downscope: DownscopeFacts = DownscopeFacts()
     revoke: Revocation = Revocation()
@@ -187,6 +200,14 @@ class Provider(_Part):
     def registration(self) -> Registration:
         """Our registration there; empty until settings name one."""
         return self._registration
+
+    def as_public_client(self) -> Provider:
+        """This provider as an app without a secret speaks to it; itself where there is no such way."""
+        public = self.public_client
+        if public is None:
+            return self
+        expires = self.expires if public.grant is None else self.expires.model_copy(update={"grant": public.grant})
+        return self.model_copy(update={"client_auth": "none", "pkce": public.pkce, "expires": expires})
 
     def registered(self, registration: Registration) -> Provider:
         """This provider with a registration of ours."""

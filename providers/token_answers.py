@@ -77,12 +77,14 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: Asked) -> 
     if access_token is None:
         return None
     lifetime = integer_at(root, "expires_in")
+    grant = None if shape.grant_expires is None else integer_at(content, shape.grant_expires)
     metadata = {name: found for name, path in shape.keep.items() if (found := text_at(content, path)) is not None}
     return TokenAnswer(
         access_token=access_token,
         refresh_token=text_at(root, "refresh_token"),
         scopes=_scopes(provider, text_at(root, "scope")),
         expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
+        grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
         metadata={name: as_data(value, limit=200) for name, value in metadata.items()},
     )
 

@@ -51,7 +51,10 @@ async def open_deployment(
     async with AsyncExitStack() as stack:
         catalog = load_catalog(
             [folder.expanduser() for folder in settings.provider_folders],
-            {name: _overrides(registered) for name, registered in settings.providers.items()},
+            {
+                name: _overrides(registered, is_loopback=settings.is_loopback)
+                for name, registered in settings.providers.items()
+            },
         )
         database = await open_database(settings.database_url(), data=data)
         stack.push_async_callback(database.close)
@@ -87,7 +90,7 @@ async def open_deployment(
         )
 
 
-def _overrides(registered: ProviderSettings) -> ProviderOverrides:
+def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
     return ProviderOverrides(
         client_id=registered.client_id,
         client_secret=registered.secret(),
@@ -98,6 +101,8 @@ def _overrides(registered: ProviderSettings) -> ProviderOverrides:
         userinfo_url=registered.userinfo_url,
         apis=dict(registered.apis),
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
+        testing=registered.testing,
+        is_loopback=is_loopback,
     )
 
 

@@ -178,6 +178,9 @@ class ProviderSettings(_Section):
     scopes: tuple[str, ...] | None = Field(
         default=None, description="Operator's limit: no token here ever carries more"
     )
+    testing: bool = Field(
+        default=False, description="Our app there is unpublished, as Google's in Testing: its grants end sooner"
+    )
 
     def secret(self) -> str | None:
         return _secret(self.client_secret, self.client_secret_file, name="client_secret")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from providers.catalog import Provider
 from server.connect import LIFETIME, ConnectRefused, ConnectRequest, delegated_event, issue_link, known_provider
 from server.deployment import Deployment
+from server.upstream_errors import mend_for
 from vault import audit, connections, delegations, tickets
 from vault.attenuate import meet, missing
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
@@ -25,25 +25,6 @@ from vault.upstream import TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FOREIGN_TEXT_LIMIT: Final = 200
-
-_AGAIN: Final = "Nothing was connected; you can start again."
-_ASK: Final = "Ask the operator to"
-_MENDS: Final[Mapping[str, str]] = {
-    "access_denied": f"You, or an administrator there, did not agree. {_AGAIN}",
-    "user_denied": f"You did not agree. {_AGAIN}",
-    "invalid_scope": f"Our app there may not ask for these scopes. {_ASK} add them to the app at the provider.",
-    "invalid_scope_requested": f"Our app there may not ask for these scopes. {_ASK} add them to the app there.",
-    "unauthorized_client": f"Our app at the provider is not allowed to do this. {_ASK} check it there.",
-    "invalid_client": f"It does not accept our client id or secret. {_ASK} check both.",
-    "invalid_client_id": f"It does not know our client id. {_ASK} check it.",
-    "bad_client_secret": f"It does not accept our client secret. {_ASK} check it.",
-    "bad_redirect_uri": f"Our redirect address is not registered there. {_ASK} add it.",
-    "redirect_uri_mismatch": f"Our redirect address is not registered there. {_ASK} add it.",
-    "invalid_grant": f"It did not accept its own code, or the code was too old. {_AGAIN}",
-    "invalid_code": f"It did not accept its own code, or the code was too old. {_AGAIN}",
-    "server_error": "It has a problem. Try again in a few minutes.",
-    "temporarily_unavailable": "It is busy. Try again in a few minutes.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +70,9 @@ async def start(deployment: Deployment, trip: Trip, *, user: User, session: Sess
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
         raise ConnectRefused(
-            f"{provider.title} is not set up here yet: the operator has to register this vault there first.", status=409
+            f"{provider.title} is not set up here yet: whoever runs this vault registers it there with "
+            f"token-vault providers setup {provider.name}",
+            status=409,
         )
     verifier = secrets.token_urlsafe(48)
     state = secrets.token_urlsafe(32)
@@ -184,7 +167,7 @@ def is_issuer_of(issuer: str, provider: Provider) -> bool:
 
 async def _redeem(deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket) -> TokenAnswer:
     if callback.error or not callback.code:
-        refusal = provider_refusal(provider, callback.error or "no_code", callback.error_description)
+        refusal = provider_refusal(deployment, provider, callback.error or "no_code", text=callback.error_description)
         refusal.retry = await _retry_path(deployment, ticket)
         raise refusal
     try:
@@ -194,7 +177,7 @@ async def _redeem(deployment: Deployment, provider: Provider, callback: Callback
             code_verifier=str(ticket.payload["verifier"]),
         )
     except UpstreamError as error:
-        raise provider_refusal(provider, error.code, error.description) from error
+        raise provider_refusal(deployment, provider, error.code, text=error.description) from error
 
 
 async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
@@ -213,10 +196,11 @@ async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
     return f"/connect/{await issue_link(deployment, request)}"
 
 
-def provider_refusal(provider: Provider, code: str, text: str) -> ConnectRefused:
+def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, text: str) -> ConnectRefused:
     """A provider's error with what to do about it; its own words cut short and without control characters."""
     known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
-    mend = _MENDS.get(known, "Nothing was connected. Try again; if it stays, ask the operator to look at the activity.")
+    redirect = callback_url(deployment, provider.name)
+    mend = mend_for(known, name=provider.name, title=provider.title, redirect=redirect)
     printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _FOREIGN_TEXT_LIMIT])
     foreign = f"{known}: {printable.strip()}" if printable.strip() else known
     return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)

@@ -19,6 +19,7 @@ REDIRECT = "http://localhost:8765/connect/callback/test"
 VERIFIER = "correct-horse-battery-staple-correct-horse-battery"
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 CLIENT = ("sandbox-client", "sandbox-secret")
+PUBLIC_CLIENT = ("public-client", "public-secret")
 SECOND_CLIENT = ("second-client", "second-secret")
 API = "https://www.googleapis.com/auth/"
 EVENTS, READONLY = f"{API}calendar.events", f"{API}calendar.events.readonly"

@@ -9,7 +9,7 @@ import pytest
 
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.person import ConsentRefused
-from tests.simulating import CHALLENGE, CLIENT, REDIRECT, SECOND_CLIENT, VERIFIER, SlackApp, parameters
+from tests.simulating import CHALLENGE, CLIENT, PUBLIC_CLIENT, REDIRECT, SECOND_CLIENT, VERIFIER, SlackApp, parameters
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,48 @@ async def test_a_code_serves_only_the_client_that_asked_for_it(app: SlackApp) ->
 
 @pytest.mark.parametrize("form", [{}, {"code_verifier": VERIFIER[::-1]}, {"code_verifier": "short"}])
 async def test_a_challenge_demands_its_verifier(app: SlackApp, form: dict[str, str]) -> None:
+    pkce = {"client_id": PUBLIC_CLIENT[0], "code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+    refused = await app.redeem(await app.code(**pkce), client=PUBLIC_CLIENT, **form)
+    assert refused.json()["error"] == "invalid_code_verifier"
+    accepted = await app.redeem(await app.code(**pkce), client=PUBLIC_CLIENT, code_verifier=VERIFIER)
+    assert accepted.json()["ok"] is True
+
+
+async def test_only_an_app_with_pkce_turned_on_may_send_a_challenge(app: SlackApp) -> None:
     pkce = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
-    assert (await app.redeem(await app.code(**pkce), **form)).json()["error"] == "invalid_code_verifier"
-    assert (await app.redeem(await app.code(**pkce), code_verifier=VERIFIER)).json()["ok"] is True
+    with pytest.raises(ConsentRefused, match="PKCE is not turned on"):
+        await app.code(**pkce)
+    assert await app.code(client_id=PUBLIC_CLIENT[0], **pkce)
+
+
+async def test_an_app_with_pkce_gets_no_bot_on_this_machine(app: SlackApp) -> None:
+    with pytest.raises(ConsentRefused, match="bot scopes"):
+        await app.code(client_id=PUBLIC_CLIENT[0], scope="chat:write")
+    assert await app.code(client_id=PUBLIC_CLIENT[0], scope="chat:write", redirect_uri="https://vault.example/cb")
+
+
+async def test_an_app_with_pkce_needs_no_secret_but_then_the_proof(app: SlackApp) -> None:
+    pkce = {"client_id": PUBLIC_CLIENT[0], "code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+    form = {"grant_type": "authorization_code", "redirect_uri": REDIRECT, "client_id": PUBLIC_CLIENT[0]}
+    without = await app.token(client=None, **form, code=await app.code(client_id=PUBLIC_CLIENT[0]))
+    assert without.json()["error"] == "invalid_code_verifier"
+    answer = await app.token(client=None, **form, code=await app.code(**pkce), code_verifier=VERIFIER)
+    user = answer.json()["authed_user"]
+    refresh = {"client_id": PUBLIC_CLIENT[0], "grant_type": "refresh_token", "refresh_token": user["refresh_token"]}
+    assert (await app.token(client=None, **refresh)).json()["ok"] is True
+    wrong = await app.token(client=None, **(refresh | {"client_id": CLIENT[0]}))
+    assert wrong.json()["error"] == "bad_client_secret"
+
+
+@pytest.mark.parametrize(("days", "accepted"), [(29, True), (30, False)])
+async def test_a_refresh_token_of_an_app_with_pkce_ends_after_thirty_days(
+    app: SlackApp, days: int, *, accepted: bool
+) -> None:
+    user = (await app.redeem(await app.code(client_id=PUBLIC_CLIENT[0]), client=PUBLIC_CLIENT)).json()["authed_user"]
+    app.simulator.advance(days * 86400)
+    answer = (await app.refresh(user["refresh_token"], client=PUBLIC_CLIENT)).json()
+    assert answer["ok"] is accepted
+    assert accepted or answer["error"] == "invalid_refresh_token"
 
 
 async def test_a_verifier_without_a_challenge_is_refused(app: SlackApp) -> None:

@@ -56,7 +56,7 @@ _GET = f"{_LIST} and k.id = :id"
 _FIND = f"{_LIST} and k.provider = :provider and k.ended_at is null order by k.created_at, k.id"
 
 _EXISTING = """
-    select id, generation, refresh_sealed, created_at from connections
+    select id, generation, refresh_sealed, grant_expires_at, created_at from connections
     where tenant = :tenant and user_id = :user_id and provider = :provider and account = :account and ended_at is null
 """
 _INSERT = """
@@ -167,12 +167,13 @@ async def open_connection(
         "account": account.id,
     }
     granted = asked if answer.scopes is None else answer.scopes
+    lifetime = policy.grant_lifetime if answer.grant_expires_in is None else answer.grant_expires_in
     facts: Mapping[str, Value] = {
         **named,
         "label": account.label,
         "scopes": format_scope(granted),
         "state": ConnectionState.ACTIVE.value,
-        "grant_expires_at": None if policy.grant_lifetime is None else now + policy.grant_lifetime,
+        "grant_expires_at": None if lifetime is None else now + lifetime,
         "metadata": json.dumps(dict(answer.metadata), sort_keys=True, separators=(",", ":")),
         "now": now,
     }
@@ -218,6 +219,8 @@ async def _reconnect(
     )
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "previous": previous}
     update = {name: value for name, value in facts.items() if name not in ("user_id", "provider", "account")}
+    if kept is not None:  # the old refresh token goes on, and ends when it always would
+        update["grant_expires_at"] = integer_or_none(existing, "grant_expires_at")
     if await transaction.execute(_RECONNECT, {**update, **sealed, **which}) != 1:
         return False
     only_id: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}

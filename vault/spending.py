@@ -149,8 +149,12 @@ class Spender:
         self._pause(BROKEN_PAUSE)
         await self._release(lease, was_sent=False, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
+        is_about_us = "client" in refused.code  # invalid_client, invalid_client_id, bad_client_secret ...
+        mend = (
+            f"corrects that with: token-vault providers setup {self.facts.provider}" if is_about_us else "has to look"
+        )
         return TemporarilyUnavailable(
-            f"{self.facts.provider} refused this server's request ({refused.code}); its operator has to look at it.",
+            f"{self.facts.provider} refused this server's request ({refused.code}); its operator {mend}.",
             retry_after=BROKEN_PAUSE,
         )
 

@@ -66,6 +66,7 @@ class TokenAnswer:
     scopes: frozenset[str] | None = None  # None: the answer did not say
     expires_in: int | None = None  # seconds; None: the answer did not say
     account: Account | None = None
+    grant_expires_in: int | None = None  # seconds until the grant itself ends; None: the answer did not say
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # kept facts: team id, instance URL
 
 

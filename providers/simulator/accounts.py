@@ -35,20 +35,26 @@ PEOPLE: dict[str, Person] = {
 
 @dataclass(frozen=True, slots=True)
 class RegisteredClient:
-    """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address."""
+    """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address.
+
+    `is_public`: a Slack app with PKCE turned on. It needs no secret, and each of its refresh tokens ends after 30 days.
+    """
 
     client_id: str
     client_secret: str
     name: str
     redirect_uris: tuple[str, ...] | None = None
+    is_public: bool = False
 
 
 CLIENT_ID = "sandbox-client"
+PUBLIC_CLIENT_ID = "public-client"
 CLIENT_SECRET = "sandbox-secret"  # a constant that the documentation prints, like the rest of this file
 CLIENTS: dict[str, RegisteredClient] = {
     client.client_id: client
     for client in (
         RegisteredClient(CLIENT_ID, CLIENT_SECRET, "Sandbox app"),
         RegisteredClient("second-client", "second-secret", "Second sandbox app"),
+        RegisteredClient(PUBLIC_CLIENT_ID, "public-secret", "Sandbox app with PKCE", is_public=True),
     )
 }

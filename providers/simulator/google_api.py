@@ -16,6 +16,9 @@ _UNAUTHENTICATED = (
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
     "authentication credential."
 )
+_NOT_ENABLED = (
+    "Google Calendar API has not been used in project 100000000001 before or it is disabled. Enable it, then retry."
+)
 
 
 def call_method(sandbox: Sandbox, call: Call, method: Method) -> Response:
@@ -70,4 +73,6 @@ def _live_token(sandbox: Sandbox, token: AccessToken | None, method: Method, *, 
     if not token.scopes & method.scopes:
         message = "Request had insufficient authentication scopes."
         raise GoogleRefused(403, "insufficientPermissions", message, required=method.scopes)
+    if not sandbox.faces["google"].rules.api_enabled:
+        raise GoogleRefused(403, "accessNotConfigured", _NOT_ENABLED)
     return token

@@ -243,6 +243,12 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
     )
     entry.update(family=issued.family.label, account=code.account, scopes=sorted(issued.scopes))
     body = _answer(issued, now=now)
+    if (
+        face.rules.tells_refresh_lifetime
+        and face.rules.refresh_lifetime is not None
+        and issued.refresh_token is not None
+    ):
+        body["refresh_token_expires_in"] = face.rules.refresh_lifetime
     if "openid" in issued.scopes:
         body["id_token"] = id_token(sandbox, issued, issuer=issuer(sandbox), nonce=request.nonce, now=now)
     return JSONResponse(body, headers={"cache-control": "no-store"})

@@ -10,7 +10,7 @@ import uvicorn
 from pydantic import JsonValue
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
@@ -79,6 +79,12 @@ class Simulator:
             "userinfo_url": f"{base}/api/auth.test",
             "apis": {"web": f"{base}/api"},
         }
+
+    def public_slack_settings(self) -> SettingsSection:
+        """For `[providers.slack]`: the app with PKCE turned on, which has no secret."""
+        section = {**self.slack_settings(), "client_id": PUBLIC_CLIENT_ID}
+        del section["client_secret"]
+        return section
 
     def google_settings(self) -> SettingsSection:
         """For `[providers.google]`."""

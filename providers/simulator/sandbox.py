@@ -16,6 +16,8 @@ from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.tokens import TokenStore, google_token, slack_token
 from providers.simulator.workspace import Workspace
 
+PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
+
 
 class IdTokenChanges(BaseModel):
     """How the next ID tokens differ from correct ones."""
@@ -64,6 +66,9 @@ class Sandbox:
         self.books = Books()
         self.faces: dict[Face, FaceState] = {face: FaceState(face) for face in FACES}
         self.clients: dict[str, RegisteredClient] = dict(CLIENTS)
+        self.faces["slack"].tokens.refresh_lifetimes = {
+            client.client_id: PUBLIC_REFRESH_LIFETIME for client in CLIENTS.values() if client.is_public
+        }
         self.inactive: set[str] = set()
         self.id_token = IdTokenChanges()
         self.workspace = Workspace(now=self.clock.now())

@@ -1,11 +1,14 @@
 """The Slack face's OAuth: authorize, `oauth.v2.access`, `oauth.v2.user.access`, `auth.revoke`, in Slack's own shapes.
 
-Every refusal is HTTP 200 with `ok: false`, as at Slack. Token rotation is on, as for an app that turned it on.
+Every refusal is HTTP 200 with `ok: false`, as at Slack. Token rotation is on, as for an app that turned it on. An app
+with PKCE turned on (docs.slack.dev/authentication/using-pkce, read 2026-11-25) may leave its secret out, but then has
+to prove the code with PKCE; redirected to this machine it gets no bot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
@@ -50,6 +53,10 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     unknown = sorted({*user, *bot} - SCOPES)
     if unknown:
         raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
+    if client.is_public and bot and urlsplit(query["redirect_uri"]).scheme == "http":
+        raise RequestRefused("invalid_scope", "A redirect to the person's own machine cannot ask for bot scopes.")
+    if not client.is_public and "code_challenge" in query:
+        raise RequestRefused("invalid_request", "PKCE is not turned on for this app.")
     if not user and not bot:
         raise RequestRefused("no_scopes", "Neither scope nor user_scope asks for anything.")
     challenge, method = read_challenge(query.get("code_challenge"), query.get("code_challenge_method"), plain=False)
@@ -83,7 +90,7 @@ def token_endpoint_name(call: Call) -> str:
 def token(sandbox: Sandbox, call: Call, *, user_only: bool = False) -> Response:
     """`oauth.v2.access`: a code or a refresh token for tokens."""
     try:
-        client, method = authenticate(call, sandbox.clients)
+        client, method = authenticate(call, sandbox.clients, allow_public=True)
     except ClientRefused as refusal:
         _record_refused(sandbox, call, refusal.reason)
         return slack_error(_CLIENT_ERRORS[refusal.reason])
@@ -157,6 +164,9 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
         scopes=[],
         fault=call.fault,
     )
+    if method == "none" and call.text("code_verifier") is None:
+        entry["outcome"] = "verifier"
+        return slack_error(_CODE_ERRORS["verifier"])
     try:
         code = face.authorizations.redeem(
             call.text("code") or "",

@@ -53,6 +53,7 @@ class RefreshToken:
     label: str
     family: Family
     generation: int
+    expires_at: float | None = None
     revoked: bool = False
     spent_at: float | None = None
     answer: Issued | None = field(default=None, repr=False)  # what its use was answered with, for a grace that re-sends
@@ -98,6 +99,7 @@ class TokenStore:
     ) -> None:
         self.rules = rules
         self.omit_refresh_tokens = 0  # this many of the next answers carry no refresh token; -1 for all
+        self.refresh_lifetimes: dict[str, int] = {}  # by client: seconds from the issue of each refresh token
         self.families: list[Family] = []
         self._face = face
         self._mint = mint
@@ -111,7 +113,7 @@ class TokenStore:
         label = f"{self._face}-{len(self.families) + 1}"
         family = Family(label, client_id, account, kind, scopes, created_at=now, used_at=now)
         self.families.append(family)
-        refresh = self._new_refresh(family) if with_refresh and not self._omits() else None
+        refresh = self._new_refresh(family, now=now) if with_refresh and not self._omits() else None
         self._drop_oldest(family)
         return self._issue(family, scopes, refresh, now=now)
 
@@ -128,6 +130,8 @@ class TokenStore:
             raise RefreshRefused(family.ended, token)
         if token.revoked:
             raise RefreshRefused("revoked", token)
+        if token.expires_at is not None and now >= token.expires_at:
+            raise RefreshRefused("expired", token)
         wanted = self._narrowed(family, scopes, token)
         if token.spent_at is not None:
             return self._reuse(token, wanted, spent_at=token.spent_at, now=now)
@@ -226,15 +230,17 @@ class TokenStore:
     def _succeed(self, token: RefreshToken, scopes: frozenset[str], *, now: float) -> Issued:
         family = token.family
         family.used_at = now
-        refresh = self._new_refresh(family, generation=token.generation + 1)
+        refresh = self._new_refresh(family, now=now, generation=token.generation + 1)
         token.answer = self._issue(family, scopes, refresh, now=now)
         token.successor = refresh[1]
         return token.answer
 
-    def _new_refresh(self, family: Family, *, generation: int = 0) -> tuple[str, RefreshToken]:
+    def _new_refresh(self, family: Family, *, now: float, generation: int = 0) -> tuple[str, RefreshToken]:
         value = self._mint("refresh", family.kind)
         suffix = "" if family.refresh_issued == generation else f".{family.refresh_issued}"
-        token = RefreshToken(f"{family.label}:r{generation}{suffix}", family, generation)
+        lifetime = self.refresh_lifetimes.get(family.client_id)
+        ends = None if lifetime is None else now + lifetime
+        token = RefreshToken(f"{family.label}:r{generation}{suffix}", family, generation, expires_at=ends)
         family.refresh_issued += 1
         self._refresh[fingerprint(value)] = token
         return value, token

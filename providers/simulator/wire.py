@@ -59,8 +59,13 @@ class ClientRefused(Exception):
         self.reason = reason
 
 
-def authenticate(call: Call, clients: Mapping[str, RegisteredClient]) -> tuple[RegisteredClient, str]:
-    """The client of a token request and the method it used (RFC 6749 §2.3.1). Raises ClientRefused."""
+def authenticate(
+    call: Call, clients: Mapping[str, RegisteredClient], *, allow_public: bool = False
+) -> tuple[RegisteredClient, str]:
+    """The client of a token request and the method it used (RFC 6749 §2.3.1). Raises ClientRefused.
+
+    `allow_public`: this face has apps that need no secret; the method is then `none`.
+    """
     sent_id, sent_secret = call.text("client_id"), call.text("client_secret")
     if call.basic is not None:
         if sent_secret is not None or (sent_id is not None and sent_id != call.basic[0]):
@@ -73,6 +78,8 @@ def authenticate(call: Call, clients: Mapping[str, RegisteredClient]) -> tuple[R
     client = clients.get(client_id)
     if client is None:
         raise ClientRefused("unknown")
+    if allow_public and client.is_public and method == "post" and sent_secret is None:
+        return client, "none"
     if secret != client.client_secret:
         raise ClientRefused("secret")
     return client, method
