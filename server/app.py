@@ -19,6 +19,7 @@ from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.tools import builtin_tools
 from server.deployment import Deployment
+from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.settings import ProviderSettings, Settings
 from vault.audit import Activity
@@ -125,4 +126,4 @@ def build_app(deployment: Deployment) -> ASGIApp:
         lifespan=server.transports.lifespan(deployment),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    return Guards(app, GuardRules.from_settings(deployment.settings))
+    return Counted(Guards(app, GuardRules.from_settings(deployment.settings)), deployment.drain)

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
 from server.deployment import Deployment
-from server.errors import answer_for
+from server.errors import answer_for, retry_after
 from server.oauth import tokens
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import ORDINARY_SCOPES
@@ -43,7 +43,9 @@ class Bearer:
             return None
         except VaultError as refused:
             logger.exception("token cannot be checked", extra={"code": refused.code})
-            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, [])
+            wait = retry_after(refused)
+            more = [] if wait is None else [(b"retry-after", str(wait).encode())]
+            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, more)
             return None
         if NEEDED not in principal.scopes:
             await self._challenge(send, 403, error="insufficient_scope", is_dpop=is_dpop)

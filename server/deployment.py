@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from providers.catalog import Catalog
 from providers.http import Outbound
 from providers.tools import ToolSpec
+from server.draining import Drain
 from server.settings import Settings
 from vault.audit import Activity
 from vault.database import Database, Transaction
@@ -32,6 +33,7 @@ class Deployment:
     tools: tuple[ToolSpec, ...]
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
+    drain: Drain = field(default_factory=Drain)
 
     def now(self) -> int:
         """The database's time in seconds."""

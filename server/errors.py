@@ -7,6 +7,7 @@ authorization server itself (`server.oauth.rules.OAuthError`) already carry thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from vault import refusals
 from vault.refusals import VaultError
@@ -19,6 +20,8 @@ class Answer:
     status: int
     oauth_error: str
 
+
+STORAGE_RETRY: Final = 5  # seconds until a database that was away is worth another try
 
 _TABLE: dict[type[VaultError], Answer] = {
     refusals.ConnectionRequired: Answer(400, "invalid_target"),
@@ -41,6 +44,17 @@ def answer_for(refusal: VaultError) -> Answer:
         if found is not None:
             return found
     return Answer(400, "invalid_request")
+
+
+def retry_after(refusal: VaultError) -> int | None:
+    """Seconds for the header `Retry-After` (RFC 9110 §10.2.3) of a 503; None where trying again does not help."""
+    match refusal:
+        case refusals.TemporarilyUnavailable():
+            return refusal.retry_after
+        case refusals.StorageUnavailable():
+            return STORAGE_RETRY
+        case _:
+            return None
 
 
 def tool_text(refusal: VaultError) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-SHUTDOWN_TIMEOUT: Final = 5  # seconds; without it one stream that never ends would ignore SIGTERM for ever
+SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.draining`)
 _POLL: Final = 0.02
 logger = logging.getLogger("token_vault.serving")
 
@@ -58,7 +58,7 @@ class Listener:
             raise
 
     def stop(self) -> None:
-        """Ask it to end; open requests get a few seconds."""
+        """Ask it to end: nothing new is accepted, open requests get their time."""
         self._server.should_exit = True
 
     async def _wait_until_started(self, serving: asyncio.Task[None]) -> None:

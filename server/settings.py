@@ -59,6 +59,9 @@ class ServerSettings(_Section):
     allowed_origins: tuple[str, ...] = Field(
         default=(), description="Further browser origins that may call, scheme://host[:port]"
     )
+    drain_notice: int = Field(
+        default=0, ge=0, le=60, description="Seconds from SIGTERM, when /readyz says no, until nothing new is accepted"
+    )
 
     @field_validator("public_url")
     @classmethod

@@ -74,4 +74,4 @@ async def serve_stdio(deployment: Deployment, client_name: str) -> None:
             await server.run(read, write, server.create_initialization_options())
     finally:
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.gather(watching, deployment.drain.finish(), return_exceptions=True)

@@ -43,7 +43,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import companion, tools
+from server import companion, readiness, tools
 from server.bearer import Bearer
 from server.deployment import Deployment
 from server.ladder import Asking
@@ -101,7 +101,9 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
             asking=Asking.from_request(context, params),
             transport=transport,
         )
-        return await tools.call(deployment, request, progress=_Progress(context, on_get_stream=transport == "http"))
+        with deployment.drain.call():
+            progress = _Progress(context, on_get_stream=transport == "http")
+            return await tools.call(deployment, request, progress=progress)
 
     def schema_of(name: str) -> Mapping[str, object] | None:
         return schemas.get(name)
@@ -157,12 +159,13 @@ class _Progress:
 
 
 def routes(deployment: Deployment) -> list[BaseRoute]:
-    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, and `/healthz`. Both spellings of each:
-    a redirect of a POST loses the bearer token in several clients.
+    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`. Both spellings of
+    the transports': a redirect of a POST loses the bearer token in several clients.
     """
     found: list[BaseRoute] = [
         *_both("/mcp", _authenticated(deployment, _StreamableHTTP(), path="/mcp")),
         companion.health_route(deployment),
+        readiness.ready_route(deployment),
     ]
     if deployment.settings.transports.sse:
         transport = SseServerTransport("/messages/")

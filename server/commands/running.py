@@ -135,8 +135,16 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
 
     server = deployment.settings.server
     told = asyncio.Event()
+    notice = 0
+
+    def tell(number: signal.Signals) -> None:
+        nonlocal notice
+        notice = server.drain_notice if number is signal.SIGTERM else 0
+        deployment.drain.begin()
+        told.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, tell, number)
     running = asyncio.create_task(companion.run())
     ending = asyncio.create_task(told.wait())
     try:
@@ -150,10 +158,11 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
+        await asyncio.sleep(notice)  # /readyz says no, load balancers look, calls that still come are answered
     finally:
         ending.cancel()
         running.cancel()
-        await asyncio.gather(running, ending, return_exceptions=True)
+        await asyncio.gather(running, ending, deployment.drain.finish(), return_exceptions=True)
 
 
 async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:

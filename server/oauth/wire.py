@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.errors import answer_for
+from server.errors import answer_for, retry_after
 from server.oauth.rules import OAuthError, Parameters, json_object, parse_parameters
-from vault.refusals import TemporarilyUnavailable, VaultError
+from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
@@ -52,7 +52,8 @@ def refusal_answer(error: OAuthError) -> Response:
 def as_oauth_error(refusal: VaultError) -> OAuthError:
     """A refusal of the vault in OAuth's words."""
     answer = answer_for(refusal)
-    headers = {"Retry-After": str(refusal.retry_after)} if isinstance(refusal, TemporarilyUnavailable) else {}
+    wait = retry_after(refusal)
+    headers = {} if wait is None else {"Retry-After": str(wait)}
     return OAuthError(
         answer.oauth_error, refusal.description, status=answer.status, detail=refusal.detail, headers=headers
     )

@@ -213,6 +213,13 @@ def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Resp
         extra={"code": refusal.code, "detail": refusal.detail, "status": status},
     )
     if visit is None:
-        return pages.error_page(request, title, refusal.description, status)
+        return _with_retry(pages.error_page(request, title, refusal.description, status), refusal)
     context: dict[str, object] = {"title": title, "message": refusal.description, "foreign": foreign, "retry": retry}
-    return visit.page("error.html", context, status=status)
+    return _with_retry(visit.page("error.html", context, status=status), refusal)
+
+
+def _with_retry(response: Response, refusal: VaultError) -> Response:
+    wait = errors.retry_after(refusal)
+    if wait is not None:
+        response.headers["retry-after"] = str(wait)
+    return response
