@@ -173,8 +173,11 @@ async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metada
 # The way there
 
 
-async def start(deployment: Deployment, name: str, *, return_to: str) -> Start:
-    """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets."""
+async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> Start:
+    """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
+
+    `is_again`: the provider must ask the person, however lately it did (OpenID Connect Core §3.1.2.1).
+    """
     registered = _registered(deployment, name)
     metadata = await discover(deployment, registered)
     state, nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -200,7 +203,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str) -> Start:
         "nonce": nonce,
         "code_challenge": challenge,
         "code_challenge_method": "S256",
-    }
+    } | ({"prompt": "login"} if is_again else {})
     joint = "&" if urlsplit(metadata.authorization_endpoint).query else "?"
     return Start(metadata.authorization_endpoint + joint + urlencode(query), browser)
 

@@ -156,6 +156,12 @@ class SignInSettings(_Section):
     failures_per_address: int = Field(
         default=60, ge=3, le=1000, description="Wrong passwords per address and 15 minutes"
     )
+    waiting_requests_per_address: int = Field(
+        default=300,
+        ge=3,
+        le=100_000,
+        description="Agents' requests per address and 10 minutes of people who are not signed in yet",
+    )
     session_idle_lifetime: int = Field(default=12 * 3600, ge=300)
     session_lifetime: int = Field(default=7 * 86400, ge=300)
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.foreign import driving, newcomer, node
 from tests.harness import running_vault
-from vault import users
+from vault import audit, users
 
 pytestmark = pytest.mark.group("node")
 
@@ -23,7 +23,8 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
         async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as party:
             told = await party.answer()
         user = await users.find_user(vault.deployment.database, somebody.name)
-    assert user is not None
+        assert user is not None
+        seen = await audit.list_events(vault.deployment.database, user_id=user.id)
     assert told["claims"]["sub"] == user.id
     assert told["userinfo"] == {"sub": user.id, "preferred_username": user.name}
     assert set(told["scope"].split()) == {"openid", "tools", "offline_access"}
@@ -39,4 +40,9 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
         "userinfoAgain": "invalid_token",
         "replayed": "invalid_grant",
     }
-    assert somebody.sign_ins == 3
+    # The second request brought her to the sign-in page once more, the third one did not.
+    first, again, later = told["claims"]["auth_time"], *told["signedIn"]
+    assert first <= again
+    assert again == later
+    assert somebody.sign_ins == 5
+    assert [event.kind for event in seen].count("session.started") == 2

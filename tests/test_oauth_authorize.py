@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
 from server.oauth import authorize
+from server.oauth.authorization_request import stored_request
 from tests.harness import PASSWORD
-from tests.oauth_world import REDIRECT, World, pkce, query_of
-from vault import clients, users
+from tests.oauth_world import REDIRECT, World, pkce, query_of, vault_with
+from vault import clients, grants, users
 from vault.audit import list_events
-from vault.records import Client, ClientKind
+from vault.records import Client, ClientKind, Session
 from vault.refusals import TransitionRefused
 
 pytest_plugins = ["tests.oauth_fixtures"]
@@ -245,7 +247,7 @@ async def test_consent_is_remembered_for_exactly_what_was_agreed(world: World) -
     client_id = await world.public_client(redirect_uris=[REDIRECT, "https://client.example/cb"])
 
     async def is_asked(**changes: str | None) -> bool:
-        answer = await world.ask(str(changes.pop("client_id", client_id)), **changes)
+        answer = await world.ask(str(changes.pop("client_id", client_id)), "A" * 43, **changes)
         location = answer.headers["location"]
         assert location.startswith("/consent") or "code=" in location
         return location.startswith("/consent")
@@ -270,6 +272,54 @@ async def test_consent_is_remembered_for_exactly_what_was_agreed(world: World) -
         assert answer.headers["location"].startswith("/consent")
         page = await anonymous.open(answer.headers["location"])
         assert "/sign-in" in str(page.url)
+
+
+@pytest.mark.requirement("S-049")
+async def test_who_signs_in_for_a_request_is_not_asked_again_what_was_agreed(world: World) -> None:
+    client_id = await world.public_client()
+    await world.tokens(client_id, scope="tools openid")
+
+    async def is_asked(name: str = "alice", **changes: str | None) -> bool:
+        async with world.vault.person() as newcomer:
+            page = await newcomer.open(world.authorize_url(client_id, "A" * 43, **({"scope": "tools"} | changes)))
+            assert page.url.path == "/sign-in"
+            answer = await newcomer.sign_in(name, PASSWORD, page=page)
+            assert answer.url.path == "/consent"
+            assert (answer.status_code == 200) or "code" in query_of(answer.headers["location"])
+            return answer.status_code == 200
+
+    assert not await is_asked()
+    assert await is_asked(scope="tools connections")
+    assert await is_asked(resource=f"{world.url}/sse")
+    assert await is_asked(prompt="consent")
+    assert await is_asked(prompt="select_account")
+    await world.vault.add_user("carla")
+    assert await is_asked("carla")
+    async with world.vault.deployment.transaction() as transaction:
+        await grants.revoke_all_client_grants(transaction, client_id, reason="test", now=world.now())
+    assert await is_asked()
+
+
+async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path: Path) -> None:
+    """Each one is kept; somebody without an account must not fill the store, nor shut out people with one."""
+    few = {"waiting_requests_per_address": 3}
+    async with vault_with(tmp_path / "data", sign_in=few) as (vault, http), vault.person() as alice:
+        world = World(vault, alice, http)
+        url = world.authorize_url(await world.public_client(), "A" * 43)
+        for _ in range(3):
+            assert (await http.get(url)).headers["location"].startswith("/consent")
+        for _ in range(2):
+            refusal = await http.get(url)
+            assert refusal.status_code == 429
+            assert refusal.headers["retry-after"] == "600"
+            assert "Too many requests of agents are waiting" in refusal.text
+            assert "location" not in refusal.headers
+        silent = await http.get(f"{url}&prompt=none")
+        assert refused(silent, world) == "login_required", "nothing is kept, so nothing is counted"
+        await alice.sign_in("alice", PASSWORD)
+        assert (await alice.http.get(url)).headers["location"].startswith("/consent")
+        with world.elapsed(1200):
+            assert (await http.get(url)).headers["location"].startswith("/consent")
 
 
 @pytest.mark.requirement("S-049")
@@ -349,11 +399,12 @@ async def test_allowing_nothing_is_not_allowing(world: World) -> None:
     handle = query_of(answer.headers["location"])["request"]
     alice = await users.find_user(deployment.database, "alice")
     assert alice is not None
+    session = Session(token_hash=bytes(32), user_id=alice.id, created_at=0, seen_at=0, expires_at=2**40)
     for scopes in (frozenset[str](), frozenset({"openid"})):
         with pytest.raises(TransitionRefused):
-            await authorize.approve(deployment, handle, user=alice, session_hash=bytes(32), scopes=scopes)
+            await authorize.approve(deployment, handle, user=alice, session=session, scopes=scopes)
     assert await authorize.load_pending(deployment, handle) is not None
-    url = await authorize.approve(deployment, handle, user=alice, session_hash=bytes(32), scopes=frozenset({"tools"}))
+    url = await authorize.approve(deployment, handle, user=alice, session=session, scopes=frozenset({"tools"}))
     assert "code=" in url
 
 
@@ -374,7 +425,7 @@ async def test_a_client_without_the_code_grant_gets_no_code(world: World) -> Non
 
 def test_a_stored_request_that_cannot_be_read_is_a_refusal() -> None:
     with pytest.raises(TransitionRefused):
-        authorize.stored_request({"client_id": "x"})
+        stored_request({"client_id": "x"})
 
 
 async def test_a_request_expires_after_ten_minutes(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -103,6 +104,21 @@ async def test_the_request_carries_state_nonce_and_pkce_of_this_browser(room: Ro
         assert all(len(query[name]) >= 43 for name in ("state", "nonce", "code_challenge"))
     for name in ("state", "nonce", "code_challenge"):
         assert queries[0][name] != queries[1][name]
+
+
+async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room, provider: OpenIDDouble) -> None:
+    person, client = await room.browser(), await room.agent()
+    await _sign_in(person)
+    for prompt in ("login", "consent"):
+        page = await person.open(room.authorize_path(client, prompt=prompt))
+        if prompt == "login":
+            link = page.text.partition('href="/sign-in/openid/company')[2].partition('"')[0]
+            begun = await person.http.get("/sign-in/openid/company" + html.unescape(link))
+            assert query_of(begun.headers["location"])["prompt"] == "login"
+            page = await person.open(await _callback(begun.headers["location"]))
+        assert page.url.path == "/consent"
+        assert "Let this agent in?" in page.text
+    assert "prompt" not in query_of(await _begin(await room.browser()))
 
 
 @pytest.mark.requirement("S-134")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server import signin
 from server.deployment import Deployment
 from server.oauth import client_auth
+from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
 from server.oauth.client_rules import is_loopback_only, trusts_consent
 from server.oauth.rules import (
     OAuthError,
@@ -27,7 +27,9 @@ from server.oauth.rules import (
     default_resource,
     is_loopback_redirect,
     own_resources,
+    parse_max_age,
     parse_parameters,
+    parse_prompt,
     redirect_host,
     redirect_matches,
     with_parameters,
@@ -35,32 +37,13 @@ from server.oauth.rules import (
 )
 from server.oauth.wire import address_of, as_oauth_error, read_form
 from server.portal.pages import error_page, go
-from vault import apis, audit, clients, grants, tickets
-from vault.records import Client, ClientKind, Event, Grant, TicketPurpose, User, parse_scope
+from vault import apis, audit, clients, grants, limits, tickets
+from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
-    """A checked request: what the ticket of a waiting request, and then of a code, stands for."""
-
-    client_id: str
-    redirect_uri: str
-    challenge: str
-    scopes: frozenset[str]
-    resource: str
-    state: str | None = None
-    nonce: str | None = None
-    dpop_thumbprint: str | None = None  # RFC 9449 §10: the code counts only with this key
-    names_redirect_uri: bool = True
-    names_resource: bool = True
-
-
-_ADAPTER = TypeAdapter(AuthorizationRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +57,8 @@ class PendingAuthorization:
     scopes: frozenset[str]
     resource: str
     warnings: tuple[str, ...]
-
-
-def stored_request(payload: object) -> AuthorizationRequest:
-    """The request behind a ticket. Raises TransitionRefused for one of another version."""
-    try:
-        return _ADAPTER.validate_python(payload)
-    except ValidationError as error:
-        raise TransitionRefused("start again from the agent", detail="stored request unreadable") from error
+    asks_always: bool
+    wanted: AuthorizationRequest = field(repr=False)
 
 
 async def authorize(deployment: Deployment, request: Request) -> Response:
@@ -95,7 +72,8 @@ async def authorize(deployment: Deployment, request: Request) -> Response:
         return _refusal_page(request, error)
     try:
         wanted = await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
-        return await _proceed(deployment, request, wanted, client=client, prompt=_prompt(parameters))
+        prompt, max_age = parse_prompt(parameters.get("prompt")), parse_max_age(parameters.get("max_age"))
+        return await _proceed(deployment, request, wanted, client=client, prompt=prompt, max_age=max_age)
     except VaultError as refusal:
         error = as_oauth_error(refusal)
     except OAuthError as refused:
@@ -192,31 +170,45 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     return resource
 
 
-def _prompt(parameters: Parameters) -> frozenset[str]:
-    prompt = parse_scope(parameters.get("prompt") or "")
-    if "none" in prompt and len(prompt) > 1:
-        raise OAuthError("invalid_request", "prompt=none stands alone")
-    return prompt
-
-
 async def _proceed(
-    deployment: Deployment, request: Request, wanted: AuthorizationRequest, *, client: Client, prompt: frozenset[str]
+    deployment: Deployment,
+    request: Request,
+    checked: AuthorizationRequest,
+    *,
+    client: Client,
+    prompt: frozenset[str],
+    max_age: int | None,
 ) -> Response:
     """Answer at once where the person said yes to exactly this before; else keep the request and ask."""
-    session = await signin.current_session(deployment, request)
-    if session is None and "none" in prompt:
-        raise OAuthError("login_required", "the person is not signed in")
-    handle = await _keep(deployment, wanted)
-    if session is not None and not prompt & {"consent", "login", "select_account"}:
-        browser, user = session
-        pending = _pending(handle, wanted, client)
-        if await remembered(deployment, pending, user=user) is not None:
-            return go(
-                await approve(deployment, handle, user=user, session_hash=browser.token_hash, scopes=wanted.scopes)
-            )
-    if "none" in prompt:
-        raise OAuthError("consent_required", "the person must be asked")
-    return go(f"/consent?request={handle}")
+    browser = await signin.current_session(deployment, request)
+    session = None if browser is None else browser[0]
+    wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
+    if browser is not None and wanted.accepts(browser[0]):
+        pending = _pending("", wanted, client)
+        if not wanted.asks_always and await remembered(deployment, pending, user=browser[1]) is not None:
+            handle = await _keep(deployment, wanted)
+            return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
+        if "none" in prompt:
+            raise OAuthError("consent_required", "the person must be asked")
+    elif "none" in prompt:
+        raise OAuthError("login_required", "the person is not signed in, or signed in too long ago")
+    if session is None and not await _may_wait(deployment, address_of(request)):
+        return _throttled(request)
+    return go(f"/consent?request={await _keep(deployment, wanted)}")
+
+
+def _throttled(request: Request) -> Response:
+    title, message = "Too many requests", "Too many requests of agents are waiting for a sign-in from this address."
+    response = error_page(request, title, f"{message} Sign in, or wait ten minutes, then start again there.", 429)
+    response.headers["retry-after"] = str(REQUEST_LIFETIME)
+    return response
+
+
+async def _may_wait(deployment: Deployment, address: str) -> bool:
+    """Count a request of somebody who is not signed in; False when too many of this address wait already."""
+    most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
+    async with deployment.database.transaction() as transaction:
+        return await limits.spend(transaction, f"authorize:{address}", limit=most, window=REQUEST_LIFETIME, now=now)
 
 
 async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
@@ -225,16 +217,11 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
             transaction,
             deployment.keys,
             purpose=TicketPurpose.AUTHORIZATION,
-            payload=_payload(wanted),
+            payload=payload_of(wanted),
             lifetime=REQUEST_LIFETIME,
             now=deployment.now(),
             client_id=wanted.client_id,
         )
-
-
-def _payload(wanted: AuthorizationRequest) -> dict[str, object]:
-    dumped: dict[str, object] = _ADAPTER.dump_python(wanted, mode="json")
-    return dumped
 
 
 def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> PendingAuthorization:
@@ -246,6 +233,8 @@ def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> Pendi
         scopes=wanted.scopes,
         resource=wanted.resource,
         warnings=_warnings(client, wanted.redirect_uri),
+        asks_always=wanted.asks_always,
+        wanted=wanted,
     )
 
 
@@ -296,9 +285,7 @@ async def remembered(deployment: Deployment, pending: PendingAuthorization, *, u
     return found
 
 
-async def approve(
-    deployment: Deployment, handle: str, *, user: User, session_hash: bytes, scopes: frozenset[str]
-) -> str:
+async def approve(deployment: Deployment, handle: str, *, user: User, session: Session, scopes: frozenset[str]) -> str:
     """The person said yes: the URL that takes a fresh code to the client. `scopes` can only be fewer than asked.
 
     Raises TransitionRefused when the request was answered before, has expired, or its client is gone.
@@ -312,19 +299,21 @@ async def approve(
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not redirect_matches(client.redirect_uris, wanted.redirect_uri):
             raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
-        granted = replace(wanted, scopes=wanted.scopes & scopes)
+        if not wanted.accepts(session):
+            raise TransitionRefused("sign in again first", detail="session older than the client asked for")
+        granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.created_at)
         if not granted.scopes:
             raise TransitionRefused("choose at least one permission, or refuse", detail="no scope left")
         code = await tickets.issue(
             transaction,
             deployment.keys,
             purpose=TicketPurpose.CODE,
-            payload=_payload(granted),
+            payload=payload_of(granted),
             lifetime=deployment.settings.tokens.code_lifetime,
             now=now,
             user_id=user.id,
             client_id=client.id,
-            binding=session_hash,
+            binding=session.token_hash,
         )
         await audit.append(transaction, _event("consent.given", granted, user=user), now=now)
     return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
+from dataclasses import dataclass
 
 from server.deployment import Deployment
 from server.oauth import jose
@@ -12,7 +13,15 @@ from vault.records import Grant
 from vault.refusals import GrantEnded
 
 
-async def id_token(deployment: Deployment, grant: Grant, *, nonce: str | None, access_token: str, now: int) -> str:
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """What one authorization request contributes: its `nonce`, and when the person had signed in (§2, §15.1)."""
+
+    nonce: str | None
+    auth_time: int | None
+
+
+async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignIn, access_token: str, now: int) -> str:
     """A signed ID token for the grant's client."""
     user = await users.get_user(deployment.database, grant.user_id)
     if user is None:
@@ -27,8 +36,10 @@ async def id_token(deployment: Deployment, grant: Grant, *, nonce: str | None, a
         "at_hash": access_token_hash(access_token),
         "preferred_username": user.name,
     }
-    if nonce is not None:
-        claims["nonce"] = nonce
+    if sign_in.nonce is not None:
+        claims["nonce"] = sign_in.nonce
+    if sign_in.auth_time is not None:
+        claims["auth_time"] = sign_in.auth_time
     return jose.sign(claims, deployment.keys.signing.current(now), typ="JWT")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from vault.records import Client, ClientKind
+from vault.records import Client, ClientKind, parse_scope
 
 MCP_PATHS: Final = ("/mcp", "/sse")
 
@@ -290,3 +290,23 @@ _UNPRINTABLE = re.compile(
 def clean_name(name: str, *, limit: int = 100) -> str:
     """A name without control, bidirectional and invisible characters, which could disguise it on the consent page."""
     return " ".join(_UNPRINTABLE.sub("", name).split())[:limit].strip()
+
+
+# Signing in (OpenID Connect Core §3.1.2.1)
+
+
+def parse_prompt(prompt: str | None) -> frozenset[str]:
+    """The values of `prompt`. Raises invalid_request for `none` beside another."""
+    values = parse_scope(prompt or "")
+    if "none" in values and len(values) > 1:
+        raise OAuthError("invalid_request", "prompt=none stands alone")
+    return values
+
+
+def parse_max_age(max_age: str | None) -> int | None:
+    """The greatest age of a sign-in in seconds; zero asks for a new one, as `prompt=login` does. Digits only."""
+    if max_age is None:
+        return None
+    if not max_age.isascii() or not max_age.isdigit() or len(max_age) > 10:
+        raise OAuthError("invalid_request", "max_age is a number of seconds")
+    return int(max_age)

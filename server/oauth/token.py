@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.oauth import client_auth, dpop, identity, tokens
-from server.oauth.authorize import AuthorizationRequest, stored_request
+from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.rules import (
     OAuthError,
     Parameters,
@@ -52,6 +52,7 @@ class Issue:
     resource: str
     refresh_token: str | None = field(repr=False, default=None)
     nonce: str | None = None
+    auth_time: int | None = None  # of the sign-in that led to it; a refresh does not say it again
 
 
 async def token(deployment: Deployment, request: Request) -> Response:
@@ -119,7 +120,11 @@ async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> 
         content["refresh_token"] = issue.refresh_token
     if "openid" in issue.scopes:
         content["id_token"] = await identity.id_token(
-            deployment, issue.grant, nonce=issue.nonce, access_token=access_token, now=asked.now
+            deployment,
+            issue.grant,
+            sign_in=identity.SignIn(issue.nonce, issue.auth_time),
+            access_token=access_token,
+            now=asked.now,
         )
     return json_answer(content)
 
@@ -165,7 +170,7 @@ async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> Issue:
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
-    return Issue(grant, scopes, resource, refresh_token, wanted.nonce)
+    return Issue(grant, scopes, resource, refresh_token, wanted.nonce, wanted.auth_time)
 
 
 def _invalid_code(detail: str) -> OAuthError:

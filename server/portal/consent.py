@@ -12,7 +12,7 @@ from starlette.responses import Response
 from server.oauth import authorize
 from server.portal import pages, permissions, words
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit
+from server.portal.visits import OwnVisit, sign_in_path
 from vault.records import Client
 
 
@@ -28,8 +28,13 @@ async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorizati
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask. A request that nobody answers expires by itself."""
+    """Ask, unless the same was allowed before. A request that nobody answers expires by itself."""
     pending = await _pending(visit, visit.visit.query("request"))
+    if not pending.wanted.accepts(visit.session):
+        return _sign_in_again(pending)
+    # Who had to sign in first comes here with a request that would have been answered at once.
+    if not pending.asks_always and await authorize.remembered(visit.deployment, pending, user=visit.user) is not None:
+        return pages.leave(visit.visit.request, await _approve(visit, pending))
     client = pending.client
     context: dict[str, object] = {
         "client": client,
@@ -51,23 +56,30 @@ async def decide(visit: OwnVisit) -> Response:
     """Take the answer to the agent. Only `decision` and the ticked accounts are read from the form."""
     deployment, user = visit.deployment, visit.user
     pending = await _pending(visit, visit.form.one("request"))
+    if not pending.wanted.accepts(visit.session):
+        return _sign_in_again(pending)
     match visit.form.one("decision"):
         case "deny":
             return pages.leave(visit.visit.request, await authorize.deny(deployment, pending.handle, user=user))
         case "allow":
             accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
-            target = await authorize.approve(
-                deployment,
-                pending.handle,
-                user=user,
-                session_hash=visit.session.token_hash,
-                scopes=pending.scopes,
-            )
+            target = await _approve(visit, pending)
             wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
             return pages.leave(visit.visit.request, target)
         case _:
             raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+
+
+async def _approve(visit: OwnVisit, pending: authorize.PendingAuthorization) -> str:
+    return await authorize.approve(
+        visit.deployment, pending.handle, user=visit.user, session=visit.session, scopes=pending.scopes
+    )
+
+
+def _sign_in_again(pending: authorize.PendingAuthorization) -> Response:
+    """The agent asked for a sign-in that is younger than this browser's (OpenID Connect Core §3.1.2.1)."""
+    return pages.go(sign_in_path(f"/consent?request={pending.handle}", is_again=True))
 
 
 def web_link(client: Client, member: str) -> str:

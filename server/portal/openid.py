@@ -24,7 +24,9 @@ async def start(visit: Visit) -> Response:
         raise PageRefused("Too many sign-ins", "Wait a minute, then try again.", status=429)
     name = str(visit.request.path_params["name"])
     try:
-        begun = await openid_signin.start(deployment, name, return_to=safe_return(visit.query("return_to")))
+        begun = await openid_signin.start(
+            deployment, name, return_to=safe_return(visit.query("return_to")), is_again=visit.query("again") == "1"
+        )
     except OpenIDRefused as refusal:
         raise _page(refusal) from refusal
     response = pages.go(begun.url)

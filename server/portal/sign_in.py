@@ -29,9 +29,9 @@ async def local_owner(deployment: Deployment) -> User | None:
 
 
 async def show(visit: Visit) -> Response:
-    """The ways to sign in; whoever is signed in goes on."""
+    """The ways to sign in; whoever is signed in goes on, unless an agent asked for a fresh sign-in."""
     return_to = safe_return(visit.query("return_to"))
-    if visit.user is not None:
+    if visit.user is not None and visit.query("again") != "1":
         return pages.go(return_to)
     if not visit.deployment.settings.sign_in.openid and not await signin.has_admin(visit.deployment):
         return pages.go("/first-run")
@@ -42,6 +42,7 @@ async def _form(visit: Visit, *, return_to: str, name: str = "", error: str = ""
     settings = visit.deployment.settings
     context: dict[str, object] = {
         "return_to": return_to,
+        "is_again": visit.user is not None,
         "name": name,
         "error": error,
         "has_password": settings.sign_in.local,

@@ -104,9 +104,10 @@ def safe_return(wanted: str) -> str:
     return wanted if first in _RETURN_PAGES else "/"
 
 
-def sign_in_path(return_to: str) -> str:
-    """The sign-in page that leads back to a page of ours."""
-    return "/sign-in?" + urlencode({"return_to": safe_return(return_to)}, quote_via=quote)
+def sign_in_path(return_to: str, *, is_again: bool = False) -> str:
+    """The sign-in page that leads back to a page of ours; `is_again` asks also somebody who is signed in."""
+    query = {"return_to": safe_return(return_to)} | ({"again": "1"} if is_again else {})
+    return "/sign-in?" + urlencode(query, quote_via=quote)
 
 
 def open_route(deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None) -> Route:

@@ -14,13 +14,14 @@ async function refusal(work) {
   }
 }
 
-async function authorize(config, scope) {
+async function authorize(config, scope, maxAge) {
   const verifier = openid.randomPKCECodeVerifier();
   const checks = {
     pkceCodeVerifier: verifier,
     expectedState: openid.randomState(),
     expectedNonce: openid.randomNonce(),
     idTokenExpected: true,
+    ...(maxAge === undefined ? {} : { maxAge }),
   };
   const back = await open(
     openid.buildAuthorizationUrl(config, {
@@ -30,6 +31,7 @@ async function authorize(config, scope) {
       nonce: checks.expectedNonce,
       code_challenge: await openid.calculatePKCECodeChallenge(verifier),
       code_challenge_method: 'S256',
+      ...(maxAge === undefined ? {} : { max_age: String(maxAge) }),
     }),
   );
   return { back, checks };
@@ -72,8 +74,16 @@ await main(async () => {
   const replayed = await refusal(openid.authorizationCodeGrant(found, third.back, third.checks));
   const afterReplay = await openid.tokenIntrospection(found, granted.access_token);
 
+  // The library wants `auth_time`, and one that is no older than it asked for.
+  const signedIn = [];
+  for (const maxAge of [0, 3600]) {
+    const { back, checks } = await authorize(found, scope, maxAge);
+    signedIn.push((await openid.authorizationCodeGrant(found, back, checks)).claims().auth_time);
+  }
+
   say({
     claims,
+    signedIn,
     userinfo,
     scope: tokens.scope,
     rotated: refreshed.refresh_token !== tokens.refresh_token,

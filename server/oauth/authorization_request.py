@@ -1,0 +1,72 @@
+"""An authorization request once it is checked: what is kept while the person decides, and then behind a code.
+
+Checking the parameters is `authorize.py`; this module says which sign-in counts for the request, and how it is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from vault.records import Session
+from vault.refusals import TransitionRefused
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """A checked request: what the ticket of a waiting request, and then of a code, stands for."""
+
+    client_id: str
+    redirect_uri: str
+    challenge: str
+    scopes: frozenset[str]
+    resource: str
+    state: str | None = None
+    nonce: str | None = None
+    dpop_thumbprint: str | None = None  # RFC 9449 §10: the code counts only with this key
+    names_redirect_uri: bool = True
+    names_resource: bool = True
+    signed_in_since: int = 0  # OpenID Connect Core §3.1.2.1: an older sign-in does not count
+    stale_session: str | None = None  # nor does this session, by its hash: the client asked for another sign-in
+    asks_always: bool = False  # the client wants the person asked, whatever was allowed before
+    auth_time: int | None = None  # when the person who allowed it signed in
+
+    def accepts(self, session: Session) -> bool:
+        """Whether the person signed in lately enough for this request."""
+        return session.created_at >= self.signed_in_since and session.token_hash.hex() != self.stale_session
+
+
+_ADAPTER = TypeAdapter(AuthorizationRequest)
+
+
+def with_sign_in_rule(
+    wanted: AuthorizationRequest, session: Session | None, *, prompt: frozenset[str], max_age: int | None, now: int
+) -> AuthorizationRequest:
+    """OpenID Connect Core §3.1.2.1: `prompt=login`, and a session older than `max_age`, need another sign-in.
+
+    What counts is fixed here, once: a person who takes long to decide is not sent away again.
+    """
+    is_stale = "login" in prompt or max_age == 0
+    if max_age and (session is None or session.created_at < now - max_age):
+        is_stale = True
+    return replace(
+        wanted,
+        signed_in_since=now if is_stale else 0 if max_age is None else now - max_age,
+        stale_session=session.token_hash.hex() if is_stale and session is not None else None,
+        asks_always=bool(prompt & {"consent", "select_account"}),
+    )
+
+
+def payload_of(wanted: AuthorizationRequest) -> dict[str, object]:
+    """What a ticket keeps of the request; `stored_request` reads it back."""
+    dumped: dict[str, object] = _ADAPTER.dump_python(wanted, mode="json")
+    return dumped
+
+
+def stored_request(payload: object) -> AuthorizationRequest:
+    """The request behind a ticket. Raises TransitionRefused for one of another version."""
+    try:
+        return _ADAPTER.validate_python(payload)
+    except ValidationError as error:
+        raise TransitionRefused("start again from the agent", detail="stored request unreadable") from error
