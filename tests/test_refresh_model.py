@@ -1,0 +1,85 @@
+"""The rules of refreshing hold in every interleaving, and each of them is needed; `make chaos` explores further."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tests.refresh_model import PROVIDERS, Budget, Provider, Rules, explore
+from vault import rotation_rules
+from vault.rotation_rules import Decision, Unresolved, may_send
+from vault.upstream import UpstreamPolicy
+
+STAYS, RESENDS, SIBLING, STRICT, REVOKES = PROVIDERS
+NARROW = (  # together every kind of misfortune, in pairs small enough for the suite
+    Budget(kills=1, pauses=1, losses=0, failures=0, claims=2),
+    Budget(kills=1, pauses=0, losses=1, failures=1, claims=2),
+)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+@pytest.mark.parametrize("budget", NARROW, ids=["kill and pause", "kill, loss and failing commit"])
+def test_nothing_is_lost_outside_the_gap_and_nothing_is_sent_twice(provider: Provider, budget: Budget) -> None:
+    found = explore(provider, budget=budget)
+    assert found.states > 100
+    assert found.lost == []
+    assert found.doubled == []
+
+
+@pytest.mark.parametrize("provider", [STRICT, REVOKES], ids=lambda provider: provider.name)
+def test_a_loss_in_the_gap_is_found_where_no_client_can_avoid_it(provider: Provider) -> None:
+    assert explore(provider, budget=NARROW[0]).lost_in_gap > 0
+
+
+def sends_at_once(policy: UpstreamPolicy, unresolved: Collection[Unresolved], **facts: int | None) -> Decision:
+    return Decision.SEND
+
+
+def sends_to_the_end_of_grace(
+    policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, access_expires_at: int | None
+) -> Decision:
+    longer = replace(policy, grace=policy.grace + 2 * rotation_rules.SEND_DEADLINE)
+    return may_send(longer, unresolved, now=now, access_expires_at=access_expires_at)
+
+
+def stores_everything(*, spent_generation: int, row_generation: int, holds_lease: bool) -> bool:
+    return True
+
+
+def never_under_the_lease(*, spent_generation: int, row_generation: int, holds_lease: bool) -> bool:
+    return spent_generation >= row_generation
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A table with one rule changed, and where the model has to notice."""
+
+    name: str
+    rules: Rules
+    provider: Provider
+    budget: Budget
+    doubles: bool = False
+
+
+THREE = Budget(kills=1, pauses=1, losses=0, failures=0, claims=3)
+BROKEN = (
+    Broken("silence is sent again", Rules(may_send=sends_at_once), REVOKES, NARROW[0]),
+    Broken("1: a lapsed lease is death", Rules(lapsed_is_dead=True), REVOKES, NARROW[0]),
+    Broken("1: a lapsed lease is death, doubled", Rules(lapsed_is_dead=True), STRICT, NARROW[0], doubles=True),
+    Broken("2: one intent only", Rules(one_intent_only=True), RESENDS, THREE),
+    Broken("3: an older answer is stored", Rules(is_newer=stores_everything), SIBLING, NARROW[0]),
+    Broken("3: a later sibling is dropped", Rules(is_newer=never_under_the_lease), SIBLING, NARROW[0]),
+    Broken("4: late answers are dropped", Rules(keeps_late_answers=False), RESENDS, NARROW[0]),
+    Broken("5: grace to its last second", Rules(may_send=sends_to_the_end_of_grace), RESENDS, THREE),
+    Broken("6: a claim that slept is sent", Rules(is_claim_void=lambda _: False), RESENDS, NARROW[0]),
+    Broken("7: any death frees the lease", Rules(any_death_frees=True), RESENDS, THREE, doubles=True),
+    Broken("no journal", Rules(has_journal=False), STRICT, NARROW[1]),
+)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+def test_without_this_rule_the_model_finds_the_harm(broken: Broken) -> None:
+    found = explore(broken.provider, rules=broken.rules, budget=broken.budget, until_harm=True)
+    assert found.doubled if broken.doubles else found.lost
