@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.commands import accounts, agents, history, joining, people, running
+from server.commands import accounts, agents, history, joining, people, registering, running
 
 app = typer.Typer(
     name="token-vault",
@@ -20,7 +20,7 @@ app.add_typer(people.app, name="users")
 app.add_typer(agents.clients_app, name="clients")
 app.add_typer(accounts.connections_app, name="connections")
 app.add_typer(agents.delegations_app, name="delegations")
-app.add_typer(accounts.providers_app, name="providers")
+app.add_typer(registering.providers_app, name="providers")
 app.add_typer(accounts.tools_app, name="tools")
 app.add_typer(history.keys_app, name="keys")
 

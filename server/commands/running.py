@@ -115,9 +115,18 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
         upkeep(deployment),
     ):
         await _welcome(deployment)
+        _say_move(deployment)
         warn_if_slow()
         tune()
         await _until_told(Companion(build_app(deployment), address_of(deployment)), deployment)
+
+
+def _say_move(deployment: Deployment) -> None:
+    from server.moved import notice_move
+
+    moved = notice_move(deployment)
+    if moved is not None:
+        note(moved)
 
 
 async def _welcome(deployment: Deployment) -> None:
@@ -176,4 +185,5 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
             open_deployment(settings, data=data, open_browser=opener) as deployment,
             upkeep(deployment),
         ):
+            _say_move(deployment)
             await serve_stdio(deployment, client)

@@ -1,0 +1,149 @@
+"""`providers setup`: what to enter at a provider's console, and where its answer goes here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.accounts import providers_app
+from server.commands.setup import Setup, command, fail, note, say
+
+if TYPE_CHECKING:
+    from server.consoles import Guide
+    from server.provider_files import Files
+
+
+@command(providers_app, "setup")
+def set_up(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(help="slack or google.", show_default=False)],
+    *,
+    client_id: Annotated[
+        str | None, typer.Option("--client-id", help="The client id, instead of being asked.", show_default=False)
+    ] = None,
+    client_secret_stdin: Annotated[
+        bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Google: the app is in production, its connections do not end.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print what to enter there, and change nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last setup of this provider back.")] = False,
+) -> None:
+    """Print what to enter at the provider's console, ask for client id and secret, and write them into the settings."""
+    files = _files(setup, name)
+    if undo:
+        _undo(setup, files)
+        return
+    guide = _guide(setup, name)
+    if not setup.as_json:
+        _print(guide)
+    row: dict[str, object] = {**asdict(guide), "config": None, "secret_file": None}
+    if not show:
+        chosen, secret = _answers(guide, client_id, from_stdin=client_secret_stdin)
+        _write(setup, files, chosen, secret, testing=name == "google" and not published)
+        row |= {"config": str(files.config), "secret_file": None if secret is None else str(files.secret)}
+    if setup.as_json:
+        setup.show_json(row)
+    elif not show:
+        where = str(files.config) if guide.client == "public" else f"{files.config} and {files.secret}"
+        say(f"Written to {where}.")
+        say(f"Start `token-vault serve` or your MCP client again, then: token-vault connections connect {name}")
+
+
+def _files(setup: Setup, name: str) -> Files:
+    from server.consoles import GUIDED
+    from server.provider_files import Files
+
+    if name not in GUIDED:
+        fail(f"setup knows {' and '.join(GUIDED)}: for {name} set providers.{name}.client_id as docs/providers.md says")
+    data = setup.directory()
+    return Files(config=(setup.config or data / "config.toml").expanduser().absolute(), data=data, provider=name)
+
+
+def _guide(setup: Setup, name: str) -> Guide:
+    from providers.catalog import load_catalog
+    from server.consoles import guide
+
+    settings = setup.settings()
+    provider = load_catalog([folder.expanduser() for folder in settings.provider_folders]).provider(name)
+    return guide(
+        name,
+        redirect_uri=f"{settings.public_url}/connect/callback/{name}",
+        scopes=sorted(provider.scope.default),
+        is_loopback=settings.is_loopback,
+    )
+
+
+def _print(guide: Guide) -> None:
+    for number, step in enumerate(guide.steps, start=1):
+        say(f"{number}. {step}")
+        if number == 1 and guide.manifest is not None:
+            say(guide.manifest)
+    for warning in guide.warnings:
+        say(f"! {warning}")
+    say(f"Redirect address: {guide.redirect_uri}")
+
+
+def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[str, str | None]:
+    """Client id and secret, asked for where they were not given."""
+    from server.consoles import id_problem, secret_problem
+
+    is_public = guide.client == "public"
+    asks = client_id is None or not (is_public or from_stdin)
+    if asks and not sys.stdin.isatty():
+        rest = "" if is_public else " and --client-secret-stdin"
+        fail(f"nobody can be asked here: give --client-id{rest}, or --show to print only")
+    chosen = (typer.prompt("Client ID", err=True) if client_id is None else client_id).strip()
+    problem = id_problem(guide.provider, chosen)
+    if problem is not None:
+        fail(problem)
+    if is_public:
+        if from_stdin:
+            fail(
+                "Slack takes no secret on loopback: leave --client-secret-stdin out, or set an https server.public_url"
+            )
+        return chosen, None
+    secret = sys.stdin.readline() if from_stdin else typer.prompt("Client secret", err=True, hide_input=True)
+    problem = secret_problem(str(secret).strip())
+    if problem is not None:
+        fail(problem)
+    return chosen, str(secret).strip()
+
+
+def _write(setup: Setup, files: Files, client_id: str, client_secret: str | None, *, testing: bool) -> None:
+    from server.app import prepare_data_directory
+    from server.config_file import ConfigFileRefused
+    from server.provider_files import write
+
+    prepare_data_directory(files.data)
+    try:
+        write(files, client_id=client_id, client_secret=client_secret, testing=testing)
+    except ConfigFileRefused as error:
+        fail(f"{files.config}: {error}")
+    except OSError as error:
+        fail(f"cannot write {error.filename or files.config}: {error.strerror or error}")
+    _warn_of_environment(files.provider)
+    setup.settings()  # what was written is read back: it has to be accepted
+
+
+def _warn_of_environment(name: str) -> None:
+    prefix = f"TOKEN_VAULT_PROVIDERS__{name.upper()}__"
+    for variable in sorted(found for found in os.environ if found.startswith(prefix)):
+        note(f"{variable} is set and wins over the settings file: unset it.")
+
+
+def _undo(setup: Setup, files: Files) -> None:
+    from server.config_file import ConfigFileRefused
+    from server.provider_files import NothingToUndo, undo
+
+    try:
+        undo(files)
+    except (NothingToUndo, ConfigFileRefused) as error:
+        fail(str(error))
+    row: dict[str, object] = {"provider": files.provider, "config": str(files.config), "undone": True}
+    setup.show_one(row, sentence=f"{files.config} is as it was before the setup of {files.provider}.")

@@ -1,0 +1,139 @@
+"""What a person enters at a provider's console so that this vault can be used with it. Texts only, nothing is sent.
+
+Written from the providers' documentation, read on 2026-11-25 and not run: docs.slack.dev (installing-with-oauth,
+using-token-rotation, using-pkce), developers.google.com (identity/protocols/oauth2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+GUIDED: Final = ("slack", "google")
+_UNKNOWN_ENDINGS: Final = frozenset({"test", "local", "internal", "lan", "home", "localdomain", "example", "invalid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """The way through one console. `client` says how we prove who we are: with a secret, or without (`public`)."""
+
+    provider: str
+    redirect_uri: str
+    scopes: tuple[str, ...]
+    client: Literal["confidential", "public"]
+    steps: tuple[str, ...]
+    warnings: tuple[str, ...]
+    manifest: str | None = None
+
+
+def guide(provider: str, *, redirect_uri: str, scopes: Sequence[str], is_loopback: bool) -> Guide:
+    """The guide for this provider; KeyError for one that has none."""
+    match provider:
+        case "slack":
+            return _slack(redirect_uri, tuple(sorted(scopes)), is_loopback=is_loopback)
+        case "google":
+            return _google(redirect_uri, tuple(sorted(scopes)))
+        case _:
+            raise KeyError(provider)
+
+
+def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> Guide:
+    content = {
+        "display_information": {"name": "Token Vault", "description": "Acts for you through your own token vault"},
+        "oauth_config": {"redirect_urls": [redirect_uri], "scopes": {"user": list(scopes)}},
+        "settings": {
+            "org_deploy_enabled": False,
+            "socket_mode_enabled": False,
+            "token_rotation_enabled": True,
+        },
+    }
+    rotation = "Token rotation cannot be turned off again in that app. This vault needs it on; make an app of its own."
+    made = "Open https://api.slack.com/apps, choose Create New App, From a manifest, your workspace, and paste as JSON:"
+    if not is_loopback:
+        return Guide(
+            "slack",
+            redirect_uri,
+            scopes,
+            "confidential",
+            (
+                made,
+                "Leave PKCE off: this app has a secret.",
+                "Under Basic Information, App Credentials, copy Client ID and Client Secret (not the Signing Secret).",
+            ),
+            (rotation,),
+            json.dumps(content, indent=2),
+        )
+    return Guide(
+        "slack",
+        redirect_uri,
+        scopes,
+        "public",
+        (
+            made,
+            "Should Slack not take the address yet: leave redirect_urls out, and add the address after the next step.",
+            "Under OAuth & Permissions turn PKCE on, and see that the redirect URL is the one above, letter by letter.",
+            "Under Basic Information, App Credentials, copy Client ID. No secret is used.",
+        ),
+        (
+            rotation,
+            "Turning PKCE on cannot be undone without Slack's support, and its apps get no bot on this machine.",
+            "Refresh tokens of such an app end after 30 days: connect again then; the connection shows the day.",
+            "For connections that last give the vault an https server.public_url and run this again.",
+        ),
+        json.dumps(content, indent=2),
+    )
+
+
+def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
+    warnings = [
+        "While the app's status is Testing, Google ends each connection after 7 days; the connection shows the day.",
+        "Once the app is in production run this again with --published.",
+        "Accounts that are not test users are refused at Google's page while the app is in Testing.",
+    ]
+    host = urlsplit(redirect_uri).hostname or ""
+    ending = host.rpartition(".")[2]
+    if host != "localhost" and (ending in _UNKNOWN_ENDINGS or (ending.isdigit() and host != "127.0.0.1")):
+        warnings.append(f"Google takes localhost or a public domain name only; {host} is neither.")
+    return Guide(
+        "google",
+        redirect_uri,
+        scopes,
+        "confidential",
+        (
+            "Open https://console.cloud.google.com and choose a project, or make one.",
+            "Under APIs & Services, Library, find Google Calendar API and choose Enable.",
+            "Under OAuth consent screen (Google Auth Platform) name the app; choose External (Internal in a company).",
+            "There, under Audience, Test users, add the Google account that you will connect.",
+            "Under Data Access add these scopes: " + " ".join(scopes),
+            f"Under Clients make a client of type Web application; Authorized redirect URIs: {redirect_uri}",
+            "Copy Client ID and Client secret; Google may not show the secret again.",
+        ),
+        tuple(warnings),
+    )
+
+
+def id_problem(provider: str, client_id: str) -> str | None:
+    """Why this cannot be a client id; None when it may be one."""
+    if not client_id or not client_id.isprintable() or any(c.isspace() for c in client_id) or len(client_id) > 200:
+        return "the client id is empty or has spaces: copy it again"
+    if client_id.startswith("GOCSPX-"):
+        return "that is Google's client secret, not the client id, which ends in .apps.googleusercontent.com"
+    if client_id.startswith(("xox", "xapp-", "xoxe")):
+        return "that is a Slack token, not the client id: Basic Information, App Credentials has it"
+    if provider == "slack" and client_id.startswith("A0") and client_id.isalnum():
+        return "that is Slack's App ID, not the Client ID, which has a dot in it"
+    return None
+
+
+def secret_problem(secret: str) -> str | None:
+    """Why this cannot be a client secret; None when it may be one."""
+    if not secret or not secret.isprintable() or any(c.isspace() for c in secret) or len(secret) > 500:
+        return "the client secret is empty or has spaces: copy it again"
+    if secret.endswith(".apps.googleusercontent.com"):
+        return "that is Google's client id, not the client secret"
+    if secret.startswith(("xox", "xapp-")):
+        return "that is a Slack token, not the client secret: Basic Information, App Credentials has it"
+    return None
