@@ -31,26 +31,41 @@ class Bearer:
         self._deployment = deployment
         self._metadata = deployment.url(f"/.well-known/oauth-protected-resource{path}")
 
-    async def check(self, scope: Scope, send: Send) -> Principal | None:
-        """The principal; None when a challenge was sent instead."""
+    async def check(self, scope: Scope, send: Send, *, grant_later: bool = False) -> Principal | None:
+        """The principal; None when a challenge was sent instead. With `grant_later`, call `confirm` before answering
+        unless something else has read the grant.
+        """
         headers = Headers(scope=scope)
-        is_dpop = headers.get("authorization", "").lower().startswith("dpop")
         try:
-            principal = await tokens.authenticate(self._deployment, headers, method=scope["method"], path=scope["path"])
-        except tokens.TokenRefused as refused:
-            logger.debug("token refused", extra={"detail": refused.detail})
-            await self._challenge(send, refused.status, error=refused.code, is_dpop=is_dpop)
-            return None
-        except VaultError as refused:
-            logger.exception("token cannot be checked", extra={"code": refused.code})
-            wait = retry_after(refused)
-            more = [] if wait is None else [(b"retry-after", str(wait).encode())]
-            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, more)
+            principal = await tokens.authenticate(
+                self._deployment, headers, method=scope["method"], path=scope["path"], grant_later=grant_later
+            )
+        except (tokens.TokenRefused, VaultError) as refused:
+            await self._refuse(scope, send, refused)
             return None
         if NEEDED not in principal.scopes:
-            await self._challenge(send, 403, error="insufficient_scope", is_dpop=is_dpop)
+            await self._challenge(send, 403, error="insufficient_scope", is_dpop=_is_dpop(scope))
             return None
         return principal
+
+    async def confirm(self, principal: Principal, scope: Scope, send: Send) -> bool:
+        """Whether the grant behind the principal lives; if not, a challenge was sent."""
+        try:
+            await tokens.check_grant(self._deployment, principal)
+        except (tokens.TokenRefused, VaultError) as refused:
+            await self._refuse(scope, send, refused)
+            return False
+        return True
+
+    async def _refuse(self, scope: Scope, send: Send, refused: tokens.TokenRefused | VaultError) -> None:
+        if isinstance(refused, tokens.TokenRefused):
+            logger.debug("token refused", extra={"detail": refused.detail})
+            await self._challenge(send, refused.status, error=refused.code, is_dpop=_is_dpop(scope))
+            return
+        logger.error("token cannot be checked", extra={"code": refused.code}, exc_info=refused)
+        wait = retry_after(refused)
+        more = [] if wait is None else [(b"retry-after", str(wait).encode())]
+        await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, more)
 
     async def _challenge(self, send: Send, status: int, *, error: str, is_dpop: bool) -> None:
         parts = [f'resource_metadata="{self._metadata}"', f'scope="{format_scope(ORDINARY_SCOPES)}"']
@@ -60,6 +75,10 @@ class Bearer:
             parts.append(f'algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"')  # RFC 9449 §7.1
         challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
         await _answer(send, status, {"error": error} if error else {}, [(b"www-authenticate", challenge.encode())])
+
+
+def _is_dpop(scope: Scope) -> bool:
+    return Headers(scope=scope).get("authorization", "").lower().startswith("dpop")
 
 
 async def _answer(send: Send, status: int, content: dict[str, str], more: list[tuple[bytes, bytes]]) -> None:

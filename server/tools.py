@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -46,6 +46,7 @@ class ToolRequest:
     arguments: Mapping[str, object] = field(repr=False)
     asking: Asking
     transport: str  # http | sse | stdio
+    on_live: Callable[[], None] | None = None  # told when the exchange found the grant alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ async def call(
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
     started = time.monotonic()
     outcome = await _attempt(deployment, request, spec, progress)
+    if outcome.token is not None and request.on_live is not None:
+        request.on_live()
     _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
     if isinstance(outcome.result, MCPError):
         raise outcome.result

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -35,7 +36,7 @@ from mcp_types import (
     ProgressNotificationParams,
     jsonrpc_message_adapter,
 )
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.applications import Starlette
@@ -54,6 +55,7 @@ from vault.records import Principal
 SERVER_NAME: Final = "token-vault"
 _STATE_KEY: Final = "mcp"
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
+_ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
 _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
     "again once they have opened it. `connections` shows what is connected."
@@ -88,7 +90,9 @@ def lifespan(deployment: Deployment) -> Callable[[Starlette], AbstractAsyncConte
 def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
     """The MCP server of this vault; `transport` is what the activity calls the way of a call."""
     listed = ListToolsResult(tools=tools.listing(deployment), ttl_ms=60_000, cache_scope="private")
-    schemas = {tool.name: tool.input_schema for tool in listed.tools}
+    # The SDK looks in a called tool's schema for parameters that travel in headers. None of ours do, and a walk through
+    # the whole schema costs each call 10 us.
+    schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         return listed
@@ -100,6 +104,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
             arguments=params.arguments or {},
             asking=Asking.from_request(context, params),
             transport=transport,
+            on_live=_ON_LIVE.get(),
         )
         with deployment.drain.call():
             progress = _Progress(context, on_get_stream=transport == "http")
@@ -163,7 +168,9 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     the transports': a redirect of a POST loses the bearer token in several clients.
     """
     found: list[BaseRoute] = [
-        *_both("/mcp", _authenticated(deployment, _StreamableHTTP(), path="/mcp")),
+        *_both(
+            "/mcp", _WithPrincipal(_StreamableHTTP(), Bearer(deployment, path="/mcp"), reading=_reading(deployment))
+        ),
         companion.health_route(deployment),
         readiness.ready_route(deployment),
     ]
@@ -184,32 +191,85 @@ def _authenticated(deployment: Deployment, app: ASGIApp, *, path: str) -> ASGIAp
     return _WithPrincipal(app, Bearer(deployment, path=path))
 
 
-class _WithPrincipal:
-    """ASGI: nobody without a valid token comes past this, and the principal is set for everything behind it."""
+def _reading(deployment: Deployment) -> frozenset[bytes]:
+    """The tools whose exchange reads the grant."""
+    return frozenset(spec.name.encode() for spec in deployment.tools if spec.provider is not None)
 
-    def __init__(self, app: ASGIApp, bearer: Bearer) -> None:
+
+class _WithPrincipal:
+    """ASGI: nobody without a valid token comes past this, and the principal is set for everything behind it.
+
+    A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway,
+    in the statement that brings the upstream token. No answer leaves before that, or a read here, found it alive.
+    """
+
+    def __init__(self, app: ASGIApp, bearer: Bearer, *, reading: frozenset[bytes] = frozenset()) -> None:
         self._app = app
         self._bearer = bearer
+        self._reading = reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        principal = await self._bearer.check(scope, send)
+        grant_later = self._reads_grant(scope)
+        principal = await self._bearer.check(scope, send, grant_later=grant_later)
         if principal is None:
             return
-        # The SDK binds its sessions to this user. It gets no token: nothing behind here needs one.
-        scope["user"] = AuthenticatedUser(
-            AccessToken(
-                token="",
-                client_id=principal.client_id,
-                scopes=sorted(principal.scopes),
-                subject=principal.user_id,
-                claims={"iss": principal.tenant},
-            )
-        )
+        scope["user"] = _user(principal)
         reset = PRINCIPAL.set(principal)
         try:
-            await self._app(scope, receive, send)
+            if grant_later:
+                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope, send))
+                _ON_LIVE.set(answer.allow)
+                await self._app(scope, receive, answer.send)
+            else:
+                await self._app(scope, receive, send)
         finally:
             PRINCIPAL.reset(reset)
+            _ON_LIVE.set(None)
+
+    def _reads_grant(self, scope: Scope) -> bool:
+        """By the headers that MCP 2026-07-28 wants beside each body, and that the SDK compares with it."""
+        if not self._reading:
+            return False
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+        return (
+            headers.get(b"mcp-method") == b"tools/call"
+            and headers.get(b"mcp-name") in self._reading
+            and version in MODERN_PROTOCOL_VERSIONS
+        )
+
+
+class _LiveAnswer:
+    """Holds an answer back until the grant was seen alive; a challenge goes out instead when it has ended."""
+
+    def __init__(self, send: Send, confirm: Callable[[], Awaitable[bool]]) -> None:
+        self._send = send
+        self._confirm = confirm
+        self._is_live: bool | None = None
+
+    def allow(self) -> None:
+        """The grant was alive when the exchange read it."""
+        self._is_live = True
+
+    async def send(self, message: Message) -> None:
+        if self._is_live is None:
+            self._is_live = await self._confirm()
+        if self._is_live:
+            await self._send(message)
+
+
+@lru_cache(maxsize=1024)
+def _user(principal: Principal) -> AuthenticatedUser:
+    """What the SDK binds its sessions to. It gets no token: nothing behind here needs one."""
+    return AuthenticatedUser(
+        AccessToken(
+            token="",
+            client_id=principal.client_id,
+            scopes=sorted(principal.scopes),
+            subject=principal.user_id,
+            claims={"iss": principal.tenant},
+        )
+    )
 
 
 class _StreamableHTTP:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import pytest
 
-from tests.mcp_room import INITIALIZE, SLACK, Room, legacy_headers, modern, modern_headers, room
+from tests.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
 from vault import grants
+from vault.database import NO_PARAMETERS, Row, Value
+from vault.sqlite import SqliteDatabase
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,73 @@ async def test_a_revoked_grant_ends_the_token_at_once(place: Room) -> None:
         answer = await http.post("/mcp", json=modern("tools/list"), headers=headers)
         assert answer.status_code == 401
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+
+_STREAMED: Mapping[str, object] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "progressToken": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "header", "more"),
+    [
+        ({"channel": "general", "text": "no"}, "slack_post", {}),
+        ({"channel": "general", "text": "no"}, "slack_post", {"_meta": _STREAMED}),
+        ({"channel": "general", "text": "no"}, "slack_channels", {}),  # not what the body says
+        ({"channel": "not a channel"}, "slack_post", {}),
+        ({"channel": "general", "text": "no", "account": "unknown"}, "slack_post", {}),
+    ],
+    ids=["plain", "stream", "other name", "misfit", "no account"],
+)
+async def test_a_tool_call_of_a_revoked_agent_is_challenged_whatever_else_is_wrong_with_it(
+    place: Room, arguments: dict[str, str], header: str, more: Mapping[str, object]
+) -> None:
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK)
+    deployment = place.vault.deployment
+    call = modern("tools/call", {"name": "slack_post", "arguments": arguments, **more})
+    headers = modern_headers("tools/call", header)
+    async with place.http(agent) as http:
+        assert (await http.post("/mcp", json=call, headers=headers)).status_code == (
+            200 if header == "slack_post" else 400
+        )
+        posts = len(place.simulator.books()["posts"])
+        async with deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
+        answer = await http.post("/mcp", json=call, headers=headers)
+    assert answer.status_code == 401
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    assert answer.json() == {"error": "invalid_token"}
+    assert len(place.simulator.books()["posts"]) == posts
+
+
+async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK)
+    database = place.vault.deployment.database
+    assert isinstance(database, SqliteDatabase)
+    read: list[str] = []
+    look_up, fetch = database.look_up, database.fetch
+
+    async def counted(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        read.append(sql)
+        return await look_up(sql, parameters)
+
+    async def counted_too(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        read.append(sql)
+        return await fetch(sql, parameters)
+
+    monkeypatch.setattr(database, "look_up", counted)
+    monkeypatch.setattr(database, "fetch", counted_too)
+    call = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}})
+    async with place.http(agent) as http:
+        answer = await http.post("/mcp", json=call, headers=modern_headers("tools/call", "slack_post"))
+        assert (answer.status_code, len(read)) == (200, 1)
+        assert "Posted to" in answer.text
+        await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+        assert len(read) == 2
 
 
 async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None:

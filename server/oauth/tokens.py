@@ -111,8 +111,22 @@ async def verify(
     whose grant is live now. A DPoP-bound token needs the thumbprint of the key that was just proved: it never works as
     a plain bearer token. Raises TokenRefused.
     """
-    now = deployment.now()
-    claims = await read_claims(deployment, token, now=now)
+    principal = await _verify_claims(deployment, token, audiences=audiences, key_thumbprint=key_thumbprint)
+    await check_grant(deployment, principal)
+    return principal
+
+
+async def check_grant(deployment: Deployment, principal: Principal) -> None:
+    """The grant, its client and its person as they are now, in one read. Raises TokenRefused."""
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+        raise TokenRefused("grant ended")
+
+
+async def _verify_claims(
+    deployment: Deployment, token: str, *, audiences: frozenset[str] | None, key_thumbprint: str | None
+) -> Principal:
+    claims = await read_claims(deployment, token, now=deployment.now())
     allowed = own_resources(deployment.public_url) if audiences is None else audiences
     if claims.audience not in allowed:
         raise TokenRefused("audience is another")
@@ -120,9 +134,6 @@ async def verify(
         raise TokenRefused("not presented with the key it is bound to")
     if claims.key_thumbprint is None and deployment.settings.tokens.require_dpop:
         raise TokenRefused("not bound by DPoP")
-    live = await grants.live_principal_facts(deployment.database, claims.grant_id)
-    if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
-        raise TokenRefused("grant ended")
     return Principal(
         user_id=claims.subject,
         client_id=claims.client_id,
@@ -135,12 +146,24 @@ async def verify(
 
 
 async def authenticate(
-    deployment: Deployment, headers: Headers, *, method: str, path: str, audiences: frozenset[str] | None = None
+    deployment: Deployment,
+    headers: Headers,
+    *,
+    method: str,
+    path: str,
+    audiences: frozenset[str] | None = None,
+    grant_later: bool = False,
 ) -> Principal:
-    """As `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from."""
+    """As `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from.
+
+    With `grant_later` the caller sees to it that no answer leaves before the grant was found live.
+    """
     scheme, token = read_authorization(headers)
     if scheme == "bearer":
-        return await verify(deployment, token, audiences=audiences)
+        principal = await _verify_claims(deployment, token, audiences=audiences, key_thumbprint=None)
+        if not grant_later:
+            await check_grant(deployment, principal)
+        return principal
     now = deployment.now()
     try:
         sent = dpop.read_proof(headers) or ""
