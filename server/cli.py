@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.commands import accounts, agents, history, joining, people, registering, running
+from server.commands import accounts, agents, diagnosing, history, joining, people, registering, running
 
 app = typer.Typer(
     name="token-vault",
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 running.register(app)
 joining.register(app)
+diagnosing.register(app)
 people.register_sign_in(app)
 history.register_activity(app)
 app.add_typer(people.app, name="users")

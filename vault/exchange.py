@@ -100,7 +100,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
-        made = _settle(made, held, policy=policy, now=now)
+        made = settle(made, held, policy=policy, now=now)
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes = made.scopes if made.needs_narrow_token else None
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
@@ -208,7 +208,7 @@ def _words(scopes: frozenset[str]) -> str:
     return ", ".join(sorted(scopes))
 
 
-def _settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int) -> Plan:
+def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int) -> Plan:
     """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives."""
     if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
         return made

@@ -28,7 +28,7 @@ from vault.refusals import (
 from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.upstream import Rotation, UpstreamPolicy
 
-__all__ = ["Flights", "Vault", "refresh", "refresh_ahead"]
+__all__ = ["Flights", "Vault", "obstacle", "refresh", "refresh_ahead"]
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -128,17 +128,25 @@ def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
 
 async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> None:
     """Refuse while a send of this very token has no known end, unless sending it again is free."""
-    if facts.sent_at is None or policy.rotation is Rotation.NONE:
+    refusal = _unresolved(facts, policy=policy, now=now)
+    if refusal is None:
         return
-    age = max(0, now - facts.sent_at)
-    if age < LEASE:
-        raise TemporarilyUnavailable(
-            f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=LEASE - age
-        )
-    if facts.lease_until is not None:
+    if isinstance(refusal, ConnectionRequired) and facts.lease_until is not None:
         async with vault.database.transaction() as transaction:
             await leases.lapse(transaction, facts)
-    raise ConnectionRequired(
+    raise refusal
+
+
+def _unresolved(facts: Facts, *, policy: UpstreamPolicy, now: int) -> VaultError | None:
+    """Why a refresh has to wait for the answer of an earlier one, or for the person. Pure."""
+    if facts.sent_at is None or policy.rotation is Rotation.NONE:
+        return None
+    age = max(0, now - facts.sent_at)
+    if age < LEASE:
+        return TemporarilyUnavailable(
+            f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=LEASE - age
+        )
+    return ConnectionRequired(
         f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
         "Connect this account again.",
         provider=facts.provider,
@@ -146,6 +154,27 @@ async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPoli
         scopes=facts.scopes,
         connection_id=facts.connection_id,
     )
+
+
+def _not_set_up(provider: str) -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        f"{provider} is not set up on this server any more; ask its operator.", retry_after=60
+    )
+
+
+def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
+    """What a refresh of this connection would be refused with before anything is sent; changes nothing."""
+    if facts.state is not ConnectionState.ACTIVE:
+        return needs_reauth(facts)
+    if facts.is_leased(now):
+        return None  # its answer is on the way
+    refusal = _unresolved(facts, policy=_policy(vault, facts), now=now)
+    if refusal is not None:
+        return refusal
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None or not upstream.is_configured:
+        return _not_set_up(facts.provider)
+    return needs_reauth(facts) if facts.refresh_sealed is None else None
 
 
 async def _claim(vault: Vault, facts: Facts) -> Lease | None:
@@ -172,9 +201,7 @@ async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPo
     """Open what is to be spent, before anything is claimed for it."""
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:
-        raise TemporarilyUnavailable(
-            f"{facts.provider} is not set up on this server any more; ask its operator.", retry_after=60
-        )
+        raise _not_set_up(facts.provider)
     if facts.refresh_sealed is None:
         async with vault.database.transaction() as transaction:
             if await leases.end(transaction, facts, fence=facts.fence, reason="no_refresh_token"):
