@@ -11,6 +11,7 @@ from typing import Final
 
 from providers.catalog import Provider
 from server.deployment import Deployment
+from server.errors import PersonRefused
 from vault import audit, connections, delegations, tickets
 from vault.attenuate import covers_all
 from vault.records import (
@@ -24,12 +25,12 @@ from vault.records import (
     format_scope,
     parse_scope,
 )
-from vault.refusals import TransitionRefused, VaultError
+from vault.refusals import TransitionRefused
 
 LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
 
 
-class ConnectRefused(VaultError):
+class ConnectRefused(PersonRefused):
     """Nothing was linked.
 
     `foreign` is the provider's own text, cut; only ever shown escaped and marked as theirs. `retry` is the path of a

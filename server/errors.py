@@ -1,7 +1,8 @@
 """The one table from refusals to what a caller sees: HTTP status, OAuth error code, and a text that says the mend.
 
 Refusals of `vault` know neither HTTP nor OAuth; OAuth endpoints and tools both look them up here. Errors of the
-authorization server itself (`server.oauth.rules.OAuthError`) already carry their registered code.
+authorization server itself (`server.oauth.rules.OAuthError`) already carry their registered code. Every refusal that
+there is has an entry, or is a kind of one that has.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vault import refusals
+from vault import audit, clients, database, passwords, refusals, tokens, users
 from vault.refusals import VaultError
+
+
+class PersonRefused(VaultError):
+    """Base of what this package refuses a person on a page or in a terminal; never raised itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +27,9 @@ class Answer:
 
 
 STORAGE_RETRY: Final = 5  # seconds until a database that was away is worth another try
+CONFLICT_RETRY: Final = 1  # seconds until whoever was first is done
 
-_TABLE: dict[type[VaultError], Answer] = {
+TABLE: dict[type[VaultError], Answer] = {
     refusals.ConnectionRequired: Answer(400, "invalid_target"),
     refusals.DelegationRequired: Answer(403, "access_denied"),
     refusals.AccountRequired: Answer(400, "invalid_target"),
@@ -34,16 +40,25 @@ _TABLE: dict[type[VaultError], Answer] = {
     refusals.KeyUnavailable: Answer(500, "server_error"),
     refusals.StorageUnavailable: Answer(503, "temporarily_unavailable"),
     refusals.TransitionRefused: Answer(400, "invalid_grant"),
+    tokens.ResourceRefused: Answer(400, "invalid_target"),
+    clients.ClientExists: Answer(400, "invalid_client_metadata"),
+    users.NameRefused: Answer(400, "invalid_request"),
+    users.NameTaken: Answer(409, "invalid_request"),
+    users.IdentityTaken: Answer(409, "invalid_request"),
+    passwords.PasswordRefused: Answer(400, "invalid_request"),
+    database.Conflict: Answer(503, "temporarily_unavailable"),
+    audit.ChainBroken: Answer(500, "server_error"),
+    PersonRefused: Answer(400, "invalid_request"),
 }
 
 
 def answer_for(refusal: VaultError) -> Answer:
-    """The answer for a refusal; a type that is not in the table answers as its nearest ancestor, else 400."""
+    """The answer for a refusal: its own entry, or its nearest ancestor's."""
     for kind in type(refusal).__mro__:
-        found = _TABLE.get(kind)
+        found = TABLE.get(kind)
         if found is not None:
             return found
-    return Answer(400, "invalid_request")
+    return Answer(500, "server_error")
 
 
 def retry_after(refusal: VaultError) -> int | None:
@@ -53,6 +68,8 @@ def retry_after(refusal: VaultError) -> int | None:
             return refusal.retry_after
         case refusals.StorageUnavailable():
             return STORAGE_RETRY
+        case database.Conflict():
+            return CONFLICT_RETRY
         case _:
             return None
 
@@ -61,14 +78,26 @@ def tool_text(refusal: VaultError) -> str:
     """What a tool says of a refusal: the plain description, and when to try again. Never `detail`."""
     match refusal:
         case refusals.TemporarilyUnavailable():
-            return f"{refusal.description} Try again in {refusal.retry_after} s."
-        case refusals.CiphertextRejected() | refusals.KeyUnavailable():
+            return f"{_sentence(refusal)} Try again in {refusal.retry_after} s."
+        case refusals.CiphertextRejected():
             return (
                 "This connection cannot be opened any more. Disconnect it and connect it again on the connections page."
             )
+        case refusals.KeyUnavailable():
+            return "The vault cannot open its keys. Nothing is lost; only its operator can mend that."
         case refusals.StorageUnavailable():
             return "The vault cannot reach its storage. Nothing is lost; try again in a minute."
+        case database.Conflict():
+            return "Somebody else changed the same thing at this moment. Nothing was done; try again."
+        case audit.ChainBroken():
+            return "The vault's record of activity was changed by somebody. Its operator must look at that first."
         case refusals.AccountRequired():
-            return f"{refusal.description} Accounts: {', '.join(refusal.accounts)}."
+            return f"{_sentence(refusal)} Accounts: {', '.join(refusal.accounts)}."
         case _:
-            return refusal.description
+            return _sentence(refusal)
+
+
+def _sentence(refusal: VaultError) -> str:
+    """The description, which may be the short form that OAuth answers carry, as a sentence."""
+    text = refusal.description
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

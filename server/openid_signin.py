@@ -25,10 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from providers.address import AddressPolicy
 from providers.http import HttpError, OutboundRequest
 from server.deployment import Deployment
+from server.errors import PersonRefused
 from server.settings import OpenIDSettings
 from vault import audit, tickets, users
 from vault.records import Event, TicketPurpose, User
-from vault.refusals import TransitionRefused, VaultError
+from vault.refusals import TransitionRefused
 
 LIFETIME: Final = 600  # seconds for the trip
 SCOPE: Final = "openid profile"
@@ -39,7 +40,7 @@ _TOKEN_LIMIT: Final = 16_384  # characters
 logger = logging.getLogger("token_vault.openid")
 
 
-class OpenIDRefused(VaultError):
+class OpenIDRefused(PersonRefused):
     """Nobody was signed in. The person reads one of few texts; what exactly was wrong is in `detail`."""
 
     code = "openid_refused"

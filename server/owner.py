@@ -11,18 +11,18 @@ import re
 from typing import Final
 
 from server.deployment import Deployment
+from server.errors import PersonRefused
 from server.oauth.rules import ORDINARY_SCOPES
 from vault import audit, clients, grants, users
 from vault.database import Conflict, Transaction
 from vault.records import Client, ClientKind, Event, Grant, Principal, User
-from vault.refusals import VaultError
 
 OWNER_ISSUER: Final = "urn:token-vault:data-directory"  # the identity that marks the owner of the data directory
 OWNER_SUBJECT: Final = "owner"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
-class LocalClientRefused(VaultError):
+class LocalClientRefused(PersonRefused):
     """This local client cannot be used."""
 
     code = "local_client_refused"

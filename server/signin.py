@@ -18,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.errors import PersonRefused
 from server.settings import Settings
 from vault import audit, limits, sessions, tickets, users
 from vault.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
 from vault.records import Event, Session, TicketPurpose, User
-from vault.refusals import TransitionRefused, VaultError
+from vault.refusals import TransitionRefused
 
 WINDOW: Final = 900  # seconds over which wrong passwords are counted
 FIRST_ADMIN_LIFETIME: Final = 86400
@@ -39,13 +40,13 @@ _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
 }
 
 
-class SignInRefused(VaultError):
+class SignInRefused(PersonRefused):
     """The person could not be signed in. One text for every cause that could tell which accounts exist."""
 
     code = "sign_in_refused"
 
 
-class SignInThrottled(VaultError):
+class SignInThrottled(PersonRefused):
     """Too many wrong passwords lately, for this account or from this address."""
 
     code = "sign_in_throttled"

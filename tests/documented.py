@@ -219,7 +219,7 @@ def written_codes(title: str) -> set[str]:
 
 def oauth_codes() -> tuple[set[str], set[str]]:
     """Error codes that the sources name, and patterns of those that they put together."""
-    codes = {answer.oauth_error for answer in errors._TABLE.values()}
+    codes = {answer.oauth_error for answer in errors.TABLE.values()}
     patterns: set[str] = set()
     for path in [*(ROOT / "server" / "oauth").glob("*.py"), ROOT / "server" / "bearer.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -208,12 +208,9 @@ async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
         client_id=asked.client.id, scopes=asked.scopes, resource=asked.resource, key_thumbprint=asked.key_thumbprint
     )
     presented, lifetimes = asked.form.require("refresh_token"), _lifetimes(deployment)
-    try:
-        rotation = await refresh_tokens.rotate(
-            deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes
-        )
-    except refresh_tokens.ResourceRefused as refusal:
-        raise OAuthError("invalid_target", refusal.description, detail=refusal.detail) from refusal
+    rotation = await refresh_tokens.rotate(
+        deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes
+    )
     await deployment.activity.record(_event("token.refreshed", rotation.grant))
     return Issue(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
 

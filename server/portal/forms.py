@@ -9,13 +9,13 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
-from vault.refusals import VaultError
+from server.errors import PersonRefused
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _FIELD_LIMIT: Final = 500
 
 
-class PageRefused(VaultError):
+class PageRefused(PersonRefused):
     """A request that a page answers with an error page. Title and description are ours, never the sender's text."""
 
     code = "page_refused"
