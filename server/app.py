@@ -25,7 +25,7 @@ from server.settings import ProviderSettings, Settings
 from vault.audit import Activity
 from vault.database import open_database
 from vault.exchange import Vault
-from vault.keys import KeyRing
+from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
@@ -86,7 +86,7 @@ async def open_deployment(
             http=outbound,
             vault=vault,
             tools=builtin_tools(),
-            vault_id=keys.subkey("vault-id").hex()[:32],
+            vault_id=vault_id(keys),
             open_browser=open_browser,
         )
 

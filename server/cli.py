@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.commands import accounts, agents, diagnosing, history, joining, people, registering, running
+from server.commands import accounts, agents, backups, diagnosing, history, joining, people, registering, running
 
 app = typer.Typer(
     name="token-vault",
@@ -17,6 +17,7 @@ joining.register(app)
 diagnosing.register(app)
 people.register_sign_in(app)
 history.register_activity(app)
+backups.register(app)
 app.add_typer(people.app, name="users")
 app.add_typer(agents.clients_app, name="clients")
 app.add_typer(accounts.connections_app, name="connections")

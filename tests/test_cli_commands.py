@@ -131,6 +131,27 @@ async def test_activity_and_signing_keys(place: Place) -> None:
     assert "signing_key.rotated" in (await run(place, "activity")).stdout
 
 
+async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stopped(place: Place) -> None:
+    await content(place, "users", "add", "alice", "--password-stdin", feed=PASSWORD + "\n")
+    file = str(place.data.parent / "vault.backup")
+    async with place.serve():
+        made = await content(place, "backup", file)
+        assert made["with_keys"] is False  # type: ignore[index]
+        running = await run(place, "restore", file, "--force")
+        assert running.exit_code == 1
+        assert "stop all its processes" in running.stderr
+    await content(place, "users", "add", "bob", "--password-stdin", feed=PASSWORD + "\n")
+    assert "--force" in (await run(place, "restore", file)).stderr
+    restored = await run(place, "restore", file, "--force")
+    assert restored.exit_code == 0, restored.output
+    assert "No account needs its person again." in restored.stdout
+    assert "signs in again" in restored.stderr
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+    again = await run(place, "backup", file)
+    assert (again.exit_code, again.stderr.count("there already")) == (1, 1)
+    assert "key store is not in it" in (await run(place, "backup", file + "2")).stderr
+
+
 async def test_bad_settings_end_every_command_in_one_line(place: Place) -> None:
     (place.data / "config.toml").write_text("[server]\nprot = 1\n")
     refused = await run(place, "users", "list")
@@ -153,7 +174,7 @@ async def test_help_of_every_command_is_there() -> None:
         "users remove", "users disable", "clients add", "clients list", "clients show", "clients remove",
         "connections list", "connections connect", "connections disconnect", "delegations list",
         "delegations revoke", "providers list", "providers show", "providers check", "tools list",
-        "keys rotate-signing",
+        "keys rotate-signing", "backup", "restore",
     ):  # fmt: skip
         result = await asyncio.to_thread(CliRunner().invoke, app, [*command.split(), "--help"])
         assert result.exit_code == 0, command

@@ -90,13 +90,7 @@ class KeyRing:
             row = await _root_row(database)
             if row is None:
                 raise KeyUnavailable("the key ring could not be made", detail="no root after creating it")
-        try:
-            root = await source.unwrap(binary(row, "sealed"), _ROOT_CONTEXT)
-        except CiphertextRejected as error:
-            raise KeyUnavailable(
-                f"the key is not the one that this database was sealed under: {source.mend}",
-                detail=f"sealed under {text(row, 'kek_id')}",
-            ) from error
+        root = await open_root(source, sealed=binary(row, "sealed"), kek_id=text(row, "kek_id"))
         try:
             keys = await SigningKeys.load(database, sealing_key=_signing_key(root), now=database.now())
         except CiphertextRejected as error:
@@ -190,6 +184,22 @@ class KeyRing:
             "delete from keys.user_keys where tenant = :tenant and user_id = :user_id",
             {"tenant": TENANT, "user_id": user_id},
         )
+
+
+async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
+    """The root secret of a key store. Raises KeyUnavailable for another KEK."""
+    try:
+        return await source.unwrap(sealed, _ROOT_CONTEXT)
+    except CiphertextRejected as error:
+        raise KeyUnavailable(
+            f"the key is not the one that this database was sealed under: {source.mend}",
+            detail=f"sealed under {kek_id}",
+        ) from error
+
+
+def vault_id(ring: KeyRing) -> str:
+    """Names the vault of this root; not secret, the same in every process and every copy of it."""
+    return ring.subkey("vault-id").hex()[:32]
 
 
 async def _root_row(reader: Reader) -> Row | None:
