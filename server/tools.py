@@ -26,7 +26,7 @@ from server.deployment import Deployment
 from server.errors import tool_text
 from server.ladder import Asking
 from server.signin import owner_link
-from vault import tickets
+from vault import delegations, tickets
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
@@ -201,20 +201,39 @@ async def _ask(
         )
         return _Outcome(_failed(text), "refused", "provider_not_configured")
     reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
-    link = await _still_offered(deployment, request.asking) or await connect_link(
-        deployment,
-        principal=request.principal,
-        provider=missing.provider,
-        scopes=missing.scopes,
-        reason=reason,
-        tool=request.name,
-    )
+    link = await _still_offered(deployment, request.asking)
+    if link is None:
+        link = await connect_link(
+            deployment,
+            principal=request.principal,
+            provider=missing.provider,
+            scopes=missing.scopes,
+            reason=reason,
+            tool=request.name,
+        )
+        if await _may_know(deployment, request.principal, missing):
+            link = replace(link, message=f"{link.message} {missing.description}")
     if link is not request.asking.offered:
         await _open_for_owner(deployment, link, request=request)
     try:
         return _Outcome(ladder.offer(link, request.asking), "refused", missing.code)
     except MCPError as error:
         return _Outcome(error, "refused", missing.code)
+
+
+async def _may_know(
+    deployment: Deployment, principal: Principal, missing: ConnectionRequired | DelegationRequired
+) -> bool:
+    """Whether the refusal's sentence names no account, or one that this agent may use: other accounts are not told."""
+    if missing.connection_id is None:
+        return True
+    held = await delegations.get(
+        deployment.database,
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        connection_id=missing.connection_id,
+    )
+    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
 
 
 async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink | None:
