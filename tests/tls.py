@@ -1,0 +1,148 @@
+"""A TLS-terminating proxy on loopback with a certificate authority made for the test, and clients that trust it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The files of a certificate authority and of the one certificate that it signed."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def server(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+    def client(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authority))
+
+
+def make_authority(folder: Path, *hosts: str) -> Authority:
+    """A fresh authority, and a certificate for these hosts."""
+    now = datetime.datetime.now(datetime.UTC)
+    root_key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+
+    def builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(root)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
+        )
+
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign")
+    usage = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    signing = x509.KeyUsage(digital_signature=False, key_cert_sign=True, **usage)
+    serving = x509.KeyUsage(digital_signature=True, key_cert_sign=False, **usage)
+    authority = (
+        builder(root, root_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(signing, critical=True)
+        .sign(root_key, hashes.SHA256())
+    )
+    certificate = (
+        builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), leaf_key)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(serving, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+    made = Authority(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
+    made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    made.key.write_bytes(
+        leaf_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return made
+
+
+@asynccontextmanager
+async def tls_proxy(listening: socket.socket, authority: Authority, *, backend: int) -> AsyncGenerator[None]:
+    """Take TLS off and hand the bytes to the port on this machine; not a header is touched, `Host` passes unchanged."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        with contextlib.suppress(ConnectionError, ssl.SSLError, RuntimeError):
+            writer.close()
+
+    open_now: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", backend)
+        try:
+            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        finally:
+            for one in (inner_writer, writer):
+                one.transport.abort()
+
+    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(carry(reader, writer))
+        open_now.add(task)
+        task.add_done_callback(open_now.discard)
+
+    server = await asyncio.start_server(take, sock=listening, ssl=authority.server())
+    try:
+        yield
+    finally:
+        server.close()
+        waiting = list(open_now)
+        for task in waiting:
+            task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await server.wait_closed()
+
+
+class Through(httpx2.AsyncBaseTransport):
+    """Reaches one host, whatever its name, at a port of this machine, over TLS for that name. Adds `headers`."""
+
+    def __init__(self, host: str, authority: Authority, *, headers: Mapping[str, str] | None = None) -> None:
+        self._host = host
+        self._headers = dict(headers or {})
+        self._inner = httpx2.AsyncHTTPTransport(verify=authority.client())
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        assert request.url.host == self._host, request.url
+        headers = {**request.headers, **self._headers}
+        moved = httpx2.Request(
+            request.method,
+            request.url.copy_with(host="127.0.0.1"),
+            headers=headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": self._host},
+        )
+        return await self._inner.handle_async_request(moved)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
