@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench clean lock serve node
+.PHONY: help demo test lint types bench chaos clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make node         foreign clients for the suite (npm packages, Node from a wheel)"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
+	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 10 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"
 
@@ -40,6 +41,9 @@ node: .venv/.dev
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
+
+chaos: .venv/.dev
+	$(RUN) -m tests.chaos $(SCENARIOS)
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt

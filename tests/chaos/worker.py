@@ -1,0 +1,97 @@
+"""One real process of a vault that exchanges tokens when it is told to, over standard input and output.
+
+Arguments: one JSON object with `data`, `database`, `providers`, `principal`. Each line in is a command, each line out
+its answer: `{"exchange": 500}` all at once, `{"load": seconds, "rate": per_second}`, `{"settle": true}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import uvloop
+
+from server.app import open_deployment
+from server.settings import load_settings
+from vault.exchange import ExchangeRequest, Vault, exchange
+from vault.records import Principal
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+
+SCOPES = frozenset({"chat:write"})
+PATIENCE = 40.0  # seconds for one call
+
+
+async def call(vault: Vault, request: ExchangeRequest) -> tuple[float, str, int, float]:
+    """One exchange: milliseconds, outcome, generation of the token, seconds since the epoch at its start."""
+    at, started = time.time(), time.perf_counter()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            token = await exchange(request, vault=vault, now=vault.database.now())
+        outcome, generation = "ok", token.generation
+    except (StorageUnavailable, TemporarilyUnavailable):
+        outcome, generation = "503", 0
+    except VaultError as refusal:
+        outcome, generation = refusal.code, 0
+    except TimeoutError:
+        outcome, generation = "timeout", 0
+    return (time.perf_counter() - started) * 1000, outcome, generation, at
+
+
+def summary(calls: list[tuple[float, str, int, float]]) -> dict[str, object]:
+    """What the driver wants to know of many calls."""
+    return {
+        "outcomes": dict(Counter(outcome for _, outcome, _, _ in calls)),
+        "ms": [round(ms, 2) for ms, outcome, _, _ in calls if outcome == "ok"],
+        "slowest_refusal": max((ms for ms, outcome, _, _ in calls if outcome != "ok"), default=0.0),
+        "generations": sorted({generation for _, outcome, generation, _ in calls if outcome == "ok"}),
+        "ok_at": [at for _, outcome, _, at in calls if outcome == "ok"],
+    }
+
+
+async def load(vault: Vault, request: ExchangeRequest, *, seconds: float, rate: float) -> dict[str, object]:
+    """Calls at a steady rate, whether or not the earlier ones have come back."""
+    loop = asyncio.get_running_loop()
+    first, running = loop.time(), []
+    for number in range(int(seconds * rate)):
+        await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
+        running.append(asyncio.create_task(call(vault, request)))
+    return summary(list(await asyncio.gather(*running)))
+
+
+async def main(about: dict[str, object]) -> None:
+    """Open the vault, say so, obey until standard input ends."""
+    settings = load_settings(
+        overrides={
+            "database": {"url": about["database"]},
+            "providers": about["providers"],
+            "sandbox": {"loopback_upstreams": True},
+        }
+    )
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    principal = Principal(**{**about["principal"], "scopes": frozenset({"tools"})})  # type: ignore[dict-item]
+    request = ExchangeRequest(principal, "slack", SCOPES, purpose="chaos")
+    async with open_deployment(settings, data=Path(str(about["data"]))) as deployment:
+        vault = deployment.vault
+        print(json.dumps({"ready": True}), flush=True)
+        while line := await reader.readline():
+            command = json.loads(line)
+            if "exchange" in command:
+                answer = summary(
+                    list(await asyncio.gather(*(call(vault, request) for _ in range(command["exchange"]))))
+                )
+            elif "load" in command:
+                answer = await load(vault, request, seconds=command["load"], rate=command["rate"])
+            else:
+                await vault.flights.close()
+                answer = {"settled": True}
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(json.loads(sys.argv[1])))

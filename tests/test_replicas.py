@@ -1,0 +1,20 @@
+"""Several real processes of one vault at the moment of expiry; `make chaos` does the same with 500 calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.herd import herd
+from tests.chaos.world import open_world, strict_provider
+from tests.conftest import Store
+
+
+@pytest.mark.parametrize("processes", [2])
+async def test_calls_at_expiry_on_several_processes_are_one_refresh_and_all_succeed(
+    store: Store, processes: int
+) -> None:
+    async with strict_provider() as provider, open_world(store, provider) as world:
+        figure = await herd(world, processes=processes, calls=100)
+        row = await world.row()
+    assert "1 refresh, 100 of 100 succeed" in figure.measured
+    assert (row["state"], row["generation"]) == ("active", 2)
