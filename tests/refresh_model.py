@@ -196,7 +196,7 @@ class Model:
                 yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=THIN)))
             elif not hurries:
                 yield f"intent ages{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=OLD)))
-        left = [intent for intent in s.intents if intent is not None]
+        left = [intent for intent in s.intents if intent is not None]  # all of the row's generation
         if s.grace and not hurries and (not left or any(intent.sent_at == OLD for intent in left)):
             yield "grace closes", s._replace(grace=False)
         if s.lease is not None and not s.lease.has_lapsed:
@@ -395,16 +395,16 @@ class Model:
 
     def _commit(self, s: State, i: int, answer: Answer) -> State:
         """What the commit of process i's answer does to the row, whoever does it."""
-        mine, others = s.intents[i], s.intents[1 - i]
-        if others is not None and others.generation < answer.spent:
-            others = None
-        intents = _put((mine, mine), 1 - i, others)
-        intents = _put(intents, i, None)
+        others = s.intents[1 - i]
+        generation = max(s.generation, answer.spent) + 1
+        if others is not None and others.generation < generation:
+            others = None  # it stays in the database a while, and counts for nothing
+        intents = _put(_put(s.intents, 1 - i, others), i, None)
         lease = s.lease
         if lease is not None and lease.owner == i and lease.fence == answer.fence:
             lease = None
         return s._replace(
-            generation=max(s.generation, answer.spent) + 1,
+            generation=generation,
             token=answer.token,
             active=True,
             access=True,

@@ -97,6 +97,18 @@ class Database(Reader, Protocol):
         """Run a program as a transaction of its own; on SQLite the cheapest way to write: one trip to its thread."""
         ...
 
+    async def hold_liveness(self, owner: str) -> None:
+        """Show that this process uses the name `owner`, by a lock that ends with it. Cheap when it is held already."""
+        ...
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        """Whether the process of this name has ended; a pause is not an end.
+
+        `certainly`: by what this host's kernel says; without it a broken connection of another host may pass for an
+        end, so that nobody may be robbed of a running lease by it.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         ...
@@ -143,9 +155,11 @@ def check_version(version: int) -> None:
         )
 
 
-async def open_database(url: str, *, data: Path) -> Database:
+async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
     """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and bring its schema up to date.
 
+    `has_locks` False: no lock tells the living from the dead (PgBouncer in transaction mode), so nobody is ever taken
+    for dead.
     Raises StorageUnavailable with one line that says the mend.
     """
     parts = urlsplit(url)
@@ -156,7 +170,7 @@ async def open_database(url: str, *, data: Path) -> Database:
         if parts.netloc or parts.query or parts.fragment:
             raise StorageUnavailable("database.url: write sqlite:///path/to/file or sqlite: for the data directory")
         path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
-        return await SqliteDatabase.open(SqliteFiles.beside(path))
+        return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
     if parts.scheme in {"postgresql", "postgres"}:
         try:
             from vault.postgres import PostgresDatabase
@@ -164,7 +178,7 @@ async def open_database(url: str, *, data: Path) -> Database:
             raise StorageUnavailable(
                 "PostgreSQL needs the package asyncpg: pip install 'mcp-token-vault[postgres]'"
             ) from error
-        return await PostgresDatabase.open(url)
+        return await PostgresDatabase.open(url, data=data, has_locks=has_locks)
     raise StorageUnavailable(
         f"database.url: {parts.scheme or 'no'} scheme is not known: use sqlite:, sqlite:///path or postgresql://"
     )

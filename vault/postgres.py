@@ -7,18 +7,21 @@ schema `keys` of the same database.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import asyncpg
 
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
+from vault.liveness import OwnerLocks
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 
 LOG = logging.getLogger("token_vault.storage")
@@ -66,6 +69,7 @@ class _Connection(Protocol):
     async def execute(self, query: str, /, *args: Value) -> str: ...
     async def executemany(self, command: str, /, args: Sequence[Sequence[Value]]) -> None: ...
     def transaction(self, *, isolation: str) -> _Block: ...
+    def is_closed(self) -> bool: ...
     async def close(self) -> None: ...
 
 
@@ -245,17 +249,77 @@ class PostgresTransaction:
             return end.value
 
 
+def _owner_key(owner: str) -> int:
+    return int.from_bytes(hashlib.sha256(b"token-vault owner " + owner.encode()).digest()[:8], signed=True)
+
+
+class _OwnerSessions:
+    """The connection whose advisory locks show other hosts that we live; made anew when it broke."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: _Connection | None = None
+        self._held: set[str] = set()
+        self._turn = asyncio.Lock()
+
+    async def hold(self, owner: str) -> None:
+        if self._is_held(owner):
+            return
+        async with self._turn:
+            if self._is_held(owner):
+                return
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    self._held.clear()
+                    self._connection = await _connect_alone(self._url)
+                await self._connection.execute("select pg_advisory_lock($1)", _owner_key(owner))
+            except _ERRORS as error:
+                raise refusal(error) from error
+            self._held.add(owner)
+
+    def _is_held(self, owner: str) -> bool:
+        return owner in self._held and self._connection is not None and not self._connection.is_closed()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*_ERRORS):
+                async with asyncio.timeout(WAIT):
+                    await connection.close()
+
+
+async def _connect_alone(url: str) -> _Connection:
+    """A connection that the server notices the end of within seconds, also when our host vanished."""
+    connection: _Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
+        url,
+        timeout=int(WAIT),
+        command_timeout=STATEMENT_TIMEOUT,
+        server_settings={
+            "application_name": "token-vault owner",
+            "lock_timeout": str(int(WAIT * 1000)),
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+        },
+    )
+    return connection  # pyright: ignore[reportUnknownVariableType] -- as above
+
+
 class PostgresDatabase:
     """One vault in one PostgreSQL database; any number of processes may have it open."""
 
-    def __init__(self, pool: _Pool, *, clock_difference: float) -> None:
+    def __init__(
+        self, pool: _Pool, *, clock_difference: float, owners: OwnerLocks | None, sessions: _OwnerSessions
+    ) -> None:
         self.clock_offset = 0
+        self._owners = owners
+        self._sessions = sessions
         self._pool = pool
         self._clock_difference = clock_difference  # the server's clock minus our monotonic one
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
 
     @classmethod
-    async def open(cls, url: str) -> PostgresDatabase:
+    async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:
         """Connect and bring the schema up to date."""
         try:
             pool = await _connect_pool(url)
@@ -273,7 +337,8 @@ class PostgresDatabase:
             if isinstance(error, _ERRORS):
                 raise _cannot_open(url, error) from error
             raise
-        return cls(pool, clock_difference=difference)
+        owners = OwnerLocks(data) if has_locks else None
+        return cls(pool, clock_difference=difference, owners=owners, sessions=_OwnerSessions(url))
 
     def now(self) -> int:
         return int(time.monotonic() + self._clock_difference) + self.clock_offset
@@ -348,8 +413,31 @@ class PostgresDatabase:
 
     look_up = fetch
 
+    async def hold_liveness(self, owner: str) -> None:
+        if self._owners is not None:
+            self._owners.hold(owner)
+            await self._sessions.hold(owner)
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        if self._owners is None:
+            return False
+        is_gone = self._owners.is_gone(owner)
+        if is_gone is not None or certainly:
+            return is_gone is True
+        try:
+            async with self._connection() as connection:  # one statement: the lock is let go with it
+                is_free = await connection.fetchval(
+                    "select cast(pg_try_advisory_xact_lock_shared($1) as int)", _owner_key(owner)
+                )
+        except _ERRORS as error:
+            raise refusal(error) from error
+        return is_free == 1
+
     async def close(self) -> None:
         """Wait for connections in use, bounded."""
+        if self._owners is not None:
+            self._owners.close()
+        await self._sessions.close()
         self._calibrating.cancel()
         with suppress(asyncio.CancelledError):
             await self._calibrating

@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 import aiosqlite
 
 from vault.database import NO_PARAMETERS, Program, Row, T, Value
+from vault.liveness import OwnerLocks
 from vault.refusals import StorageUnavailable, VaultError
 from vault.sqlite_connections import ERRORS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
@@ -43,6 +44,11 @@ class _Turn:
         self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
         self.owner = asyncio.current_task()
+
+    def end(self, *, kept: bool) -> None:
+        """The caller is done; a writer that was closed meanwhile no longer waits for it."""
+        if not self.ended.done():
+            self.ended.set_result(kept)
 
     def refuse(self, error: VaultError) -> None:
         """Tell the caller, wherever it waits; a caller that no longer waits is not told."""
@@ -143,10 +149,10 @@ class _Writer:
             await turn.begun
             yield transaction
         except BaseException:
-            turn.ended.set_result(False)
+            turn.end(kept=False)
             raise
         else:
-            turn.ended.set_result(not transaction.failed)
+            turn.end(kept=not transaction.failed)
         finally:
             transaction.finish()
         if transaction.failed:
@@ -289,9 +295,15 @@ class SqliteDatabase:
     """One vault in two SQLite files; any number of processes may have them open."""
 
     def __init__(
-        self, readers: Sequence[aiosqlite.Connection], writer: aiosqlite.Connection, here: sqlite3.Connection
+        self,
+        readers: Sequence[aiosqlite.Connection],
+        writer: aiosqlite.Connection,
+        here: sqlite3.Connection,
+        *,
+        owners: OwnerLocks | None,
     ) -> None:
         self.clock_offset = 0
+        self._owners = owners
         self._here = here
         self._readers = tuple(readers)
         self._reading = [0] * len(self._readers)
@@ -300,7 +312,7 @@ class SqliteDatabase:
         self._is_closed = False
 
     @classmethod
-    async def open(cls, stores: SqliteFiles) -> SqliteDatabase:
+    async def open(cls, stores: SqliteFiles, *, has_locks: bool = True) -> SqliteDatabase:
         """Bring the schema up to date and connect."""
         await asyncio.to_thread(prepare, stores)
         opened: list[aiosqlite.Connection] = []
@@ -312,7 +324,8 @@ class SqliteDatabase:
             for connection in opened:
                 await connection.close()
             raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
-        return cls(opened[:READERS], opened[READERS], here)
+        owners = OwnerLocks(stores.vault.parent) if has_locks else None
+        return cls(opened[:READERS], opened[READERS], here, owners=owners)
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
@@ -353,10 +366,21 @@ class SqliteDatabase:
             raise refusal(error) from error
         return await self.fetch(sql, parameters)  # somebody has the files for a moment: wait for them in a thread
 
+    async def hold_liveness(self, owner: str) -> None:
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
+        if self._owners is not None:
+            self._owners.hold(owner)
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        return self._owners is not None and self._owners.is_gone(owner) is not False
+
     async def close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._owners is not None:
+            self._owners.close()
         self._here.close()
         await self._writer.close()
         for connection in (*self._readers, self._writing):

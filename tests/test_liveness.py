@@ -1,0 +1,139 @@
+"""Telling a dead process from a stopped one: by the kernel on one host, by PostgreSQL's session locks between hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Store
+from vault.database import Database, open_database
+from vault.liveness import KEEP, OwnerLocks
+
+WAIT = 20.0  # seconds: the bound of every wait here
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from vault.database import open_database
+async def main():
+    database = await open_database(sys.argv[1], data=Path(sys.argv[2]))
+    await database.hold_liveness("other")
+    print("held", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def holder(store: Store, data: Path) -> Generator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store.url, str(data)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+            process.wait(WAIT)
+
+
+async def until_dead(database: Database, owner: str, *, certainly: bool = False) -> None:
+    async with asyncio.timeout(WAIT):
+        while not await database.is_dead(owner, certainly=certainly):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stopped_process_lives_and_a_killed_one_is_dead(store: Store) -> None:
+    database = await store.open()
+    try:
+        with holder(store, store.data) as process:
+            assert not await database.is_dead("other")
+            os.kill(process.pid, signal.SIGSTOP)
+            assert not await database.is_dead("other")
+            assert not await database.is_dead("other", certainly=True)
+            process.kill()
+            process.wait(WAIT)
+            await until_dead(database, "other", certainly=True)
+    finally:
+        await database.close()
+
+
+async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    try:
+        with holder(postgres_store, elsewhere) as process:
+            assert not await database.is_dead("other")
+            process.kill()
+            process.wait(WAIT)
+            await until_dead(database, "other")
+            assert not await database.is_dead("other", certainly=True)
+    finally:
+        await database.close()
+
+
+async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        assert not await other.is_dead("me")
+        await other.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = :name and datname = current_database()",
+            {"name": "token-vault owner"},
+        )
+        await until_dead(other, "me")
+        assert not await other.is_dead("me", certainly=True)
+        async with asyncio.timeout(WAIT):
+            while await other.is_dead("me"):
+                await database.hold_liveness("me")
+                await asyncio.sleep(0.01)
+    finally:
+        await database.close()
+        await other.close()
+
+
+async def test_without_locks_nobody_is_ever_taken_for_dead(store: Store) -> None:
+    database = await open_database(store.url, data=store.data, has_locks=False)
+    try:
+        await database.hold_liveness("me")
+        assert not await database.is_dead("never seen")
+        assert not await database.is_dead("never seen", certainly=True)
+    finally:
+        await database.close()
+
+
+def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    mine, theirs, next_one = OwnerLocks(tmp_path), OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    mine.hold("living")
+    mine.hold("living")
+    theirs.hold("dead")
+    theirs.close()
+    assert (mine.is_gone("living"), mine.is_gone("dead"), mine.is_gone("unknown")) == (False, True, None)
+    for path in (tmp_path / "owners").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+        long_ago = path.stat().st_mtime - KEEP - 1
+        os.utime(path, (long_ago, long_ago))
+    next_one.hold("next")
+    assert (mine.is_gone("living"), mine.is_gone("dead")) == (False, None)
+    mine.close()
+    next_one.close()
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "owners").write_text("in the way")
+    with pytest.raises(Exception, match="cannot write in"):
+        OwnerLocks(tmp_path).hold("me")

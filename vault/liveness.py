@@ -1,0 +1,83 @@
+"""Which processes of this host live: one lock file per process, freed by the kernel at its end, however it ends.
+
+A pause frees nothing, so that a stopped process is told from a dead one. Files stand in the data directory; processes
+of other hosts are the database driver's matter.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from vault.refusals import StorageUnavailable
+
+FOLDER = "owners"
+KEEP = 3600  # seconds that a dead process's file is kept: it proves the death
+
+
+class OwnerLocks:
+    """The lock files of one data directory. Blocking, for microseconds."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / FOLDER
+        self._held: dict[str, int] = {}
+
+    def hold(self, owner: str) -> None:
+        """Show that this process uses the name `owner`, until it ends. Holding twice is holding once."""
+        if owner in self._held:
+            return
+        path = self._path(owner)
+        unseen = path.with_name("." + path.name)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sweep()
+            descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                unseen.rename(path)  # locked before anybody can see it
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
+        self._held[owner] = descriptor
+
+    def is_gone(self, owner: str) -> bool | None:
+        """Whether the process of this name has ended; None when this host knows nothing of it."""
+        path = self._path(owner)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def close(self) -> None:
+        """Let go of every name. The files stay as proof until they are swept."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _path(self, owner: str) -> Path:
+        return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.lock"
+
+    def _sweep(self) -> None:
+        """Remove files of the long dead. Names are random and never used again."""
+        for path in self._folder.glob("*.lock"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime < KEEP:
+                    continue
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(descriptor)
