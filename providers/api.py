@@ -27,6 +27,7 @@ CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left
 Value = str | int | bool
+_JSON: Final = json.JSONEncoder(ensure_ascii=False)
 logger = logging.getLogger("token_vault.api")
 
 
@@ -139,7 +140,7 @@ class UpstreamAPI:
         call = Call(api, method, path, {**params, **(body or {})})
         if not allowed(self._provider, call, self._scopes, granted=self._granted):
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
-        query = urlencode({name: _as_text(value) for name, value in params.items()})
+        query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
@@ -147,9 +148,10 @@ class UpstreamAPI:
             method=method,
             url=self._provider.apis[api].rstrip("/") + path + ("?" + query if query else ""),
             headers=headers,
-            body=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
+            body=None if body is None else _JSON.encode(body).encode(),
             max_bytes=ANSWER_LIMIT,
             peer=f"{self._provider.name}.api",
+            timeout=self._call_timeout(),
         )
         answer = await self._send(request)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
@@ -158,18 +160,18 @@ class UpstreamAPI:
     async def _send(self, request: OutboundRequest) -> OutboundResponse:
         is_write = request.method != "GET"
         try:
-            return await self._attempt(request)
+            return await self._outbound.send(request)
         except HttpError as error:
             lost_read = not is_write and not isinstance(error, TooLarge)
             if self._time_left() < _WORTH_REPEATING or not (isinstance(error, NotReached) or lost_read):
                 raise self._failed(error, is_write=is_write) from error
         try:
-            return await self._attempt(request)
+            return await self._outbound.send(replace(request, timeout=self._call_timeout()))
         except HttpError as error:
             raise self._failed(error, is_write=is_write) from error
 
-    async def _attempt(self, request: OutboundRequest) -> OutboundResponse:
-        return await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+    def _call_timeout(self) -> float:
+        return min(self._time_left(), CALL_TIMEOUT)
 
     def _failed(self, error: HttpError, *, is_write: bool) -> UpstreamUnavailable:
         return self._unavailable(error.reason, is_write=is_write and not isinstance(error, NotReached))

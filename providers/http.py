@@ -201,7 +201,7 @@ class Outbound:
             raise AddressRefused(problem)
         if not request.method.isalpha():
             raise NotReached("method not allowed")
-        if any(_LINE_BREAK.search(text) for pair in request.headers.items() for text in pair):
+        if _LINE_BREAK.search("".join((*request.headers, *request.headers.values()))):
             raise NotReached("header not allowed")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.timeout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote
 
 from providers.provider import Provider, Rule
@@ -58,6 +59,7 @@ def _matching(provider: Provider, call: Call) -> Iterator[Rule]:
             yield rule
 
 
+@lru_cache(maxsize=1024)
 def _is_plain(path: str) -> bool:
     """No dot segment, empty segment or control character in any encoding: servers must see the path that was judged."""
     if "\\" in path or "?" in path or "#" in path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vault.records import Narrowing, format_scope
 from vault.upstream import Downscope, UpstreamPolicy
@@ -61,6 +62,7 @@ def _widest(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
     return frozenset(scope for scope in scopes if not is_redundant(scope))
 
 
+@lru_cache(maxsize=1024)
 def scope_key(scopes: frozenset[str]) -> str:
     """The key under which a narrowed token of exactly these scopes is kept: equal sets, equal keys."""
     return hashlib.sha256(format_scope(scopes).encode()).hexdigest()

@@ -113,7 +113,10 @@ def _advancing(count: int) -> Program[Row]:
 
 def format_details(details: Mapping[str, object]) -> str:
     """Canonical JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
-    formatted = _CANONICAL.encode({_name(name): _plain(value) for name, value in details.items()})
+    plain: dict[str, object] = {}
+    for name, value in details.items():
+        plain[_name(name)] = value if isinstance(value, str) and len(value) <= TEXT_LIMIT else _plain(value)
+    formatted = _CANONICAL.encode(plain)
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted

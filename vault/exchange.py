@@ -90,9 +90,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
-    wanted = Wanted(request.principal, request.provider, scope_key="")
-    if request.scopes is not None:
-        wanted = replace(wanted, scope_key=scope_key(request.scopes))
+    key = "" if request.scopes is None else scope_key(request.scopes)
+    wanted = Wanted(request.principal, request.provider, scope_key=key)
     arrived = 0
     for _ in range(ROUNDS):
         accounts = await read_accounts(vault.database, wanted)
