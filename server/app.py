@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import server.oauth
@@ -19,6 +20,7 @@ from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.tools import builtin_tools
 from server.deployment import Deployment
+from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.settings import ProviderSettings, Settings
@@ -117,13 +119,15 @@ def _upstreams(
 
 def build_app(deployment: Deployment) -> ASGIApp:
     """The whole application: authorization server, pages and transports behind the guards."""
+    transports = server.transports.routes(deployment)
     app = Starlette(
         routes=[
-            *server.transports.routes(deployment),  # first: they are matched in order, and these are the busy ones
+            *transports,
             *server.oauth.routes(deployment),
             *server.portal.routes(deployment),
         ],
         lifespan=server.transports.lifespan(deployment),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    return Counted(Guards(app, GuardRules.from_settings(deployment.settings)), deployment.drain)
+    direct = Direct(app, [route for route in transports if isinstance(route, Route)])
+    return Counted(Guards(direct, GuardRules.from_settings(deployment.settings)), deployment.drain)
