@@ -151,7 +151,7 @@ async def test_a_google_app_in_testing_shows_its_seven_days_from_the_first_hour(
     user, person, client = await _someone(public)
     found = await _google(public, user, person, client)
     assert found.grant_expires_at == found.created_at + 7 * DAY
-    assert found.status(found.created_at + 1) == "expiring"
+    assert found.status(found.created_at) == "expiring"
 
 
 async def test_what_google_says_of_the_end_of_a_grant_is_shown_without_a_setting(room: Room) -> None:

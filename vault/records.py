@@ -220,7 +220,7 @@ class Connection:
             return self.state.value
         if self.is_ambiguous:
             return "ambiguous"
-        if self.grant_expires_at is not None and self.grant_expires_at - now < 7 * 86400:
+        if self.grant_expires_at is not None and self.grant_expires_at - now <= 7 * 86400:
             return "expiring"
         return self.state.value
 
