@@ -23,7 +23,7 @@ from vault.refusals import (
     ScopeRefused,
     TemporarilyUnavailable,
 )
-from vault.upstream import Rotation
+from vault.upstream import Refused, Rotation
 
 
 @pytest.fixture
@@ -136,6 +136,50 @@ async def test_a_narrow_token_that_does_not_prove_to_be_narrow_is_not_used(room:
     assert (await room.row(connection)).refresh_sealed is not None
     room.pass_time(61)
     assert room.google.issued[(await room.exchange("google", READ)).value] == {READ}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforced(
+    room: Room, *, everything: bool
+) -> None:
+    connection = await room.connect("google", delegated=frozenset({READ}))
+    full = await room.row(connection)
+    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    for _ in range(2):  # asked once, then not again for a while
+        token = await room.exchange("google", READ, everything=everything)
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
+        assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [send.outcome for send in room.google.sends] == ["Refused"]
+    (event,) = await room.events("narrowing.failed")
+    assert (event.outcome, event.details["asked"], event.details["reason"]) == ("failed", [READ], "invalid_scope")
+    assert event.connection_id == connection.id
+    after = await room.row(connection)
+    assert (after.state, after.generation, after.refresh_sealed) == (full.state, full.generation, full.refresh_sealed)
+    assert after.sent_at is None
+    with pytest.raises(DelegationRequired):  # enforced means that nothing else goes either
+        await room.exchange("google", WRITE)
+    room.pass_time(600)
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert room.google.issued[token.value] == {READ}
+
+
+async def test_an_expired_full_token_is_refreshed_where_the_provider_refuses_to_narrow(room: Room) -> None:
+    await room.connect("google")
+    room.pass_time(3600)
+    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.ENFORCED
+    assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [(send.scopes, send.outcome) for send in room.google.sends] == [({READ}, "Refused"), (None, "Rotated")]
+
+
+async def test_any_other_refusal_of_a_narrowing_is_not_worked_around(room: Room) -> None:
+    connection = await room.connect("google")
+    room.google.faults.append(INVALID_CLIENT)
+    with pytest.raises(TemporarilyUnavailable, match="invalid_client"):
+        await room.exchange("google", READ)
+    assert (await room.row(connection)).refresh_sealed is not None
 
 
 async def test_identity_scopes_may_ride_along_in_a_narrow_token(room: Room) -> None:

@@ -28,6 +28,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     VaultError,
 )
+from vault.spending import NarrowingRefused
 from vault.upstream import UpstreamPolicy
 
 __all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
@@ -99,7 +100,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
-        made = settle(made, held, policy=policy, now=now)
+        is_refused = made.needs_narrow_token and vault.flights.refuses_narrowing(held.id, made.scope_key, now=now)
+        made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes = made.scopes if made.needs_narrow_token else None
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
@@ -119,7 +121,10 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 generation=token.generation,
             )
         known = 0 if token is None else token.generation
-        arrived = await rotation.refresh(vault, held.id, scopes=scopes, if_generation=known)
+        try:
+            arrived = await rotation.refresh(vault, held.id, scopes=scopes, if_generation=known)
+        except NarrowingRefused:
+            continue  # enforced from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
 
 
@@ -207,12 +212,14 @@ def _words(scopes: frozenset[str]) -> str:
     return ", ".join(sorted(scopes))
 
 
-def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int) -> Plan:
-    """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives."""
+def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
+    """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives, or
+    where the provider does not issue such a token at all (`is_refused`).
+    """
     if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
         return made
     is_stuck = not held.may_refresh(policy, now=now) and held.full is not None and held.full.is_good(now)
-    if is_stuck or not held.has_refresh_token:
+    if is_stuck or is_refused or not held.has_refresh_token:
         return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False)
     return made
 

@@ -41,6 +41,7 @@ class Flights:
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], int] = {}
+        self._refused: dict[tuple[str, str], int] = {}
 
     def join(
         self, wish: Wish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
@@ -86,6 +87,17 @@ class Flights:
             self._pauses.pop(key, None)
             return 0
         return until - now
+
+    def refuse_narrowing(self, wish: Wish, *, until: int) -> None:
+        """The provider issues no token of these scopes alone: do not ask again before `until`."""
+        self._refused[wish.connection_id, wish.scope_key] = until
+
+    def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
+        """Whether the provider refused lately to issue a token of the scopes behind this key alone."""
+        until = self._refused.get((connection_id, key), 0)
+        if 0 < until <= now:
+            del self._refused[connection_id, key]
+        return until > now
 
     async def close(self, *, patience: float = 15.0) -> None:
         """Let the refreshes that are on their way store their answers; at most this long."""

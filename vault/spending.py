@@ -40,6 +40,7 @@ log = logging.getLogger("token_vault.rotation")
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
+NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
 
 def needs_reauth(facts: Facts) -> ConnectionRequired:
     """The refusal for a connection that only the person can mend."""
@@ -79,6 +80,10 @@ def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
 
 class _Fate(Enum):
     STORED = auto()
+class NarrowingRefused(TemporarilyUnavailable):
+    """The provider issues no token of just these scopes; the full one is as good as before."""
+
+
     MOVED = auto()  # the row holds something newer already
     ENDED = auto()  # disconnected meanwhile, and its revocation is over
 
@@ -107,6 +112,8 @@ class Spender:
                 return await self._give_up(lease, outcome)
             case Refused():
                 raise await self._blame_ourselves(lease, outcome)
+            case Refused(code="invalid_scope") if self.wish.scopes is not None:
+                raise await self._do_without(lease, outcome)
             case NotSent():
                 await self._release(lease, was_sent=False)
                 wait = outcome.retry_after or 2
@@ -167,6 +174,17 @@ class Spender:
             f"{self.facts.provider} did not answer. Nothing is lost.",
             retry_after=5 if is_free else leases.LEASE,
             detail=silent.reason,
+    async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
+        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and nothing happens to it."""
+        asked = sorted(self.wish.scopes or ())
+        self.vault.flights.refuse_narrowing(self.wish, until=self.vault.database.now() + NARROWING_PAUSE)
+        event = event_of(self.facts, "narrowing.failed", asked=asked, reason=refused.code)
+        await self._release(lease, was_sent=False, event=event)
+        log.warning("provider does not narrow", extra={"provider": self.facts.provider, "scopes": asked})
+        return NarrowingRefused(
+            f"{self.facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE
+        )
+
         )
 
     # Storing an answer
