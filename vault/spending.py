@@ -165,15 +165,6 @@ class Spender:
             retry_after=BROKEN_PAUSE,
         )
 
-    async def _mark_unanswered(self, lease: Lease, silent: Silent) -> TemporarilyUnavailable:
-        """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
-        is_free = self.policy.rotation is Rotation.NONE
-        event = event_of(self.facts, "connection.refresh_unanswered", reason=silent.reason)
-        await self._release(lease, was_sent=not is_free, event=event)
-        return TemporarilyUnavailable(
-            f"{self.facts.provider} did not answer. Nothing is lost.",
-            retry_after=5 if is_free else leases.LEASE,
-            detail=silent.reason,
     async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
         """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and nothing happens to it."""
         asked = sorted(self.wish.scopes or ())
@@ -185,6 +176,15 @@ class Spender:
             f"{self.facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE
         )
 
+    async def _mark_unanswered(self, lease: Lease, silent: Silent) -> TemporarilyUnavailable:
+        """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
+        is_free = self.policy.rotation is Rotation.NONE
+        event = event_of(self.facts, "connection.refresh_unanswered", reason=silent.reason)
+        await self._release(lease, was_sent=not is_free, event=event)
+        return TemporarilyUnavailable(
+            f"{self.facts.provider} did not answer. Nothing is lost.",
+            retry_after=5 if is_free else leases.LEASE,
+            detail=silent.reason,
         )
 
     # Storing an answer
