@@ -6,6 +6,7 @@ It reads the vault and calls no provider. `changed` belongs here too: it waits f
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,7 @@ class ConnectionEntry(BaseModel):
     provider: str
     account: str
     status: str = Field(description="active, expiring, ambiguous or needs_reauth")
+    ends_at: str | None = Field(description="When the provider ends this connection by itself (UTC), if it does")
     granted_scopes: list[str] = Field(description="What the account granted to the vault")
     your_scopes: list[str] = Field(description="What the person lets this agent use")
 
@@ -76,10 +78,12 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
 
 
 def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> ConnectionEntry:
+    ends = connection.grant_expires_at
     return ConnectionEntry(
         provider=connection.provider,
         account=connection.label,
         status=connection.status(now),
+        ends_at=None if ends is None else datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         granted_scopes=sorted(connection.scopes),
         your_scopes=sorted(yours),
     )
@@ -89,7 +93,8 @@ def _in_words(output: BaseModel) -> str:
     if not isinstance(output, ConnectionsOutput):
         return ""
     lines = [
-        f"{entry.provider}: {entry.account}, {entry.status}; you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
+        f"{entry.provider}: {entry.account}, {entry.status}{f' (ends {entry.ends_at})' if entry.ends_at else ''}; "
+        f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
         for entry in output.connections
     ]
     if output.not_connected:

@@ -5,12 +5,14 @@ The last one is kept in a file of the data directory. What a redirect address is
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Final
 
 from server.deployment import Deployment
 
 FILE: Final = "public_url"
+logger = logging.getLogger("token_vault.moved")
 
 
 def notice_move(deployment: Deployment) -> str | None:
@@ -19,8 +21,11 @@ def notice_move(deployment: Deployment) -> str | None:
     before, now = _read(path), deployment.public_url
     if before == now:
         return None
-    path.write_text(now + "\n", encoding="utf-8")
-    path.chmod(0o600)
+    try:
+        path.write_text(now + "\n", encoding="utf-8")
+        path.chmod(0o600)
+    except OSError as error:  # then it is said at every start
+        logger.warning("the public URL cannot be remembered", extra={"cause": str(error)})
     places = [
         f"{provider.title} to {deployment.url(f'/connect/callback/{provider.name}')}"
         for provider in deployment.catalog

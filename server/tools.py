@@ -197,7 +197,8 @@ async def _ask(
     if upstream is None or not upstream.is_configured:
         text = (
             f"This vault is not registered with {missing.provider} yet, so nobody can connect it. "
-            f"The operator finds the two values to enter at {deployment.url('/first-run')}."
+            f"Whoever runs it does that with `token-vault providers setup {missing.provider}`, "
+            f"or with what stands at {deployment.url('/first-run')}."
         )
         return _Outcome(_failed(text), "refused", "provider_not_configured")
     reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
