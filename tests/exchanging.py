@@ -20,12 +20,14 @@ from vault.rotation import Flights
 from vault.upstream import Downscope, Rotation, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
+GRACE = 60  # seconds, of the rotating double that has one
 READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
 
 
 def slack(rotation: Rotation) -> UpstreamPolicy:
-    return UpstreamPolicy("slack", rotation=rotation, revoke_ends_grant=True)
+    grace = GRACE if rotation is Rotation.GRACE else 0
+    return UpstreamPolicy("slack", rotation=rotation, grace=grace, revoke_ends_grant=True)
 
 
 def google(**changes: object) -> UpstreamPolicy:

@@ -321,7 +321,7 @@ class Model:
         """Adopt what lies in the host's journal, decide, claim."""
         other = 1 - i
         found = s.journal[other]
-        if found is not None and s.intents[other] is not None and self._replaces(s, other, found):
+        if found is not None and self._replaces(s, other, found):
             yield f"adopt{i}", self._commit(s, other, found)
             return
         unresolved = self._unresolved(s)

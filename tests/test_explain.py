@@ -208,12 +208,10 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
         connection = await room.connect()
         room.pass_time(90_000)
         await assert_works(room, connection)
-        room.slack.faults.append(Fault(before=Silent("timeout")))
-        await refusal(room, connection)
-        waiting = (await ask(room, connection)).failing
-        assert waiting is not None
-        assert (waiting.step, waiting.code) == (Step.TOKEN, "temporarily_unavailable")
-        room.pass_time(120)
+        room.slack.faults.extend([Fault(before=Silent("timeout"))] * 3)
+        for _ in range(3):  # the old token has run out: trying again can lose nothing more
+            assert (await ask(room, connection)).failing is None
+            await refusal(room, connection)
         await assert_same(room, connection, Step.TOKEN)
 
 

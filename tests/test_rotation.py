@@ -325,31 +325,99 @@ class Noticed(logging.Handler):
 # Silence
 
 
-@pytest.mark.parametrize("rotation", ROTATING)
+async def go_silent(room: Room, fault: Fault, *, before_end: int = 0) -> Connection:
+    """A connection whose refresh got no answer, this long before its access token ends."""
+    connection = await room.connect()
+    room.pass_time(3600 - before_end)
+    room.slack.faults.append(fault)
+    if before_end:
+        await room.exchange()
+        await room.settle()
+    else:
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+    assert len(room.slack.sends) == 1
+    assert "connection.refresh_unanswered" in await room.kinds()
+    return connection
+
+
 @pytest.mark.parametrize("fault", [LOST_REQUEST, LOST_ANSWER], ids=["request lost", "answer lost"])
-async def test_a_rotating_token_is_never_sent_again_while_its_fate_is_unknown(
-    store: Store, rotation: Rotation, fault: Fault
+async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of_the_old_one(
+    room: Room, fault: Fault
 ) -> None:
-    async with open_room(store, rotation=rotation) as room:
-        connection = await room.connect()
+    connection = await go_silent(room, fault, before_end=45)
+    assert await shown(room, connection) == "ambiguous"
+    with pytest.raises(TemporarilyUnavailable) as refused:
+        await refresh(room.vault, connection.id, if_generation=1)
+    assert 0 < refused.value.retry_after <= 60
+    assert len(room.slack.sends) == 1
+    room.pass_time(45)
+    if fault is LOST_REQUEST:  # the provider never saw it: the try saves the connection
+        assert room.slack.issued[(await room.exchange()).value]
+        assert await shown(room, connection) == "active"
+    else:  # it is lost, and now everybody knows
+        with pytest.raises(ConnectionRequired) as ended:
+            await room.exchange()
+        assert ended.value.reason == "needs_reauth"
+    assert len(room.slack.sends) == 2
+    assert (await room.row(connection)).refresh_sealed is not None
+
+
+@pytest.mark.parametrize("fault", [LOST_REQUEST, LOST_ANSWER], ids=["request lost", "answer lost"])
+async def test_inside_the_grace_a_silent_refresh_is_sent_again_and_nothing_is_lost(store: Store, fault: Fault) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        room.slack.has_grace = True
+        connection = await go_silent(room, fault, before_end=45)
+        room.pass_time(30)
+        await room.exchange()
+        await room.settle()
+        assert len(room.slack.sends) == 2
+        assert await shown(room, connection) == "active"
         room.pass_time(3600)
-        room.slack.faults.append(fault)
-        for _ in range(3):
-            with pytest.raises(TemporarilyUnavailable) as refused:
-                await room.exchange()
-            assert 0 < refused.value.retry_after <= 60
-        assert await shown(room, connection) == "ambiguous"
-        room.pass_time(61)
+        assert room.slack.issued[(await room.exchange()).value]
+
+
+async def test_with_less_than_two_deadlines_of_grace_left_nothing_is_sent(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        connection = await go_silent(room, LOST_ANSWER, before_end=55)
+        room.pass_time(41)
+        with pytest.raises(TemporarilyUnavailable):
+            await refresh(room.vault, connection.id, if_generation=1)
+        assert len(room.slack.sends) == 1
+
+
+async def test_where_re_use_is_only_refused_a_silent_refresh_is_sent_again_at_once(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.STRICT) as room:
+        await go_silent(room, LOST_REQUEST)
+        assert room.slack.issued[(await room.exchange()).value]
+        assert len(room.slack.sends) == 2
+
+
+async def test_after_three_sends_without_an_answer_only_the_person_can_mend_it(room: Room) -> None:
+    connection = await go_silent(room, LOST_REQUEST)
+    room.slack.faults.extend([LOST_REQUEST, LOST_REQUEST])
+    for _ in range(2):
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+    for _ in range(2):
         with pytest.raises(ConnectionRequired) as ended:
             await room.exchange()
         assert (ended.value.reason, ended.value.connection_id) == ("ambiguous", connection.id)
-        assert len(room.slack.sends) == 1
-        facts = await room.row(connection)
-        assert facts.refresh_sealed is not None
-        assert "connection.refresh_unanswered" in await room.kinds()
-        await room.connect()
-        assert await shown(room, connection) == "active"
-        assert await room.exchange()
+    assert len(room.slack.sends) == 3
+    assert await shown(room, connection) == "ambiguous"
+    await room.connect()
+    assert await shown(room, connection) == "active"
+    assert await room.exchange()
+
+
+async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room) -> None:
+    connection = await go_silent(room, LOST_ANSWER)
+    room.slack.faults.append(UNREACHABLE)
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange()
+    assert await shown(room, connection) == "ambiguous"
+    (left,) = await leases.unresolved(room.database, await room.row(connection))
+    assert (left.sends, left.is_settled, left.owner) == (1, True, room.vault.owner)
 
 
 async def test_while_the_old_token_lives_an_unknown_refresh_disturbs_nobody(room: Room) -> None:
@@ -385,26 +453,82 @@ async def test_a_provider_that_stays_silent_is_asked_twice_and_the_connection_st
         assert await room.exchange()
 
 
-@pytest.mark.parametrize("rotation", [Rotation.NONE, Rotation.REVOKES])
-async def test_a_process_that_died_with_its_answer_leaves_the_truth_behind(store: Store, rotation: Rotation) -> None:
-    async with open_room(store, rotation=rotation) as room:
-        connection = await room.connect()
-        room.pass_time(3600)
-        facts = await room.row(connection)
-        async with room.database.transaction() as transaction:
-            assert await leases.claim(transaction, facts, owner="died-long-ago", now=room.now)
+async def left_behind(room: Room, owner: str) -> Connection:
+    """A connection that `owner` claimed at its expiry, and never spoke of again."""
+    connection = await room.connect()
+    room.pass_time(3600)
+    facts = await room.row(connection)
+    async with room.database.transaction() as transaction:
+        assert await leases.claim(transaction, facts, owner=owner, now=room.now)
+    return connection
+
+
+@pytest.mark.parametrize("rotation", list(Rotation))
+async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: Store, rotation: Rotation) -> None:
+    async with open_room(sqlite_store, rotation=rotation) as room:
+        connection = await left_behind(room, "died")
+        assert room.slack.issued[(await room.exchange()).value]
+        assert len(room.slack.sends) == 1
+        assert await shown(room, connection) == "active"
+
+
+async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_over(postgres_store: Store) -> None:
+    async with open_room(postgres_store) as room:
+        connection = await left_behind(room, "of another host")
+        with pytest.raises(TemporarilyUnavailable):
+            await refresh(room.vault, connection.id, if_generation=1)
+        assert room.slack.sends == []
         room.pass_time(61)
-        if rotation is Rotation.NONE:
-            assert await room.exchange()
-            room.pass_time(3600)
-            assert await room.exchange()
-            assert list(await room.database.fetch("select owner from intents")) == []
-            return
-        with pytest.raises(ConnectionRequired) as refused:
-            await room.exchange()
-        assert refused.value.reason == "ambiguous"
+        assert await room.exchange()
+        assert len(room.slack.sends) == 1
+
+
+@pytest.mark.parametrize("rotation", [Rotation.STRICT, Rotation.REVOKES])
+async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Store, rotation: Rotation) -> None:
+    async with open_room(store, rotation=rotation) as room, second_process(room) as other:
+        await other.database.hold_liveness("paused")
+        connection = await left_behind(room, "paused")
+        room.pass_time(61)
+        for _ in range(2):
+            with pytest.raises(ConnectionRequired) as refused:
+                await room.exchange()
+            assert refused.value.reason == "ambiguous"
         assert room.slack.sends == []
         assert await shown(room, connection) == "ambiguous"
+
+
+async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lease(store: Store) -> None:
+    """Grace that issues siblings: of two answers to one token the one that was asked for last is the live one."""
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        room.slack.gate = asyncio.Event()
+        async with asyncio.timeout(WAIT):
+            slow = asyncio.create_task(room.exchange())
+            await room.slack.arrived.wait()
+            async with room.database.transaction() as transaction:  # somebody's earlier answer arrives first
+                await transaction.execute(
+                    "update connections set generation = generation + 1, refresh_sealed = access_sealed where id = :id",
+                    {"id": connection.id},
+                )
+            room.slack.gate.set()
+            assert room.slack.issued[(await slow).value]
+        assert (await room.row(connection)).generation == 3
+        room.pass_time(3600)
+        assert room.slack.issued[(await room.exchange()).value]
+
+
+async def test_a_refusal_ends_nothing_while_another_process_may_hold_a_newer_token(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room, second_process(room) as other:
+        await other.database.hold_liveness("paused")
+        connection = await left_behind(room, "paused")
+        async with room.database.transaction() as transaction:
+            await transaction.execute("update connections set lease_until = :now", {"now": room.now})
+        room.slack.families[0].is_alive = False
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        assert len(room.slack.sends) == 1
+        assert (await room.row(connection)).state.value == "active"
 
 
 # Refusals of the provider
@@ -524,7 +648,7 @@ async def test_a_claim_is_void_once_anybody_claimed_since_the_row_was_read(room:
     async with room.database.transaction() as transaction:
         first = await leases.claim(transaction, facts, owner="one", now=room.now)
         assert first is not None
-        await leases.release(transaction, first, was_sent=True)
+        await leases.settle(transaction, first, now=room.now)
     async with room.database.transaction() as transaction:
         assert await leases.claim(transaction, facts, owner="two", now=room.now) is None
     again = await room.row(connection)

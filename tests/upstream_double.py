@@ -32,6 +32,7 @@ class Family:
     scopes: frozenset[str]
     refresh_token: str | None
     spent: set[str] = field(default_factory=set[str])
+    before: str | None = None  # spent last: within grace it may be used again
     is_alive: bool = True
 
 
@@ -78,6 +79,7 @@ class UpstreamDouble:
         self.revoke_gate: asyncio.Event | None = None
         self.revoke_arrived = asyncio.Event()
         self.is_configured = True
+        self.has_grace = False  # sends the answer again to whoever brings the token before
         self._numbers = itertools.count(1)
 
     def authorization_url(
@@ -127,12 +129,19 @@ class UpstreamDouble:
         family = next((one for one in self.families if refresh_token in (one.refresh_token, *one.spent)), None)
         if family is None or not family.is_alive:
             return Refused("invalid_grant", "unknown token", ends_grant=True)
+        if refresh_token == family.before and self.has_grace:
+            return Rotated(
+                TokenAnswer(
+                    self._access(family.scopes), family.refresh_token, scopes=family.scopes, expires_in=self.lifetime
+                )
+            )
         if refresh_token != family.refresh_token:
             family.is_alive = self.rotation is not Rotation.REVOKES
             return Refused("invalid_grant", "token was used before", ends_grant=True)
         successor: str | None = None
         if self.rotation is not Rotation.NONE:
             family.spent.add(refresh_token)
+            family.before = refresh_token
             family.refresh_token = successor = self._name("rt")
         carried = fault.scopes or scopes or family.scopes
         answer = TokenAnswer(

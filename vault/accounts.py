@@ -13,6 +13,7 @@ from vault.database import Reader, Row, Value, binary_or_none, integer, integer_
 from vault.keys import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
 from vault.refusals import CiphertextRejected, GrantEnded
+from vault.rotation_rules import SEND_DEADLINE
 from vault.upstream import Rotation, UpstreamPolicy
 
 SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
@@ -107,7 +108,9 @@ class HeldAccount:
         """Whether a refresh can bring a token: none is known to have gone unanswered."""
         if not self.has_refresh_token:
             return False
-        return self.sent_at is None or self.is_leased(now) or policy.rotation is Rotation.NONE
+        if self.sent_at is None or self.is_leased(now) or policy.rotation is Rotation.NONE:
+            return True
+        return policy.rotation is Rotation.GRACE and self.sent_at + policy.grace - 2 * SEND_DEADLINE > now
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns that came in the same read."""

@@ -165,7 +165,7 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."
         return Explanation(Finding(Step.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}"))
     facts = await leases.read(vault.database, held.id, scope_key=made.scope_key) if refreshes else None
-    refusal = None if facts is None else rotation.obstacle(vault, facts, now=now)
+    refusal = None if facts is None else await rotation.obstacle(vault, facts, now=now)
     match refusal:
         case None:
             return Explanation(None, made.scopes, made.narrowing.value, refreshes=refreshes)

@@ -23,14 +23,14 @@ from vault.database import (
 from vault.keys import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, format_scope, parse_scope
 from vault.refusals import CiphertextRejected
-
-LEASE = 60  # seconds; longer than a send and every pause that we tolerate
+from vault.rotation_rules import LEASE, Unresolved
 
 _ACTIVE = ConnectionState.ACTIVE.value
 
 _READ = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
-        k.refresh_sealed, k.access_generation, k.lease_until, k.ended_at, uk.wrapped, uk.kek_id, ck.salt,
+        k.refresh_sealed, k.access_generation, k.access_expires_at, k.lease_owner, k.lease_until, k.ended_at,
+        uk.wrapped, uk.kek_id, ck.salt,
         t.generation as narrowed_generation,
         (select max(i.sent_at) from intents i
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at
@@ -44,13 +44,15 @@ _READ = """
 _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = fence + 1
     where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
-        and ended_at is null and (lease_until is null or lease_until <= :now)
+        and ended_at is null and (lease_until is null or lease_until <= :now or lease_owner = :gone)
 """
 _INTEND = """
-    insert into intents (tenant, connection_id, owner, generation, sent_at)
-    values (:tenant, :id, :owner, :generation, :now)
+    insert into intents (tenant, connection_id, owner, generation, sent_at, sends, settled_at)
+    values (:tenant, :id, :owner, :generation, :now, 1, null)
     on conflict (tenant, connection_id, owner) do update set
-        generation = excluded.generation, sent_at = excluded.sent_at
+        sent_at = case when intents.generation = excluded.generation then intents.sent_at else excluded.sent_at end,
+        sends = case when intents.generation = excluded.generation then intents.sends + 1 else 1 end,
+        generation = excluded.generation, settled_at = null
 """
 _RELEASE = """
     update connections set lease_owner = null, lease_until = null
@@ -60,9 +62,23 @@ _LAPSE = """
     update connections set lease_owner = null, lease_until = null
     where tenant = :tenant and id = :id and fence = :fence
 """
+_SETTLE = """
+    update intents set settled_at = :now
+    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
+"""
+_UNSEND = """
+    update intents set sends = sends - 1, settled_at = :now
+    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
+"""
+_DROP_UNSENT = "delete from intents where tenant = :tenant and connection_id = :id and sends <= 0"
 _DROP_INTENT = """
     delete from intents
     where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
+"""
+_UNRESOLVED = """
+    select owner, sent_at, sends, settled_at from intents
+    where tenant = :tenant and connection_id = :id and generation = :generation
+    order by owner
 """
 _DROP_OLD_INTENTS = """
     delete from intents
@@ -115,6 +131,8 @@ class Facts:
     fence: int
     access_generation: int
     narrowed_generation: int  # 0: no token for this set of scopes
+    access_expires_at: int | None
+    lease_owner: str | None
     lease_until: int | None
     sent_at: int | None  # of the newest intent to spend this generation
     is_ended: bool
@@ -157,6 +175,8 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Fa
         fence=integer(row, "fence"),
         access_generation=integer(row, "access_generation"),
         narrowed_generation=integer_or_none(row, "narrowed_generation") or 0,
+        access_expires_at=integer_or_none(row, "access_expires_at"),
+        lease_owner=text_or_none(row, "lease_owner"),
         lease_until=integer_or_none(row, "lease_until"),
         sent_at=integer_or_none(row, "sent_at"),
         is_ended=integer_or_none(row, "ended_at") is not None,
@@ -164,6 +184,20 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Fa
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",
         salt=binary_or_none(row, "salt"),
+    )
+
+
+async def unresolved(reader: Reader, facts: Facts) -> tuple[Unresolved, ...]:
+    """Every owner's sends of the row's refresh token that have no stored answer."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
+    return tuple(
+        Unresolved(
+            text(row, "owner"),
+            integer(row, "sent_at"),
+            sends=integer(row, "sends"),
+            is_settled=integer_or_none(row, "settled_at") is not None,
+        )
+        for row in await reader.fetch(_UNRESOLVED, which)
     )
 
 
@@ -187,11 +221,16 @@ class Lease:
         }
 
 
-async def claim(transaction: Transaction, facts: Facts, *, owner: str, now: int) -> Lease | None:
-    """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first."""
+async def claim(
+    transaction: Transaction, facts: Facts, *, owner: str, now: int, gone: str | None = None
+) -> Lease | None:
+    """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first.
+
+    `gone` is the owner that has certainly ended: its lease, and no other, does not have to lapse.
+    """
     wanted = Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence)
     changed = await transaction.execute(
-        _CLAIM, {**wanted.parameters, "active": _ACTIVE, "until": now + LEASE, "now": now}
+        _CLAIM, {**wanted.parameters, "active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
     )
     if changed != 1:
         return None
@@ -206,12 +245,33 @@ async def claim(transaction: Transaction, facts: Facts, *, owner: str, now: int)
     return Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence + 1)
 
 
-async def release(transaction: Transaction, lease: Lease, *, was_sent: bool) -> None:
-    """Give the lease back; the intent stays exactly when the token may have been spent."""
+async def release(transaction: Transaction, lease: Lease) -> None:
+    """Give the lease back; the intent is another matter."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     await transaction.execute(_RELEASE, {**which, "fence": lease.fence, "owner": lease.owner})
-    if not was_sent:
-        await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "generation": lease.generation})
+
+
+async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> None:
+    """Nothing left under this claim; earlier sends of the same owner stay unresolved."""
+    await release(transaction, lease)
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
+    changed = {**which, "owner": lease.owner, "generation": lease.generation, "now": now}
+    if await transaction.execute(_UNSEND, changed):
+        await transaction.execute(_DROP_UNSENT, which)
+
+
+async def settle(transaction: Transaction, lease: Lease, *, now: int) -> None:
+    """The provider kept silent: the token may have been spent, and nobody can bring the answer any more."""
+    await release(transaction, lease)
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
+    await transaction.execute(_SETTLE, {**which, "owner": lease.owner, "generation": lease.generation})
+
+
+async def resolve(transaction: Transaction, lease: Lease) -> None:
+    """The provider answered, and the answer changes nothing here: the sends of this owner have ended."""
+    await release(transaction, lease)
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
+    await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "generation": lease.generation})
 
 
 async def lapse(transaction: Transaction, facts: Facts) -> None:
@@ -230,9 +290,8 @@ class Refreshed:
     scope_key: str | None = None
 
 
-async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, now: int) -> bool:
-    """Compare-and-set the row from the lease's generation to the next; False when it has moved or ended."""
-    following = lease.generation + 1
+async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> bool:
+    """Compare-and-set the row from the lease's generation to `following`; False when it has moved or ended."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     at: Mapping[str, Value] = {**which, "next": following}
     changed = await transaction.execute(

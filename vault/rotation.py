@@ -2,8 +2,8 @@
 
 A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
 anybody uses it. It runs as a task that no caller can cancel; callers of one process share it, other processes watch
-the row. A send without an answer leaves its intent behind: whether the token was spent is then unknown, and only a
-provider whose refresh tokens outlive their use is asked again. Tokens are never deleted because something failed.
+the row. A send without an answer leaves its intent behind: whether the token was spent is then unknown, and
+`vault.rotation_rules` says who may send it again, and when. Tokens are never deleted because something failed.
 `vault.flights` keeps the order in this process, `vault.leases` has the SQL, `vault.spending` sends and stores;
 who may have which token is decided in `vault.exchange`.
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from vault import leases
+from vault import leases, takeover
 from vault.audit import append
 from vault.flights import Flights, Vault, Wish
-from vault.leases import LEASE, Facts, Lease
+from vault.leases import Facts, Lease
 from vault.records import ConnectionState
 from vault.refusals import (
     CiphertextRejected,
@@ -25,15 +25,14 @@ from vault.refusals import (
     TemporarilyUnavailable,
     VaultError,
 )
+from vault.rotation_rules import is_claim_void
 from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
-from vault.upstream import Rotation, UpstreamPolicy
+from vault.upstream import UpstreamPolicy
 
 __all__ = ["Flights", "Vault", "obstacle", "refresh", "refresh_ahead"]
 
 log = logging.getLogger("token_vault.rotation")
 
-SEND_DEADLINE = 10  # seconds; promised by UpstreamOAuth.refresh
-CLAIM_LIMIT = LEASE - SEND_DEADLINE - 1  # seconds after the claim beyond which nothing may be sent any more
 PATIENCE = 15.0  # seconds that a caller waits
 WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
 
@@ -79,22 +78,23 @@ async def _get(vault: Vault, wish: Wish) -> int:
     give_up_at = loop.time() + PATIENCE - 1
     wait = WATCH[0]
     while True:
+        started = loop.time()
         facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
         now = vault.database.now()
         facts, newer = _look(vault, wish, facts=facts, now=now)
         if newer is not None:
             return newer
-        if not facts.is_leased(now):
+        if await takeover.is_free(vault, facts, now=now):
             policy = _policy(vault, facts)
             await _refuse_unresolved(vault, facts, policy=policy, now=now)
             spender = await _prepare(vault, facts, wish=wish, policy=policy)
-            started = loop.time()
-            lease = await _claim(vault, facts)
-            if lease is not None and loop.time() - started <= CLAIM_LIMIT:
+            await vault.database.hold_liveness(vault.owner)
+            lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
+            if lease is not None and not is_claim_void(loop.time() - started):
                 generation = await spender.spend(lease)
                 if generation is not None:
                     return generation
-            elif lease is not None:  # we slept: the lease may lapse while the request is on its way
+            elif lease is not None:  # we slept: what was decided may not hold any more
                 await _release(vault, lease)
         if loop.time() >= give_up_at:
             raise TemporarilyUnavailable("This account is being refreshed. Nothing is lost.", retry_after=5)
@@ -128,7 +128,7 @@ def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
 
 async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> None:
     """Refuse while a send of this very token has no known end, unless sending it again is free."""
-    refusal = _unresolved(facts, policy=policy, now=now)
+    refusal = await takeover.refusal(vault, facts, policy=policy, now=now)
     if refusal is None:
         return
     if isinstance(refusal, ConnectionRequired) and facts.lease_until is not None:
@@ -137,38 +137,19 @@ async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPoli
     raise refusal
 
 
-def _unresolved(facts: Facts, *, policy: UpstreamPolicy, now: int) -> VaultError | None:
-    """Why a refresh has to wait for the answer of an earlier one, or for the person. Pure."""
-    if facts.sent_at is None or policy.rotation is Rotation.NONE:
-        return None
-    age = max(0, now - facts.sent_at)
-    if age < LEASE:
-        return TemporarilyUnavailable(
-            f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=LEASE - age
-        )
-    return ConnectionRequired(
-        f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
-        "Connect this account again.",
-        provider=facts.provider,
-        reason="ambiguous",
-        scopes=facts.scopes,
-        connection_id=facts.connection_id,
-    )
-
-
 def _not_set_up(provider: str) -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
         f"{provider} is not set up on this server any more; ask its operator.", retry_after=60
     )
 
 
-def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
+async def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
     """What a refresh of this connection would be refused with before anything is sent; changes nothing."""
     if facts.state is not ConnectionState.ACTIVE:
         return needs_reauth(facts)
-    if facts.is_leased(now):
+    if not await takeover.is_free(vault, facts, now=now):
         return None  # its answer is on the way
-    refusal = _unresolved(facts, policy=_policy(vault, facts), now=now)
+    refusal = await takeover.refusal(vault, facts, policy=_policy(vault, facts), now=now)
     if refusal is not None:
         return refusal
     upstream = vault.upstreams.get(facts.provider)
@@ -177,11 +158,11 @@ def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
     return needs_reauth(facts) if facts.refresh_sealed is None else None
 
 
-async def _claim(vault: Vault, facts: Facts) -> Lease | None:
+async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | None:
     """Claim in one commit. A commit that fails is undone as far as the storage lets us: nothing was sent."""
     try:
         async with vault.database.transaction() as transaction:
-            return await leases.claim(transaction, facts, owner=vault.owner, now=vault.database.now())
+            return await leases.claim(transaction, facts, owner=vault.owner, now=vault.database.now(), gone=gone)
     except (StorageUnavailable, TemporarilyUnavailable):
         undone = Lease(facts.connection_id, vault.owner, generation=facts.generation, fence=facts.fence + 1)
         try:
@@ -194,7 +175,7 @@ async def _claim(vault: Vault, facts: Facts) -> Lease | None:
 async def _release(vault: Vault, lease: Lease) -> None:
     """Undo a claim that nothing was sent for."""
     async with vault.database.transaction() as transaction:
-        await leases.release(transaction, lease, was_sent=False)
+        await leases.unsend(transaction, lease, now=vault.database.now())
 
 
 async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPolicy) -> Spender:

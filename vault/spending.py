@@ -23,6 +23,8 @@ from vault.keys import ConnectionKey
 from vault.leases import Facts, Lease, Refreshed
 from vault.records import Event
 from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.rotation_rules import LEASE, is_newer, may_give_up
+from vault.takeover import unresolved
 from vault.upstream import (
     NotSent,
     Refused,
@@ -38,9 +40,9 @@ from vault.upstream import (
 log = logging.getLogger("token_vault.rotation")
 
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
+NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
-NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
 
 def needs_reauth(facts: Facts) -> ConnectionRequired:
     """The refusal for a connection that only the person can mend."""
@@ -78,12 +80,12 @@ def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
     )
 
 
-class _Fate(Enum):
-    STORED = auto()
 class NarrowingRefused(TemporarilyUnavailable):
     """The provider issues no token of just these scopes; the full one is as good as before."""
 
 
+class _Fate(Enum):
+    STORED = auto()
     MOVED = auto()  # the row holds something newer already
     ENDED = auto()  # disconnected meanwhile, and its revocation is over
 
@@ -110,12 +112,12 @@ class Spender:
                 return await self._keep(lease, outcome.answer)
             case Refused(ends_grant=True):
                 return await self._give_up(lease, outcome)
-            case Refused():
-                raise await self._blame_ourselves(lease, outcome)
             case Refused(code="invalid_scope") if self.wish.scopes is not None:
                 raise await self._do_without(lease, outcome)
+            case Refused():
+                raise await self._blame_ourselves(lease, outcome)
             case NotSent():
-                await self._release(lease, was_sent=False)
+                await self._unsend(lease)
                 wait = outcome.retry_after or 2
                 if outcome.retry_after is not None:
                     self._pause(outcome.retry_after)
@@ -129,32 +131,39 @@ class Spender:
             case _:
                 assert_never(outcome)
 
-    async def _release(self, lease: Lease, *, was_sent: bool, event: Event | None = None) -> None:
+    async def _unsend(self, lease: Lease, *, event: Event | None = None) -> None:
         async with self.vault.database.transaction() as transaction:
-            await leases.release(transaction, lease, was_sent=was_sent)
+            now = self.vault.database.now()
+            await leases.unsend(transaction, lease, now=now)
             if event is not None:
-                await append(transaction, event, now=self.vault.database.now())
+                await append(transaction, event, now=now)
 
     def _pause(self, seconds: int) -> None:
         self.vault.flights.pause(self.wish, until=self.vault.database.now() + seconds)
 
     async def _give_up(self, lease: Lease, refused: Refused) -> None:
         """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
+        others = [one for one in await unresolved(self.vault, self.facts) if one.owner != lease.owner]
+        is_final = may_give_up(others)
         async with self.vault.database.transaction() as transaction:
-            ended = await leases.end(transaction, self.facts, fence=lease.fence, reason=refused.code)
-            await leases.release(transaction, lease, was_sent=False)
+            ended = is_final and await leases.end(transaction, self.facts, fence=lease.fence, reason=refused.code)
+            await leases.resolve(transaction, lease)
             if ended:
                 event = event_of(self.facts, "connection.needs_reauth", reason=refused.code)
                 await append(transaction, event, now=self.vault.database.now())
         if ended:
             log.warning("connection needs its person", extra={"connection": self.facts.connection_id})
             raise needs_reauth(replace(self.facts, reason=refused.code))
+        if not is_final:
+            raise TemporarilyUnavailable(
+                f"Another process may hold a newer token of {self.facts.provider}. Nothing is lost.", retry_after=5
+            )
 
     async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
         """Our registration or our request is wrong: the token was not looked at and nothing happens to it."""
         kind = "connection.refresh_refused" if self.wish.scopes is None else "narrowing.failed"
         self._pause(BROKEN_PAUSE)
-        await self._release(lease, was_sent=False, event=event_of(self.facts, kind, reason=refused.code))
+        await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         is_about_us = "client" in refused.code  # invalid_client, invalid_client_id, bad_client_secret ...
         mend = (
@@ -170,7 +179,7 @@ class Spender:
         asked = sorted(self.wish.scopes or ())
         self.vault.flights.refuse_narrowing(self.wish, until=self.vault.database.now() + NARROWING_PAUSE)
         event = event_of(self.facts, "narrowing.failed", asked=asked, reason=refused.code)
-        await self._release(lease, was_sent=False, event=event)
+        await self._unsend(lease, event=event)
         log.warning("provider does not narrow", extra={"provider": self.facts.provider, "scopes": asked})
         return NarrowingRefused(
             f"{self.facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE
@@ -180,10 +189,13 @@ class Spender:
         """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
         is_free = self.policy.rotation is Rotation.NONE
         event = event_of(self.facts, "connection.refresh_unanswered", reason=silent.reason)
-        await self._release(lease, was_sent=not is_free, event=event)
+        async with self.vault.database.transaction() as transaction:
+            now = self.vault.database.now()
+            await (leases.resolve(transaction, lease) if is_free else leases.settle(transaction, lease, now=now))
+            await append(transaction, event, now=now)
         return TemporarilyUnavailable(
             f"{self.facts.provider} did not answer. Nothing is lost.",
-            retry_after=5 if is_free else leases.LEASE,
+            retry_after=5 if self.policy.rotation is not Rotation.REVOKES else LEASE,
             detail=silent.reason,
         )
 
@@ -216,15 +228,19 @@ class Spender:
         now, facts = self.vault.database.now(), self.facts
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
-            if await leases.store(transaction, target, self._sealed(answer, facts=facts, now=now), now=now):
-                return _Fate.STORED, facts.generation + 1
+            following = max(facts.generation, lease.generation) + 1
+            sealed = self._sealed(answer, facts=facts, generation=following, now=now)
+            if await leases.store(transaction, target, sealed, following=following, now=now):
+                return _Fate.STORED, following
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
                 return (_Fate.MOVED if await self._revoke_later(transaction, answer, now=now) else _Fate.ENDED), 0
             facts = current
-            if not self._is_still_held(facts):
+            holds = (current.lease_owner, current.fence) == (lease.owner, lease.fence)
+            newer = is_newer(spent_generation=lease.generation, row_generation=current.generation, holds_lease=holds)
+            if not newer and not self._is_still_held(facts):
                 break
-        await leases.release(transaction, lease, was_sent=False)
+        await leases.resolve(transaction, lease)
         return _Fate.MOVED, 0
 
     def _is_still_held(self, facts: Facts) -> bool:
@@ -253,9 +269,8 @@ class Spender:
         event = event_of(self.facts, kind, outcome="ok" if done else "failed", reason="late_answer")
         await self.vault.activity.record(event)
 
-    def _sealed(self, answer: TokenAnswer, *, facts: Facts, now: int) -> Refreshed:
+    def _sealed(self, answer: TokenAnswer, *, facts: Facts, generation: int, now: int) -> Refreshed:
         scopes, narrowed = self.wish.scopes, self.wish.scope_key
-        generation = facts.generation + 1
 
         def seal(token: str, purpose: str) -> bytes:
             return self.key.seal(

@@ -143,6 +143,8 @@ create table intents (
     owner text not null,
     generation bigint not null,
     sent_at bigint not null,
+    sends bigint not null default 1,
+    settled_at bigint,
     primary key (tenant, connection_id, owner)
 );
 

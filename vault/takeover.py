@@ -1,0 +1,77 @@
+"""Whose sends of a refresh token have no known end, who of them is gone, and whether the token may be sent again.
+
+Loads the facts for `vault.rotation_rules` and puts its decision into words. Acting on it is `vault.rotation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from vault import leases
+from vault.flights import Vault
+from vault.leases import Facts
+from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.rotation_rules import LEASE, Decision, Unresolved, may_claim, may_send
+from vault.upstream import UpstreamPolicy
+
+
+async def holder_is_gone(vault: Vault, facts: Facts) -> bool:
+    """Whether the lease's own holder has certainly ended."""
+    if facts.lease_owner is None or facts.lease_owner == vault.owner:
+        return False
+    return await vault.database.is_dead(facts.lease_owner, certainly=True)
+
+
+async def is_free(vault: Vault, facts: Facts, *, now: int) -> bool:
+    """Whether the lease may be taken."""
+    if may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=False):
+        return True
+    gone = await holder_is_gone(vault, facts)
+    return may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=gone)
+
+
+async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
+    """The sends of the row's refresh token that nobody has reported the end of.
+
+    Our own are settled: this process sends one at a time for a connection, and that turn is the caller's.
+    """
+    if facts.sent_at is None:
+        return ()
+    found = await leases.unresolved(vault.database, facts)
+    return tuple(
+        [
+            one
+            if one.is_settled
+            else replace(one, is_settled=one.owner == vault.owner or await vault.database.is_dead(one.owner))
+            for one in found
+        ]
+    )
+
+
+async def refusal(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> VaultError | None:
+    """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent."""
+    sends = await unresolved(vault, facts)
+    expires_at = facts.access_expires_at
+    decision = may_send(policy, sends, now=now, access_expires_at=expires_at)
+    if decision is Decision.SEND:
+        return None
+    if decision is Decision.STOP or _age(sends, now=now) >= LEASE:
+        return ConnectionRequired(
+            f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
+            "Connect this account again.",
+            provider=facts.provider,
+            reason="ambiguous",
+            scopes=facts.scopes,
+            connection_id=facts.connection_id,
+        )
+    wait = LEASE - _age(sends, now=now)
+    if all(one.is_settled for one in sends) and expires_at is not None:
+        wait = min(wait, max(1, expires_at - now))  # then it may be tried
+    return TemporarilyUnavailable(
+        f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=wait
+    )
+
+
+def _age(sends: Collection[Unresolved], *, now: int) -> int:
+    return max(0, now - min(one.sent_at for one in sends))
