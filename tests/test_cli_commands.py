@@ -170,9 +170,9 @@ async def test_wrong_usage_has_exit_code_two(place: Place) -> None:
 
 async def test_help_of_every_command_is_there() -> None:
     for command in (
-        "serve", "stdio", "demo", "version", "client-config", "sign-in", "activity", "users add", "users list",
-        "users remove", "users disable", "clients add", "clients list", "clients show", "clients remove",
-        "connections list", "connections connect", "connections disconnect", "delegations list",
+        "serve", "stdio", "demo", "version", "client-config", "doctor", "explain", "sign-in", "activity", "users add",
+        "users list", "users remove", "users disable", "clients add", "clients list", "clients show",
+        "clients remove", "connections list", "connections connect", "connections disconnect", "delegations list",
         "delegations revoke", "providers list", "providers show", "providers check", "tools list",
         "keys rotate-signing", "backup", "restore",
     ):  # fmt: skip

@@ -1,7 +1,9 @@
-"""`explain`: why something does not work, and what to do about it. Reading only: no event, no token opened."""
+"""`doctor` and `explain`: why something does not work, and what to do about it. No event, no token opened."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,8 @@ from server.commands.setup import Setup, command, say, user_named
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
+    from server.doctor.findings import Finding
+    from server.settings import Settings
     from vault.explain import Explanation
 
 _WIDTH = 11
@@ -18,6 +22,16 @@ _WIDTH = 11
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the program."""
+
+    @command(root, "doctor")
+    def doctor(setup: Setup) -> None:
+        """Look for everything that is known to go wrong with an installation, and say the mend of each."""
+        from server.doctor.findings import Verdict
+
+        findings = setup.run(_examined(setup))
+        _report(setup, findings)
+        if any(one.verdict is Verdict.PROBLEM for one in findings):
+            raise typer.Exit(1)
 
     @command(root, "explain")
     def explain(
@@ -38,6 +52,73 @@ def register(root: typer.Typer) -> None:
         _show(setup, found)
         if found.failing is not None:
             raise typer.Exit(1)
+
+
+async def _examined(setup: Setup) -> list[Finding]:
+    """All checks that can be made; what cannot be read or opened is a finding itself."""
+    from server.doctor.files import check_files
+    from server.doctor.findings import ok, problem
+    from server.settings import SettingsRefused
+
+    try:
+        settings = setup.settings()
+    except SettingsRefused as refused:
+        return [problem("settings", str(refused), mend="docs/settings.md has every name and bound")]
+    data, config = setup.directory(), setup.config
+    if config is None and (data / "config.toml").is_file():
+        config = data / "config.toml"
+    findings = [ok("settings", "defaults and environment" if config is None else str(config))]
+    findings += check_files(settings, data=data, config=config, environment=os.environ)
+    if not any(one.check == "key" and one.verdict == "problem" for one in findings):
+        findings += await _opened(setup, settings)
+    return findings
+
+
+async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
+    from providers.catalog import ProviderFileRefused
+    from server.app import open_deployment
+    from server.doctor.findings import ok, problem
+    from server.doctor.providers import check_providers
+    from server.doctor.serving import check_serving
+    from server.settings import SettingsRefused
+    from vault import probes
+    from vault.refusals import KeyUnavailable, VaultError
+
+    findings: list[Finding] = []
+    try:
+        async with open_deployment(settings, data=setup.directory()) as deployment:
+            await probes.check_schema(deployment.database)
+            await probes.check_keys(deployment.database)
+            await probes.check_writable(deployment.database)
+            findings.append(ok("database", "opens, has the schema of this program and takes writes"))
+            findings += await check_serving(deployment)
+            findings += await check_providers(deployment)
+    except KeyUnavailable as refused:
+        findings.append(problem("key", refused.description, mend="put back the key that belongs to this database"))
+    except VaultError as refused:
+        mend = "make the database reachable and writable for this user, or correct database.url"
+        findings.append(problem("database", refused.description, mend=mend))
+    except ProviderFileRefused as refused:
+        findings.append(problem("providers", str(refused), mend="token-vault providers check FILE"))
+    except SettingsRefused as refused:
+        findings.append(problem("settings", str(refused), mend="make the file readable, or correct its path"))
+    return findings
+
+
+def _report(setup: Setup, findings: Sequence[Finding]) -> None:
+    if setup.as_json:
+        setup.show_json(
+            [
+                {"check": one.check, "verdict": one.verdict.value, "sentence": one.sentence, "mend": one.mend or None}
+                for one in findings
+            ]
+        )
+        return
+    width = max(len(one.check) for one in findings) + 2
+    for one in findings:
+        say(f"{one.verdict.value:9}{one.check:{width}}{one.sentence}")
+        if one.mend:
+            say(f"{'':9}{'':{width}}mend: {one.mend}")
 
 
 async def _explained(

@@ -1,0 +1,110 @@
+"""Checks of what lies on the disk and in the environment, before the vault is opened: opening mends some of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from server.doctor.findings import Finding, noted, ok, problem
+from server.settings import LOOPBACK_HOSTS, Settings
+from vault.keysources.private_file import read_private
+from vault.refusals import KeyUnavailable
+
+FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's: whose X-Forwarded-For counts
+
+
+def check_files(
+    settings: Settings, *, data: Path, config: Path | None, environment: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Packages, data directory, key, secrets, and whom the vault believes about addresses."""
+    yield from check_packages()
+    yield _folder(data)
+    yield _key(settings, data)
+    yield from _secrets(settings, config)
+    yield from _proxy(settings, environment)
+
+
+def check_packages() -> Iterator[Finding]:
+    """What makes the web server fast; `pip install uvicorn` alone brings neither."""
+    missing = [
+        name
+        for name in ("httptools", "uvloop")
+        if importlib.util.find_spec(name) is None and not (name == "uvloop" and sys.platform == "win32")
+    ]
+    if missing:
+        names = " and ".join(missing)
+        yield problem(
+            "packages",
+            f"uvicorn runs without {names}: every call is slower, or serving fails",
+            mend=f"pip install {names}",
+        )
+    else:
+        yield ok("packages", "uvicorn has httptools and uvloop")
+
+
+def _folder(data: Path) -> Finding:
+    if not data.is_dir():
+        return noted(
+            "data", f"{data} is not there yet", mend="it is made at the first start; correct --data if it should be"
+        )
+    if data.stat().st_mode & 0o077:
+        return problem("data", f"{data} can be entered by other users of this machine", mend=f"chmod 700 {data}")
+    return ok("data", str(data))
+
+
+def _key(settings: Settings, data: Path) -> Finding:
+    if settings.keys.source != "file":
+        return ok("key", f"from {settings.keys.source}")
+    path = (settings.keys.file or data / "master.key").expanduser()
+    try:
+        found = read_private(path)
+    except KeyUnavailable as refusal:
+        return problem("key", refusal.description, mend=f"chmod 600 {path}, and let it belong to you")
+    if found is None and (data / "vault.sqlite").exists():
+        return problem(
+            "key", f"the key file {path} is missing", mend="put it back from its backup, or correct keys.file"
+        )
+    if found is None:
+        return noted("key", f"{path} is not there yet", mend="it is made at the first start")
+    return ok("key", f"{path} is readable by its owner only")
+
+
+def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
+    """Files with secrets that others can read."""
+    files: dict[str, Path | None] = {
+        f"providers.{name}.client_secret_file": one.client_secret_file for name, one in settings.providers.items()
+    }
+    files |= {
+        f"sign_in.openid.{name}.client_secret_file": one.client_secret_file
+        for name, one in settings.sign_in.openid.items()
+    }
+    files |= {"database.url_file": settings.database.url_file, "keys.passphrase_file": settings.keys.passphrase_file}
+    if any(one.client_secret is not None for one in settings.providers.values()):
+        files["the settings file"] = config
+    for name, file in files.items():
+        path = None if file is None else file.expanduser()
+        if path is not None and path.is_file() and path.stat().st_mode & 0o077:
+            sentence = f"{name} {path} holds a secret and can be read by other users"
+            yield problem("secrets", sentence, mend=f"chmod 600 {path}")
+
+
+def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Rate limits count by address: a forged header must not choose it, and a proxy must not hide it."""
+    trusted = environment.get(FORWARDED, "").strip()
+    is_open = settings.server.host not in LOOPBACK_HOSTS
+    if is_open and "*" in trusted.split(","):
+        yield problem(
+            "proxy",
+            f"{FORWARDED} is * and server.host is {settings.server.host}: anybody can choose the address they count as",
+            mend=f"set {FORWARDED} to the proxy's address, or server.host to 127.0.0.1",
+        )
+    elif is_open and not settings.is_loopback and not trusted:
+        yield noted(
+            "proxy",
+            f"server.host is {settings.server.host} and only proxies on this machine are believed",
+            mend=f"if the proxy is on another machine, name it in {FORWARDED}: else all people count as one address",
+        )
+    elif not settings.is_loopback:
+        yield ok("proxy", f"X-Forwarded-For counts from {trusted or '127.0.0.1'} only")

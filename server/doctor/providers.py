@@ -1,0 +1,148 @@
+"""Checks of our registrations at the providers: redirect address, https, client id and secret, scopes, their clock.
+
+The token endpoint is asked with a code that cannot exist: whoever answers `invalid_client` knows no such client, and
+`invalid_grant` (Slack: `invalid_code`) means that id and secret were accepted. Nothing is spent or changed by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.http import HttpError, OutboundRequest
+from providers.provider import Provider
+from server.deployment import Deployment
+from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.serving import SKEW, instant
+from server.settings import LOOPBACK_HOSTS
+from vault import connections, users
+from vault.upstream import UpstreamError
+
+_NO_CODE: Final = "token-vault-doctor-no-such-code"
+_NO_VERIFIER: Final = "token-vault-doctor-verifier-that-belongs-to-no-code"
+_KNOWN: Final = frozenset({"invalid_grant", "invalid_code", "code_already_used"})
+_CLIENT: Final = frozenset({"invalid_client", "invalid_client_id", "bad_client_secret", "unauthorized_client"})
+_REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
+
+
+async def check_providers(deployment: Deployment) -> list[Finding]:
+    """Every provider that the settings name, and what the tools need of it."""
+    findings: list[Finding] = []
+    for provider in deployment.catalog:
+        upstream = deployment.vault.upstreams.get(provider.name)
+        if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
+            continue
+        findings.append(ok(f"{provider.name}.redirect", f"must be registered there: {_redirect(deployment, provider)}"))
+        if upstream is None or not upstream.is_configured:
+            mend = f"token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
+            findings.append(noted(f"{provider.name}.client", "client id or secret is not set", mend=mend))
+            continue
+        findings += _https(deployment, provider)
+        findings += await _reached(deployment, provider)
+        findings += _scopes(deployment, provider)
+    if not findings:
+        mend = "token-vault providers setup slack (or google), or try --sandbox"
+        findings.append(noted("providers", "no provider is set up, so nothing can be connected", mend=mend))
+    return [*findings, *await _granted(deployment)]
+
+
+def _redirect(deployment: Deployment, provider: Provider) -> str:
+    return deployment.url(f"/connect/callback/{provider.name}")
+
+
+def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
+    """A provider whose loopback apps are public ones takes an app with a secret over https only."""
+    is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
+    is_plain = urlsplit(deployment.public_url).scheme == "http"
+    if provider.public_client is not None and provider.client_auth != "none" and is_plain and not is_sandbox:
+        yield problem(
+            f"{provider.name}.https",
+            f"{provider.title} takes an app with a client secret at an https redirect address only",
+            mend="set server.public_url to an https address, or take an app with PKCE and unset the client secret",
+        )
+
+
+async def _reached(deployment: Deployment, provider: Provider) -> list[Finding]:
+    """Whether it answers, its clock, and whether it accepts our client id and secret."""
+    check = f"{provider.name}.client"
+    try:
+        answer = await deployment.http.send(
+            OutboundRequest("GET", provider.hosts.token_url, peer=f"{provider.name}.doctor")
+        )
+    except HttpError as error:
+        sentence = f"{provider.title} does not answer: {error.reason}"
+        return [problem(check, sentence, mend="let this machine reach it, or correct the address in the settings")]
+    found = [_client(deployment, provider, await _refusal(deployment, provider))]
+    there = instant(answer.headers.get("date", ""))
+    if there is not None and abs(time.time() - there) > SKEW:
+        sentence = f"the clock of {provider.title} is {abs(time.time() - there):.0f} s off ours"
+        found.append(problem("clock", sentence, mend="set this machine's clock with NTP"))
+    return found
+
+
+async def _refusal(deployment: Deployment, provider: Provider) -> str:
+    """The code with which it refuses a code that it never gave."""
+    try:
+        await deployment.vault.upstreams[provider.name].redeem(
+            code=_NO_CODE, redirect_uri=_redirect(deployment, provider), code_verifier=_NO_VERIFIER
+        )
+    except UpstreamError as error:
+        return error.code
+    return "accepted"
+
+
+def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
+    check, title, again = f"{provider.name}.client", provider.title, f"token-vault providers setup {provider.name}"
+    if code in _KNOWN:
+        return ok(check, f"{title} accepts our client id" + ("" if provider.client_auth == "none" else " and secret"))
+    if code in _CLIENT:
+        return problem(check, f"{title} refuses our client id or secret ({code})", mend=f"correct them: {again}")
+    if code in _REDIRECT:
+        mend = f"register exactly {_redirect(deployment, provider)} there"
+        return problem(check, f"{title} does not know our redirect address ({code})", mend=mend)
+    if code == "temporarily_unavailable":
+        return noted(check, f"{title} could not say whether it knows us", mend="run the doctor again")
+    return noted(
+        check, f"{title} answered {code} to a code that does not exist", mend="look that up in its documentation"
+    )
+
+
+def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
+    """Tools that the operator's own limit keeps from ever running."""
+    limit = deployment.vault.policies[provider.name].operator_scopes
+    if limit is None:
+        return
+    included = limit.union(*(provider.covers.get(scope, frozenset[str]()) for scope in limit))
+    for spec in deployment.tools:
+        if spec.provider is None or deployment.catalog.resolve(spec.provider)[0].name != provider.name:
+            continue
+        lacking = spec.scopes - included
+        if lacking:
+            yield problem(
+                f"{provider.name}.scopes",
+                f"{spec.name} can never run: the setting does not allow {' '.join(sorted(lacking))}",
+                mend=f"add it to providers.{provider.name}.scopes, or do without the tool",
+            )
+
+
+async def _granted(deployment: Deployment) -> list[Finding]:
+    """Connections that hold less than connecting asks for: the app there may lack a scope, or a box was left empty."""
+    found: list[Finding] = []
+    for user in await users.list_users(deployment.database):
+        for one in await connections.list_connections(deployment.database, user.id):
+            provider = deployment.catalog.get(one.provider)
+            if provider is None:
+                continue
+            included = one.scopes.union(*(provider.covers.get(scope, frozenset[str]()) for scope in one.scopes))
+            lacking = provider.scope.default - included
+            if lacking:
+                found.append(
+                    noted(
+                        f"{one.provider}.scopes",
+                        f"{one.label} of {user.name} has not granted {' '.join(sorted(lacking))}",
+                        mend=f"add them to the app at {provider.title} if they are missing there, then connect again",
+                    )
+                )
+    return found

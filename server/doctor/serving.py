@@ -1,0 +1,140 @@
+"""Checks of the address: who holds the port, and what a client sees under the public URL."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.answers import parse_object
+from server.companion import Holder, address_of, look
+from server.deployment import Deployment
+from server.doctor.findings import Finding, noted, ok, problem
+
+TIMEOUT: Final = 5.0  # seconds
+SKEW: Final = 30  # seconds that clocks may differ: proofs and tokens are accepted within about that
+_SERVE: Final = "start token-vault serve, or a stdio client"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An answer as a client sees it, or why there is none."""
+
+    status: int = 0
+    content: Mapping[str, object] | None = None
+    location: str = ""
+    date: str = ""
+    failure: str = ""  # refused | tls | unreachable
+
+
+def fetch(url: str) -> Seen:
+    """Ask our own public address. Blocking; bounded; follows nothing. The URL is the operator's, never a request's."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", parts.path, headers={"Accept": "application/json"})
+        answer = connection.getresponse()
+        body = answer.read(64 * 1024)
+    except ConnectionRefusedError:
+        return Seen(failure="refused")
+    except ssl.SSLError:
+        return Seen(failure="tls")
+    except (OSError, http.client.HTTPException):
+        return Seen(failure="unreachable")
+    finally:
+        connection.close()
+    return Seen(answer.status, parse_object(body), answer.getheader("location", ""), answer.getheader("date", ""))
+
+
+async def check_serving(deployment: Deployment) -> Iterator[Finding]:
+    """Port, public URL, clock."""
+    holder = await asyncio.to_thread(look, address_of(deployment))
+    health = await asyncio.to_thread(fetch, deployment.url("/healthz"))
+    metadata = await asyncio.to_thread(fetch, deployment.url("/.well-known/oauth-authorization-server"))
+    return iter(
+        (_port(deployment, holder), _public(deployment, holder, health, metadata), check_clock(deployment, health))
+    )
+
+
+def _port(deployment: Deployment, holder: Holder) -> Finding:
+    server = deployment.settings.server
+    where = f"port {server.port} of {server.host}"
+    match holder:
+        case Holder.FOREIGN:
+            return problem(
+                "port", f"{where} is taken by another program, or another vault", mend="end it, or choose server.port"
+            )
+        case Holder.NOBODY:
+            return noted("port", f"{where} is free: nobody serves this vault just now", mend=_SERVE)
+        case _:
+            return ok("port", f"{where} is held by a process of this vault")
+
+
+def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen) -> Finding:
+    """Whether a client that is given the public URL finds this vault there, by that very name."""
+    url, check = deployment.public_url, "public_url"
+    if holder is Holder.NOBODY and health.failure:
+        return noted(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
+    if health.failure == "tls":
+        return problem(check, f"{url} has no certificate that this machine trusts", mend="mend the proxy's certificate")
+    if health.failure:
+        return problem(
+            check,
+            f"{url} cannot be reached",
+            mend="start the proxy or tunnel, or correct server.public_url and its DNS name",
+        )
+    if 300 <= health.status < 400:
+        target = urlsplit(health.location)
+        sentence = f"{url} sends clients on to {target.scheme}://{target.netloc}"
+        return problem(check, sentence, mend="set server.public_url to the address that answers itself")
+    if health.status == 421:
+        return problem(
+            check,
+            f"what arrives here for {url} names another host",
+            mend="let the proxy pass Host unchanged, or list what it sends in server.allowed_hosts",
+        )
+    if health.content is None or health.content.get("vault") != deployment.vault_id:
+        return problem(
+            check,
+            f"something else than this vault answers at {url}",
+            mend="correct server.public_url, or where the proxy sends it",
+        )
+    seen = None if metadata.content is None else metadata.content.get("issuer")
+    if seen != url:
+        return problem(
+            check,
+            f"clients are told that the vault is {seen}, and the settings say {url}",
+            mend="start the running process again; if the address is new, enter the new redirect at the providers",
+        )
+    return ok(check, f"{url} is this vault, by that name")
+
+
+def check_clock(deployment: Deployment, seen: Seen) -> Finding:
+    """Our clock against the one in an answer, and against the database's."""
+    here = time.time()
+    apart = abs(here - deployment.now())
+    if apart > SKEW:
+        return problem("clock", f"the database's clock is {apart:.0f} s off this machine's", mend="set both with NTP")
+    there = instant(seen.date)
+    if there is not None and abs(here - there) > SKEW:
+        return problem(
+            "clock",
+            f"the clock at {deployment.public_url} is {abs(here - there):.0f} s off ours",
+            mend="set both with NTP",
+        )
+    return ok("clock", "this machine and the database agree" + ("" if there is None else ", and the public address"))
+
+
+def instant(date: str) -> float | None:
+    """The instant of a Date header."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None

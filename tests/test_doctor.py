@@ -1,0 +1,394 @@
+"""`token-vault doctor`: every mistake is seeded, found with its mend, and gone when only it is taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from providers.simulator.accounts import PUBLIC_CLIENT_ID
+from providers.simulator.running import Simulator, running_simulator
+from server.cli import app
+from tests.conftest import PostgresCluster, Store
+from tests.mcp_room import room
+from tests.processes import Place, free_port
+
+Found = dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncGenerator[Simulator]:
+    async with running_simulator() as opened:
+        yield opened
+
+
+@pytest.fixture
+def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    made = Place(data, free_port())
+    made.configure()
+    return made
+
+
+def configure(place: Place, *lines: str) -> None:
+    """The settings file of the place; `lines` go on in `[server]`."""
+    text = "\n".join(["[server]", f"port = {place.port}", *lines])
+    (place.data / "config.toml").write_text(text + "\n")
+
+
+async def examine(place: Place, *, fails: bool = False) -> Found:
+    """What the doctor says, by check; the worst where one check says several things."""
+    arguments = ["doctor", "--json", "--data", str(place.data)]
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert result.exit_code == (1 if fails else 0), result.output
+    found: Found = {}
+    for one in json.loads(result.stdout):
+        assert (one["mend"] is not None) is (one["verdict"] != "ok"), one
+        if one["check"] not in found or one["verdict"] == "problem":
+            found[one["check"]] = one
+    return found
+
+
+def assert_problem(found: Found, check: str, *words: str) -> None:
+    assert found[check]["verdict"] == "problem", found[check]
+    for word in words:
+        assert word in found[check]["sentence"] + found[check]["mend"], found[check]
+
+
+def slack(simulator: Simulator, **changes: object) -> list[str]:
+    return section_of("slack", {**simulator.slack_settings(), **changes})
+
+
+def section_of(name: str, section: Mapping[str, object]) -> list[str]:
+    lines = ["[sandbox]", "loopback_upstreams = true", f"[providers.{name}]"]
+    for key, value in section.items():
+        if isinstance(value, dict):
+            lines += [f"{key}.{part} = {json.dumps(text)}" for part, text in value.items()]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return lines
+
+
+@asynccontextmanager
+async def answering(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
+    """A stranger on the port that says the same to everybody."""
+    content = json.dumps(body).encode()
+    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head.encode() + b"\r\n\r\n" + content)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def vault_id(place: Place) -> str:
+    async with place.serve():
+        return (await place.healthy())["vault"]
+
+
+async def test_a_healthy_vault_that_serves_is_all_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    async with room(tmp_path / "data") as healthy:
+        place = Place(tmp_path / "data", urlsplit(healthy.url).port or 0)
+        settings = healthy.simulator.settings()
+        place.configure({"providers": settings})
+        (place.data / "config.toml").chmod(0o600)
+        found = await examine(place)
+        assert {one["verdict"] for one in found.values()} == {"ok"}, found
+        assert f"{healthy.url}/connect/callback/slack" in found["slack.redirect"]["sentence"]
+        assert {"slack.client", "google.client", "port", "public_url", "database", "clock", "key"} <= set(found)
+
+
+async def test_in_words_every_line_has_its_verdict_and_its_mend_below(place: Place) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", "--data", str(place.data)])
+    assert result.exit_code == 0
+    assert "note     port" in result.stdout
+    assert "mend: start token-vault serve" in result.stdout
+
+
+async def test_settings_that_cannot_be_read(place: Place) -> None:
+    configure(place, "prot = 1")
+    assert_problem(await examine(place, fails=True), "settings", "server.prot", "docs/settings.md")
+    configure(place)
+    assert (await examine(place))["settings"]["verdict"] == "ok"
+
+
+async def test_a_server_without_its_fast_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "httptools", None)
+        assert_problem(await examine(place, fails=True), "packages", "httptools", "pip install")
+    assert (await examine(place))["packages"]["verdict"] == "ok"
+
+
+async def test_a_data_directory_that_others_can_enter(place: Place) -> None:
+    place.data.chmod(0o755)
+    assert_problem(await examine(place, fails=True), "data", f"chmod 700 {place.data}")
+    place.data.chmod(0o700)
+    assert (await examine(place))["data"]["verdict"] == "ok"
+
+
+async def test_a_key_file_that_others_can_read_is_gone_or_is_another(place: Place) -> None:
+    key = place.data / "master.key"
+    kept = key.read_text()
+    key.chmod(0o644)
+    assert_problem(await examine(place, fails=True), "key", f"chmod 600 {key}")
+    key.unlink()
+    assert_problem(await examine(place, fails=True), "key", "is missing", "backup")
+    key.write_text("A" * 43 + "=\n")
+    key.chmod(0o600)
+    assert_problem(await examine(place, fails=True), "key", "put back the key")
+    key.write_text(kept)
+    assert (await examine(place))["key"]["verdict"] == "ok"
+
+
+async def test_a_secret_file_that_others_can_read(place: Place, simulator: Simulator, tmp_path: Path) -> None:
+    secret = tmp_path / "slack-secret"
+    section = simulator.slack_settings()
+    secret.write_text(str(section.pop("client_secret")))
+    lines = [line for line in slack(simulator) if not line.startswith("client_secret")]
+    configure(place, *lines, f"client_secret_file = {json.dumps(str(secret))}")
+    secret.chmod(0o644)
+    assert_problem(await examine(place, fails=True), "secrets", f"chmod 600 {secret}")
+    secret.chmod(0o600)
+    assert "secrets" not in await examine(place)
+    secret.unlink()
+    assert_problem(await examine(place, fails=True), "settings", "cannot read", "make the file readable")
+
+
+async def test_a_settings_file_with_a_secret_that_others_can_read(place: Place, simulator: Simulator) -> None:
+    configure(place, *slack(simulator))
+    config = place.data / "config.toml"
+    config.chmod(0o644)
+    assert_problem(await examine(place, fails=True), "secrets", f"chmod 600 {config}")
+    config.chmod(0o600)
+    assert "secrets" not in await examine(place)
+
+
+async def test_a_database_of_a_newer_program(place: Place) -> None:
+    with closing(sqlite3.connect(place.data / "vault.sqlite")) as connection, connection:
+        connection.execute("insert into schema_versions (number, applied_at) values (99, 0)")
+    assert_problem(await examine(place, fails=True), "database", "schema version 99", "start the newer")
+    with closing(sqlite3.connect(place.data / "vault.sqlite")) as connection, connection:
+        connection.execute("delete from schema_versions where number = 99")
+    assert (await examine(place))["database"]["verdict"] == "ok"
+
+
+async def test_a_database_that_cannot_be_reached(place: Place) -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    configure(place, "[database]", f'url = "{url}"')
+    assert_problem(await examine(place, fails=True), "database", "PostgreSQL", "database.url")
+    configure(place)
+    assert (await examine(place))["database"]["verdict"] == "ok"
+
+
+async def test_a_database_that_takes_no_writes(postgres_store: Store, postgres: PostgresCluster) -> None:
+    place = Place(postgres_store.data, free_port())
+    configure(place, "[database]", f'url = "{postgres_store.url}"')
+    name = urlsplit(postgres_store.url).path.removeprefix("/")
+    assert (await examine(place))["database"]["verdict"] == "ok"
+    await postgres._execute(f'alter database "{name}" set default_transaction_read_only = on')
+    assert_problem(await examine(place, fails=True), "database", "writable")
+    await postgres._execute(f'alter database "{name}" reset default_transaction_read_only')
+    assert (await examine(place))["database"]["verdict"] == "ok"
+
+
+async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -> None:
+    async with answering(place.port, "200 OK", {"status": "ok", "vault": "another"}):
+        found = await examine(place, fails=True)
+        assert_problem(found, "port", "another program", "server.port")
+        assert_problem(found, "public_url", "something else")
+    assert (await examine(place))["port"]["verdict"] == "note"
+    async with place.serve():
+        found = await examine(place)
+        assert (found["port"]["verdict"], found["public_url"]["verdict"]) == ("ok", "ok")
+
+
+async def test_a_public_url_that_is_not_what_clients_see(place: Place) -> None:
+    """The process was started before the address was changed in the settings."""
+    other = f'public_url = "http://127.0.0.1:{place.port}"'
+    async with place.serve():
+        configure(place, other)
+        found = await examine(place, fails=True)
+        assert_problem(
+            found, "public_url", f"http://localhost:{place.port}", f"http://127.0.0.1:{place.port}", "redirect"
+        )
+    async with place.serve():
+        assert (await examine(place))["public_url"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words"),
+    [
+        ("421 Misdirected Request", (), ("Host", "server.allowed_hosts")),
+        (
+            "301 Moved",
+            ("Location: https://elsewhere.example/healthz",),
+            ("https://elsewhere.example", "server.public_url"),
+        ),
+        ("502 Bad Gateway", (), ("something else", "proxy")),
+    ],
+)
+async def test_a_proxy_in_front_that_does_it_wrong(
+    place: Place, status: str, headers: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    front = free_port()
+    configure(place, f'public_url = "http://localhost:{front}"')
+    async with place.serve():
+        assert_problem(await examine(place, fails=True), "public_url", "cannot be reached", "proxy")
+        async with answering(front, status, {}, *headers):
+            assert_problem(await examine(place, fails=True), "public_url", *words)
+
+
+async def test_a_public_url_without_a_good_certificate(place: Place) -> None:
+    front = free_port()
+    configure(place, f'public_url = "https://localhost:{front}"')
+    async with place.serve():
+        async with answering(front, "200 OK", {}):  # speaks no TLS at all
+            pass
+        reached = asyncio.Event()
+
+        async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            reached.set()
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(plain, "127.0.0.1", front):
+            assert_problem(await examine(place, fails=True), "public_url", "certificate")
+        assert reached.is_set()
+
+
+async def test_a_clock_that_is_off(place: Place) -> None:
+    known = {"vault": await vault_id(place), "issuer": place.url}
+    async with answering(place.port, "200 OK", known, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
+        assert_problem(await examine(place, fails=True), "clock", "NTP")
+    async with answering(place.port, "200 OK", known):
+        assert (await examine(place))["clock"]["verdict"] == "ok"
+
+
+async def test_a_providers_clock_that_is_off(place: Place, simulator: Simulator) -> None:
+    port = free_port()
+    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
+    (place.data / "config.toml").chmod(0o600)
+    refusal = {"ok": False, "error": "invalid_code"}
+    async with answering(port, "200 OK", refusal, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
+        assert_problem(await examine(place, fails=True), "clock", "Slack", "NTP")
+    async with answering(port, "200 OK", refusal):
+        assert (await examine(place))["clock"]["verdict"] == "ok"
+
+
+async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(place, 'host = "0.0.0.0"')
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert_problem(await examine(place, fails=True), "proxy", "FORWARDED_ALLOW_IPS", "server.host")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
+    assert "proxy" not in await examine(place)
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+    configure(place, 'host = "0.0.0.0"', f'public_url = "https://localhost.example:{place.port}"')
+    behind = await examine(place)
+    assert behind["proxy"]["verdict"] == "note"
+    assert "count as one address" in behind["proxy"]["mend"]
+
+
+@pytest.mark.parametrize("change", [{"client_secret": "wrong"}, {"client_id": "nobody"}])
+async def test_a_client_id_or_secret_that_is_refused(
+    place: Place, simulator: Simulator, change: dict[str, str]
+) -> None:
+    configure(place, *slack(simulator, **change))
+    (place.data / "config.toml").chmod(0o600)
+    before = len(simulator.books()["redemptions"])
+    assert_problem(await examine(place, fails=True), "slack.client", "refuses", "token-vault providers setup slack")
+    configure(place, *slack(simulator))
+    assert (await examine(place))["slack.client"]["verdict"] == "ok"
+    assert not [one for one in simulator.books()["redemptions"][before:] if one.get("outcome") == "ok"]
+
+
+async def test_a_google_client_that_is_refused(place: Place, simulator: Simulator) -> None:
+    configure(place, *section_of("google", {**simulator.google_settings(), "client_secret": "wrong"}))
+    (place.data / "config.toml").chmod(0o600)
+    assert_problem(await examine(place, fails=True), "google.client", "invalid_client")
+
+
+async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:
+    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{free_port()}/token"))
+    (place.data / "config.toml").chmod(0o600)
+    assert_problem(await examine(place, fails=True), "slack.client", "does not answer")
+
+
+async def test_a_provider_without_a_client_id_is_no_mistake(place: Place) -> None:
+    configure(place, "[providers.slack]", 'scopes = ["chat:write"]')
+    found = await examine(place)
+    assert found["slack.client"]["verdict"] == "note"
+    assert "providers setup slack" in found["slack.client"]["mend"]
+
+
+async def test_https_where_the_provider_demands_it(place: Place, simulator: Simulator) -> None:
+    def at(host: str) -> list[str]:
+        return [line.replace(simulator.url, host) for line in slack(simulator)]
+
+    live = at("https://slack.invalid")  # a name that never resolves (RFC 6761): nothing can be sent
+    configure(place, *live)
+    (place.data / "config.toml").chmod(0o600)
+    assert_problem(await examine(place, fails=True), "slack.https", "https redirect", "server.public_url")
+    configure(place, *[line for line in live if not line.startswith("client_secret")])
+    assert "slack.https" not in await examine(place, fails=True)  # an app with PKCE may come back to loopback
+    configure(place, *slack(simulator))
+    assert "slack.https" not in await examine(place)
+
+
+async def test_an_app_without_a_secret_is_known_by_its_id(place: Place, simulator: Simulator) -> None:
+    public = slack(simulator, client_id=PUBLIC_CLIENT_ID)
+    configure(place, *[line for line in public if not line.startswith("client_secret")])
+    found = await examine(place)
+    assert found["slack.client"]["verdict"] == "ok"
+    assert "secret" not in found["slack.client"]["sentence"]
+
+
+async def test_scopes_that_the_operator_did_not_enable(place: Place, simulator: Simulator) -> None:
+    configure(place, *slack(simulator, scopes=["channels:read", "channels:history"]))
+    (place.data / "config.toml").chmod(0o600)
+    assert_problem(
+        await examine(place, fails=True), "slack.scopes", "slack_post", "chat:write", "providers.slack.scopes"
+    )
+    configure(place, *slack(simulator, scopes=["channels:read", "channels:history", "chat:write"]))
+    assert "slack.scopes" not in await examine(place)
+
+
+async def test_scopes_that_an_account_did_not_get(tmp_path: Path) -> None:
+    async with room(tmp_path / "data") as healthy:
+        place = Place(tmp_path / "data", urlsplit(healthy.url).port or 0)
+        place.configure({"providers": healthy.simulator.settings()})
+        (place.data / "config.toml").chmod(0o600)
+        agent = await healthy.agent()
+        await healthy.connect(agent, "slack", scopes=frozenset({"channels:read"}))
+        found = await examine(place)
+        assert found["slack.scopes"]["verdict"] == "note"
+        assert "chat:write" in found["slack.scopes"]["sentence"]
+
+
+async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "providers"
+    folder.mkdir()
+    (folder / "bad.toml").write_text('name = "bad"\n')
+    (place.data / "config.toml").write_text(f'provider_folders = ["{folder}"]\n[server]\nport = {place.port}\n')
+    assert_problem(await examine(place, fails=True), "providers", "bad.toml", "providers check")
