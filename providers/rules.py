@@ -32,15 +32,17 @@ def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...
 def allowed(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
     held = expand(provider, scopes)
-    surplus = (expand(provider, granted) - held) if granted is not None else frozenset[str]()
     return any(
-        not rule.scopes.isdisjoint(held) and rule.inseparable.isdisjoint(surplus) for rule in _matching(provider, call)
+        not rule.scopes.isdisjoint(held)
+        and (not rule.inseparable or granted is None or rule.inseparable.isdisjoint(expand(provider, granted) - held))
+        for rule in _matching(provider, call)
     )
 
 
 def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
     """The scopes and everything that they include."""
-    return scopes.union(*(provider.covers.get(scope, frozenset[str]()) for scope in scopes))
+    covers = provider.covers
+    return scopes.union(*[covers[scope] for scope in scopes if scope in covers])
 
 
 def _matching(provider: Provider, call: Call) -> Iterator[Rule]:
