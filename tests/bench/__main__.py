@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from tests.bench import where
 from tests.bench.load import drive
 
 CONNECTIONS = 8
@@ -51,6 +53,11 @@ class Contender:
             total += int((task / "schedstat").read_text(encoding="ascii").split()[0])
         return total / 1e9
 
+    def main_thread_seconds(self) -> float:
+        """CPU time of its main thread so far."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat")
+        return int(path.read_text(encoding="ascii").split()[0]) / 1e9
+
     def memory_mb(self) -> float:
         """Proportional set size in MB."""
         lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
@@ -64,13 +71,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(module: str, *arguments: str, core: int) -> subprocess.Popen[str]:
-    """Start `python -m module` on one core."""
+def start(module: str, *arguments: str, core: int, counts: Path | None = None) -> subprocess.Popen[str]:
+    """Start `python -m module` on one core; with `counts` it is one whose time is taken apart."""
     return subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env=os.environ | ({} if counts is None else {where.VARIABLE: str(counts)}),
     )
 
 
@@ -104,10 +112,18 @@ def start_fast(folder: Path, upstream: int, *, core: int) -> Contender:
     return Contender("FastMCP + JWTVerifier", process, port, token)
 
 
-def start_vault(folder: Path, upstream: int, *, core: int) -> Contender:
+def start_bare(upstream: int, *, core: int, counts: Path | None = None) -> Contender:
+    """The SDK's server alone."""
+    port = free_port()
+    return Contender(
+        "bare MCP server", start("tests.bench.bare", str(port), str(upstream), core=core, counts=counts), port
+    )
+
+
+def start_vault(folder: Path, upstream: int, *, core: int, counts: Path | None = None) -> Contender:
     """This server."""
     port = free_port()
-    process = start("tests.bench.vaulted", str(port), str(upstream), str(folder / "data"), core=core)
+    process = start("tests.bench.vaulted", str(port), str(upstream), str(folder / "data"), core=core, counts=counts)
     assert process.stdout is not None
     token = process.stdout.readline().strip()
     if not token:
@@ -122,6 +138,36 @@ async def measure(contender: Contender, calls: int) -> tuple[float, float, float
     used = contender.cpu_seconds() - before
     done = len(run.latencies)
     return used / done * 1e6, done / run.seconds, sorted(run.latencies)[int(done * 0.99)] * 1e3
+
+
+async def take_apart(contender: Contender, counts: Path, calls: int) -> dict[str, float]:
+    """CPU us per call by package, and of all threads but the main one together."""
+    wait_for(contender.port, contender.process)
+    await measure(contender, 400)
+    contender.process.send_signal(signal.SIGUSR1)
+    before, before_main = contender.cpu_seconds(), contender.main_thread_seconds()
+    run = await drive(contender.port, connections=CONNECTIONS, calls=calls, token=contender.token)
+    used, used_main = contender.cpu_seconds() - before, contender.main_thread_seconds() - before_main
+    contender.process.send_signal(signal.SIGUSR1)
+    for _ in range(100):
+        if counts.exists() and counts.stat().st_size:
+            break
+        await asyncio.sleep(0.05)
+    found: dict[str, int] = json.loads(counts.read_text(encoding="utf-8"))
+    done, samples = len(run.latencies), sum(found.values())
+    parts = {name: used_main / done * 1e6 * count / samples for name, count in found.items()}
+    return parts | {"database thread": (used - used_main) / done * 1e6}
+
+
+def print_where(parts: dict[str, dict[str, float]]) -> None:
+    """One row per package, one column per server."""
+    print(
+        "\nWhere the time goes, CPU us per call (samples of other runs; the standard library counts for its caller)\n"
+    )
+    print(f"{'':<18}" + "".join(f"{server:>18}" for server in parts))
+    names = {name for found in parts.values() for name in found}
+    for name in sorted(names, key=lambda name: -max(found.get(name, 0) for found in parts.values())):
+        print(f"{name:<18}" + "".join(f"{found.get(name, 0):>18.0f}" for found in parts.values()))
 
 
 def report(rows: dict[str, list[tuple[float, float, float]]], ours: str) -> dict[str, object]:
@@ -139,6 +185,22 @@ def report(rows: dict[str, list[tuple[float, float, float]]], ours: str) -> dict
     return out
 
 
+async def compare(
+    folder: Path, upstream: int, processes: list[subprocess.Popen[str]], *, core: int, calls: int
+) -> dict[str, dict[str, float]]:
+    """Take the bare server and ours apart, in processes of their own: counting costs time."""
+    parts: dict[str, dict[str, float]] = {}
+    bare_counts, our_counts, own = folder / "bare.json", folder / "ours.json", folder / "apart"
+    own.mkdir()
+    bare = start_bare(upstream, core=core, counts=bare_counts)
+    processes.append(bare.process)
+    ours = start_vault(own, upstream, core=core, counts=our_counts)
+    processes.append(ours.process)
+    for contender, counts in ((bare, bare_counts), (ours, our_counts)):
+        parts[contender.name] = await take_apart(contender, counts, calls)
+    return parts
+
+
 async def main(arguments: Sequence[str] | None = None) -> None:
     """Run the rounds and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
@@ -153,10 +215,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with tempfile.TemporaryDirectory() as name:
             wait_for(upstream, processes[0])
-            bare_port = free_port()
-            bare = Contender(
-                "bare MCP server", start("tests.bench.bare", str(bare_port), str(upstream), core=server_core), bare_port
-            )
+            bare = start_bare(upstream, core=server_core)
             processes.append(bare.process)
             fast = start_fast(Path(name), upstream, core=server_core)
             processes.append(fast.process)
@@ -171,6 +230,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
                 for contender in contenders[number % 3 :] + contenders[: number % 3]:
                     rows[contender.name].append(await measure(contender, chosen.calls))
             memory = {contender.name: round(contender.memory_mb()) for contender in contenders}
+            where_it_goes = await compare(Path(name), upstream, processes, core=server_core, calls=2 * chosen.calls)
     finally:
         for process in processes:
             process.terminate()
@@ -181,7 +241,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
                 process.kill()
     result = report(rows, ours.name)
     if chosen.json:
-        print(json.dumps({"contenders": result, "memory_mb": memory}, indent=2))
+        print(json.dumps({"contenders": result, "memory_mb": memory, "where": where_it_goes}, indent=2))
         return
     print(f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {len(CORES)} cores, SQLite,")
     print(
@@ -195,6 +255,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
             f"{name:<24}{facts['cpu_us']:>12}{facts['calls_per_second']:>9}{facts['p99_ms']:>8}{memory[name]:>6}"
             f"   {facts['ours_over_this']}x ({low}-{high})"
         )
+    print_where(where_it_goes)
 
 
 if __name__ == "__main__":

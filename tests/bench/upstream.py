@@ -8,6 +8,8 @@ import sys
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from tests.bench import where
+
 ANSWER = (
     b'{"ok":true,"channel":"C0000000001","ts":"1764000000.000100",'
     b'"message":{"type":"message","user":"U0000000001","text":"hi","ts":"1764000000.000100"}}'
@@ -28,6 +30,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def serve(application: object, port: int) -> None:
     """Serve as every contender is served: httptools, uvloop, no access log."""
+    where.listen()
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))

@@ -17,6 +17,7 @@ from server.deployment import Deployment
 from server.oauth.tokens import mint
 from server.serving import Listener, tune
 from server.settings import load_settings
+from tests.bench import where
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind
 from vault.upstream import Account, TokenAnswer
@@ -83,6 +84,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
     )
     async with open_deployment(settings, data=data) as deployment:
         print(await seed(deployment), flush=True)
+        where.listen()
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", port))
         tune()

@@ -1,0 +1,52 @@
+"""Where the time of one contender goes: a sample of its main thread each 2 ms of processor time, counted by package.
+
+A sample counts for the innermost frame of a package we name; the standard library counts for whoever called it. Time in
+the event loop's own C code is counted for the callback that it runs next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+VARIABLE: Final = "BENCH_WHERE"  # where the counts go; unset for contenders that are measured
+_INTERVAL: Final = 0.002
+_PACKAGES: Final = frozenset(
+    {"aiohttp", "aiosqlite", "anyio", "mcp", "mcp_types", "opentelemetry", "providers", "pydantic", "server"}
+    | {"starlette", "tests", "uvicorn", "vault"}
+)
+
+
+def listen() -> None:
+    """On SIGUSR1 begin to count, on the next one write the counts and stop; nothing unless it was asked for."""
+    target = os.environ.get(VARIABLE)
+    if target is None:
+        return
+    counts: Counter[str] = Counter()
+
+    def take(_number: int, frame: FrameType | None) -> None:
+        counts[_package(frame)] += 1
+
+    def toggle(_number: int, _frame: FrameType | None) -> None:
+        if signal.getitimer(signal.ITIMER_PROF)[1]:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            Path(target).write_text(json.dumps(counts), encoding="utf-8")
+        else:
+            signal.setitimer(signal.ITIMER_PROF, _INTERVAL, _INTERVAL)
+
+    signal.signal(signal.SIGPROF, take)
+    signal.signal(signal.SIGUSR1, toggle)
+
+
+def _package(frame: FrameType | None) -> str:
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if name in _PACKAGES:
+            return "mcp" if name == "mcp_types" else name
+        frame = frame.f_back
+    return "event loop"
