@@ -1,7 +1,8 @@
 """One real process of a vault that exchanges tokens when it is told to, over standard input and output.
 
 Arguments: one JSON object with `data`, `database`, `providers`, `principal`. Each line in is a command, each line out
-its answer: `{"exchange": 500}` all at once, `{"load": seconds, "rate": per_second}`, `{"settle": true}`.
+its answer: `{"exchange": 500}` all at once, `{"load": seconds, "rate": per_second, "pragmas": [[after, text], ...]}`
+with SQLite's own switches for a disk that is full or read-only, `{"settle": true}`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultErro
 
 SCOPES = frozenset({"chat:write"})
 PATIENCE = 40.0  # seconds for one call
+REASONS = Counter[str]()  # why calls were refused with 503, for whoever wonders
 
 
 async def call(vault: Vault, request: ExchangeRequest) -> tuple[float, str, int, float]:
@@ -32,8 +34,9 @@ async def call(vault: Vault, request: ExchangeRequest) -> tuple[float, str, int,
         async with asyncio.timeout(PATIENCE):
             token = await exchange(request, vault=vault, now=vault.database.now())
         outcome, generation = "ok", token.generation
-    except (StorageUnavailable, TemporarilyUnavailable):
+    except (StorageUnavailable, TemporarilyUnavailable) as refusal:
         outcome, generation = "503", 0
+        REASONS[f"{refusal.description} ({refusal.detail})"] += 1
     except VaultError as refusal:
         outcome, generation = refusal.code, 0
     except TimeoutError:
@@ -48,18 +51,34 @@ def summary(calls: list[tuple[float, str, int, float]]) -> dict[str, object]:
         "ms": [round(ms, 2) for ms, outcome, _, _ in calls if outcome == "ok"],
         "slowest_refusal": max((ms for ms, outcome, _, _ in calls if outcome != "ok"), default=0.0),
         "generations": sorted({generation for _, outcome, generation, _ in calls if outcome == "ok"}),
+        "reasons": REASONS.most_common(5),
         "ok_at": [at for _, outcome, _, at in calls if outcome == "ok"],
+        "bad_at": [at for _, outcome, _, at in calls if outcome != "ok"],
     }
 
 
-async def load(vault: Vault, request: ExchangeRequest, *, seconds: float, rate: float) -> dict[str, object]:
+async def turn(vault: Vault, pragmas: list[list[object]]) -> None:
+    """Turn switches of the writing connection at their times."""
+    loop = asyncio.get_running_loop()
+    first = loop.time()
+    for after, text in pragmas:
+        await asyncio.sleep(max(0.0, first + float(str(after)) - loop.time()))
+        await vault.database._writing.execute(str(text))  # type: ignore[attr-defined]
+
+
+async def load(
+    vault: Vault, request: ExchangeRequest, *, seconds: float, rate: float, pragmas: list[list[object]]
+) -> dict[str, object]:
     """Calls at a steady rate, whether or not the earlier ones have come back."""
     loop = asyncio.get_running_loop()
-    first, running = loop.time(), []
+    first = loop.time()
+    switching, running = asyncio.create_task(turn(vault, pragmas)), []
     for number in range(int(seconds * rate)):
         await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
         running.append(asyncio.create_task(call(vault, request)))
-    return summary(list(await asyncio.gather(*running)))
+    calls = await asyncio.gather(*running)
+    await switching
+    return summary(calls)
 
 
 async def main(about: dict[str, object]) -> None:
@@ -85,7 +104,9 @@ async def main(about: dict[str, object]) -> None:
                     list(await asyncio.gather(*(call(vault, request) for _ in range(command["exchange"]))))
                 )
             elif "load" in command:
-                answer = await load(vault, request, seconds=command["load"], rate=command["rate"])
+                answer = await load(
+                    vault, request, seconds=command["load"], rate=command["rate"], pragmas=command.get("pragmas", [])
+                )
             else:
                 await vault.flights.close()
                 answer = {"settled": True}

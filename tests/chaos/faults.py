@@ -1,0 +1,207 @@
+"""The storage fails under load: refused with 503, back soon after, and nothing lost.
+
+Calls come at a steady rate to real processes; the token expires just before the fault, so that refreshes fall into
+it. Afterwards the account must work, and the provider's books must show no refresh token twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.chaos.figures import Figure, Scale
+from tests.chaos.world import Server, World, end, fresh_store, open_world, postgres_server, strict_provider
+
+RATE = 25.0  # calls per second and process
+RECOVERY = 5.0  # seconds after the fault within which every call succeeds again
+BEFORE, AFTER = 1.0, 7.0  # seconds of load around the fault
+
+_HOLD = """
+import sqlite3, sys, time
+held = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+held.execute("begin immediate")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+held.execute("rollback")
+"""
+
+
+@dataclass
+class Span:
+    """When the fault ended, in seconds since the epoch, and what happened meanwhile."""
+
+    ended: float = 0.0
+    sent: int = 0  # refreshes that the provider saw meanwhile
+
+
+Fault = Callable[[World], Awaitable[None]]
+
+
+async def under(
+    world: World,
+    name: str,
+    fault: Fault | None,
+    *,
+    processes: int = 2,
+    seconds: float,
+    after: float = AFTER,
+    pragmas: list[list[object]] | None = None,
+    may_send: bool = True,
+) -> Figure:
+    """One fault of about `seconds` under load, and what became of the calls and the account."""
+    workers = await world.workers(processes)
+    await asyncio.gather(*(worker.ask(exchange=5) for worker in workers))
+    span = Span()
+    whole = BEFORE + seconds + after
+    started = time.time()
+    running = [asyncio.create_task(worker.ask(load=whole, rate=RATE, pragmas=pragmas or [])) for worker in workers]
+    await asyncio.sleep(BEFORE)
+    await world.expire()
+    before = len(await world.provider.refreshes())
+    if fault is None:
+        await asyncio.sleep(seconds)
+    else:
+        await fault(world)
+    span.sent = len(await world.provider.refreshes()) - before
+    span.ended = time.time() if fault is not None else started + float(str((pragmas or [[0]])[-1][0]))
+    answers = await asyncio.gather(*running)
+    return await _judged(world, name, answers, span=span, may_send=may_send)
+
+
+async def _judged(world: World, name: str, answers: list[dict[str, Any]], *, span: Span, may_send: bool) -> Figure:
+    outcomes = Counter[str]()
+    for answer in answers:
+        outcomes.update(answer["outcomes"])
+    late = [at - span.ended for answer in answers for at in answer["bad_at"] if at > span.ended]
+    recovered = max(late, default=0.0)
+    slowest = max(answer["slowest_refusal"] for answer in answers) / 1000
+    twice, row = await world.spent_twice(), await world.row()
+    foreign = {code for code in outcomes if code not in {"ok", "503"}}
+    holds = (
+        not foreign
+        and outcomes["ok"] > 0
+        and recovered <= RECOVERY
+        and twice == 0
+        and row["state"] == "active"
+        and (may_send or span.sent == 0)
+    )
+    if not holds:
+        print([(answer["outcomes"], answer["reasons"]) for answer in answers], file=sys.stderr)
+    said = ", ".join(f"{count} {code}" for code, count in sorted(outcomes.items()))
+    sent = "" if may_send else f", {span.sent} refreshes sent meanwhile"
+    return Figure(
+        name,
+        f"{said}; every call succeeds {recovered:.1f} s after it, slowest refusal {slowest:.1f} s{sent}; "
+        f"{twice} spent tokens presented, account {row['state']}",
+        f"only ok and 503, at most {RECOVERY:.0f} s, 0 spent, active" + ("" if may_send else ", 0 sent"),
+        holds,
+    )
+
+
+def restart(server: Server) -> Fault:
+    """PostgreSQL is killed and started."""
+
+    async def work(world: World) -> None:
+        await asyncio.to_thread(server.restart)
+
+    return work
+
+
+def freeze(server: Server, seconds: float) -> Fault:
+    """All of PostgreSQL's processes are stopped and go on later."""
+
+    async def work(world: World) -> None:
+        postmaster = server.process()
+        stopped = [postmaster, *postmaster.children(recursive=True)]
+        try:
+            for process in stopped:
+                process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+        finally:
+            for process in reversed(stopped):
+                process.send_signal(signal.SIGCONT)
+
+    return work
+
+
+def cut(seconds: float) -> Fault:
+    """Every connection of the workers is ended again and again."""
+
+    async def work(world: World) -> None:
+        until = time.monotonic() + seconds
+        import asyncpg
+
+        connection = await asyncpg.connect(world.store.url)
+        try:
+            while time.monotonic() < until:
+                await connection.fetch(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and pid <> pg_backend_pid()"
+                )
+                await asyncio.sleep(0.2)
+        finally:
+            await connection.close()
+
+    return work
+
+
+def lock(seconds: float) -> Fault:
+    """Another process holds the file's write lock."""
+
+    async def work(world: World) -> None:
+        async with holding(str(world.store.data / "vault.sqlite"), seconds) as process:
+            await process.wait()
+
+    return work
+
+
+@asynccontextmanager
+async def holding(path: str, seconds: float) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A process that holds the write lock of a SQLite file."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _HOLD, path, str(seconds), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        await end(process)
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """PostgreSQL restarted, frozen, connections cut; SQLite locked, read-only, full."""
+    full = scale is Scale.FULL
+    found: list[Figure] = []
+    frozen, cutting, locked, dead = (30.0, 5.0, 10.0, 5.0) if full else (2.0, 1.0, 1.0, 1.0)
+    async with strict_provider() as provider:
+        async with postgres_server() as server:
+            for name, fault, seconds in (
+                ("PostgreSQL killed and restarted", restart(server), 2.0),
+                (f"PostgreSQL frozen for {frozen:.0f} s", freeze(server, frozen), frozen),
+                (f"PostgreSQL connections cut for {cutting:.0f} s", cut(cutting), cutting),
+            ):
+                async with fresh_store(server) as store, open_world(store, provider) as world:
+                    found.append(await under(world, name, fault, seconds=seconds))
+        async with fresh_store(None) as store, open_world(store, provider) as world:
+            name = f"SQLite locked for {locked:.0f} s by another process"
+            found.append(await under(world, name, lock(locked), seconds=locked, may_send=False))
+        for what, on, off in (
+            ("read-only", "pragma query_only = on", "pragma query_only = off"),
+            ("full", "pragma vault.max_page_count = 1", "pragma vault.max_page_count = 1000000"),
+        ):
+            async with fresh_store(None) as store, open_world(store, provider) as world:
+                pragmas: list[list[object]] = [[BEFORE - 0.5, on], [BEFORE + dead + 0.5, off]]
+                figure = await under(
+                    world, f"SQLite {what} for {dead:.0f} s", None, processes=1, seconds=dead, pragmas=pragmas,
+                    may_send=what == "full",
+                )  # fmt: skip
+                found.append(figure)
+    return found

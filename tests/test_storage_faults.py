@@ -1,0 +1,83 @@
+"""The storage fails while tokens are needed: refused before anything is sent, back at once, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.chaos.faults import cut, lock, under
+from tests.chaos.world import open_world, strict_provider
+from tests.conftest import Store
+from tests.exchanging import Room, open_room
+from vault.refusals import StorageUnavailable
+from vault.upstream import Rotation
+
+
+@pytest.fixture
+async def room(sqlite_store: Store) -> AsyncGenerator[Room]:
+    async with open_room(sqlite_store, rotation=Rotation.REVOKES) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("on", "off"),
+    [
+        ("pragma query_only = on", "pragma query_only = off"),
+        ("pragma vault.max_page_count = 1", "pragma vault.max_page_count = 1000000"),
+    ],
+    ids=["read-only", "full"],
+)
+async def test_a_storage_that_takes_no_write_refuses_and_serves_again_when_it_does(
+    room: Room, on: str, off: str
+) -> None:
+    await room.connect()
+    room.pass_time(3600)
+    writing = room.database._writing  # type: ignore[attr-defined]
+    await writing.execute(on)
+    refused = 0
+    for _ in range(200):  # a full file has some room left in its last pages
+        try:
+            await room.exchange()
+        except StorageUnavailable:
+            refused += 1
+            if refused == 3:
+                break
+    assert refused == 3
+    if "query_only" in on:
+        assert room.slack.sends == []
+    await writing.execute(off)
+    assert (await room.exchange()).value in room.slack.issued
+    assert len(room.slack.sends) == 1
+    assert room.slack.families[0].is_alive
+
+
+async def test_a_file_that_another_process_holds_for_a_moment_is_waited_for(room: Room) -> None:
+    await room.connect()
+    room.pass_time(3600)
+    held = sqlite3.connect(room.store.data / "vault.sqlite", isolation_level=None)
+    try:
+        held.execute("begin immediate")
+        call = asyncio.create_task(room.exchange())
+        done, _ = await asyncio.wait({call}, timeout=0.3)
+        assert not done
+        assert room.slack.sends == []
+        held.execute("rollback")
+        async with asyncio.timeout(10):
+            assert (await call).value in room.slack.issued
+    finally:
+        held.close()
+
+
+async def test_connections_that_are_cut_under_load_lose_nothing(postgres_store: Store) -> None:
+    async with strict_provider() as provider, open_world(postgres_store, provider) as world:
+        figure = await under(world, "cut", cut(0.5), processes=1, seconds=0.5, after=1.5)
+    assert figure.holds, figure.measured
+
+
+async def test_a_file_that_another_process_holds_under_load_loses_nothing(sqlite_store: Store) -> None:
+    async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
+        figure = await under(world, "locked", lock(0.5), processes=2, seconds=0.5, after=1.5, may_send=False)
+    assert figure.holds, figure.measured
