@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vault import audit, clients, database, passwords, refusals, tokens, users
+from vault import audit, clients, database, passwords, refusals, sealed_file, tokens, users
 from vault.refusals import VaultError
 
 
@@ -48,6 +48,7 @@ TABLE: dict[type[VaultError], Answer] = {
     passwords.PasswordRefused: Answer(400, "invalid_request"),
     database.Conflict: Answer(503, "temporarily_unavailable"),
     audit.ChainBroken: Answer(500, "server_error"),
+    sealed_file.BackupRefused: Answer(400, "invalid_request"),
     PersonRefused: Answer(400, "invalid_request"),
 }
 

@@ -31,6 +31,7 @@ from vault.refusals import (
     TransitionRefused,
     VaultError,
 )
+from vault.sealed_file import BackupRefused
 from vault.tickets import TicketReplayed
 from vault.tokens import RefreshRefused, ResourceRefused, TokenReused
 from vault.users import IdentityTaken, NameRefused, NameTaken
@@ -133,6 +134,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     NameTaken: (lambda: NameTaken("taken"), "invalid_request", "Taken."),
     IdentityTaken: (lambda: IdentityTaken("taken"), "invalid_request", "Taken."),
     PasswordRefused: (lambda: PasswordRefused("too short"), "invalid_request", "Too short."),
+    BackupRefused: (lambda: BackupRefused("no backup"), "invalid_request", "No backup."),
     PersonRefused: (lambda: PersonRefused("not here"), "invalid_request", "Not here."),
 }
 
