@@ -25,7 +25,7 @@ serve: .venv/.runtime
 	@$(RUN) -m server serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
