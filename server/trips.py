@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from providers.catalog import Provider
 from server.connect import LIFETIME, ConnectRefused, ConnectRequest, delegated_event, issue_link, known_provider
 from server.deployment import Deployment
+from server.settings import LOOPBACK_HOSTS
 from server.upstream_errors import mend_for
 from vault import audit, connections, delegations, tickets
 from vault.attenuate import meet, missing
@@ -74,6 +75,13 @@ async def start(deployment: Deployment, trip: Trip, *, user: User, session: Sess
             f"token-vault providers setup {provider.name}",
             status=409,
         )
+    if needs_https(provider, deployment.public_url):
+        raise ConnectRefused(
+            f"{provider.title} takes an app with a client secret at an https address only. Whoever runs this vault "
+            "sets server.public_url to one, or takes an app without a secret: "
+            f"token-vault providers setup {provider.name}",
+            status=409,
+        )
     verifier = secrets.token_urlsafe(48)
     state = secrets.token_urlsafe(32)
     async with deployment.transaction() as transaction:
@@ -101,6 +109,15 @@ async def start(deployment: Deployment, trip: Trip, *, user: User, session: Sess
         code_verifier=verifier,
         login_hint=trip.login_hint,
     )
+
+
+def needs_https(provider: Provider, public_url: str) -> bool:
+    """Whether this provider is sure to refuse our redirect address: those that have public apps for loopback take an
+    app with a secret over https only. The sandbox, itself on loopback, is not so strict.
+    """
+    is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
+    has_secret = provider.public_client is not None and provider.client_auth != "none"
+    return has_secret and urlsplit(public_url).scheme == "http" and not is_sandbox
 
 
 async def finish_callback(

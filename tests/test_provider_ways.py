@@ -103,8 +103,10 @@ async def test_an_app_with_a_secret_sends_slack_no_pkce(room: Room) -> None:
     assert (await _only(room, user)).grant_expires_at is None
 
 
+@pytest.mark.requirement("S-142")
 async def test_an_app_without_a_secret_proves_itself_by_pkce_and_shows_its_thirty_days(public: Room) -> None:
     user, person, client = await _someone(public)
+    public.simulator.control("rules", face="slack", http_for_public_apps_only=True)  # as at Slack itself
     url = await public.to_provider(person, await public.link(user, client))
     assert query_of(url)["code_challenge_method"] == "S256"
     assert query_of(url)["user_scope"] == "chat:write"
@@ -236,11 +238,46 @@ async def test_an_unregistered_redirect_address_ends_at_the_providers_page_and_a
     user, person, client = await _someone(room)
     room.simulator.control("client", redirect_uris=["https://old.example.com/connect/callback/slack"])
     url = await room.to_provider(person, await room.link(user, client))
-    with pytest.raises(ConsentRefused, match="redirect_uri_mismatch"):
+    with pytest.raises(ConsentRefused, match="bad_redirect_uri"):
         await consent(url)
     room.simulator.control("client", redirect_uris=[f"{room.url}/connect/callback/slack"])
     url = await room.to_provider(person, await room.link(user, client))
     assert "Slack is connected" in (await person.open(await consent(url))).text
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+async def test_an_app_with_a_secret_on_plain_http_is_refused_before_slack_does(
+    tmp_path: Path, *, has_secret: bool
+) -> None:
+    registration: dict[str, object] = {"client_id": "1234567890.9876543210"}
+    if has_secret:
+        registration["client_secret"] = "the-secret-of-the-app"
+    async with running_simulator() as simulator, AsyncExitStack() as stack:
+        simulator.control("rules", face="slack", http_for_public_apps_only=True)
+        room = Room(
+            await stack.enter_async_context(running_vault(tmp_path / "data", providers={"slack": registration})),
+            simulator,
+            stack,
+        )
+        user = await room.user("alice")
+        person = await room.signed_in(user)
+        link = await room.link(user, await room.agent())
+        page = await person.open(link.url)
+        answer = await person.submit(page, form="/connect/", button=("decision", "allow"))
+        if has_secret:
+            assert answer.status_code == 409
+            assert "Slack takes an app with a client secret at an https address only" in answer.text
+            assert "server.public_url" in answer.text
+        else:
+            assert answer.headers["location"].startswith("https://slack.com/oauth/v2/authorize?")
+        way = f"{simulator.url}/slack/oauth/v2/authorize?redirect_uri={room.url}/connect/callback/slack&state=s"
+        app = "client_id=sandbox-client" if has_secret else f"client_id=public-client&code_challenge={'c' * 43}"
+        asked = f"{way}&user_scope=chat:write&code_challenge_method=S256&{app}"
+        if has_secret:  # what would have happened there
+            with pytest.raises(ConsentRefused, match="bad_redirect_uri"):
+                await consent(asked.replace("&code_challenge_method=S256", ""))
+        else:
+            assert "code=" in await consent(asked)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from providers.simulator.wire import Call, Handler
 
 ReadRequest = Callable[[Mapping[str, str], RegisteredClient], AuthorizationRequest]
 SuccessParameters = Callable[[AuthorizationRequest, frozenset[str]], dict[str, str]]
+_SLACK_WORDS = {"redirect_uri_mismatch": "bad_redirect_uri", "invalid_client": "invalid_client_id"}
 
 
 def authorization_handler(
@@ -39,7 +40,8 @@ def authorization_handler(
         try:
             request = _validate(sandbox, call.query, read)
         except RequestRefused as refusal:
-            return refused_page(face, error=refusal.error, description=refusal.description)
+            error = _SLACK_WORDS.get(refusal.error, refusal.error) if face == "slack" else refusal.error
+            return refused_page(face, error=error, description=refusal.description)
         _record(sandbox, request, call.query)
         auto = sandbox.faces[face].auto_consent
         if auto is not None:

@@ -42,6 +42,7 @@ class FaceRules(BaseModel):
     refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
     revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint really ends
     additive_scopes: bool = False  # a new consent keeps what earlier ones granted
+    http_for_public_apps_only: bool = False  # Slack takes http redirects of apps with PKCE only; a sandbox takes all
     tells_refresh_lifetime: bool = False  # the answer names `refresh_token_expires_in`, where the family ends at all
     api_enabled: bool = True  # false: the project of this client has not turned the API on
     page_size: int = Field(default=100, gt=0)  # the server's own cap on a page of a list

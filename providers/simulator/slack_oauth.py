@@ -53,7 +53,10 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     unknown = sorted({*user, *bot} - SCOPES)
     if unknown:
         raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
-    if client.is_public and bot and urlsplit(query["redirect_uri"]).scheme == "http":
+    is_plain = urlsplit(query["redirect_uri"]).scheme == "http"
+    if is_plain and not client.is_public and sandbox.faces["slack"].rules.http_for_public_apps_only:
+        raise RequestRefused("redirect_uri_mismatch", "A redirect of this app has to be https.")
+    if client.is_public and bot and is_plain:
         raise RequestRefused("invalid_scope", "A redirect to the person's own machine cannot ask for bot scopes.")
     if not client.is_public and "code_challenge" in query:
         raise RequestRefused("invalid_request", "PKCE is not turned on for this app.")
