@@ -121,7 +121,7 @@ class Room:
         return answer.headers["location"]
 
     async def connect(
-        self, person: Person, user: User, client: Client, *, account: str = "alice", **options: str
+        self, person: Person, user: User, client: Client, *, account: str = "alice", **options: object
     ) -> httpx2.Response:
         """The whole way: link, our page, the provider's page, the callback, the result."""
         link = await self.link(user, client, **options)  # pyright: ignore[reportArgumentType]

@@ -115,6 +115,8 @@ async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place)
     assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]
     link = await content(place, "connections", "connect", "google-calendar")
     assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]  # type: ignore[index]
+    shown = await content(place, "providers", "show", "google-calendar")
+    assert shown["name"] == "google"  # type: ignore[index, call-overload]
     assert await content(place, "connections", "list") == []
     assert await content(place, "delegations", "list") == []
     missing = await run(place, "connections", "disconnect", "nothing")

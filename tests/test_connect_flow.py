@@ -12,8 +12,9 @@ from providers.simulator.person import consent
 from tests.harness import PASSWORD
 from tests.person import Person
 from tests.portal_room import CHAT, Room, query_of, running_room
-from vault import connections, delegations, users
-from vault.records import Client, Connection, User
+from vault import connections, delegations, grants, users
+from vault.exchange import ExchangeRequest, exchange
+from vault.records import Client, Connection, ConnectionState, Principal, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -88,6 +89,77 @@ async def test_asking_for_more_keeps_what_the_account_has(room: Room) -> None:
     (connection,) = await _owned(room, user)
     assert connection.scopes == {"chat:write", "channels:history"}
     assert await _allowed(room, user, client) == [frozenset({"chat:write", "channels:history"})]
+
+
+async def test_connecting_again_asks_for_what_was_granted_and_what_is_missing(room: Room) -> None:
+    """Google does not add up: what is not asked again is not in the new answer."""
+    user, person, client = await _someone(room)
+    await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
+    (before,) = await _owned(room, user)
+    link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="scopes")
+    url = await room.to_provider(person, link)
+    assert {READONLY, EVENTS} <= set(query_of(url)["scope"].split())
+    await person.open(await consent(url))
+    (connection,) = await _owned(room, user)
+    assert connection.id == before.id
+    assert {READONLY, EVENTS} <= connection.scopes
+    assert await _allowed(room, user, client) == [frozenset({READONLY, EVENTS})], "the earlier permission stays"
+
+
+async def test_a_dead_connection_is_renewed_with_all_it_had(room: Room) -> None:
+    user, person, client = await _someone(room)
+    await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY, EVENTS}))
+    (before,) = await _owned(room, user)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": before.id})
+    link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="needs_reauth")
+    url = await room.to_provider(person, link)
+    assert {READONLY, EVENTS} <= set(query_of(url)["scope"].split())
+    await person.open(await consent(url))
+    (connection,) = await _owned(room, user)
+    assert (connection.id, connection.state) == (before.id, ConnectionState.ACTIVE)
+    assert connection.scopes == before.scopes
+
+
+async def test_an_answer_without_a_refresh_token_keeps_the_one_there_is(room: Room) -> None:
+    user, person, client = await _someone(room)
+    await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
+    (before,) = await _owned(room, user)
+    room.simulator.control("omit_refresh_token", face="google", times=1)
+    link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="scopes")
+    await person.open(await consent(await room.to_provider(person, link)))
+    (after,) = await _owned(room, user)
+    assert after.id == before.id
+    assert after.generation > before.generation
+    assert after.has_refresh_token
+    room.deployment.database.clock_offset += 3600
+    try:
+        principal = Principal(user.id, client.id, await _grant(room, user, client), frozenset({"tools"}), room.url)
+        request = ExchangeRequest(principal, "google", frozenset({READONLY}))
+        token = await exchange(request, vault=room.deployment.vault, now=room.deployment.now())
+    finally:
+        room.deployment.database.clock_offset -= 3600
+    assert token.generation > after.generation, "the old refresh token was spent for it"
+
+
+async def _grant(room: Room, user: User, client: Client) -> str:
+    async with room.deployment.transaction() as transaction:
+        grant = await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=frozenset({"tools"}),
+            resource=f"{room.url}/mcp",
+            redirect_uri="https://agent.example/callback",
+            now=room.deployment.now(),
+        )
+    return grant.id
+
+
+async def test_a_link_for_an_alias_leads_to_its_provider(room: Room) -> None:
+    user, person, client = await _someone(room)
+    link = await room.link(user, client, provider="google-calendar", scopes=frozenset({READONLY}))
+    assert "/google/o/oauth2" in await room.to_provider(person, link)
 
 
 async def test_another_account_may_be_chosen_instead(room: Room) -> None:

@@ -14,6 +14,9 @@ from tests.portal_room import CHAT, Room, query_of, running_room
 from vault import audit, connections, delegations, grants, revocations
 from vault.records import Client, ClientKind, Connection, Event, User
 
+EVENTS = "https://www.googleapis.com/auth/calendar.events"
+READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
+
 
 @pytest.fixture(scope="module")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
@@ -67,6 +70,44 @@ async def test_an_alias_connects_just_its_part(room: Room) -> None:
     assert ticked
     assert all("calendar" in scope for scope in ticked)
     assert "openid" not in page.text
+
+
+async def test_a_person_adds_scopes_to_an_account_or_connects_another_one(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client, provider="google", account="alice", scopes=frozenset({READONLY}))
+    before = await _only(room, user)
+    page = await person.open("/connections/connect?provider=google-calendar")
+    assert "keeps what it has" in page.text
+    answer = await person.submit(page, {"scope": [EVENTS]}, form="/connections/connect")
+    query = query_of(answer.headers["location"])
+    assert {EVENTS, READONLY} <= set(query["scope"].split())
+    assert query["login_hint"] == before.label
+    done = await person.open(await consent(answer.headers["location"]))
+    assert done.url.path.startswith("/connect/done/")
+    after = await _only(room, user)
+    assert after.id == before.id
+    assert {EVENTS, READONLY} <= after.scopes
+    given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert [one.scopes for one in given] == [{READONLY}], "what agents may use is another question"
+    other = await person.submit(page, {"scope": [EVENTS], "account": "new"}, form="/connections/connect")
+    query = query_of(other.headers["location"])
+    assert READONLY not in query["scope"].split()
+    assert "login_hint" not in query
+    await person.open(await consent(other.headers["location"], account="bob"))
+    assert len(await connections.list_connections(room.deployment.database, user.id)) == 2
+
+
+async def test_nobody_adds_scopes_to_an_account_of_somebody_else(room: Room) -> None:
+    victim, client = await room.user(), await room.agent()
+    await room.connect(await room.signed_in(victim), victim, client)
+    theirs = await _only(room, victim)
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, {"account": theirs.id}, form="/connections/connect")
+    assert answer.status_code == 400
+    assert theirs.label not in answer.text
+    assert (await person.submit(page, form="/connections/connect")).status_code == 303
 
 
 async def test_connecting_with_nothing_ticked_asks_again(room: Room) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from providers.catalog import Provider
 from server import trips
-from server.connect import ConnectRefused, ConnectRequest, allow, consume_link, covering, known_provider, load_link
+from server.connect import ConnectRefused, allow, consume_link, covering, known_provider, load_link
 from server.portal import pages, words
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit, Visit
@@ -86,7 +86,7 @@ async def decide(visit: OwnVisit) -> Response:
     decision = visit.form.one("decision")
     if decision not in {"allow", "deny"}:
         raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
-    chosen = await _chosen(visit, request)
+    chosen = await chosen_account(visit, request.provider)
     await consume_link(deployment, handle)
     if decision == "deny":
         await deployment.activity.record(
@@ -104,8 +104,7 @@ async def decide(visit: OwnVisit) -> Response:
         return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
     trip = Trip(
         provider=request.provider,
-        # The provider's new answer replaces the account's scopes, so those that it has are asked again.
-        scopes=request.scopes | (chosen.scopes if chosen is not None else frozenset[str]()),
+        scopes=asked_scopes(request.scopes, chosen),
         client_id=request.client_id,
         delegated=request.scopes,
         login_hint=login_hint(chosen),
@@ -122,13 +121,18 @@ def login_hint(connection: Connection | None) -> str | None:
     return connection.label if connection is not None and "@" in connection.label else None
 
 
-async def _chosen(visit: OwnVisit, request: ConnectRequest) -> Connection | None:
+def asked_scopes(wanted: frozenset[str], connection: Connection | None) -> frozenset[str]:
+    """What to ask the provider for: its new answer replaces the account's scopes, so those that it has go along."""
+    return wanted if connection is None else wanted | connection.scopes
+
+
+async def chosen_account(visit: OwnVisit, provider: str) -> Connection | None:
     """The person's account that the form names; None for another one at the provider."""
     wanted = visit.form.one("account") or NEW_ACCOUNT
     if wanted == NEW_ACCOUNT:
         return None
     found = await connections.get_connection(visit.deployment.database, wanted, user_id=visit.user.id)
-    if found is None or found.provider != request.provider:
+    if found is None or found.provider != provider:
         raise PageRefused("That account is not there", "It was disconnected meanwhile. Open the link again.")
     return found
 

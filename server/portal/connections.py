@@ -14,7 +14,7 @@ from starlette.responses import Response
 from providers.catalog import Provider
 from server import trips
 from server.portal import pages, words
-from server.portal.connect import login_hint, provider_target, scope_words
+from server.portal.connect import NEW_ACCOUNT, asked_scopes, chosen_account, login_hint, provider_target, scope_words
 from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit
@@ -92,13 +92,16 @@ def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, ob
 
 
 async def choose(visit: OwnVisit) -> Response:
-    """Which scopes of a provider to connect with: what ordinary use needs is ticked."""
+    """Which scopes of a provider to connect with, and which account: what ordinary use needs is ticked."""
     provider, ticked = _wanted_provider(visit, visit.visit.query("provider"))
-    return _choice_page(visit, provider, ticked=ticked, error="", status=200)
+    return await _choice_page(visit, provider, ticked=ticked, error="", status=200)
 
 
-def _choice_page(visit: OwnVisit, provider: Provider, *, ticked: frozenset[str], error: str, status: int) -> Response:
+async def _choice_page(
+    visit: OwnVisit, provider: Provider, *, ticked: frozenset[str], error: str, status: int
+) -> Response:
     included = expand(ticked, provider.covers)
+    known = await connections.find(visit.deployment.database, visit.user.id, provider=provider.name)
     context: dict[str, object] = {
         "provider": provider,
         "choices": [
@@ -106,6 +109,9 @@ def _choice_page(visit: OwnVisit, provider: Provider, *, ticked: frozenset[str],
             for scope, facts in provider.scopes.items()
             if scope not in provider.always_granted
         ],
+        "accounts": [(one, scope_words(provider, one.scopes)) for one in known],
+        "preselected": known[0].id if known else NEW_ACCOUNT,
+        "new_account": NEW_ACCOUNT,
         "error": error,
     }
     return visit.page("choose.html", context, status=status, form_targets=[provider_target(provider)])
@@ -130,8 +136,9 @@ async def connect(visit: OwnVisit) -> Response:
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
     scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted
     if not scopes:
-        return _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
-    trip = Trip(provider=provider.name, scopes=scopes)
+        return await _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
+    chosen = await chosen_account(visit, provider.name)
+    trip = Trip(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
     return await _go_to_provider(visit, trip)
 
 
