@@ -45,7 +45,7 @@ async def test_the_request(tmp_path: Path) -> None:
         unavailable("the registration page needs: curl")
     async with vault_with(tmp_path / "data") as (vault, http), vault.person() as alice:
         await alice.sign_in("alice", PASSWORD)
-        words = shlex.split(block("One request", "sh").replace("http://localhost:8765", vault.url))
+        words = shlex.split(block("One request", "bash").replace("http://localhost:8765", vault.url))
         curl = await asyncio.create_subprocess_exec(*(w for w in words if w.strip()), stdout=asyncio.subprocess.PIPE)
         async with asyncio.timeout(20):
             out, _ = await curl.communicate()
