@@ -41,25 +41,27 @@ async def test_scope_and_resource_cannot_grow(world: World) -> None:
 
 
 @pytest.mark.requirement("S-079")
-async def test_a_token_two_generations_old_kills_the_whole_family(world: World) -> None:
-    first = await world.tokens()
+async def test_a_token_two_generations_old_kills_the_whole_family(stored_world: World) -> None:
+    first = await stored_world.tokens()
     client_id = first["client_id"]
-    second = (await world.refresh(client_id, first["refresh_token"])).json()
-    third = (await world.refresh(client_id, second["refresh_token"])).json()
-    assert await world.probe(third["access_token"]) == 200
-    assert error_of(await world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
+    second = (await stored_world.refresh(client_id, first["refresh_token"])).json()
+    third = (await stored_world.refresh(client_id, second["refresh_token"])).json()
+    assert await stored_world.probe(third["access_token"]) == 200
+    assert error_of(await stored_world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
     for issued in (first, second, third):
-        assert await world.probe(issued["access_token"]) == 401
-    assert error_of(await world.refresh(client_id, third["refresh_token"])) == "invalid_grant"
+        assert await stored_world.probe(issued["access_token"]) == 401
+    assert error_of(await stored_world.refresh(client_id, third["refresh_token"])) == "invalid_grant"
 
 
 @pytest.mark.requirement("S-080")
-async def test_parallel_refreshes_leave_one_live_successor(world: World) -> None:
-    issued = await world.tokens()
-    answers = await asyncio.gather(*(world.refresh(issued["client_id"], issued["refresh_token"]) for _ in range(20)))
+async def test_parallel_refreshes_leave_one_live_successor(stored_world: World) -> None:
+    issued = await stored_world.tokens()
+    answers = await asyncio.gather(
+        *(stored_world.refresh(issued["client_id"], issued["refresh_token"]) for _ in range(20))
+    )
     successors = {answer.json()["refresh_token"] for answer in answers if answer.status_code == 200}
     assert len(successors) == 1
-    again = await world.refresh(issued["client_id"], successors.pop())
+    again = await stored_world.refresh(issued["client_id"], successors.pop())
     assert again.status_code == 200
 
 

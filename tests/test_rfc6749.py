@@ -75,17 +75,17 @@ async def test_a_confidential_client_needs_the_verifier_too(world: World) -> Non
 
 
 @pytest.mark.requirement("S-071")
-async def test_a_replayed_code_kills_the_tokens_of_its_first_redemption(world: World) -> None:
-    code = await world.code()
-    first = (await world.token(code.form())).json()
-    rotated = (await world.refresh(code.client_id, first["refresh_token"])).json()
-    bystander = await world.tokens(code.client_id)
-    assert await world.probe(first["access_token"]) == 200
-    assert error_of(await world.token(code.form())) == "invalid_grant"
-    assert await world.probe(first["access_token"]) == 401
-    assert await world.probe(rotated["access_token"]) == 401
-    assert error_of(await world.refresh(code.client_id, rotated["refresh_token"])) == "invalid_grant"
-    assert await world.probe(bystander["access_token"]) == 200
+async def test_a_replayed_code_kills_the_tokens_of_its_first_redemption(stored_world: World) -> None:
+    code = await stored_world.code()
+    first = (await stored_world.token(code.form())).json()
+    rotated = (await stored_world.refresh(code.client_id, first["refresh_token"])).json()
+    bystander = await stored_world.tokens(code.client_id)
+    assert await stored_world.probe(first["access_token"]) == 200
+    assert error_of(await stored_world.token(code.form())) == "invalid_grant"
+    assert await stored_world.probe(first["access_token"]) == 401
+    assert await stored_world.probe(rotated["access_token"]) == 401
+    assert error_of(await stored_world.refresh(code.client_id, rotated["refresh_token"])) == "invalid_grant"
+    assert await stored_world.probe(bystander["access_token"]) == 200
 
 
 @pytest.mark.requirement("S-071")
@@ -100,9 +100,9 @@ async def test_a_code_replayed_by_somebody_else_or_much_later_kills_them_too(wor
 
 @pytest.mark.requirement("S-072")
 @pytest.mark.parametrize("attempt", range(3))
-async def test_of_many_parallel_redemptions_at_most_one_succeeds(world: World, attempt: int) -> None:
-    code = await world.code()
-    answers = await asyncio.gather(*(world.token(code.form()) for _ in range(20)))
+async def test_of_many_parallel_redemptions_at_most_one_succeeds(stored_world: World, attempt: int) -> None:
+    code = await stored_world.code()
+    answers = await asyncio.gather(*(stored_world.token(code.form()) for _ in range(20)))
     assert sum(answer.status_code == 200 for answer in answers) <= 1
     assert {answer.status_code for answer in answers} <= {200, 400}
 
