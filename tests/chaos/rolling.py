@@ -1,0 +1,276 @@
+"""Two servers on one PostgreSQL behind a round robin are restarted one after the other under load: no call fails.
+
+The proxy is as simple as one can be: it asks `/readyz` of each server ten times a second, opens a connection per
+request, takes the next server when one does not accept, and never sends a request twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.app import open_deployment
+from server.oauth import tokens
+from server.settings import load_settings
+from tests.chaos.figures import Figure, Scale, quantile
+from tests.chaos.world import (
+    ROOT,
+    World,
+    end,
+    environment,
+    fresh_store,
+    open_world,
+    postgres_server,
+    strict_provider,
+)
+from tests.processes import free_port
+from vault import grants
+
+MODERN = "2026-07-28"
+POLL = 0.1  # seconds between two looks at a server's readiness
+PATIENCE = 40.0  # seconds for one call
+
+
+async def http(port: int, request: bytes) -> bytes:
+    """One request on a connection of its own, and everything that comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+@dataclass
+class Proxy:
+    """Round robin over the servers that say they are ready."""
+
+    ports: list[int]
+    ready: set[int] = field(default_factory=set)
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self._turns = itertools.count()
+
+    async def watch(self) -> None:
+        asking = b"GET /readyz HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n" % self.port
+        while True:
+            for port in self.ports:
+                try:
+                    async with asyncio.timeout(2):
+                        answer = await http(port, asking)
+                except (OSError, TimeoutError):
+                    answer = b""
+                (self.ready.add if answer.startswith(b"HTTP/1.1 200") else self.ready.discard)(port)
+            await asyncio.sleep(POLL)
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+            )
+            request = head + await reader.readexactly(length)
+            writer.write(await self._answer(request))
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, request: bytes) -> bytes:
+        ready = sorted(self.ready) or self.ports
+        first = next(self._turns)
+        for number in range(len(ready)):
+            try:
+                return await http(ready[(first + number) % len(ready)], request)
+            except ConnectionRefusedError:
+                continue
+        return b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
+
+
+@asynccontextmanager
+async def proxy_before(ports: list[int]) -> AsyncGenerator[Proxy]:
+    """The proxy on a free port."""
+    proxy = Proxy(ports)
+    listening = await asyncio.start_server(proxy.pass_on, "127.0.0.1", 0)
+    proxy.port = int(listening.sockets[0].getsockname()[1])
+    watching = asyncio.create_task(proxy.watch())
+    try:
+        yield proxy
+    finally:
+        watching.cancel()
+        listening.close()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+@dataclass
+class Replica:
+    """One `serve` process with a data directory of its own, as on a machine of its own."""
+
+    data: Path
+    port: int
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self, proxy: Proxy) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "server", "serve", "--data", str(self.data),
+            stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            while self.port not in proxy.ready:
+                assert self.process.returncode is None, "serve ended"
+                await asyncio.sleep(POLL)
+
+    async def stop(self) -> float:
+        """SIGTERM; the seconds until it had ended."""
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.terminate()
+        async with asyncio.timeout(60):
+            assert await self.process.wait() == 0
+        return time.monotonic() - started
+
+    async def close(self) -> None:
+        if self.process is not None:
+            await end(self.process)
+
+
+def configuration(world: World, proxy: Proxy, port: int) -> str:
+    """config.toml of a replica."""
+    lines = [
+        "[server]", f"port = {port}", f'public_url = "http://localhost:{proxy.port}"', "drain_notice = 1",
+        "[database]", f"url = {json.dumps(world.store.url)}", "[sandbox]", "loopback_upstreams = true",
+    ]  # fmt: skip
+    for name, section in world.provider.providers.items():
+        plain = {key: value for key, value in section.items() if not isinstance(value, dict)}  # type: ignore[attr-defined]
+        lines += [f"[providers.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+        for key, value in section.items():  # type: ignore[attr-defined]
+            if isinstance(value, dict):
+                lines += [f"[providers.{name}.{key}]", *(f"{one} = {json.dumps(url)}" for one, url in value.items())]
+    return "\n".join(lines) + "\n"
+
+
+async def agent_token(world: World, proxy: Proxy) -> str:
+    """An access token of the seeded agent for the vault behind the proxy."""
+    public = f"http://localhost:{proxy.port}"
+    async with world.database.transaction() as transaction:
+        await transaction.execute("update grants set resource = :resource", {"resource": f"{public}/mcp"})
+    settings = load_settings(
+        overrides={
+            "server": {"public_url": public},
+            "database": {"url": world.store.url},
+            "tokens": {"access_lifetime": 3600},
+        }
+    )
+    async with open_deployment(settings, data=world.store.data) as deployment:
+        grant = await grants.get_grant(deployment.database, world.principal["grant_id"])
+        assert grant is not None
+        token, _ = tokens.mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now())
+        return token
+
+
+def tool_call(proxy: Proxy, token: str, number: int) -> bytes:
+    """One `tools/call slack_channels` of the stateless protocol."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientInfo": {"name": "chaos", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    call = {"name": "slack_channels", "arguments": {}, "_meta": meta}
+    body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": call}).encode()
+    lines = [
+        "POST /mcp HTTP/1.1", f"Host: localhost:{proxy.port}", "Connection: close", "Content-Type: application/json",
+        "Accept: application/json, text/event-stream", f"MCP-Protocol-Version: {MODERN}", "Mcp-Method: tools/call",
+        "Mcp-Name: slack_channels", f"Content-Length: {len(body)}", f"Authorization: Bearer {token}",
+    ]  # fmt: skip
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
+    """The outcome of one call, and its seconds."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            answer = await http(proxy.port, tool_call(proxy, token, number))
+    except (OSError, TimeoutError) as error:
+        return type(error).__name__, time.monotonic() - started
+    head, _, body = answer.partition(b"\r\n\r\n")
+    outcome = head.split(b" ", 2)[1].decode() if b" " in head else "nothing"
+    if outcome == "200":
+        result = json.loads(body).get("result", {})
+        outcome = "ok" if "structuredContent" in result and not result.get("isError") else body.decode()[:300]
+    return outcome, time.monotonic() - started
+
+
+async def rolling(world: World, *, restarts: int, rate: float) -> Figure:
+    """Restart the replicas in turn; each time the token expires too, so that refreshes fall into the draining."""
+    async with AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="tvroll"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        ports = [free_port(), free_port()]
+        proxy = await stack.enter_async_context(proxy_before(ports))
+        token = await agent_token(world, proxy)
+        replicas = [Replica(folder / str(port), port) for port in ports]
+        for replica in replicas:
+            replica.data.mkdir(mode=0o700)
+            shutil.copy2(world.store.data / "master.key", replica.data)
+            (replica.data / "config.toml").write_text(configuration(world, proxy, replica.port))
+            stack.push_async_callback(replica.close)
+        await asyncio.gather(*(replica.start(proxy) for replica in replicas))
+        calls: list[asyncio.Task[tuple[str, float]]] = []
+        over = asyncio.Event()
+
+        async def load() -> None:
+            loop = asyncio.get_running_loop()
+            first = loop.time()
+            while not over.is_set():
+                calls.append(asyncio.create_task(one(proxy, token, len(calls) + 1)))
+                await asyncio.sleep(max(0.0, first + len(calls) / rate - loop.time()))
+
+        loading = asyncio.create_task(load())
+        stopping: list[float] = []
+        for number in range(restarts):
+            await world.expire()
+            replica = replicas[number % len(replicas)]
+            stopping.append(await replica.stop())
+            await replica.start(proxy)
+        over.set()
+        await loading
+        outcomes = await asyncio.gather(*calls)
+    counted = Counter(outcome for outcome, _ in outcomes)
+    failed = sum(count for outcome, count in counted.items() if outcome != "ok")
+    if failed:
+        print(counted, file=sys.stderr)
+    slow = quantile([seconds for _, seconds in outcomes], 0.99) * 1000
+    twice = await world.spent_twice()
+    return Figure(
+        f"{restarts} rolling restarts of 2 servers on PostgreSQL at {rate:.0f} calls/s",
+        f"{failed} of {len(outcomes)} calls fail, p99 {slow:.0f} ms, slowest stop {max(stopping):.1f} s; "
+        f"{twice} spent tokens presented",
+        "0 fail, 0 spent",
+        failed == 0 and twice == 0,
+    )
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """Restarts behind the proxy."""
+    restarts, rate = (20, 25.0) if scale is Scale.FULL else (2, 10.0)
+    async with (
+        strict_provider() as provider,
+        postgres_server() as server,
+        fresh_store(server) as store,
+        open_world(store, provider) as world,
+    ):
+        return [await rolling(world, restarts=restarts, rate=rate)]

@@ -1,0 +1,250 @@
+"""A vault driven at random: connecting, calling, expiry, faults, restarts, restores, a second process; books as judge.
+
+The provider here kills the whole grant when a refresh token comes twice, so the vault may never send one twice; and it
+may lose an account only where an answer was lost on the way, which nobody can prevent (the law of the gap).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.conftest import KeySettings, Store
+from tests.exchanging import Room, google, open_room, second_process, slack
+from tests.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
+from vault import backups
+from vault.backups import Backup
+from vault.keysources import key_source
+from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.snapshots import snapshot
+from vault.upstream import Rotation
+
+T = TypeVar("T")
+FAULTS: dict[str, Fault] = {
+    "unreachable": UNREACHABLE,
+    "busy": BUSY,
+    "unknown client": INVALID_CLIENT,
+    "request lost": LOST_REQUEST,
+    "answer lost": LOST_ANSWER,
+}
+LIFETIME = 3600
+
+
+class VaultMachine(RuleBasedStateMachine):
+    """One account at the provider, one or two processes over one SQLite vault."""
+
+    prepared: Path  # a data directory after its first run
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="tvmachine"))
+        self.stack = AsyncExitStack()
+        self.rooms: list[Room] = []
+        self.others: list[AsyncExitStack] = []
+        self.unknown = False  # an answer was lost, or a request that may have arrived: the gap
+        self.was_restored = False
+        self.backups = 0
+
+    def do(self, work: Coroutine[object, object, T]) -> T:
+        """Run to the end, bounded."""
+
+        async def bounded() -> T:
+            async with asyncio.timeout(30):
+                return await work
+
+        return self.loop.run_until_complete(bounded())
+
+    @property
+    def room(self) -> Room:
+        return self.rooms[0]
+
+    @initialize()
+    def connect_first(self) -> None:
+        data = self.folder / "data"
+        shutil.copytree(self.prepared, data)
+        data.chmod(0o700)
+        store = Store(f"sqlite://{data / 'vault.sqlite'}", data)
+        self.rooms.append(self.do(self.stack.enter_async_context(open_room(store, rotation=Rotation.REVOKES))))
+        self.do(self.room.connect())
+        self.back_up()
+        self.an_hour_of_work(which=0, count=1)
+
+    @rule(which=st.integers(0, 1), count=st.integers(1, 5))
+    def an_hour_of_work(self, which: int, count: int) -> None:
+        """The token expires and is asked for."""
+        self.expire()
+        self.call(which, count)
+
+    @rule()
+    def connect_again(self) -> None:
+        """The person consents again: whatever was wrong is mended."""
+        self.do(self.room.settle())
+        self.room.slack.faults.clear()
+        self.do(self.room.connect())
+        self.unknown = self.was_restored = False
+
+    def call(self, which: int, count: int) -> None:
+        """Some calls at once; each gets a token that the provider issued, or a refusal that fits."""
+        room = self.rooms[which % len(self.rooms)]
+
+        async def calls() -> list[object]:
+            return list(await asyncio.gather(*(room.exchange() for _ in range(count)), return_exceptions=True))
+
+        for outcome in self.do(calls()):
+            match outcome:
+                case TemporarilyUnavailable():
+                    pass
+                case ConnectionRequired():
+                    assert self.unknown or self.was_restored, outcome.reason
+                case BaseException():
+                    raise outcome
+                case _:
+                    assert outcome.value in self.room.slack.issued  # type: ignore[attr-defined]
+
+    def expire(self) -> None:
+        for room in self.rooms:
+            room.pass_time(LIFETIME)
+
+    @rule(seconds=st.sampled_from([1, 30, 61]))
+    def wait(self, seconds: int) -> None:
+        for room in self.rooms:
+            room.pass_time(seconds)
+
+    @rule(name=st.sampled_from(sorted(FAULTS)))
+    def fault(self, name: str) -> None:
+        """The next refresh goes wrong in this way."""
+        self.room.slack.faults.append(FAULTS[name])
+        self.unknown = self.unknown or name in {"request lost", "answer lost"}
+
+    @rule()
+    def storage_takes_no_write_for_a_moment(self) -> None:
+        """Whatever is asked meanwhile is refused before anything is sent."""
+
+        async def refused() -> None:
+            writing = self.room.database._writing  # type: ignore[attr-defined]
+            sends = len(self.room.slack.sends)
+            await self.room.settle()
+            await writing.execute("pragma query_only = on")
+            try:
+                with pytest.raises((StorageUnavailable, TemporarilyUnavailable, ConnectionRequired)):
+                    await self.room.exchange()
+            finally:
+                await writing.execute("pragma query_only = off")
+            assert len(self.room.slack.sends) == sends
+
+        self.do(refused())
+
+    @precondition(lambda self: len(self.rooms) == 1)
+    @rule()
+    def second_process_starts(self) -> None:
+        stack = AsyncExitStack()
+        self.rooms.append(self.do(stack.enter_async_context(second_process(self.room))))
+        self.others.append(stack)
+
+    @precondition(lambda self: len(self.rooms) == 2)
+    @rule()
+    def second_process_ends(self) -> None:
+        self.rooms.pop()
+        self.do(self.others.pop().aclose())
+
+    @rule()
+    def back_up(self) -> None:
+        async def work() -> None:
+            async with snapshot(self.room.store.url, data=self.room.store.data) as seen:
+                self.backups += 1
+                await backups.write_backup(
+                    self.folder / f"{self.backups}.backup",
+                    seen,
+                    ring=self.room.vault.keys,
+                    source=key_source(KeySettings(), data=self.room.store.data),
+                    with_keys=False,
+                    is_passphrase=False,
+                    now=self.room.now,
+                )
+
+        self.do(self.room.settle())
+        self.do(work())
+
+    @precondition(lambda self: self.backups > 0)
+    @rule(which=st.integers(1, 100))
+    def restore(self, which: int) -> None:
+        """Any older state comes back; processes have ended before."""
+
+        async def work() -> None:
+            source = key_source(KeySettings(), data=self.room.store.data)
+            backup = await Backup.open(self.folder / f"{which % self.backups + 1}.backup", source)
+            policies = {"slack": slack(Rotation.REVOKES), "google": google()}
+            await backups.restore(backup, self.room.database, source=source, policies=policies, force=True)
+
+        for room in self.rooms:
+            self.do(room.settle())
+        self.do(work())
+        self.was_restored = True
+        self.call(0, 2)
+        self.an_hour_of_work(which=1, count=2)
+
+    @invariant()
+    def no_refresh_token_is_sent_twice(self) -> None:
+        if self.rooms:
+            sent = [
+                send.refresh_token for send in self.room.slack.sends if send.outcome in {"Rotated", "Silent", "Refused"}
+            ]
+            spent = [token for family in self.room.slack.families for token in family.spent]
+            assert all(sent.count(token) == 1 for token in spent), "a spent token was presented"
+
+    @invariant()
+    def no_account_is_lost_outside_the_gap(self) -> None:
+        if self.rooms and not self.unknown and not self.was_restored:
+            family = self.room.slack.families[-1]
+            assert family.is_alive
+            row = self.do(self.room.database.fetch_one("select state from connections where ended_at is null"))
+            assert row is not None
+            assert row["state"] == "active"
+
+    def teardown(self) -> None:
+        for stack in reversed(self.others):
+            self.do(stack.aclose())
+        self.do(self.stack.aclose())
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def drive(prepared: Path, *, examples: int, steps: int, is_random: bool) -> None:
+    """Run the machine; raises what it finds."""
+    VaultMachine.prepared = prepared
+    run: Callable[..., None] = run_state_machine_as_test
+    run(
+        VaultMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=not is_random,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_no_sequence_of_calls_faults_restarts_and_restores_spends_a_token_twice(prepared_data: Path) -> None:
+    drive(prepared_data, examples=15, steps=20, is_random=False)
