@@ -34,7 +34,7 @@ from vault.database import (
     text_or_none,
 )
 from vault.postgres import translate
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.sqlite import SqliteDatabase
 
 INSERT = "insert into apis (tenant, resource, name, created_at) values (:tenant, :resource, :name, :created_at)"
@@ -582,3 +582,22 @@ async def test_a_value_that_no_column_can_hold_is_refused_without_telling_it(
     with pytest.raises(StorageUnavailable):
         await database.fetch(f"select * from apis where {column} = :value", {"value": value})
     assert await names(database) == []
+
+
+async def test_a_read_on_the_loop_sees_what_is_committed_and_refuses_as_any_other(store: Store) -> None:
+    database = await open_database(store.url, data=store.data)
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "insert into seen (purpose, value_hash, expires_at) values (:purpose, :hash, :at)",
+            {"purpose": "look", "hash": b"1", "at": 1},
+        )
+        mine = await transaction.look_up("select expires_at from seen where purpose = :purpose", {"purpose": "look"})
+        assert [integer(row, "expires_at") for row in mine] == [1]
+    found = await database.look_up("select expires_at from seen where purpose = :purpose", {"purpose": "look"})
+    assert [integer(row, "expires_at") for row in found] == [1]
+    assert list(await database.look_up("select expires_at from seen where purpose = :purpose", {"purpose": "no"})) == []
+    with pytest.raises(StorageUnavailable):
+        await database.look_up("select nothing from seen where purpose = :purpose", {"purpose": "look"})
+    await database.close()
+    with pytest.raises(VaultError):
+        await database.look_up("select expires_at from seen where purpose = :purpose", {"purpose": "look"})
