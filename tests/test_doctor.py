@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -17,8 +18,11 @@ from typer.testing import CliRunner
 
 from providers.simulator.accounts import PUBLIC_CLIENT_ID
 from providers.simulator.running import Simulator, running_simulator
+from server.app import build_app, open_deployment
 from server.cli import app
+from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
+from tests.harness import serving
 from tests.mcp_room import room
 from tests.processes import Place, free_port
 
@@ -101,9 +105,13 @@ async def answering(port: int, status: str, body: object, *headers: str) -> Asyn
         await server.wait_closed()
 
 
-async def vault_id(place: Place) -> str:
-    async with place.serve():
-        return (await place.healthy())["vault"]
+@asynccontextmanager
+async def served(place: Place) -> AsyncGenerator[str]:
+    """A process that serves the vault, with the settings as they are now; the vault's id."""
+    listening = socket.create_server(("127.0.0.1", place.port))
+    settings = load_settings(place.data / "config.toml", data=place.data)
+    async with open_deployment(settings, data=place.data) as deployment, serving(build_app(deployment), listening):
+        yield deployment.vault_id
 
 
 async def test_a_healthy_vault_that_serves_is_all_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +226,7 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
         assert_problem(found, "port", "another program", "server.port")
         assert_problem(found, "public_url", "something else")
     assert (await examine(place))["port"]["verdict"] == "note"
-    async with place.serve():
+    async with served(place):
         found = await examine(place)
         assert (found["port"]["verdict"], found["public_url"]["verdict"]) == ("ok", "ok")
 
@@ -226,13 +234,13 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
 async def test_a_public_url_that_is_not_what_clients_see(place: Place) -> None:
     """The process was started before the address was changed in the settings."""
     other = f'public_url = "http://127.0.0.1:{place.port}"'
-    async with place.serve():
+    async with served(place):
         configure(place, other)
         found = await examine(place, fails=True)
         assert_problem(
             found, "public_url", f"http://localhost:{place.port}", f"http://127.0.0.1:{place.port}", "redirect"
         )
-    async with place.serve():
+    async with served(place):
         assert (await examine(place))["public_url"]["verdict"] == "ok"
 
 
@@ -253,7 +261,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
 ) -> None:
     front = free_port()
     configure(place, f'public_url = "http://localhost:{front}"')
-    async with place.serve():
+    async with served(place):
         assert_problem(await examine(place, fails=True), "public_url", "cannot be reached", "proxy")
         async with answering(front, status, {}, *headers):
             assert_problem(await examine(place, fails=True), "public_url", *words)
@@ -262,9 +270,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
 async def test_a_public_url_without_a_good_certificate(place: Place) -> None:
     front = free_port()
     configure(place, f'public_url = "https://localhost:{front}"')
-    async with place.serve():
-        async with answering(front, "200 OK", {}):  # speaks no TLS at all
-            pass
+    async with served(place):
         reached = asyncio.Event()
 
         async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -279,7 +285,8 @@ async def test_a_public_url_without_a_good_certificate(place: Place) -> None:
 
 
 async def test_a_clock_that_is_off(place: Place) -> None:
-    known = {"vault": await vault_id(place), "issuer": place.url}
+    async with served(place) as vault_id:
+        known = {"vault": vault_id, "issuer": place.url}
     async with answering(place.port, "200 OK", known, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
         assert_problem(await examine(place, fails=True), "clock", "NTP")
     async with answering(place.port, "200 OK", known):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 from providers.http import HttpError, OutboundRequest
 from providers.provider import Provider
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
 from server.doctor.serving import SKEW, instant
-from server.settings import LOOPBACK_HOSTS
+from server.trips import needs_https
 from vault import connections, users
 from vault.upstream import UpstreamError
 
@@ -53,10 +52,7 @@ def _redirect(deployment: Deployment, provider: Provider) -> str:
 
 
 def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
-    """A provider whose loopback apps are public ones takes an app with a secret over https only."""
-    is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
-    is_plain = urlsplit(deployment.public_url).scheme == "http"
-    if provider.public_client is not None and provider.client_auth != "none" and is_plain and not is_sandbox:
+    if needs_https(provider, deployment.public_url):
         yield problem(
             f"{provider.name}.https",
             f"{provider.title} takes an app with a client secret at an https redirect address only",
