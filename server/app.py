@@ -24,9 +24,11 @@ from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.settings import ProviderSettings, Settings
+from vault.adoption import adopt_all
 from vault.audit import Activity
 from vault.database import open_database
 from vault.exchange import Vault
+from vault.journal import Journal
 from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
 from vault.rotation import Flights
@@ -67,6 +69,8 @@ async def open_deployment(
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         policies, upstreams = _upstreams(catalog, outbound)
+        journal = Journal(data)
+        stack.callback(journal.close)
         flights = Flights()
         stack.push_async_callback(flights.close)
         vault = Vault(
@@ -76,8 +80,10 @@ async def open_deployment(
             policies=policies,
             upstreams=upstreams,
             flights=flights,
+            journal=journal,
             owner=secrets.token_urlsafe(16),
         )
+        await adopt_all(vault)
         yield Deployment(
             settings=settings,
             data=data,

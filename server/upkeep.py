@@ -56,6 +56,7 @@ def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
 async def sweep(deployment: Deployment) -> None:
     """Forget tickets, sessions, counters and never-used clients that can no longer matter."""
     now = deployment.now()
+    await deployment.vault.journal.sweep(now=now)
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.transaction() as transaction:
         await tickets.sweep_tickets(transaction, now=now)

@@ -14,6 +14,7 @@ from vault import connections, delegations, leases
 from vault.audit import Activity, list_events
 from vault.database import Database
 from vault.exchange import ExchangeRequest, UpstreamToken, Vault, exchange
+from vault.journal import Journal
 from vault.keys import KeyRing
 from vault.records import Connection, Event, Principal
 from vault.rotation import Flights
@@ -163,6 +164,7 @@ def vault_over(
     keys: KeyRing,
     activity: Activity,
     *,
+    journal: Journal,
     rotation: Rotation,
     slack_double: UpstreamDouble,
     google_double: UpstreamDouble,
@@ -174,6 +176,7 @@ def vault_over(
         policies={"slack": slack(rotation), "google": google()},
         upstreams={"slack": slack_double, "google": google_double},
         flights=Flights(),
+        journal=journal,
         owner=secrets.token_urlsafe(16),
     )
 
@@ -183,14 +186,22 @@ async def open_room(store: Store, *, rotation: Rotation = Rotation.REVOKES) -> A
     database = await store.open()
     activity = Activity(database)
     slack_double, google_double = UpstreamDouble(rotation), UpstreamDouble(Rotation.NONE)
+    journal = Journal(store.data)
     try:
         keys = await store.open_keys(database)
         vault = vault_over(
-            database, keys, activity, rotation=rotation, slack_double=slack_double, google_double=google_double
+            database,
+            keys,
+            activity,
+            journal=journal,
+            rotation=rotation,
+            slack_double=slack_double,
+            google_double=google_double,
         )
         yield Room(store, database, vault, slack_double, google_double, await seed(database))
         await vault.flights.close()
     finally:
+        journal.close()
         await activity.close()
         await database.close()
 
@@ -201,12 +212,14 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
     database = await room.store.open()
     database.clock_offset = room.database.clock_offset
     activity = Activity(database)
+    journal = Journal(room.store.data)
     try:
         keys = await room.store.open_keys(database)
         vault = vault_over(
             database,
             keys,
             activity,
+            journal=journal,
             rotation=room.slack.rotation,
             slack_double=room.slack,
             google_double=room.google,
@@ -214,5 +227,6 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
         yield Room(room.store, database, vault, room.slack, room.google, room.alice)
         await vault.flights.close()
     finally:
+        journal.close()
         await activity.close()
         await database.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from vault.attenuate import scope_key
 from vault.audit import Activity
 from vault.database import Database
+from vault.journal import Journal
 from vault.keys import KeyRing
 from vault.refusals import VaultError
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
@@ -115,4 +116,5 @@ class Vault:
     policies: Mapping[str, UpstreamPolicy]
     upstreams: Mapping[str, UpstreamOAuth]
     flights: Flights
+    journal: Journal
     owner: str

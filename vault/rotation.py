@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from vault import leases, takeover
+from vault import adoption, leases, takeover
 from vault.audit import append
 from vault.flights import Flights, Vault, Wish
 from vault.leases import Facts, Lease
@@ -85,10 +85,14 @@ async def _get(vault: Vault, wish: Wish) -> int:
         if newer is not None:
             return newer
         if await takeover.is_free(vault, facts, now=now):
+            is_unsettled = facts.sent_at is not None or facts.lease_owner is not None
+            if is_unsettled and await adoption.adopt(vault, facts):
+                continue
             policy = _policy(vault, facts)
             await _refuse_unresolved(vault, facts, policy=policy, now=now)
             spender = await _prepare(vault, facts, wish=wish, policy=policy)
             await vault.database.hold_liveness(vault.owner)
+            await vault.journal.reserve(facts.connection_id, now=now)
             lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
             if lease is not None and not is_claim_void(loop.time() - started):
                 generation = await spender.spend(lease)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -19,9 +20,10 @@ from vault.attenuate import expand, is_within, missing
 from vault.audit import append
 from vault.database import Transaction
 from vault.flights import Vault, Wish
+from vault.journal import Entry
 from vault.keys import ConnectionKey
 from vault.leases import Facts, Lease, Refreshed
-from vault.records import Event
+from vault.records import Event, format_scope, parse_scope
 from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
 from vault.rotation_rules import LEASE, is_newer, may_give_up
 from vault.takeover import unresolved
@@ -39,6 +41,7 @@ from vault.upstream import (
 
 log = logging.getLogger("token_vault.rotation")
 
+JOURNAL = "journal"  # the purpose under which a journalled answer is sealed
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
@@ -82,6 +85,33 @@ def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
 
 class NarrowingRefused(TemporarilyUnavailable):
     """The provider issues no token of just these scopes; the full one is as good as before."""
+
+
+def write_journalled(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
+    """What the journal keeps of an answer, before it is sealed."""
+    return json.dumps(
+        {
+            "spent": spent,
+            "wish": None if scopes is None else format_scope(scopes),
+            "access_token": answer.access_token,
+            "refresh_token": answer.refresh_token,
+            "scope": None if answer.scopes is None else format_scope(answer.scopes),
+            "expires_in": answer.expires_in,
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_journalled(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
+    """The spent refresh token, the scopes that were asked for, and the answer."""
+    kept = json.loads(opened)
+    answer = TokenAnswer(
+        access_token=kept["access_token"],
+        refresh_token=kept["refresh_token"],
+        scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
+        expires_in=kept["expires_in"],
+    )
+    return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 
 
 class _Fate(Enum):
@@ -202,11 +232,32 @@ class Spender:
     # Storing an answer
 
     async def _keep(self, lease: Lease, answer: TokenAnswer) -> int | None:
+        """Make the answer durable on this host first, then commit it."""
+        at, facts = self.vault.database.now(), self.facts
+        sealed = self.key.seal(
+            write_journalled(self.refresh_token, self.wish.scopes, answer),
+            purpose=JOURNAL,
+            provider=facts.provider,
+            account=facts.account,
+            generation=lease.generation,
+        )
+        try:
+            await self.vault.journal.append(
+                Entry(facts.connection_id, lease.generation, lease.owner, fence=lease.fence, at=at, sealed=sealed)
+            )
+        except StorageUnavailable as error:
+            log.error(  # noqa: TRY400  the trace would add nothing
+                "answer not journalled", extra={"connection": facts.connection_id, "detail": error.detail}
+            )
+        return await self.commit(lease, answer, at=at)
+
+    async def commit(self, lease: Lease, answer: TokenAnswer, *, at: int) -> int | None:
+        """Store an answer that arrived `at`, however long it takes; its generation, or None when the row is newer."""
         wait = STORE_WAIT[0]
         while True:
             try:
                 async with self.vault.database.transaction() as transaction:
-                    fate, generation = await self._store(transaction, lease, answer)
+                    fate, generation = await self._store(transaction, lease, answer, now=at)
                 break
             except (StorageUnavailable, TemporarilyUnavailable):
                 # The only copy of a live token is in our hands: giving up would lose the connection.
@@ -223,9 +274,11 @@ class Spender:
                 await self._revoke_at_once(answer)
                 return None
 
-    async def _store(self, transaction: Transaction, lease: Lease, answer: TokenAnswer) -> tuple[_Fate, int]:
+    async def _store(
+        self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
+    ) -> tuple[_Fate, int]:
         """Store on top of the row that was read, or of whatever still holds the token that was spent."""
-        now, facts = self.vault.database.now(), self.facts
+        facts = self.facts
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
             following = max(facts.generation, lease.generation) + 1

@@ -1,0 +1,88 @@
+"""Committing what the host's answer journal holds and the database does not: after a crash, or an older database.
+
+Answers of processes that are gone and of living ones that cannot commit are treated alike: the row decides by
+compare-and-set, so that adopting twice, or beside the owner, changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from vault import leases
+from vault.database import integer, text
+from vault.flights import Vault, Wish
+from vault.journal import Entry
+from vault.leases import Facts, Lease
+from vault.records import TENANT
+from vault.refusals import CiphertextRejected, VaultError
+from vault.rotation_rules import is_newer
+from vault.spending import JOURNAL, Spender, read_journalled
+from vault.upstream import UpstreamPolicy
+
+log = logging.getLogger("token_vault.rotation")
+
+_GENERATIONS = "select id, generation from connections where tenant = :tenant and ended_at is null"
+
+
+async def adopt(vault: Vault, facts: Facts) -> bool:
+    """Commit an answer that this host holds for the connection; whether the row changed."""
+    for entry in await vault.journal.find(facts.connection_id):
+        if await _commit(vault, facts, entry):
+            return True
+    return False
+
+
+async def adopt_all(vault: Vault) -> int:
+    """Commit every answer of this host that is newer than its row; how many there were. Done at start."""
+    entries = await vault.journal.entries()
+    if not entries:
+        return 0
+    rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT})
+    known = {text(row, "id"): integer(row, "generation") for row in rows}
+    adopted = 0
+    for entry in entries:
+        if entry.generation < known.get(entry.connection_id, entry.generation + 1):
+            continue
+        facts = await leases.read(vault.database, entry.connection_id)
+        if facts is None:
+            continue
+        try:
+            adopted += await _commit(vault, facts, entry)
+        except VaultError as error:  # one account's trouble is not the others'
+            log.warning("answer not adopted", extra={"connection": entry.connection_id, "code": error.code})
+    return adopted
+
+
+async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:
+    holds = (facts.lease_owner, facts.fence) == (entry.owner, entry.fence)
+    if not is_newer(spent_generation=entry.generation, row_generation=facts.generation, holds_lease=holds):
+        return False
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None:
+        return False
+    try:
+        key = await facts.key(vault.keys)
+        opened = key.open(
+            entry.sealed,
+            purpose=JOURNAL,
+            provider=facts.provider,
+            account=facts.account,
+            generation=entry.generation,
+        )
+    except CiphertextRejected:
+        log.warning("journalled answer does not open", extra={"connection": facts.connection_id})
+        return False
+    spent, scopes, answer = read_journalled(opened)
+    spender = Spender(
+        vault,
+        upstream,
+        vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider),
+        facts=facts,
+        wish=Wish(facts.connection_id, entry.generation, scopes=scopes),
+        key=key,
+        refresh_token=spent,
+    )
+    lease = Lease(facts.connection_id, entry.owner, generation=entry.generation, fence=entry.fence)
+    generation = await spender.commit(lease, answer, at=entry.at)
+    log.info("answer adopted", extra={"connection": facts.connection_id})
+    return generation is not None
