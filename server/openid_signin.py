@@ -76,6 +76,7 @@ class Claims(_Document):
     nbf: int | float | None = None
     azp: str | None = None
     nonce: str
+    auth_time: Annotated[int | float, Field(ge=0, le=2**53)] | None = None
     name: str | None = None
     preferred_username: str | None = None
 
@@ -108,6 +109,7 @@ class SignedIn:
 
     user: User
     return_to: str
+    signed_in_at: int | None = None  # when the provider last asked the person, where it says so
 
 
 def callback_url(deployment: Deployment, name: str) -> str:
@@ -227,7 +229,8 @@ async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
         await deployment.activity.record(Event(kind="session.refused", outcome="refused", details=details))
         raise
-    return SignedIn(user, payload["return_to"])
+    signed_in_at = None if claims.auth_time is None else int(claims.auth_time)
+    return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at)
 
 
 async def _claim_state(deployment: Deployment, name: str, answer: Answer) -> dict[str, str]:

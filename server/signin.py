@@ -30,6 +30,7 @@ FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
+_CLOCK_SKEW: Final = 60  # seconds that a provider's clock may be behind ours
 
 Cookie = Literal["session", "browser", "known", "openid"]
 _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
@@ -118,13 +119,26 @@ async def current_session(deployment: Deployment, request: Request) -> tuple[Ses
 
 
 async def begin_session(
-    deployment: Deployment, request: Request, response: Response, *, user: User, method: str
+    deployment: Deployment,
+    request: Request,
+    response: Response,
+    *,
+    user: User,
+    method: str,
+    signed_in_at: int | None = None,
 ) -> None:
-    """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation)."""
+    """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation).
+
+    `signed_in_at` is when a provider asked the person, perhaps long ago: an agent that wants a fresh sign-in is not
+    content with a new session alone.
+    """
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
     planted = read_cookie(deployment, request, "session")
     async with deployment.transaction() as transaction:
-        token, _ = await sessions.start_session(transaction, user.id, now=now, lifetime=lifetime)
+        proved_at = now if signed_in_at is None else min(now, signed_in_at + _CLOCK_SKEW)
+        token, _ = await sessions.start_session(
+            transaction, user.id, now=now, lifetime=lifetime, signed_in_at=proved_at
+        )
         if planted:
             await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
         event = Event(kind="session.started", user_id=user.id, details={"method": method})

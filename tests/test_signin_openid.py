@@ -121,6 +121,29 @@ async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room,
     assert "prompt" not in query_of(await _begin(await room.browser()))
 
 
+async def test_a_new_session_does_not_make_an_old_sign_in_at_the_provider_fresh(
+    room: Room, provider: OpenIDDouble
+) -> None:
+    """The provider knows the person from before and asks nothing, although it was told to."""
+    client = await room.agent()
+    for age, is_fresh in ((1000, False), (5, True), (-1000, True), (None, True)):
+        auth_time = None if age is None else room.deployment.now() - age
+        provider.change_claims = _claim("auth_time", auth_time)
+        person = await room.browser()
+        await _sign_in(person)
+        page = await person.open(room.authorize_path(client, max_age="300"))
+        assert (page.url.path == "/consent") == is_fresh, age
+        assert (page.url.path == "/sign-in") != is_fresh, age
+        if not is_fresh:
+            page = await person.open(await _callback(await _begin(person)))
+            page = await person.open(room.authorize_path(client, max_age="300"))
+            assert page.url.path == "/sign-in", "not by asking the same provider again"
+            provider.change_claims = _claim("auth_time", room.deployment.now())
+            await _sign_in(person)
+            page = await person.open(room.authorize_path(client, max_age="300"))
+            assert page.url.path == "/consent"
+
+
 @pytest.mark.requirement("S-134")
 async def test_the_same_name_or_address_is_not_the_same_person(room: Room, provider: OpenIDDouble) -> None:
     alice = await room.user("alice")
@@ -167,6 +190,8 @@ LIES: dict[str, Callable[[Claims], Claims]] = {
     "no subject": _claim("sub", None),
     "empty subject": _claim("sub", ""),
     "subject as a number": _claim("sub", 7),
+    "time of sign-in as a word": _claim("auth_time", "lately"),
+    "time of sign-in before time": _claim("auth_time", -1),
 }
 
 

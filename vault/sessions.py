@@ -25,20 +25,33 @@ def session_hash(token: str) -> bytes:
 
 
 async def start_session(
-    transaction: Transaction, user_id: str, *, now: int, lifetime: int = ABSOLUTE_LIFETIME
+    transaction: Transaction,
+    user_id: str,
+    *,
+    now: int,
+    lifetime: int = ABSOLUTE_LIFETIME,
+    signed_in_at: int | None = None,
 ) -> tuple[str, Session]:
-    """A new session and the token for its cookie; a fresh token at each sign-in (session fixation)."""
+    """A new session and the token for its cookie; a fresh token at each sign-in (session fixation).
+
+    `created_at` is when the person proved who they are: `signed_in_at`, where that was earlier and elsewhere.
+    """
     token = secrets.token_urlsafe(32)
     session = Session(
-        token_hash=session_hash(token), user_id=user_id, created_at=now, seen_at=now, expires_at=now + lifetime
+        token_hash=session_hash(token),
+        user_id=user_id,
+        created_at=now if signed_in_at is None else signed_in_at,
+        seen_at=now,
+        expires_at=now + lifetime,
     )
     await transaction.execute(
         "insert into sessions (tenant, token_hash, user_id, created_at, seen_at, expires_at)"
-        " values (:tenant, :token_hash, :user_id, :now, :now, :expires_at)",
+        " values (:tenant, :token_hash, :user_id, :created_at, :now, :expires_at)",
         {
             "tenant": TENANT,
             "token_hash": session.token_hash,
             "user_id": user_id,
+            "created_at": session.created_at,
             "now": now,
             "expires_at": session.expires_at,
         },

@@ -48,7 +48,14 @@ async def callback(visit: Visit) -> Response:
     except OpenIDRefused as refusal:
         raise _page(refusal) from refusal
     response = pages.go(safe_return(found.return_to))
-    await signin.begin_session(visit.deployment, visit.request, response, user=found.user, method="openid")
+    await signin.begin_session(
+        visit.deployment,
+        visit.request,
+        response,
+        user=found.user,
+        method="openid",
+        signed_in_at=found.signed_in_at,
+    )
     signin.set_cookie(visit.deployment, response, "openid", value="")
     return response
 
