@@ -577,6 +577,44 @@ async def test_a_refusal_of_our_registration_touches_no_connection(room: Room) -
     assert await room.exchange()
 
 
+async def test_a_refusal_of_our_registration_spares_the_provider_all_other_accounts(room: Room) -> None:
+    await room.connect(account="alice")
+    await room.connect(account="work")
+    room.pass_time(3600)
+    room.slack.faults.append(INVALID_CLIENT)
+    for account in ("alice", "work", "alice"):
+        with pytest.raises(TemporarilyUnavailable) as refused:
+            await room.exchange(account=account)
+        assert 0 < refused.value.retry_after <= 60
+    assert len(room.slack.sends) == 1
+    room.pass_time(61)
+    assert await room.exchange(account="work")
+    assert await room.exchange(account="alice")
+
+
+async def test_a_provider_that_stays_silent_is_not_asked_for_a_while_and_others_are(room: Room) -> None:
+    accounts = [f"account{number}" for number in range(7)]
+    for account in accounts:
+        await room.connect(account=account)
+    await room.connect("google")
+    room.pass_time(3600)
+    room.slack.faults.extend([LOST_REQUEST] * 5)
+    for account in accounts:
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange(account=account)
+    assert len(room.slack.sends) == 5
+    assert await room.exchange("google")
+    room.pass_time(31)
+    room.slack.faults.append(LOST_REQUEST)
+    for account in accounts[5:]:
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange(account=account)
+    assert len(room.slack.sends) == 6  # the probe failed: it is open again
+    room.pass_time(31)
+    for account in accounts:
+        assert await room.exchange(account=account)
+
+
 async def test_a_request_that_never_left_may_be_repeated(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)

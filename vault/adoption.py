@@ -11,12 +11,12 @@ import logging
 from vault import leases
 from vault.database import integer, text
 from vault.flights import Vault, Wish
-from vault.journal import Entry
+from vault.journal import JOURNAL, Entry, read_answer
 from vault.leases import Facts, Lease
 from vault.records import TENANT
 from vault.refusals import CiphertextRejected, VaultError
 from vault.rotation_rules import is_newer
-from vault.spending import JOURNAL, Spender, read_journalled
+from vault.spending import Spender
 from vault.upstream import UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
@@ -72,7 +72,7 @@ async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:
     except CiphertextRejected:
         log.warning("journalled answer does not open", extra={"connection": facts.connection_id})
         return False
-    spent, scopes, answer = read_journalled(opened)
+    spent, scopes, answer = read_answer(opened)
     spender = Spender(
         vault,
         upstream,

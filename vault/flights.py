@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from vault.attenuate import scope_key
 from vault.audit import Activity
+from vault.breakers import Breakers
 from vault.database import Database
 from vault.journal import Journal
 from vault.keys import KeyRing
@@ -39,6 +40,7 @@ class Flights:
     """The refreshes of this process: one task per connection and scope set, one send at a time per connection."""
 
     def __init__(self) -> None:
+        self.breakers = Breakers()
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], int] = {}

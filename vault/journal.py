@@ -31,11 +31,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vault.records import format_scope, parse_scope
 from vault.refusals import StorageUnavailable
+from vault.upstream import TokenAnswer
 
 log = logging.getLogger("token_vault.rotation")
 
 FOLDER = "journal"
+JOURNAL = "journal"  # the purpose under which an answer is sealed
 SLOT = 8192  # bytes: an answer with two large tokens
 GROWTH = 64  # slots that are allocated at once
 KEEP = 7 * 86400  # seconds
@@ -92,6 +95,33 @@ def decode(slot: bytes) -> Entry | None:
         )
     except (ValueError, KeyError, TypeError, binascii.Error):
         return None
+
+
+def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
+    """What the journal keeps of an answer, before it is sealed."""
+    return json.dumps(
+        {
+            "spent": spent,
+            "wish": None if scopes is None else format_scope(scopes),
+            "access_token": answer.access_token,
+            "refresh_token": answer.refresh_token,
+            "scope": None if answer.scopes is None else format_scope(answer.scopes),
+            "expires_in": answer.expires_in,
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
+    """The spent refresh token, the scopes that were asked for, and the answer."""
+    kept = json.loads(opened)
+    answer = TokenAnswer(
+        access_token=kept["access_token"],
+        refresh_token=kept["refresh_token"],
+        scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
+        expires_in=kept["expires_in"],
+    )
+    return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 
 
 def _tag(connection_id: str) -> bytes:

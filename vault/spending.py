@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -20,15 +19,16 @@ from vault.attenuate import expand, is_within, missing
 from vault.audit import append
 from vault.database import Transaction
 from vault.flights import Vault, Wish
-from vault.journal import Entry
+from vault.journal import JOURNAL, Entry, write_answer
 from vault.keys import ConnectionKey
 from vault.leases import Facts, Lease, Refreshed
-from vault.records import Event, format_scope, parse_scope
+from vault.records import Event
 from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
 from vault.rotation_rules import LEASE, is_newer, may_give_up
 from vault.takeover import unresolved
 from vault.upstream import (
     NotSent,
+    RefreshOutcome,
     Refused,
     RevokeOutcome,
     Rotated,
@@ -41,7 +41,6 @@ from vault.upstream import (
 
 log = logging.getLogger("token_vault.rotation")
 
-JOURNAL = "journal"  # the purpose under which a journalled answer is sealed
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
@@ -87,31 +86,9 @@ class NarrowingRefused(TemporarilyUnavailable):
     """The provider issues no token of just these scopes; the full one is as good as before."""
 
 
-def write_journalled(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
-    """What the journal keeps of an answer, before it is sealed."""
-    return json.dumps(
-        {
-            "spent": spent,
-            "wish": None if scopes is None else format_scope(scopes),
-            "access_token": answer.access_token,
-            "refresh_token": answer.refresh_token,
-            "scope": None if answer.scopes is None else format_scope(answer.scopes),
-            "expires_in": answer.expires_in,
-        },
-        separators=(",", ":"),
-    )
-
-
-def read_journalled(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
-    """The spent refresh token, the scopes that were asked for, and the answer."""
-    kept = json.loads(opened)
-    answer = TokenAnswer(
-        access_token=kept["access_token"],
-        refresh_token=kept["refresh_token"],
-        scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
-        expires_in=kept["expires_in"],
-    )
-    return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
+def is_about_us(code: str) -> bool:
+    """Whether a refusal is about our registration: invalid_client, unauthorized_client, bad_client_secret ..."""
+    return "client" in code
 
 
 class _Fate(Enum):
@@ -137,6 +114,7 @@ class Spender:
         outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
         if isinstance(outcome, Silent) and self.policy.rotation is Rotation.NONE:
             outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        self._note(outcome)
         match outcome:
             case Rotated():
                 return await self._keep(lease, outcome.answer)
@@ -160,6 +138,20 @@ class Spender:
                 raise await self._mark_unanswered(lease, outcome)
             case _:
                 assert_never(outcome)
+
+    def _note(self, outcome: RefreshOutcome) -> None:
+        """Let the provider's breaker know; a provider that asks for patience works."""
+        breakers, provider, now = self.vault.flights.breakers, self.facts.provider, self.vault.database.now()
+        match outcome:
+            case Rotated() | Refused(ends_grant=True):
+                breakers.note_answer(provider)
+            case Refused() if is_about_us(outcome.code):
+                breakers.note_refusal_of_us(provider, now=now)
+            case Silent() | NotSent(retry_after=None):
+                if breakers.note_silence(provider, now=now):
+                    log.warning("provider is silent", extra={"provider": provider})
+            case _:
+                pass
 
     async def _unsend(self, lease: Lease, *, event: Event | None = None) -> None:
         async with self.vault.database.transaction() as transaction:
@@ -195,9 +187,10 @@ class Spender:
         self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
-        is_about_us = "client" in refused.code  # invalid_client, invalid_client_id, bad_client_secret ...
         mend = (
-            f"corrects that with: token-vault providers setup {self.facts.provider}" if is_about_us else "has to look"
+            f"corrects that with: token-vault providers setup {self.facts.provider}"
+            if is_about_us(refused.code)
+            else "has to look"
         )
         return TemporarilyUnavailable(
             f"{self.facts.provider} refused this server's request ({refused.code}); its operator {mend}.",
@@ -235,7 +228,7 @@ class Spender:
         """Make the answer durable on this host first, then commit it."""
         at, facts = self.vault.database.now(), self.facts
         sealed = self.key.seal(
-            write_journalled(self.refresh_token, self.wish.scopes, answer),
+            write_answer(self.refresh_token, self.wish.scopes, answer),
             purpose=JOURNAL,
             provider=facts.provider,
             account=facts.account,
