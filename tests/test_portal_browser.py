@@ -169,6 +169,34 @@ async def test_an_agent_is_let_in_from_the_sign_in_page_to_its_own_address(
     await expect(page.get_by_text("You can go back to the agent.")).to_be_visible()
 
 
+async def test_signing_in_anew_leads_straight_to_an_agent_that_was_let_in_before(
+    room: Room, page: Page, context: BrowserContext
+) -> None:
+    """The redirect that follows the sign-in form leaves for the agent, which sends the browser on to another origin."""
+    user, listening, elsewhere = await room.user(), free_socket(), free_socket()
+    thanks = Agent(f"http://127.0.0.1:{elsewhere.getsockname()[1]}", then=None)
+    hopping = Agent(f"http://127.0.0.1:{listening.getsockname()[1]}", then=f"{thanks.url}/thanks")
+    async with serving(thanks.app(), elsewhere), serving(hopping.app(), listening):
+        redirect = f"{hopping.url}/callback"
+        client_id = str((await room.vault.register(client_name="Hop bot", redirect_uris=[redirect]))["client_id"])
+        url, verifier = _request(room, client_id, redirect)
+        await page.goto(url)
+        await _sign_in(page, user.name)
+        await page.get_by_role("button", name="Allow").click()
+        await expect(page.get_by_text("Thank you.")).to_be_visible()
+        await room.vault.redeem(client_id, hopping.answers[-1]["code"], verifier, redirect_uri=redirect)
+        await page.goto(f"{url}&prompt=login")
+        await expect(page.get_by_text("It wants you to sign in again")).to_be_visible()
+        await _sign_in(page, user.name)
+        await expect(page.get_by_text("Thank you.")).to_be_visible()
+        await context.clear_cookies()
+        await page.goto(url)
+        await _sign_in(page, user.name)
+        await expect(page.get_by_text("Thank you.")).to_be_visible()
+    assert [answer["state"] for answer in hopping.answers] == ["from-browser"] * 3
+    assert len({answer["code"] for answer in hopping.answers}) == 3
+
+
 async def test_refusing_brings_the_agent_an_error(room: Room, page: Page, agent: Agent) -> None:
     user = await room.user()
     client = await room.agent(redirect_uris=(f"{agent.url}/callback",))
