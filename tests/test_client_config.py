@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ async def test_a_settings_file_that_was_named_is_named_again(place: Place, tmp_p
     assert arguments[-4:] == ["--data", str(place.data), "--config", str(settings)]
     over_http = await content(place, "cursor", "--transport", "http", "--config", str(settings))
     assert over_http["entry"] == {"url": f"{place.url}/mcp"}
+
+
+async def test_a_program_that_is_not_installed_as_a_script_is_started_as_a_module(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    made = await content(place, "cursor")
+    assert (made["entry"]["command"], made["entry"]["args"][:2]) == (str(python), ["-m", "server"])  # type: ignore[index]
 
 
 async def test_settings_that_the_client_will_not_see_are_named_without_their_values(

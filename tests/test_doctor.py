@@ -342,6 +342,39 @@ async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulato
     assert_problem(await examine(place, fails=True), "slack.client", "does not answer")
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "verdict", "word"),
+    [
+        ("200 OK", "bad_redirect_uri", "problem", "/connect/callback/slack"),
+        ("200 OK", "something_new", "note", "something_new"),
+        ("503 Busy", "", "note", "again"),
+        ("200 OK", "invalid_code", "ok", "accepts"),
+    ],
+)
+async def test_what_a_provider_answers_to_a_code_that_does_not_exist(
+    place: Place, simulator: Simulator, *, status: str, code: str, verdict: str, word: str
+) -> None:
+    port = free_port()
+    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
+    (place.data / "config.toml").chmod(0o600)
+    async with answering(port, status, {"ok": False, "error": code}):
+        found = await examine(place, fails=verdict == "problem")
+    assert found["slack.client"]["verdict"] == verdict
+    assert word in found["slack.client"]["sentence"] + (found["slack.client"]["mend"] or "")
+
+
+async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(place, "[keys]", 'source = "environment"')
+    assert_problem(await examine(place, fails=True), "key", "TOKEN_VAULT_KEY")
+    monkeypatch.setenv("TOKEN_VAULT_KEY", (place.data / "master.key").read_text().strip())
+    assert (await examine(place))["key"]["sentence"] == "from environment"
+
+
+async def test_a_vault_that_never_ran_is_no_mistake(tmp_path: Path) -> None:
+    found = await examine(Place(tmp_path / "new", free_port()))
+    assert (found["data"]["verdict"], found["key"]["verdict"]) == ("note", "note")
+
+
 async def test_a_provider_without_a_client_id_is_no_mistake(place: Place) -> None:
     configure(place, "[providers.slack]", 'scopes = ["chat:write"]')
     found = await examine(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ from tests.conftest import Store
 from tests.exchanging import Room, open_room, principal_of
 from tests.upstream_double import Fault
 from vault import clients, connections, delegations, grants, users
+from vault.database import Row, Value
 from vault.exchange import ExchangeRequest, exchange
 from vault.explain import Explanation, Question, Step, explain
 from vault.records import Connection
@@ -213,6 +214,42 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
             assert (await ask(room, connection)).failing is None
             await refusal(room, connection)
         await assert_same(room, connection, Step.TOKEN)
+
+
+async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.REVOKES) as room:
+        connection = await room.connect()
+        room.pass_time(3596)  # too late to be used, too early to risk what is left of it
+        assert (await assert_works(room, connection)).refreshes
+        room.slack.faults.append(Fault(before=Silent("timeout")))
+        await refusal(room, connection)
+        await assert_same(room, connection, Step.TOKEN)
+        found = (await ask(room, connection)).failing
+        assert found is not None
+        assert (found.code, found.mend) == ("temporarily_unavailable", "wait a minute and ask again")
+
+
+async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -> None:
+    connection = await room.connect()
+    database = room.vault.database
+
+    class Meanwhile:
+        """The same database, at which somebody is faster: the connection ends just before its accounts are read."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(database, name)
+
+        async def look_up(self, sql: str, parameters: Mapping[str, Value]) -> Sequence[Row]:
+            async with database.transaction() as transaction:
+                await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+            return await database.look_up(sql, parameters)
+
+    question = Question(room.alice.user.name, room.alice.client.id, connection.id, WISH)
+    late = replace(room.vault, database=Meanwhile())  # type: ignore[arg-type]
+    found = (await explain(question, vault=late, now=room.now)).failing
+    assert found is not None
+    assert (found.step, found.code) == (Step.CONNECTION, "connection_required")
+    assert "just changed" in found.mend
 
 
 async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:

@@ -145,7 +145,7 @@ def _refused(refusal: VaultError, connection: Connection) -> Finding:
             )
         case ConnectionRequired(reason="needs_reauth"):
             return Finding(Step.STATE, refusal.code, refusal.description, again)
-        case ConnectionRequired():
+        case ConnectionRequired(reason="scopes"):
             return Finding(
                 Step.SCOPES, refusal.code, refusal.description, f"{again}, and allow {format_scope(refusal.scopes)}"
             )
