@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import KeySettings, Store
 from tests.exchanging import Room, google, open_room, slack
 from tests.upstream_double import UpstreamDouble
-from vault import backups, connections, quarantine
+from vault import adoption, backups, connections, quarantine
 from vault.audit import list_events, verify
 from vault.backups import Backup
 from vault.exchange import exchange
@@ -99,6 +99,21 @@ async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotat
         assert len(room.slack.sends) == sends
         assert spent_presented(room.slack) == 0
         assert room.slack.families[0].is_alive
+
+
+async def test_answers_that_the_journal_still_holds_are_not_adopted_after_a_restore(room: Room) -> None:
+    """Another host may have spent the newest of this one."""
+    connection = await room.connect()
+    path = await backed_up(room)
+    for _ in range(2):
+        room.pass_time(HOUR)
+        await room.exchange()
+    assert (await room.vault.journal.find(connection.id))[0].generation == 2
+    await restored(room, path)
+    assert await adoption.adopt_all(room.vault) == 0
+    assert (await room.row(connection)).refresh_sealed is None
+    await wants_person(room, connection)
+    assert len(room.slack.sends) == 2
 
 
 async def test_the_access_token_of_the_backup_is_used_to_its_end_and_then_the_person_is_needed(room: Room) -> None:
