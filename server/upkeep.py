@@ -1,4 +1,4 @@
-"""What a running process does on the side: revocations that are due at providers, and forgetting what is over.
+"""What a running process does on the side: revocations that are due, telling of ends, forgetting what is over.
 
 Every process of a vault does it; each step is safe to be done by several at once.
 """
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, limits, replay, revocations, sessions, tickets, tokens
+from vault import clients, expiries, limits, replay, revocations, sessions, tickets, tokens
 from vault.refusals import VaultError
 
 INTERVAL: Final = 30.0  # seconds
@@ -57,6 +57,7 @@ async def sweep(deployment: Deployment) -> None:
     """Forget tickets, sessions, counters and never-used clients that can no longer matter."""
     now = deployment.now()
     await deployment.vault.journal.sweep(now=now)
+    await expiries.announce(deployment.database)
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.transaction() as transaction:
         await tickets.sweep_tickets(transaction, now=now)

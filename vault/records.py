@@ -13,6 +13,7 @@ from enum import StrEnum
 from vault.refusals import TransitionRefused
 
 TENANT = "default"
+EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
 
 
 def parse_scope(scope: str) -> frozenset[str]:
@@ -220,7 +221,7 @@ class Connection:
             return self.state.value
         if self.is_ambiguous:
             return "ambiguous"
-        if self.grant_expires_at is not None and self.grant_expires_at - now <= 7 * 86400:
+        if self.grant_expires_at is not None and self.grant_expires_at - now <= EXPIRING:
             return "expiring"
         return self.state.value
 

@@ -57,6 +57,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "connection.refreshed": "A connection was renewed",
     "connection.closed": "An account was disconnected",
     "connection.needs_reauth": "A connection needs you again",
+    "connection.expiring": "A provider ends a connection within a week",
     "connection.quarantined": "A backup was restored, and a connection did not come back whole",
     "delegation.changed": "You changed what an agent may use",
     "delegation.extended": "You let an agent use an account",
