@@ -61,7 +61,9 @@ async def open_deployment(
                 for name, registered in settings.providers.items()
             },
         )
-        database = await open_database(settings.database_url(), data=data)
+        database = await open_database(
+            settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
+        )
         stack.push_async_callback(database.close)
         keys = await KeyRing.open(database, key_source(settings.keys, data=data))
         outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))

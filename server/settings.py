@@ -91,6 +91,9 @@ class DatabaseSettings(_Section):
         default=None, description="sqlite:///ABSOLUTE/PATH or postgresql://...; default SQLite in the data directory"
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
+    liveness: Literal["locks", "none"] = Field(
+        default="locks", description="locks | none: how a dead process is told from a silent one"
+    )
 
 
 class KeySettings(_Section):
