@@ -51,6 +51,10 @@ class Worker:
         assert line, "the worker ended"
         return json.loads(line)
 
+    async def close(self) -> None:
+        """End it as a service manager would."""
+        await end(self.process)
+
 
 @dataclass
 class Provider:

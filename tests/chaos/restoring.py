@@ -1,0 +1,75 @@
+"""An old backup is restored against a strict provider: no token that was spent since is presented, by its books."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from providers.catalog import load_catalog
+from tests.chaos.figures import Figure, Scale
+from tests.chaos.world import World, fresh_store, open_world, postgres_server, strict_provider
+from tests.conftest import KeySettings
+from vault import backups
+from vault.backups import Backup
+from vault.keysources import key_source
+from vault.snapshots import snapshot
+
+
+async def restored(world: World, *, refreshes: int) -> Figure:
+    """Back up, refresh, restore, call again; the provider ends the grant if a spent token comes."""
+    source = key_source(KeySettings(), data=world.store.data)
+    path = Path(world.store.data.parent / "chaos.backup")
+    async with snapshot(world.store.url, data=world.store.data) as seen:
+        await backups.write_backup(
+            path,
+            seen,
+            ring=await world.store.open_keys(world.database),
+            source=source,
+            with_keys=False,
+            is_passphrase=False,
+            now=world.database.now(),
+        )
+    worker = await world.worker()
+    served = 0
+    for _ in range(refreshes):
+        await world.expire()
+        served += (await worker.ask(exchange=2))["outcomes"].get("ok", 0)
+    await worker.close()
+    catalog = load_catalog()
+    await backups.restore(
+        await Backup.open(path, source),
+        world.database,
+        source=source,
+        policies={provider.name: provider.policy() for provider in catalog},
+        force=True,
+    )
+    before = len(await world.provider.refreshes())
+    again = await world.worker()
+    first = (await again.ask(exchange=5))["outcomes"]
+    await world.expire()
+    then = (await again.ask(exchange=5))["outcomes"]
+    sent, twice = len(await world.provider.refreshes()) - before, await world.spent_twice()
+    return Figure(
+        f"backup restored {refreshes} refreshes later, {'SQLite' if world.store.is_sqlite else 'PostgreSQL'}",
+        f"{twice} spent tokens presented, {sent} refreshes sent; calls until the access token ends: {_said(first)}, "
+        f"then: {_said(then)}",
+        "0 spent, 0 sent, then connection_required",
+        twice == 0 and sent == 0 and served == 2 * refreshes and set(then) == {"connection_required"},
+    )
+
+
+def _said(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in outcomes.items())
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """On both databases."""
+    refreshes = 60 if scale is Scale.FULL else 5
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(strict_provider())
+        server = await stack.enter_async_context(postgres_server())
+        found: list[Figure] = []
+        for where in (server, None):
+            async with fresh_store(where) as store, open_world(store, provider) as world:
+                found.append(await restored(world, refreshes=refreshes))
+        return found
