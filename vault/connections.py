@@ -8,7 +8,6 @@ Refreshing is `vault.rotation`, ending a grant at the provider is `vault.revocat
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from vault.database import (
     text_or_none,
 )
 from vault.keys import ConnectionKey, KeyRing
-from vault.records import TENANT, Connection, ConnectionState, Event, format_scope, parse_scope
+from vault.records import TENANT, Connection, ConnectionState, Event, format_scope, new_id, parse_scope
 from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
@@ -180,7 +179,7 @@ async def open_connection(
     for _ in range(5):
         existing = await transaction.fetch_one(_EXISTING, named)
         if existing is None:
-            connection_id = secrets.token_urlsafe(16)
+            connection_id = new_id()
             key = await ring.create_keys(transaction, user_id=user_id, connection_id=connection_id, now=now)
             sealed = _seal_answer(key, answer, account=account, policy=policy, generation=1, kept=None, now=now)
             await transaction.execute(_INSERT, {**facts, **sealed, "id": connection_id})

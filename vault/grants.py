@@ -6,7 +6,6 @@ and rotating refresh tokens is `tokens.py`, the fine permission per connection `
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from vault import audit, tickets
 from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 from vault.keys import KeyRing
-from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, parse_scope
+from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ async def create_grant(
 ) -> Grant:
     """A new live grant."""
     grant = Grant(
-        id=secrets.token_urlsafe(16),
+        id=new_id(),
         user_id=user_id,
         client_id=client_id,
         scopes=scopes,

@@ -1,4 +1,4 @@
-"""Frozen records of the vault and their legal transitions. Pure: no storage, no clock, no randomness.
+"""Frozen records of the vault and their legal transitions. Pure but for `new_id`: no storage, no clock.
 
 Instants are integer seconds since the epoch (`*_at`). Scopes are frozensets of single scope strings. A field that can
 hold a secret is hidden from `repr`.
@@ -6,6 +6,7 @@ hold a secret is hidden from `repr`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,6 +15,13 @@ from vault.refusals import TransitionRefused
 
 TENANT = "default"
 EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
+
+
+def new_id() -> str:
+    """A random id of 128 bits. It never begins with a dash, so that it can stand on a command line as it is."""
+    while (made := secrets.token_urlsafe(16)).startswith("-"):
+        pass
+    return made
 
 
 def parse_scope(scope: str) -> frozenset[str]:

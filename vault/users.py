@@ -6,12 +6,11 @@ Changing a password and disabling a user end every session, grant, refresh token
 
 from __future__ import annotations
 
-import secrets
 import unicodedata
 
 from vault import grants, tickets
 from vault.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
-from vault.records import TENANT, User
+from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
 
 MAX_NAME = 200
@@ -40,7 +39,7 @@ async def create_user(
 ) -> User:
     """A new user. Raises NameRefused or NameTaken."""
     user = User(
-        id=secrets.token_urlsafe(16),
+        id=new_id(),
         name=_checked_name(name),
         created_at=now,
         password_hash=password_hash,

@@ -62,7 +62,7 @@ async def _add(
     from server.oauth.client_auth import secret_hash
     from server.oauth.rules import OAuthError, check_redirect_uri, clean_name
     from vault import apis, audit, clients
-    from vault.records import Client, ClientKind, Event
+    from vault.records import Client, ClientKind, Event, new_id
 
     async with setup.open() as deployment:
         for uri in redirect_uris:
@@ -73,7 +73,7 @@ async def _add(
         value = secrets.token_urlsafe(32) if secret else None
         now = deployment.now()
         client = Client(
-            id=secrets.token_urlsafe(16),
+            id=new_id(),
             kind=ClientKind.MANUAL,
             name=clean_name(name) or fail("the name has no visible character"),
             auth_method="none" if value is None else "client_secret_basic",

@@ -21,7 +21,7 @@ from server.oauth.tokens import TokenRefused, read_authorization
 from server.oauth.wire import NO_STORE, address_of, json_answer, read_json_object
 from vault import audit, clients, grants, limits
 from vault.database import Transaction
-from vault.records import Client, ClientKind, Event
+from vault.records import Client, ClientKind, Event, new_id
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _WINDOW: Final = 3600
@@ -48,7 +48,7 @@ async def register(deployment: Deployment, request: Request) -> Response:
 
 def _new_client(accepted: AcceptedMetadata, *, now: int) -> Client:
     return Client(
-        id=secrets.token_urlsafe(16),
+        id=new_id(),
         kind=ClientKind.DYNAMIC,
         name=accepted.name,
         auth_method=accepted.auth_method,
