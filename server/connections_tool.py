@@ -103,7 +103,7 @@ def _in_words(output: BaseModel) -> str:
 
 
 async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
-    raise NotImplementedError("`connections` reads the vault; `look` answers it")
+    raise RuntimeError("`connections` reads the vault; `look` answers it")
 
 
 SPEC: Final = ToolSpec(
