@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vault import audit, clients, database, passwords, refusals, sealed_file, tokens, users
+from vault import audit, clients, database, handles, passwords, refusals, sealed_file, tokens, users
 from vault.refusals import VaultError
 
 
@@ -41,6 +41,7 @@ TABLE: dict[type[VaultError], Answer] = {
     refusals.StorageUnavailable: Answer(503, "temporarily_unavailable"),
     refusals.TransitionRefused: Answer(400, "invalid_grant"),
     tokens.ResourceRefused: Answer(400, "invalid_target"),
+    handles.HandleRefused: Answer(401, "invalid_token"),
     clients.ClientExists: Answer(400, "invalid_client_metadata"),
     users.NameRefused: Answer(400, "invalid_request"),
     users.NameTaken: Answer(409, "invalid_request"),

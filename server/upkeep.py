@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, expiries, limits, replay, revocations, sessions, tickets, tokens
+from vault import clients, expiries, handles, limits, replay, revocations, sessions, tickets, tokens
 from vault.refusals import VaultError
 
 INTERVAL: Final = 30.0  # seconds
@@ -64,5 +64,6 @@ async def sweep(deployment: Deployment) -> None:
         await sessions.sweep_sessions(transaction, now=now)
         await limits.sweep(transaction, now=now)
         await replay.sweep(transaction, now=now)
+        await handles.sweep(transaction, now=now)
         await clients.reap_unused(transaction, before=unused)
         await tokens.sweep_tokens(transaction, now=now, lifetimes=refresh_lifetimes(deployment))

@@ -16,6 +16,7 @@ from server.oauth.wire import as_oauth_error
 from vault.audit import ChainBroken
 from vault.clients import ClientExists
 from vault.database import Conflict
+from vault.handles import HandleRefused
 from vault.passwords import PasswordRefused
 from vault.records import Grant
 from vault.refusals import (
@@ -36,7 +37,7 @@ from vault.tickets import TicketReplayed
 from vault.tokens import RefreshRefused, ResourceRefused, TokenReused
 from vault.users import IdentityTaken, NameRefused, NameTaken
 
-# RFC 6749 §4.1.2.1 and §5.2, RFC 7591 §3.2.2, RFC 8707 §2
+# RFC 6749 §4.1.2.1 and §5.2, RFC 6750 §3.1, RFC 7591 §3.2.2, RFC 8707 §2
 REGISTERED = {
     "access_denied",
     "invalid_client_metadata",
@@ -44,6 +45,7 @@ REGISTERED = {
     "invalid_request",
     "invalid_scope",
     "invalid_target",
+    "invalid_token",
     "server_error",
     "temporarily_unavailable",
 }
@@ -92,7 +94,7 @@ def test_a_refusal_without_an_entry_would_be_noticed() -> None:
 
 def test_the_table_speaks_registered_codes() -> None:
     assert {answer.oauth_error for answer in errors.TABLE.values()} <= REGISTERED
-    assert {answer.status for answer in errors.TABLE.values()} <= {400, 403, 409, 500, 503}
+    assert {answer.status for answer in errors.TABLE.values()} <= {400, 401, 403, 409, 500, 503}
 
 
 SECRET = "detail-for-the-log"
@@ -129,6 +131,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     TicketReplayed: (lambda: TicketReplayed("this was used", outcome=None), "invalid_grant", "This was used."),
     Conflict: (lambda: Conflict("this already exists"), "temporarily_unavailable", "Nothing was done; try again."),
     ChainBroken: (lambda: ChainBroken(7), "server_error", "operator must look at that"),
+    HandleRefused: (lambda: HandleRefused("expired"), "invalid_token", "Expired."),
     ClientExists: (lambda: ClientExists("a client exists"), "invalid_client_metadata", "A client exists."),
     NameRefused: (lambda: NameRefused("too long"), "invalid_request", "Too long."),
     NameTaken: (lambda: NameTaken("taken"), "invalid_request", "Taken."),

@@ -40,13 +40,17 @@ ROUNDS = 4  # looks at the row; each but the first follows a refresh
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRequest:
-    """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name."""
+    """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
+
+    `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
+    """
 
     principal: Principal
     provider: str
     scopes: frozenset[str] | None
     account: str | None = None
     purpose: str = ""
+    connection_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,17 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
             reason="missing",
             scopes=request.scopes or frozenset(),
         )
-    if request.account is None:
+    if request.connection_id is not None:
+        matching = [one for one in accounts if one.id == request.connection_id]
+        if not matching:
+            raise ConnectionRequired(
+                f"This {provider} account is not connected any more. Connect it, then try again.",
+                provider=provider,
+                reason="missing",
+                scopes=request.scopes or frozenset(),
+            )
+        why = ""
+    elif request.account is None:
         matching = list(accounts)
         why = f"There are several {provider} accounts. Say which one to use."
     else:

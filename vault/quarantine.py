@@ -51,6 +51,7 @@ _CLEARED = (  # all of a tenant
     "delete from intents where tenant = :tenant",
     "delete from sessions where tenant = :tenant",
     "delete from tickets where tenant = :tenant",
+    "delete from handles where tenant = :tenant",
     "delete from refresh_tokens where tenant = :tenant",
 )
 

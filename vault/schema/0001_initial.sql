@@ -171,6 +171,22 @@ create table delegations (
     primary key (tenant, user_id, client_id, connection_id)
 );
 
+create table handles (
+    tenant text not null,
+    handle_hash bytea not null primary key,
+    user_id text not null,
+    client_id text not null,
+    grant_id text not null,
+    actors text not null,
+    connection_id text not null,
+    provider text not null,
+    scopes text not null,
+    key_thumbprint text,
+    issued_at bigint not null,
+    expires_at bigint not null
+);
+create index handles_expiry on handles (expires_at);
+
 create table upstream_revocations (
     tenant text not null,
     connection_id text not null primary key,

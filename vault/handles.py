@@ -1,0 +1,154 @@
+"""Proxy handles: opaque values that stand for one account and some scopes of it, in the hands of one agent.
+
+A handle is no authority of its own. It names what `vault.exchange` is asked for on each use, so that a revoked grant, a
+disconnected account or a smaller permission ends it at once. Stored as a hash; it opens nothing at a provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.database import Reader, Row, Transaction, integer, text, text_or_none
+from vault.records import TENANT, Principal, format_scope, parse_scope
+from vault.refusals import VaultError
+
+PREFIX: Final = "tvp_"
+_LENGTH: Final = len(PREFIX) + 43  # 256 bit in base64url
+_KEPT: Final = 3600  # seconds after the end, so that a late use can be told from a forgery
+
+
+class HandleRefused(VaultError):
+    """The handle is unknown, expired, or not presented with the key that it is bound to."""
+
+    code = "invalid_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What a handle stands for. `principal` is whoever it was issued to, with the chain of that exchange."""
+
+    principal: Principal
+    connection_id: str
+    provider: str
+    scopes: frozenset[str]
+    issued_at: int
+    expires_at: int
+    key_thumbprint: str | None = None  # RFC 9449: `jkt` of the key that each use must prove
+    digest: bytes = field(default=b"", repr=False)
+
+    def check_key(self, thumbprint: str | None) -> None:
+        """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
+        if thumbprint != self.key_thumbprint:
+            raise _refused("not presented with the key it is bound to")
+
+
+def handle_hash(value: str) -> bytes:
+    """What is stored of a handle."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+
+
+def is_handle(value: str) -> bool:
+    """Whether this has the form of a handle: no look-up needed for anything else."""
+    return len(value) == _LENGTH and value.startswith(PREFIX)
+
+
+async def issue(
+    transaction: Transaction,
+    *,
+    principal: Principal,
+    connection_id: str,
+    provider: str,
+    scopes: frozenset[str],
+    key_thumbprint: str | None,
+    expires_at: int,
+    now: int,
+) -> str:
+    """A new handle; its value exists nowhere else."""
+    value = PREFIX + secrets.token_urlsafe(32)
+    await transaction.execute(
+        "insert into handles (tenant, handle_hash, user_id, client_id, grant_id, actors, connection_id, provider,"
+        " scopes, key_thumbprint, issued_at, expires_at)"
+        " values (:tenant, :handle_hash, :user_id, :client_id, :grant_id, :actors, :connection_id, :provider,"
+        " :scopes, :key_thumbprint, :now, :expires_at)",
+        {
+            "tenant": TENANT,
+            "handle_hash": handle_hash(value),
+            "user_id": principal.user_id,
+            "client_id": principal.client_id,
+            "grant_id": principal.grant_id,
+            "actors": json.dumps(list(principal.actors), separators=(",", ":")),
+            "connection_id": connection_id,
+            "provider": provider,
+            "scopes": format_scope(scopes),
+            "key_thumbprint": key_thumbprint,
+            "now": now,
+            "expires_at": expires_at,
+        },
+    )
+    return value
+
+
+async def find(reader: Reader, value: str, *, now: int) -> Handle:
+    """What this handle stands for, while it lasts. Raises HandleRefused.
+
+    That its grant, account and permission live is not looked at here: the exchange of each use does.
+    """
+    if not is_handle(value):
+        raise _refused("not a handle")
+    digest = handle_hash(value)
+    rows = await reader.look_up(
+        "select user_id, client_id, grant_id, actors, connection_id, provider, scopes, key_thumbprint, issued_at,"
+        " expires_at from handles where tenant = :tenant and handle_hash = :handle_hash",
+        {"tenant": TENANT, "handle_hash": digest},
+    )
+    if not rows:
+        raise _refused("unknown handle")
+    found = _handle(rows[0], digest)
+    if now >= found.expires_at:
+        raise _refused("handle expired")
+    return found
+
+
+async def remove(transaction: Transaction, value: str, *, client_id: str) -> bool:
+    """RFC 7009 §2: the client that holds a handle gives it up. False when it is not this client's, or unknown."""
+    removed = await transaction.execute(
+        "delete from handles where tenant = :tenant and handle_hash = :handle_hash and client_id = :client_id",
+        {"tenant": TENANT, "handle_hash": handle_hash(value), "client_id": client_id},
+    )
+    return removed > 0
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Forget what has ended; the number of handles."""
+    return await transaction.execute("delete from handles where expires_at <= :before", {"before": now - _KEPT})
+
+
+def _refused(detail: str) -> HandleRefused:
+    return HandleRefused("the access token is missing, invalid or expired", detail=detail)
+
+
+def _handle(row: Row, digest: bytes) -> Handle:
+    actors: list[str] = json.loads(text(row, "actors"))
+    expires_at = integer(row, "expires_at")
+    return Handle(
+        principal=Principal(
+            user_id=text(row, "user_id"),
+            client_id=text(row, "client_id"),
+            grant_id=text(row, "grant_id"),
+            scopes=frozenset(),
+            audience="",
+            actors=tuple(actors),
+            expires_at=expires_at,
+        ),
+        connection_id=text(row, "connection_id"),
+        provider=text(row, "provider"),
+        scopes=parse_scope(text(row, "scopes")),
+        issued_at=integer(row, "issued_at"),
+        expires_at=expires_at,
+        key_thumbprint=text_or_none(row, "key_thumbprint"),
+        digest=digest,
+    )
