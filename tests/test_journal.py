@@ -12,14 +12,15 @@ import pytest
 
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, second_process
-from vault import leases
+from vault import connections, leases
 from vault.adoption import adopt_all
 from vault.flights import Wish
 from vault.journal import FOLDER, GROWTH, KEEP, SLOT, Entry, Journal
 from vault.records import Connection
 from vault.refusals import StorageUnavailable, VaultError
+from vault.revocations import BACKOFF, revoke_upstream
 from vault.spending import Spender, open_refresh_token
-from vault.upstream import Rotation
+from vault.upstream import RevokeOutcome, Rotation
 
 WAIT = 20.0  # seconds: the bound of every wait here
 DAY = 1_700_000_000
@@ -205,6 +206,47 @@ async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store:
         assert (await restored.row(connection)).generation == 4
         assert room.slack.issued[(await restored.exchange()).value]
     assert {send.outcome for send in room.slack.sends} == {"Rotated"}
+
+
+async def disconnect(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    room.pass_time(61)  # the lease of the dead process has run out
+
+
+@pytest.mark.parametrize("is_adopted_at_start", [True, False])
+async def test_an_answer_of_a_connection_that_was_disconnected_meanwhile_is_revoked(
+    room: Room, *, is_adopted_at_start: bool
+) -> None:
+    connection = await die_before_the_commit(room)
+    spent, newest = room.slack.sends[0].refresh_token, room.slack.families[0].refresh_token
+    await disconnect(room, connection)
+    if is_adopted_at_start:
+        await adopt_all(room.vault)
+    assert await revoke_upstream(room.vault, connection.id) == "revoked"
+    assert [refresh_token for refresh_token, _ in room.slack.revocations] == [newest]
+    assert newest != spent
+
+
+async def test_without_an_answer_the_token_that_was_held_is_revoked(room: Room) -> None:
+    connection = await room.connect()
+    held = room.slack.families[0].refresh_token
+    await disconnect(room, connection)
+    assert await adopt_all(room.vault) == 0
+    assert await revoke_upstream(room.vault, connection.id) == "revoked"
+    assert [refresh_token for refresh_token, _ in room.slack.revocations] == [held]
+
+
+async def test_handing_an_answer_over_once_leaves_the_backoff_of_its_revocation(room: Room) -> None:
+    connection = await die_before_the_commit(room)
+    await disconnect(room, connection)
+    room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+    assert await revoke_upstream(room.vault, connection.id) == "failed"
+    await adopt_all(room.vault)
+    assert await revoke_upstream(room.vault, connection.id) == "failed"
+    assert len(room.slack.revocations) == 1
+    room.pass_time(BACKOFF[1] + 1)
+    assert await revoke_upstream(room.vault, connection.id) == "revoked"
 
 
 async def test_a_destroyed_key_makes_a_journalled_answer_unreadable(room: Room) -> None:

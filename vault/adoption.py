@@ -1,7 +1,8 @@
 """Committing what the host's answer journal holds and the database does not: after a crash, or an older database.
 
 Answers of processes that are gone and of living ones that cannot commit are treated alike: the row decides by
-compare-and-set, so that adopting twice, or beside the owner, changes nothing.
+compare-and-set, so that adopting twice, or beside the owner, changes nothing. The answer of a connection that was
+disconnected meanwhile goes to its pending revocation, so that these tokens end too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from vault.upstream import UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
-_GENERATIONS = "select id, generation from connections where tenant = :tenant and ended_at is null"
+_GENERATIONS = """
+    select k.id, k.generation from connections k
+    left join upstream_revocations r on r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
+    where k.tenant = :tenant and (k.ended_at is null or r.connection_id is not null)
+"""
 
 
 async def adopt(vault: Vault, facts: Facts) -> bool:
@@ -30,6 +35,13 @@ async def adopt(vault: Vault, facts: Facts) -> bool:
         if await _commit(vault, facts, entry):
             return True
     return False
+
+
+async def hand_over(vault: Vault, connection_id: str) -> None:
+    """Give a disconnected connection's pending revocation the newer answer that this host may hold."""
+    facts = await leases.read(vault.database, connection_id)
+    if facts is not None and facts.is_ended:
+        await adopt(vault, facts)
 
 
 async def adopt_all(vault: Vault) -> int:

@@ -108,6 +108,10 @@ _STORE_NARROWED = """
 _DROP_DEAD_NARROWED = """
     delete from narrowed_tokens where tenant = :tenant and connection_id = :id and expires_at <= :now
 """
+_OUTDATE = """
+    update connections set generation = :next
+    where tenant = :tenant and id = :id and generation < :next and ended_at is not null
+"""
 _END = """
     update connections set state = :state, reason = :reason, lease_owner = null, lease_until = null
     where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
@@ -272,6 +276,13 @@ async def resolve(transaction: Transaction, lease: Lease) -> None:
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "generation": lease.generation})
+
+
+async def outdate(transaction: Transaction, lease: Lease) -> None:
+    """An answer for an ended connection was dealt with: its journalled copy is older than the row from now on."""
+    await resolve(transaction, lease)
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "next": lease.generation + 1}
+    await transaction.execute(_OUTDATE, which)
 
 
 async def lapse(transaction: Transaction, facts: Facts) -> None:

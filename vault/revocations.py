@@ -2,7 +2,8 @@
 
 `vault.connections.disconnect` has already refused every call; what is left is the provider's side. A revocation that
 fails is repeated with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or
-given up; then the connection's key is destroyed, which is the deletion of every copy of them.
+given up; then the connection's key is destroyed, which is the deletion of every copy of them. An answer that a process
+journalled and could not commit before the disconnection holds newer tokens: those are revoked instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from vault.adoption import hand_over
 from vault.audit import append
 from vault.connections import open_revocation
 from vault.database import Reader, Row, binary_or_none, integer, integer_or_none, text
@@ -115,6 +117,8 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
     now = vault.database.now()
     if pending.done_at is not None or (pending.next_at or 0) > now:
         return pending.outcome
+    await hand_over(vault, connection_id)
+    pending = await find_revocation(vault.database, connection_id) or pending
     if not await _take(vault, pending, now=now):
         return pending.outcome
     try:

@@ -280,6 +280,7 @@ class Spender:
                 return _Fate.STORED, following
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
+                await leases.outdate(transaction, lease)
                 return (_Fate.MOVED if await self._revoke_later(transaction, answer, now=now) else _Fate.ENDED), 0
             facts = current
             holds = (current.lease_owner, current.fence) == (lease.owner, lease.fence)
