@@ -77,6 +77,7 @@ class Expiry(_Part):
 
     default: int = Field(default=3600, ge=60)
     grant: int | None = Field(default=None, ge=3600)
+    idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
     testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
 
 
@@ -95,6 +96,7 @@ class RotationFacts(_Part):
 
     mode: Rotation = Rotation.REVOKES
     grace: int = Field(default=0, ge=0, le=86400)
+    ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, GitLab, Zendesk, Miro)
 
 
 class DownscopeFacts(_Part):
@@ -255,11 +257,14 @@ class Provider(_Part):
             rotation=self.rotation.mode,
             grace=self.rotation.grace,
             downscope=self.downscope.mode,
-            downscope_is_destructive=self.downscope.destructive,
+            # narrowing by refresh would kill the full token just the same
+            downscope_is_destructive=self.downscope.destructive or self.rotation.ends_access_token,
             covers=self.covers,
             always_granted=self.always_granted,
             access_lifetime=self.expires.default,
             grant_lifetime=self.expires.grant,
+            grant_idle=self.expires.idle,
+            refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
             operator_scopes=self.registration.scopes,
         )
