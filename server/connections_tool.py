@@ -78,7 +78,7 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
 
 
 def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> ConnectionEntry:
-    ends = connection.grant_expires_at
+    ends = connection.ends_at
     return ConnectionEntry(
         provider=connection.provider,
         account=connection.label,

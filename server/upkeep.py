@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, expiries, handles, limits, replay, revocations, sessions, tickets, tokens
+from vault import clients, expiries, handles, limits, replay, revocations, rotation, sessions, tickets, tokens
+from vault.flights import Vault
 from vault.refusals import VaultError
+from vault.upstream import Rotation
 
 INTERVAL: Final = 30.0  # seconds
 SWEEP_EVERY: Final = 20  # rounds: ten minutes
@@ -45,6 +47,20 @@ async def _work(deployment: Deployment) -> None:
         await asyncio.sleep(INTERVAL)
 
 
+async def keep_alive(vault: Vault) -> int:
+    """Refresh what its provider would end because nobody used it, where that costs nothing; how many were started.
+
+    Where a refresh token rotates, each refresh is a small risk (an answer can be lost): there the person is told.
+    """
+    started = 0
+    for one in await expiries.resting(vault.database):
+        policy = vault.policies.get(one.provider)
+        if policy is not None and policy.rotation is Rotation.NONE:
+            rotation.refresh_ahead(vault, one.connection_id, if_generation=one.generation)
+            started += 1
+    return started
+
+
 def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
     """How long refresh tokens of this deployment live."""
     settings = deployment.settings.tokens
@@ -58,6 +74,7 @@ async def sweep(deployment: Deployment) -> None:
     now = deployment.now()
     await deployment.vault.journal.sweep(now=now)
     await expiries.announce(deployment.database)
+    await keep_alive(deployment.vault)
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.transaction() as transaction:
         await tickets.sweep_tickets(transaction, now=now)

@@ -1,13 +1,25 @@
-"""Grants that their providers end: announced a week before, once."""
+"""Grants that their providers end: announced a week before, once, and kept alive where that is free."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from server.upkeep import keep_alive
 from tests.conftest import Store
-from tests.exchanging import open_room, second_process
+from tests.exchanging import Room, open_room, second_process
 from vault.connections import get_connection
 from vault.expiries import announce
+from vault.flights import Vault
+from vault.records import Connection
+from vault.upstream import Rotation
 
 DAY = 86400
+IDLE = 180 * DAY
+
+
+def with_idle(room: Room, provider: str) -> Vault:
+    policies = {**room.vault.policies, provider: replace(room.vault.policies[provider], grant_idle=IDLE)}
+    return replace(room.vault, policies=policies)
 
 
 async def test_the_end_of_a_grant_is_announced_once_a_week_before(store: Store) -> None:
@@ -31,3 +43,51 @@ async def test_the_end_of_a_grant_is_announced_once_a_week_before(store: Store) 
         assert shown.status(room.now) == "expiring"
         room.pass_time(8 * DAY)
         assert await announce(room.database) == 0
+
+
+async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.STRICT) as room:
+        room.vault = with_idle(room, "slack")
+        connection = await room.connect()
+
+        async def shown() -> Connection:
+            found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+            assert found is not None
+            return found
+
+        assert (await shown()).ends_at == room.now + IDLE
+        room.pass_time(IDLE - 6 * DAY)
+        assert (await shown()).status(room.now) == "expiring"
+        assert await announce(room.database) == 1
+        (event,) = await room.events("connection.expiring")
+        assert event.details["why"] == "unused"
+        assert await keep_alive(room.vault) == 0  # its refresh token rotates: the person is told instead
+        assert await room.exchange()
+        assert (await shown()).status(room.now) == "active"
+        assert (await shown()).ends_at == room.now + IDLE
+
+
+async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:
+    async with open_room(store) as room:
+        room.vault = with_idle(room, "google")
+        await room.connect("google")
+        room.pass_time(IDLE - 15 * DAY)
+        assert await keep_alive(room.vault) == 0
+        room.pass_time(2 * DAY)
+        assert await keep_alive(room.vault) == 1
+        await room.settle()
+        assert len(room.google.sends) == 1
+        assert await keep_alive(room.vault) == 0
+        room.pass_time(10 * DAY)
+        assert await announce(room.database) == 0
+
+
+async def test_a_grant_that_no_agent_may_use_is_not_kept_alive(store: Store) -> None:
+    async with open_room(store) as room:
+        room.vault = with_idle(room, "google")
+        connection = await room.connect("google", delegated=frozenset())
+        room.pass_time(IDLE - 13 * DAY)
+        assert await keep_alive(room.vault) == 0
+        await room.allow(connection, connection.scopes)
+        assert await keep_alive(room.vault) == 1
+        await room.settle()

@@ -28,7 +28,8 @@ _READ = """
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at,
         d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
         uk.wrapped, uk.kek_id, ck.salt,
-        t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.expires_at as narrowed_expires_at
+        t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
+        t.expires_at as narrowed_expires_at
     from grants g
     left join clients c on c.tenant = g.tenant and c.id = g.client_id
     left join users u on u.tenant = g.tenant and u.id = g.user_id
@@ -149,24 +150,32 @@ def _is_live(row: Row) -> bool:
     )
 
 
+def _skew(issued_at: int | None, expires_at: int | None) -> int:
+    """Seconds before its end from which this token is refreshed ahead."""
+    return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
+
+
 def _account(row: Row) -> HeldAccount:
     delegated = text_or_none(row, "delegated")
     is_revoked = integer_or_none(row, "delegation_revoked_at") is not None
     access_expires_at = integer_or_none(row, "access_expires_at")
-    refreshed_at = integer_or_none(row, "refreshed_at")
-    lifetime = 0 if access_expires_at is None or refreshed_at is None else max(0, access_expires_at - refreshed_at)
     access_sealed, narrowed_sealed = binary_or_none(row, "access_sealed"), binary_or_none(row, "narrowed_sealed")
     full: HeldToken | None = None
     if access_sealed is not None:
-        skew = min(SKEW, lifetime // 10)
-        full = HeldToken(access_sealed, integer(row, "access_generation"), expires_at=access_expires_at, skew=skew)
+        full = HeldToken(
+            access_sealed,
+            integer(row, "access_generation"),
+            expires_at=access_expires_at,
+            skew=_skew(integer_or_none(row, "refreshed_at"), access_expires_at),
+        )
     narrowed: HeldToken | None = None
     if narrowed_sealed is not None:
+        expires_at = integer(row, "narrowed_expires_at")
         narrowed = HeldToken(
             narrowed_sealed,
             integer(row, "narrowed_generation"),
-            expires_at=integer(row, "narrowed_expires_at"),
-            skew=SKEW,
+            expires_at=expires_at,
+            skew=_skew(integer(row, "narrowed_issued_at"), expires_at),
         )
     return HeldAccount(
         id=text(row, "id"),

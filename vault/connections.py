@@ -41,7 +41,7 @@ def narrowed_token(scope_key: str) -> str:
 # An unresolved send without a lease: the process that sent it got no answer, or is gone.
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
-    k.access_expires_at, k.grant_expires_at, k.refreshed_at, k.metadata,
+    k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata,
     case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
     case when k.lease_owner is null and exists (
         select 1 from intents i
@@ -60,15 +60,16 @@ _EXISTING = """
 """
 _INSERT = """
     insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, refresh_sealed,
-        access_sealed, access_generation, access_expires_at, grant_expires_at, metadata, created_at, refreshed_at)
+        access_sealed, access_generation, access_expires_at, grant_expires_at, idle_expires_at, metadata, created_at,
+        refreshed_at)
     values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :generation, :refresh_sealed,
-        :access_sealed, :generation, :access_expires_at, :grant_expires_at, :metadata, :now, :now)
+        :access_sealed, :generation, :access_expires_at, :grant_expires_at, :idle_expires_at, :metadata, :now, :now)
 """
 _RECONNECT = """
     update connections set label = :label, scopes = :scopes, state = :state, reason = null, generation = :generation,
         refresh_sealed = :refresh_sealed, access_sealed = :access_sealed, access_generation = :generation,
-        access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at, metadata = :metadata,
-        refreshed_at = :now
+        access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at,
+        idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now
     where tenant = :tenant and id = :id and generation = :previous and ended_at is null
 """
 _FREE_LEASE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant and id = :id"
@@ -97,6 +98,7 @@ def connection_from(row: Row) -> Connection:
         has_refresh_token=integer(row, "has_refresh_token") == 1,
         access_expires_at=integer_or_none(row, "access_expires_at"),
         grant_expires_at=integer_or_none(row, "grant_expires_at"),
+        idle_expires_at=integer_or_none(row, "idle_expires_at"),
         refreshed_at=integer_or_none(row, "refreshed_at"),
         is_ambiguous=integer(row, "is_ambiguous") == 1,
         metadata=metadata,
@@ -139,6 +141,11 @@ def access_expiry(answer: TokenAnswer, *, policy: UpstreamPolicy, refreshable: b
     return now + policy.access_lifetime if refreshable else None
 
 
+def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
+    """When the grant ends unless it is refreshed again; None where the provider file names no such time."""
+    return None if policy.grant_idle is None else now + policy.grant_idle
+
+
 async def open_connection(
     transaction: Transaction,
     ring: KeyRing,
@@ -173,6 +180,7 @@ async def open_connection(
         "scopes": format_scope(granted),
         "state": ConnectionState.ACTIVE.value,
         "grant_expires_at": None if lifetime is None else now + lifetime,
+        "idle_expires_at": idle_expiry(policy, now=now),
         "metadata": json.dumps(dict(answer.metadata), sort_keys=True, separators=(",", ":")),
         "now": now,
     }

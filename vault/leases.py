@@ -91,7 +91,7 @@ _LEASE_ENDS = """
 # A state other than active is overruled: whoever gave the connection up did not know of this answer.
 _STORE_REFRESH = f"""
     update connections set generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null,
-        {_LEASE_ENDS}
+        idle_expires_at = :idle_expires_at, {_LEASE_ENDS}
     where tenant = :tenant and id = :id and generation = :generation and ended_at is null
 """  # noqa: S608  constants
 _STORE_ACCESS = """
@@ -100,10 +100,10 @@ _STORE_ACCESS = """
     where tenant = :tenant and id = :id and generation = :next
 """
 _STORE_NARROWED = """
-    insert into narrowed_tokens (tenant, connection_id, scope_key, generation, sealed, expires_at)
-    values (:tenant, :id, :scope_key, :next, :sealed, :expires_at)
-    on conflict (tenant, connection_id, scope_key) do update set
-        generation = excluded.generation, sealed = excluded.sealed, expires_at = excluded.expires_at
+    insert into narrowed_tokens (tenant, connection_id, scope_key, generation, sealed, issued_at, expires_at)
+    values (:tenant, :id, :scope_key, :next, :sealed, :now, :expires_at)
+    on conflict (tenant, connection_id, scope_key) do update set generation = excluded.generation,
+        sealed = excluded.sealed, issued_at = excluded.issued_at, expires_at = excluded.expires_at
 """
 _DROP_DEAD_NARROWED = """
     delete from narrowed_tokens where tenant = :tenant and connection_id = :id and expires_at <= :now
@@ -299,6 +299,7 @@ class Refreshed:
     expires_at: int
     scopes: frozenset[str]
     scope_key: str | None = None
+    idle_expires_at: int | None = None  # of the grant, unless it is refreshed again
 
 
 async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> bool:
@@ -310,6 +311,7 @@ async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *,
         {
             **at,
             "refresh_sealed": refreshed.refresh_sealed,
+            "idle_expires_at": refreshed.idle_expires_at,
             "generation": lease.generation,
             "fence": lease.fence,
             "active": _ACTIVE,
@@ -322,7 +324,7 @@ async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *,
         if refreshed.scope_key is None:
             await transaction.execute(_STORE_ACCESS, {**token, "now": now, "scopes": format_scope(refreshed.scopes)})
         else:
-            await transaction.execute(_STORE_NARROWED, {**token, "scope_key": refreshed.scope_key})
+            await transaction.execute(_STORE_NARROWED, {**token, "now": now, "scope_key": refreshed.scope_key})
     await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
     await transaction.execute(_DROP_OLD_INTENTS, {**which, "owner": lease.owner, "generation": lease.generation})
     return True

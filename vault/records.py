@@ -167,6 +167,9 @@ class TicketPurpose(StrEnum):
     UPSTREAM_STATE = "upstream_state"  # `state` at a provider
     SIGN_IN_STATE = "sign_in_state"  # `state` at an OpenID Connect provider
     DEVICE = "device"  # device code of the headless rung
+    DEVICE_GRANT = "device_grant"  # what an agent without a browser polls with (RFC 8628)
+    USER_CODE = "user_code"  # the short code of such a request, typed by its person
+    DEVICE_REFUSAL = "device_refusal"  # the person's no; a yes is a CODE of the same secret, so only one can be
     BOOTSTRAP = "bootstrap"  # first admin
 
 
@@ -218,10 +221,16 @@ class Connection:
     has_refresh_token: bool = True
     access_expires_at: int | None = None
     grant_expires_at: int | None = None
+    idle_expires_at: int | None = None  # unless it is refreshed before
     refreshed_at: int | None = None
     is_ambiguous: bool = False  # an unresolved intent exists
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tenant: str = TENANT
+
+    @property
+    def ends_at(self) -> int | None:
+        """When the provider ends this grant: by age, or because nobody refreshed it."""
+        return min((at for at in (self.grant_expires_at, self.idle_expires_at) if at is not None), default=None)
 
     def status(self, now: int) -> str:
         """`active`, `needs_reauth`, `revoked`, or derived: `ambiguous`, `expiring` (dies within 7 days)."""
@@ -229,7 +238,7 @@ class Connection:
             return self.state.value
         if self.is_ambiguous:
             return "ambiguous"
-        if self.grant_expires_at is not None and self.grant_expires_at - now <= EXPIRING:
+        if self.ends_at is not None and self.ends_at - now <= EXPIRING:
             return "expiring"
         return self.state.value
 

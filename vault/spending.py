@@ -17,6 +17,7 @@ from typing import assert_never
 from vault import connections, leases
 from vault.attenuate import expand, is_within, missing
 from vault.audit import append
+from vault.connections import idle_expiry
 from vault.database import Transaction
 from vault.flights import Vault, Wish
 from vault.journal import JOURNAL, Entry, write_answer
@@ -332,6 +333,7 @@ class Spender:
             expires_at=now + lifetime,
             scopes=facts.scopes | self._gained(answer),
             scope_key=None if scopes is None else narrowed,
+            idle_expires_at=idle_expiry(self.policy, now=now),
         )
 
     # What the answer's scopes say

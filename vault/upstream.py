@@ -45,6 +45,8 @@ class UpstreamPolicy:
     always_granted: frozenset[str] = frozenset()  # identity scopes that may ride along in any token (openid, email)
     access_lifetime: int = 3600  # seconds, where the answer has no expires_in
     grant_lifetime: int | None = None  # seconds from consent until the grant itself dies
+    grant_idle: int | None = None  # seconds without a refresh after which the grant dies
+    refresh_ends_access_token: bool = False  # a refresh kills the access token before it: never refresh ahead there
     revoke_ends_grant: bool | None = None
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
 

@@ -31,7 +31,7 @@ def described(connection: Connection, *, now: int) -> dict[str, object]:
         "scopes": sorted(connection.scopes),
         "connected_at": when(connection.created_at),
         "refreshed_at": when(connection.refreshed_at),
-        "ends_at": when(connection.grant_expires_at),
+        "ends_at": when(connection.ends_at),
     }
 
 

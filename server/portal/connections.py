@@ -85,7 +85,7 @@ def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, ob
         "created_at": connection.created_at,
         "refreshed_at": connection.refreshed_at,
         "access_expires_at": connection.access_expires_at,
-        "grant_expires_at": connection.grant_expires_at,
+        "ends_at": connection.ends_at,
         "renews": connection.has_refresh_token,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }

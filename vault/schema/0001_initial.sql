@@ -126,6 +126,7 @@ create table connections (
     access_generation bigint not null default 0,
     access_expires_at bigint,
     grant_expires_at bigint,
+    idle_expires_at bigint,
     metadata text not null,
     lease_owner text,
     lease_until bigint,
@@ -154,6 +155,7 @@ create table narrowed_tokens (
     scope_key text not null,
     generation bigint not null,
     sealed bytea not null,
+    issued_at bigint not null,
     expires_at bigint not null,
     primary key (tenant, connection_id, scope_key)
 );
