@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -23,38 +24,29 @@ from yarl import URL
 
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
 from providers.answers import parse_object
+from providers.http_errors import READING, AddressRefused, HttpError, NoAnswer, NotReached, TooLarge, translate
+
+__all__ = [
+    "AddressRefused",
+    "HttpError",
+    "NoAnswer",
+    "NotReached",
+    "Outbound",
+    "OutboundRequest",
+    "OutboundResponse",
+    "StreamedAnswer",
+    "TooLarge",
+]
 
 CONNECT_TIMEOUT: Final = 3.0
 TOTAL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 CALLS_PER_PEER: Final = 20
+OVERSLEPT: Final = 0.25  # seconds after the deadline at which we notice that this process stood still
+LAST_LOOK: Final = 1.0  # seconds for reading what had come meanwhile
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host name; raises OSError when there are none."""
-
-
-class HttpError(Exception):
-    """Base of the tree; never raised itself. `reason` is one of our own constants: no URL, no header, no body."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class NotReached(HttpError):
-    """Nothing of the request was sent: repeating it is safe."""
-
-
-class AddressRefused(NotReached):
-    """The URL, or an address its host resolves to, is not one that we connect to."""
-
-
-class NoAnswer(HttpError):
-    """The request left and no usable answer came: whether it was carried out is unknown."""
-
-
-class TooLarge(NoAnswer):
-    """The answer exceeds the limit; the rest was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +56,13 @@ class OutboundRequest:
     method: str
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
     timeout: float = TOTAL_TIMEOUT  # seconds for everything, connecting to last byte
     max_bytes: int = ANSWER_LIMIT
     policy: AddressPolicy | None = None  # None: the policy of the client
     peer: str = ""
     reuse: bool = True  # False: a connection of its own, for requests whose loss costs a grant
+    calls: int | None = None  # how many may be in flight at the peer; None: the client's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +88,34 @@ class OutboundResponse:
         except (ValueError, TypeError):
             return None
         return min(max(int(wait.total_seconds()), 0), 86400)
+
+
+class StreamedAnswer:
+    """An answer whose body is still on its way, decoded where its encoding is known. `headers` as they came."""
+
+    __slots__ = ("_answer", "_limit", "headers", "status")
+
+    def __init__(self, answer: aiohttp.ClientResponse, limit: int) -> None:
+        self._answer = answer
+        self._limit = limit
+        self.status = answer.status
+        self.headers: Sequence[tuple[str, str]] = tuple(answer.headers.items())
+
+    async def read(self) -> bytes:
+        """The whole body. Raises NoAnswer or TooLarge."""
+        with READING:
+            return await _read(self._answer, self._limit)
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The body piece by piece. Raises NoAnswer or TooLarge when it ends otherwise than it should."""
+        size = 0
+        with READING:
+            async for chunk in self._answer.content.iter_any():
+                size += len(chunk)
+                if size > self._limit:
+                    self._answer.close()
+                    raise TooLarge("answer too large")
+                yield chunk
 
 
 async def _look_up(host: str, port: int) -> Sequence[str]:
@@ -132,28 +153,6 @@ class _GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-async def _translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Turn connection errors into ours at the innermost place.
-
-    aiohttp repeats GET, PUT and DELETE by itself when it sees its own disconnect errors come out of here; ours it
-    does not know, so a request reaches a server at most once.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        raise NotReached("TLS failed") from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise NotReached("name not found") from error
-    except aiohttp.ClientConnectorError as error:
-        raise NotReached("could not connect") from error
-    except aiohttp.ConnectionTimeoutError as error:
-        raise NotReached("connecting took too long") from error
-    except TimeoutError as error:  # an OSError too
-        raise NoAnswer("no answer in time") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise NoAnswer("connection broke") from error
 
 
 class Outbound:
@@ -195,34 +194,68 @@ class Outbound:
 
     async def send(self, request: OutboundRequest) -> OutboundResponse:
         """Send once and read the whole answer, whatever its status. Raises NotReached, NoAnswer or TooLarge."""
-        policy = request.policy or self.policy
-        problem = url_problem(request.url, policy)
+        bulkhead, left = await self._enter(request)
+        try:
+            if request.reuse:
+                return await self._exchange(request, seconds=left)
+            exchanging = asyncio.create_task(self._exchange(request, seconds=left, has_timer=False))
+            return await _in_time(exchanging, seconds=left)
+        finally:
+            bulkhead.release()
+
+    async def _exchange(self, request: OutboundRequest, *, seconds: float, has_timer: bool = True) -> OutboundResponse:
+        with READING:
+            async with self._sending(request, seconds=seconds, has_timer=has_timer) as answer:
+                body = await _read(answer, request.max_bytes)
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return OutboundResponse(answer.status, headers, body)
+
+    @asynccontextmanager
+    async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
+        """Send once and hand out the answer while its body is on the way. Raises as `send`.
+
+        The place at the peer and the deadline last until the block ends.
+        """
+        bulkhead, left = await self._enter(request)
+        try:
+            with READING:
+                sending = self._sending(request, seconds=left)
+                answer = await sending.__aenter__()
+            try:
+                if (answer.content_length or 0) > request.max_bytes:
+                    raise TooLarge("answer too large")
+                yield StreamedAnswer(answer, request.max_bytes)
+            finally:
+                answer.close()
+        finally:
+            bulkhead.release()
+
+    async def _enter(self, request: OutboundRequest) -> tuple[asyncio.Semaphore, float]:
+        """A place at the peer, and the seconds left; raises NotReached where the request must not be sent."""
+        problem = url_problem(request.url, request.policy or self.policy)
         if problem is not None:
             raise AddressRefused(problem)
         if not request.method.isalpha():
             raise NotReached("method not allowed")
         if _LINE_BREAK.search("".join((*request.headers, *request.headers.values()))):
             raise NotReached("header not allowed")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.timeout
-        bulkhead = self._bulkhead(request.peer)
-        if bulkhead.locked():
-            try:
-                async with asyncio.timeout(min(self._connect_timeout, request.timeout)):
-                    await bulkhead.acquire()
-            except TimeoutError as error:
-                raise NotReached("too many calls in flight") from error
-        else:
+        bulkhead = self._bulkhead(request)
+        if not bulkhead.locked():
             await bulkhead.acquire()
+            return bulkhead, request.timeout
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
-            return await self._exchange(request, policy, seconds=deadline - loop.time())
-        finally:
-            bulkhead.release()
+            async with asyncio.timeout(min(self._connect_timeout, request.timeout)):
+                await bulkhead.acquire()
+        except TimeoutError as error:
+            raise NotReached("too many calls in flight") from error
+        return bulkhead, request.timeout - (loop.time() - started)
 
-    def _bulkhead(self, peer: str) -> asyncio.Semaphore:
-        bulkhead = self._bulkheads.get(peer)
+    def _bulkhead(self, request: OutboundRequest) -> asyncio.Semaphore:
+        bulkhead = self._bulkheads.get(request.peer)
         if bulkhead is None:
-            bulkhead = self._bulkheads[peer] = asyncio.Semaphore(self._calls_per_peer)
+            bulkhead = self._bulkheads[request.peer] = asyncio.Semaphore(request.calls or self._calls_per_peer)
         return bulkhead
 
     def _session(self, policy: AddressPolicy, *, reuse: bool) -> aiohttp.ClientSession:
@@ -237,36 +270,30 @@ class Outbound:
             session = self._sessions[policy, reuse] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                middlewares=(_translate,),
+                middlewares=(translate,),
                 headers={"User-Agent": "token-vault", "Accept-Encoding": "identity"},
                 trust_env=False,
                 raise_for_status=False,
             )
         return session
 
-    async def _exchange(self, request: OutboundRequest, policy: AddressPolicy, *, seconds: float) -> OutboundResponse:
+    def _sending(
+        self, request: OutboundRequest, *, seconds: float, has_timer: bool = True
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         # Connecting always gives up before the total does, so that a total timeout means that bytes may have left.
         limits = aiohttp.ClientTimeout(
-            total=max(seconds, 0.01), connect=max(min(self._connect_timeout, seconds * 0.8), 0.005), ceil_threshold=60
+            total=max(seconds, 0.01) if has_timer else None,
+            connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
+            ceil_threshold=60,
         )
-        try:
-            async with self._session(policy, reuse=request.reuse).request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=request.headers,
-                data=request.body,
-                timeout=limits,
-                allow_redirects=False,
-            ) as answer:
-                body = await _read(answer, request.max_bytes)
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return OutboundResponse(answer.status, headers, body)
-        except HttpError:
-            raise
-        except TimeoutError as error:
-            raise NoAnswer("no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer("answer was cut") from error
+        return self._session(request.policy or self.policy, reuse=request.reuse).request(
+            request.method,
+            URL(request.url, encoded=True),
+            headers=request.headers,
+            data=request.body,
+            timeout=limits,
+            allow_redirects=False,
+        )
 
     async def fetch_document(
         self,
@@ -299,6 +326,26 @@ class Outbound:
     ) -> httpx2.AsyncBaseTransport:
         """A transport for libraries that speak `httpx2`, under the same rules; closing it closes nothing."""
         return _Httpx2Transport(self, OutboundRequest("GET", "", policy=policy, peer=peer, timeout=timeout))
+
+
+async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float) -> OutboundResponse:
+    """The answer within the deadline, for requests whose loss costs a grant.
+
+    A timer that fires when a stopped process goes on would end the request although its answer lies in the socket: so
+    after standing still we look once more.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    try:
+        await asyncio.wait({exchanging}, timeout=seconds)
+        if not exchanging.done() and loop.time() - deadline > OVERSLEPT:
+            await asyncio.wait({exchanging}, timeout=LAST_LOOK)
+        if not exchanging.done():
+            raise NoAnswer("no answer in time")
+        return exchanging.result()
+    finally:
+        if exchanging.cancel():
+            await asyncio.wait({exchanging})
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
