@@ -1,25 +1,36 @@
-"""OAuth with an upstream provider: `vault.upstream.UpstreamOAuth` by the facts of its provider file, over authlib.
+"""OAuth with an upstream provider: `vault.upstream.UpstreamOAuth` by the facts of its provider file.
 
-Sends each request once and follows no redirect. Keeps no token, logs none and raises none. What an answer means is
-`providers.token_answers`; when to refresh and what to store is left to the vault.
+Sends each request once and follows no redirect. Keeps no token, logs none and raises none. How a request is written is
+`providers.token_requests`, what an answer means `providers.token_answers`; when to refresh and what to store is left to
+the vault.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
+from urllib.parse import parse_qsl, urlencode
 
-import httpx2
-from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.oauth2.client import OAuth2Client
 
-from providers.answers import at, fill, text_at
-from providers.http import HttpError, Outbound, OutboundRequest, OutboundResponse
+from providers.answers import at, text_at
+from providers.http import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
 from providers.provider import Provider
-from providers.token_answers import Asked, clean_code, judge
-from providers.tools import as_data
+from providers.token_answers import Asked, account_of, clean_code, judge
+from providers.token_requests import (
+    FORM,
+    JSON,
+    Written,
+    authorize_parameters,
+    long_lived_url,
+    provider_headers,
+    revoke_request,
+    token_request,
+)
 from vault.upstream import (
     Account,
     Downscope,
@@ -35,25 +46,7 @@ from vault.upstream import (
 
 TOTAL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
-_FORM: Final = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 logger = logging.getLogger("token_vault.upstream")
-
-
-class _Judged(Exception):
-    """Carries what an answer means out of authlib, whose own parser cannot tell silence from refusal."""
-
-    def __init__(self, outcome: TokenAnswer | Refused | NotSent | Silent) -> None:
-        super().__init__()
-        self.outcome = outcome
-
-
-class _TokenClient(Protocol):
-    """What we use of authlib's client, typed."""
-
-    def register_compliance_hook(self, hook_type: str, hook: Callable[[httpx2.Response], httpx2.Response]) -> None: ...
-    def fetch_token(self, url: str, **parameters: str) -> Awaitable[object]: ...
-    def refresh_token(self, url: str, **parameters: str) -> Awaitable[object]: ...
-    def revoke_token(self, url: str, **parameters: str) -> Awaitable[httpx2.Response]: ...
 
 
 class _AuthorizationClient(Protocol):
@@ -65,9 +58,10 @@ class _AuthorizationClient(Protocol):
 class AuthlibUpstream:
     """OAuth with one provider as the client that settings registered there."""
 
-    def __init__(self, provider: Provider, outbound: Outbound) -> None:
+    def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
         self._provider = provider
         self._outbound = outbound
+        self._clock = clock  # for providers that say when a token ends instead of how long it lives
 
     @property
     def is_configured(self) -> bool:
@@ -88,9 +82,14 @@ class AuthlibUpstream:
     ) -> str:
         """Where to send the person's browser; asks for `scopes` and what tells the account, nothing else."""
         provider = self._provider
-        asked = scopes | provider.scope.identity | provider.scope.offline
+        asked = (
+            (frozenset[str]() if provider.scope.app_level else scopes)
+            | provider.scope.identity
+            | provider.scope.offline
+        )
         parameters: dict[str, str] = {**provider.params.authorize}
-        parameters[provider.scope.param] = provider.scope.separator.join(sorted(asked))
+        if asked:
+            parameters[provider.scope.param] = provider.scope.separator.join(sorted(asked))
         if login_hint is not None:
             parameters["login_hint"] = login_hint
         method = None if provider.pkce == "off" else provider.pkce
@@ -98,24 +97,21 @@ class AuthlibUpstream:
         url, _ = client.create_authorization_url(
             provider.hosts.authorize_url, state=state, code_verifier=code_verifier, **parameters
         )
-        return url
+        return _with_names(url, provider) if provider.rename.authorize else url
 
     async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
         """Redeem an authorization code and look up the account. Raises UpstreamError."""
         provider = self._provider
-        parameters: dict[str, str] = {**provider.params.token, "grant_type": "authorization_code", "code": code}
+        parameters = {"grant_type": "authorization_code", **provider.params.token, "code": code}
         parameters["redirect_uri"] = redirect_uri
         if provider.pkce == "S256":
             parameters["code_verifier"] = code_verifier
-        asked = Asked(is_refresh=False, secrets=self._secrets(code, code_verifier))
-
-        async def send(client: _TokenClient) -> object:
-            return await client.fetch_token(provider.hosts.token_url, **parameters)
-
-        outcome = await self._ask(send, asked, hook="access_token_response")
+        outcome = await self._ask(provider.hosts.token_url, parameters, self._asked(code, code_verifier))
+        if isinstance(outcome, TokenAnswer):
+            outcome = await self._lengthened(outcome)
         match outcome:
             case TokenAnswer():
-                return replace(outcome, account=await self._account(outcome.access_token))
+                return replace(outcome, account=await self._account(outcome))
             case Refused():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
@@ -124,18 +120,15 @@ class AuthlibUpstream:
     async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
         provider = self._provider
+        if provider.refresh_tokens == "never":
+            return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
         if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
             return Refused("invalid_scope", f"{provider.title} cannot narrow a token by refresh", ends_grant=False)
-        parameters: dict[str, str] = {**provider.params.refresh, "refresh_token": refresh_token}
+        parameters = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
         if scopes is not None:
             parameters["scope"] = provider.scope.separator.join(sorted(scopes))
-        asked = Asked(is_refresh=True, secrets=self._secrets(refresh_token))
         url = provider.hosts.refresh_url or provider.hosts.token_url
-
-        async def send(client: _TokenClient) -> object:
-            return await client.refresh_token(url, **parameters)
-
-        outcome = await self._ask(send, asked, hook="refresh_token_response")
+        outcome = await self._ask(url, parameters, self._asked(refresh_token, is_refresh=True))
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
         if not isinstance(outcome, TokenAnswer):
             return outcome
@@ -164,101 +157,105 @@ class AuthlibUpstream:
 
     async def _revoke(self, url: str, kind: str, token: str) -> bool:
         """Whether the token is dead now; a provider that no longer knows it says so as an error."""
-        facts = self._provider.revoke
+        written = revoke_request(self._provider, url, kind, token=token)
         try:
-            if facts.token_in == "header":
-                answer = await self._send("POST", url, headers={**_FORM, "Authorization": f"Bearer {token}"})
-            elif facts.client_auth:
-                answer = await self._revoke_as_client(url, kind, token)
-            else:
-                body = str(httpx2.QueryParams({"token": token})).encode()
-                answer = await self._send("POST", url, headers=_FORM, body=body)
-        except (HttpError, httpx2.TransportError) as error:
-            logger.info("revocation failed", extra={"provider": self._provider.name, "cause": type(error).__name__})
+            answer = await self._send(written)
+        except HttpError as error:
+            logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
             return False
         ok_flag = self._provider.response.ok_flag
         content = answer.json_object()
         says_yes = ok_flag is None or at(content, ok_flag) is True
         if 200 <= answer.status < 300 and says_yes:
             return True
-        code = text_at(content, "error")
+        code = text_at(content, self._provider.response.error)
         dead = self._provider.errors.ends_grant | {"invalid_token"}
         return answer.status < 500 and answer.status != 429 and code in dead
 
-    async def _revoke_as_client(self, url: str, kind: str, token: str) -> OutboundResponse:
-        answer = await self._client().revoke_token(url, token=token, token_type_hint=kind)
-        return OutboundResponse(answer.status_code, dict(answer.headers), answer.content)
-
     async def _ask(
-        self, send: Callable[[_TokenClient], Awaitable[object]], asked: Asked, *, hook: str
+        self, url: str, parameters: Mapping[str, str], asked: Asked
     ) -> TokenAnswer | Refused | NotSent | Silent:
-        def judged(response: httpx2.Response) -> httpx2.Response:
-            answer = OutboundResponse(response.status_code, dict(response.headers), response.content)
-            raise _Judged(judge(self._provider, answer, asked))
+        """One request to the token endpoint, and what its answer means."""
+        return await self._judged(token_request(self._provider, url, parameters), asked)
 
-        outcome: TokenAnswer | Refused | NotSent | Silent = Silent("no answer")
+    async def _judged(self, written: Written, asked: Asked) -> TokenAnswer | Refused | NotSent | Silent:
+        self._client_id()
         try:
-            client = self._client()
-            client.register_compliance_hook(hook, judged)
-            await send(client)
-        except _Judged as carried:
-            outcome = carried.outcome
-        except httpx2.ConnectError as error:
-            outcome = NotSent(str(error))
-        except httpx2.TransportError as error:
-            outcome = Silent(str(error))
-        return outcome
+            answer = await self._send(written)
+        except NotReached as error:
+            return NotSent(error.reason)
+        except HttpError as error:
+            return Silent(error.reason)
+        return judge(self._provider, answer, asked)
 
-    def _client(self) -> _TokenClient:
-        """A client for one request, since authlib's keeps the last token that it saw. It holds nothing to close."""
-        registration = self._provider.registration
-        return AsyncOAuth2Client(
-            client_id=self._client_id(),
-            client_secret=registration.client_secret,
-            token_endpoint_auth_method=self._provider.client_auth,
-            revocation_endpoint_auth_method=self._provider.client_auth,
-            transport=self._outbound.httpx2_transport(peer=f"{self._provider.name}.oauth", timeout=TOTAL_TIMEOUT),
-            follow_redirects=False,
-            trust_env=False,
-        )
+    async def _lengthened(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
+        """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens
+        the access token's end is the grant's.
+        """
+        url = long_lived_url(self._provider, answer.access_token)
+        if url is not None:
+            written = Written("GET", url, {"Accept": JSON}, None)
+            longer = await self._judged(written, self._asked(answer.access_token))
+            if not isinstance(longer, TokenAnswer):
+                return longer
+            answer = replace(answer, access_token=longer.access_token, expires_in=longer.expires_in)
+        if self._provider.refresh_tokens == "never":
+            ends = answer.expires_in if answer.grant_expires_in is None else answer.grant_expires_in
+            answer = replace(answer, refresh_token=None, grant_expires_in=ends)
+        return answer
 
-    async def _account(self, access_token: str) -> Account:
+    async def _account(self, tokens: TokenAnswer) -> Account:
         """The account behind a fresh token: reading it is harmless, so a failed connection is tried once more."""
-        identity = self._provider.identity
-        headers = {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
+        provider, identity = self._provider, self._provider.identity
+        if identity.source == "none":
+            told = hashlib.sha256(tokens.access_token.encode()).hexdigest()[:12]
+            return Account(id=f"unknown-{told}", label=f"{provider.title} {told[:6]}")
+        if identity.source == "answer":
+            if tokens.account is None:
+                raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+            return tokens.account
+        access_token = tokens.access_token
+        headers = {"Accept": JSON, **provider_headers(provider), "Authorization": f"Bearer {access_token}"}
+        body = None
+        if identity.body is not None:
+            headers["Content-Type"], body = JSON, identity.body.encode()
+        elif identity.method == "POST":
+            headers["Content-Type"] = FORM
+        written = Written(identity.method, provider.identity_url, headers, body)
         try:
             try:
-                answer = await self._send(identity.method, self._provider.identity_url, headers=headers)
+                answer = await self._send(written)
             except HttpError:
-                answer = await self._send(identity.method, self._provider.identity_url, headers=headers)
+                answer = await self._send(written)
         except HttpError as error:
-            text = f"{self._provider.title} did not say which account this is: {error.reason}"
+            text = f"{provider.title} did not say which account this is: {error.reason}"
             raise UpstreamError("temporarily_unavailable", text) from error
         content = answer.json_object() if answer.status < 300 else None
         ok_flag = self._provider.errors.ok_flag
         if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
             code = clean_code(text_at(content, "error") or "account_unknown", self._secrets(access_token))
             raise UpstreamError(code, f"{self._provider.title} did not say which account this is")
-        account_id = fill(identity.id, content)
-        if account_id is None or len(account_id) > 255 or not account_id.isprintable():
-            raise UpstreamError("account_unknown", f"{self._provider.title} did not say which account this is")
-        return Account(id=account_id, label=as_data(fill(identity.label, content) or account_id, limit=200))
+        account = account_of(provider, content)
+        if account is None:
+            raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+        return account
 
-    async def _send(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
-    ) -> OutboundResponse:
+    async def _send(self, written: Written) -> OutboundResponse:
         return await self._outbound.send(
             OutboundRequest(
-                method=method,
-                url=url,
-                headers=headers,
-                body=body,
+                method=written.method,
+                url=written.url,
+                headers=written.headers,
+                body=written.body,
                 timeout=TOTAL_TIMEOUT,
                 max_bytes=ANSWER_LIMIT,
                 peer=f"{self._provider.name}.oauth",
                 reuse=False,
             )
         )
+
+    def _asked(self, *sent: str, is_refresh: bool = False) -> Asked:
+        return Asked(is_refresh=is_refresh, secrets=self._secrets(*sent), now=int(self._clock()))
 
     def _client_id(self) -> str:
         client_id = self._provider.registration.client_id
@@ -277,3 +274,9 @@ def _authorization_client(
     return OAuth2Client(
         None, client_id=client_id, redirect_uri=redirect_uri, code_challenge_method=code_challenge_method
     )
+
+
+def _with_names(url: str, provider: Provider) -> str:
+    """The authorization URL with its parameters under the provider's names."""
+    address, _, query = url.partition("?")
+    return f"{address}?{urlencode(authorize_parameters(provider, dict(parse_qsl(query))))}"

@@ -9,17 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic import Field, PrivateAttr
 
+from providers.parts import (
+    Console,
+    Fact,
+    FactName,
+    Input,
+    Key,
+    LongLived,
+    Name,
+    Part,
+    Renames,
+    ScopeName,
+    Source,
+    Title,
+)
 from vault.upstream import Downscope, Rotation, UpstreamPolicy
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
-Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
-ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +41,7 @@ class Registration:
     scopes: frozenset[str] | None = None  # None: no limit
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Hosts(_Part):
+class Hosts(Part):
     """OAuth endpoints. `refresh_url` only where it differs from `token_url`."""
 
     authorize_url: str
@@ -44,7 +50,7 @@ class Hosts(_Part):
     revoke_url: str | None = None
 
 
-class ScopeSyntax(_Part):
+class ScopeSyntax(Part):
     """How scopes are written, and which are asked without being named."""
 
     param: str = "scope"
@@ -53,9 +59,11 @@ class ScopeSyntax(_Part):
     offline: frozenset[ScopeName] = frozenset()  # asked so that there is a refresh token
     identity: frozenset[ScopeName] = frozenset()  # asked so that the account can be told; in every token
     synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
+    response_separator: str | None = None  # where answers use another one; an array needs none
+    app_level: bool = False  # the app has them, nobody asks: none are sent, and what we call scopes only our rules hold
 
 
-class Params(_Part):
+class Params(Part):
     """Extra parameters, sent as they stand."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -63,25 +71,32 @@ class Params(_Part):
     refresh: Mapping[str, str] = Field(default_factory=dict[str, str])
 
 
-class TokenShape(_Part):
+class TokenShape(Part):
     """How the token endpoint's answer differs from RFC 6749 §5.1."""
 
     root: str | None = None  # the member that holds the tokens
+    access_token: str = "access_token"  # paths, from there
+    refresh_token: str = "refresh_token"
+    scope: str = "scope"
+    error: str = "error"  # paths, from the top
+    error_description: str = "error_description"
     ok_flag: str | None = None  # false there means an error, whatever the status
     keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
     grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
 
 
-class Expiry(_Part):
-    """Lifetimes in seconds, where answers do not say."""
+class Expiry(Part):
+    """Lifetimes in seconds, where answers do not say; and where and how they say when the access token ends."""
 
+    path: str = "expires_in"  # from the member that holds the tokens
+    unit: Literal["seconds", "milliseconds", "epoch", "epoch_milliseconds", "iso"] = "seconds"
     default: int = Field(default=3600, ge=60)
     grant: int | None = Field(default=None, ge=3600)
     idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
     testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
 
 
-class PublicClient(_Part):
+class PublicClient(Part):
     """The second way to register: an app without a secret, for a vault on the person's own machine.
 
     Taken when settings have a client id and no secret, and the redirect address is on loopback.
@@ -91,7 +106,7 @@ class PublicClient(_Part):
     grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
 
 
-class RotationFacts(_Part):
+class RotationFacts(Part):
     """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
 
     mode: Rotation = Rotation.REVOKES
@@ -99,35 +114,45 @@ class RotationFacts(_Part):
     ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, GitLab, Zendesk, Miro)
 
 
-class DownscopeFacts(_Part):
+class DownscopeFacts(Part):
     """Whether the provider can issue a narrower token, and whether that harms the grant."""
 
     mode: Downscope = Downscope.NONE
     destructive: bool = False
 
 
-class Revocation(_Part):
-    """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first."""
+class Revocation(Part):
+    """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
-    token_in: Literal["form", "header"] = "form"
+    With `token_in = "path"`, `{token}` stands in the address; `{client_id}` may always.
+    """
+
+    method: Literal["POST", "GET", "DELETE"] = "POST"
+    token_in: Literal["form", "json", "query", "path", "header"] = "form"
+    param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False
     client_auth: bool = True
     ends_grant: bool | None = None
 
 
-class Identity(_Part):
-    """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer."""
+class Identity(Part):
+    """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer.
 
+    `source`: an endpoint, the answer of the token endpoint, or nowhere: then each consent makes its own connection.
+    """
+
+    source: Literal["endpoint", "answer", "none"] = "endpoint"
     api: Key | None = None  # with `path`: an endpoint of that API
     path: str | None = None
     url: str | None = None
     method: Literal["GET", "POST"] = "GET"
-    id: str
-    label: str
+    body: str | None = None  # JSON, of a POST
+    id: str = ""
+    label: str = ""
 
 
-class Errors(_Part):
+class Errors(Part):
     """The provider's own words for what OAuth and HTTP say otherwise."""
 
     ends_grant: frozenset[str] = frozenset({"invalid_grant"})
@@ -141,14 +166,14 @@ class Errors(_Part):
     words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the mend
 
 
-class Scope(_Part):
+class Scope(Part):
     """One scope in plain words, for pages; and the scopes that it includes."""
 
     title: Title
     covers: frozenset[ScopeName] = frozenset()
 
 
-class Rule(_Part):
+class Rule(Part):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
     `path` has `{}` for one segment. `where` maps a parameter to a pattern that its whole value must match; an absent
@@ -174,17 +199,23 @@ class Rule(_Part):
         return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
 
 
-class Provider(_Part):
+class Provider(Part):
     """Everything we know of one upstream service."""
 
     name: Name
     title: Title
     aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
     hosts: Hosts
-    client_auth: Literal["client_secret_post", "client_secret_basic", "none"] = "client_secret_basic"
+    inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
+    client_auth: Literal["client_secret_post", "client_secret_basic", "secret_as_user", "none"] = "client_secret_basic"
+    body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
     pkce: Literal["S256", "off"] = "S256"
+    refresh_tokens: Literal["issued", "never"] = "issued"
     scope: ScopeSyntax = ScopeSyntax()
     params: Params = Params()
+    rename: Renames = Renames()
+    headers: Mapping[str, str] = Field(default_factory=dict[str, str])  # on calls of the APIs
+    long_lived: LongLived | None = None
     response: TokenShape = TokenShape()
     expires: Expiry = Expiry()
     public_client: PublicClient | None = None
@@ -196,6 +227,10 @@ class Provider(_Part):
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     rules: tuple[Rule, ...] = ()
+    console: Console | None = None
+    facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
+    sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
+    live_tested: date | None = None
     _registration: Registration = PrivateAttr(default=Registration())
 
     @property
@@ -216,6 +251,19 @@ class Provider(_Part):
         changed = self.model_copy()
         changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
         return changed
+
+    @property
+    def tally(self) -> Mapping[str, int]:
+        """How many facts are checked, cited and unknown; one that the file leaves out is unknown."""
+        known = [fact.status for fact in self.facts.values()]
+        found = {status: known.count(status) for status in ("checked", "cited")}
+        return {**found, "unknown": len(get_args(FactName)) - sum(found.values())}
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether nobody is named who says where its endpoints are."""
+        endpoints = self.facts.get("endpoints")
+        return endpoints is None or endpoints.status == "unknown"
 
     @cached_property
     def covers(self) -> Mapping[str, frozenset[str]]:

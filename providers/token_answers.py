@@ -9,22 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from providers.answers import at, integer_at, is_object, text_at
+from providers.answers import at, fill, integer_at, is_array, is_object, text_at
 from providers.http import OutboundResponse
 from providers.provider import Provider
 from providers.tools import as_data
-from vault.upstream import NotSent, Refused, Silent, TokenAnswer
+from vault.upstream import Account, NotSent, Refused, Silent, TokenAnswer
 
 _LONGEST = 10 * 365 * 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The request that was answered: its grant, and the secrets in it that no error text may repeat."""
+    """The request that was answered: its grant, the secrets in it that no error text may repeat, and the time."""
 
     is_refresh: bool
     secrets: Sequence[str] = field(repr=False)
+    now: int = 0
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> TokenAnswer | Refused | NotSent | Silent:
@@ -49,7 +51,7 @@ def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> TokenAn
 def _refusal(
     provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: Asked
 ) -> Refused | NotSent | Silent:
-    code = text_at(content, "error")
+    code = text_at(content, provider.response.error)
     if code is None:
         return Silent(f"status {answer.status} with neither token nor error")
     code = clean_code(code, asked.secrets)
@@ -58,7 +60,7 @@ def _refusal(
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
     if code in errors.unknown_outcome:
         return Silent(code)
-    description = clean_description(text_at(content, "error_description") or "", asked.secrets)
+    description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)
     return Refused(code=code, description=description, ends_grant=code in errors.ends_grant)
 
 
@@ -66,35 +68,74 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: Asked) -> 
     shape = provider.response
     root: object = content
     if shape.root is not None:
-        inner = content.get(shape.root)
+        inner = at(content, shape.root)
         # The answer to a refresh may leave the member out (Slack does); that to a code never, there the top level is
         # somebody else's token.
-        if is_object(inner) and text_at(inner, "access_token") is not None:
+        if is_object(inner) and text_at(inner, shape.access_token) is not None:
             root = inner
         elif not asked.is_refresh:
             return None
-    access_token = text_at(root, "access_token")
+    access_token = text_at(root, shape.access_token)
     if access_token is None:
         return None
-    lifetime = integer_at(root, "expires_in")
+    lifetime = _lifetime(provider, root, now=asked.now)
     grant = None if shape.grant_expires is None else integer_at(content, shape.grant_expires)
     metadata = {name: found for name, path in shape.keep.items() if (found := text_at(content, path)) is not None}
     return TokenAnswer(
         access_token=access_token,
-        refresh_token=text_at(root, "refresh_token"),
-        scopes=_scopes(provider, text_at(root, "scope")),
+        refresh_token=text_at(root, shape.refresh_token),
+        scopes=_scopes(provider, at(root, shape.scope)),
         expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
         grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
+        account=account_of(provider, content) if provider.identity.source == "answer" else None,
         metadata={name: as_data(value, limit=200) for name, value in metadata.items()},
     )
 
 
-def _scopes(provider: Provider, scope: str | None) -> frozenset[str] | None:
-    if scope is None:
+def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
+    """Seconds until the access token ends, however the provider says it; None when it does not."""
+    path, unit = provider.expires.path, provider.expires.unit
+    if unit == "iso":
+        try:
+            ends = datetime.fromisoformat(text_at(root, path) or "")
+        except ValueError:
+            return None
+        return int((ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()) - now
+    said = integer_at(root, path)
+    if said is None:
         return None
-    synonyms = provider.scope.synonyms
-    found = re.split(rf"[\s{re.escape(provider.scope.separator)}]+", scope)
-    return frozenset(synonyms.get(name, name) for name in found if name)
+    match unit:
+        case "seconds":
+            return said
+        case "milliseconds":
+            return said // 1000
+        case "epoch":
+            return said - now
+        case "epoch_milliseconds":
+            return said // 1000 - now
+
+
+def account_of(provider: Provider, content: object) -> Account | None:
+    """The account that an answer tells of; None when it does not."""
+    identity = provider.identity
+    account_id = fill(identity.id, content)
+    if account_id is None or len(account_id) > 255 or not account_id.isprintable():
+        return None
+    return Account(id=account_id, label=as_data(fill(identity.label, content) or account_id, limit=200))
+
+
+def _scopes(provider: Provider, said: object) -> frozenset[str] | None:
+    """The scopes that an answer names, as text or array; None when it names none or the app has them."""
+    syntax = provider.scope
+    if syntax.app_level:
+        return None
+    if is_array(said):
+        found = [scope for scope in said if isinstance(scope, str)]
+    elif isinstance(said, str) and said:
+        found = re.split(rf"[\s{re.escape(syntax.response_separator or syntax.separator)}]+", said)
+    else:
+        return None
+    return frozenset(syntax.synonyms.get(name, name) for name in found if name)
 
 
 def clean_code(code: str, secrets: Sequence[str]) -> str:

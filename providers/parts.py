@@ -1,0 +1,86 @@
+"""Parts of a provider file that say what is asked of the operator, what differs on the wire, and who says so.
+
+The whole file is `providers.provider`. Whether the parts make sense together is checked in `providers.catalog`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+FactName = Literal[
+    "endpoints",
+    "client_auth",
+    "pkce",
+    "scopes",
+    "lifetimes",
+    "rotation",
+    "narrowing",
+    "revocation",
+    "identity",
+    "console",
+]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Part):
+    """What only the operator knows and addresses need: `{subdomain}` in a URL stands for the input of that name.
+
+    The whole value must match `pattern`, and it never reaches beyond one part of a host name or path.
+    """
+
+    title: Title
+    pattern: str = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    example: str
+    default: str | None = None
+
+
+class Renames(Part):
+    """OAuth's parameter -> what this provider calls it; the empty text leaves the parameter out."""
+
+    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
+    token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
+
+
+class LongLived(Part):
+    """A second step after the code: the short-lived token is changed for a long one (Meta's services).
+
+    A GET with `grant_type`, our client id and secret, and the token under `token_param`.
+    """
+
+    url: str
+    grant_type: str
+    token_param: str
+
+
+class Console(Part):
+    """Where an operator makes the app. `{redirect_uri}` and `{scopes}` in a step are filled in."""
+
+    url: str
+    steps: tuple[Title, ...] = ()
+
+
+class Source(Part):
+    """Where facts were read: an address or the name of a document, and when."""
+
+    name: Title
+    read: date
+
+
+class Fact(Part):
+    """How sure we are. `checked`: read in the provider's own documentation or library; `cited`: a third party says so;
+    `unknown`: nobody does, and the strictest reading is taken.
+    """
+
+    status: Literal["checked", "cited", "unknown"]
+    sources: tuple[Key, ...] = ()
