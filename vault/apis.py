@@ -1,5 +1,6 @@
-"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs.
+"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs, and who serves them.
 
+A client that is linked to an API is that API: it may exchange and introspect the tokens that were issued for it.
 Whether a URI is well formed and which resources a request may name belong to `server.oauth.rules`.
 """
 
@@ -9,33 +10,47 @@ from dataclasses import dataclass
 
 from vault import grants
 from vault.database import Reader, Row, Transaction, integer, text
-from vault.records import TENANT
+from vault.records import TENANT, format_scope, parse_scope
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An API whose access tokens this vault issues. `resource` is its identifier (RFC 8707 §2)."""
+    """An API whose access tokens this vault issues. `resource` is its identifier (RFC 8707 §2), `scopes` its own."""
 
     resource: str
     name: str
     created_at: int
+    scopes: frozenset[str] = frozenset()
     tenant: str = TENANT
 
 
-async def add_api(transaction: Transaction, resource: str, *, name: str, now: int) -> Api:
-    """Register an API; registering it again changes its name only."""
+async def add_api(
+    transaction: Transaction, resource: str, *, name: str, now: int, scopes: frozenset[str] | None = None
+) -> Api:
+    """Register an API; registering it again changes its name, and its scopes where they are given."""
     row = await transaction.fetch_one(
-        "insert into apis (tenant, resource, name, created_at) values (:tenant, :resource, :name, :now)"
-        " on conflict (tenant, resource) do update set name = excluded.name returning resource, name, created_at",
-        {"tenant": TENANT, "resource": resource, "name": name, "now": now},
+        "insert into apis (tenant, resource, name, scopes, created_at)"
+        " values (:tenant, :resource, :name, :scopes, :now)"
+        " on conflict (tenant, resource) do update set name = excluded.name,"
+        " scopes = case when :keeps_scopes = 1 then apis.scopes else excluded.scopes end"
+        " returning resource, name, scopes, created_at",
+        {
+            "tenant": TENANT,
+            "resource": resource,
+            "name": name,
+            "scopes": format_scope(scopes or frozenset()),
+            "keeps_scopes": 1 if scopes is None else 0,
+            "now": now,
+        },
     )
-    return Api(resource=resource, name=name, created_at=now) if row is None else _api(row)
+    return Api(resource, name, created_at=now) if row is None else _api(row)
 
 
 async def list_apis(reader: Reader) -> tuple[Api, ...]:
     """All registered APIs."""
     rows = await reader.fetch(
-        "select resource, name, created_at from apis where tenant = :tenant order by resource", {"tenant": TENANT}
+        "select resource, name, scopes, created_at from apis where tenant = :tenant order by resource",
+        {"tenant": TENANT},
     )
     return tuple(_api(row) for row in rows)
 
@@ -43,7 +58,7 @@ async def list_apis(reader: Reader) -> tuple[Api, ...]:
 async def find_api(reader: Reader, resource: str) -> Api | None:
     """The API with exactly this identifier."""
     row = await reader.fetch_one(
-        "select resource, name, created_at from apis where tenant = :tenant and resource = :resource",
+        "select resource, name, scopes, created_at from apis where tenant = :tenant and resource = :resource",
         {"tenant": TENANT, "resource": resource},
     )
     return None if row is None else _api(row)
@@ -55,9 +70,57 @@ async def remove_api(transaction: Transaction, resource: str, *, now: int) -> bo
         "delete from apis where tenant = :tenant and resource = :resource", {"tenant": TENANT, "resource": resource}
     )
     if removed:
+        await transaction.execute(
+            "delete from api_clients where tenant = :tenant and resource = :resource",
+            {"tenant": TENANT, "resource": resource},
+        )
         await grants.revoke_resource_grants(transaction, resource, reason="api_removed", now=now)
     return removed > 0
 
 
+async def link_client(transaction: Transaction, resource: str, *, client_id: str, now: int) -> None:
+    """Let a client be this API; linking it again changes nothing."""
+    await transaction.execute(
+        "insert into api_clients (tenant, resource, client_id, created_at)"
+        " values (:tenant, :resource, :client_id, :now) on conflict (tenant, resource, client_id) do nothing",
+        {"tenant": TENANT, "resource": resource, "client_id": client_id, "now": now},
+    )
+
+
+async def unlink_client(transaction: Transaction, resource: str, *, client_id: str) -> bool:
+    """Let a client be this API no more. False when it was not."""
+    removed = await transaction.execute(
+        "delete from api_clients where tenant = :tenant and resource = :resource and client_id = :client_id",
+        {"tenant": TENANT, "resource": resource, "client_id": client_id},
+    )
+    return removed > 0
+
+
+async def is_linked(reader: Reader, resource: str, *, client_id: str) -> bool:
+    """Whether this client is the API: both registered, and linked."""
+    rows = await reader.look_up(
+        "select l.client_id from api_clients l"
+        " join apis a on a.tenant = l.tenant and a.resource = l.resource"
+        " where l.tenant = :tenant and l.resource = :resource and l.client_id = :client_id",
+        {"tenant": TENANT, "resource": resource, "client_id": client_id},
+    )
+    return bool(rows)
+
+
+async def linked_clients(reader: Reader, resource: str) -> tuple[str, ...]:
+    """The ids of the clients that are this API, removed ones left out."""
+    rows = await reader.fetch(
+        "select l.client_id from api_clients l join clients c on c.tenant = l.tenant and c.id = l.client_id"
+        " where l.tenant = :tenant and l.resource = :resource and c.removed_at is null order by l.created_at, c.id",
+        {"tenant": TENANT, "resource": resource},
+    )
+    return tuple(text(row, "client_id") for row in rows)
+
+
 def _api(row: Row) -> Api:
-    return Api(resource=text(row, "resource"), name=text(row, "name"), created_at=integer(row, "created_at"))
+    return Api(
+        resource=text(row, "resource"),
+        name=text(row, "name"),
+        created_at=integer(row, "created_at"),
+        scopes=parse_scope(text(row, "scopes")),
+    )

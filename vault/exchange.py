@@ -9,7 +9,7 @@ for the person from a refusal is the server's work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vault import rotation
@@ -43,6 +43,7 @@ class ExchangeRequest:
     """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
 
     `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
+    `details` is what the event says beside that.
     """
 
     principal: Principal
@@ -51,6 +52,7 @@ class ExchangeRequest:
     account: str | None = None
     purpose: str = ""
     connection_id: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ def choose(
             reason="scopes",
             scopes=asked,
             connection_id=held.id,
+            missing=made.not_granted,
         )
     if not held.is_delegated(now) or made.not_delegated:
         raise DelegationRequired(
@@ -174,6 +177,7 @@ def choose(
             provider=provider,
             scopes=asked,
             connection_id=held.id,
+            missing=made.not_delegated if held.is_delegated(now) else frozenset(),
         )
     return held, made
 
@@ -274,6 +278,7 @@ def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
             "purpose": request.purpose,
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
+            **request.details,
         },
     )
 
@@ -285,6 +290,7 @@ def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
         "purpose": request.purpose,
         "grant": request.principal.grant_id,
         "actors": list(request.principal.actors),
+        **request.details,
     }
     if request.scopes is not None:
         details["scopes"] = format_scope(request.scopes)

@@ -2,16 +2,19 @@
 
 Access and refresh tokens hold no life of their own: each use reads its grant through `live_principal_facts`. Making
 and rotating refresh tokens is `tokens.py`, the fine permission per connection `delegations.py`.
+
+A client that acts for somebody by another's token, or by a proof of its own (RFC 8693), holds a *derived* grant: it
+ends with the grant behind that token, shows among the person's agents, and allows nothing without a delegation.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vault import audit, tickets
-from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.database import Database, Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.keys import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
 
@@ -124,6 +127,52 @@ async def create_grant(
     return grant
 
 
+async def derived_grant(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    derived_from: str,
+    scopes: frozenset[str],
+    resource: str,
+    now: int,
+) -> Grant:
+    """The live grant that this client holds for this user by `derived_from`, made at the first time.
+
+    `derived_from` is the id of the grant it ends with, or names what stands for one: it then holds a colon.
+    """
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": user_id,
+        "client_id": client_id,
+        "derived_from": derived_from,
+        "resource": resource,
+    }
+    row = await transaction.fetch_one(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " and derived_from = :derived_from and resource = :resource and revoked_at is null"
+        " order by created_at, id limit 1",
+        which,
+    )
+    if row is not None:
+        return _grant(row)
+    grant = await create_grant(
+        transaction,
+        user_id=user_id,
+        client_id=client_id,
+        scopes=scopes,
+        resource=resource,
+        redirect_uri="",
+        now=now,
+    )
+    await transaction.execute(
+        "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
+    )
+    return grant
+
+
 async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
     """The grant with this id, live or revoked."""
     row = await reader.fetch_one(
@@ -204,7 +253,7 @@ async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, 
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "id": grant_id, "now": now, "reason": reason},
     )
-    return next(iter(await _ended(transaction, rows)), None)
+    return next(iter(await _ended(transaction, rows, now=now)), None)
 
 
 async def revoke_client_grants(
@@ -218,7 +267,7 @@ async def revoke_client_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows)
+    return await _ended(transaction, rows, now=now)
 
 
 async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:
@@ -229,7 +278,7 @@ async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: 
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "user_id": user_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows)
+    return await _ended(transaction, rows, now=now)
 
 
 async def revoke_all_client_grants(
@@ -243,7 +292,7 @@ async def revoke_all_client_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "client_id": client_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows)
+    return await _ended(transaction, rows, now=now)
 
 
 async def revoke_resource_grants(
@@ -256,7 +305,7 @@ async def revoke_resource_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "resource": resource, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows)
+    return await _ended(transaction, rows, now=now)
 
 
 def revocation_event(grant: Grant) -> Event:
@@ -269,8 +318,11 @@ def revocation_event(grant: Grant) -> Event:
     )
 
 
-async def _ended(transaction: Transaction, rows: Sequence[Row]) -> tuple[Grant, ...]:
-    """The grants just revoked; successors of their refresh tokens that are sealed for a repeat are erased."""
+async def _ended(transaction: Transaction, rows: Sequence[Row], *, now: int) -> tuple[Grant, ...]:
+    """The grants just revoked, and those derived from them, which end too.
+
+    Successors of their refresh tokens that are sealed for a repeat are erased.
+    """
     ended = tuple(_grant(row) for row in rows)
     for grant in ended:
         await transaction.execute(
@@ -278,6 +330,14 @@ async def _ended(transaction: Transaction, rows: Sequence[Row]) -> tuple[Grant, 
             " where tenant = :tenant and grant_id = :grant_id and successor_sealed is not null",
             {"tenant": TENANT, "grant_id": grant.id},
         )
+        derived = await transaction.fetch(
+            "update grants set revoked_at = :now, revoked_reason = :reason"
+            " where tenant = :tenant and derived_from = :id and revoked_at is null"
+            " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+            {"tenant": TENANT, "id": grant.id, "now": now, "reason": "derived_from_ended"},
+        )
+        if derived:
+            ended += await _ended(transaction, derived, now=now)
     return ended
 
 

@@ -171,6 +171,7 @@ class TicketPurpose(StrEnum):
     USER_CODE = "user_code"  # the short code of such a request, typed by its person
     DEVICE_REFUSAL = "device_refusal"  # the person's no; a yes is a CODE of the same secret, so only one can be
     BOOTSTRAP = "bootstrap"  # first admin
+    PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 
 @dataclass(frozen=True, slots=True)

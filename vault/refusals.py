@@ -21,7 +21,7 @@ class ConnectionRequired(VaultError):
     """No usable connection: none exists, it needs the person again, or it lacks scopes that only the person can add.
 
     `reason` is `missing`, `needs_reauth`, `scopes` (the account has not granted them) or `ambiguous` (a refresh whose
-    outcome is unknown).
+    outcome is unknown). `missing` names the scopes that the account has not granted.
     """
 
     code = "connection_required"
@@ -34,6 +34,7 @@ class ConnectionRequired(VaultError):
         reason: str,
         scopes: frozenset[str],
         connection_id: str | None = None,
+        missing: frozenset[str] = frozenset(),
         detail: str = "",
     ) -> None:
         super().__init__(description, detail=detail)
@@ -41,20 +42,32 @@ class ConnectionRequired(VaultError):
         self.reason = reason
         self.scopes = scopes
         self.connection_id = connection_id
+        self.missing = missing
 
 
 class DelegationRequired(VaultError):
-    """The connection exists, but the person has not let this agent use it with these scopes."""
+    """The connection exists, but the person has not let this agent use it with these scopes.
+
+    `missing` names the scopes that the agent's live permission lacks; empty when it has none.
+    """
 
     code = "delegation_required"
 
     def __init__(
-        self, description: str, *, provider: str, scopes: frozenset[str], connection_id: str, detail: str = ""
+        self,
+        description: str,
+        *,
+        provider: str,
+        scopes: frozenset[str],
+        connection_id: str,
+        missing: frozenset[str] = frozenset(),
+        detail: str = "",
     ) -> None:
         super().__init__(description, detail=detail)
         self.provider = provider
         self.scopes = scopes
         self.connection_id = connection_id
+        self.missing = missing
 
 
 class AccountRequired(VaultError):

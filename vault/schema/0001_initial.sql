@@ -56,8 +56,17 @@ create table apis (
     tenant text not null,
     resource text not null,
     name text not null,
+    scopes text not null default '',
     created_at bigint not null,
     primary key (tenant, resource)
+);
+
+create table api_clients (
+    tenant text not null,
+    resource text not null,
+    client_id text not null,
+    created_at bigint not null,
+    primary key (tenant, resource, client_id)
 );
 
 create table grants (
@@ -68,6 +77,7 @@ create table grants (
     scopes text not null,
     resource text not null,
     redirect_uri text not null,
+    derived_from text not null default '',
     created_at bigint not null,
     revoked_at bigint,
     revoked_reason text,
@@ -75,6 +85,7 @@ create table grants (
 );
 create index grants_client on grants (tenant, user_id, client_id);
 create index grants_of_client on grants (tenant, client_id);
+create index grants_derived on grants (tenant, derived_from);
 
 create table refresh_tokens (
     tenant text not null,
