@@ -1,4 +1,4 @@
-"""What a running process does on the side: revocations that are due, telling of ends, forgetting what is over.
+"""What a running process does on the side: unfinished refreshes, due revocations, telling of ends, forgetting.
 
 Every process of a vault does it; each step is safe to be done by several at once.
 """
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, expiries, handles, limits, replay, revocations, rotation, sessions, tickets, tokens
+from vault import clients, expiries, handles, limits, recovery, replay, revocations, rotation, sessions, tickets, tokens
 from vault.flights import Vault
 from vault.refusals import VaultError
 from vault.upstream import Rotation
@@ -37,6 +37,7 @@ async def _work(deployment: Deployment) -> None:
     rounds = 0
     while True:
         try:
+            await recovery.take_up(deployment.vault)
             await revocations.run_due(deployment.vault)
             await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:

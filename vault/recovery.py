@@ -1,0 +1,52 @@
+"""Taking up refreshes that nobody finished, after a crash or a silence, before any caller asks.
+
+A provider's grace lasts seconds, so that an answer that died with its process is fetched again at once, and where
+nothing brings it back the person is asked at once. What may be sent is decided by `vault.rotation`, as for a caller;
+one automatic attempt is made, later ones are left to callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import islice
+
+from vault import leases, rotation, takeover
+from vault.database import Value, text
+from vault.flights import Vault
+from vault.leases import Facts
+from vault.records import TENANT, ConnectionState
+
+log = logging.getLogger("token_vault.rotation")
+
+AT_ONCE = 10  # refreshes
+
+_UNFINISHED = """
+    select k.id from connections k
+    where k.tenant = :tenant and k.state = :active and k.ended_at is null and 1 = (
+        select sum(i.sends) from intents i
+        where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation
+    )
+    order by k.id
+"""
+
+
+async def take_up(vault: Vault) -> int:
+    """Refresh every connection whose last refresh has no known end, where that may be done now; how many."""
+    which: dict[str, Value] = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value}
+    waiting = iter([text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)])
+    count = 0
+    while some := list(islice(waiting, AT_ONCE)):
+        read = [await leases.read(vault.database, connection_id) for connection_id in some]
+        free = [facts for facts in read if facts is not None and await _may_be_sent(vault, facts)]
+        refreshes = [rotation.refresh(vault, one.connection_id, if_generation=one.access_generation) for one in free]
+        await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; a defect is logged by the refresh itself
+        count += len(free)
+    if count:
+        log.info("unfinished refreshes taken up", extra={"count": count})
+    return count
+
+
+async def _may_be_sent(vault: Vault, facts: Facts) -> bool:
+    now = vault.database.now()
+    return await takeover.is_free(vault, facts, now=now) and await rotation.obstacle(vault, facts, now=now) is None
