@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -142,6 +143,58 @@ async def test_in_the_last_minute_callers_keep_the_good_token_while_one_refresh_
         await room.settle()
     assert len(room.slack.sends) == 1
     assert (await room.exchange()).value != before.value
+
+
+async def test_a_token_in_use_is_refreshed_ahead_although_nobody_calls_in_its_last_moments(room: Room) -> None:
+    room.slack.lifetime = 20  # ages at 18 s
+    await room.connect()
+    room.pass_time(17)
+    before = await room.exchange()
+    assert len(room.vault.flights.appointments) == 1
+    async with asyncio.timeout(WAIT):
+        await room.slack.arrived.wait()
+    await room.settle()
+    assert len(room.slack.sends) == 1
+    assert (await room.exchange()).value != before.value
+    assert room.vault.flights.waits == 0
+
+
+async def test_a_token_that_nobody_uses_is_not_refreshed_ahead(room: Room) -> None:
+    await room.connect()
+    assert len(room.vault.flights.appointments) == 0
+    await room.exchange()
+    await room.exchange()
+    assert len(room.vault.flights.appointments) == 1
+
+
+async def test_a_narrow_token_is_refreshed_ahead_in_the_last_tenth_of_its_own_life(room: Room) -> None:
+    await room.connect("google")
+    room.google.lifetime = 50
+    narrow = await room.exchange("google", READ)
+    room.pass_time(40)
+    assert (await room.exchange("google", READ)).value == narrow.value
+    await room.settle()
+    assert len(room.google.sends) == 1
+    room.pass_time(6)
+    assert (await room.exchange("google", READ)).value == narrow.value
+    await room.settle()
+    assert len(room.google.sends) == 2
+
+
+async def test_where_a_refresh_kills_the_old_token_it_serves_to_its_end(room: Room) -> None:
+    killing = replace(room.vault.policies["slack"], refresh_ends_access_token=True)
+    twin, room.vault = room.vault, replace(room.vault, policies={**room.vault.policies, "slack": killing})
+    await room.connect()
+    before = await room.exchange()
+    assert len(room.vault.flights.appointments) == 0
+    room.pass_time(3600 - 45)
+    assert (await room.exchange()).value == before.value
+    await room.settle()
+    assert room.slack.sends == []
+    room.vault = twin
+    assert (await room.exchange()).value == before.value
+    await room.settle()
+    assert len(room.slack.sends) == 1
 
 
 async def test_a_failed_refresh_ahead_disturbs_nobody(room: Room) -> None:

@@ -67,9 +67,14 @@ class HeldToken:
         """Whether it will still live when it arrives at the provider."""
         return self.expires_at is None or now < self.expires_at - min(MARGIN, self.skew // 2)
 
+    @property
+    def ageing_at(self) -> int | None:
+        """From when on it is time to fetch the next one."""
+        return None if self.expires_at is None else self.expires_at - self.skew
+
     def is_ageing(self, now: int) -> bool:
         """Whether it is time to fetch the next one."""
-        return self.expires_at is not None and now >= self.expires_at - self.skew
+        return self.ageing_at is not None and now >= self.ageing_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,9 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
-            if token.is_ageing(now) and not held.is_leased(now) and held.may_refresh(policy, now=now):
-                rotation.refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation)
+            rotation.keep_fresh(
+                vault, held, token, scopes=scopes, key=made.scope_key if made.needs_narrow_token else "", now=now
+            )
             return UpstreamToken(
                 value,
                 made.scopes,

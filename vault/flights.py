@@ -36,11 +36,53 @@ class Wish:
         return "" if self.scopes is None else scope_key(self.scopes)
 
 
+class Appointments:
+    """Refreshes ahead that are due without a caller: one for each token that somebody used, at the end of its life.
+
+    Whoever calls again and again, at whatever pace, so finds a good token; one that nobody uses any more is let go.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], tuple[int, asyncio.TimerHandle]] = {}
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def is_made(self, connection_id: str, key: str, *, generation: int) -> bool:
+        """Whether this very token has one."""
+        known = self._made.get((connection_id, key))
+        return known is not None and known[0] >= generation
+
+    def make(self, wish: Wish, *, after: float, keep: Callable[[], None]) -> None:
+        """Call `keep` in so many seconds, in place of an appointment for an older token."""
+        key = (wish.connection_id, wish.scope_key)
+        known = self._made.get(key)
+        if known is not None:
+            known[1].cancel()
+
+        def due() -> None:
+            del self._made[key]
+            keep()
+
+        self._made[key] = (wish.generation, asyncio.get_running_loop().call_later(after, due))
+
+    def cancel(self) -> None:
+        """Forget them all."""
+        for _, timer in self._made.values():
+            timer.cancel()
+        self._made.clear()
+
+
 class Flights:
-    """The refreshes of this process: one task per connection and scope set, one send at a time per connection."""
+    """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
+
+    `waits` counts the exchanges that had to wait for a refresh.
+    """
 
     def __init__(self) -> None:
         self.breakers = Breakers()
+        self.appointments = Appointments()
+        self.waits = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], int] = {}
@@ -103,7 +145,8 @@ class Flights:
         return until > now
 
     async def close(self, *, patience: float = 15.0) -> None:
-        """Let the refreshes that are on their way store their answers; at most this long."""
+        """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
+        self.appointments.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=patience)
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 
 from vault import adoption, leases, takeover
+from vault.accounts import HeldAccount, HeldToken
 from vault.audit import append
 from vault.flights import Flights, Vault, Wish
 from vault.leases import Facts, Lease
@@ -29,11 +31,12 @@ from vault.rotation_rules import is_claim_void
 from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.upstream import UpstreamPolicy
 
-__all__ = ["Flights", "Vault", "obstacle", "refresh", "refresh_ahead"]
+__all__ = ["Flights", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
 
 log = logging.getLogger("token_vault.rotation")
 
 PATIENCE = 15.0  # seconds that a caller waits
+_SPREAD = 0.25  # of the time for refreshing ahead
 WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
 
 
@@ -44,6 +47,7 @@ async def refresh(vault: Vault, connection_id: str, *, scopes: frozenset[str] | 
     CiphertextRejected; none of them costs a token.
     """
     wish = Wish(connection_id, if_generation, scopes=scopes)
+    vault.flights.waits += 1
     task = vault.flights.join(wish, lambda: _fly(vault, wish))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
@@ -61,6 +65,32 @@ def refresh_ahead(
     wish = Wish(connection_id, if_generation, scopes=scopes)
     if not vault.flights.paused_for(wish, now=vault.database.now()):
         vault.flights.join(wish, lambda: _fly(vault, wish))
+
+
+def keep_fresh(
+    vault: Vault, held: HeldAccount, token: HeldToken, *, scopes: frozenset[str] | None, key: str, now: int
+) -> None:
+    """See to it that a token in use is replaced before it dies: now if it is time, else by an appointment.
+
+    Not where a refresh kills the old token, which may be in use in other processes or with agents: there it serves to
+    its end.
+    """
+    policy = vault.policies.get(held.provider)
+    if policy is None or policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
+        return
+    if token.is_ageing(now):
+        if not held.is_leased(now):
+            refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation)
+        return
+    due_at = token.ageing_at
+    if due_at is None or vault.flights.appointments.is_made(held.id, key, generation=token.generation):
+        return
+    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
+    vault.flights.appointments.make(
+        Wish(held.id, token.generation, scopes=scopes),
+        after=due_at - now + spread,
+        keep=lambda: refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation),
+    )
 
 
 async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
