@@ -84,3 +84,11 @@ class Fact(Part):
 
     status: Literal["checked", "cited", "unknown"]
     sources: tuple[Key, ...] = ()
+
+
+class Proxied(Part):
+    """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
+
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # pass on, too
+    credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
+    links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's

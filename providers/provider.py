@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from providers.parts import (
     Console,
@@ -24,6 +24,7 @@ from providers.parts import (
     LongLived,
     Name,
     Part,
+    Proxied,
     Renames,
     ScopeName,
     Source,
@@ -173,6 +174,13 @@ class Scope(Part):
     covers: frozenset[ScopeName] = frozenset()
 
 
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 class Rule(Part):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
@@ -182,7 +190,7 @@ class Rule(Part):
     """
 
     api: Key
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
     path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{\}))+$")
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -231,6 +239,7 @@ class Provider(Part):
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
     live_tested: date | None = None
+    proxied: Proxied = Proxied()
     _registration: Registration = PrivateAttr(default=Registration())
 
     @property
@@ -269,6 +278,15 @@ class Provider(Part):
     def covers(self) -> Mapping[str, frozenset[str]]:
         """Scope -> every scope that it includes, through any number of steps, itself left out."""
         return {name: reach for name in self.scopes if (reach := self._reach(name))}
+
+    @cached_property
+    def rules_by_call(self) -> Mapping[tuple[str, str], tuple[Rule, ...]]:
+        """The rules by API and method, in the order of the file."""
+        found: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            for method in rule.method:
+                found[rule.api, method] = (*found.get((rule.api, method), ()), rule)
+        return found
 
     def _reach(self, name: str) -> frozenset[str]:
         reached: set[str] = set()

@@ -6,7 +6,7 @@ Used before anything is sent, by `providers.api` and by whoever lets clients cal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote
@@ -31,12 +31,33 @@ def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...
 
 def allowed(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
+    return deciding(provider, _matching(provider, call), scopes, granted=granted) is not None
+
+
+def deciding(
+    provider: Provider, rules: Iterable[Rule], scopes: frozenset[str], *, granted: frozenset[str] | None = None
+) -> Rule | None:
+    """The first of the rules that lets `scopes` through; `granted` as for `allowed`."""
     held = expand(provider, scopes)
-    return any(
-        not rule.scopes.isdisjoint(held)
-        and (not rule.inseparable or granted is None or rule.inseparable.isdisjoint(expand(provider, granted) - held))
-        for rule in _matching(provider, call)
-    )
+    for rule in rules:
+        if not rule.scopes.isdisjoint(held) and (
+            not rule.inseparable or granted is None or rule.inseparable.isdisjoint(expand(provider, granted) - held)
+        ):
+            return rule
+    return None
+
+
+def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
+    """The rules for this method and path, whatever the parameters. What they need of those: `Rule.where`."""
+    if not _is_plain(path):
+        return ()
+    rules = provider.rules_by_call.get((api, method), ())
+    return tuple(rule for rule in rules if rule.path_pattern.fullmatch(path) is not None)
+
+
+def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
+    """Whether the parameters are as the rule wants them."""
+    return all(pattern.fullmatch(_as_text(parameters.get(name))) is not None for name, pattern in rule.where_patterns)
 
 
 def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
@@ -46,18 +67,8 @@ def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
 
 
 def _matching(provider: Provider, call: Call) -> Iterator[Rule]:
-    if not _is_plain(call.path):
-        return
-    for rule in provider.rules:
-        if (
-            rule.api == call.api
-            and rule.method == call.method
-            and rule.path_pattern.fullmatch(call.path) is not None
-            and all(
-                pattern.fullmatch(_as_text(call.parameters.get(name))) is not None
-                for name, pattern in rule.where_patterns
-            )
-        ):
+    for rule in of_path(provider, api=call.api, method=call.method, path=call.path):
+        if fits(rule, call.parameters):
             yield rule
 
 

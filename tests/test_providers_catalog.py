@@ -51,7 +51,7 @@ def test_the_built_in_files_have_no_problem() -> None:
     catalog = load_catalog()
     assert catalog.names == ("google", "slack")
     for name in catalog.names:
-        assert check_file(Path(load_catalog.__code__.co_filename).parent / f"{name}.toml") == []
+        assert check_file(Path(load_catalog.__code__.co_filename).parent / "files" / f"{name}.toml") == []
 
 
 def test_slack_is_the_person_and_rotates_strictly() -> None:
@@ -131,7 +131,7 @@ BAD = [
     ("rule without scope", GOOD.replace('scopes = ["read"]', "scopes = []"), "rules.0.scopes: "),
     ("rule api", GOOD.replace('api = "main"', 'api = "mian"'), "rules.0.api: unknown API 'mian'"),
     ("rule path", GOOD.replace('path = "/things/{}"', 'path = "things/../x"'), "rules.0.path: string should match"),
-    ("rule method", GOOD.replace('method = "GET"', 'method = "FETCH"'), "rules.0.method: "),
+    ("rule method", GOOD.replace('method = "GET"', 'method = "FETCH"'), "rules.0.method.0: "),
     ("rule pattern", GOOD + 'where = { kind = "(" }', "rules.0.where.kind: not a regular expression"),
     ("identity", GOOD.replace('url = "https://example.com/me"\n', ""), "identity: needs either url, or api and path"),
     (
