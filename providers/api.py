@@ -151,6 +151,7 @@ class UpstreamAPI:
             body=None if body is None else _JSON.encode(body).encode(),
             max_bytes=ANSWER_LIMIT,
             peer=f"{self._provider.name}.api",
+            account=self.account or "",
             timeout=self._call_timeout(),
         )
         answer = await self._send(request)

@@ -24,10 +24,21 @@ from yarl import URL
 
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
 from providers.answers import parse_object
-from providers.http_errors import READING, AddressRefused, HttpError, NoAnswer, NotReached, TooLarge, translate
+from providers.bulkheads import Bulkhead
+from providers.http_errors import (
+    READING,
+    AddressRefused,
+    Crowded,
+    HttpError,
+    NoAnswer,
+    NotReached,
+    TooLarge,
+    translate,
+)
 
 __all__ = [
     "AddressRefused",
+    "Crowded",
     "HttpError",
     "NoAnswer",
     "NotReached",
@@ -41,7 +52,8 @@ __all__ = [
 CONNECT_TIMEOUT: Final = 3.0
 TOTAL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
-CALLS_PER_PEER: Final = 20
+CALLS_PER_PEER: Final = 200
+CALLS_PER_ACCOUNT: Final = 4  # at one peer
 OVERSLEPT: Final = 0.25  # seconds after the deadline at which we notice that this process stood still
 LAST_LOOK: Final = 1.0  # seconds for reading what had come meanwhile
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -61,6 +73,7 @@ class OutboundRequest:
     max_bytes: int = ANSWER_LIMIT
     policy: AddressPolicy | None = None  # None: the policy of the client
     peer: str = ""
+    account: str = ""  # whose call it is: one account cannot use up the places of the others
     reuse: bool = True  # False: a connection of its own, for requests whose loss costs a grant
     calls: int | None = None  # how many may be in flight at the peer; None: the client's limit
 
@@ -169,13 +182,15 @@ class Outbound:
         lookup: Lookup = _look_up,
         connect_timeout: float = CONNECT_TIMEOUT,
         calls_per_peer: int = CALLS_PER_PEER,
+        calls_per_account: int = CALLS_PER_ACCOUNT,
     ) -> None:
         self.policy = policy
         self._lookup = lookup
         self._connect_timeout = connect_timeout
         self._calls_per_peer = calls_per_peer
+        self._calls_per_account = calls_per_account
         self._sessions: dict[tuple[AddressPolicy, bool], aiohttp.ClientSession] = {}
-        self._bulkheads: dict[str, asyncio.Semaphore] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,7 +216,7 @@ class Outbound:
             exchanging = asyncio.create_task(self._exchange(request, seconds=left, has_timer=False))
             return await _in_time(exchanging, seconds=left)
         finally:
-            bulkhead.release()
+            bulkhead.leave(request.account)
 
     async def _exchange(self, request: OutboundRequest, *, seconds: float, has_timer: bool = True) -> OutboundResponse:
         with READING:
@@ -228,9 +243,9 @@ class Outbound:
             finally:
                 answer.close()
         finally:
-            bulkhead.release()
+            bulkhead.leave(request.account)
 
-    async def _enter(self, request: OutboundRequest) -> tuple[asyncio.Semaphore, float]:
+    async def _enter(self, request: OutboundRequest) -> tuple[Bulkhead, float]:
         """A place at the peer, and the seconds left; raises NotReached where the request must not be sent."""
         problem = url_problem(request.url, request.policy or self.policy)
         if problem is not None:
@@ -240,22 +255,19 @@ class Outbound:
         if _LINE_BREAK.search("".join((*request.headers, *request.headers.values()))):
             raise NotReached("header not allowed")
         bulkhead = self._bulkhead(request)
-        if not bulkhead.locked():
-            await bulkhead.acquire()
-            return bulkhead, request.timeout
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with asyncio.timeout(min(self._connect_timeout, request.timeout)):
-                await bulkhead.acquire()
+            await bulkhead.enter(request.account, patience=min(self._connect_timeout, request.timeout))
         except TimeoutError as error:
-            raise NotReached("too many calls in flight") from error
+            raise Crowded("too many calls in flight") from error
         return bulkhead, request.timeout - (loop.time() - started)
 
-    def _bulkhead(self, request: OutboundRequest) -> asyncio.Semaphore:
+    def _bulkhead(self, request: OutboundRequest) -> Bulkhead:
         bulkhead = self._bulkheads.get(request.peer)
         if bulkhead is None:
-            bulkhead = self._bulkheads[request.peer] = asyncio.Semaphore(request.calls or self._calls_per_peer)
+            places = request.calls or self._calls_per_peer
+            bulkhead = self._bulkheads[request.peer] = Bulkhead(places, share=self._calls_per_account)
         return bulkhead
 
     def _session(self, policy: AddressPolicy, *, reuse: bool) -> aiohttp.ClientSession:
@@ -388,6 +400,8 @@ class _Httpx2Transport(httpx2.AsyncBaseTransport):
                     reuse=False,
                 )
             )
+        except Crowded as error:
+            raise httpx2.PoolTimeout(error.reason, request=request) from error
         except NotReached as error:
             raise httpx2.ConnectError(error.reason, request=request) from error
         except TooLarge as error:

@@ -27,6 +27,10 @@ class AddressRefused(NotReached):
     """The URL, or an address its host resolves to, is not one that we connect to."""
 
 
+class Crowded(NotReached):
+    """Too many of our own calls are in flight there: this says nothing of the peer."""
+
+
 class NoAnswer(HttpError):
     """The request left and no usable answer came: whether it was carried out is unknown."""
 

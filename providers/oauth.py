@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from authlib.oauth2.client import OAuth2Client
 
 from providers.answers import at, text_at
-from providers.http import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
+from providers.http import Crowded, HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
 from providers.provider import Provider
 from providers.token_answers import Asked, account_of, clean_code, judge
 from providers.token_requests import (
@@ -182,6 +182,8 @@ class AuthlibUpstream:
         self._client_id()
         try:
             answer = await self._send(written)
+        except Crowded as error:  # our own crowd, not the provider's silence
+            return NotSent(error.reason, retry_after=1)
         except NotReached as error:
             return NotSent(error.reason)
         except HttpError as error:

@@ -6,6 +6,8 @@ import asyncio
 import datetime
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
 from providers.http import (
     AddressRefused,
+    Crowded,
     HttpError,
     NoAnswer,
     NotReached,
@@ -235,6 +238,45 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(http: Outbound
             await http.send(OutboundRequest("POST", server.url, timeout=0.2))
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_an_answer_that_came_while_the_process_stood_still_is_read_after_the_deadline(
+    http: Outbound, *, answers: bool
+) -> None:
+    read, go_on = threading.Event(), threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            read.set()
+            assert go_on.wait(5)
+            if answers:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nkept")
+            stay.wait(5)
+
+    stay = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve, args=(listening,))
+        serving.start()
+        try:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+            sending = asyncio.create_task(http.send(OutboundRequest("POST", url, timeout=0.5, reuse=False)))
+            async with asyncio.timeout(5):
+                while not read.is_set():
+                    await asyncio.sleep(0.005)
+            go_on.set()
+            time.sleep(1)
+            if answers:
+                assert (await sending).body == b"kept"
+            else:
+                with pytest.raises(NoAnswer, match="no answer in time"):
+                    await sending
+        finally:
+            go_on.set()
+            stay.set()
+            serving.join(5)
+
+
 @pytest.mark.requirement("S-148")
 async def test_a_server_that_does_not_accept_is_given_up_within_the_connect_timeout() -> None:
     listening = socket.socket()  # listens, but its queue is full: connecting hangs
@@ -311,6 +353,35 @@ async def test_a_certificate_that_nobody_vouches_for_ends_the_connection_unsent(
         with pytest.raises(NotReached, match="TLS failed"):
             await http.send(OutboundRequest("POST", f"https://localhost:{server.port}/", body=b"secret"))
     assert server.arrivals == []
+
+
+async def test_an_account_that_hangs_leaves_places_at_its_peer_to_the_others() -> None:
+    async with (
+        Outbound(LOOPBACK, calls_per_peer=4, calls_per_account=2, connect_timeout=0.2) as outbound,
+        scripted_server(lambda a: Reply(hang=a.path == "/hang")) as server,
+    ):
+        hung = [
+            asyncio.create_task(
+                outbound.send(OutboundRequest("GET", f"{server.url}/hang", peer="slow", account="A", timeout=5))
+            )
+            for _ in range(2)
+        ]
+        async with asyncio.timeout(5):
+            while len(server.arrivals) < 2:
+                await asyncio.sleep(0)
+        with pytest.raises(Crowded):
+            await outbound.send(OutboundRequest("GET", f"{server.url}/quick", peer="slow", account="A"))
+        answer = await outbound.send(OutboundRequest("GET", f"{server.url}/quick", peer="slow", account="B"))
+        assert answer.status == 200
+        waiting = asyncio.create_task(
+            outbound.send(OutboundRequest("GET", f"{server.url}/quick", peer="slow", account="A"))
+        )
+        await asyncio.sleep(0)
+        hung[0].cancel()
+        await asyncio.gather(*hung[:1], return_exceptions=True)
+        assert (await waiting).status == 200
+        hung[1].cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
 
 
 async def test_calls_to_one_peer_cannot_use_up_those_to_another() -> None:
