@@ -31,15 +31,23 @@ from vault.exchange import Vault
 from vault.journal import Journal
 from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
+from vault.refusals import StorageUnavailable
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
 
 def prepare_data_directory(data: Path) -> Path:
-    """Make the data directory, closed to other users, and return its absolute path."""
+    """Make the data directory, closed to other users, and return its absolute path. Raises StorageUnavailable."""
     data = data.expanduser().absolute()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    data.chmod(0o700)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if data.stat().st_mode & 0o777 != 0o700:
+            data.chmod(0o700)
+    except OSError as error:
+        raise StorageUnavailable(
+            f"cannot use the data directory {data}: {error.strerror}. It has to belong to this user and be writable",
+            detail=str(error),
+        ) from error
     return data
 
 

@@ -33,7 +33,7 @@ def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) 
     made = Place(data, free_port())
     made.configure()
     (tmp_path / "home").mkdir()
-    for name in ("APPDATA", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MCP_CATALOG_PATH"):
+    for name in ("APPDATA", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MCP_CATALOG_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return made
@@ -107,6 +107,19 @@ async def test_settings_that_the_client_will_not_see_are_named_without_their_val
     printed = await run(place, "cursor")
     assert "will not see TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET" in printed.stderr
     assert "canary" not in printed.output
+
+
+async def test_whom_this_shell_trusts_for_tls_goes_along_to_a_program_and_nothing_else_does(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "env" not in (await content(place, "claude-code"))["entry"]  # type: ignore[operator]
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ssl/with-our-own.pem")
+    monkeypatch.setenv("SOME_SECRET", "canary")
+    made = await content(place, "claude-code")
+    assert made["entry"]["env"] == {"SSL_CERT_FILE": "/etc/ssl/with-our-own.pem"}  # type: ignore[index]
+    assert "SSL_CERT_FILE=/etc/ssl/with-our-own.pem" in shlex.split(str(made["command_line"]))
+    assert "canary" not in json.dumps(made)
+    assert "env" not in (await content(place, "claude-code", "--transport", "http"))["entry"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -16,15 +17,17 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from providers.simulator.accounts import PUBLIC_CLIENT_ID
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
 from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
 from server.cli import app
 from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
-from tests.harness import serving
+from tests.harness import free_socket, serving
 from tests.mcp_room import room
+from tests.private import private_mounts
 from tests.processes import Place, free_port
+from tests.tls import make_authority, tls_proxy
 
 Found = dict[str, dict[str, str]]
 
@@ -220,6 +223,25 @@ async def test_a_database_that_takes_no_writes(postgres_store: Store, postgres: 
     assert (await examine(place))["database"]["verdict"] == "ok"
 
 
+async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:
+    """Root writes anywhere but on a read-only mount, so the data directory is mounted like that for one process."""
+    command = shlex.join([sys.executable, "-m", "server", "doctor", "--json", "--data", str(place.data)])
+    shown: dict[str, Found] = {}
+    for how in ("ro", "rw"):
+        mounted = (
+            f"mount --bind {place.data} {place.data} && mount -o remount,bind,{how} {place.data} && exec {command}"
+        )
+        process = await asyncio.create_subprocess_exec(
+            *private_mounts(), "sh", "-c", mounted, stdout=asyncio.subprocess.PIPE, env=place.environment()
+        )
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
+        shown[how] = {one["check"]: one for one in json.loads(out)}
+        assert process.returncode == (1 if how == "ro" else 0), shown[how]
+    assert_problem(shown["ro"], "database", "Read-only", "writable")
+    assert shown["rw"]["database"]["verdict"] == "ok"
+
+
 async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -> None:
     async with answering(place.port, "200 OK", {"status": "ok", "vault": "another"}):
         found = await examine(place, fails=True)
@@ -267,7 +289,29 @@ async def test_a_proxy_in_front_that_does_it_wrong(
             assert_problem(await examine(place, fails=True), "public_url", *words)
 
 
-async def test_a_public_url_without_a_good_certificate(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("trusted", "host", "words"),
+    [
+        (True, "localhost", ()),
+        (False, "localhost", ("certificate", "nobody that this machine trusts", "SSL_CERT_FILE")),
+        (True, "other.example", ("certificate", "not for localhost", "server.public_url")),
+    ],
+)
+async def test_the_certificate_of_the_public_url(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, trusted: bool, host: str, words: tuple[str, ...]
+) -> None:
+    authority, front = make_authority(tmp_path, host), free_socket()
+    configure(place, f'public_url = "https://localhost:{front.getsockname()[1]}"')
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.authority))
+    async with served(place), tls_proxy(front, authority, backend=place.port):
+        found = await examine(place, fails=bool(words))
+        assert found["public_url"]["verdict"] == ("problem" if words else "ok"), found
+        for word in words:
+            assert word in found["public_url"]["sentence"] + found["public_url"]["mend"], found
+
+
+async def test_an_https_address_that_speaks_no_tls(place: Place) -> None:
     front = free_port()
     configure(place, f'public_url = "https://localhost:{front}"')
     async with served(place):
@@ -280,7 +324,7 @@ async def test_a_public_url_without_a_good_certificate(place: Place) -> None:
             writer.close()
 
         async with await asyncio.start_server(plain, "127.0.0.1", front):
-            assert_problem(await examine(place, fails=True), "public_url", "certificate")
+            assert_problem(await examine(place, fails=True), "public_url", "does not speak TLS", "proxy")
         assert reached.is_set()
 
 
@@ -334,6 +378,70 @@ async def test_a_google_client_that_is_refused(place: Place, simulator: Simulato
     configure(place, *section_of("google", {**simulator.google_settings(), "client_secret": "wrong"}))
     (place.data / "config.toml").chmod(0o600)
     assert_problem(await examine(place, fails=True), "google.client", "invalid_client")
+
+
+@pytest.mark.parametrize("provider", ["slack", "google"])
+async def test_a_redirect_address_that_is_not_registered_there(
+    place: Place, simulator: Simulator, provider: str
+) -> None:
+    redirect = f"{place.url}/connect/callback/{provider}"
+    configure(place, *section_of(provider, simulator.settings()[provider]))
+    (place.data / "config.toml").chmod(0o600)
+    simulator.control("client", redirect_uris=[f"{place.url}/connect/callback"])
+    found = await examine(place, fails=True)
+    assert_problem(found, f"{provider}.redirect", "does not know our redirect", f"exactly {redirect}", "--show")
+    assert found[f"{provider}.client"]["verdict"] == "ok"
+    simulator.control("client", redirect_uris=[redirect])
+    assert (await examine(place))[f"{provider}.redirect"]["verdict"] == "ok"
+    simulator.control("client", redirect_uris=None)
+
+
+async def test_user_scopes_that_the_app_there_does_not_have(place: Place, simulator: Simulator) -> None:
+    one = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    configure(place, *slack(simulator))
+    (place.data / "config.toml").chmod(0o600)
+    simulator.control("app", **one, user_scopes=["channels:read", "channels:history"])
+    found = await examine(place, fails=True)
+    assert_problem(
+        found, "slack.scopes", "invalid_scope_requested", "scopes of the user: channels:history channels:read"
+    )
+    simulator.control("app", **one, user_scopes=["channels:read", "channels:history", "chat:write"])
+    assert "slack.scopes" not in await examine(place)
+    simulator.control("app", **one)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "location", "check"),
+    [
+        ("200 OK", "redirect_uri did not match any configured URIs. Passed URI: x", "", "slack.redirect"),
+        ("200 OK", "Unable to install. Invalid requested permissions.", "", "slack.scopes"),
+        ("200 OK", "a sign-in page; its script knows invalid_scope and bad_redirect_uri", "", None),
+        ("403 Forbidden", "invalid_team_for_non_distributed_app", "", "slack.authorize"),
+        ("403 Forbidden", "something_new", "", None),
+        (
+            "302 Found",
+            "",
+            "https://there.example/signin/oauth/error?authError=ChVyZWRpcmVjdF91cmlfbWlzbWF0Y2g",
+            "slack.redirect",
+        ),
+        ("302 Found", "", "https://there.example/signin/oauth/error?authError=Cg5kZWxldGVkX2NsaWVudBI", "slack.client"),
+        ("302 Found", "", "https://there.example/signin/oauth/error?authError=%FF%FF", None),
+        ("302 Found", "", "http://localhost/cb?error=invalid_scope", "slack.scopes"),
+        ("302 Found", "", "https://there.example/v3/signin/identifier?client_id=x", None),
+    ],
+)
+async def test_what_an_authorization_page_says_before_anybody_signs_in(
+    place: Place, simulator: Simulator, *, status: str, body: str, location: str, check: str | None
+) -> None:
+    port = free_port()
+    configure(place, *slack(simulator, authorize_url=f"http://127.0.0.1:{port}/authorize"))
+    (place.data / "config.toml").chmod(0o600)
+    headers = (f"Location: {location}",) if location else ()
+    async with answering(port, status, body, *headers):
+        found = await examine(place, fails=check is not None)
+    if check is not None:
+        assert found[check]["verdict"] == "problem", found
+    assert "/connect/callback/slack" in found["slack.redirect"]["sentence"] + (found["slack.redirect"]["mend"] or "")
 
 
 async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:

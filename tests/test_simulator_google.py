@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import pytest
@@ -12,6 +13,7 @@ from joserfc.errors import BadSignatureError
 from joserfc.jwk import KeySet
 
 from providers.simulator import Simulator, consent, running_simulator
+from providers.simulator.person import ConsentRefused
 from tests.simulating import (
     API,
     CHALLENGE,
@@ -121,8 +123,30 @@ async def test_a_plain_challenge_is_verified_too(app: GoogleApp) -> None:
     ],
 )
 async def test_a_bad_authorization_request_is_told_on_a_page(app: GoogleApp, changes: dict[str, str]) -> None:
-    assert (await app.http.get(app.authorize_url(**changes))).status_code == 400
+    sent_on = await app.http.get(app.authorize_url(**changes))
+    assert (sent_on.status_code, urlsplit(sent_on.headers["location"]).path) == (302, "/google/signin/oauth/error")
+    assert (await app.http.get(urljoin(app.base, sent_on.headers["location"]))).status_code == 400
     assert (await app.http.get(app.authorize_url())).status_code == 200
+
+
+async def test_an_app_in_testing_lets_its_test_users_in_and_nobody_else(app: GoogleApp) -> None:
+    app.simulator.control(
+        "app", client_id="tested", client_secret="a secret", redirect_uris=[REDIRECT], test_users=["bob"]
+    )
+    with pytest.raises(ConsentRefused, match="developer-approved testers"):
+        await consent(app.authorize_url(client_id="tested"), account="alice")
+    assert "code" in parameters(await consent(app.authorize_url(client_id="tested"), account="bob"))
+
+
+async def test_a_project_without_the_calendar_api_says_where_to_enable_it(app: GoogleApp) -> None:
+    for enabled in (False, True):
+        app.simulator.control(
+            "app", client_id=CLIENT[0], client_secret=CLIENT[1], redirect_uris=None, api_enabled=enabled
+        )
+        token = str((await app.connect(account="carol"))["access_token"])
+        answer = await app.api("GET", PRIMARY, token)
+        assert answer.status_code == (200 if enabled else 403)
+        assert ("Enable it by visiting" in answer.text) is not enabled
 
 
 async def test_a_refresh_token_needs_offline_access(app: GoogleApp) -> None:

@@ -184,6 +184,25 @@ async def test_registered_redirect_addresses_are_compared_exactly(app: SlackApp)
     assert (await app.http.get(app.authorize_url())).status_code == 200
 
 
+async def test_an_app_asks_for_its_own_user_scopes_only(app: SlackApp) -> None:
+    one = {"client_id": CLIENT[0], "client_secret": CLIENT[1]}
+    app.simulator.control("app", **one, user_scopes=["channels:read"])
+    refused = await app.http.get(app.authorize_url())
+    assert refused.status_code == 400
+    assert "invalid_scope_requested" in refused.text
+    app.simulator.control("app", **one, user_scopes=["channels:read", "chat:write"])
+    assert (await app.http.get(app.authorize_url(user_scope="chat:write,channels:read"))).status_code == 200
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+async def test_an_app_without_rotation_gets_one_token_that_does_not_end(app: SlackApp, *, rotates: bool) -> None:
+    app.simulator.control("app", client_id=CLIENT[0], client_secret=CLIENT[1], rotates=rotates)
+    user = await app.connect()
+    assert ("refresh_token" in user, "expires_in" in user) == (rotates, rotates)
+    app.simulator.advance(10 * 365 * 86400)
+    assert (await app.call("auth.test", user["access_token"]))["ok"] is not rotates
+
+
 async def test_state_comes_back_and_unknown_parameters_are_ignored(app: SlackApp) -> None:
     location = await consent(app.authorize_url(state="a b&c", sim_auto="1", colour="blue"))
     assert parameters(location)["state"] == "a b&c"

@@ -17,7 +17,9 @@ _UNAUTHENTICATED = (
     "authentication credential."
 )
 _NOT_ENABLED = (
-    "Google Calendar API has not been used in project 100000000001 before or it is disabled. Enable it, then retry."
+    "Google Calendar API has not been used in project 100000000001 before or it is disabled. Enable it by visiting "
+    "https://console.developers.google.com/apis/api/calendar-json.googleapis.com/overview?project=100000000001 then "
+    "retry."
 )
 
 
@@ -73,6 +75,7 @@ def _live_token(sandbox: Sandbox, token: AccessToken | None, method: Method, *, 
     if not token.scopes & method.scopes:
         message = "Request had insufficient authentication scopes."
         raise GoogleRefused(403, "insufficientPermissions", message, required=method.scopes)
-    if not sandbox.faces["google"].rules.api_enabled:
+    client = sandbox.clients.get(token.family.client_id)
+    if not sandbox.faces["google"].rules.api_enabled or (client is not None and not client.api_enabled):
         raise GoogleRefused(403, "accessNotConfigured", _NOT_ENABLED)
     return token

@@ -56,7 +56,10 @@ async def consent(
     async with httpx2.AsyncClient(trust_env=False, verify=nobody, timeout=10) as client:
         page = await client.get(authorize_url)
         if page.is_redirect:
-            return page.headers["location"]
+            there = urljoin(authorize_url, page.headers["location"])
+            if urlsplit(there)[:2] != urlsplit(authorize_url)[:2]:
+                return there
+            page = await client.get(there)  # an error page of the provider's own
         form = _Form()
         form.feed(page.text)
         if page.status_code != 200 or not form.hidden:

@@ -1,12 +1,14 @@
 """The Slack face's OAuth: authorize, `oauth.v2.access`, `oauth.v2.user.access`, `auth.revoke`, in Slack's own shapes.
 
-Every refusal is HTTP 200 with `ok: false`, as at Slack. Token rotation is on, as for an app that turned it on. An app
+Every refusal is HTTP 200 with `ok: false`, as at Slack. Tokens rotate, unless the app has rotation off: then they come
+without refresh token and `expires_in` (docs.slack.dev/authentication/using-token-rotation, read 2026-11-25). An app
 with PKCE turned on (docs.slack.dev/authentication/using-pkce, read 2026-11-25) may leave its secret out, but then has
 to prove the code with PKCE; redirected to this machine it gets no bot.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -53,6 +55,9 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     unknown = sorted({*user, *bot} - SCOPES)
     if unknown:
         raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
+    if client.user_scopes is not None and not client.user_scopes.issuperset(user):
+        lacking = ", ".join(sorted(set(user) - client.user_scopes))
+        raise RequestRefused("invalid_scope_requested", f"Invalid permissions requested: {lacking}")
     is_plain = urlsplit(query["redirect_uri"]).scheme == "http"
     if is_plain and not client.is_public and sandbox.faces["slack"].rules.http_for_public_apps_only:
         raise RequestRefused("redirect_uri_mismatch", "A redirect of this app has to be https.")
@@ -190,7 +195,7 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
             account=person.name,
             kind="user",
             scopes=code.scopes,
-            with_refresh=True,
+            with_refresh=client.rotates,
             now=now,
         )
         entry.update(family=user.family.label, account=person.name, scopes=sorted(user.scopes))
@@ -203,7 +208,7 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
             account=person.name,
             kind="bot",
             scopes=frozenset(code.request.bot_scopes),
-            with_refresh=True,
+            with_refresh=client.rotates,
             now=now,
         )
         entry.update(bot_family=bot.family.label, account=person.name)
@@ -261,8 +266,9 @@ def _token_members(issued: Issued, *, now: float) -> dict[str, JsonValue]:
         "scope": ",".join(sorted(issued.scopes)),
         "access_token": issued.access_token,
         "token_type": issued.family.kind,
-        "expires_in": round(issued.expires_at - now),
     }
+    if math.isfinite(issued.expires_at):
+        members["expires_in"] = round(issued.expires_at - now)
     if issued.refresh_token is not None:
         members["refresh_token"] = issued.refresh_token
     return members

@@ -75,19 +75,21 @@ def program() -> Program:
     """The program as it is installed here, by absolute path."""
     from server.client_config import Program
 
+    # Clients start programs without this shell's variables, but whom TLS trusts must not depend on who starts us.
+    trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
     script = Path(sys.executable).with_name("token-vault.exe" if sys.platform == "win32" else "token-vault")
     if script.is_file():
-        return Program(str(script))
-    return Program(sys.executable, ("-m", "server"), environment=_source_folder())
+        return Program(str(script), environment=trusted or None)
+    return Program(sys.executable, ("-m", "server"), environment={**_source_folder(), **trusted} or None)
 
 
-def _source_folder() -> Mapping[str, str] | None:
+def _source_folder() -> Mapping[str, str]:
     """Where the package lies when it was started from its sources and is not installed."""
     try:
         metadata.distribution("mcp-token-vault")
     except metadata.PackageNotFoundError:
         return {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return None
+    return {}
 
 
 def _changed(made: ClientConfig, *, undo: bool) -> str:

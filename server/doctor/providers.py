@@ -1,4 +1,6 @@
-"""Checks of our registrations at the providers: redirect address, https, client id and secret, scopes, their clock.
+"""Checks of our registrations at the providers: https, client id and secret, scopes, their clock.
+
+Redirect address and scopes are compared by the provider's own authorization page (`server.doctor.knocking`).
 
 The token endpoint is asked with a code that cannot exist: whoever answers `invalid_client` knows no such client, and
 `invalid_grant` (Slack: `invalid_code`) means that id and secret were accepted. Nothing is spent or changed by it.
@@ -14,6 +16,7 @@ from providers.http import HttpError, OutboundRequest
 from providers.provider import Provider
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.knocking import knock
 from server.doctor.serving import SKEW, instant
 from server.trips import needs_https
 from vault import connections, users
@@ -33,12 +36,13 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
         upstream = deployment.vault.upstreams.get(provider.name)
         if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
             continue
-        findings.append(ok(f"{provider.name}.redirect", f"must be registered there: {_redirect(deployment, provider)}"))
         if upstream is None or not upstream.is_configured:
+            findings.append(_registered(deployment, provider))
             mend = f"token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
             findings.append(noted(f"{provider.name}.client", "client id or secret is not set", mend=mend))
             continue
         findings += _https(deployment, provider)
+        findings += await _asked(deployment, provider)
         findings += await _reached(deployment, provider)
         findings += _scopes(deployment, provider)
     if not findings:
@@ -49,6 +53,21 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
 
 def _redirect(deployment: Deployment, provider: Provider) -> str:
     return deployment.url(f"/connect/callback/{provider.name}")
+
+
+def _registered(deployment: Deployment, provider: Provider) -> Finding:
+    return ok(f"{provider.name}.redirect", f"must be registered there: {_redirect(deployment, provider)}")
+
+
+async def _asked(deployment: Deployment, provider: Provider) -> list[Finding]:
+    """The redirect address for comparison, and what the provider's own page objects to."""
+    redirect = _redirect(deployment, provider)
+    objected = None
+    if not needs_https(provider, deployment.public_url):  # that is said already, and how to mend it
+        objected = await knock(deployment, provider, redirect=redirect)
+    if objected is None or not objected.check.endswith(".redirect"):
+        return [_registered(deployment, provider), *([] if objected is None else [objected])]
+    return [objected]
 
 
 def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:

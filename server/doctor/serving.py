@@ -19,6 +19,7 @@ from server.doctor.findings import Finding, noted, ok, problem
 
 TIMEOUT: Final = 5.0  # seconds
 SKEW: Final = 30  # seconds that clocks may differ: proofs and tokens are accepted within about that
+_WRONG_HOST: Final = frozenset({62, 63, 64})  # OpenSSL's X509_V_ERR_HOSTNAME, _EMAIL and _IP_ADDRESS _MISMATCH
 _SERVE: Final = "start token-vault serve, or a stdio client"
 
 
@@ -30,7 +31,7 @@ class Seen:
     content: Mapping[str, object] | None = None
     location: str = ""
     date: str = ""
-    failure: str = ""  # refused | tls | unreachable
+    failure: str = ""  # refused | untrusted | host | tls | unreachable
 
 
 def fetch(url: str) -> Seen:
@@ -44,6 +45,8 @@ def fetch(url: str) -> Seen:
         body = answer.read(64 * 1024)
     except ConnectionRefusedError:
         return Seen(failure="refused")
+    except ssl.SSLCertVerificationError as error:
+        return Seen(failure="host" if error.verify_code in _WRONG_HOST else "untrusted")
     except ssl.SSLError:
         return Seen(failure="tls")
     except (OSError, http.client.HTTPException):
@@ -82,8 +85,25 @@ def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen
     url, check = deployment.public_url, "public_url"
     if holder is Holder.NOBODY and health.failure:
         return noted(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
+    if health.failure == "untrusted":
+        return problem(
+            check,
+            f"the certificate at {url} has expired, or comes from nobody that this machine trusts",
+            mend="renew it at the proxy; an authority of your own is named in SSL_CERT_FILE (docs/proxy.md)",
+        )
+    if health.failure == "host":
+        host = urlsplit(url).hostname
+        return problem(
+            check,
+            f"the certificate at {url} is not for {host}",
+            mend="let the proxy show one for that name, or correct server.public_url",
+        )
     if health.failure == "tls":
-        return problem(check, f"{url} has no certificate that this machine trusts", mend="mend the proxy's certificate")
+        return problem(
+            check,
+            f"what answers at {url} does not speak TLS",
+            mend="let the proxy take https there, or correct server.public_url",
+        )
     if health.failure:
         return problem(
             check,
