@@ -6,7 +6,6 @@ A file that does not make sense is refused with one line: file, field, mend. Wha
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,24 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
-from yarl import URL
 
-from providers.address import AddressPolicy, is_loopback_host, url_problem
+from providers.file_problems import address_problems, problems_of
+from providers.inputs import InputRefused, filled, given
 from providers.provider import Provider, Registration
 
-__all__ = ["Catalog", "Provider", "ProviderFileRefused", "ProviderOverrides", "check_file", "load_catalog"]
+__all__ = [
+    "Catalog",
+    "Provider",
+    "ProviderFileRefused",
+    "ProviderOverrides",
+    "check_file",
+    "load_catalog",
+    "read_provider",
+    "schema",
+]
 
-BUILT_IN: Final = Path(__file__).parent
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+SHELF: Final = Path(__file__).parent / "files"
+WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
 
 
 class ProviderFileRefused(Exception):
@@ -43,16 +50,24 @@ class ProviderOverrides:
     userinfo_url: str | None = None
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
     scopes: frozenset[str] | None = None  # no token ever carries more
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     testing: bool = False  # our app there is not published yet
     is_loopback: bool = False  # our redirect address is on this machine
 
 
 class Catalog:
-    """All providers by name and alias, in the order of their names."""
+    """The providers by name and alias, in the order of their names.
 
-    def __init__(self, providers: Sequence[Provider]) -> None:
+    `names` and iteration hold those that matter here: with tools, set up, or the operator's own. The others of `shelf`
+    are read when somebody asks for them.
+    """
+
+    def __init__(self, providers: Sequence[Provider], shelf: Mapping[str, Path] | None = None) -> None:
         self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
         self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
+        self._shelf = shelf or {}
+        self._fetched: dict[str, Provider] = {}
+        self._is_complete = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,13 +76,32 @@ class Catalog:
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
 
+    def everything(self) -> tuple[Provider, ...]:
+        """All providers that there are, in the order of their names; reads every file."""
+        for name, path in self._shelf.items():
+            if name not in self._providers and name not in self._fetched:
+                provider = self._fetched[name] = read_provider(path)
+                self._aliases.update(dict.fromkeys(provider.aliases, name))
+        self._is_complete = True
+        return tuple(sorted((*self._providers.values(), *self._fetched.values()), key=lambda found: found.name))
+
     def get(self, name: str) -> Provider | None:
         """The provider of that name or alias."""
-        return self._providers.get(self._aliases.get(name, name))
+        found = self._providers.get(self._aliases.get(name, name))
+        if found is not None:
+            return found
+        if name in self._shelf and name not in self._fetched:
+            self._fetched[name] = read_provider(self._shelf[name])
+        elif name not in self._fetched and not self._is_complete:
+            self.everything()  # it may be an alias
+        return self._fetched.get(name) or self._fetched.get(self._aliases.get(name, name))
 
     def provider(self, name: str) -> Provider:
         """The provider of that name or alias. KeyError when there is none."""
-        return self._providers[self._aliases.get(name, name)]
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def resolve(self, name: str) -> tuple[Provider, frozenset[str]]:
         """The provider, and the scopes that connecting it under this name asks for. KeyError when there is none."""
@@ -80,24 +114,39 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
 
     Raises ProviderFileRefused with one line.
     """
-    found: dict[str, tuple[Path, Provider]] = {}
-    for folder in (BUILT_IN, *folders):
+    shelf = {path.stem: path for path in sorted(SHELF.glob("*.toml"))}
+    own: dict[str, Path] = {}
+    for folder in folders:
         if not folder.is_dir():
             raise ProviderFileRefused(f"{folder}: there is no such folder; create it or correct provider_folders")
-        for path in sorted(folder.glob("*.toml")):
-            provider, problems = _read(path)
-            if provider is None or problems:
-                raise ProviderFileRefused(problems[0])
-            found[provider.name] = (path, provider)
-    providers: list[Provider] = []
-    for name, (_, provider) in found.items():
-        providers.append(_overridden(provider, (overrides or {}).get(name)))
+        own |= {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    found: dict[str, tuple[Path, Provider]] = {}
+    for path in (*(shelf[name] for name in WITH_TOOLS if name not in own), *own.values()):
+        provider = read_provider(path)
+        found[provider.name] = (path, provider)
     for name in overrides or {}:
-        if name not in found:
-            known = ", ".join(sorted(found))
-            raise ProviderFileRefused(f"providers.{name}: there is no provider file of that name; known: {known}")
+        if name not in found and name in shelf:
+            found[name] = (shelf[name], read_provider(shelf[name]))
+        elif name not in found:
+            known = "token-vault providers list has their names"
+            raise ProviderFileRefused(f"providers.{name}: there is no provider file of that name; {known}")
+    providers = [_overridden(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
-    return Catalog(providers)
+    return Catalog(providers, shelf)
+
+
+def read_provider(path: Path) -> Provider:
+    """The provider of one file. Raises ProviderFileRefused with one line."""
+    provider, problems = _read(path)
+    if provider is None or problems:
+        raise ProviderFileRefused(problems[0])
+    return provider
+
+
+def schema() -> dict[str, object]:
+    """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
+    described = Provider.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
 
 
 def check_file(path: Path) -> list[str]:
@@ -125,7 +174,7 @@ def _read(path: Path) -> tuple[Provider | None, list[str]]:
         provider = Provider.model_validate(content)
     except ValidationError as error:
         return None, [f"{path.name}: {line}" for line in _in_words(error)]
-    problems = [f"{path.name}: {line}" for line in _problems(provider, stem=path.stem)]
+    problems = [f"{path.name}: {line}" for line in problems_of(provider, stem=path.stem)]
     return provider, problems
 
 
@@ -141,86 +190,6 @@ def _in_words(error: ValidationError) -> Iterator[str]:
                 yield f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}; correct it"
 
 
-def _problems(provider: Provider, *, stem: str) -> Iterator[str]:
-    if provider.name != stem:
-        yield f"name: {provider.name!r} is not the file's name; call the file {provider.name}.toml"
-    yield from _address_problems(provider)
-    yield from _scope_problems(provider)
-    yield from _identity_problems(provider)
-    for index, rule in enumerate(provider.rules):
-        where = f"rules.{index}"
-        if rule.api not in provider.apis:
-            yield f"{where}.api: unknown API {rule.api!r}; add it under [apis]"
-        for parameter, pattern in rule.where.items():
-            try:
-                re.compile(pattern)
-            except re.error:
-                yield f"{where}.where.{parameter}: not a regular expression; correct it"
-    if len(provider.scope.separator) != 1:
-        yield "scope.separator: must be one character; correct it"
-    ends = provider.response.grant_expires
-    if ends is not None and _FIELD_PATH.fullmatch(ends) is None:
-        yield f"response.grant_expires: {ends!r} is not a path like expires.grant; correct it"
-    for name, path in provider.response.keep.items():
-        if _FIELD_PATH.fullmatch(path) is None:
-            yield f"response.keep.{name}: {path!r} is not a path like team.id; correct it"
-
-
-def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
-    hosts = provider.hosts
-    yield "hosts.authorize_url", hosts.authorize_url
-    yield "hosts.token_url", hosts.token_url
-    for name, url in (("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url)):
-        if url is not None:
-            yield f"hosts.{name}", url
-    if provider.identity.url is not None:
-        yield "identity.url", provider.identity.url
-    for key, url in provider.apis.items():
-        yield f"apis.{key}", url
-
-
-def _address_problems(provider: Provider) -> Iterator[str]:
-    loopback: dict[bool, str] = {}
-    for where, url in _addresses(provider):
-        problem = url_problem(url, AddressPolicy(allow_loopback=True))
-        if problem is not None:
-            yield f"{where}: {problem}; give an absolute https URL"
-            continue
-        parsed = URL(url, encoded=True)
-        if parsed.raw_fragment or (where.startswith("apis.") and parsed.raw_query_string):
-            yield f"{where}: has a query or fragment; remove it"
-        loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
-    if len(loopback) == 2:
-        yield f"{loopback[True]}: on this machine while {loopback[False]} is not; override all of them or none"
-
-
-def _scope_problems(provider: Provider) -> Iterator[str]:
-    known = set(provider.scopes) | provider.always_granted
-    named: list[tuple[str, frozenset[str]]] = [("scope.default", provider.scope.default)]
-    named += [(f"aliases.{alias}", scopes) for alias, scopes in provider.aliases.items()]
-    named += [(f"scopes.{name}.covers", scope.covers) for name, scope in provider.scopes.items()]
-    for index, rule in enumerate(provider.rules):
-        named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
-    for where, scopes in named:
-        for scope in sorted(scopes - known):
-            yield f"{where}: unknown scope {scope!r}; add it under [scopes]"
-    for name in provider.scopes:
-        if any(name in provider.covers.get(other, ()) for other in provider.covers.get(name, ())):
-            yield f"scopes.{name}.covers: covers itself in a circle; remove one step"
-
-
-def _identity_problems(provider: Provider) -> Iterator[str]:
-    identity = provider.identity
-    if (identity.url is None) == (identity.api is None or identity.path is None):
-        yield "identity: needs either url, or api and path; give one of them"
-    elif identity.api is not None and identity.api not in provider.apis:
-        yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
-    for name, template in (("id", identity.id), ("label", identity.label)):
-        paths = _PLACEHOLDER.findall(template)
-        if not paths or any(_FIELD_PATH.fullmatch(path) is None for path in paths):
-            yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
-
-
 def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provider:
     """The provider at the operator's addresses."""
     if settings is None:
@@ -234,6 +203,10 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
         for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
         if (value := getattr(settings, name)) is not None
     }
+    try:
+        provider = filled(provider, given(provider, settings.inputs))
+    except InputRefused as error:
+        raise ProviderFileRefused(f"providers.{provider.name}.{error}") from error
     changes: dict[str, object] = {
         "hosts": provider.hosts.model_copy(update=urls),
         "apis": {**provider.apis, **settings.apis},
@@ -243,7 +216,7 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
             update={"url": settings.userinfo_url, "api": None, "path": None}
         )
     changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
-    for line in _address_problems(changed):
+    for line in address_problems(changed):
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")
     for scope in sorted((settings.scopes or frozenset()) - set(provider.scopes)):
         raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")

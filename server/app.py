@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from providers.address import AddressPolicy
 from providers.catalog import Catalog, ProviderOverrides, load_catalog
 from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
+from providers.provider import Provider
 from providers.tools import builtin_tools
 from server.deployment import Deployment
 from server.direct import Direct
@@ -34,6 +36,8 @@ from vault.keysources import key_source
 from vault.refusals import StorageUnavailable
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+Made = TypeVar("Made")
 
 
 def prepare_data_directory(data: Path) -> Path:
@@ -119,18 +123,43 @@ def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOv
         revoke_url=registered.revoke_url,
         userinfo_url=registered.userinfo_url,
         apis=dict(registered.apis),
+        inputs=dict(registered.inputs),
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
         testing=registered.testing,
         is_loopback=is_loopback,
     )
 
 
+class _ByProvider(Mapping[str, Made]):
+    """What is made of each provider, when it is first asked for: most provider files are never read."""
+
+    def __init__(self, catalog: Catalog, make: Callable[[Provider], Made]) -> None:
+        self._catalog = catalog
+        self._make = make
+        self._made: dict[str, Made] = {}
+
+    def __getitem__(self, name: str) -> Made:
+        if name not in self._made:
+            provider = self._catalog.provider(name)
+            if provider.name != name:
+                raise KeyError(name)  # an alias says what to ask for, it is no provider
+            self._made[name] = self._make(provider)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._catalog.names)
+
+    def __len__(self) -> int:
+        return len(self._catalog.names)
+
+
 def _upstreams(
     catalog: Catalog, outbound: Outbound
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
-    policies = {provider.name: provider.policy() for provider in catalog}
-    upstreams: dict[str, UpstreamOAuth] = {provider.name: AuthlibUpstream(provider, outbound) for provider in catalog}
-    return policies, upstreams
+    def upstream(provider: Provider) -> UpstreamOAuth:
+        return AuthlibUpstream(provider, outbound)
+
+    return _ByProvider(catalog, Provider.policy), _ByProvider(catalog, upstream)
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

@@ -187,6 +187,9 @@ class ProviderSettings(_Section):
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = Field(default_factory=dict[str, str])
+    inputs: Mapping[str, str] = Field(
+        default_factory=dict[str, str], description="What the provider file asks for: tenant, region, instance"
+    )
     scopes: tuple[str, ...] | None = Field(
         default=None, description="Operator's limit: no token here ever carries more"
     )

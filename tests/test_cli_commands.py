@@ -106,7 +106,7 @@ async def test_a_provider_file_is_checked(place: Place, tmp_path: Path) -> None:
     refused = await run(place, "providers", "check", str(bad))
     assert refused.exit_code == 1
     assert "bad.toml" in refused.stdout
-    good = Path(__file__).parent.parent / "providers" / "slack.toml"
+    good = Path(__file__).parent.parent / "providers" / "files" / "slack.toml"
     assert (await run(place, "providers", "check", str(good))).exit_code == 0
 
 

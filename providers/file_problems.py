@@ -1,0 +1,165 @@
+"""Whether a provider file makes sense: addresses, scopes, paths, inputs, facts. A line for each problem.
+
+What a file may say at all is `providers.provider`; reading files is `providers.catalog`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from yarl import URL
+
+from providers.address import AddressPolicy, is_loopback_host, url_problem
+from providers.inputs import examples, filled, input_problems, names_in
+from providers.provider import Provider
+from vault.upstream import Downscope, Rotation
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are filled in for each request
+
+
+def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
+    if provider.name != stem:
+        yield f"name: {provider.name!r} is not the file's name; call the file {provider.name}.toml"
+    yield from input_problems(provider)
+    yield from _placeholder_problems(provider)
+    yield from address_problems(filled(provider, examples(provider)))
+    yield from _scope_problems(provider)
+    yield from _identity_problems(provider)
+    yield from _fact_problems(provider)
+    for index, rule in enumerate(provider.rules):
+        where = f"rules.{index}"
+        if rule.api not in provider.apis:
+            yield f"{where}.api: unknown API {rule.api!r}; add it under [apis]"
+        for parameter, pattern in rule.where.items():
+            try:
+                re.compile(pattern)
+            except re.error:
+                yield f"{where}.where.{parameter}: not a regular expression; correct it"
+    for name, separator in (
+        ("separator", provider.scope.separator),
+        ("response_separator", provider.scope.response_separator),
+    ):
+        if separator is not None and len(separator) != 1:
+            yield f"scope.{name}: must be one character; correct it"
+    for where, path in _paths(provider):
+        if _FIELD_PATH.fullmatch(path) is None:
+            yield f"{where}: {path!r} is not a path like team.id; correct it"
+    if provider.refresh_tokens == "never" and (provider.hosts.refresh_url or provider.params.refresh):
+        yield "refresh_tokens: never, yet it is said how to refresh; remove one of them"
+
+
+def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
+    shape = provider.response
+    for name in ("root", "ok_flag", "access_token", "refresh_token", "scope", "error", "error_description"):
+        path: str | None = getattr(shape, name)
+        if path is not None:
+            yield f"response.{name}", path
+    if shape.grant_expires is not None:
+        yield "response.grant_expires", shape.grant_expires
+    for name, path in shape.keep.items():
+        yield f"response.keep.{name}", path
+    yield "expires.path", provider.expires.path
+
+
+def _placeholder_problems(provider: Provider) -> Iterator[str]:
+    """Names in braces that nothing is said about."""
+    for where, url in _addresses(provider):
+        known = set(provider.inputs) | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
+        for name in sorted(names_in(url) - known):
+            yield f"{where}: {{{name}}} is no input; add it under [inputs]"
+    url = provider.hosts.revoke_url
+    if url is not None and ("token" in names_in(url)) != (provider.revoke.token_in == "path"):
+        yield 'revoke.token_in: "path" and {token} in hosts.revoke_url belong together; give both or neither'
+
+
+def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
+    hosts = provider.hosts
+    yield "hosts.authorize_url", hosts.authorize_url
+    yield "hosts.token_url", hosts.token_url
+    for name, url in (("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url)):
+        if url is not None:
+            yield f"hosts.{name}", url
+    if provider.identity.url is not None:
+        yield "identity.url", provider.identity.url
+    if provider.long_lived is not None:
+        yield "long_lived.url", provider.long_lived.url
+    if provider.console is not None:
+        yield "console.url", provider.console.url
+    for key, url in provider.apis.items():
+        yield f"apis.{key}", url
+
+
+def address_problems(provider: Provider) -> Iterator[str]:
+    """What is wrong with its addresses, once they are filled in."""
+    loopback: dict[bool, str] = {}
+    for where, url in _addresses(provider):
+        if where == "hosts.revoke_url":
+            url = url.replace("{client_id}", "x").replace("{token}", "x")
+        problem = url_problem(url, AddressPolicy(allow_loopback=True))
+        if problem is not None:
+            yield f"{where}: {problem}; give an absolute https URL"
+            continue
+        parsed = URL(url, encoded=True)
+        if parsed.raw_fragment or (where.startswith("apis.") and parsed.raw_query_string):
+            yield f"{where}: has a query or fragment; remove it"
+        if where != "console.url":
+            loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
+    if len(loopback) == 2:
+        yield f"{loopback[True]}: on this machine while {loopback[False]} is not; override all of them or none"
+
+
+def _scope_problems(provider: Provider) -> Iterator[str]:
+    known = set(provider.scopes) | provider.always_granted
+    named: list[tuple[str, frozenset[str]]] = [("scope.default", provider.scope.default)]
+    named += [(f"aliases.{alias}", scopes) for alias, scopes in provider.aliases.items()]
+    named += [(f"scopes.{name}.covers", scope.covers) for name, scope in provider.scopes.items()]
+    for index, rule in enumerate(provider.rules):
+        named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
+    for where, scopes in named:
+        for scope in sorted(scopes - known):
+            yield f"{where}: unknown scope {scope!r}; add it under [scopes]"
+    for name in provider.scopes:
+        if any(name in provider.covers.get(other, ()) for other in provider.covers.get(name, ())):
+            yield f"scopes.{name}.covers: covers itself in a circle; remove one step"
+
+
+def _identity_problems(provider: Provider) -> Iterator[str]:
+    identity = provider.identity
+    if identity.source == "none":
+        return
+    if identity.source == "answer":
+        if identity.url or identity.api or identity.path:
+            yield "identity.source: the answer tells the account, so no url, api or path is asked; remove them"
+    elif (identity.url is None) == (identity.api is None or identity.path is None):
+        yield "identity: needs either url, or api and path; give one of them"
+    elif identity.api is not None and identity.api not in provider.apis:
+        yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
+    for name, template in (("id", identity.id), ("label", identity.label)):
+        paths = _PLACEHOLDER.findall(template)
+        if not paths or any(_FIELD_PATH.fullmatch(path) is None for path in paths):
+            yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
+
+
+def _fact_problems(provider: Provider) -> Iterator[str]:
+    """A file that says where its facts come from takes the strictest reading of those that come from nowhere."""
+    for name, fact in provider.facts.items():
+        unknown = sorted(set(fact.sources) - set(provider.sources))
+        if unknown:
+            yield f"facts.{name}.sources: {unknown[0]!r} is not under [sources]; add it"
+        if (fact.status == "unknown") == bool(fact.sources):
+            yield f"facts.{name}: a fact has sources unless it is unknown; add or remove them"
+    if not provider.facts:
+        return
+
+    def is_unknown(name: str) -> bool:
+        return not any(known == name and fact.status != "unknown" for known, fact in provider.facts.items())
+
+    if is_unknown("rotation") and provider.rotation.mode is not Rotation.REVOKES:
+        yield 'rotation.mode: facts.rotation is unknown; leave it at "revokes"'
+    if is_unknown("narrowing") and provider.downscope.mode is not Downscope.NONE:
+        yield 'downscope.mode: facts.narrowing is unknown; leave it at "none"'
+    if is_unknown("revocation") and provider.revoke.ends_grant is not None:
+        yield "revoke.ends_grant: facts.revocation is unknown; leave it out"
