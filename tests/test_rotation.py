@@ -668,6 +668,44 @@ async def test_a_provider_that_stays_silent_is_not_asked_for_a_while_and_others_
         assert await room.exchange(account=account)
 
 
+async def test_a_provider_that_hangs_for_some_accounts_is_asked_for_the_others(room: Room) -> None:
+    hung = [f"account{number}" for number in range(6)]
+    for account in (*hung, "healthy", "other"):
+        await room.connect(account=account)
+    room.pass_time(3600)
+    assert await room.exchange(account="healthy")
+    room.slack.faults.extend([LOST_REQUEST] * 6)
+    for account in hung:
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange(account=account)
+    assert len(room.slack.sends) == 7  # it answered a moment ago: it is not down
+    assert await room.exchange(account="other")
+
+
+async def test_while_a_provider_is_silent_one_account_at_a_time_tries_and_an_answer_frees_all(room: Room) -> None:
+    hung = [f"account{number}" for number in range(5)]
+    for account in (*hung, "healthy", "other"):
+        await room.connect(account=account)
+    room.pass_time(3600)
+    room.slack.faults.extend([LOST_REQUEST] * 5)
+    for account in hung:
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange(account=account)
+    room.pass_time(6)
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange(account=hung[0])  # it was silent for this one: not yet
+    room.slack.gate = asyncio.Event()
+    probe = asyncio.create_task(room.exchange(account="healthy"))
+    async with asyncio.timeout(WAIT):
+        room.slack.arrived.clear()
+        await room.slack.arrived.wait()
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange(account="other")
+        room.slack.gate.set()
+        assert await probe
+    assert await room.exchange(account="other")
+
+
 async def test_a_request_that_never_left_may_be_repeated(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)

@@ -153,7 +153,7 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
     waiting = vault.flights.paused_for(wish, now=now)
     if waiting:
         raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
-    closed_for = vault.flights.breakers.waits(facts.provider, now=now)
+    closed_for = vault.flights.breakers.waits(facts.provider, facts.connection_id, now=now)
     if closed_for:
         raise TemporarilyUnavailable(
             f"{facts.provider} does not work with this server just now. Nothing is lost.", retry_after=closed_for

@@ -145,11 +145,11 @@ class Spender:
         breakers, provider, now = self.vault.flights.breakers, self.facts.provider, self.vault.database.now()
         match outcome:
             case Rotated() | Refused(ends_grant=True):
-                breakers.note_answer(provider)
+                breakers.note_answer(provider, now=now)
             case Refused() if is_about_us(outcome.code):
                 breakers.note_refusal_of_us(provider, now=now)
             case Silent() | NotSent(retry_after=None):
-                if breakers.note_silence(provider, now=now):
+                if breakers.note_silence(provider, self.facts.connection_id, now=now):
                     log.warning("provider is silent", extra={"provider": provider})
             case _:
                 pass
