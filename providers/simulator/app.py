@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from providers.simulator import google_api, google_errors, google_oauth, slack_api, slack_oauth
+from providers.simulator import google_api, google_oauth, slack_api, slack_oauth
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
+from providers.simulator.families.routes import family_routes
 from providers.simulator.google_methods import (
     CALENDAR_LIST,
     DELETE_EVENT,
@@ -49,7 +50,7 @@ _CALENDAR_ROUTES: tuple[tuple[str, str, Method], ...] = (
 def build_app(sandbox: Sandbox) -> Starlette:
     """The whole simulator. It answers to loopback host names only."""
     return Starlette(
-        routes=[*_slack_routes(sandbox), *_google_routes(sandbox), *_own_routes(sandbox)],
+        routes=[*_slack_routes(sandbox), *_google_routes(sandbox), *family_routes(sandbox), *_own_routes(sandbox)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)],
     )
 
@@ -124,7 +125,6 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
             endpoint(sandbox, "google", "userinfo", partial(google_oauth.userinfo, sandbox)),
             methods=["GET", "POST"],
         ),
-        Route(google_errors.PATH, endpoint(sandbox, "google", "error", google_errors.error_page)),
         Route("/google/.well-known/openid-configuration", endpoint(sandbox, "google", "discovery", document)),
         Route("/google/oauth2/v3/certs", endpoint(sandbox, "google", "keys", lambda _call: keys())),
         *(calendar(*route) for route in _CALENDAR_ROUTES),

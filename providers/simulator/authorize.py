@@ -124,6 +124,11 @@ class Authorizations:
         self._codes[fingerprint(value)] = Code(request, account, scopes, first_consent, now)
         return value
 
+    def redirect_uri_of(self, value: str) -> str | None:
+        """Where a code was sent, for servers that do not ask again."""
+        code = self._codes.get(fingerprint(value))
+        return None if code is None else code.request.redirect_uri
+
     def redeem(
         self, value: str, *, client_id: str, redirect_uri: str, verifier: str | None, lifetime: int, now: float
     ) -> Code:

@@ -16,6 +16,7 @@ PAGES = (
     "consents",
     "redemptions",
     "refreshes",
+    "derivations",
     "api_calls",
     "posts",
     "events",

@@ -15,17 +15,12 @@ from providers.simulator.authorize import (
     check_redirect_uri,
     with_parameters,
 )
-from providers.simulator.google_errors import error_location
 from providers.simulator.pages import ConsentView, consent_page, refused_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call, Handler
 
 ReadRequest = Callable[[Mapping[str, str], RegisteredClient], AuthorizationRequest]
 SuccessParameters = Callable[[AuthorizationRequest, frozenset[str]], dict[str, str]]
-_NOT_A_TESTER = (
-    "This app has not completed the Google verification process. The app is currently being tested, and can only be "
-    "accessed by developer-approved testers. If you think you should have access, contact the developer."
-)
 _SLACK_WORDS = {"redirect_uri_mismatch": "bad_redirect_uri", "invalid_client": "invalid_client_id"}
 
 
@@ -45,24 +40,15 @@ def authorization_handler(
         try:
             request = _validate(sandbox, call.query, read)
         except RequestRefused as refusal:
-            return _refused(face, refusal, redirect_uri=call.query.get("redirect_uri", ""))
+            error = _SLACK_WORDS.get(refusal.error, refusal.error) if face == "slack" else refusal.error
+            return refused_page(face, error=error, description=refusal.description)
         _record(sandbox, request, call.query)
-        auto = sandbox.faces[face].auto_consent
+        auto = sandbox.face(face).auto_consent
         if auto is not None:
             return _finish(sandbox, request, auto, fixed_scopes=fixed_scopes, extra=extra)
         return _page(sandbox, request, action=call.path, fixed_scopes=fixed_scopes)
 
     return answer
-
-
-def _refused(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
-    """Slack tells it on this page, Google sends the browser on to an error page; both before anybody signs in."""
-    if face == "google":
-        return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
-    error, description = _SLACK_WORDS.get(refusal.error, refusal.error), refusal.description
-    if error == "bad_redirect_uri":
-        description = f"redirect_uri did not match any configured URIs. Passed URI: {redirect_uri}"
-    return refused_page(face, error=error, description=description)
 
 
 def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> AuthorizationRequest:
@@ -79,7 +65,7 @@ def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> 
 def _page(
     sandbox: Sandbox, request: AuthorizationRequest, *, action: str, fixed_scopes: frozenset[str] | None
 ) -> Response:
-    handle = sandbox.faces[request.face].authorizations.begin(request)
+    handle = sandbox.face(request.face).authorizations.begin(request)
     everything = (*request.bot_scopes, *request.scopes)
     fixed = everything if fixed_scopes is None else tuple(scope for scope in everything if scope in fixed_scopes)
     hint = (request.login_hint or "").partition("@")[0]
@@ -98,7 +84,7 @@ def _page(
 def _decide(
     sandbox: Sandbox, face: Face, call: Call, *, fixed_scopes: frozenset[str] | None, extra: SuccessParameters
 ) -> Response:
-    request = sandbox.faces[face].authorizations.take(call.text("request") or "", now=sandbox.clock.now())
+    request = sandbox.face(face).authorizations.take(call.text("request") or "", now=sandbox.clock.now())
     if request is None:
         return refused_page(face, error="invalid_request", description="This page was already answered, or is too old.")
     ticked = frozenset(
@@ -121,10 +107,7 @@ def _finish(
     extra: SuccessParameters,
 ) -> Response:
     now = sandbox.clock.now()
-    face = sandbox.faces[request.face]
-    testers = request.client.test_users
-    if testers is not None and decision.account not in testers:
-        return refused_page(request.face, error="access_denied", description=_NOT_A_TESTER, status=403)
+    face = sandbox.face(request.face)
     asked = frozenset(request.scopes)
     granted = asked if decision.scopes is None else asked & (decision.scopes | (fixed_scopes or frozenset()))
     allowed = decision.allow and sandbox.is_active(decision.account) and bool(granted or request.bot_scopes)

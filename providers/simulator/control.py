@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from providers.simulator.accounts import CLIENT_ID, FACES, PEOPLE, Face, RegisteredClient
+from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face
 from providers.simulator.authorize import Decision
+from providers.simulator.families.endings import end_family
 from providers.simulator.faults import Fault
 from providers.simulator.google_oauth import end_grant as end_google_grant
 from providers.simulator.rules import FaceRules
@@ -21,6 +22,9 @@ from providers.simulator.tokens import Family
 
 Answer = dict[str, object]
 Command = Callable[[Sandbox, Mapping[str, JsonValue]], Answer]
+
+
+_END_GRANT: dict[str, Callable[[Sandbox, Family], None]] = {"slack": end_slack_grant, "google": end_google_grant}
 
 
 class _Strict(BaseModel):
@@ -58,8 +62,8 @@ class _Selection(_Strict):
     family: str | None = None
 
     def families(self, sandbox: Sandbox) -> Iterable[Family]:
-        for face in FACES:
-            for family in sandbox.faces[face].tokens.families:
+        for face, state in list(sandbox.faces.items()):
+            for family in state.tokens.families:
                 if (
                     self.face in {None, face}
                     and self.account in {None, family.account}
@@ -76,18 +80,6 @@ class _Account(_Strict):
 class _Client(_Strict):
     client_id: str = CLIENT_ID
     redirect_uris: tuple[str, ...] | None
-
-
-class _App(_Strict):
-    client_id: str = Field(min_length=1)
-    client_secret: str = Field(min_length=1)
-    name: str = "An app"
-    redirect_uris: tuple[str, ...] | None = None
-    is_public: bool = False
-    user_scopes: frozenset[str] | None = None
-    rotates: bool = True
-    api_enabled: bool = True
-    test_users: frozenset[str] | None = None
 
 
 class _Consent(_Strict):
@@ -131,7 +123,7 @@ def _release(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 def _rules(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     changes = dict(body)
-    face = sandbox.faces[_face(changes.pop("face", None))]
+    face = sandbox.face(str(changes.pop("face", None)))
     face.rules = FaceRules.model_validate({**face.rules.model_dump(), **changes})
     return {"rules": face.rules.model_dump(mode="json")}
 
@@ -165,7 +157,7 @@ def _lifetimes(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 def _omit_refresh_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     wanted = _Omit.model_validate(body)
-    sandbox.faces[wanted.face].tokens.omit_refresh_tokens = -1 if wanted.times is None else wanted.times
+    sandbox.face(wanted.face).tokens.omit_refresh_tokens = -1 if wanted.times is None else wanted.times
     return {}
 
 
@@ -187,7 +179,7 @@ def _revoke_grant(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     for family in list(_Selection.model_validate(body).families(sandbox)):
         if family.ended is None:
             ended.append(family.label)
-            (end_slack_grant if family.label.startswith("slack") else end_google_grant)(sandbox, family)
+            _END_GRANT.get(family.label.rpartition("-")[0], end_family)(sandbox, family)
     return {"ended": ended}
 
 
@@ -207,31 +199,17 @@ def _client(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     return {}
 
 
-def _app(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Make an app, or change all of one, as at the provider's console."""
-    wanted = _App.model_validate(body)
-    sandbox.register(RegisteredClient(**{name: getattr(wanted, name) for name in _App.model_fields}))
-    return {}
-
-
 def _consent(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     """Answer authorization requests at once, as this person would, without a page."""
     wanted = _Consent.model_validate(body)
     decision = None if wanted.account is None else Decision(wanted.account, wanted.allow, wanted.scopes)
-    sandbox.faces[wanted.face].auto_consent = decision
+    sandbox.face(wanted.face).auto_consent = decision
     return {}
 
 
 def _id_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     sandbox.id_token = IdTokenChanges.model_validate(body)
     return {}
-
-
-def _face(value: object) -> Face:
-    for face in FACES:
-        if value == face:
-            return face
-    raise ValueError("face must be slack or google")
 
 
 COMMANDS: dict[str, Command] = {
@@ -248,7 +226,6 @@ COMMANDS: dict[str, Command] = {
     "revoke_grant": _revoke_grant,
     "accounts": _accounts,
     "client": _client,
-    "app": _app,
     "consent": _consent,
     "id_token": _id_token,
 }

@@ -13,6 +13,7 @@ from providers.simulator.accounts import PEOPLE, Face
 
 _SERVICE: dict[Face, str] = {"slack": "Slack", "google": "Google"}
 _ACCENT: dict[Face, str] = {"slack": "#611f69", "google": "#1a66d2"}
+_NO_ACCENT = "#3b5bdb"
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
@@ -43,21 +44,22 @@ def consent_page(face: Face, view: ConsentView) -> HTMLResponse:
     return _render("consent.html", face, {**values, "people": list(PEOPLE.values())})
 
 
-def refused_page(face: Face, *, error: str, description: str, status: int = 400) -> HTMLResponse:
+def refused_page(face: Face, *, error: str, description: str) -> HTMLResponse:
     """An error that must not be redirected."""
-    return _render("refused.html", face, {"error": error, "description": description}, status=status)
+    return _render("refused.html", face, {"error": error, "description": description}, status=400)
 
 
 def home_page(*, posts: Sequence[object], events: Sequence[object], families: Sequence[object]) -> HTMLResponse:
     """What happened in the sandbox."""
     template = _TEMPLATES.get_template("home.html")
     return HTMLResponse(
-        template.render(accent="#3b5bdb", service="Slack or Google", posts=posts, events=events, families=families),
+        template.render(accent=_NO_ACCENT, service="Slack or Google", posts=posts, events=events, families=families),
         headers=_HEADERS,
     )
 
 
 def _render(name: str, face: Face, values: Mapping[str, object], *, status: int = 200) -> HTMLResponse:
     template = _TEMPLATES.get_template(name)
-    body = template.render(service=_SERVICE[face], accent=_ACCENT[face], **values)
+    service = _SERVICE.get(face, face.rpartition(".")[2])
+    body = template.render(service=service, accent=_ACCENT.get(face, _NO_ACCENT), **values)
     return HTMLResponse(body, status_code=status, headers=_HEADERS)

@@ -38,7 +38,8 @@ class FaceRules(BaseModel):
         None  # live families with a refresh token per person and client; the oldest dies silently
     )
     code_lifetime: int = 60
-    narrowing: Literal["ignored", "real", "sticky"] = "ignored"  # `scope` on refresh; sticky shrinks the grant for ever
+    # `scope` on refresh; sticky shrinks the grant for ever, refused takes only the very scopes that were granted
+    narrowing: Literal["ignored", "real", "sticky", "refused"] = "ignored"
     refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
     revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint really ends
     additive_scopes: bool = False  # a new consent keeps what earlier ones granted

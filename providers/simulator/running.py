@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -14,6 +14,7 @@ from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
+from providers.simulator.families import Mode
 from providers.simulator.misbehave import TRANSPORT
 from providers.simulator.sandbox import Sandbox
 
@@ -97,6 +98,23 @@ class Simulator:
             "revoke_url": f"{base}/revoke",
             "userinfo_url": f"{base}/oauth2/v3/userinfo",
             "apis": {"calendar": f"{base}/calendar/v3"},
+        }
+
+    def add_mode(self, name: str, mode: Mode) -> None:
+        """Let the families' server behave in one more way, at `/families/{name}/`; it outlives a reset."""
+        self._sandbox.modes[name] = mode
+
+    def family_settings(self, mode: str, *, apis: Iterable[str] = ()) -> SettingsSection:
+        """For a `[providers.NAME]` whose service behaves like this mode; `apis` are the keys of its file's [apis]."""
+        base = f"{self.url}/families/{mode}"
+        return {
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "authorize_url": f"{base}/authorize",
+            "token_url": f"{base}/token",
+            "revoke_url": f"{base}/revoke",
+            "userinfo_url": f"{base}/identity",
+            "apis": dict.fromkeys(apis, f"{base}/api"),
         }
 
     def settings(self) -> Mapping[str, SettingsSection]:

@@ -1,8 +1,9 @@
-"""Everything the simulator remembers, in one place: clock, books, faults, both faces' tokens and data."""
+"""Everything the simulator remembers, in one place: clock, books, faults, the faces' tokens and data."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -11,12 +12,17 @@ from providers.simulator.authorize import Authorizations, Decision
 from providers.simulator.books import Books, Entry
 from providers.simulator.calendars import Calendars
 from providers.simulator.clock import Clock
+from providers.simulator.families import MODES, Mode
+from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
 from providers.simulator.rules import FaceRules, default_rules
-from providers.simulator.tokens import TokenStore, google_token, slack_token
+from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
 from providers.simulator.workspace import Workspace
 
 PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
+
+
+_MINTS: dict[Face, Mint] = {"slack": slack_token, "google": google_token}
 
 
 class IdTokenChanges(BaseModel):
@@ -32,11 +38,9 @@ class IdTokenChanges(BaseModel):
 class FaceState:
     """One provider: its rules, tokens, open consent pages and codes."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, *, rules: FaceRules, mint: Mint) -> None:
         self.face: Face = face
-        self.tokens = TokenStore(
-            face=face, rules=default_rules(face), mint=slack_token if face == "slack" else google_token
-        )
+        self.tokens = TokenStore(face=face, rules=rules, mint=mint)
         self.authorizations = Authorizations()
         self.auto_consent: Decision | None = None
 
@@ -57,6 +61,7 @@ class Sandbox:
         self.url = ""
         self.clock = Clock()
         self.faults = Faults()
+        self.modes: dict[str, Mode] = dict(MODES)
         self.reset()
 
     def reset(self) -> None:
@@ -64,7 +69,9 @@ class Sandbox:
         self.faults.clear()
         self.clock = Clock()
         self.books = Books()
-        self.faces: dict[Face, FaceState] = {face: FaceState(face) for face in FACES}
+        self.faces: dict[Face, FaceState] = {
+            face: FaceState(face, rules=default_rules(face), mint=_MINTS[face]) for face in FACES
+        }
         self.clients: dict[str, RegisteredClient] = dict(CLIENTS)
         self.faces["slack"].tokens.refresh_lifetimes = {
             client.client_id: PUBLIC_REFRESH_LIFETIME for client in CLIENTS.values() if client.is_public
@@ -74,15 +81,20 @@ class Sandbox:
         self.workspace = Workspace(now=self.clock.now())
         self.calendars = Calendars(now=self.clock.now())
 
-    def register(self, client: RegisteredClient) -> None:
-        """Make or change an app, as its owner does at the provider's console."""
-        self.clients[client.client_id] = client
-        tokens = self.faces["slack"].tokens
-        (tokens.endless.discard if client.rotates else tokens.endless.add)(client.client_id)
-        if client.is_public:
-            tokens.refresh_lifetimes[client.client_id] = PUBLIC_REFRESH_LIFETIME
-        else:
-            tokens.refresh_lifetimes.pop(client.client_id, None)
+    def face(self, name: str) -> FaceState:
+        """The state of one provider; that of a family mode is made when it is first asked for. Raises ValueError."""
+        found = self.faces.get(name)
+        if found is None:
+            mode = self.modes.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+            if mode is None:
+                raise ValueError(f"face must be {', '.join(FACES)} or {PREFIX} and a mode")
+            mint = partial(plain_token, mode.token_prefix)
+            found = self.faces[name] = FaceState(name, rules=mode.rules, mint=mint)
+        return found
+
+    def mode(self, name: str) -> Mode:
+        """The mode of a family face. KeyError when there is none."""
+        return self.modes[name.removeprefix(PREFIX)]
 
     def register_redirect_uris(self, client_id: str, redirect_uris: tuple[str, ...] | None) -> None:
         """Let a client use exactly these redirect addresses; None goes back to any loopback or https address."""

@@ -7,7 +7,6 @@ Labels (`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Literal
 from providers.simulator.rules import FaceRules, Rotation
 
 Kind = Literal["user", "bot"]
+Mint = Callable[[Literal["access", "refresh"], Kind], str]
 
 
 def fingerprint(token: str) -> str:
@@ -47,6 +47,8 @@ class AccessToken:
     scopes: frozenset[str]
     expires_at: float
     revoked: bool = False
+    item: str | None = None  # the one thing that it is limited to
+    parent: str | None = None  # the label of the token that it was derived from
 
 
 @dataclass(slots=True)
@@ -95,13 +97,10 @@ class RefreshRefused(Exception):
 class TokenStore:
     """All tokens of one face."""
 
-    def __init__(
-        self, *, face: str, rules: FaceRules, mint: Callable[[Literal["access", "refresh"], Kind], str]
-    ) -> None:
+    def __init__(self, *, face: str, rules: FaceRules, mint: Mint) -> None:
         self.rules = rules
         self.omit_refresh_tokens = 0  # this many of the next answers carry no refresh token; -1 for all
         self.refresh_lifetimes: dict[str, int] = {}  # by client: seconds from the issue of each refresh token
-        self.endless: set[str] = set()  # clients whose access tokens do not expire: Slack apps without rotation
         self.families: list[Family] = []
         self._face = face
         self._mint = mint
@@ -119,8 +118,13 @@ class TokenStore:
         self._drop_oldest(family)
         return self._issue(family, scopes, refresh, now=now)
 
-    def refresh(self, value: str, *, client_id: str, scopes: frozenset[str] | None, now: float) -> Refreshed:
-        """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client spends nothing."""
+    def refresh(
+        self, value: str, *, client_id: str, scopes: frozenset[str] | None, now: float, rotates: bool = True
+    ) -> Refreshed:
+        """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client spends nothing.
+
+        `rotates` False: this request is answered without a new one, whatever the rules say.
+        """
         token = self._refresh.get(fingerprint(value))
         if token is None:
             raise RefreshRefused("unknown")
@@ -135,14 +139,33 @@ class TokenStore:
         if token.expires_at is not None and now >= token.expires_at:
             raise RefreshRefused("expired", token)
         wanted = self._narrowed(family, scopes, token)
-        if token.spent_at is not None:
+        if token.spent_at is not None and (rotates or not self._in_grace(token.spent_at, now=now)):
             return self._reuse(token, wanted, spent_at=token.spent_at, now=now)
-        if self.rules.rotation is Rotation.NONE or self._omits():
+        if self.rules.rotation is Rotation.NONE or not rotates or self._omits():
             family.used_at = now
             return Refreshed(self._issue(family, wanted, None, now=now), "kept", token)
         token.spent_at = now
         family.generation = token.generation + 1
         return Refreshed(self._succeed(token, wanted, now=now), "rotated", token)
+
+    def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> Issued:
+        """A token of less authority, from an access token; it ends with its parent and spends nothing."""
+        family = parent.family
+        value = self._mint("access", family.kind)
+        label = f"{family.label}:a{family.access_issued}"
+        family.access_issued += 1
+        self._access[fingerprint(value)] = AccessToken(
+            label, family, scopes, expires_at=parent.expires_at, item=item, parent=parent.label
+        )
+        return Issued(
+            family=family,
+            access_token=value,
+            refresh_token=None,
+            scopes=scopes,
+            expires_at=parent.expires_at,
+            access_label=label,
+            refresh_label=None,
+        )
 
     def find_access(self, value: str) -> AccessToken | None:
         """The access token with this value, whatever its state; None when it was never issued here."""
@@ -206,16 +229,19 @@ class TokenStore:
     def _narrowed(self, family: Family, scopes: frozenset[str] | None, token: RefreshToken) -> frozenset[str]:
         if not scopes or self.rules.narrowing == "ignored":
             return family.scopes
-        if not scopes <= family.scopes:
+        if not scopes <= family.scopes or (self.rules.narrowing == "refused" and scopes != family.scopes):
             raise RefreshRefused("scope", token)
         if self.rules.narrowing == "sticky" and scopes != family.scopes:
             family.scopes = scopes
             self._end_access(family)
         return scopes
 
+    def _in_grace(self, spent_at: float, *, now: float) -> bool:
+        return self.rules.rotation is Rotation.GRACE and now - spent_at <= self.rules.grace_seconds
+
     def _reuse(self, token: RefreshToken, wanted: frozenset[str], *, spent_at: float, now: float) -> Refreshed:
         family = token.family
-        if self.rules.rotation is Rotation.GRACE and now - spent_at <= self.rules.grace_seconds:
+        if self._in_grace(spent_at, now=now):
             if self.rules.grace_answer == "sibling":
                 return Refreshed(self._succeed(token, wanted, now=now), "sibling", token)
             unused = token.successor is not None and token.successor.spent_at is None
@@ -253,8 +279,9 @@ class TokenStore:
         if self.rules.refresh_ends_access:
             self._end_access(family)
         value = self._mint("access", family.kind)
-        expires_at = math.inf if family.client_id in self.endless else now + self.rules.access_lifetime
-        token = AccessToken(f"{family.label}:a{family.access_issued}", family, scopes, expires_at=expires_at)
+        token = AccessToken(
+            f"{family.label}:a{family.access_issued}", family, scopes, expires_at=now + self.rules.access_lifetime
+        )
         family.access_issued += 1
         self._access[fingerprint(value)] = token
         return Issued(
@@ -297,6 +324,11 @@ def slack_token(purpose: Literal["access", "refresh"], kind: Kind) -> str:
     if purpose == "refresh":
         return f"xoxe-1-{secrets.token_urlsafe(48)}"
     return f"xoxe.{'xoxp' if kind == 'user' else 'xoxb'}-1-{secrets.token_urlsafe(48)}"
+
+
+def plain_token(prefix: str, purpose: Literal["access", "refresh"], kind: Kind) -> str:
+    """A value in no provider's form."""
+    return f"{prefix}{purpose[0]}{kind[0]}_{secrets.token_urlsafe(40)}"
 
 
 def google_token(purpose: Literal["access", "refresh"], kind: Kind) -> str:

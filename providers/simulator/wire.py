@@ -39,6 +39,7 @@ class Call:
     bearer: str | None = field(repr=False)
     basic: tuple[str, str] | None = field(repr=False)
     is_json: bool
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     fault: str | None = None
 
     def text(self, name: str) -> str | None:
@@ -85,7 +86,9 @@ def authenticate(
     return client, method
 
 
-def endpoint(sandbox: Sandbox, face: Face, name: str | Callable[[Call], str], handler: Handler) -> Endpoint:
+def endpoint(
+    sandbox: Sandbox, face: Face | Callable[[Call], Face], name: str | Callable[[Call], str], handler: Handler
+) -> Endpoint:
     """An endpoint that faults can strike under this name."""
 
     async def answer(request: Request) -> Response:
@@ -95,7 +98,8 @@ def endpoint(sandbox: Sandbox, face: Face, name: str | Callable[[Call], str], ha
             return Dropped()
         if call is None:
             return JSONResponse({"error": "invalid_request"}, status_code=400)
-        full_name = f"{face}.{name if isinstance(name, str) else name(call)}"
+        whose = face if isinstance(face, str) else face(call)
+        full_name = f"{whose}.{name if isinstance(name, str) else name(call)}"
         fault = sandbox.faults.take(full_name)
         arrival = sandbox.books.write(
             "arrivals",
@@ -115,7 +119,7 @@ def endpoint(sandbox: Sandbox, face: Face, name: str | Callable[[Call], str], ha
                 response = Dropped()
         else:
             true = handler(replace(call, fault=fault.kind)) if fault.when == "after" else None
-            response = distort(fault, true, face=face, trap=f"{sandbox.url}/_trap")
+            response = distort(fault, true, face=whose, trap=f"{sandbox.url}/_trap")
         arrival["answered"] = not isinstance(response, Dropped)
         return response
 
@@ -183,6 +187,7 @@ async def _read(request: Request) -> Call | None:
         bearer=credentials.strip() if scheme.lower() == "bearer" else None,
         basic=_basic(credentials) if scheme.lower() == "basic" else None,
         is_json=kind == "application/json",
+        headers=dict(request.headers),
     )
 
 

@@ -1,0 +1,10 @@
+"""One OAuth server that can behave like many: each *mode* is a way in which providers have been seen to differ.
+
+Written from the specifications and the services' documentation, never from the project's own provider files, so that
+agreement with it means something. Its addresses are `/families/{mode}/...`.
+"""
+
+from providers.simulator.families.modes import Mode, Operation, Revoking, Shape
+from providers.simulator.families.table import MODES
+
+__all__ = ["MODES", "Mode", "Operation", "Revoking", "Shape"]

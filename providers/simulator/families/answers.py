@@ -1,0 +1,110 @@
+"""Words the answers of a family mode: tokens and refusals in the mode's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from pydantic import JsonValue
+from starlette.responses import JSONResponse, Response
+
+from providers.simulator.accounts import Person
+from providers.simulator.families.modes import Mode
+from providers.simulator.tokens import Issued
+from providers.simulator.wire import Call
+
+NO_STORE = {"cache-control": "no-store"}
+
+
+def tokens_answer(mode: Mode, call: Call, issued: Issued, *, now: float) -> Response:
+    """The answer that carries new tokens (RFC 6749 §5.1, as this mode says it)."""
+    shape = mode.shape
+    left = round(issued.expires_at - now)
+    said: dict[str, JsonValue] = {"access_token": issued.access_token, "token_type": "bearer"}
+    match shape.expiry:
+        case "seconds":
+            said[shape.expiry_name] = left
+        case "text":
+            said[shape.expiry_name] = str(left)
+        case "milliseconds":
+            said[shape.expiry_name] = left * 1000
+        case "iso":
+            said[shape.expiry_name] = iso(issued.expires_at)
+        case "epoch":
+            said[shape.expiry_name] = round(issued.expires_at)
+        case "absent":
+            pass
+    if issued.refresh_token is not None:
+        said["refresh_token"] = issued.refresh_token
+    told = sorted(issued.scopes - shape.unsaid)
+    match shape.scope:
+        case "text":
+            said["scope"] = shape.separator.join(told)
+        case "array":
+            said["scope"] = list(told)
+        case "absent":
+            pass
+    renamed = {shape.names.get(name, name): value for name, value in said.items()}
+    return success(mode, call, {**_under(shape.root, renamed), **shape.extra})
+
+
+def success(mode: Mode, call: Call, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
+    """A good answer, with the flag that this mode says in each."""
+    shape = mode.shape
+    if shape.ok_flag is not None:
+        body = {shape.ok_flag: True, **body}
+    if shape.form_unless_asked and "application/json" not in call.headers.get("accept", ""):
+        text = urlencode({name: str(value) for name, value in body.items()})
+        return Response(text, media_type="application/x-www-form-urlencoded", headers=NO_STORE)
+    return JSONResponse(dict(body), status_code=status or shape.status, headers=NO_STORE)
+
+
+def refusal(mode: Mode, error: str, description: str, *, status: int = 400) -> Response:
+    """RFC 6749 §5.2, with the mode's own word for the error and its own status."""
+    shape = mode.shape
+    body: dict[str, JsonValue] = {"error": mode.error_codes.get(error, error), "error_description": description}
+    if shape.ok_flag is not None:
+        body = {shape.ok_flag: False, **body}
+    if shape.ok_flag is not None or shape.errors_with_200:
+        status = 200
+    headers = {**NO_STORE, "www-authenticate": 'Basic realm="sandbox"'} if status == 401 else NO_STORE
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def identity_body(mode: Mode, person: Person) -> dict[str, JsonValue]:
+    """Who the account is, in the members where this mode says it."""
+    facts = {
+        "id": person.google_id,
+        "name": person.display_name,
+        "login": person.name,
+        "email": person.email,
+        "team": "T0SANDBOX1",
+    }
+    body: dict[str, JsonValue] = {}
+    for path, template in mode.identity.items():
+        text = template.format_map(facts)
+        value: JsonValue = int(text[1:]) if text.startswith("#") else text
+        _place(body, path, value)
+    return body
+
+
+def iso(at: float) -> str:
+    """RFC 3339, in UTC and whole seconds."""
+    return datetime.fromtimestamp(round(at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _under(root: str | None, members: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name in reversed(() if root is None else root.split(".")):
+        members = {name: members}
+    return members
+
+
+def _place(body: dict[str, JsonValue], path: str, value: JsonValue) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        inner = body.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise TypeError(path)
+        body = inner
+    body[last] = value

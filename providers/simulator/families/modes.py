@@ -1,0 +1,126 @@
+"""What one mode of the families' server may be: how it reads requests, words answers and treats tokens. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+from providers.simulator.rules import FaceRules, Rotation
+
+ClientAuth = Literal["basic", "post", "none"]
+PREFIX = "families."  # of the face names: `families.square` in books and faults
+
+NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How an answer of the token endpoint differs from RFC 6749 §5.1."""
+
+    root: str | None = None  # dotted path of the member that holds the tokens
+    ok_flag: str | None = None  # said in every answer; errors then come with status 200
+    errors_with_200: bool = False
+    names: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's member -> the one that is said
+    status: int = 200
+    expiry: Literal["seconds", "text", "milliseconds", "iso", "epoch", "absent"] = "seconds"
+    expiry_name: str = "expires_in"
+    scope: Literal["text", "array", "absent"] = "text"
+    separator: str = " "
+    extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # beside the tokens, at the top
+    form_unless_asked: bool = False  # urlencoded, unless the request accepts application/json
+    unsaid: frozenset[str] = frozenset()  # scopes that no answer names (offline_access at Microsoft)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoking:
+    """The revocation endpoint's ways; what it ends is `rules.revoke`."""
+
+    method: Literal["POST", "DELETE", "GET"] = "POST"
+    token_in: Literal["body", "query", "path", "bearer"] = "body"
+    name: str = "token"
+    client_auth: frozenset[ClientAuth] = frozenset({"basic", "post", "none"})
+    takes: frozenset[Literal["access", "refresh"]] = frozenset({"access", "refresh"})
+    unknown: Literal["ok", "refused"] = "ok"  # RFC 7009 §2.2: an unknown token is no error
+    exists: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of the mode's API and the scopes any of which allows it. `path` has `{}` for one segment."""
+
+    method: str
+    path: str
+    scopes: frozenset[str]
+
+
+def lenient(**changes: object) -> FaceRules:
+    """Rules that nothing is known about but RFC 6749: tokens stay, an hour long, everything is revoked at once."""
+    plain: dict[str, object] = {
+        "rotation": Rotation.NONE,
+        "access_lifetime": 3600,
+        "narrowing": "real",
+        "revoke": "family",
+    }
+    return FaceRules.model_validate({**plain, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way to be an OAuth server. The defaults are a plain server by RFC 6749 and RFC 7636."""
+
+    title: str
+    rules: FaceRules = field(default_factory=lenient)
+    # Requests
+    body: Literal["form", "json", "query", "any"] = "form"
+    client_auth: frozenset[ClientAuth] = frozenset({"basic", "post"})
+    refresh_client_auth: frozenset[ClientAuth] | None = None  # where it differs
+    names: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's parameter -> what it is called
+    pkce: Literal["required", "optional", "ignored", "refused"] = "optional"
+    scope_parameter: str = "scope"
+    scope_separator: str = " "
+    scopes: frozenset[str] | None = None  # those that exist; None: any
+    fixed_scopes: frozenset[str] | None = None  # set on the app: what is asked does not matter
+    refresh_scope_parameter: str = "scope"
+    refresh_scope_is_array: bool = False
+    redirect_uri_at_token: Literal["required", "ignored", "refused"] = "required"
+    required_authorize: Mapping[str, str] = field(default_factory=dict[str, str])
+    required_token: Mapping[str, str] = field(default_factory=dict[str, str])
+    required_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    grant_types: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's grant type -> its name here
+    # When there is a refresh token
+    offline_parameter: tuple[str, str] | None = None  # an authorize parameter and the value that it needs
+    offline_scope: str | None = None
+    has_refresh: bool = True
+    # Answers
+    shape: Shape = Shape()
+    callback: Mapping[str, str] = field(default_factory=dict[str, str])  # what the redirect carries beside the code
+    code_name: str = "code"
+    error_codes: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # the standard's code -> the one that is said
+    authorize_errors: Literal["page", "redirect"] = "page"
+    # Scopes
+    covers: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    one_resource: str | None = None  # tokens are for one resource; scopes without a prefix belong to this one
+    downscope: Literal["none", "scoped", "exchange"] = "none"  # beside `rules.narrowing`: GitHub's way, RFC 8693
+    resources: bool = False  # the scoped token may be limited to one item
+    status: bool = False  # an endpoint tells what a token may do
+    # The rest
+    revoking: Revoking = Revoking()
+    identity_method: Literal["GET", "POST"] = "GET"
+    identity: Mapping[str, str] = field(default_factory=lambda: {"sub": "{id}", "email": "{email}", "name": "{name}"})
+    operations: tuple[Operation, ...] = ()
+    token_prefix: str = ""
+
+    def expand(self, scopes: frozenset[str]) -> frozenset[str]:
+        """The scopes and all that they include."""
+        found, waiting = set(scopes), list(scopes)
+        while waiting:
+            for included in self.covers.get(waiting.pop(), frozenset()):
+                if included not in found:
+                    found.add(included)
+                    waiting.append(included)
+        return frozenset(found)

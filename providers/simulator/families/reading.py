@@ -1,0 +1,153 @@
+"""Reads a request of a family mode: its own names back to the standard's, its client authentication, its scopes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from providers.simulator.accounts import RegisteredClient
+from providers.simulator.authorize import AuthorizationRequest, RequestRefused, read_challenge
+from providers.simulator.families.modes import PREFIX, ClientAuth, Mode
+from providers.simulator.sandbox import Sandbox
+from providers.simulator.wire import Call, ClientRefused, authenticate
+
+
+class TokenRequestRefused(Exception):
+    """A token request that is refused before any token is looked at. `error` is the standard's code."""
+
+    def __init__(self, error: str, description: str) -> None:
+        super().__init__(error)
+        self.error = error
+        self.description = description
+
+
+def face_name(call: Call) -> str:
+    """The face that this request is for."""
+    return PREFIX + call.path_params["mode"]
+
+
+def standard_query(mode: Mode, query: Mapping[str, str]) -> dict[str, str]:
+    """An authorization request's parameters under the standard's names; a name that the mode replaced is not known."""
+    return {_standard(mode, name): value for name, value in query.items() if name not in _replaced(mode)}
+
+
+def token_call(mode: Mode, call: Call) -> Call:
+    """A request with its parameters under the standard's names. Raises TokenRequestRefused."""
+    arguments: Mapping[str, JsonValue] = call.arguments
+    if mode.body == "query":
+        arguments = dict(call.query)
+    elif mode.body == "json" and not call.is_json:
+        raise TokenRequestRefused("invalid_request", "The body must be JSON.")
+    elif mode.body == "form" and call.is_json:
+        raise TokenRequestRefused("invalid_request", "The body must be a form.")
+    for name, value in mode.required_headers.items():
+        if call.headers.get(name.lower()) != value:
+            raise TokenRequestRefused("invalid_request", f"The header {name} is missing or wrong.")
+    for name, value in mode.required_token.items():
+        if arguments.get(name) != value:
+            raise TokenRequestRefused("invalid_request", f"The parameter {name} is missing or wrong.")
+    known = {_standard(mode, name): value for name, value in arguments.items() if name not in _replaced(mode)}
+    grant_type = known.get("grant_type")
+    theirs = {name: standard for standard, name in mode.grant_types.items()}
+    if grant_type in theirs:
+        known["grant_type"] = theirs[grant_type]
+    elif grant_type in mode.grant_types:
+        known["grant_type"] = "unknown"
+    return replace(call, arguments=known)
+
+
+def identify(
+    call: Call, clients: Mapping[str, RegisteredClient], *, allowed: frozenset[ClientAuth]
+) -> tuple[RegisteredClient, str]:
+    """The client of a token request, authenticated in one of the allowed ways. Raises ClientRefused."""
+    has_no_secret = call.basic is None and call.text("client_secret") is None
+    if "none" in allowed and has_no_secret and (known := clients.get(call.text("client_id") or "")) is not None:
+        return known, "none"
+    client, method = authenticate(call, clients)
+    if method not in allowed:
+        raise ClientRefused("method")
+    return client, method
+
+
+def asked_scopes(mode: Mode, call: Call) -> tuple[str, ...] | None:
+    """The scopes that a refresh or exchange asks for, in their order; None when it asks for none."""
+    value = call.arguments.get(mode.refresh_scope_parameter)
+    if mode.refresh_scope_is_array:
+        listed = value if isinstance(value, list) else None
+        return None if listed is None else tuple(item for item in listed if isinstance(item, str))
+    return split(mode, value) if isinstance(value, str) and value else None
+
+
+def split(mode: Mode, value: str) -> tuple[str, ...]:
+    """A scope parameter as single scopes."""
+    parts = re.split(rf"[{re.escape(mode.scope_separator)}]", value) if mode.scope_separator != " " else value.split()
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def read_authorization(
+    sandbox: Sandbox, name: str, query: Mapping[str, str], client: RegisteredClient
+) -> AuthorizationRequest:
+    """An authorization request of this mode, under the standard's names. Raises RequestRefused."""
+    mode = sandbox.mode(name)
+    if query.get("response_type", "code") != "code":
+        raise RequestRefused("unsupported_response_type", "response_type must be code.")
+    for parameter, value in mode.required_authorize.items():
+        if query.get(parameter) != value:
+            raise RequestRefused("invalid_request", f"The parameter {parameter} must be {value}.")
+    scopes = _asked_at_consent(mode, query)
+    challenge, method = (None, "plain") if mode.pkce == "ignored" else _challenge(mode, query)
+    return AuthorizationRequest(
+        face=name,
+        client=client,
+        redirect_uri=query["redirect_uri"],
+        scopes=scopes,
+        bot_scopes=(),
+        state=query.get("state"),
+        challenge=challenge,
+        challenge_method="S256" if method == "S256" else "plain",
+        created_at=sandbox.clock.now(),
+        offline=_is_offline(mode, query, scopes),
+        prompt=frozenset(query.get("prompt", "").split()),
+        nonce=query.get("nonce"),
+        login_hint=query.get("login_hint"),
+    )
+
+
+def _asked_at_consent(mode: Mode, query: Mapping[str, str]) -> tuple[str, ...]:
+    if mode.fixed_scopes is not None:
+        return tuple(sorted(mode.fixed_scopes)) or ("account",)
+    scopes = split(mode, query.get(mode.scope_parameter, ""))
+    unknown = [] if mode.scopes is None else sorted(set(scopes) - mode.scopes)
+    if unknown:
+        raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
+    if not scopes:
+        raise RequestRefused("invalid_scope", f"{mode.scope_parameter} asks for nothing.")
+    return scopes
+
+
+def _challenge(mode: Mode, query: Mapping[str, str]) -> tuple[str | None, str]:
+    if mode.pkce == "refused" and "code_challenge" in query:
+        raise RequestRefused("invalid_request", "Unknown parameter: code_challenge.")
+    challenge, method = read_challenge(query.get("code_challenge"), query.get("code_challenge_method"), plain=False)
+    if mode.pkce == "required" and challenge is None:
+        raise RequestRefused("invalid_request", "code_challenge is required.")
+    return challenge, method
+
+
+def _is_offline(mode: Mode, query: Mapping[str, str], scopes: tuple[str, ...]) -> bool:
+    if not mode.has_refresh:
+        return False
+    if mode.offline_parameter is not None and query.get(mode.offline_parameter[0]) != mode.offline_parameter[1]:
+        return False
+    return mode.offline_scope is None or mode.offline_scope in scopes
+
+
+def _replaced(mode: Mode) -> frozenset[str]:
+    return frozenset(standard for standard, name in mode.names.items() if standard != name)
+
+
+def _standard(mode: Mode, name: str) -> str:
+    return next((standard for standard, theirs in mode.names.items() if theirs == name), name)

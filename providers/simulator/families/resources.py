@@ -1,0 +1,146 @@
+"""What the tokens of a family mode open: its identity endpoint, its operations, a probe for any scope, token status."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import JsonValue
+from starlette.responses import JSONResponse, Response
+
+from providers.simulator.accounts import PEOPLE
+from providers.simulator.books import Entry, without_secrets
+from providers.simulator.families.answers import identity_body, iso
+from providers.simulator.families.modes import Mode, Operation
+from providers.simulator.families.reading import face_name
+from providers.simulator.families.token import resource_of
+from providers.simulator.sandbox import Sandbox
+from providers.simulator.tokens import AccessToken, fingerprint
+from providers.simulator.wire import Call
+
+
+def identity(sandbox: Sandbox, call: Call) -> Response:
+    """The account behind a token."""
+    mode = sandbox.mode(face_name(call))
+    token, entry = _present(sandbox, call, "identity")
+    if call.method != mode.identity_method:
+        entry["outcome"] = "method"
+        return JSONResponse({"error": "method_not_allowed"}, status_code=405)
+    if token is None:
+        return _unauthorized(entry)
+    return JSONResponse(_flagged(mode, identity_body(mode, PEOPLE[token.family.account])))
+
+
+def probe(sandbox: Sandbox, call: Call) -> Response:
+    """Answers only to a token that carries the scope named in the query, itself or by one that includes it."""
+    token, entry = _present(sandbox, call, "probe")
+    if token is None:
+        return _unauthorized(entry)
+    wanted = frozenset(call.query.get("scope", "").split())
+    return _answer(sandbox, call, token, entry, wanted=wanted)
+
+
+def operation(sandbox: Sandbox, call: Call) -> Response:
+    """One call of the mode's API; what its table does not hold does not exist."""
+    mode = sandbox.mode(face_name(call))
+    found = _operation(mode, call)
+    token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")
+    if token is None:
+        return _unauthorized(entry)
+    if found is None:
+        entry["outcome"] = "unknown_operation"
+        return JSONResponse({"error": "not_found"}, status_code=404)
+    return _answer(sandbox, call, token, entry, wanted=found.scopes)
+
+
+def status(sandbox: Sandbox, call: Call) -> Response:
+    """What a token may do and until when; Square's `/oauth2/token/status`."""
+    name = face_name(call)
+    if not sandbox.mode(name).status:
+        return JSONResponse({"error": "not_found"}, status_code=404)
+    token, entry = _present(sandbox, call, "status")
+    if token is None:
+        return _unauthorized(entry)
+    return JSONResponse(
+        {
+            "scopes": sorted(token.scopes),
+            "expires_at": iso(token.expires_at),
+            "client_id": token.family.client_id,
+            "merchant_id": PEOPLE[token.family.account].google_id,
+        }
+    )
+
+
+def _present(sandbox: Sandbox, call: Call, method: str) -> tuple[AccessToken | None, Entry]:
+    """The live token that was brought, and the entry of this call in the books."""
+    name, now = face_name(call), sandbox.clock.now()
+    face = sandbox.face(name)
+    token = None if call.bearer is None else face.tokens.find_access(call.bearer)
+    entry = sandbox.books.write(
+        "api_calls",
+        now,
+        face=name,
+        method=method,
+        http_method=call.method,
+        path=call.path,
+        token=None if token is None else token.label,
+        token_hash=None if call.bearer is None else fingerprint(call.bearer),
+        token_family=None if token is None else token.family.label,
+        account=None if token is None else token.family.account,
+        scopes=[] if token is None else sorted(token.scopes),
+        query=without_secrets(call.query),
+        body=without_secrets(call.arguments),
+        outcome="ok",
+        fault=call.fault,
+    )
+    dead = token is None or face.tokens.is_dead(token) or now >= token.expires_at
+    if token is None or dead or not sandbox.is_active(token.family.account):
+        return None, entry
+    return token, entry
+
+
+def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, wanted: frozenset[str]) -> Response:
+    mode = sandbox.mode(face_name(call))
+    if wanted and not wanted & _authority(mode, token):
+        entry["outcome"] = "insufficient_scope"
+        needed = " ".join(sorted(wanted))
+        return JSONResponse({"error": "insufficient_scope", "needed": needed}, status_code=403)
+    if token.item is not None and not _is_within(token.item, call.path):
+        entry["outcome"] = "other_item"
+        return JSONResponse({"error": "not_found"}, status_code=404)
+    body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
+    return JSONResponse(body)
+
+
+def _authority(mode: Mode, token: AccessToken) -> frozenset[str]:
+    held = mode.expand(token.scopes)
+    if mode.one_resource is None:
+        return held
+    return frozenset(scope for scope in held if resource_of(mode, scope) == mode.one_resource)
+
+
+def _is_within(item: str, path: str) -> bool:
+    """Whether the path names the item: one of `owner/a,b`, or the end of an item's URL."""
+    if "://" in item:
+        _, _, tail = item.partition("/api/")
+        return f"/api/{tail}" in path
+    owner, _, names = item.partition("/")
+    return any(f"/repos/{owner}/{name}/" in f"{path}/" for name in names.split(","))
+
+
+def _operation(mode: Mode, call: Call) -> Operation | None:
+    path = "/" + call.path_params["path"]
+    for known in mode.operations:
+        pattern = "".join("[^/]+" if part == "{}" else re.escape(part) for part in re.split(r"(\{\})", known.path))
+        if known.method == call.method and re.fullmatch(pattern, path):
+            return known
+    return None
+
+
+def _flagged(mode: Mode, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    return body if mode.shape.ok_flag is None else {mode.shape.ok_flag: True, **body}
+
+
+def _unauthorized(entry: Entry) -> Response:
+    entry["outcome"] = "invalid_token"
+    headers = {"www-authenticate": 'Bearer error="invalid_token"'}
+    return JSONResponse({"error": "invalid_token"}, status_code=401, headers=headers)

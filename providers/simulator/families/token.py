@@ -1,0 +1,235 @@
+"""The token endpoint of a family mode: codes, refresh tokens and, where the mode has it, RFC 8693."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+from starlette.responses import Response
+
+from providers.simulator.accounts import RegisteredClient
+from providers.simulator.authorize import CodeRefused
+from providers.simulator.books import Entry
+from providers.simulator.families.answers import refusal, success, tokens_answer
+from providers.simulator.families.modes import Mode
+from providers.simulator.families.reading import (
+    TokenRequestRefused,
+    asked_scopes,
+    face_name,
+    identify,
+    token_call,
+)
+from providers.simulator.families.scoped import Derivation, DerivationRefused, derive
+from providers.simulator.sandbox import Sandbox
+from providers.simulator.tokens import RefreshRefused, RefreshToken, fingerprint
+from providers.simulator.wire import Call, ClientRefused
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"
+_CLIENT_ERRORS = {
+    "missing": (400, "invalid_request", "Who asks is missing."),
+    "unknown": (401, "invalid_client", "No such client."),
+    "secret": (401, "invalid_client", "The client secret is wrong."),
+    "two_methods": (400, "invalid_request", "More than one client authentication method."),
+    "method": (401, "invalid_client", "The client has to authenticate in another way."),
+}
+
+
+def endpoint_name(call: Call) -> str:
+    """What faults and books call this request."""
+    text = " ".join(str(value) for value in (*call.arguments.values(), *call.query.values()))
+    if EXCHANGE in text:
+        return "token.exchange"
+    return "token.refresh" if "refresh" in text.split() or "refresh_token" in text.split() else "token.code"
+
+
+def token(sandbox: Sandbox, call: Call) -> Response:
+    """RFC 6749 §3.2, by the rules of the mode that the address names."""
+    name = face_name(call)
+    mode = sandbox.mode(name)
+    try:
+        call = token_call(mode, call)
+        grant_type = call.text("grant_type")
+        is_refresh = grant_type == "refresh_token"
+        allowed = mode.client_auth
+        if is_refresh and mode.refresh_client_auth is not None:
+            allowed = mode.refresh_client_auth
+        client, method = identify(call, sandbox.clients, allowed=allowed)
+    except TokenRequestRefused as refused:
+        _record_refused(sandbox, call, name, refused.error)
+        return refusal(mode, refused.error, refused.description)
+    except ClientRefused as refused:
+        status, error, description = _CLIENT_ERRORS[refused.reason]
+        _record_refused(sandbox, call, name, f"client_{refused.reason}")
+        return refusal(mode, error, description, status=status)
+    if is_refresh and mode.has_refresh:
+        return _refresh(sandbox, call, client, method=method)
+    if grant_type == "authorization_code":
+        return _redeem(sandbox, call, client, method=method)
+    if grant_type == EXCHANGE and mode.downscope == "exchange":
+        return _exchange(sandbox, call, client)
+    return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
+
+
+def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+    name, now = face_name(call), sandbox.clock.now()
+    mode, face = sandbox.mode(name), sandbox.face(name)
+    entry = sandbox.books.write(
+        "redemptions",
+        now,
+        face=name,
+        outcome="ok",
+        client_id=client.client_id,
+        client_auth=method,
+        sent_verifier=call.text("code_verifier") is not None,
+        family=None,
+        account=None,
+        scopes=[],
+        fault=call.fault,
+    )
+    value = call.text("code") or ""
+    sent = call.text("redirect_uri")
+    if sent is not None and mode.redirect_uri_at_token == "refused":
+        entry["outcome"] = "redirect_uri"
+        return refusal(mode, "invalid_request", "redirect_uri must not be sent here.")
+    if mode.redirect_uri_at_token != "required":
+        sent = face.authorizations.redirect_uri_of(value)
+    if mode.pkce == "refused" and call.text("code_verifier") is not None:
+        entry["outcome"] = "verifier"
+        return refusal(mode, "invalid_request", "Unknown parameter: code_verifier.")
+    try:
+        code = face.authorizations.redeem(
+            value,
+            client_id=client.client_id,
+            redirect_uri=sent or "",
+            verifier=None if mode.pkce == "ignored" else call.text("code_verifier"),
+            lifetime=face.rules.code_lifetime,
+            now=now,
+        )
+    except CodeRefused as refused:
+        entry["outcome"] = refused.reason
+        return refusal(mode, "invalid_grant", f"The code is no good: {refused.reason}.")
+    issued = face.tokens.open_family(
+        client_id=client.client_id,
+        account=code.account,
+        kind="user",
+        scopes=code.scopes,
+        with_refresh=code.request.offline,
+        now=now,
+    )
+    entry.update(family=issued.family.label, account=code.account, scopes=sorted(issued.scopes))
+    return tokens_answer(mode, call, issued, now=now)
+
+
+def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+    name, now, value = face_name(call), sandbox.clock.now(), call.text("refresh_token") or ""
+    mode, face = sandbox.mode(name), sandbox.face(name)
+    asked = asked_scopes(mode, call)
+    entry = sandbox.books.write(
+        "refreshes",
+        now,
+        face=name,
+        outcome="ok",
+        client_id=client.client_id,
+        client_auth=method,
+        token_hash=fingerprint(value),
+        family=None,
+        token=None,
+        token_generation=None,
+        requested_scopes=sorted(asked or ()),
+        granted_scopes=[],
+        fault=call.fault,
+    )
+    try:
+        known = _active(sandbox, name, value)
+        wanted, rotates = _wanted(mode, asked, granted=frozenset() if known is None else known.family.scopes)
+        refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=wanted, now=now, rotates=rotates)
+    except RefreshRefused as refused:
+        entry["outcome"] = f"refused:{refused.reason}"
+        if refused.presented is not None:
+            _name(entry, refused.presented.family.label, refused.presented.label, refused.presented.generation)
+        error = {"scope": "invalid_scope", "other_client": "unauthorized_client"}.get(refused.reason, "invalid_grant")
+        return refusal(mode, error, "The refresh token, or what was asked of it, is no good.")
+    presented, issued = refreshed.presented, refreshed.issued
+    _name(entry, presented.family.label, presented.label, presented.generation)
+    entry.update(
+        outcome=refreshed.outcome,
+        granted_scopes=sorted(issued.scopes),
+        issued_access=issued.access_label,
+        issued_refresh=issued.refresh_label,
+    )
+    return tokens_answer(mode, call, issued, now=now)
+
+
+def _active(sandbox: Sandbox, name: str, value: str) -> RefreshToken | None:
+    """The refresh token of this value. Raises RefreshRefused when its person was deactivated."""
+    known = sandbox.face(name).tokens.find_refresh(value)
+    if known is not None and not sandbox.is_active(known.family.account):
+        raise RefreshRefused("inactive", known)
+    return known
+
+
+def _wanted(
+    mode: Mode, asked: tuple[str, ...] | None, *, granted: frozenset[str]
+) -> tuple[frozenset[str] | None, bool]:
+    """The scopes of the new access token, and whether the answer may bring a new refresh token.
+
+    Where tokens are for one resource, the first scope's resource wins and the others are left out; without a wish, the
+    resource that scopes without a prefix belong to.
+    """
+    rotates = asked is None or mode.offline_scope is None or mode.offline_scope in asked
+    if mode.one_resource is None:
+        return (None if asked is None else frozenset(asked)), rotates
+    named = tuple(sorted(granted)) if asked is None else asked
+    first = next((scope for scope in named if scope not in mode.shape.unsaid), None)
+    resource = mode.one_resource if asked is None or first is None else resource_of(mode, first)
+    return frozenset(scope for scope in named if resource_of(mode, scope) == resource), rotates
+
+
+def resource_of(mode: Mode, scope: str) -> str:
+    """The resource that a scope is for: its prefix, or the one that scopes without a prefix belong to."""
+    prefix, slash, _ = scope.rpartition("/")
+    return prefix if slash else mode.one_resource or ""
+
+
+def _exchange(sandbox: Sandbox, call: Call, client: RegisteredClient) -> Response:
+    """RFC 8693, as far as a provider has it: an access token of ours for one with less authority."""
+    name = face_name(call)
+    mode, now = sandbox.mode(name), sandbox.clock.now()
+    if call.text("subject_token_type") != ACCESS_TOKEN_TYPE:
+        return refusal(mode, "invalid_request", "subject_token_type must be that of an access token.")
+    asked = asked_scopes(mode, call)
+    wish = Derivation(
+        call.text("subject_token") or "", client, scopes=frozenset(asked or ()), item=call.text("resource")
+    )
+    try:
+        issued, parent = derive(sandbox, name, wish, fault=call.fault)
+    except DerivationRefused as refused:
+        return refusal(mode, refused.error, refused.description)
+    limits: list[JsonValue] = [
+        {"scope": scope} if wish.item is None else {"scope": scope, "object": {"url": wish.item}}
+        for scope in sorted(issued.scopes)
+    ]
+    body: dict[str, JsonValue] = {
+        "access_token": issued.access_token,
+        "expires_in": round(parent.expires_at - now),
+        "token_type": "bearer",
+        "issued_token_type": ACCESS_TOKEN_TYPE,
+        "restricted_to": limits,
+    }
+    return success(mode, call, body)
+
+
+def _name(entry: Entry, family: str, label: str, generation: int) -> None:
+    entry.update(family=family, token=label, token_generation=generation)
+
+
+def _record_refused(sandbox: Sandbox, call: Call, name: str, reason: str) -> None:
+    is_refresh = endpoint_name(call) == "token.refresh"
+    sandbox.books.write(
+        "refreshes" if is_refresh else "redemptions",
+        sandbox.clock.now(),
+        face=name,
+        outcome=f"refused:{reason}" if is_refresh else reason,
+        family=None,
+        token_generation=None,
+        fault=call.fault,
+    )
