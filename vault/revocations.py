@@ -115,10 +115,12 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
     if pending is None:
         return None
     now = vault.database.now()
-    if pending.done_at is not None or (pending.next_at or 0) > now:
+    if not _is_due(pending, now=now):
         return pending.outcome
     await hand_over(vault, connection_id)
     pending = await find_revocation(vault.database, connection_id) or pending
+    if not _is_due(pending, now=now):  # another process took it meanwhile
+        return pending.outcome
     if not await _take(vault, pending, now=now):
         return pending.outcome
     try:
@@ -134,6 +136,10 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
             return await _finish(vault, pending, outcome="given_up")
         case RevokeOutcome.FAILED:
             return await _postpone(vault, pending)
+
+
+def _is_due(pending: Revocation, *, now: int) -> bool:
+    return pending.done_at is None and (pending.next_at or 0) <= now
 
 
 async def _take(vault: Vault, pending: Revocation, *, now: int) -> bool:
