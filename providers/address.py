@@ -82,6 +82,7 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     return not any(address in network for network in _REFUSED_V6)
 
 
+@lru_cache(maxsize=1024)
 def url_problem(url: str, policy: AddressPolicy) -> str | None:
     """Why this URL may not be requested, before any name is looked up; None when it may.
 

@@ -20,6 +20,7 @@ from typing import Final, Self
 import aiohttp
 import httpx2
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.hdrs import CONTENT_ENCODING
 from yarl import URL
 
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
@@ -364,6 +365,8 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     if (answer.content_length or 0) > limit:
         answer.close()
         raise TooLarge("answer too large")
+    if answer.content_length is not None and CONTENT_ENCODING not in answer.headers:
+        return await answer.read()  # the parser holds it to its length
     chunks: list[bytes] = []
     size = 0
     async for chunk in answer.content.iter_any():

@@ -293,13 +293,16 @@ def _succeeded(spec: ToolSpec, output: BaseModel, token: UpstreamToken | None) -
     return CallToolResult(content=[*content], structured_content=output.model_dump(mode="json"), _meta=meta)
 
 
+_HOW: Final = {
+    Narrowing.UPSTREAM: "the token itself carried no more",
+    Narrowing.ENFORCED: "the vault let no other call through",
+    Narrowing.FULL: "the whole account's authority, by the operator's switch",
+}
+
+
 def _enforcement(token: UpstreamToken) -> str:
     """One line that says with what authority the call was made and who held it to that."""
-    how = {
-        Narrowing.UPSTREAM: "the token itself carried no more",
-        Narrowing.ENFORCED: "the vault let no other call through",
-        Narrowing.FULL: "the whole account's authority, by the operator's switch",
-    }[token.narrowing]
+    how = _HOW[token.narrowing]
     wider = sorted(token.granted - token.scopes)
     rest = f"; the connection also has {' '.join(wider)}" if wider else ""
     return f"[vault] as {token.label}, scopes {' '.join(sorted(token.scopes))} ({token.narrowing}: {how}{rest})"
@@ -311,15 +314,16 @@ def _record(
     details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}
     if outcome.code is not None:
         details["code"] = outcome.code
-    event = Event(
-        kind="tool.called",
-        outcome=outcome.outcome,
-        user_id=request.principal.user_id,
-        client_id=request.principal.client_id,
-        details=details,
-    )
-    if outcome.token is not None:
-        token = outcome.token
+    token = outcome.token
+    if token is not None:
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
-        event = replace(event, connection_id=token.connection_id)
-    deployment.activity.note(event)
+    deployment.activity.note(
+        Event(
+            kind="tool.called",
+            outcome=outcome.outcome,
+            user_id=request.principal.user_id,
+            client_id=request.principal.client_id,
+            connection_id=None if token is None else token.connection_id,
+            details=details,
+        )
+    )

@@ -11,7 +11,10 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from vault.database import (
     Database,
@@ -40,8 +43,6 @@ VERIFY_PAGE = 200  # batches read at a time
 
 _LABEL = b"token-vault events 1\x00"
 _START = bytes(32)
-_COMPACT = json.JSONEncoder(separators=(",", ":"))
-_CANONICAL = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 class ChainBroken(VaultError):
@@ -112,11 +113,14 @@ def _advancing(count: int) -> Program[Row]:
 
 
 def format_details(details: Mapping[str, object]) -> str:
-    """Canonical JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
+    """JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
     plain: dict[str, object] = {}
     for name, value in details.items():
         plain[_name(name)] = value if isinstance(value, str) and len(value) <= TEXT_LIMIT else _plain(value)
-    formatted = _CANONICAL.encode(plain)
+    try:
+        formatted = to_json(plain).decode()
+    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
+        formatted = json.dumps(plain, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
@@ -130,6 +134,8 @@ def _name(name: object) -> str:
 
 def _plain(value: object) -> object:
     match value:
+        case float() if not math.isfinite(value):
+            raise ValueError("an event cannot hold a number that JSON has no form for")
         case None | bool() | int() | float():
             return value
         case str():
@@ -170,7 +176,7 @@ def _digest(previous: bytes, *, height: int, at: int, rows: Sequence[Row]) -> by
     state = hashlib.sha256(_LABEL + previous)
     lines = [[height, at, len(rows)], *([row[name] for name in _COLUMNS] for row in rows)]
     for line in lines:
-        encoded = _COMPACT.encode(line).encode()
+        encoded = to_json(line)
         state.update(len(encoded).to_bytes(4, "big") + encoded)
     return state.digest()
 

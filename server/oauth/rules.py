@@ -12,18 +12,19 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from vault.records import Client, ClientKind, parse_scope
+from vault.records import Client, parse_scope
 
 MCP_PATHS: Final = ("/mcp", "/sse")
 
 SCOPES: Final = frozenset({"tools", "exchange", "connections", "openid", "offline_access"})
 # What ordinary use needs: named by the first challenge, and given to a client that asks for nothing in particular.
 ORDINARY_SCOPES: Final = frozenset({"tools", "connections"})
-# Never given to a client that registered itself.
-PRIVILEGED_SCOPES: Final = frozenset({"exchange"})
+EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client, or the API they are for, may exchange
+TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
 
 MAX_PARAMETERS: Final = 60
 MAX_JSON_DEPTH: Final = 30
@@ -44,6 +45,7 @@ class OAuthError(Exception):
         status: int = 400,
         detail: str = "",
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(f"{code}: {description}")
         self.code = code
@@ -51,6 +53,7 @@ class OAuthError(Exception):
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.members = dict(members or {})  # further members of the JSON answer
 
 
 def is_cross_origin_path(path: str) -> bool:
@@ -246,6 +249,7 @@ def verifier_matches(verifier: str, challenge: str) -> bool:
 # Resources and scopes --------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=8)
 def own_resources(public_url: str) -> frozenset[str]:
     """The audiences that our own MCP endpoints answer to. Clients disagree whether to name endpoint or origin."""
     return frozenset({public_url, f"{public_url}/", *(public_url + path for path in MCP_PATHS)})
@@ -261,23 +265,25 @@ def canonical_resource(resource: str, *, public_url: str) -> str:
     return bare if bare in own_resources(public_url) else resource
 
 
-def choose_scopes(asked: frozenset[str] | None, *, client: Client) -> frozenset[str]:
-    """The scopes that the person is asked about: what was asked, less what is unknown or beyond this kind of client.
+def choose_scopes(
+    asked: frozenset[str] | None, *, client: Client, api_scopes: frozenset[str] = frozenset()
+) -> frozenset[str]:
+    """The scopes that the person is asked about: what was asked, less what is unknown or beyond this client.
 
-    Nothing asked means ordinary use. Asking only for what cannot be had is `invalid_scope` (RFC 6749 §3.3).
+    `api_scopes` are those of the registered API that the token is for. Nothing asked means ordinary use. Asking only
+    for what cannot be had is `invalid_scope` (RFC 6749 §3.3).
     """
     if not asked:
         return ORDINARY_SCOPES
-    allowed = SCOPES if may_have_privileges(client) else SCOPES - PRIVILEGED_SCOPES
-    chosen = asked & allowed
+    chosen = asked & (known_scopes(client.grant_types) | api_scopes)
     if not chosen:
         raise OAuthError("invalid_scope", "none of the requested scopes can be granted to this client")
     return chosen
 
 
-def may_have_privileges(client: Client) -> bool:
-    """Whether an operator stands behind this client."""
-    return client.kind in {ClientKind.MANUAL, ClientKind.LOCAL}
+def known_scopes(grant_types: frozenset[str]) -> frozenset[str]:
+    """The scopes of ours that a client with these grant types can hold: `exchange` only beside the grant."""
+    return SCOPES if TOKEN_EXCHANGE in grant_types else SCOPES - {EXCHANGE_SCOPE}
 
 
 # Names -----------------------------------------------------------------------------------------------------------
