@@ -45,7 +45,7 @@ async def _consume(
 
 
 @pytest.mark.requirement("S-057", "S-141")
-@pytest.mark.parametrize("purpose", [purpose for purpose in TicketPurpose if purpose is not TicketPurpose.DEVICE])
+@pytest.mark.parametrize("purpose", [purpose for purpose in TicketPurpose if purpose not in tickets.SHORT])
 async def test_a_ticket_is_256_bit_brings_its_facts_and_works_once(
     database: Database, key_ring: KeyRing, purpose: TicketPurpose
 ) -> None:
@@ -137,14 +137,20 @@ async def test_a_refusal_in_the_same_transaction_leaves_the_ticket_unused(
     await _consume(database, key_ring, secret)
 
 
-async def test_a_device_code_is_short_and_found_however_it_is_typed(database: Database, key_ring: KeyRing) -> None:
-    code = await _issue(database, key_ring, TicketPurpose.DEVICE)
+@pytest.mark.parametrize("purpose", sorted(tickets.SHORT))
+async def test_a_user_code_is_short_and_found_however_it_is_typed(
+    database: Database, key_ring: KeyRing, purpose: TicketPurpose
+) -> None:
+    code = await _issue(database, key_ring, purpose)
     assert re.fullmatch(r"[BCDFGHJKLMNPQRSTVWXZ]{4}-[BCDFGHJKLMNPQRSTVWXZ]{4}", code)
     for typed in (code, code.lower(), code.replace("-", ""), f" {code[:4]} {code[5:]} ", code.replace("-", "\u2013")):
-        assert await tickets.peek(database, key_ring, typed, purpose=TicketPurpose.DEVICE, now=NOW) is not None
-    assert await tickets.peek(database, key_ring, code[:8], purpose=TicketPurpose.DEVICE, now=NOW) is None
-    await _consume(database, key_ring, code.lower(), purpose=TicketPurpose.DEVICE)
-    assert await tickets.peek(database, key_ring, code, purpose=TicketPurpose.DEVICE, now=NOW) is None
+        assert await tickets.peek(database, key_ring, typed, purpose=purpose, now=NOW) is not None
+    assert await tickets.peek(database, key_ring, code[:8], purpose=purpose, now=NOW) is None
+    await _consume(database, key_ring, code.lower(), purpose=purpose)
+    assert await tickets.peek(database, key_ring, code, purpose=purpose, now=NOW) is None
+    assert await tickets.is_known(database, code, purpose=purpose)
+    assert await tickets.find(database, key_ring, code, purpose=purpose) is not None
+    assert await tickets.find(database, key_ring, "BBBB-BBBB", purpose=purpose) is None
 
 
 async def test_a_code_that_is_taken_is_refused_rather_than_shared(database: Database, key_ring: KeyRing) -> None:

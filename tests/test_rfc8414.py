@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from server.oauth import jose, tokens
+from server.oauth.client_rules import DEVICE_GRANT
 from tests.oauth_world import World, b64, claims_of, header_of, vault_with
 from vault.keys import KeyRing
 from vault.keysources import key_source
@@ -57,7 +58,7 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     found = await document(world)
     assert found["response_types_supported"] == ["code"]
     assert found["response_modes_supported"] == ["query"]
-    assert found["grant_types_supported"] == ["authorization_code", "refresh_token"]
+    assert set(found["grant_types_supported"]) == {"authorization_code", "refresh_token", DEVICE_GRANT}
     client_id = await world.public_client()
     for grant_type in ("password", "client_credentials", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"):
         answer = await world.token({"grant_type": grant_type, "client_id": client_id, "username": "alice"})
@@ -91,7 +92,7 @@ async def test_every_endpoint_is_on_the_origin_of_the_issuer(world: World) -> No
         for name, value in (await document(world)).items()
         if name.endswith("_endpoint") or name == "jwks_uri"
     }
-    assert len(endpoints) == 7
+    assert len(endpoints) == 8
     for url in endpoints.values():
         assert urlsplit(url).netloc == urlsplit(world.url).netloc
         assert (await world.http.get(url)).status_code in {200, 400, 401, 405}

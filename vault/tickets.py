@@ -1,6 +1,6 @@
 """Every single-use expiring secret: issue, look at, use exactly once. See `TicketPurpose` for the kinds.
 
-The secret (256 bit; a DEVICE ticket's is the short code that a person types) is stored as its SHA-256, the payload
+The secret (256 bit; of a kind in SHORT, the short code that a person types) is stored as its SHA-256, the payload
 sealed. Whoever redeems an authorization code goes through `grants.redeem_code`, which handles a replay; throttling
 guesses of short codes is the caller's part.
 """
@@ -28,6 +28,8 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys import KeyRing
 from vault.records import TENANT, Ticket, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
+
+SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
 _KEPT = 86400  # after expiry, so that a late use is told apart from a forgery
@@ -58,7 +60,7 @@ async def issue(
     secret: str | None = None,
 ) -> str:
     """A new ticket; returns its secret, which exists nowhere else. `secret` is for a code that was already shown."""
-    chosen = secret or (new_user_code() if purpose is TicketPurpose.DEVICE else secrets.token_urlsafe(32))
+    chosen = secret or (new_user_code() if purpose in SHORT else secrets.token_urlsafe(32))
     ticket_hash = _digest(chosen, purpose)
     row = await transaction.fetch_one(
         "insert into tickets"
@@ -91,6 +93,26 @@ async def peek(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPur
         {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value, "now": now},
     )
     return None if row is None else _ticket(row, ring)
+
+
+async def find(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPurpose) -> Ticket | None:
+    """The ticket whether or not it can still be used, for about a day after its end."""
+    row = await reader.fetch_one(
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
+        " from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
+        " and outcome is null",
+        {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value},
+    )
+    return None if row is None else _ticket(row, ring)
+
+
+async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bool:
+    """Whether a ticket of this secret was ever issued, used or not."""
+    row = await reader.fetch_one(
+        "select 1 as one from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose",
+        {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value},
+    )
+    return row is not None
 
 
 async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket:
@@ -186,7 +208,7 @@ def normal_user_code(typed: str) -> str:
 
 
 def _digest(secret: str, purpose: TicketPurpose) -> bytes:
-    known = normal_user_code(secret) if purpose is TicketPurpose.DEVICE else secret
+    known = normal_user_code(secret) if purpose in SHORT else secret
     return hashlib.sha256(known.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -5,12 +5,22 @@ Checking the parameters is `authorize.py`; this module says which sign-in counts
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from vault.records import Session
 from vault.refusals import TransitionRefused
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """Of a request by device code (RFC 8628): what its person compares, and the code that their yes will make."""
+
+    user_code: str
+    address: str  # that asked for the code
+    asked_at: int
+    code: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class AuthorizationRequest:
     stale_session: str | None = None  # nor does this session, by its hash: the client asked for another sign-in
     asks_always: bool = False  # the client wants the person asked, whatever was allowed before
     auth_time: int | None = None  # when the person who allowed it signed in
+    device: DeviceFacts | None = None  # the answer waits for a device instead of being taken to a redirect URI
 
     def accepts(self, session: Session) -> bool:
         """Whether the person signed in lately enough for this request."""

@@ -44,6 +44,7 @@ from vault.refusals import TransitionRefused, VaultError
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
+_ANSWERED: Final = "/device/answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ async def _proceed(
             raise OAuthError("consent_required", "the person must be asked")
     elif "none" in prompt:
         raise OAuthError("login_required", "the person is not signed in, or signed in too long ago")
-    if session is None and not await _may_wait(deployment, address_of(request)):
+    if session is None and not await may_wait(deployment, address_of(request)):
         return _throttled(request)
     return go(f"/consent?request={await _keep(deployment, wanted)}")
 
@@ -204,7 +205,7 @@ def _throttled(request: Request) -> Response:
     return response
 
 
-async def _may_wait(deployment: Deployment, address: str) -> bool:
+async def may_wait(deployment: Deployment, address: str) -> bool:
     """Count a request of somebody who is not signed in; False when too many of this address wait already."""
     most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
     async with deployment.database.transaction() as transaction:
@@ -229,7 +230,7 @@ def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> Pendi
         handle=handle,
         client=client,
         redirect_uri=wanted.redirect_uri,
-        redirect_host=redirect_host(wanted.redirect_uri),
+        redirect_host=redirect_host(wanted.redirect_uri) if wanted.device is None else "",
         scopes=wanted.scopes,
         resource=wanted.resource,
         warnings=_warnings(client, wanted.redirect_uri),
@@ -245,7 +246,7 @@ def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
         warnings.append("Any program on this computer can claim to be this agent. Go on only if you just started it.")
     if client.kind is ClientKind.DYNAMIC:
         warnings.append("This agent registered itself. Nobody has checked that its name is true.")
-    if not redirect_uri.startswith(("https:", "http:")):
+    if redirect_uri and not redirect_uri.startswith(("https:", "http:")):
         warnings.append("The answer goes to an app installed on this computer.")
     return tuple(warnings)
 
@@ -265,9 +266,12 @@ async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorizat
 async def _standing_client(deployment: Deployment, wanted: AuthorizationRequest) -> Client | None:
     """The client as it is now, if the redirect URI still belongs to it."""
     client = await clients.get_client(deployment.database, wanted.client_id)
-    if client is None or not redirect_matches(client.redirect_uris, wanted.redirect_uri):
-        return None
-    return client
+    return client if client is not None and _may_answer(client, wanted) else None
+
+
+def _may_answer(client: Client, wanted: AuthorizationRequest) -> bool:
+    """Whether the answer would still reach this client: at its redirect URI, or on the device that polls for it."""
+    return wanted.device is not None or redirect_matches(client.redirect_uris, wanted.redirect_uri)
 
 
 async def remembered(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
@@ -288,6 +292,8 @@ async def remembered(deployment: Deployment, pending: PendingAuthorization, *, u
 async def approve(deployment: Deployment, handle: str, *, user: User, session: Session, scopes: frozenset[str]) -> str:
     """The person said yes: the URL that takes a fresh code to the client. `scopes` can only be fewer than asked.
 
+    A device that polls gets the code by polling; the URL is then the page that says so.
+
     Raises TransitionRefused when the request was answered before, has expired, or its client is gone.
     """
     now = deployment.now()
@@ -297,7 +303,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
         )
         wanted = stored_request(ticket.payload)
         client = await clients.get_client(transaction, wanted.client_id)
-        if client is None or not redirect_matches(client.redirect_uris, wanted.redirect_uri):
+        if client is None or not _may_answer(client, wanted):
             raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
         if not wanted.accepts(session):
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
@@ -309,13 +315,16 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             deployment.keys,
             purpose=TicketPurpose.CODE,
             payload=payload_of(granted),
-            lifetime=deployment.settings.tokens.code_lifetime,
+            lifetime=deployment.settings.tokens.code_lifetime if wanted.device is None else REQUEST_LIFETIME,
             now=now,
             user_id=user.id,
             client_id=client.id,
             binding=session.token_hash,
+            secret=None if wanted.device is None else wanted.device.code,
         )
         await audit.append(transaction, _event("consent.given", granted, user=user), now=now)
+    if wanted.device is not None:
+        return deployment.url(_ANSWERED)
     return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)
 
 
@@ -327,7 +336,20 @@ async def deny(deployment: Deployment, handle: str, *, user: User) -> str:
             transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=now
         )
         wanted = stored_request(ticket.payload)
+        if wanted.device is not None:
+            await tickets.issue(
+                transaction,
+                deployment.keys,
+                purpose=TicketPurpose.DEVICE_REFUSAL,
+                payload={},
+                lifetime=REQUEST_LIFETIME,
+                now=now,
+                client_id=wanted.client_id,
+                secret=wanted.device.code,
+            )
         await audit.append(transaction, _event("consent.refused", wanted, user=user), now=now)
+    if wanted.device is not None:
+        return deployment.url(_ANSWERED)
     known = {"error": "access_denied", "error_description": "the person refused"}
     return _answer_url(deployment, wanted.redirect_uri, known, state=wanted.state)
 
@@ -341,7 +363,7 @@ def _event(kind: str, wanted: AuthorizationRequest, *, user: User) -> Event:
         details={
             "scopes": sorted(wanted.scopes),
             "resource": wanted.resource,
-            "redirect_host": redirect_host(wanted.redirect_uri),
+            **({"method": "device"} if wanted.device else {"redirect_host": redirect_host(wanted.redirect_uri)}),
         },
     )
 

@@ -26,7 +26,10 @@ from server.settings import Settings
 from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
-GRANT_TYPES: Final = ("authorization_code", "refresh_token")
+DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
+GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT)
+# What a client gets that names none. The device grant must be asked for: it is the easiest to abuse on a person.
+USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
 PRIVATE_MEMBERS: Final = frozenset({"redirects_changed_at", "fetched_at", "fresh_until"})
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
@@ -130,7 +133,7 @@ def document_host_allowed(url: str, settings: Settings) -> bool:
 
 def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
     """Known grant types of those asked for; the others are silently not granted (clients list all they know)."""
-    asked = frozenset(metadata.grant_types or GRANT_TYPES) & frozenset(GRANT_TYPES)
+    asked = frozenset(metadata.grant_types or USUAL_GRANT_TYPES) & frozenset(GRANT_TYPES)
     if "authorization_code" not in asked:
         raise OAuthError("invalid_client_metadata", "grant_types must include authorization_code")
     return asked

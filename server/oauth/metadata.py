@@ -26,6 +26,7 @@ def server_document(deployment: Deployment) -> dict[str, object]:
     document: dict[str, object] = {
         "issuer": deployment.public_url,
         "authorization_endpoint": deployment.url("/authorize"),
+        "device_authorization_endpoint": deployment.url("/device_authorization"),
         "token_endpoint": deployment.url("/token"),
         "jwks_uri": deployment.url("/.well-known/jwks.json"),
         "revocation_endpoint": deployment.url("/revoke"),

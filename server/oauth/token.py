@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth import client_auth, dpop, identity, tokens
+from server.oauth import client_auth, device, dpop, identity, tokens
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
+from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.rules import (
     OAuthError,
     Parameters,
@@ -133,13 +134,25 @@ async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> 
 
 
 async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> Issue:
-    """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made."""
-    code = asked.form.require("code")
-    verifier = asked.form.get("code_verifier")
+    code, verifier = asked.form.require("code"), asked.form.get("code_verifier")
+
+    def check(wanted: AuthorizationRequest) -> str:
+        return _check_code(wanted, asked, verifier, public_url=deployment.public_url)
+
+    return await _redeem(deployment, asked, code, check=check)
+
+
+async def _redeem(
+    deployment: Deployment, asked: TokenRequest, code: str, *, check: Callable[[AuthorizationRequest], str]
+) -> Issue:
+    """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made.
+
+    `check` returns the resource that the code is good for, or refuses.
+    """
     try:
         async with grants.redeem_code(deployment.database, deployment.keys, code, now=asked.now) as redemption:
             wanted = stored_request(redemption.ticket.payload)
-            resource = _check_code(wanted, asked, verifier, public_url=deployment.public_url)
+            resource = check(wanted)
             user_id = redemption.ticket.user_id
             user = None if user_id is None else await users.get_user(redemption.transaction, user_id)
             if user is None or user.disabled_at is not None:
@@ -184,12 +197,18 @@ def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str
     redirect_uri = asked.form.get("redirect_uri")
     if wanted.client_id != asked.client.id:
         raise _invalid_code("another client's code")
+    if wanted.device is not None:
+        raise _invalid_code("a code that only its device code leads to")
     if redirect_uri != wanted.redirect_uri and (redirect_uri is not None or wanted.names_redirect_uri):
         raise _invalid_code("another redirect URI")
     if verifier is None or not verifier_matches(verifier, wanted.challenge):
         raise _invalid_code("verifier does not fit")
     if wanted.dpop_thumbprint is not None and wanted.dpop_thumbprint != asked.key_thumbprint:
         raise _invalid_code("another DPoP key")
+    return _check_resource(wanted, asked, public_url=public_url)
+
+
+def _check_resource(wanted: AuthorizationRequest, asked: TokenRequest, *, public_url: str) -> str:
     if asked.resource is None or asked.resource == wanted.resource:
         return wanted.resource
     ours = own_resources(public_url)
@@ -197,6 +216,22 @@ def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str
     if not wanted.names_resource and wanted.resource in ours and asked.resource in ours:
         return asked.resource
     raise OAuthError("invalid_target", "the code was not issued for this resource")
+
+
+# device_code (RFC 8628 §3.4) --------------------------------------------------------------------------------------
+
+
+async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> Issue:
+    """Pending, refused and expired are told by `device`; from the person's yes on it is an authorization code."""
+    device_code = asked.form.require("device_code")
+    code = await device.answered_code(deployment, asked.client, device_code, now=asked.now)
+
+    def check(wanted: AuthorizationRequest) -> str:
+        if wanted.client_id != asked.client.id or wanted.device is None:
+            raise _invalid_code("another client's device code")
+        return _check_resource(wanted, asked, public_url=deployment.public_url)
+
+    return await _redeem(deployment, asked, code, check=check)
 
 
 # refresh_token (OAuth 2.1 §4.3) -----------------------------------------------------------------------------------
@@ -232,4 +267,8 @@ def _event(kind: str, grant: Grant) -> Event:
 
 
 _Grant = Callable[[Deployment, TokenRequest], Awaitable[Issue]]
-_GRANTS: Final[dict[str, _Grant]] = {"authorization_code": _redeem_code, "refresh_token": _refresh}
+_GRANTS: Final[dict[str, _Grant]] = {
+    "authorization_code": _redeem_code,
+    "refresh_token": _refresh,
+    DEVICE_GRANT: _redeem_device_code,
+}

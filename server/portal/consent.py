@@ -42,6 +42,7 @@ async def show(visit: OwnVisit) -> Response:
         "unverified": words.is_unverified(client),
         "kind": words.client_kind(client),
         "redirect_host": pending.redirect_host,
+        "device": pending.wanted.device,
         "website": web_link(client, "client_uri"),
         "warnings": pending.warnings,
         "scopes": [(scope, words.token_scope(scope)) for scope in sorted(pending.scopes)],
@@ -49,7 +50,11 @@ async def show(visit: OwnVisit) -> Response:
         "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
         "field": permissions.FIELD,
     }
-    return visit.page("consent.html", context, form_targets=[pages.form_target(pending.redirect_uri)])
+    return visit.page("consent.html", context, form_targets=_targets(pending))
+
+
+def _targets(pending: authorize.PendingAuthorization) -> list[str]:
+    return [] if pending.wanted.device is not None else [pages.form_target(pending.redirect_uri)]
 
 
 async def decide(visit: OwnVisit) -> Response:
@@ -60,15 +65,20 @@ async def decide(visit: OwnVisit) -> Response:
         return _sign_in_again(pending)
     match visit.form.one("decision"):
         case "deny":
-            return pages.leave(visit.visit.request, await authorize.deny(deployment, pending.handle, user=user))
+            return _onward(visit, pending, await authorize.deny(deployment, pending.handle, user=user))
         case "allow":
             accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
             target = await _approve(visit, pending)
             wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
-            return pages.leave(visit.visit.request, target)
+            return _onward(visit, pending, target)
         case _:
             raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+
+
+def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:
+    """To the agent; to a page of ours where the agent's device fetches the answer itself."""
+    return pages.go(target) if pending.wanted.device is not None else pages.leave(visit.visit.request, target)
 
 
 async def _approve(visit: OwnVisit, pending: authorize.PendingAuthorization) -> str:

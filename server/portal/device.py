@@ -1,4 +1,7 @@
-"""The page for a device without this browser: type the code that an agent shows, and go on to its connect page."""
+"""The page for a device without this browser: type the code that an agent shows.
+
+It leads to a connect page, or to the consent page where the agent's device asks to be signed in (RFC 8628 §3.3).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from starlette.responses import Response
 
 from server import signin
 from server.connect import ConnectRefused, redeem_user_code
+from server.oauth import device as device_grant
 from server.portal import pages
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit
@@ -36,5 +40,18 @@ async def enter(visit: OwnVisit) -> Response:
     try:
         handle = await redeem_user_code(deployment, typed, user=visit.user)
     except ConnectRefused as refusal:
+        request = await device_grant.open_request(deployment, typed)
+        if request is not None:
+            return pages.go(f"/consent?request={request}")
         return visit.page("device.html", {"error": refusal.description, "typed": typed[:20]}, status=refusal.status)
     return pages.go(f"/connect/{handle}")
+
+
+async def answered(visit: OwnVisit) -> Response:
+    """Where the person comes after deciding about a device's sign-in."""
+    return visit.page("message.html", {"title": "Your answer is on its way", "message": _ANSWERED})
+
+
+_ANSWERED: Final = (
+    "Go back to the device: it notices within some seconds. If you refused, it gets nothing. You can close this page."
+)

@@ -51,6 +51,7 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/account", get=account.show, post=account.change),
         own_route(deployment, "/consent", get=consent.show, post=consent.decide),
         own_route(deployment, "/device", get=device.show, post=device.enter),
+        own_route(deployment, "/device/answered", get=device.answered),
         open_route(deployment, "/connect/callback/{provider}", get=connect.callback),
         own_route(deployment, "/connect/done/{connection}", get=connect.done),
         own_route(deployment, "/connect/{handle}", get=connect.show, post=connect.decide),

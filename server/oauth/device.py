@@ -1,0 +1,151 @@
+"""Device authorization (RFC 8628): codes for an agent whose machine has no browser, and what its polling is told.
+
+The person types the short code on the page `/device` and decides on the consent page. Their yes makes an authorization
+code whose secret only the sealed ticket of the device code holds; redeeming it is the token endpoint's. There is no
+`verification_uri_complete`: a link that carries the code is all that a stranger would have to send.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import client_auth
+from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
+from server.oauth.authorize import REQUEST_LIFETIME, known_resource, may_wait
+from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.rules import OAuthError, choose_scopes
+from server.oauth.wire import address_of, json_answer, read_form
+from vault import replay, tickets
+from vault.records import Client, Ticket, TicketPurpose, parse_scope
+from vault.refusals import TransitionRefused
+
+INTERVAL: Final = 5  # seconds between two polls (§3.2)
+_ATTEMPTS: Final = 5  # a short code can meet another one that is waiting
+
+
+async def authorize_device(deployment: Deployment, request: Request) -> Response:
+    """POST /device_authorization (§3.1, §3.2)."""
+    form = await read_form(request)
+    client = await client_auth.authenticate(deployment, request, form)
+    if DEVICE_GRANT not in client.grant_types:
+        raise OAuthError("unauthorized_client", "this client may not use the device grant")
+    scope, address = form.get("scope"), address_of(request)
+    scopes = choose_scopes(None if scope is None else parse_scope(scope), client=client)
+    resource = await known_resource(deployment, form.get("resource"), client=client)
+    if not await may_wait(deployment, address):
+        raise OAuthError(
+            "temporarily_unavailable",
+            "too many requests of agents are waiting for a sign-in from this address",
+            status=429,
+            headers={"Retry-After": str(REQUEST_LIFETIME)},
+        )
+    wanted = AuthorizationRequest(
+        client_id=client.id,
+        redirect_uri="",
+        challenge="",  # fits no verifier: the code behind a device code cannot be redeemed as an ordinary one
+        scopes=scopes,
+        resource=resource,
+        names_redirect_uri=False,
+        names_resource=form.get("resource") is not None,
+        asks_always=True,
+    )
+    device_code, user_code = await _keep(deployment, wanted, address=address)
+    return json_answer(
+        {
+            "device_code": device_code,
+            "user_code": user_code,
+            "verification_uri": deployment.url("/device"),
+            "expires_in": REQUEST_LIFETIME,
+            "interval": INTERVAL,
+        }
+    )
+
+
+async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address: str) -> tuple[str, str]:
+    """The device code and the user code of a new request."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return await _issue(deployment, wanted, address=address)
+        except TransitionRefused:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def _issue(deployment: Deployment, wanted: AuthorizationRequest, *, address: str) -> tuple[str, str]:
+    now, code, user_code = deployment.now(), secrets.token_urlsafe(32), tickets.new_user_code()
+    facts = DeviceFacts(user_code=user_code, address=address, asked_at=now, code=code)
+    kept = payload_of(replace(wanted, device=facts))
+    async with deployment.database.transaction() as transaction:
+        device_code = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.DEVICE_GRANT,
+            payload={"code": code},
+            lifetime=REQUEST_LIFETIME,
+            now=now,
+            client_id=wanted.client_id,
+        )
+        await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.USER_CODE,
+            payload=kept,
+            lifetime=REQUEST_LIFETIME,
+            now=now,
+            client_id=wanted.client_id,
+            secret=user_code,
+        )
+    return device_code, user_code
+
+
+async def open_request(deployment: Deployment, typed: str) -> str | None:
+    """Use a user code up: the handle of its request on the consent page, None when it is not right or over (§3.3)."""
+    now = deployment.now()
+    try:
+        async with deployment.database.transaction() as transaction:
+            ticket = await tickets.consume(
+                transaction, deployment.keys, typed, purpose=TicketPurpose.USER_CODE, now=now
+            )
+            return await tickets.issue(
+                transaction,
+                deployment.keys,
+                purpose=TicketPurpose.AUTHORIZATION,
+                payload=ticket.payload,
+                lifetime=ticket.expires_at - now,
+                now=now,
+                client_id=ticket.client_id,
+            )
+    except TransitionRefused:
+        return None
+
+
+async def answered_code(deployment: Deployment, client: Client, device_code: str, *, now: int) -> str:
+    """The authorization code that the person's yes has made. Raises what the device is told instead (§3.5)."""
+    ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
+    if ticket is None or ticket.client_id != client.id:
+        raise OAuthError("invalid_grant", "the device code is not known", detail="unknown, or another client's")
+    code = str(ticket.payload["code"])
+    if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.CODE):
+        return code
+    if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.DEVICE_REFUSAL):
+        raise OAuthError("access_denied", "the person refused")
+    if now >= ticket.expires_at:
+        raise OAuthError("expired_token", "the device code has expired: ask for a new one")
+    raise await _still_waiting(deployment, ticket, now=now)
+
+
+async def _still_waiting(deployment: Deployment, ticket: Ticket, *, now: int) -> OAuthError:
+    async with deployment.database.transaction() as transaction:
+        in_time = await replay.first_use(
+            transaction, "device-poll", ticket.ticket_hash.hex(), expires_at=now + INTERVAL, now=now
+        )
+    if not in_time:
+        return OAuthError("slow_down", f"poll every {INTERVAL} seconds at most; wait 5 seconds longer from now on")
+    return OAuthError("authorization_pending", "the person has not answered yet")
