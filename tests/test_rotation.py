@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -254,6 +255,9 @@ async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) ->
         await room.slack.arrived.wait()
         room.pass_time(61)
         async with second_process(room) as other:
+            with pytest.raises(TemporarilyUnavailable):  # by its clock; ours may be off
+                await other.exchange()
+            other.pass_time(60)
             with pytest.raises(ConnectionRequired) as refused:
                 await other.exchange()
             assert refused.value.reason == "ambiguous"
@@ -542,12 +546,56 @@ async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Sto
         await other.database.hold_liveness("paused")
         connection = await left_behind(room, "paused")
         room.pass_time(61)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        room.pass_time(60)
         for _ in range(2):
             with pytest.raises(ConnectionRequired) as refused:
                 await room.exchange()
             assert refused.value.reason == "ambiguous"
         assert room.slack.sends == []
         assert await shown(room, connection) == "ambiguous"
+
+
+@pytest.mark.parametrize("minutes", [5, -5])
+@pytest.mark.parametrize("rotation", [Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES])
+async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
+    sqlite_store: Store, rotation: Rotation, minutes: int
+) -> None:
+    """On SQLite each process reads a clock of its own."""
+    async with open_room(sqlite_store, rotation=rotation) as room, second_process(room) as other:
+        await room.connect()
+        room.pass_time(4000)
+        other.database.clock_offset = room.database.clock_offset + 60 * minutes
+        await room.vault.database.hold_liveness(room.vault.owner)
+        room.slack.gate = asyncio.Event()
+        async with asyncio.timeout(WAIT):
+            slow = asyncio.create_task(room.exchange())
+            await room.slack.arrived.wait()
+            theirs = asyncio.create_task(other.exchange())
+            if minutes > 0:  # the lease has lapsed by its clock
+                with pytest.raises(TemporarilyUnavailable):
+                    await theirs
+            room.slack.gate.set()
+            assert room.slack.issued[(await slow).value]
+            assert room.slack.issued[(await (theirs if minutes < 0 else other.exchange())).value]
+        assert len({send.refresh_token for send in room.slack.sends}) == len(room.slack.sends)
+        assert room.slack.families[0].is_alive
+
+
+@pytest.mark.parametrize(("behind", "sends"), [(0, 2), (300, 1)])
+async def test_a_clock_that_is_behind_prolongs_no_grace(sqlite_store: Store, behind: int, sends: int) -> None:
+    async with open_room(sqlite_store, rotation=Rotation.GRACE) as room, second_process(room) as other:
+        room.slack.has_grace = True
+        connection = await room.connect()
+        room.pass_time(3600)
+        other.database.clock_offset = room.database.clock_offset - behind
+        room.slack.faults.append(LOST_ANSWER)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        with suppress(TemporarilyUnavailable):
+            await refresh(other.vault, connection.id, if_generation=1)
+        assert len(room.slack.sends) == sends
 
 
 async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lease(store: Store) -> None:

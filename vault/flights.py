@@ -19,6 +19,7 @@ from vault.journal import Journal
 from vault.keys import KeyRing
 from vault.refusals import VaultError
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
+from vault.watches import Watches
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -81,9 +82,11 @@ class Flights:
 
     def __init__(self) -> None:
         self.breakers = Breakers()
+        self.watches = Watches()
         self.appointments = Appointments()
         self.waits = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
@@ -105,6 +108,12 @@ class Flights:
             del self._tasks[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
+
+    def tidy(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that nobody should have to wait for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
 
     async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[int]]) -> int:
         """Run after every earlier refresh of the same connection in this process."""
@@ -147,8 +156,9 @@ class Flights:
     async def close(self, *, patience: float = 15.0) -> None:
         """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
         self.appointments.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks.values()), timeout=patience)
+        running = {*self._tasks.values(), *self._tidying}
+        if running:
+            await asyncio.wait(running, timeout=patience)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ the same ones. Seven rules, each forced by a counter-example:
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
 3. An intent counts for its own generation until its owner reports; an answer that is not newer changes nothing.
 4. A late answer is kept, whoever holds the lease by then.
-5. A retry inside a provider's grace starts only while more than two request deadlines of it are left.
+5. A retry inside a provider's grace starts only while more than two request deadlines of it are left. A send that
+   seems to lie in the future was written by another clock: nothing is known of the grace then.
 6. A claim that slept longer than one request deadline is void: what was true when it was decided may not be now.
 7. That an owner is gone ends its own lease only, never the live lease of a live owner.
 """
@@ -23,6 +24,7 @@ from vault.upstream import Rotation, UpstreamPolicy
 SEND_DEADLINE = 10  # seconds that one request may take; promised by UpstreamOAuth.refresh
 LEASE = 60  # seconds; longer than a claim's life and a send together
 MAX_SENDS = 3  # of one refresh token
+CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in the future says nothing of its age
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def may_send(
     if sum(one.sends for one in unresolved) >= MAX_SENDS:
         return Decision.STOP
     first_sent_at = min(one.sent_at for one in unresolved)
-    if policy.rotation is Rotation.GRACE and first_sent_at + policy.grace - 2 * SEND_DEADLINE > now:
+    left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
+    if policy.rotation is Rotation.GRACE and left > 0 and first_sent_at <= now + CLOCKS:
         return Decision.SEND
     if not all(one.is_settled for one in unresolved):
         return Decision.WAIT

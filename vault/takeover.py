@@ -5,7 +5,6 @@ Loads the facts for `vault.rotation_rules` and puts its decision into words. Act
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from vault import leases
@@ -27,8 +26,14 @@ async def is_free(vault: Vault, facts: Facts, *, now: int) -> bool:
     """Whether the lease may be taken."""
     if may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=False):
         return True
+    _watched(vault, facts, now=now)
     gone = await holder_is_gone(vault, facts)
     return may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=gone)
+
+
+def _watched(vault: Vault, facts: Facts, *, now: int) -> int:
+    """For how many seconds this process has seen the last claim without an end."""
+    return vault.flights.watches.seconds(facts.connection_id, facts.fence, now=now)
 
 
 async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
@@ -50,13 +55,19 @@ async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
 
 
 async def refusal(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> VaultError | None:
-    """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent."""
+    """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
+
+    The person is asked only after this process has watched for the length of a lease: by what was written down it
+    would be at once, if our clock or the writer's were off.
+    """
     sends = await unresolved(vault, facts)
     expires_at = facts.access_expires_at
     decision = may_send(policy, sends, now=now, access_expires_at=expires_at)
     if decision is Decision.SEND:
+        vault.flights.watches.forget(facts.connection_id)
         return None
-    if decision is Decision.STOP or _age(sends, now=now) >= LEASE:
+    watched = _watched(vault, facts, now=now)
+    if decision is Decision.STOP or watched >= LEASE:
         return ConnectionRequired(
             f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
             "Connect this account again.",
@@ -65,13 +76,9 @@ async def refusal(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: in
             scopes=facts.scopes,
             connection_id=facts.connection_id,
         )
-    wait = LEASE - _age(sends, now=now)
+    wait = LEASE - watched
     if all(one.is_settled for one in sends) and expires_at is not None:
         wait = min(wait, max(1, expires_at - now))  # then it may be tried
     return TemporarilyUnavailable(
         f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=wait
     )
-
-
-def _age(sends: Collection[Unresolved], *, now: int) -> int:
-    return max(0, now - min(one.sent_at for one in sends))
