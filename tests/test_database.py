@@ -34,7 +34,7 @@ from vault.database import (
     text_or_none,
 )
 from vault.postgres import translate
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.sqlite import SqliteDatabase
 
 INSERT = "insert into apis (tenant, resource, name, created_at) values (:tenant, :resource, :name, :created_at)"
@@ -394,7 +394,7 @@ async def test_a_database_that_another_process_holds_is_busy_for_a_bounded_time(
             async with asyncio.timeout(10):
                 attempts = [_attempt(database, f"{number}") for number in range(3)]
                 outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-            assert {type(outcome) for outcome in outcomes} == {TemporarilyUnavailable}
+            assert {type(outcome) for outcome in outcomes} == {StorageBusy}
             assert await names(database) == []  # reading goes on
         await _attempt(database, "a")
         assert await names(database) == ["a"]

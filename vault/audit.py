@@ -266,7 +266,9 @@ class Activity:
                 taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
                 served = sum(done is not None for _, _, done in taken)
                 self._waiting -= served
-                await self._write(taken)
+                failure = await self._write(taken)
+                if failure is not None:
+                    self._refuse_waiting(failure)  # they have waited as long; each would only wait again
                 self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
                 if len(taken) == BATCH_LIMIT or self._closing:
                     self._wake.set()
@@ -280,7 +282,14 @@ class Activity:
             self._waiting = 0
             self._idle.set()
 
-    async def _write(self, taken: Sequence[_Pending]) -> None:
+    def _refuse_waiting(self, failure: VaultError) -> None:
+        for _, _, done in self._pending:
+            if done is not None and not done.done():
+                done.set_exception(failure)
+        self._pending = [one for one in self._pending if one[2] is None]
+        self._waiting = 0
+
+    async def _write(self, taken: Sequence[_Pending]) -> VaultError | None:
         failure: VaultError | None = StorageUnavailable("the activity could not be written")
         try:
             now = self._database.now()
@@ -297,6 +306,7 @@ class Activity:
                     done.set_result(None)
                 else:
                     done.set_exception(failure)
+        return failure
 
 
 async def list_events(

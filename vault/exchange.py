@@ -24,6 +24,7 @@ from vault.refusals import (
     ConnectionRequired,
     DelegationRequired,
     ScopeRefused,
+    StorageBusy,
     StorageUnavailable,
     TemporarilyUnavailable,
     VaultError,
@@ -83,7 +84,7 @@ async def exchange(
     """
     try:
         token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
-    except StorageUnavailable:
+    except (StorageUnavailable, StorageBusy):
         raise  # nowhere to write an event either
     except VaultError as refusal:
         await vault.activity.record(_refused(request, refusal))

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -22,13 +23,15 @@ import asyncpg
 
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
 from vault.liveness import OwnerLocks
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 
 LOG = logging.getLogger("token_vault.storage")
 
 POOL_SIZE = 10
-WAIT = 5.0  # seconds to wait for a connection, and for a lock
-STATEMENT_TIMEOUT = 15.0
+WAIT = 2.5  # seconds for a connection
+LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock
+STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
+UPGRADE_TIMEOUT = 600.0  # seconds for one statement of a schema upgrade
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 
@@ -66,11 +69,12 @@ class _Connection(Protocol):
     async def fetch(self, query: str, /, *args: Value) -> Sequence[Mapping[str, Value]]: ...
     async def fetchrow(self, query: str, /, *args: Value) -> Mapping[str, Value] | None: ...
     async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
-    async def execute(self, query: str, /, *args: Value) -> str: ...
+    async def execute(self, query: str, /, *args: Value, timeout: float | None = None) -> str: ...  # noqa: ASYNC109
     async def executemany(self, command: str, /, args: Sequence[Sequence[Value]]) -> None: ...
     def transaction(self, *, isolation: str) -> _Block: ...
     def is_closed(self) -> bool: ...
     async def close(self) -> None: ...
+    def terminate(self) -> None: ...
 
 
 class _Pool(Protocol):
@@ -100,7 +104,7 @@ def refusal(error: Exception) -> VaultError:
     if isinstance(error, asyncpg.UniqueViolationError):
         return Conflict("this already exists", detail=detail)
     if isinstance(error, _TRANSIENT):
-        return TemporarilyUnavailable("the database cannot be reached", retry_after=1, detail=detail)
+        return StorageBusy("the database cannot be reached", retry_after=1, detail=detail)
     return StorageUnavailable("the database cannot be read or written", detail=detail)
 
 
@@ -120,7 +124,7 @@ async def _connect_pool(url: str) -> _Pool:
         max_cached_statement_lifetime=0,
         server_settings={
             "application_name": "token-vault",
-            "lock_timeout": str(int(WAIT * 1000)),
+            "lock_timeout": str(int(LOCK_WAIT * 1000)),
             "idle_in_transaction_session_timeout": "30000",
             "jit": "off",
         },
@@ -136,7 +140,7 @@ async def _upgrade(connection: _Connection) -> None:
     if version == len(schema_files()):
         return
     async with connection.transaction(isolation="read_committed"):
-        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK, timeout=UPGRADE_TIMEOUT)
         await connection.execute("create schema if not exists keys")
         await connection.execute(
             "create table if not exists schema_versions "
@@ -146,7 +150,7 @@ async def _upgrade(connection: _Connection) -> None:
         check_version(version)
         for file in schema_files()[version:]:
             for statement in (*file.keys, *file.vault):
-                await connection.execute(statement)
+                await connection.execute(statement, timeout=UPGRADE_TIMEOUT)
             await connection.execute(
                 "insert into schema_versions (number, applied_at) "
                 "values ($1, cast(extract(epoch from now()) as bigint))",
@@ -192,13 +196,19 @@ class PostgresTransaction:
         """No statement after this one."""
         self._connection = None
 
+    def _given_up(self, connection: _Connection, error: Exception) -> VaultError:
+        """The refusal. A server that did not answer in time will not answer a rollback either: hang up instead."""
+        if isinstance(error, TimeoutError):
+            connection.terminate()
+        return refusal(error)
+
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         connection = self._enter()
         query, names = translate(sql)
         try:
             found = await connection.fetch(query, *[parameters[name] for name in names])
         except _ERRORS as error:
-            raise refusal(error) from error
+            raise self._given_up(connection, error) from error
         self.failed = False
         return [dict(record.items()) for record in found]
 
@@ -208,7 +218,7 @@ class PostgresTransaction:
         try:
             record = await connection.fetchrow(query, *[parameters[name] for name in names])
         except _ERRORS as error:
-            raise refusal(error) from error
+            raise self._given_up(connection, error) from error
         self.failed = False
         return None if record is None else dict(record.items())
 
@@ -220,7 +230,7 @@ class PostgresTransaction:
         try:
             status = await connection.execute(query, *[parameters[name] for name in names])
         except _ERRORS as error:
-            raise refusal(error) from error
+            raise self._given_up(connection, error) from error
         self.failed = False
         count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1"
         return int(count) if count.isdigit() else 0
@@ -231,7 +241,7 @@ class PostgresTransaction:
         try:
             await connection.executemany(query, [[row[name] for name in names] for row in parameters])
         except _ERRORS as error:
-            raise refusal(error) from error
+            raise self._given_up(connection, error) from error
         self.failed = False
 
     async def perform(self, program: Program[T]) -> T:
@@ -284,7 +294,7 @@ class _OwnerSessions:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(*_ERRORS):
-                async with asyncio.timeout(WAIT):
+                async with asyncio.timeout(LOCK_WAIT):
                     await connection.close()
 
 
@@ -292,11 +302,11 @@ async def _connect_alone(url: str) -> _Connection:
     """A connection that the server notices the end of within seconds, also when our host vanished."""
     connection: _Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
         url,
-        timeout=int(WAIT),
+        timeout=ceil(WAIT),
         command_timeout=STATEMENT_TIMEOUT,
         server_settings={
             "application_name": "token-vault owner",
-            "lock_timeout": str(int(WAIT * 1000)),
+            "lock_timeout": str(int(LOCK_WAIT * 1000)),
             "tcp_keepalives_idle": "5",
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "3",
@@ -360,6 +370,9 @@ class PostgresDatabase:
             raise refusal(error) from error
         try:
             yield connection
+        except TimeoutError:
+            connection.terminate()  # instead of asking a server that does not answer to cancel
+            raise
         finally:
             await self._pool.release(connection)
 
@@ -380,6 +393,8 @@ class PostgresDatabase:
                     if transaction.failed:
                         raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
             except _ERRORS as error:  # of BEGIN, COMMIT or ROLLBACK; without a connection the server rolls back
+                if isinstance(error, TimeoutError):
+                    connection.terminate()
                 if callers is not None:
                     raise callers from callers.__cause__
                 raise refusal(error) from error

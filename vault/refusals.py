@@ -107,6 +107,10 @@ class TemporarilyUnavailable(VaultError):
         self.retry_after = retry_after
 
 
+class StorageBusy(TemporarilyUnavailable):
+    """The database did not answer in time, or was cut off. Nothing can be written down about it either."""
+
+
 class CiphertextRejected(VaultError):
     """A sealed value does not open under this key and context: moved, altered, or shredded."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import aiosqlite
 
 from vault.database import Conflict, Program, Row, T
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
@@ -31,7 +31,7 @@ def refusal(error: Exception) -> VaultError:
     if code in _UNIQUE:
         return Conflict("this already exists", detail=detail)
     if code & 0xFF in TRANSIENT:
-        return TemporarilyUnavailable("the database is busy", retry_after=1, detail=detail)
+        return StorageBusy("the database is busy", retry_after=1, detail=detail)
     return StorageUnavailable("the database cannot be read or written", detail=detail)
 
 
