@@ -200,6 +200,11 @@ async def _ask(
             f"Whoever runs it does that with `token-vault providers setup {missing.provider}`, "
             f"or with what stands at {deployment.url('/first-run')}."
         )
+        if request.transport == "stdio":  # the owner's own agent may know where it looks
+            text += (
+                f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
+                "client's entry from `token-vault client-config` with the same --data."
+            )
         return _Outcome(_failed(text), "refused", "provider_not_configured")
     reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
     link = await _still_offered(deployment, request.asking)

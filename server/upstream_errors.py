@@ -78,6 +78,22 @@ MENDS: Final[Mapping[str, str]] = {
 _UNKNOWN: Final = "Nothing was connected. Try again; if it stays, ask the operator to look at the activity."
 
 
+_NO_REFRESH: Final[Mapping[str, str]] = {
+    "slack": (
+        "Token rotation is off in the app at {title}: this token does not end, whoever gets hold of it. "
+        f"{_OPERATOR} turns Token rotation on there, under OAuth & Permissions; then connect again."
+    ),
+}
+_ONLY_ACCESS: Final = (
+    "{title} gave no refresh token, so this connection ends with its access token: connect again then."
+)
+
+
+def no_refresh_token(name: str, *, title: str) -> str:
+    """What it means that this provider gave no refresh token, and what to do about it."""
+    return _NO_REFRESH.get(name, _ONLY_ACCESS).replace("{title}", title)
+
+
 def mend_for(code: str, *, name: str, title: str, redirect: str) -> str:
     """What to do about this error code of the provider `name`; a general sentence for a code that nobody knows."""
     text = MENDS.get(code, _UNKNOWN)

@@ -103,6 +103,24 @@ async def test_an_app_with_a_secret_sends_slack_no_pkce(room: Room) -> None:
     assert (await _only(room, user)).grant_expires_at is None
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+async def test_a_token_that_never_ends_is_said_after_connecting_with_its_mend(room: Room, *, rotates: bool) -> None:
+    user, person, client = await _someone(room)
+    room.simulator.control("app", client_id="sandbox-client", client_secret="sandbox-secret", rotates=rotates)
+    page = await person.open(await consent(await room.to_provider(person, await room.link(user, client))))
+    assert "Slack is connected" in page.text
+    assert ("turns Token rotation on there" in page.text) is not rotates
+    assert (await _only(room, user)).has_refresh_token is rotates
+
+
+async def test_who_is_let_in_by_an_app_in_testing_is_said_before_the_way_there(room: Room, public: Room) -> None:
+    for place, is_said in ((room, False), (public, True)):
+        user, person, client = await _someone(place)
+        link = await place.link(user, client, provider="google", scopes=frozenset({EVENTS}))
+        for page in (link.url, "/connections/connect?provider=google"):
+            assert ("Test users" in (await person.open(page)).text) is is_said
+
+
 @pytest.mark.requirement("S-142")
 async def test_an_app_without_a_secret_proves_itself_by_pkce_and_shows_its_thirty_days(public: Room) -> None:
     user, person, client = await _someone(public)

@@ -67,7 +67,8 @@ async def _examined(setup: Setup) -> list[Finding]:
     data, config = setup.directory(), setup.config
     if config is None and (data / "config.toml").is_file():
         config = data / "config.toml"
-    findings = [ok("settings", "defaults and environment" if config is None else str(config))]
+    where = f"defaults and environment; a settings file would be {data / 'config.toml'}"
+    findings = [ok("settings", where if config is None else str(config))]
     findings += check_files(settings, data=data, config=config, environment=os.environ)
     if not any(one.check == "key" and one.verdict == "problem" for one in findings):
         findings += await _opened(setup, settings)

@@ -56,6 +56,8 @@ async def knock(deployment: Deployment, provider: Provider, *, redirect: str) ->
         return ok(f"{name}.redirect", sentence)
     if code in _REDIRECT:
         mend = f"enter exactly {redirect} at its console: token-vault providers setup {name} --show says where"
+        if provider.public_client is not None and redirect.startswith("http:"):
+            mend += "; and turn PKCE on there, without which it takes https only"
         return problem(f"{name}.redirect", f"{title} does not know our redirect address ({code})", mend=mend)
     if code in _SCOPES:
         asked = " ".join(sorted(provider.scope.default))

@@ -13,10 +13,12 @@ from starlette.responses import Response
 from providers.catalog import Provider
 from server import trips
 from server.connect import ConnectRefused, allow, consume_link, covering, known_provider, load_link
+from server.deployment import Deployment
 from server.portal import pages, words
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit, Visit
 from server.trips import Callback, Trip
+from server.upstream_errors import no_refresh_token
 from vault import clients, connections, delegations
 from vault.records import Client, Connection, Event
 
@@ -50,8 +52,15 @@ async def show(visit: OwnVisit) -> Response:
         "preselected": _preselected(known, ready),
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
+        "in_testing": is_in_testing(deployment, provider),
     }
     return visit.page("connect.html", context, form_targets=[provider_target(provider)])
+
+
+def is_in_testing(deployment: Deployment, provider: Provider) -> bool:
+    """Whether our app there lets in its test users only."""
+    settings = deployment.settings.providers.get(provider.name)
+    return settings is not None and settings.testing
 
 
 def _account_note(connection: Connection, ready: set[str]) -> str:
@@ -189,5 +198,6 @@ async def done(visit: OwnVisit) -> Response:
         "scopes": scope_words(provider, connection.scopes),
         "allowed": scope_words(provider, allowed),
         "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),
+        "no_refresh": "" if connection.has_refresh_token else no_refresh_token(provider.name, title=provider.title),
     }
     return visit.page("connected.html", context)

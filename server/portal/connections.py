@@ -14,7 +14,15 @@ from starlette.responses import Response
 from providers.catalog import Provider
 from server import trips
 from server.portal import pages, words
-from server.portal.connect import NEW_ACCOUNT, asked_scopes, chosen_account, login_hint, provider_target, scope_words
+from server.portal.connect import (
+    NEW_ACCOUNT,
+    asked_scopes,
+    chosen_account,
+    is_in_testing,
+    login_hint,
+    provider_target,
+    scope_words,
+)
 from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit
@@ -112,6 +120,7 @@ async def _choice_page(
         "accounts": [(one, scope_words(provider, one.scopes)) for one in known],
         "preselected": known[0].id if known else NEW_ACCOUNT,
         "new_account": NEW_ACCOUNT,
+        "in_testing": is_in_testing(visit.deployment, provider),
         "error": error,
     }
     return visit.page("choose.html", context, status=status, form_targets=[provider_target(provider)])
