@@ -204,11 +204,15 @@ async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | Non
             return await leases.claim(transaction, facts, owner=vault.owner, now=vault.database.now(), gone=gone)
     except (StorageUnavailable, TemporarilyUnavailable):
         undone = Lease(facts.connection_id, vault.owner, generation=facts.generation, fence=facts.fence + 1)
-        try:
-            await _release(vault, undone)
-        except VaultError:
-            log.warning("claim left behind", extra={"connection": facts.connection_id})
+        vault.flights.tidy(_undo(vault, undone))  # the storage may take as long again
         raise
+
+
+async def _undo(vault: Vault, lease: Lease) -> None:
+    try:
+        await _release(vault, lease)
+    except VaultError:
+        log.warning("claim left behind", extra={"connection": lease.connection_id})
 
 
 async def _release(vault: Vault, lease: Lease) -> None:
