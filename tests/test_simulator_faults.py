@@ -240,6 +240,33 @@ async def test_a_fault_strikes_its_endpoint_after_the_skipped_ones_and_as_often_
     assert (await slack.call("auth.test", token))["ok"] is True
 
 
+async def test_a_fault_can_strike_some_grants_only(slack: SlackApp) -> None:
+    simulator = slack.simulator
+    grants = simulator.control("seed", face="slack", count=2, scopes=["chat:write", "channels:read"])["grants"]
+    struck, spared = grants
+    simulator.fault("slack", "ok_false", families=[struck["family"]], times=None, error="fatal_error")
+    for path, name in (("/api/oauth.v2.access", "refresh_token"), ("/api/conversations.list", "access_token")):
+        for grant, error in ((struck, "fatal_error"), (spared, None)):
+            if name == "refresh_token":
+                answer = await slack.refresh(grant[name])
+            else:
+                headers = {"authorization": f"Bearer {grant[name]}"}
+                answer = await slack.http.get(slack.base + path, headers=headers)
+            assert (answer.json()["ok"], answer.json().get("error")) == (error is None, error)
+
+
+async def test_brief_books_forget_entries_and_count_them(slack: SlackApp) -> None:
+    simulator = slack.simulator
+    simulator.control("brief_books", entries=2)
+    (grant,) = simulator.control("seed", face="slack", count=1, scopes=["chat:write"])["grants"]
+    token = grant["refresh_token"]
+    for _ in range(4):
+        token = (await slack.refresh(token)).json()["refresh_token"]
+    assert (await slack.refresh(grant["refresh_token"])).json()["ok"] is False
+    assert len(simulator.books()["refreshes"]) == 2
+    assert simulator.control("tally") == {"refreshes": {"rotated": 4, "refused:reused": 1}}
+
+
 async def test_arrivals_count_every_request_even_those_without_an_answer(slack: SlackApp) -> None:
     slack.simulator.fault("slack.api", "drop_before")
     with pytest.raises(httpx2.RemoteProtocolError):

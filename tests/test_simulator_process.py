@@ -150,6 +150,9 @@ async def test_every_control_command_is_reachable_over_http(
         "client": {"redirect_uris": None},
         "consent": {"face": "slack", "account": "alice"},
         "id_token": {"claims": {"aud": "x"}},
+        "seed": {"face": "slack", "count": 2, "scopes": ["chat:write"]},
+        "brief_books": {"entries": 5},
+        "tally": {},
         "reset": {},
     }
     for command, body in commands.items():

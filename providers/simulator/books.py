@@ -7,6 +7,7 @@ secret.
 from __future__ import annotations
 
 import copy
+from collections import Counter, deque
 from collections.abc import Mapping
 
 Entry = dict[str, object]
@@ -32,19 +33,32 @@ class Books:
     """Ordered records by kind; `n` orders entries of all kinds among each other."""
 
     def __init__(self) -> None:
-        self._pages: dict[str, list[Entry]] = {name: [] for name in PAGES}
+        self._pages: dict[str, deque[Entry]] = {name: deque() for name in PAGES}
         self._count = 0
+        self._limit: int | None = None
+        self._forgotten: dict[str, Counter[str]] = {name: Counter() for name in PAGES}
 
     def write(self, page: str, at: float, **facts: object) -> Entry:
         """Append an entry and return it, so that what becomes known later can still be added."""
         self._count += 1
         entry: Entry = {"n": self._count, "at": round(at, 3), **facts}
-        self._pages[page].append(entry)
+        entries = self._pages[page]
+        if self._limit is not None and len(entries) >= self._limit:
+            self._forgotten[page][str(entries.popleft().get("outcome"))] += 1
+        entries.append(entry)
         return entry
+
+    def keep(self, entries: int | None) -> None:
+        """How many entries of each page to keep from now on; the older ones are only counted."""
+        self._limit = entries
+
+    def tally(self, page: str) -> Counter[str]:
+        """How many entries a page had, by their outcome."""
+        return self._forgotten[page] + Counter(str(entry.get("outcome")) for entry in self._pages[page])
 
     def snapshot(self) -> dict[str, list[Entry]]:
         """A copy that later traffic does not change."""
-        return copy.deepcopy(self._pages)
+        return {name: [copy.deepcopy(entry) for entry in entries] for name, entries in self._pages.items()}
 
 
 def without_secrets(parameters: Mapping[str, object]) -> dict[str, object]:

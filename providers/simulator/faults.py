@@ -7,6 +7,7 @@ Matching and waiting only; `wire.py` performs.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -47,6 +48,7 @@ class Fault(BaseModel):
     kind: FaultKind
     when: Literal["before", "after"] = "before"
     times: int | None = Field(default=1, ge=1)  # None: until cleared
+    families: frozenset[str] | None = None  # strike these grants only, by their labels in the books
     skip: int = Field(default=0, ge=0)  # let this many pass first
     status: int | None = Field(default=None, ge=200, le=599)  # None: 502 for html, 500 for status
     body: str | None = None
@@ -95,10 +97,10 @@ class Faults:
         self.queue.clear()
         self.release()
 
-    def take(self, endpoint: str) -> Fault | None:
-        """The fault that befalls this request, counted as used; the first that matches."""
+    def take(self, endpoint: str, whose: Callable[[], str | None]) -> Fault | None:
+        """The fault that befalls this request, counted as used; the first that matches. `whose` finds its family."""
         for fault in self.queue:
-            if not fault.matches(endpoint):
+            if not fault.matches(endpoint) or (fault.families is not None and whose() not in fault.families):
                 continue
             if fault.skip > 0:
                 fault.skip -= 1

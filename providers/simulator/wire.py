@@ -100,7 +100,7 @@ def endpoint(
             return JSONResponse({"error": "invalid_request"}, status_code=400)
         whose = face if isinstance(face, str) else face(call)
         full_name = f"{whose}.{name if isinstance(name, str) else name(call)}"
-        fault = sandbox.faults.take(full_name)
+        fault = sandbox.faults.take(full_name, lambda: _family(sandbox, whose, call))
         arrival = sandbox.books.write(
             "arrivals",
             sandbox.clock.now(),
@@ -124,6 +124,14 @@ def endpoint(
         return response
 
     return answer
+
+
+def _family(sandbox: Sandbox, face: Face, call: Call) -> str | None:
+    """Whose tokens a request brings."""
+    tokens = sandbox.faces[face].tokens
+    access = tokens.find_access(call.bearer or call.text("token") or "")
+    known = access or tokens.find_refresh(call.text("refresh_token") or "")
+    return None if known is None else known.family.label
 
 
 async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:
