@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from providers.simulator import crowd
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face
 from providers.simulator.authorize import Decision
 from providers.simulator.families.endings import end_family
@@ -228,4 +229,7 @@ COMMANDS: dict[str, Command] = {
     "client": _client,
     "consent": _consent,
     "id_token": _id_token,
+    "seed": crowd.seed,
+    "brief_books": crowd.brief_books,
+    "tally": crowd.tally,
 }
