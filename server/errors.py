@@ -32,6 +32,7 @@ CONFLICT_RETRY: Final = 1  # seconds until whoever was first is done
 TABLE: dict[type[VaultError], Answer] = {
     refusals.ConnectionRequired: Answer(400, "invalid_target"),
     refusals.DelegationRequired: Answer(403, "access_denied"),
+    refusals.ApprovalRequired: Answer(403, "access_denied"),
     refusals.AccountRequired: Answer(400, "invalid_target"),
     refusals.ScopeRefused: Answer(400, "invalid_scope"),
     refusals.GrantEnded: Answer(400, "invalid_grant"),

@@ -13,7 +13,7 @@ from vault.records import TENANT, Delegation, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 
 _SELECT = """
-    select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at from delegations
+    select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask from delegations
     where tenant = :tenant and user_id = :user_id
 """
 _FOR_USER = f"{_SELECT} order by client_id, connection_id"
@@ -35,6 +35,11 @@ _EXTEND = """
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
         and scopes = :previous and revoked_at is null
 """
+_SET_ASK = """
+    update delegations set ask = :ask, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and revoked_at is null and ask <> :ask
+"""
 _REVOKE = """
     update delegations set revoked_at = :now, changed_at = :now
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
@@ -55,6 +60,7 @@ def _delegation(row: Row) -> Delegation:
         created_at=integer(row, "created_at"),
         expires_at=integer_or_none(row, "expires_at"),
         revoked_at=integer_or_none(row, "revoked_at"),
+        ask=parse_scope(text(row, "ask")),
     )
 
 
@@ -131,6 +137,17 @@ async def extend(
                 expires_at=min(ends, default=None),
             )
     raise TemporarilyUnavailable("This permission is being changed just now.", retry_after=1)
+
+
+async def set_ask(
+    transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, ask: frozenset[str], now: int
+) -> bool:
+    """Ask the person each time for exactly these scopes and tools (`tool:NAME`); False when that is so already.
+
+    It outlives changes of the scopes and a revocation: what was asked for each time is, when it is allowed again.
+    """
+    which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    return await transaction.execute(_SET_ASK, {"tenant": TENANT, **which, "ask": format_scope(ask), "now": now}) == 1
 
 
 async def revoke(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:

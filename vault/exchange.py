@@ -12,14 +12,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vault import rotation
+from vault import approvals, rotation
 from vault.accounts import HeldAccount, HeldToken, Wanted, read_accounts
-from vault.attenuate import Plan, plan, scope_key
+from vault.approvals import ToolCall
+from vault.attenuate import Plan, expand, plan, scope_key
+from vault.audit import append
 from vault.connections import ACCESS_TOKEN, names_account, narrowed_token
 from vault.flights import Flights, Vault
 from vault.records import ConnectionState, Event, Narrowing, Principal, format_scope
 from vault.refusals import (
     AccountRequired,
+    ApprovalRequired,
     CiphertextRejected,
     ConnectionRequired,
     DelegationRequired,
@@ -36,6 +39,7 @@ __all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
 
 log = logging.getLogger("token_vault.exchange")
 
+TOOL = "tool:"  # before a tool's name among what the person is asked for each time
 ROUNDS = 4  # looks at the row; each but the first follows a refresh
 
 
@@ -44,7 +48,8 @@ class ExchangeRequest:
     """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
 
     `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
-    `details` is what the event says beside that.
+    `details` is what the event says beside that. `call` is a tool's call, about which the person can be asked; None for
+    what is handed out for later use.
     """
 
     principal: Principal
@@ -54,6 +59,7 @@ class ExchangeRequest:
     purpose: str = ""
     connection_id: str | None = None
     details: Mapping[str, object] = field(default_factory=dict[str, object])
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes = made.scopes if made.needs_narrow_token else None
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
+            if held.ask or policy.ask or (request.call is not None and request.call.must_ask):
+                await _spend_approval(vault, request, held, scopes=made.scopes, policy=policy, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
             rotation.keep_fresh(
@@ -244,6 +252,70 @@ def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, i
     return made
 
 
+def must_ask(call: ToolCall | None, *, scopes: frozenset[str], ask: frozenset[str], policy: UpstreamPolicy) -> bool:
+    """Whether the person is asked each time: for the tool, or for a scope that these include. Pure.
+
+    Where no tool is called, asking for a tool asks for its scopes: they must not be had by another way.
+    """
+    if call is not None and call.must_ask:
+        return True
+    reach = expand(scopes, policy.covers)
+    for entry in ask | policy.ask:
+        tool = entry.removeprefix(TOOL)
+        if tool == entry:
+            if entry in reach:
+                return True
+        elif call is not None:
+            if call.tool == tool:
+                return True
+        elif not reach.isdisjoint(policy.tool_scopes.get(tool, frozenset())):
+            return True
+    return False
+
+
+async def _spend_approval(
+    vault: Vault,
+    request: ExchangeRequest,
+    held: HeldAccount,
+    *,
+    scopes: frozenset[str],
+    policy: UpstreamPolicy,
+    now: int,
+) -> None:
+    """Spend the person's yes to exactly this call, or refuse. The last thing before a token is opened."""
+    call, principal = request.call, request.principal
+    if not must_ask(call, scopes=scopes, ask=held.ask, policy=policy):
+        return
+    what = f"{request.provider} as {held.label}"
+    if call is None:
+        text = f"The person is asked each time about {_words(scopes)} ({what}), so it can only be used through a tool."
+    else:
+        digest = approvals.digest_of(
+            call, account=held.account, client_id=principal.client_id, user_id=principal.user_id
+        )
+        async with vault.database.transaction() as transaction:
+            if await approvals.consume(transaction, principal=principal, digest=digest, attempt=call.attempt, now=now):
+                event = Event(
+                    "approval.consumed",
+                    user_id=principal.user_id,
+                    client_id=principal.client_id,
+                    connection_id=held.id,
+                    details={"tool": call.tool, "provider": request.provider, "call": digest.hex()},
+                )
+                await append(transaction, event, now=now)
+                return
+        text = f"The person wants to be asked before each {call.tool} ({what})."
+    raise ApprovalRequired(
+        text,
+        provider=request.provider,
+        scopes=scopes,
+        connection_id=held.id,
+        account=held.account,
+        label=held.label,
+        can_ask=call is not None,
+    )
+
+
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
     """Open a token of this row; a ciphertext that does not belong here is refused, with an event of its own."""
     try:
@@ -300,7 +372,7 @@ def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
     if isinstance(refusal, ConnectionRequired):
         details["reason"] = refusal.reason
         connection_id = refusal.connection_id
-    elif isinstance(refusal, DelegationRequired):
+    elif isinstance(refusal, DelegationRequired | ApprovalRequired):
         connection_id = refusal.connection_id
     return Event(
         "exchange.refused",

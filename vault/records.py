@@ -244,9 +244,21 @@ class Connection:
         return self.state.value
 
 
+class ApprovalState(StrEnum):
+    """Stored states of an approval; `expired` is derived."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    CONSUMED = "consumed"
+
+
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What one agent may do with one connection of one user, and until when."""
+    """What one agent may do with one connection of one user, until when, and for what the person is asked each time.
+
+    `ask` holds scopes, and tools written as `tool:NAME`.
+    """
 
     user_id: str
     client_id: str
@@ -255,6 +267,7 @@ class Delegation:
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
+    ask: frozenset[str] = frozenset()
     tenant: str = TENANT
 
     def is_live(self, now: int) -> bool:

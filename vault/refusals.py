@@ -70,6 +70,35 @@ class DelegationRequired(VaultError):
         self.missing = missing
 
 
+class ApprovalRequired(VaultError):
+    """The person wants to be asked before each such call, and has not said yes to this one.
+
+    `can_ask`: the call is a tool's, whose arguments can be shown. What is handed out for later use never is.
+    """
+
+    code = "approval_required"
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        provider: str,
+        scopes: frozenset[str],
+        connection_id: str,
+        account: str,
+        label: str,
+        can_ask: bool,
+        detail: str = "",
+    ) -> None:
+        super().__init__(description, detail=detail)
+        self.provider = provider
+        self.scopes = scopes
+        self.connection_id = connection_id
+        self.account = account
+        self.label = label
+        self.can_ask = can_ask
+
+
 class AccountRequired(VaultError):
     """The person has several accounts at this provider and the call names none; never a silent first match."""
 

@@ -49,6 +49,10 @@ class UpstreamPolicy:
     refresh_ends_access_token: bool = False  # a refresh kills the access token before it: never refresh ahead there
     revoke_ends_grant: bool | None = None
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
+    ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator wants the person asked each time
+    tool_scopes: Mapping[str, frozenset[str]] = field(
+        default_factory=dict[str, frozenset[str]]
+    )  # tool -> its scopes: asking for a tool asks for them where no tool is called
 
 
 @dataclass(frozen=True, slots=True)

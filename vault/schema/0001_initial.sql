@@ -181,8 +181,29 @@ create table delegations (
     changed_at bigint not null,
     expires_at bigint,
     revoked_at bigint,
+    ask text not null default '',
     primary key (tenant, user_id, client_id, connection_id)
 );
+
+create table approvals (
+    tenant text not null,
+    id text not null,
+    user_id text not null,
+    client_id text not null,
+    connection_id text not null,
+    tool text not null,
+    digest bytea not null,
+    payload bytea not null,
+    state text not null,
+    created_at bigint not null,
+    expires_at bigint not null,
+    decided_at bigint,
+    consumed_at bigint,
+    consumed_by text,
+    primary key (tenant, id)
+);
+create index approvals_call on approvals (tenant, user_id, client_id, digest);
+create index approvals_expiry on approvals (expires_at);
 
 create table handles (
     tenant text not null,

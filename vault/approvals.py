@@ -1,0 +1,255 @@
+"""Approvals: one call of a tool, with exactly these arguments, that the person was asked about.
+
+`pending -> approved | refused | expired -> consumed`. An approval is bound to the SHA-256 of the canonical JSON
+(RFC 8785) of tool, arguments, account, client and user, lives for minutes, and lets one call through. The arguments are
+stored sealed, to be shown to the person and to nobody else. Whether a call needs one is decided in `vault.exchange`;
+the page and the link are the server's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+import rfc8785
+
+from vault.database import Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
+from vault.envelope import Context, open_sealed, seal
+from vault.keys import KeyRing
+from vault.records import TENANT, ApprovalState, Principal
+from vault.refusals import ScopeRefused, StorageUnavailable, TransitionRefused
+
+ASK_LIFETIME = 600  # seconds that the person has to decide
+USE_LIFETIME = 300  # seconds that an approved call has to come
+
+_KEY = "approvals"
+_KEPT = 86400  # seconds after the end
+_SELECT = """
+    select id, user_id, client_id, connection_id, tool, digest, payload, state, created_at, expires_at, decided_at,
+        consumed_at
+    from approvals where tenant = :tenant
+"""
+_GET = f"{_SELECT} and id = :id"
+_PENDING = f"{_SELECT} and user_id = :user_id and state = :pending and expires_at > :now order by created_at, id"
+_ASKED = f"""
+    {_SELECT} and user_id = :user_id and client_id = :client_id and digest = :digest
+    and state in (:pending, :refused) and expires_at > :now order by created_at desc limit 1
+"""
+_STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalState}
+
+
+class ToolCall:
+    """A tool and its arguments as a call of an exchange; read only where somebody has to be asked.
+
+    `arguments` gives plain JSON values. `must_ask`: the tool itself, or the operator, wants the person asked each time.
+    """
+
+    __slots__ = ("_attempt", "arguments", "must_ask", "tool")
+
+    def __init__(self, tool: str, arguments: Callable[[], Mapping[str, object]], *, must_ask: bool = False) -> None:
+        self.tool = tool
+        self.arguments = arguments
+        self.must_ask = must_ask
+        self._attempt = ""
+
+    @property
+    def attempt(self) -> str:
+        """Names this very call, so that its own second exchange, after a 401, needs no second approval."""
+        self._attempt = self._attempt or secrets.token_urlsafe(16)
+        return self._attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What the person is, or was, asked. `expires_at`: of the question, or once approved, of the permission."""
+
+    id: str
+    user_id: str
+    client_id: str
+    connection_id: str
+    tool: str
+    digest: bytes
+    provider: str
+    account: str  # what a person calls it
+    scopes: tuple[str, ...]
+    arguments: Mapping[str, object] = field(repr=False)
+    state: ApprovalState
+    created_at: int
+    expires_at: int
+    decided_at: int | None = None
+    consumed_at: int | None = None
+
+    def status(self, now: int) -> str:
+        """The state, or `expired` when it ended undecided or unused."""
+        is_open = self.state in (ApprovalState.PENDING, ApprovalState.APPROVED)
+        return "expired" if is_open and now >= self.expires_at else self.state.value
+
+
+def digest_of(call: ToolCall, *, account: str, client_id: str, user_id: str) -> bytes:
+    """What an approval is bound to. Raises ScopeRefused where the arguments have no canonical form."""
+    bound: dict[str, object] = {
+        "account": account,
+        "arguments": dict(call.arguments()),
+        "client": client_id,
+        "tool": call.tool,
+        "user": user_id,
+    }
+    try:
+        return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ScopeRefused(
+            "These arguments cannot be shown to the person exactly as they are: use plain text and smaller numbers.",
+            missing=frozenset(),
+        ) from error
+
+
+async def ask(
+    transaction: Transaction,
+    ring: KeyRing,
+    *,
+    call: ToolCall,
+    principal: Principal,
+    connection_id: str,
+    provider: str,
+    account: str,
+    label: str,
+    scopes: frozenset[str],
+    now: int,
+) -> tuple[Approval, bool]:
+    """The approval to ask the person for, and whether it is new. The same call asks once: a pending question, and a
+    refusal until it would have expired, is found again.
+    """
+    digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
+    row = await transaction.fetch_one(_ASKED, {**_STATES, **_which(principal, digest), "now": now})
+    if row is not None:
+        return _approval(row, ring), False
+    approval_id = secrets.token_urlsafe(24)
+    payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
+    facts: dict[str, Value] = {
+        **_which(principal, digest),
+        "id": approval_id,
+        "connection_id": connection_id,
+        "tool": call.tool,
+        "payload": _seal(ring, payload, approval_id=approval_id),
+        "state": ApprovalState.PENDING.value,
+        "created_at": now,
+        "expires_at": now + ASK_LIFETIME,
+        "decided_at": None,
+        "consumed_at": None,
+    }
+    await transaction.execute(
+        "insert into approvals (tenant, id, user_id, client_id, connection_id, tool, digest, payload, state, "
+        "created_at, expires_at) values (:tenant, :id, :user_id, :client_id, :connection_id, :tool, :digest, "
+        ":payload, :state, :created_at, :expires_at)",
+        facts,
+    )
+    return _approval(facts, ring), True
+
+
+async def get(reader: Reader, ring: KeyRing, approval_id: str) -> Approval | None:
+    """The approval of that id, whoever's it is and in whatever state."""
+    row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": approval_id})
+    return None if row is None else _approval(row, ring)
+
+
+async def list_pending(reader: Reader, ring: KeyRing, user_id: str, *, now: int) -> tuple[Approval, ...]:
+    """What a person is being asked now, oldest first."""
+    rows = await reader.fetch(_PENDING, {**_STATES, "tenant": TENANT, "user_id": user_id, "now": now})
+    return tuple(_approval(row, ring) for row in rows)
+
+
+async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int) -> None:
+    """The person's answer, once. Raises TransitionRefused when it was given before, came too late, or is another's."""
+    changed = await transaction.execute(
+        "update approvals set state = :state, decided_at = :now, expires_at = :expires_at "
+        "where tenant = :tenant and id = :id and user_id = :user_id and state = :pending and expires_at > :now",
+        {
+            "tenant": TENANT,
+            "id": approval_id,
+            "user_id": user_id,
+            "pending": ApprovalState.PENDING.value,
+            "state": (ApprovalState.APPROVED if is_approved else ApprovalState.REFUSED).value,
+            "expires_at": now + USE_LIFETIME,
+            "now": now,
+        },
+    )
+    if changed != 1:
+        raise TransitionRefused("this was decided already, or is older than ten minutes", detail="approval not pending")
+
+
+async def consume(transaction: Transaction, *, principal: Principal, digest: bytes, attempt: str, now: int) -> bool:
+    """Spend an approval of this very call; False when there is none. The attempt that spent one may come back."""
+    row = await transaction.fetch_one(
+        "select id from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id "
+        "and digest = :digest and ((state = :approved and expires_at > :now) "
+        "or (state = :consumed and consumed_by = :attempt)) order by state desc, created_at limit 1",
+        {**_STATES, **_which(principal, digest), "attempt": attempt, "now": now},
+    )
+    if row is None:
+        return False
+    changed = await transaction.execute(
+        "update approvals set state = :consumed, consumed_at = :now, consumed_by = :attempt where tenant = :tenant "
+        "and id = :id and ((state = :approved and expires_at > :now) "
+        "or (state = :consumed and consumed_by = :attempt))",
+        {**_STATES, "tenant": TENANT, "id": text(row, "id"), "attempt": attempt, "now": now},
+    )
+    return changed == 1
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Forget what ended a day ago; the activity keeps that it was asked, and what came of it."""
+    return await transaction.execute(
+        "delete from approvals where tenant = :tenant and expires_at <= :before",
+        {"tenant": TENANT, "before": now - _KEPT},
+    )
+
+
+def _which(principal: Principal, digest: bytes) -> dict[str, Value]:
+    return {"tenant": TENANT, "user_id": principal.user_id, "client_id": principal.client_id, "digest": digest}
+
+
+def _context(approval_id: str) -> Context:
+    return Context(purpose="approval", tenant=TENANT, record_id=approval_id)
+
+
+def _seal(ring: KeyRing, payload: Mapping[str, object], *, approval_id: str) -> bytes:
+    plain = json.dumps(payload, separators=(",", ":")).encode()
+    return seal(plain, key=ring.subkey(_KEY), key_id=_KEY, context=_context(approval_id))
+
+
+def _approval(row: Row, ring: KeyRing) -> Approval:
+    approval_id = text(row, "id")
+    plain = open_sealed(binary(row, "payload"), key=ring.subkey(_KEY), context=_context(approval_id))
+    payload: object = json.loads(plain)
+    if not _is_object(payload):
+        raise StorageUnavailable("a stored approval cannot be read", detail="its payload is not an object")
+    arguments, scopes = payload.get("arguments"), payload.get("scopes")
+    return Approval(
+        id=approval_id,
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        connection_id=text(row, "connection_id"),
+        tool=text(row, "tool"),
+        digest=binary(row, "digest"),
+        provider=str(payload.get("provider")),
+        account=str(payload.get("account")),
+        scopes=tuple(str(scope) for scope in scopes) if _is_list(scopes) else (),
+        arguments=arguments if _is_object(arguments) else {},
+        state=ApprovalState(text(row, "state")),
+        created_at=integer(row, "created_at"),
+        expires_at=integer(row, "expires_at"),
+        decided_at=integer_or_none(row, "decided_at"),
+        consumed_at=integer_or_none(row, "consumed_at"),
+    )
+
+
+def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
