@@ -1,0 +1,162 @@
+"""A vault with many people, one account each, at the simulator: what the scenarios about many connections start from.
+
+Everybody has the same agent. The accounts are seeded, not connected by a browser; from then on everything is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from providers.catalog import load_catalog
+from tests.chaos.world import PATIENCE, ROOT, Provider, Worker, end, environment
+from tests.conftest import Store
+from vault import clients, connections, delegations, grants, users
+from vault.database import Database, Transaction
+from vault.keys import KeyRing
+from vault.records import Client, ClientKind
+from vault.upstream import Account, TokenAnswer
+
+SCOPES = {
+    "slack": frozenset({"chat:write", "channels:read", "channels:history"}),
+    "google": frozenset({"https://www.googleapis.com/auth/calendar.events"}),
+}
+AUDIENCE = "http://localhost:8765/mcp"
+SEED_PAGE = 500  # people per transaction
+
+
+@dataclass(frozen=True)
+class Member:
+    """One person with one account."""
+
+    provider: str
+    family: str  # of the grant, in the simulator's books
+    connection_id: str
+    user_id: str
+    grant_id: str
+
+
+@dataclass
+class Crowd:
+    """The vault, its provider and its people."""
+
+    store: Store
+    provider: Provider
+    database: Database
+    keys: KeyRing
+    client_id: str = "chaos-agent"
+    members: list[Member] = field(default_factory=list[Member])
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
+
+    async def add(self, provider: str, count: int) -> list[Member]:
+        """So many more people with an account there."""
+        added: list[Member] = []
+        policy = load_catalog().provider(provider).policy()
+        for first in range(0, count, SEED_PAGE):
+            size = min(SEED_PAGE, count - first)
+            seeded = await self.provider.control("seed", face=provider, count=size, scopes=sorted(SCOPES[provider]))
+            async with self.database.transaction() as transaction:
+                for grant in seeded["grants"]:
+                    added.append(await self._join(transaction, provider, grant, policy=policy))
+        self.members += added
+        return added
+
+    async def _join(self, transaction: Transaction, provider: str, grant: dict[str, Any], *, policy: Any) -> Member:
+        now = self.database.now()
+        name = grant["family"]
+        user = await users.create_user(transaction, f"person {name}", now=now)
+        ours = await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=self.client_id,
+            scopes=frozenset({"tools"}),
+            resource=AUDIENCE,
+            redirect_uri="http://127.0.0.1/callback",
+            now=now,
+        )
+        answer = TokenAnswer(
+            grant["access_token"],
+            grant["refresh_token"],
+            SCOPES[provider],
+            int(grant["expires_in"]),
+            Account(f"T1:{name}", name),
+        )
+        connection = await connections.open_connection(
+            transaction,
+            self.keys,
+            user_id=user.id,
+            provider=provider,
+            answer=answer,
+            asked=SCOPES[provider],
+            policy=policy,
+            now=now,
+        )
+        await delegations.allow(
+            transaction,
+            user_id=user.id,
+            client_id=self.client_id,
+            connection_id=connection.id,
+            scopes=SCOPES[provider],
+            now=now,
+        )
+        return Member(provider, name, connection.id, user.id, ours.id)
+
+    async def spread(self, members: Sequence[Member], *, life: int) -> None:
+        """Let the tokens end one after the other, as those of people who connected at different times do."""
+        now = self.database.now()
+        async with self.database.transaction() as transaction:
+            for number, member in enumerate(members):
+                left = life * (number + 1) // len(members)
+                await transaction.execute(
+                    "update connections set access_expires_at = :ends, refreshed_at = :began where id = :id",
+                    {"ends": now + left, "began": now + left - life, "id": member.connection_id},
+                )
+
+    async def worker(self) -> Worker:
+        """A process that exchanges for everybody."""
+        path = self.store.data.parent / "crowd.json"
+        facts = {
+            "data": str(self.store.data),
+            "database": self.store.url,
+            "providers": self.provider.providers,
+            "client_id": self.client_id,
+            "audience": AUDIENCE,
+            "members": [asdict(member) for member in self.members],
+        }
+        await asyncio.to_thread(Path.write_text, path, json.dumps(facts))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.chaos.crowd_worker", str(path),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(), limit=1 << 26,
+        )  # fmt: skip
+        self.stack.push_async_callback(end, process)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert json.loads(await process.stdout.readline()) == {"ready": True}
+        return Worker(process)
+
+    async def spent_twice(self) -> int:
+        """How many refreshes the provider refused, which means here: tokens that had been spent."""
+        counts = (await self.provider.control("tally"))["refreshes"]
+        return sum(count for outcome, count in counts.items() if outcome.startswith("refused"))
+
+
+@asynccontextmanager
+async def open_crowd(store: Store, provider: Provider) -> AsyncGenerator[Crowd]:
+    """A vault at the store with an agent and nobody in it."""
+    async with AsyncExitStack() as stack:
+        database = await store.open()
+        stack.push_async_callback(database.close)
+        keys = await store.open_keys(database)
+        crowd = Crowd(store, provider, database, keys, stack=stack)
+        client = Client(
+            crowd.client_id, ClientKind.MANUAL, "Chaos agent", "none", ("http://127.0.0.1/callback",), database.now()
+        )
+        async with database.transaction() as transaction:
+            await clients.save_client(transaction, client)
+        yield crowd

@@ -1,0 +1,150 @@
+"""One real process of a vault that exchanges for a crowd at a steady pace; for the scenarios of `tests.chaos.crowd`.
+
+Argument: a file with the members. Each line in is a command, each line out its answer:
+`{"load": seconds, "rate": calls_per_second, "random": true}` calls members in turn, or at random;
+`{"facts": true}` says what the process itself knows; `{"settle": true}` waits for what is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvloop
+
+from server.app import open_deployment
+from server.settings import load_settings
+from tests.chaos.figures import quantile
+from vault.exchange import ExchangeRequest, Vault, exchange
+from vault.records import Principal
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+
+PATIENCE = 40.0  # seconds for one call
+SCOPES = {
+    "slack": frozenset({"chat:write"}),
+    "google": frozenset({"https://www.googleapis.com/auth/calendar.events"}),
+}
+
+
+class Load:
+    """Calls and what became of them."""
+
+    def __init__(self, vault: Vault) -> None:
+        self.vault = vault
+        self.outcomes = Counter[str]()
+        self.milliseconds: list[float] = []
+        self.reasons = Counter[str]()
+        self.running: set[asyncio.Task[None]] = set()
+
+    async def call(self, request: ExchangeRequest) -> None:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await exchange(request, vault=self.vault, now=self.vault.database.now())
+        except (StorageUnavailable, TemporarilyUnavailable) as refusal:
+            self.outcomes["503"] += 1
+            self.reasons[f"{refusal.description} ({refusal.detail})"] += 1
+        except VaultError as refusal:
+            self.outcomes[refusal.code] += 1
+            self.reasons[f"{refusal.description} ({refusal.detail})"] += 1
+        except TimeoutError:
+            self.outcomes["timeout"] += 1
+        else:
+            self.outcomes["ok"] += 1
+            self.milliseconds.append((time.perf_counter() - started) * 1000)
+
+    async def run(self, requests: list[ExchangeRequest], *, seconds: float, rate: float, at_random: bool) -> None:
+        loop = asyncio.get_running_loop()
+        first = loop.time()
+        number = 0
+        while number < seconds * rate:
+            due = min(int((loop.time() - first) * rate) + 1, int(seconds * rate))
+            for index in range(number, due):
+                chosen = random.choice(requests) if at_random else requests[index % len(requests)]
+                task = asyncio.create_task(self.call(chosen))
+                self.running.add(task)
+                task.add_done_callback(self.running.discard)
+            number = due
+            await asyncio.sleep(max(0.001, first + (number + 1) / rate - loop.time()))
+        while self.running:
+            await asyncio.wait(set(self.running))
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "outcomes": dict(self.outcomes),
+            "reasons": self.reasons.most_common(5),
+            "p50": quantile(self.milliseconds, 0.5),
+            "p99": quantile(self.milliseconds, 0.99),
+            "worst": max(self.milliseconds, default=0.0),
+        }
+
+
+def facts(vault: Vault) -> dict[str, Any]:
+    """What this process knows of itself."""
+    process = psutil.Process()
+    gc.collect()
+    return {
+        "waits": vault.flights.waits,
+        "rss": process.memory_info().rss,
+        "cpu": sum(process.cpu_times()[:2]),
+        "files": process.num_fds(),
+    }
+
+
+async def main(about: dict[str, Any]) -> None:
+    """Open the vault, say so, obey until standard input ends."""
+    settings = load_settings(
+        overrides={
+            "database": {"url": about["database"]},
+            "providers": about["providers"],
+            "sandbox": {"loopback_upstreams": True},
+        }
+    )
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    requests = [
+        ExchangeRequest(
+            Principal(
+                one["user_id"],
+                about["client_id"],
+                one["grant_id"],
+                scopes=frozenset({"tools"}),
+                audience=about["audience"],
+            ),
+            one["provider"],
+            SCOPES[one["provider"]],
+            purpose="chaos",
+        )
+        for one in about["members"]
+    ]
+    async with open_deployment(settings, data=Path(about["data"])) as deployment:
+        vault = deployment.vault
+        print(json.dumps({"ready": True}), flush=True)
+        while line := await reader.readline():
+            command = json.loads(line)
+            if "load" in command:
+                load = Load(vault)
+                await load.run(
+                    requests, seconds=command["load"], rate=command["rate"], at_random=command.get("random", False)
+                )
+                answer = load.summary()
+            elif "facts" in command:
+                answer = facts(vault)
+            else:
+                await vault.flights.close()
+                answer = {"settled": True}
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    about = json.loads(Path(sys.argv[1]).read_text())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(about))
