@@ -1,7 +1,8 @@
 """One real process of a vault that exchanges for a crowd at a steady pace; for the scenarios of `tests.chaos.crowd`.
 
 Argument: a file with the members. Each line in is a command, each line out its answer:
-`{"load": seconds, "rate": calls_per_second, "random": true}` calls members in turn, or at random;
+`{"load": seconds, "rate": calls_per_second, "random": true, "first": 0, "step": 1}` calls members in turn, or at
+random, all of them or every so many;
 `{"facts": true}` says what the process itself knows; `{"settle": true}` waits for what is on its way.
 """
 
@@ -132,8 +133,9 @@ async def main(about: dict[str, Any]) -> None:
             command = json.loads(line)
             if "load" in command:
                 load = Load(vault)
+                mine = requests[command.get("first", 0) :: command.get("step", 1)]
                 await load.run(
-                    requests, seconds=command["load"], rate=command["rate"], at_random=command.get("random", False)
+                    mine, seconds=command["load"], rate=command["rate"], at_random=command.get("random", False)
                 )
                 answer = load.summary()
             elif "facts" in command:

@@ -46,7 +46,8 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        async with asyncio.timeout(PATIENCE):
+        lasts = command.get("load")
+        async with asyncio.timeout(PATIENCE + (lasts if isinstance(lasts, int | float) else 0)):
             line = await self.process.stdout.readline()
         assert line, "the worker ended"
         return json.loads(line)
