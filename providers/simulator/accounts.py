@@ -37,6 +37,9 @@ class RegisteredClient:
     """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address.
 
     `is_public`: a Slack app with PKCE turned on. It needs no secret, and each of its refresh tokens ends after 30 days.
+    `user_scopes`: what a Slack app may ask a person for; None: all. `rotates`: its token rotation is on.
+    `api_enabled`: the client's project at Google has the Calendar API. `test_users`: whom a Google app in Testing lets
+    in, by the names of `PEOPLE`; None: it is published.
     """
 
     client_id: str
@@ -44,6 +47,10 @@ class RegisteredClient:
     name: str
     redirect_uris: tuple[str, ...] | None = None
     is_public: bool = False
+    user_scopes: frozenset[str] | None = None
+    rotates: bool = True
+    api_enabled: bool = True
+    test_users: frozenset[str] | None = None
 
 
 CLIENT_ID = "sandbox-client"

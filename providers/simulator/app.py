@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from providers.simulator import google_api, google_oauth, slack_api, slack_oauth
+from providers.simulator import google_api, google_errors, google_oauth, slack_api, slack_oauth
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
 from providers.simulator.families.routes import family_routes
@@ -125,6 +125,7 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
             endpoint(sandbox, "google", "userinfo", partial(google_oauth.userinfo, sandbox)),
             methods=["GET", "POST"],
         ),
+        Route(google_errors.PATH, endpoint(sandbox, "google", "error", google_errors.error_page)),
         Route("/google/.well-known/openid-configuration", endpoint(sandbox, "google", "discovery", document)),
         Route("/google/oauth2/v3/certs", endpoint(sandbox, "google", "keys", lambda _call: keys())),
         *(calendar(*route) for route in _CALENDAR_ROUTES),

@@ -15,12 +15,17 @@ from providers.simulator.authorize import (
     check_redirect_uri,
     with_parameters,
 )
+from providers.simulator.google_errors import error_location
 from providers.simulator.pages import ConsentView, consent_page, refused_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call, Handler
 
 ReadRequest = Callable[[Mapping[str, str], RegisteredClient], AuthorizationRequest]
 SuccessParameters = Callable[[AuthorizationRequest, frozenset[str]], dict[str, str]]
+_NOT_A_TESTER = (
+    "This app has not completed the Google verification process. The app is currently being tested, and can only be "
+    "accessed by developer-approved testers. If you think you should have access, contact the developer."
+)
 _SLACK_WORDS = {"redirect_uri_mismatch": "bad_redirect_uri", "invalid_client": "invalid_client_id"}
 
 
@@ -40,8 +45,7 @@ def authorization_handler(
         try:
             request = _validate(sandbox, call.query, read)
         except RequestRefused as refusal:
-            error = _SLACK_WORDS.get(refusal.error, refusal.error) if face == "slack" else refusal.error
-            return refused_page(face, error=error, description=refusal.description)
+            return _refused(face, refusal, redirect_uri=call.query.get("redirect_uri", ""))
         _record(sandbox, request, call.query)
         auto = sandbox.face(face).auto_consent
         if auto is not None:
@@ -49,6 +53,16 @@ def authorization_handler(
         return _page(sandbox, request, action=call.path, fixed_scopes=fixed_scopes)
 
     return answer
+
+
+def _refused(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
+    """Slack tells it on this page, Google sends the browser on to an error page; both before anybody signs in."""
+    if face == "google":
+        return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
+    error, description = _SLACK_WORDS.get(refusal.error, refusal.error), refusal.description
+    if error == "bad_redirect_uri":
+        description = f"redirect_uri did not match any configured URIs. Passed URI: {redirect_uri}"
+    return refused_page(face, error=error, description=description)
 
 
 def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> AuthorizationRequest:
@@ -108,6 +122,9 @@ def _finish(
 ) -> Response:
     now = sandbox.clock.now()
     face = sandbox.face(request.face)
+    testers = request.client.test_users
+    if testers is not None and decision.account not in testers:
+        return refused_page(request.face, error="access_denied", description=_NOT_A_TESTER, status=403)
     asked = frozenset(request.scopes)
     granted = asked if decision.scopes is None else asked & (decision.scopes | (fixed_scopes or frozenset()))
     allowed = decision.allow and sandbox.is_active(decision.account) and bool(granted or request.bot_scopes)

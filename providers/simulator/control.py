@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from providers.simulator import crowd
-from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face
+from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face, RegisteredClient
 from providers.simulator.authorize import Decision
 from providers.simulator.families.endings import end_family
 from providers.simulator.faults import Fault
@@ -81,6 +81,18 @@ class _Account(_Strict):
 class _Client(_Strict):
     client_id: str = CLIENT_ID
     redirect_uris: tuple[str, ...] | None
+
+
+class _App(_Strict):
+    client_id: str = Field(min_length=1)
+    client_secret: str = Field(min_length=1)
+    name: str = "An app"
+    redirect_uris: tuple[str, ...] | None = None
+    is_public: bool = False
+    user_scopes: frozenset[str] | None = None
+    rotates: bool = True
+    api_enabled: bool = True
+    test_users: frozenset[str] | None = None
 
 
 class _Consent(_Strict):
@@ -200,6 +212,13 @@ def _client(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     return {}
 
 
+def _app(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
+    """Make an app, or change all of one, as at the provider's console."""
+    wanted = _App.model_validate(body)
+    sandbox.register(RegisteredClient(**{name: getattr(wanted, name) for name in _App.model_fields}))
+    return {}
+
+
 def _consent(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     """Answer authorization requests at once, as this person would, without a page."""
     wanted = _Consent.model_validate(body)
@@ -227,6 +246,7 @@ COMMANDS: dict[str, Command] = {
     "revoke_grant": _revoke_grant,
     "accounts": _accounts,
     "client": _client,
+    "app": _app,
     "consent": _consent,
     "id_token": _id_token,
     "seed": crowd.seed,

@@ -44,9 +44,9 @@ def consent_page(face: Face, view: ConsentView) -> HTMLResponse:
     return _render("consent.html", face, {**values, "people": list(PEOPLE.values())})
 
 
-def refused_page(face: Face, *, error: str, description: str) -> HTMLResponse:
+def refused_page(face: Face, *, error: str, description: str, status: int = 400) -> HTMLResponse:
     """An error that must not be redirected."""
-    return _render("refused.html", face, {"error": error, "description": description}, status=400)
+    return _render("refused.html", face, {"error": error, "description": description}, status=status)
 
 
 def home_page(*, posts: Sequence[object], events: Sequence[object], families: Sequence[object]) -> HTMLResponse:

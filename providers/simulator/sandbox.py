@@ -96,6 +96,16 @@ class Sandbox:
         """The mode of a family face. KeyError when there is none."""
         return self.modes[name.removeprefix(PREFIX)]
 
+    def register(self, client: RegisteredClient) -> None:
+        """Make or change an app, as its owner does at the provider's console."""
+        self.clients[client.client_id] = client
+        tokens = self.faces["slack"].tokens
+        (tokens.endless.discard if client.rotates else tokens.endless.add)(client.client_id)
+        if client.is_public:
+            tokens.refresh_lifetimes[client.client_id] = PUBLIC_REFRESH_LIFETIME
+        else:
+            tokens.refresh_lifetimes.pop(client.client_id, None)
+
     def register_redirect_uris(self, client_id: str, redirect_uris: tuple[str, ...] | None) -> None:
         """Let a client use exactly these redirect addresses; None goes back to any loopback or https address."""
         self.clients[client_id] = replace(self.clients[client_id], redirect_uris=redirect_uris)

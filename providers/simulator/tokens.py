@@ -7,6 +7,7 @@ Labels (`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class TokenStore:
         self.rules = rules
         self.omit_refresh_tokens = 0  # this many of the next answers carry no refresh token; -1 for all
         self.refresh_lifetimes: dict[str, int] = {}  # by client: seconds from the issue of each refresh token
+        self.endless: set[str] = set()  # clients whose access tokens do not expire: Slack apps without rotation
         self.families: list[Family] = []
         self._face = face
         self._mint = mint
@@ -279,9 +281,8 @@ class TokenStore:
         if self.rules.refresh_ends_access:
             self._end_access(family)
         value = self._mint("access", family.kind)
-        token = AccessToken(
-            f"{family.label}:a{family.access_issued}", family, scopes, expires_at=now + self.rules.access_lifetime
-        )
+        expires_at = math.inf if family.client_id in self.endless else now + self.rules.access_lifetime
+        token = AccessToken(f"{family.label}:a{family.access_issued}", family, scopes, expires_at=expires_at)
         family.access_issued += 1
         self._access[fingerprint(value)] = token
         return Issued(
