@@ -13,7 +13,7 @@ from yarl import URL
 from providers.address import AddressPolicy, is_loopback_host, url_problem
 from providers.inputs import examples, filled, input_problems, names_in
 from providers.provider import Provider
-from vault.upstream import Downscope, Rotation
+from vault.upstream import Downscope, ItemLimit, Rotation
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -28,6 +28,7 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
     yield from address_problems(filled(provider, examples(provider)))
     yield from _scope_problems(provider)
     yield from _identity_problems(provider)
+    yield from _downscope_problems(provider)
     yield from _fact_problems(provider)
     for index, rule in enumerate(provider.rules):
         where = f"rules.{index}"
@@ -141,6 +142,25 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         paths = _PLACEHOLDER.findall(template)
         if not paths or any(_FIELD_PATH.fullmatch(path) is None for path in paths):
             yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
+
+
+def _downscope_problems(provider: Provider) -> Iterator[str]:
+    facts = provider.downscope
+    if facts.api is not None and facts.api not in provider.apis:
+        yield f"downscope.api: unknown API {facts.api!r}; add it under [apis]"
+    if (facts.path is None) == (facts.mode is Downscope.NATIVE):
+        yield 'downscope.path: belongs to mode "native"; give both or neither'
+    if facts.api is None and (facts.path or facts.told_path):
+        yield "downscope.api: missing; say which API the paths belong to"
+    if facts.array and provider.body != "json":
+        yield 'downscope.array: only a JSON body carries an array; set body = "json" or remove it'
+    if (facts.items is ItemLimit.NONE) == bool(facts.item):
+        yield "downscope.item: belongs to items other than none; give both or neither"
+    if _FIELD_PATH.fullmatch(facts.scopes_at) is None:
+        yield f"downscope.scopes_at: {facts.scopes_at!r} is not a path like token.scopes; correct it"
+    for template in facts.item:
+        if re.fullmatch(r"(/([a-z0-9._-]+|\{[a-z_]+\}))+", template) is None:
+            yield f"downscope.item: {template!r} is not a path like /repos/{{owner}}/{{repo}}; correct it"
 
 
 def _fact_problems(provider: Provider) -> Iterator[str]:

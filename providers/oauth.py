@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlencode
@@ -19,14 +19,25 @@ from authlib.oauth2.client import OAuth2Client
 
 from providers.answers import at, text_at
 from providers.http import Crowded, HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
+from providers.narrowing import (
+    Wish,
+    exchange_answer,
+    exchange_parameters,
+    item_of,
+    scoped_answer,
+    scoped_fields,
+)
 from providers.provider import Provider
-from providers.token_answers import Asked, account_of, clean_code, judge
+from providers.token_answers import Asked, Judged, account_of, clean_code, judge, scopes_in
 from providers.token_requests import (
     FORM,
     JSON,
+    Fields,
     Written,
     authorize_parameters,
     long_lived_url,
+    narrowing_parameter,
+    native_request,
     provider_headers,
     revoke_request,
     token_request,
@@ -124,9 +135,9 @@ class AuthlibUpstream:
             return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
         if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
             return Refused("invalid_scope", f"{provider.title} cannot narrow a token by refresh", ends_grant=False)
-        parameters = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
+        parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
         if scopes is not None:
-            parameters["scope"] = provider.scope.separator.join(sorted(scopes))
+            parameters = {**parameters, **narrowing_parameter(provider, scopes)}
         url = provider.hosts.refresh_url or provider.hosts.token_url
         outcome = await self._ask(url, parameters, self._asked(refresh_token, is_refresh=True))
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
@@ -134,11 +145,45 @@ class AuthlibUpstream:
             return outcome
         if outcome.refresh_token == refresh_token:
             outcome = replace(outcome, refresh_token=None)  # the same one again is not a new one
+        if scopes is not None and outcome.scopes is None and outcome.refresh_token is None:
+            # Not with a new refresh token in hand: that has to be stored before anything else happens.
+            outcome = replace(outcome, scopes=await self._told(outcome.access_token))
         return Rotated(outcome)
 
-    async def narrow(self, access_token: str, scopes: frozenset[str]) -> RefreshOutcome:
-        """No provider here narrows an access token; those that can narrow do it on refresh."""
-        return Refused("unsupported", f"{self._provider.title} cannot narrow an access token", ends_grant=False)
+    async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
+        """A narrower access token from an access token; one attempt, which spends nothing."""
+        provider = self._provider
+        wish = Wish(scopes, None if item is None else item_of(provider, item))
+        if item is not None and wish.item is None:
+            return Refused("invalid_target", f"{provider.title} knows no such item", ends_grant=False)
+        asked = self._asked(access_token)
+        match provider.downscope.mode:
+            case Downscope.NATIVE:
+                fields = scoped_fields(wish, access_token)
+                written = native_request(provider, provider.downscope_url(provider.downscope.path) or "", fields)
+                outcome = await self._answered(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
+            case Downscope.EXCHANGE:
+                fields = exchange_parameters(provider, wish, access_token)
+                written = token_request(provider, provider.hosts.token_url, fields)
+                outcome = await self._answered(written, lambda answer: exchange_answer(provider, answer, wish, asked))
+            case _:
+                return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
+        return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
+
+    async def _told(self, access_token: str) -> frozenset[str] | None:
+        """What the provider says that this token may do; None when it says nothing."""
+        provider = self._provider
+        url = provider.downscope_url(provider.downscope.told_path)
+        if url is None:
+            return None
+        headers = {"Accept": JSON, "Content-Type": JSON, **provider_headers(provider)}
+        written = Written("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
+        try:
+            answer = await self._send(written)
+        except HttpError:
+            return None
+        said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
+        return scopes_in(provider, said)
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
         """End the grant at the provider, or as much of it as the provider lets us."""
@@ -172,13 +217,14 @@ class AuthlibUpstream:
         dead = self._provider.errors.ends_grant | {"invalid_token"}
         return answer.status < 500 and answer.status != 429 and code in dead
 
-    async def _ask(
-        self, url: str, parameters: Mapping[str, str], asked: Asked
-    ) -> TokenAnswer | Refused | NotSent | Silent:
+    async def _ask(self, url: str, parameters: Fields, asked: Asked) -> Judged:
         """One request to the token endpoint, and what its answer means."""
         return await self._judged(token_request(self._provider, url, parameters), asked)
 
-    async def _judged(self, written: Written, asked: Asked) -> TokenAnswer | Refused | NotSent | Silent:
+    async def _judged(self, written: Written, asked: Asked) -> Judged:
+        return await self._answered(written, lambda answer: judge(self._provider, answer, asked))
+
+    async def _answered(self, written: Written, judged: Callable[[OutboundResponse], Judged]) -> Judged:
         self._client_id()
         try:
             answer = await self._send(written)
@@ -188,7 +234,7 @@ class AuthlibUpstream:
             return NotSent(error.reason)
         except HttpError as error:
             return Silent(error.reason)
-        return judge(self._provider, answer, asked)
+        return judged(answer)
 
     async def _lengthened(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
         """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens

@@ -5,8 +5,8 @@ The whole file is `providers.provider`. Whether the parts make sense together is
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -71,14 +71,15 @@ class Console(Part):
 
 
 class Source(Part):
-    """Where facts were read: an address or the name of a document, and when."""
+    """What says so: an address or the name of a document, and when it was read or named."""
 
     name: Title
-    read: date
+    date: dt.date
 
 
 class Fact(Part):
-    """How sure we are. `checked`: read in the provider's own documentation or library; `cited`: a third party says so;
+    """How sure we are. `checked`: read on the provider's own pages or in its library; `cited`: the named source is
+    said to say so, not read again;
     `unknown`: nobody does, and the strictest reading is taken.
     """
 

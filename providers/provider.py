@@ -30,7 +30,7 @@ from providers.parts import (
     Source,
     Title,
 )
-from vault.upstream import Downscope, Rotation, UpstreamPolicy
+from vault.upstream import Downscope, ItemLimit, Rotation, UpstreamPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,6 @@ class Expiry(Part):
     testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
 
 
-class PublicClient(Part):
-    """The second way to register: an app without a secret, for a vault on the person's own machine.
-
-    Taken when settings have a client id and no secret, and the redirect address is on loopback.
-    """
-
-    pkce: Literal["S256"] = "S256"
-    grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
-
-
 class RotationFacts(Part):
     """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
 
@@ -116,10 +106,37 @@ class RotationFacts(Part):
 
 
 class DownscopeFacts(Part):
-    """Whether the provider can issue a narrower token, and whether that harms the grant."""
+    """Whether and how the provider can issue a narrower token, and whether that harms the grant.
+
+    `api` and `path`: the endpoint of a way of the provider's own. `items`: whether a narrower token can, or must, be
+    limited to one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that
+    does not say its scopes proves nothing: `told_path` is where `api` tells what a token may do, asked with that token,
+    and `scopes_at` the path in that answer.
+    """
 
     mode: Downscope = Downscope.NONE
     destructive: bool = False
+    param: str = "scope"
+    array: bool = False  # the scopes go as a JSON array
+    api: Key | None = None
+    path: str | None = None  # `{client_id}` is filled in
+    items: ItemLimit = ItemLimit.NONE
+    item: tuple[str, ...] = ()
+    told_path: str | None = None
+    scopes_at: str = "scopes"
+
+
+class PublicClient(Part):
+    """The second way to register: an app without a secret, for a vault on the person's own machine.
+
+    Taken when settings have a client id and no secret, and the redirect address is on loopback.
+    """
+
+    pkce: Literal["S256"] = "S256"
+    grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
+    idle: int | None = Field(default=None, ge=3600)  # instead of `expires.idle`
+    rotation: RotationFacts | None = None  # where it differs
+    downscope: DownscopeFacts | None = None  # where it differs
 
 
 class Revocation(Part):
@@ -133,7 +150,7 @@ class Revocation(Part):
     param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False
-    client_auth: bool = True
+    client_auth: bool | Literal["client_secret_post", "client_secret_basic"] = True  # true: as at the token endpoint
     ends_grant: bool | None = None
 
 
@@ -252,8 +269,11 @@ class Provider(Part):
         public = self.public_client
         if public is None:
             return self
-        expires = self.expires if public.grant is None else self.expires.model_copy(update={"grant": public.grant})
-        return self.model_copy(update={"client_auth": "none", "pkce": public.pkce, "expires": expires})
+        ends = {name: seconds for name in ("grant", "idle") if (seconds := getattr(public, name)) is not None}
+        differing = {part: facts for part in ("rotation", "downscope") if (facts := getattr(public, part)) is not None}
+        expires = self.expires.model_copy(update=ends)
+        changes = {"client_auth": "none", "pkce": public.pkce, "expires": expires, **differing}
+        return self.model_copy(update=changes)
 
     def registered(self, registration: Registration) -> Provider:
         """This provider with a registration of ours."""
@@ -311,6 +331,11 @@ class Provider(Part):
             return self.identity.url
         return self.apis[self.identity.api or ""].rstrip("/") + (self.identity.path or "")
 
+    def downscope_url(self, path: str | None) -> str | None:
+        """The address of `downscope.path` or `downscope.told_path`."""
+        api = self.downscope.api
+        return None if path is None or api is None else self.apis[api].rstrip("/") + path
+
     def words(self, scopes: frozenset[str]) -> tuple[str, ...]:
         """The scopes in plain words for a page; one that the file does not name stands for itself."""
         shown = sorted(scopes - self.always_granted)
@@ -324,7 +349,10 @@ class Provider(Part):
             grace=self.rotation.grace,
             downscope=self.downscope.mode,
             # narrowing by refresh would kill the full token just the same
-            downscope_is_destructive=self.downscope.destructive or self.rotation.ends_access_token,
+            downscope_is_destructive=self.downscope.destructive
+            or (self.downscope.mode is Downscope.REFRESH_SCOPE and self.rotation.ends_access_token),
+            items=self.downscope.items,
+            grants_more_than_asked=self.scope.app_level,
             covers=self.covers,
             always_granted=self.always_granted,
             access_lifetime=self.expires.default,

@@ -29,7 +29,10 @@ class Asked:
     now: int = 0
 
 
-def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> TokenAnswer | Refused | NotSent | Silent:
+Judged = TokenAnswer | Refused | NotSent | Silent
+
+
+def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
     if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
@@ -84,7 +87,7 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: Asked) -> 
     return TokenAnswer(
         access_token=access_token,
         refresh_token=text_at(root, shape.refresh_token),
-        scopes=_scopes(provider, at(root, shape.scope)),
+        scopes=scopes_in(provider, at(root, shape.scope)),
         expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
         grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
         account=account_of(provider, content) if provider.identity.source == "answer" else None,
@@ -124,7 +127,7 @@ def account_of(provider: Provider, content: object) -> Account | None:
     return Account(id=account_id, label=as_data(fill(identity.label, content) or account_id, limit=200))
 
 
-def _scopes(provider: Provider, said: object) -> frozenset[str] | None:
+def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:
     """The scopes that an answer names, as text or array; None when it names none or the app has them."""
     syntax = provider.scope
     if syntax.app_level:

@@ -28,14 +28,33 @@ class Written:
     body: bytes | None = field(repr=False)
 
 
-def token_request(provider: Provider, url: str, parameters: Mapping[str, str]) -> Written:
+Fields = Mapping[str, str | list[str]]
+
+
+def token_request(provider: Provider, url: str, parameters: Fields) -> Written:
     """A request to the token endpoint: with our client authentication, names and format of the provider's."""
-    headers, credentials = _client(provider)
+    headers, credentials = _client(provider, provider.client_auth)
     fields = _renamed({**parameters, **credentials}, provider.rename.token)
     return _written("POST", url, headers, fields, form=provider.body)
 
 
-def authorize_parameters(provider: Provider, parameters: Mapping[str, str]) -> Mapping[str, str]:
+def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
+    """The parameter that asks a refresh for only these scopes, and for another refresh token where that is a scope."""
+    asked = sorted(scopes | provider.scope.offline)
+    facts = provider.downscope
+    return {facts.param: asked if facts.array else provider.scope.separator.join(asked)}
+
+
+def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -> Written:
+    """A JSON request to an endpoint of the provider's own, authenticated with Basic."""
+    registration = provider.registration
+    client_id, secret = registration.client_id or "", registration.client_secret or ""
+    headers = {**provider_headers(provider), "Authorization": _basic(client_id, secret), "Content-Type": JSON}
+    address = url.replace("{client_id}", quote(client_id, safe=""))
+    return Written("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
+
+
+def authorize_parameters(provider: Provider, parameters: Mapping[str, str]) -> Fields:
     """The parameters of the authorization request under the provider's names."""
     return _renamed(parameters, provider.rename.authorize)
 
@@ -44,7 +63,8 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> Wr
     """The request that ends this token; `kind` is `refresh_token` or `access_token`."""
     facts = provider.revoke
     url = url.replace("{client_id}", quote(provider.registration.client_id or "", safe=""))
-    headers, fields = _client(provider) if facts.client_auth else (dict[str, str](), dict[str, str]())
+    ways = provider.client_auth if facts.client_auth is True else facts.client_auth
+    headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
     headers = {**provider_headers(provider), **headers}
     match facts.token_in:
         case "header":
@@ -72,7 +92,7 @@ def long_lived_url(provider: Provider, access_token: str) -> str | None:
         "client_secret": registration.client_secret or "",
         step.token_param: access_token,
     }
-    return f"{step.url}?{urlencode(fields)}"
+    return f"{step.url}?{urlencode(fields, doseq=True)}"
 
 
 def provider_headers(provider: Provider) -> dict[str, str]:
@@ -81,18 +101,18 @@ def provider_headers(provider: Provider) -> dict[str, str]:
     return {name: value.replace("{client_id}", client_id) for name, value in provider.headers.items()}
 
 
-def _client(provider: Provider) -> tuple[dict[str, str], dict[str, str]]:
+def _client(provider: Provider, ways: str) -> tuple[dict[str, str], dict[str, str]]:
     """Our client authentication, as headers and as parameters."""
     registration = provider.registration
     client_id, secret = registration.client_id or "", registration.client_secret or ""
-    match provider.client_auth:
+    match ways:
         case "client_secret_basic":
             return {"Authorization": _basic(client_id, secret)}, {}
         case "secret_as_user":
             return {"Authorization": _basic(secret, "")}, {}
         case "client_secret_post":
             return {}, {"client_id": client_id, "client_secret": secret}
-        case "none":
+        case _:
             return {}, {"client_id": client_id}
 
 
@@ -100,18 +120,18 @@ def _basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def _renamed(parameters: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+def _renamed(parameters: Fields, names: Mapping[str, str]) -> Fields:
     """Under the provider's names; an empty name leaves the parameter out."""
     return {new: value for name, value in parameters.items() if (new := names.get(name, name))}
 
 
-def _written(method: str, url: str, headers: Mapping[str, str], fields: Mapping[str, str], *, form: str) -> Written:
+def _written(method: str, url: str, headers: Mapping[str, str], fields: Fields, *, form: str) -> Written:
     accepting = {"Accept": JSON, **headers}
     if form == "query" or method == "GET":
         separator = "&" if "?" in url else "?"
-        return Written(method, f"{url}{separator}{urlencode(fields)}" if fields else url, accepting, None)
+        return Written(method, f"{url}{separator}{urlencode(fields, doseq=True)}" if fields else url, accepting, None)
     if form == "json":
         return Written(method, url, {**accepting, "Content-Type": JSON}, json.dumps(fields).encode())
     if not fields:
         return Written(method, url, accepting, b"" if method == "POST" else None)
-    return Written(method, url, {**accepting, "Content-Type": FORM}, urlencode(fields).encode())
+    return Written(method, url, {**accepting, "Content-Type": FORM}, urlencode(fields, doseq=True).encode())

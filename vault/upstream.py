@@ -30,6 +30,14 @@ class Downscope(StrEnum):
     EXCHANGE = "exchange"  # RFC 8693 at the provider (Box)
 
 
+class ItemLimit(StrEnum):
+    """Whether a narrower token can be limited to one thing: a repository, a file, a folder."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"  # there are no narrower tokens but for one thing (GitHub: the repositories of one owner)
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
     """What the vault must know of a provider to decide; data from the provider's TOML file."""
@@ -39,6 +47,8 @@ class UpstreamPolicy:
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE
     downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or kills other tokens: never do it
+    items: ItemLimit = ItemLimit.NONE
+    grants_more_than_asked: bool = False  # the app has its scopes: a full token never passes for a narrow one
     covers: Mapping[str, frozenset[str]] = field(
         default_factory=dict[str, frozenset[str]]
     )  # scope -> scopes it includes
@@ -162,8 +172,12 @@ class UpstreamOAuth(Protocol):
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
         ...
 
-    async def narrow(self, access_token: str, scopes: frozenset[str]) -> RefreshOutcome:
-        """A narrower access token from an access token, where the provider can; spends no refresh token."""
+    async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
+        """A narrower access token from an access token, where the provider can; spends no refresh token.
+
+        `item` is the address of the one thing that the new token may reach. The answer's scopes are those that the
+        provider confirmed, None where it did not; `invalid_token` means that the access token itself is no good.
+        """
         ...
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
