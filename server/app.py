@@ -25,6 +25,7 @@ from server.deployment import Deployment
 from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
+from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
 from vault.adoption import adopt_all
 from vault.audit import Activity
@@ -174,5 +175,5 @@ def build_app(deployment: Deployment) -> ASGIApp:
         lifespan=server.transports.lifespan(deployment),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    direct = Direct(app, [route for route in transports if isinstance(route, Route)])
+    direct = Direct(app, [route for route in transports if isinstance(route, Route)], proxy=Proxy(deployment))
     return Counted(Guards(direct, GuardRules.from_settings(deployment.settings)), deployment.drain)

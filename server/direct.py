@@ -11,16 +11,23 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+PROXY: Final = "/proxy/"
 _BUSY: Final = frozenset({"/mcp", "/mcp/"})
 
 
 class Direct:
-    """ASGI: requests for one of the busy paths go to their endpoint, all others into the framework."""
+    """ASGI: requests for one of the busy paths go to their endpoint, those below `/proxy/` to the proxy, all others
+    into the framework.
+    """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[Route], *, proxy: ASGIApp) -> None:
         self._app = app
+        self._proxy = proxy
         self._direct: Mapping[str, ASGIApp] = {route.path: route.app for route in routes if route.path in _BUSY}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._direct.get(scope["path"], self._app) if scope["type"] == "http" else self._app
+        app = self._app
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            app = self._proxy if path.startswith(PROXY) else self._direct.get(path, app)
         await app(scope, receive, send)

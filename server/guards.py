@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.direct import PROXY
 from server.oauth.rules import is_cross_origin_path
 from server.settings import LOOPBACK_HOSTS, Settings
 
@@ -36,6 +37,7 @@ class GuardRules:
     origins: frozenset[str]
     any_loopback_port: bool
     body_limit: int = BODY_LIMIT
+    proxied_limit: int = BODY_LIMIT  # below /proxy/: other people's APIs take files
 
     @classmethod
     def from_settings(cls, settings: Settings) -> GuardRules:
@@ -45,7 +47,12 @@ class GuardRules:
             hosts=frozenset(_with_default_port((public.netloc, *settings.server.allowed_hosts), public.scheme)),
             origins=frozenset({settings.public_url.lower(), *(o.lower() for o in settings.server.allowed_origins)}),
             any_loopback_port=settings.is_loopback,
+            proxied_limit=settings.proxy.body_limit,
         )
+
+    def limit_of(self, path: str) -> int:
+        """How long a body may be, in bytes."""
+        return self.proxied_limit if path.startswith(PROXY) else self.body_limit
 
     def allows_host(self, host: str) -> bool:
         """Whether the Host header is one of ours."""
@@ -100,8 +107,8 @@ class Guards:
             await _refuse(send, 403, origin)
         elif not _has_known_host(headers, self._rules):
             await _refuse(send, 421, "this server does not answer to that Host: see server.allowed_hosts")
-        elif _announces_too_much(headers, self._rules):
-            await _refuse(send, 413, "the request body is larger than 4 MiB")
+        elif _announces_too_much(headers, self._rules.limit_of(scope["path"])):
+            await _refuse(send, 413, _too_large(self._rules.limit_of(scope["path"])))
         else:
             await self._pass(scope, receive, send, headers)
 
@@ -115,7 +122,7 @@ class Guards:
         if b"transfer-encoding" not in headers:  # the server enforces a Content-Length by itself
             await self._app(scope, receive, send)
             return
-        bounded = _BoundedBody(receive, send, limit=self._rules.body_limit)
+        bounded = _BoundedBody(receive, send, limit=self._rules.limit_of(scope["path"]))
         with contextlib.suppress(ClientDisconnect):  # what a route makes of a body that ends too early
             await self._app(scope, bounded.receive, bounded.send)
         await bounded.finish()
@@ -150,11 +157,15 @@ def _has_known_host(headers: dict[bytes, list[bytes]], rules: GuardRules) -> boo
     return len(values) == 1 and rules.allows_host(values[0].decode("latin-1").lower())
 
 
-def _announces_too_much(headers: dict[bytes, list[bytes]], rules: GuardRules) -> bool:
+def _announces_too_much(headers: dict[bytes, list[bytes]], limit: int) -> bool:
     for value in headers.get(b"content-length", []):
-        if not value.isdigit() or len(value) > 12 or int(value) > rules.body_limit:
+        if not value.isdigit() or len(value) > 12 or int(value) > limit:
             return True
     return False
+
+
+def _too_large(limit: int) -> str:
+    return f"the request body is larger than {limit // 1024 // 1024} MiB"
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
@@ -208,6 +219,7 @@ class _BoundedBody:
     def __init__(self, receive: Receive, send: Send, *, limit: int) -> None:
         self._receive = receive
         self._send = send
+        self._limit = limit
         self._left = limit
         self._is_started = False
         self._is_over = False
@@ -244,4 +256,4 @@ class _BoundedBody:
         """Answer 413 if the limit was passed and nothing was answered yet."""
         if self._is_over and not self._is_started:
             self._is_started = True
-            await _refuse(self._send, 413, "the request body is larger than 4 MiB")
+            await _refuse(self._send, 413, _too_large(self._limit))

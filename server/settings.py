@@ -175,6 +175,14 @@ class TransportSettings(_Section):
     sse: bool = Field(default=True, description="Serve the legacy HTTP+SSE transport at /sse")
 
 
+class ProxySettings(_Section):
+    """Bounds of calls that clients send to a provider's API through us."""
+
+    body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Bytes of a request's body")
+    answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Bytes of an answer's body")
+    deadline: int = Field(default=120, ge=1, le=3600, description="Seconds for a call from first to last byte")
+
+
 class ProviderSettings(_Section):
     """Our registration at one provider, and any of its addresses that differ from the provider file."""
 
@@ -233,6 +241,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     sign_in: SignInSettings = SignInSettings()
     transports: TransportSettings = TransportSettings()
+    proxy: ProxySettings = ProxySettings()
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]

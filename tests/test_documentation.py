@@ -220,6 +220,14 @@ def test_every_refusal_of_a_tool_is_described() -> None:
     assert written_codes("Refusals of tools") == own
 
 
+def test_every_refusal_of_the_proxy_is_described() -> None:
+    own: set[str] = set()
+    for module in ("wire", "refusals", "endpoint"):
+        for call in calls(f"server.proxy.{module}", "ProxyRefused"):
+            own |= {str(one.value) for one in call.args[:1] if isinstance(one, ast.Constant)}
+    assert written_codes("Refusals of the proxy") == own
+
+
 def test_every_oauth_error_is_described() -> None:
     codes, patterns = oauth_codes()
     written = written_codes("OAuth errors")

@@ -31,7 +31,7 @@ MAX_JSON_DEPTH: Final = 30
 
 # Paths whose answers any web page may read (no credentials are involved there); never /authorize or a page.
 CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke"})
-CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/")
+CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/")
 
 
 class OAuthError(Exception):

@@ -1,0 +1,129 @@
+"""The way back: what goes on of a provider's answer, with the credential masked, whole or piece by piece.
+
+Whether an answer is handed on at all, and what is done about one that calls the token dead, is `server.proxy.endpoint`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import urljoin
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Send
+
+from providers.answers import at, parse_object, text_at
+from providers.http import StreamedAnswer
+from providers.provider import Provider
+from server.proxy import refusals
+from server.proxy.masking import Replacer, mask_of
+from server.proxy.passage import Call, Passage
+from server.proxy.wire import DECODED, response_headers
+
+SMALL: Final = 65536  # bytes: a body up to here is read at once
+OURS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"sandbox"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we look whether anybody still reads
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+async def read_small(answer: StreamedAnswer) -> bytes | None:
+    """The whole body of a short answer; None for one that streams."""
+    if answer.status in {204, 304}:
+        return b""
+    length = next((value for name, value in answer.headers if name.lower() == "content-length"), "")
+    return await answer.read() if length.isdigit() and int(length) <= SMALL else None
+
+
+def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
+    """Whether the provider calls the token dead, by status or, where it answers 200 to everything, by its own code."""
+    if answer.status == 401:
+        return True
+    errors = provider.errors
+    if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:
+        return False
+    content = parse_object(body)
+    return (
+        content is not None
+        and at(content, errors.ok_flag) is False
+        and any(text_at(content, path) in errors.unauthorized for path in errors.code)
+    )
+
+
+async def hand_on(passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, secret: str) -> None:
+    """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
+    fields = {name.lower(): value for name, value in answer.headers}
+    encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
+    if len(encodings) > 1 or not DECODED.issuperset(encodings):
+        raise refusals.unreadable(call.provider)
+    masker = replacer = Replacer(mask_of(secret))
+    headers = response_headers(answer.headers, masker)
+    if call.provider.proxied.links:
+        linker = Replacer({**mask_of(secret), **_links(call)})
+        headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
+        if "json" in fields.get("content-type", ""):
+            replacer = linker
+    if answer.status in _REDIRECTS and "location" in fields:
+        headers.append((b"location", masker.whole(_location(call, fields["location"]))))
+    headers += [*OURS, *passage.cors]
+    passage.status = answer.status
+    passage.is_answering = True
+    if body is not None:
+        passage.received = len(body)
+        await send_whole(passage.send, answer.status, headers=headers, body=replacer.whole(body))
+        return
+    if encodings in ([], ["identity"]) and "content-length" in fields and replacer is masker:
+        headers.append((b"content-length", fields["content-length"].encode("latin-1")))
+    await _stream(passage, answer, headers, replacer)
+
+
+async def _stream(
+    passage: Passage, answer: StreamedAnswer, headers: Sequence[tuple[bytes, bytes]], replacer: Replacer
+) -> None:
+    await passage.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    gone: asyncio.Future[None] | None = None
+    try:
+        async for chunk in answer.chunks():
+            passage.received += len(chunk)
+            piece = replacer.feed(chunk)
+            if piece:
+                await passage.send({"type": "http.response.body", "body": piece, "more_body": True})
+            if gone is None and passage.received > _WATCH_AFTER:
+                gone = asyncio.ensure_future(_disconnected(passage.receive))
+            if gone is not None and gone.done():
+                raise ClientDisconnect
+    finally:
+        if gone is not None:
+            gone.cancel()
+    await passage.send({"type": "http.response.body", "body": replacer.finish(), "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _links(call: Call) -> Mapping[bytes, bytes]:
+    """Absolute addresses of the provider's API, and where they are here."""
+    return {base.rstrip("/").encode(): f"{call.our_base}/{api}".encode() for api, base in call.provider.apis.items()}
+
+
+def _location(call: Call, location: str) -> bytes:
+    """Where a redirect leads, if it stays at this API. Raises ProxyRefused: elsewhere nobody may take a handle."""
+    base = call.provider.apis[call.target.api].rstrip("/")
+    there = urljoin(call.url, location)
+    if not there.startswith(base + "/"):
+        raise refusals.led_away(call.provider)
+    return f"{call.our_base}/{call.target.api}{there.removeprefix(base)}".encode("latin-1", "replace")
+
+
+async def send_whole(send: Send, status: int, *, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    """An answer in one piece."""
+    if status not in {204, 304}:
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,340 @@
+"""The proxy: a client calls the provider's own API through us, with a handle where the provider wants its credential.
+
+A call passes an ordered list of checks: request line, handle, rule and parameters, exchange. Then the credential is put
+in for that provider's hosts only, and the answer goes back with the credential masked. What a request may look like is
+`server.proxy.wire`; whether it is allowed, the provider file's rules and `vault.exchange`, live on each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from providers import rules
+from providers.http import HttpError, OutboundRequest
+from providers.provider import Provider
+from server import cors
+from server.deployment import Deployment
+from server.oauth import dpop
+from server.oauth.rules import OAuthError
+from server.proxy import refusals
+from server.proxy.answers import OURS, SMALL, hand_on, is_unauthorized, read_small, send_whole
+from server.proxy.passage import Call, Passage
+from server.proxy.wire import (
+    READ_LIMIT,
+    Parameters,
+    ProxyRefused,
+    Target,
+    merged,
+    read_body,
+    read_query,
+    read_target,
+    request_headers,
+)
+from server.signin import cookie_name
+from vault import clients, handles
+from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.handles import Handle, HandleRefused
+from vault.records import Event, Narrowing
+from vault.refusals import VaultError
+
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+logger = logging.getLogger("token_vault.proxy")
+
+
+class Proxy:
+    """ASGI: everything below `/proxy/`."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._settings = deployment.settings.proxy
+        self._cookie = cookie_name(deployment.settings, "session")
+        passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
+        self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers and "origin" in headers:
+            answer = cors.preflight_headers(headers["origin"], methods=METHODS, headers=self._allowed_headers)
+            await send_whole(send, 204, headers=[(k.lower().encode(), v.encode()) for k, v in answer.items()])
+            return
+        passage = Passage(scope, receive, send, headers=headers, started=time.monotonic())
+        code: str | None = None
+        try:
+            code = await self._attempt(passage)
+        finally:
+            self._record(passage, code)
+
+    async def _attempt(self, passage: Passage) -> str | None:
+        """The outermost handler of a call: every failure becomes an answer here. The code of what went wrong."""
+        try:
+            async with asyncio.timeout(self._settings.deadline):
+                return await self._pass(passage)
+        except ClientDisconnect:
+            return "client_gone"
+        except TimeoutError:
+            refused = refusals.late(self._settings.deadline, is_write=passage.method != "GET")
+        except HttpError as error:
+            if isinstance(passage.broken, ClientDisconnect):
+                return "client_gone"
+            if isinstance(passage.broken, ProxyRefused):
+                refused = passage.broken
+            else:
+                refused = refusals.of_http(error, is_write=passage.method != "GET")
+        except ProxyRefused as error:
+            refused = error
+        except (VaultError, OAuthError) as error:
+            refused = await refusals.of_vault(self._deployment, error, handle=passage.handle)
+        except Exception:  # the log gets the cause, the caller an id to quote
+            correlation = secrets.token_hex(8)
+            logger.exception("call failed", extra={"correlation": correlation})
+            refused = refusals.broken(correlation)
+        logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
+        if not passage.is_answering:  # else the answer is cut off, and nobody takes it for whole
+            await self._refuse(passage, refused)
+        return refused.code
+
+    async def _pass(self, passage: Passage) -> None:
+        """The checks, in order, and the call."""
+        self._check_request(passage.headers)
+        passage.target = target = read_target(passage.scope["raw_path"])
+        passage.handle = handle = await self._check_handle(passage)
+        await self._check_origin(passage, handle)
+        provider = self._deployment.catalog.get(handle.provider)
+        if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
+            raise ProxyRefused("unknown_target", "This handle is for another account or API.", status=404)
+        call = await self._judge(passage, handle, provider, target)
+        await self._call(passage, call, handle)
+
+    # Checks
+
+    def _check_request(self, headers: Headers) -> None:
+        if "upgrade" in headers:
+            raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.", status=501)
+        if any(
+            part.strip().startswith(self._cookie + "=")
+            for value in headers.getlist("cookie")
+            for part in value.split(";")
+        ):
+            raise ProxyRefused("cookie_refused", "A person's session has no business here: send no cookies.")
+
+    async def _check_handle(self, passage: Passage) -> Handle:
+        """The handle, with the proof of its key where it is bound to one (RFC 9449 §7)."""
+        values = passage.headers.getlist("authorization")
+        scheme, _, value = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        scheme, value = scheme.lower(), value.strip()
+        if scheme not in {"bearer", "dpop", "token"} or not value:
+            raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
+        now = self._deployment.now()
+        handle = await handles.find(self._deployment.database, value, now=now)
+        if value.encode() in passage.scope["query_string"] or value.encode() in passage.scope["raw_path"]:
+            raise ProxyRefused("credential_refused", "The handle belongs in the header Authorization only.")
+        if scheme != "dpop":
+            if self._deployment.settings.tokens.require_dpop:
+                raise HandleRefused("the access token is missing, invalid or expired", detail="not bound by DPoP")
+            handle.check_key(None)
+            return handle
+        sent = dpop.read_proof(passage.headers) or ""
+        url = self._deployment.url(passage.scope["raw_path"].decode("latin-1"))
+        proof = dpop.check_proof(sent, method=passage.method, url=url, now=now, access_token=value)
+        handle.check_key(proof.thumbprint)
+        await dpop.spend(self._deployment, proof, now=now)
+        return handle
+
+    async def _check_origin(self, passage: Passage, handle: Handle) -> None:
+        """A page of another origin than the client's may neither call nor read."""
+        origin = passage.headers.get("origin")
+        if origin is None:
+            return
+        client = await clients.get_client(self._deployment.database, handle.principal.client_id)
+        if client is None or not cors.may_read(self._deployment.settings, client, origin):
+            raise ProxyRefused("origin_refused", "Pages of this origin may not use this handle.", status=403)
+        passage.cors = [
+            (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
+            (b"access-control-expose-headers", b"*"),
+            (b"vary", b"Origin"),
+        ]
+
+    async def _judge(self, passage: Passage, handle: Handle, provider: Provider, target: Target) -> Call:
+        """Rule and parameters. Reads the body where a rule looks at it, or where it is small."""
+        method = passage.method
+        found = rules.of_path(provider, api=target.api, method=method, path=target.path)
+        if not found:
+            raise refusals.no_rule(provider)
+        held = rules.expand(provider, handle.scopes)
+        if all(rule.scopes.isdisjoint(held) for rule in found):
+            raise refusals.not_covered(provider, found)
+        judged = {name for rule in found for name in rule.where}
+        query = read_query(passage.scope["query_string"], provider)
+        body, in_body = await self._read(passage, provider, is_judged=bool(judged))
+        parameters = merged(query, in_body, judged)
+        fitting = [rule for rule in found if rules.fits(rule, parameters)]
+        if not fitting:
+            raise refusals.unfit(provider, judged)
+        passage.rule = rules.deciding(provider, fitting, handle.scopes)
+        if passage.rule is None:
+            raise refusals.not_covered(provider, fitting)
+        url = provider.apis[target.api].rstrip("/") + target.path
+        if passage.scope["query_string"]:
+            url += "?" + passage.scope["query_string"].decode("latin-1")
+        headers = request_headers(passage.scope["headers"], provider)
+        length = passage.headers.get("content-length")
+        if body is None and length is not None:
+            headers["content-length"] = length
+        our_base = self._deployment.url(f"/proxy/{target.connection_id}")
+        return Call(provider, target, fitting, our_base=our_base, url=url, headers=headers, body=body)
+
+    async def _read(self, passage: Passage, provider: Provider, *, is_judged: bool) -> tuple[bytes | None, Parameters]:
+        """The body, None when it streams, and its parameters where they count."""
+        headers = passage.headers
+        length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
+        if length == "0":
+            return b"", Parameters()
+        if passage.method == "GET":
+            raise ProxyRefused("body_refused", "A GET has no body here.")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise ProxyRefused("unsupported_body", "The body must not be compressed.", status=415)
+        kind = headers.get("content-type", "")
+        small = kind.lower()
+        if small.startswith("multipart/form-data"):
+            raise ProxyRefused("unsupported_body", "Forms with files do not pass here.", status=415)
+        if not is_judged and not small.startswith("application/x-www-form-urlencoded"):
+            if not length or int(length) > SMALL:
+                return None, Parameters()
+            return await self._whole(passage, limit=SMALL), Parameters()
+        body = await self._whole(passage, limit=READ_LIMIT)
+        return body, read_body(kind, body, provider)
+
+    async def _whole(self, passage: Passage, *, limit: int) -> bytes:
+        parts = [part async for part in self._parts(passage, limit=limit)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _parts(self, passage: Passage, *, limit: int) -> AsyncGenerator[bytes]:
+        """The body as it comes. Raises ClientDisconnect, or ProxyRefused past the limit."""
+        more = True
+        while more:
+            message = await passage.receive()
+            if message["type"] != "http.request":
+                passage.broken = ClientDisconnect()
+                raise passage.broken
+            part: bytes = message.get("body", b"")
+            more = bool(message.get("more_body", False))
+            passage.sent += len(part)
+            if passage.sent > limit:
+                passage.broken = refusals.too_much(limit)
+                raise passage.broken
+            if part:
+                yield part
+
+    # The call
+
+    async def _call(self, passage: Passage, call: Call, handle: Handle) -> None:
+        """Exchange, send, answer; a token that the provider calls dead is renewed once, where the call can be repeated.
+
+        A 401 means: not carried out.
+        """
+        token = await self._exchange(passage, call, handle)
+        for is_last in (False, True):
+            async with self._deployment.http.open(self._request(passage, call, token)) as answer:
+                body = await read_small(answer)
+                if not is_unauthorized(call.provider, answer, body):
+                    await hand_on(passage, call, answer, body=body, secret=token.value)
+                    return
+            if is_last:
+                break
+            token = await self._exchange(passage, call, handle, spoiled=token.generation)
+            if call.body is None:
+                raise refusals.renewed(call.provider)
+        raise refusals.unauthorized(call.provider)
+
+    async def _exchange(
+        self, passage: Passage, call: Call, handle: Handle, *, spoiled: int | None = None
+    ) -> UpstreamToken:
+        request = ExchangeRequest(
+            principal=handle.principal,
+            provider=handle.provider,
+            scopes=handle.scopes,
+            purpose="proxy",
+            connection_id=handle.connection_id,
+        )
+        now = self._deployment.now()
+        token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
+        granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
+        passage.token = token
+        passage.rule = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
+        if passage.rule is None:
+            raise refusals.inseparable(call.provider)
+        return token
+
+    def _request(self, passage: Passage, call: Call, token: UpstreamToken) -> OutboundRequest:
+        body = call.body
+        return OutboundRequest(
+            method=passage.method,
+            url=call.url,
+            headers={**call.headers, "authorization": f"Bearer {token.value}"},
+            body=self._parts(passage, limit=self._settings.body_limit) if body is None else body or None,
+            timeout=self._settings.deadline,
+            max_bytes=self._settings.answer_limit,
+            peer=f"{call.provider.name}.proxy",
+            account=call.target.connection_id,
+        )
+
+    # What is said of it
+
+    async def _refuse(self, passage: Passage, refused: ProxyRefused) -> None:
+        """Our own no: problem details (RFC 9457), and a header that no provider's answer has."""
+        passage.status = refused.status
+        content = {
+            "type": f"urn:token-vault:refusal:{refused.code}",
+            "title": refused.description,
+            "status": refused.status,
+            "code": refused.code,
+            **refused.more,
+        }
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"token-vault-refusal", refused.code.encode()),
+            *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
+            *OURS,
+            *passage.cors,
+        ]
+        await send_whole(passage.send, refused.status, headers=headers, body=json.dumps(content).encode())
+
+    def _record(self, passage: Passage, code: str | None) -> None:
+        """One event per call of a known handle: never a path, a query or a value, but the rule's template."""
+        if passage.handle is None:
+            return
+        handle, rule, token = passage.handle, passage.rule, passage.token
+        details: dict[str, object] = {
+            "provider": handle.provider,
+            "api": "" if passage.target is None else passage.target.api,
+            "method": passage.method if passage.method in METHODS else "other",
+            "path": "" if rule is None else rule.path,
+            "status": passage.status,
+            "sent": passage.sent,
+            "received": passage.received,
+            "milliseconds": round((time.monotonic() - passage.started) * 1000),
+        }
+        if code is not None:
+            details["code"] = code
+        if token is not None:
+            details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
+        self._deployment.activity.note(
+            Event(
+                "proxy.called",
+                outcome="ok" if code is None else "failed" if code in refusals.FAILURES else "refused",
+                user_id=handle.principal.user_id,
+                client_id=handle.principal.client_id,
+                connection_id=handle.connection_id,
+                details=details,
+            )
+        )

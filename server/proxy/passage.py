@@ -1,0 +1,52 @@
+"""One call on its way through the proxy: what is known of it so far, and what a judged call sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from providers.provider import Provider, Rule
+from server.proxy.wire import Target
+from vault.exchange import UpstreamToken
+from vault.handles import Handle
+
+
+@dataclass(slots=True)
+class Passage:
+    """One call on its way, and what the activity will say of it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: Headers
+    started: float
+    target: Target | None = None
+    handle: Handle | None = None
+    rule: Rule | None = None
+    token: UpstreamToken | None = None
+    cors: Sequence[tuple[bytes, bytes]] = ()
+    is_answering: bool = False
+    status: int = 0
+    sent: int = 0  # bytes of the request's body
+    received: int = 0  # of the answer's
+    broken: Exception | None = None  # why the request's body ended too early
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A judged call: what may go out, under any of `rules`."""
+
+    provider: Provider
+    target: Target
+    rules: Sequence[Rule]
+    our_base: str  # where the provider's APIs are here, without a slash at the end
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once

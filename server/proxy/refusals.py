@@ -1,0 +1,202 @@
+"""Every no of the proxy that is not about the form of a request: status, code, and a text that says the mend.
+
+Whoever calls is a program with the provider's own SDK, so a text must say that it was the vault that refused, and a
+status is the one that SDKs react to in the right way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from providers.http import Crowded, HttpError, NotReached, TooLarge
+from providers.provider import Provider, Rule
+from server.connect import connect_link
+from server.deployment import Deployment
+from server.errors import answer_for, retry_after, tool_text
+from server.oauth.jose import FOREIGN_ALGORITHMS
+from server.oauth.rules import OAuthError
+from server.proxy.wire import ProxyRefused
+from vault import limits
+from vault.handles import Handle, HandleRefused
+from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, ScopeRefused, VaultError
+
+FAILURES: Final = frozenset(
+    {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
+    | {"timeout", "client_gone", "internal_error", "token_renewed", "too_many_calls"}
+)
+_LINKS: Final = 6  # made for one grant in ten minutes: a program in a loop does not fill the database
+_WINDOW: Final = 600
+_STATUS: Final[dict[type[VaultError], int]] = {
+    HandleRefused: 401,
+    GrantEnded: 401,
+    ConnectionRequired: 403,
+    DelegationRequired: 403,
+    ScopeRefused: 403,
+}
+
+
+async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:
+    """What the vault refused, with the link for the person where one mends it."""
+    if isinstance(error, OAuthError):
+        return _unauthenticated(error.code, error.description, detail=error.detail, scheme="DPoP")
+    status = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), answer_for(error).status)
+    if status == 401:
+        return _unauthenticated(error.code, error.description, detail=error.detail, scheme="Bearer")
+    wait = retry_after(error)
+    more = {}
+    if isinstance(error, ConnectionRequired | DelegationRequired) and handle is not None:
+        more = await _link(deployment, error, handle)
+    return ProxyRefused(
+        error.code,
+        tool_text(error),
+        status=status,
+        detail=error.detail,
+        headers={} if wait is None else {"Retry-After": str(wait)},
+        more=more,
+    )
+
+
+def _unauthenticated(code: str, description: str, *, detail: str, scheme: str) -> ProxyRefused:
+    registered = code if code == "invalid_dpop_proof" else "invalid_token"
+    challenge = f'{scheme} error="{registered}"'
+    if scheme == "DPoP":
+        challenge += f', algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"'
+    return ProxyRefused(
+        code, _sentence(description), status=401, detail=detail, headers={"WWW-Authenticate": challenge}
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+async def _link(
+    deployment: Deployment, error: ConnectionRequired | DelegationRequired, handle: Handle
+) -> dict[str, object]:
+    """Members of the problem: where the person mends it."""
+    upstream = deployment.vault.upstreams.get(error.provider)
+    if upstream is None or not upstream.is_configured:
+        return {}
+    async with deployment.transaction() as transaction:
+        bucket = f"proxy.link:{handle.principal.grant_id}"
+        if not await limits.spend(transaction, bucket, limit=_LINKS, window=_WINDOW, now=deployment.now()):
+            return {}
+    link = await connect_link(
+        deployment,
+        principal=handle.principal,
+        provider=error.provider,
+        scopes=error.scopes,
+        reason=error.reason if isinstance(error, ConnectionRequired) else "delegation",
+        tool="a program of this agent",
+    )
+    return {"connect_url": link.url, "device_url": link.device_url, "user_code": link.user_code}
+
+
+def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
+    """The provider gave no answer that could be handed on."""
+    if isinstance(error, Crowded):
+        return ProxyRefused(
+            "too_many_calls",
+            "Too many calls are on their way to this provider. Nothing was sent; try again.",
+            status=503,
+            headers={"Retry-After": "1"},
+        )
+    if isinstance(error, TooLarge):
+        return ProxyRefused("answer_too_large", "The provider's answer is larger than the proxy allows.", status=502)
+    advice = (
+        "Whether the call was carried out is unknown: look before trying again."
+        if is_write and not isinstance(error, NotReached)
+        else "Nothing was changed; try again later."
+    )
+    return ProxyRefused("upstream_unavailable", f"The provider gave no answer: {error.reason}. {advice}", status=502)
+
+
+def late(deadline: int, *, is_write: bool) -> ProxyRefused:
+    """The call took longer than the operator allows."""
+    advice = " Whether it was carried out is unknown." if is_write else ""
+    return ProxyRefused("timeout", f"The call did not finish within {deadline} s.{advice}", status=504)
+
+
+def broken(correlation: str) -> ProxyRefused:
+    """Something of ours is broken."""
+    return ProxyRefused(
+        "internal_error",
+        f"The call failed inside the vault. The operator finds the cause in the log under {correlation}.",
+        status=500,
+    )
+
+
+def too_much(limit: int) -> ProxyRefused:
+    """The request's body is too long."""
+    return ProxyRefused("body_too_large", f"The body is larger than {limit} bytes.", status=413)
+
+
+def no_rule(provider: Provider) -> ProxyRefused:
+    """Nobody said which scopes this call needs."""
+    return ProxyRefused(
+        "call_not_allowed",
+        f"No request rule of {provider.title} knows this method and path. Nothing was sent.",
+        status=403,
+    )
+
+
+def not_covered(provider: Provider, rules: Iterable[Rule]) -> ProxyRefused:
+    """The handle's scopes are too small for the call."""
+    scopes = sorted({scope for rule in rules for scope in rule.scopes})
+    return ProxyRefused(
+        "scope_missing",
+        f"The handle does not cover this call at {provider.title}. Exchange again with a scope that does.",
+        status=403,
+        more={"scopes": scopes},
+    )
+
+
+def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
+    """There are rules for the path, but not for these parameters."""
+    return ProxyRefused(
+        "call_not_allowed",
+        f"No request rule of {provider.title} allows this call with its {', '.join(sorted(judged))}. Nothing was sent.",
+        status=403,
+    )
+
+
+def inseparable(provider: Provider) -> ProxyRefused:
+    """The account's token would reach more with this very request than the handle may."""
+    return ProxyRefused(
+        "call_not_allowed",
+        f"The connected {provider.title} account can do more with this call than the handle may, and the request does "
+        "not show which. Nothing was sent.",
+        status=403,
+    )
+
+
+def renewed(provider: Provider) -> ProxyRefused:
+    """The token was dead, the call cannot be sent twice; the next try has a new one."""
+    return ProxyRefused(
+        "token_renewed",
+        f"{provider.title} refused an old token, so nothing was done. There is a new one: send the call again.",
+        status=503,
+        headers={"Retry-After": "0"},
+    )
+
+
+def unauthorized(provider: Provider) -> ProxyRefused:
+    """A fresh token was refused, too."""
+    return ProxyRefused(
+        "upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.", status=502
+    )
+
+
+def unreadable(provider: Provider) -> ProxyRefused:
+    """An answer in an encoding in which no credential could be found."""
+    return ProxyRefused(
+        "answer_unreadable", f"{provider.title} answered in an encoding that was not asked for.", status=502
+    )
+
+
+def led_away(provider: Provider) -> ProxyRefused:
+    """A redirect to another host: a client that follows it might take the handle along."""
+    return ProxyRefused(
+        "redirect_refused", f"{provider.title} answered with a redirect to another address.", status=502
+    )

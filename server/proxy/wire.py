@@ -1,0 +1,265 @@
+"""What the proxy reads from a request and lets through both ways. Pure: bytes in, typed values or refusals out.
+
+Anything that two servers could read differently is refused, never put right: the provider must see the call that was
+judged. Who may make the call is decided in `server.proxy.endpoint`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from providers.catalog import Provider
+from server.proxy.masking import Replacer
+
+READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
+_PREFIX: Final = "/proxy/"
+_TARGET_LIMIT: Final = 8192
+_PATH: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/-]+")
+_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
+
+# What a call means is in these; everything else of a request stays here.
+_PASSED: Final = frozenset(
+    {
+        *("accept", "accept-language", "content-language", "content-type", "idempotency-key", "if-match"),
+        *("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "prefer", "range", "user-agent"),
+    }
+)
+_SINGLE: Final = frozenset({"content-type", "content-length", "range", "if-range"})
+# Of an answer everything passes but what is about this hop, about the provider's own pages, or ours to say.
+_KEPT_BACK: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "trailers", "transfer-encoding", "upgrade"),
+        *("set-cookie", "set-cookie2", "clear-site-data", "www-authenticate", "authentication-info", "dpop-nonce"),
+        *("authorization", "cookie", "forwarded", "via", "x-real-ip", "alt-svc", "strict-transport-security"),
+        *("content-security-policy", "content-security-policy-report-only", "x-content-type-options", "nel"),
+        *("report-to", "reporting-endpoints", "service-worker-allowed", "sourcemap", "x-sourcemap", "refresh"),
+        *("content-encoding", "content-length", "cache-control", "expires", "pragma", "age", "vary", "date", "server"),
+        *("location", "x-accel-redirect", "x-sendfile", "public-key-pins"),
+    }
+)
+_KEPT_BACK_PREFIXES: Final = ("access-control-", "x-forwarded-", "token-vault-", "sec-", "x-accel-")
+DECODED: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})  # by the outbound client
+_CREDENTIALS: Final = frozenset(
+    {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
+)
+_OVERRIDES: Final = frozenset(
+    {"_method", "$httpmethod", "x-http-method-override", "x-http-method", "x-method-override"}
+)
+
+
+class ProxyRefused(Exception):
+    """The proxy's own no; nothing reached the provider unless the text says so. `detail` is for the log."""
+
+    def __init__(
+        self,
+        code: str,
+        description: str,
+        *,
+        status: int = 400,
+        detail: str = "",
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.description = description
+        self.status = status
+        self.detail = detail
+        self.headers: Mapping[str, str] = headers or {}
+        self.more: Mapping[str, object] = more or {}  # further members of the problem
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request line asks for: `path` below the API's base, as it was sent."""
+
+    connection_id: str
+    api: str
+    path: str
+
+
+# The request line
+
+
+@lru_cache(maxsize=1024)
+def read_target(raw_path: bytes) -> Target:
+    """Connection, API and path. Raises ProxyRefused for whatever could be read in two ways."""
+    path = raw_path.decode("latin-1")
+    if len(path) > _TARGET_LIMIT:
+        raise _ambiguous("the path is too long")
+    _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
+    below = "/" + (rest[0] if rest else "")
+    if not path.startswith(_PREFIX) or not connection or not api or below == "/":
+        raise ProxyRefused("unknown_target", "The path must be /proxy/CONNECTION/API/PATH.", status=404)
+    if _PATH.fullmatch(below) is None or _BAD_ESCAPE.search(below) is not None:
+        raise _ambiguous("the path has characters that must be escaped")
+    for segment in below[1:].split("/"):
+        _check_segment(segment)
+    return Target(connection, api, below)
+
+
+def _check_segment(segment: str) -> None:
+    try:
+        seen = unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _ambiguous("the path is not UTF-8") from error
+    folded = seen if seen.isascii() else unicodedata.normalize("NFKC", seen)
+    if not seen.isprintable() or folded.strip(". ") == "":
+        raise _ambiguous("the path has an empty or dot segment, or control characters")
+    if any(one in folded for one in "/\\;%") or (folded != seen and any(one in folded for one in "?#")):
+        raise _ambiguous("the path has an encoded slash, a backslash, a semicolon or a double encoding")
+
+
+def _ambiguous(detail: str) -> ProxyRefused:
+    return ProxyRefused(
+        "ambiguous_path", f"Two servers could read this path differently: {detail}. Nothing was sent.", detail=detail
+    )
+
+
+# Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Names and values of a query or a body. `repeated`: whichever of them counts is the provider's choice."""
+
+    values: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+    repeated: frozenset[str] = frozenset()
+
+
+def read_query(raw_query: bytes, provider: Provider) -> Parameters:
+    """The parameters of a query. Raises ProxyRefused for one that brings a credential or another method."""
+    if not raw_query:
+        return Parameters()
+    query = raw_query.decode("latin-1")
+    if len(query) > _TARGET_LIMIT or _QUERY.fullmatch(query) is None or _BAD_ESCAPE.search(query) is not None:
+        raise ProxyRefused("invalid_query", "The query is too long or has characters that must be escaped.")
+    return _form(query, provider)
+
+
+def read_body(content_type: str, body: bytes, provider: Provider) -> Parameters:
+    """The parameters of a JSON object or a form. Raises ProxyRefused where the body is neither."""
+    kind, _, parameters = content_type.partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    try:
+        if not body:
+            return Parameters()
+        if charset not in {"", "utf-8", "us-ascii"}:
+            raise ProxyRefused("unsupported_body", "The body must be UTF-8.", status=415)
+        text = body.decode("utf-8")
+        match kind.strip().lower():
+            case "application/json":
+                return _json(text, provider)
+            case "application/x-www-form-urlencoded":
+                return _form(text, provider)
+            case _:
+                raise ProxyRefused(
+                    "unsupported_body",
+                    "This call is judged by its parameters: send them as JSON or as a form.",
+                    status=415,
+                )
+    except (ValueError, RecursionError) as error:
+        raise ProxyRefused("invalid_body", "The body cannot be read as its content type says.") from error
+
+
+def _form(text: str, provider: Provider) -> Parameters:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
+    except ValueError as error:
+        raise ProxyRefused("invalid_query", "The parameters cannot be read.") from error
+    return _parameters(pairs, provider)
+
+
+def _json(text: str, provider: Provider) -> Parameters:
+    def single(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a member twice")
+        return found
+
+    def nothing(constant: str) -> object:
+        raise ValueError(constant)
+
+    content: object = json.loads(text, object_pairs_hook=single, parse_constant=nothing)
+    if not isinstance(content, dict):
+        raise ProxyRefused(
+            "unsupported_body", "This call is judged by its parameters: send one JSON object.", status=415
+        )
+    members: dict[str, object] = content  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+    return _parameters(list(members.items()), provider)
+
+
+def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Parameters:
+    values: dict[str, object] = {}
+    repeated: set[str] = set()
+    for name, value in pairs:
+        small = name.strip().lower()
+        if small in _CREDENTIALS or small in provider.proxied.credentials:
+            raise ProxyRefused(
+                "credential_refused", f"The parameter {name[:40]!r} is a credential; the vault brings its own."
+            )
+        if small in _OVERRIDES:
+            raise ProxyRefused("method_override", f"The parameter {name[:40]!r} would change the method.")
+        if name in values:
+            repeated.add(name)
+        values[name] = value
+    return Parameters(values, frozenset(repeated))
+
+
+def merged(query: Parameters, body: Parameters, judged: Iterable[str]) -> Mapping[str, object]:
+    """All parameters, where each of the `judged` ones has one value that everybody reads. Raises ProxyRefused."""
+    names = frozenset(judged)
+    if names:
+        small = {name.lower() for name in names}
+        for name in (*query.values, *body.values):
+            if _PLAIN_NAME.fullmatch(name) is None or (name not in names and name.lower() in small):
+                raise _two_ways(name)
+        for name in names & (query.repeated | body.repeated | (query.values.keys() & body.values.keys())):
+            raise _two_ways(name)
+        if any(";" in value for value in query.values.values() if isinstance(value, str)):
+            raise _two_ways(";")
+    return {**query.values, **body.values}
+
+
+def _two_ways(name: str) -> ProxyRefused:
+    return ProxyRefused(
+        "ambiguous_parameter", f"Two servers could read the parameter {name[:40]!r} differently. Nothing was sent."
+    )
+
+
+# Headers
+
+
+def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:
+    """The headers of a request that go on, by lower-case name. Raises ProxyRefused for one that must stand once."""
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
+    found: dict[str, str] = {}
+    for name, value in fields:
+        if (name not in _PASSED and name not in provider.proxied.headers) or name in named:
+            continue
+        if name in found and name in _SINGLE:
+            raise ProxyRefused("ambiguous_header", f"The header {name} stands twice.")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def response_headers(headers: Iterable[tuple[str, str]], replacer: Replacer) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that go on, with what is secret masked."""
+    fields = [(name.lower(), value) for name, value in headers]
+    named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
+    return [
+        (name.encode("latin-1", "replace"), replacer.text(value).encode("utf-8", "surrogateescape"))
+        for name, value in fields
+        if name not in _KEPT_BACK and name not in named and not name.startswith(_KEPT_BACK_PREFIXES)
+    ]
