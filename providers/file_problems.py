@@ -104,10 +104,11 @@ def address_problems(provider: Provider) -> Iterator[str]:
             yield f"{where}: {problem}; give an absolute https URL"
             continue
         parsed = URL(url, encoded=True)
+        if where == "console.url":
+            continue  # a page for people
         if parsed.raw_fragment or (where.startswith("apis.") and parsed.raw_query_string):
             yield f"{where}: has a query or fragment; remove it"
-        if where != "console.url":
-            loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
+        loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
     if len(loopback) == 2:
         yield f"{loopback[True]}: on this machine while {loopback[False]} is not; override all of them or none"
 
