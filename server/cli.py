@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from server.commands import accounts, agents, backups, diagnosing, history, joining, people, registering, running
+from server.commands import (
+    accounts,
+    adding,
+    agents,
+    apis,
+    backups,
+    diagnosing,
+    history,
+    joining,
+    people,
+    registering,
+    running,
+)
 
 app = typer.Typer(
     name="token-vault",
@@ -20,6 +32,8 @@ history.register_activity(app)
 backups.register(app)
 app.add_typer(people.app, name="users")
 app.add_typer(agents.clients_app, name="clients")
+adding.register(agents.clients_app)
+app.add_typer(apis.app, name="apis")
 app.add_typer(accounts.connections_app, name="connections")
 app.add_typer(agents.delegations_app, name="delegations")
 app.add_typer(registering.providers_app, name="providers")

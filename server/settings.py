@@ -132,6 +132,7 @@ class TokenSettings(_Section):
     refresh_idle_lifetime: int = Field(default=30 * 86400, ge=600)
     refresh_grace: int = Field(default=30, ge=0, le=60)
     require_dpop: bool = Field(default=False, description="Refuse access tokens that are not bound by DPoP")
+    require_pushed: bool = Field(default=False, description="Refuse authorization requests that were not pushed ahead")
 
 
 class OpenIDSettings(_Section):
@@ -167,6 +168,46 @@ class SignInSettings(_Section):
     )
     session_idle_lifetime: int = Field(default=12 * 3600, ge=300)
     session_lifetime: int = Field(default=7 * 86400, ge=300)
+
+
+class ExchangeSettings(_Section):
+    """Token exchange at /token (RFC 8693)."""
+
+    confidential_only: bool = Field(default=False, description="Refuse the exchange to public clients")
+    handle_lifetime: int = Field(
+        default=300, ge=30, le=3600, description="Seconds that a proxy handle lives; a public client's at most 300"
+    )
+
+
+class IssuerSettings(_Section):
+    """Another issuer whose JWTs say for whom a client acts."""
+
+    issuer: str
+    audience: str
+    jwks_uri: str | None = None
+    identity_issuer: str | None = None
+    subject_claim: str = "sub"
+    clients: tuple[str, ...] = ()
+
+    @field_validator("issuer", "jwks_uri", "identity_issuer")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError("write it as https://host[:port][/path]")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+            raise ValueError("plain http is for loopback only: use https")
+        return value
+
+
+class ApprovalSettings(_Section):
+    """Calls that need the person's yes each time, whatever they chose themselves."""
+
+    ask: tuple[str, ...] = Field(
+        default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
+    )
 
 
 class TransportSettings(_Section):
@@ -240,6 +281,9 @@ class Settings(BaseSettings):
     registration: RegistrationSettings = RegistrationSettings()
     tokens: TokenSettings = TokenSettings()
     sign_in: SignInSettings = SignInSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
+    issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
+    approvals: ApprovalSettings = ApprovalSettings()
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     sandbox: SandboxSettings = SandboxSettings()

@@ -329,9 +329,11 @@ async def test_an_endless_body_is_cut(world: World) -> None:
 async def test_a_missing_or_foreign_grant_type_is_named(world: World) -> None:
     client_id = await world.public_client()
     assert error_of(await world.token({"client_id": client_id})) == "invalid_request"
+    answer = await world.token({"client_id": client_id, "grant_type": "password"})
+    assert (answer.status_code, error_of(answer)) == (400, "unsupported_grant_type")
     exchange = "urn:ietf:params:oauth:grant-type:token-exchange"
     answer = await world.token({"client_id": client_id, "grant_type": exchange})
-    assert (answer.status_code, error_of(answer)) == (400, "unsupported_grant_type")
+    assert (answer.status_code, error_of(answer)) == (400, "unauthorized_client")
 
 
 async def test_the_code_can_be_redeemed_for_less(world: World) -> None:

@@ -102,6 +102,7 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
                     resources=(resource,),
                 ),
             )
+        await apis.link_client(transaction, api, client_id="api-server", now=now)
         await clients.save_client(
             transaction,
             Client(
@@ -114,8 +115,8 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
                 resources=(api,),
             ),
         )
-    issued = await world.tokens("api-app", resource=api, scope="tools exchange openid")
-    assert issued["scope"] == "exchange openid tools"
+    issued = await world.tokens("api-app", resource=api, scope="tools openid")
+    assert issued["scope"] == "openid tools"
     assert await world.probe(issued["access_token"]) == 401  # not for us
     found = (await introspect(world, ("api-server", "s" * 43), issued["access_token"])).json()
     assert found["active"] is True
@@ -123,5 +124,22 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
     assert (await introspect(world, ("api-stranger", "s" * 43), issued["access_token"])).json() == {"active": False}
     refused = await world.ask("api-app", resource=f"{world.url}/mcp")
     assert "error=invalid_target" in refused.headers["location"]
+    # a client that may ask for tokens for the API is not the API
+    caller = ("api-caller", "s" * 43)
+    async with database.transaction() as transaction:
+        await clients.save_client(
+            transaction,
+            Client(
+                id=caller[0],
+                kind=ClientKind.MANUAL,
+                name="Caller",
+                auth_method="client_secret_post",
+                redirect_uris=("http://127.0.0.1:33418/callback",),
+                created_at=now,
+                secret_hash=secret_hash(caller[1]),
+                resources=(api,),
+            ),
+        )
+    assert (await introspect(world, caller, issued["access_token"])).json() == {"active": False}
     unknown = await world.ask("api-stranger", resource=other)  # bound to an API that nobody registered
     assert "error=invalid_target" in unknown.headers["location"]

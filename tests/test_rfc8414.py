@@ -12,6 +12,7 @@ import pytest
 
 from server.oauth import jose, tokens
 from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.rules import TOKEN_EXCHANGE
 from tests.oauth_world import World, b64, claims_of, header_of, vault_with
 from vault.keys import KeyRing
 from vault.keysources import key_source
@@ -58,7 +59,7 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     found = await document(world)
     assert found["response_types_supported"] == ["code"]
     assert found["response_modes_supported"] == ["query"]
-    assert set(found["grant_types_supported"]) == {"authorization_code", "refresh_token", DEVICE_GRANT}
+    assert set(found["grant_types_supported"]) == {"authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE}
     client_id = await world.public_client()
     for grant_type in ("password", "client_credentials", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"):
         answer = await world.token({"grant_type": grant_type, "client_id": client_id, "username": "alice"})

@@ -87,12 +87,16 @@ async def link_client(transaction: Transaction, resource: str, *, client_id: str
     )
 
 
-async def unlink_client(transaction: Transaction, resource: str, *, client_id: str) -> bool:
-    """Let a client be this API no more. False when it was not."""
+async def unlink_client(transaction: Transaction, resource: str, *, client_id: str, now: int) -> bool:
+    """Let a client be this API no more; what it holds by that ends. False when it was not."""
     removed = await transaction.execute(
         "delete from api_clients where tenant = :tenant and resource = :resource and client_id = :client_id",
         {"tenant": TENANT, "resource": resource, "client_id": client_id},
     )
+    if removed:
+        await grants.revoke_derived_grants(
+            transaction, client_id=client_id, resource=resource, reason="api_unlinked", now=now
+        )
     return removed > 0
 
 

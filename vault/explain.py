@@ -102,6 +102,15 @@ async def explain(question: Question, *, vault: Vault, now: int) -> Explanation:
     return await _token(held, made, vault=vault, now=now)
 
 
+async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:
+    """Whether grant, account and permission let this exchange through now. Raises what it would be refused with."""
+    policy = vault.policies.get(request.provider)
+    if policy is None:
+        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+    accounts = await read_accounts(vault.database, Wanted(request.principal, request.provider, ""))
+    choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+
+
 async def _who(reader: Reader, question: Question) -> Finding | tuple[User, Grant, Connection]:
     """User, live grant and connection, or the first of them that is not there."""
     user = await users.find_user(reader, question.user_name)

@@ -128,7 +128,7 @@ async def create_grant(
 
 
 async def derived_grant(
-    transaction: Transaction,
+    database: Database,
     *,
     user_id: str,
     client_id: str,
@@ -148,29 +148,51 @@ async def derived_grant(
         "derived_from": derived_from,
         "resource": resource,
     }
-    row = await transaction.fetch_one(
+    if (held := await _find_derived(database, which)) is not None:
+        return held
+    async with database.transaction() as transaction:
+        if (held := await _find_derived(transaction, which)) is not None:
+            return held
+        grant = await create_grant(
+            transaction,
+            user_id=user_id,
+            client_id=client_id,
+            scopes=scopes,
+            resource=resource,
+            redirect_uri="",
+            now=now,
+        )
+        await transaction.execute(
+            "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
+            {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
+        )
+        await audit.append(transaction, _derived_event(grant, derived_from), now=now)
+    return grant
+
+
+def _derived_event(grant: Grant, derived_from: str) -> Event:
+    return Event(
+        kind="grant.derived",
+        user_id=grant.user_id,
+        client_id=grant.client_id,
+        details={
+            "grant": grant.id,
+            "scopes": sorted(grant.scopes),
+            "resource": grant.resource,
+            "derived_from": derived_from,
+        },
+    )
+
+
+async def _find_derived(reader: Reader, which: Mapping[str, Value]) -> Grant | None:
+    rows = await reader.look_up(
         "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
         " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
         " and derived_from = :derived_from and resource = :resource and revoked_at is null"
         " order by created_at, id limit 1",
         which,
     )
-    if row is not None:
-        return _grant(row)
-    grant = await create_grant(
-        transaction,
-        user_id=user_id,
-        client_id=client_id,
-        scopes=scopes,
-        resource=resource,
-        redirect_uri="",
-        now=now,
-    )
-    await transaction.execute(
-        "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
-        {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
-    )
-    return grant
+    return _grant(rows[0]) if rows else None
 
 
 async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
@@ -304,6 +326,20 @@ async def revoke_resource_grants(
         " where tenant = :tenant and resource = :resource and revoked_at is null"
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "resource": resource, "now": now, "reason": reason},
+    )
+    return await _ended(transaction, rows, now=now)
+
+
+async def revoke_derived_grants(
+    transaction: Transaction, *, client_id: str, resource: str, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """End every grant that a client derived from tokens for a resource, of all users."""
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> ''"
+        " and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {"tenant": TENANT, "client_id": client_id, "resource": resource, "now": now, "reason": reason},
     )
     return await _ended(transaction, rows, now=now)
 

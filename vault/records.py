@@ -279,7 +279,7 @@ class Narrowing(StrEnum):
 
     UPSTREAM = "upstream"  # the token itself carries only these scopes
     ENFORCED = "enforced"  # the token stays inside; every call is checked against the scopes first
-    FULL = "full"  # released with the account's whole authority under the operator's switch
+    FULL = "none"  # released with the account's whole authority under the operator's switch
 
 
 @dataclass(frozen=True, slots=True)

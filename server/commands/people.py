@@ -98,6 +98,33 @@ def remove(setup: Setup, name: Name) -> None:
     setup.show_one(described(user), sentence=f"{user.name} is removed.")
 
 
+@command(app, "link")
+def link(
+    setup: Setup,
+    name: Name,
+    *,
+    issuer: Annotated[str, typer.Option("--issuer", help="The identity provider's issuer.", show_default=False)],
+    subject: Annotated[str, typer.Option("--subject", help="The person's `sub` there.", show_default=False)],
+) -> None:
+    """Link a person to an identity elsewhere, for signing in and for the JWTs of trusted issuers."""
+
+    async def make() -> User:
+        from vault import audit, users
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            user = await user_named(deployment.database, name)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=user.id, now=now)
+                event = Event(kind="user.linked", user_id=user.id, details={"issuer": issuer})
+                await audit.append(transaction, event, now=now)
+            return user
+
+    user = setup.run(make())
+    setup.show_one({**described(user), "issuer": issuer, "subject": subject}, sentence=f"{user.name} is linked.")
+
+
 async def _change(setup: Setup, name: str, *, what: str) -> User:
     from server.commands.accounts import end_connection
     from vault import audit, connections, users

@@ -24,7 +24,7 @@ def routes(deployment: Deployment) -> list[Route]:
             Route(path, show_authorize, methods=["GET", "POST"])  # answers pages, never JSON or CORS headers
             for path in ("/authorize", "/authorize/")
         ),
-        *endpoint(deployment, "/token", {"POST": token.token}, is_cross_origin=True),
+        *endpoint(deployment, "/token", {"POST": token.token}, is_cross_origin=True, decides_origin=True),
         *endpoint(deployment, "/device_authorization", {"POST": device.authorize_device}),
         *endpoint(deployment, "/register", {"POST": registration.register}, is_cross_origin=True),
         *endpoint(

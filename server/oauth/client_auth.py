@@ -51,7 +51,7 @@ async def authenticate(deployment: Deployment, request: Request, form: Parameter
     if assertion is not None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
             raise OAuthError("invalid_request", "client_assertion_type is not supported")
-        await _check_assertion(deployment, client, assertion)
+        await check_assertion(deployment, client, assertion)
     else:
         given = basic[1] if basic is not None and basic[1] is not None else secret
         _check_secret(client, given, with_challenge=basic is not None)
@@ -120,7 +120,7 @@ def _check_secret(client: Client | None, secret: str | None, *, with_challenge: 
             raise invalid_client("secret missing, wrong or not expected", with_challenge=with_challenge)
 
 
-async def _check_assertion(deployment: Deployment, client: Client | None, assertion: str) -> None:
+async def check_assertion(deployment: Deployment, client: Client | None, assertion: str) -> None:
     """RFC 7523 §3: signed by the client's own key, for us, short-lived, once."""
     if client is None or client.auth_method != "private_key_jwt":
         raise invalid_client("assertion of a client that does not use them")
@@ -132,12 +132,12 @@ async def _check_assertion(deployment: Deployment, client: Client | None, assert
         )
         kid = header.get("kid")
         keys = await keys_of(deployment, client, kid=kid if isinstance(kid, str) else None, now=now)
-        claims = _first_verified(assertion, keys, algorithm=algorithm)
+        claims = first_verified(assertion, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise invalid_client(str(error)) from error
     token_id, expires_at = claims.get("jti"), jose.integer_claim(claims, "exp")
     not_before = jose.integer_claim(claims, "nbf") or 0
-    if claims.get("iss") != client.id or claims.get("sub") != client.id or not _is_for_us(deployment, claims):
+    if claims.get("iss") != client.id or claims.get("sub") != client.id or not is_for_us(deployment, claims):
         raise invalid_client("iss, sub or aud is another")
     if expires_at is None or not now - _CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + _CLOCK_SKEW:
         raise invalid_client("exp missing, past or too far")
@@ -151,7 +151,8 @@ async def _check_assertion(deployment: Deployment, client: Client | None, assert
         raise invalid_client("assertion replayed")
 
 
-def _first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algorithm: str) -> dict[str, object]:
+def first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algorithm: str) -> dict[str, object]:
+    """The claims under the first of these keys that fits. Raises TokenMalformed."""
     for jwk in keys:
         try:
             return jose.verified_claims(assertion, jose.public_key(jwk, algorithm=algorithm), algorithm=algorithm)
@@ -160,7 +161,7 @@ def _first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algo
     raise jose.TokenMalformed("no key of the client fits")
 
 
-def _is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:
+def is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:
     """§3 item 3: issuer or token endpoint; in a list, nothing but these."""
     ours = {deployment.public_url, f"{deployment.public_url}/", deployment.url("/token")}
     match claims.get("aud"):

@@ -46,12 +46,18 @@ async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, no
     url = client.metadata.get("jwks_uri")
     if not isinstance(url, str):
         return ()
+    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_client_metadata)
+    return await keys_behind(deployment, url, kid=kid, policy=policy, now=now)
+
+
+async def keys_behind(deployment: Deployment, url: str, *, kid: str | None, policy: AddressPolicy, now: int) -> Jwks:
+    """The keys at this address that may have signed; remembered for all who name it."""
     known = _fetched.setdefault(deployment.http, OrderedDict())
     entry = known.get(url)
     age = None if entry is None else now - entry.at
     is_due = entry is None or age is None or age >= KEPT or (age >= RETRY and not _named(entry.keys, kid))
     if entry is None or is_due:
-        entry = _Fetched(await _fetch(deployment, url), now)
+        entry = _Fetched(await _fetch(deployment, url, policy), now)
         known[url] = entry
         known.move_to_end(url)
         if len(known) > _REMEMBERED:
@@ -63,9 +69,8 @@ def _named(keys: Jwks, kid: str | None) -> Jwks:
     return keys if kid is None else tuple(key for key in keys if key.get("kid") in {kid, None})
 
 
-async def _fetch(deployment: Deployment, url: str) -> Jwks:
+async def _fetch(deployment: Deployment, url: str, policy: AddressPolicy) -> Jwks:
     """The keys behind the address; a failure takes the whole time, like a port that does not answer."""
-    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_client_metadata)
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:

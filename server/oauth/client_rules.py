@@ -15,11 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from server.oauth.jose import TokenMalformed, public_key
 from server.oauth.rules import (
-    SCOPES,
+    TOKEN_EXCHANGE,
     OAuthError,
     check_redirect_uri,
     clean_name,
     is_loopback_redirect,
+    known_scopes,
     without_loopback_port,
 )
 from server.settings import Settings
@@ -27,11 +28,13 @@ from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
-GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT)
+GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE)
 # What a client gets that names none. The device grant must be asked for: it is the easiest to abuse on a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
-PRIVATE_MEMBERS: Final = frozenset({"redirects_changed_at", "fetched_at", "fresh_until"})
+PRIVATE_MEMBERS: Final = frozenset(
+    {"redirects_changed_at", "fetched_at", "fresh_until", "origins", "release", "worker"}
+)
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
 
 Text = Annotated[str, Field(max_length=2048)]
@@ -69,6 +72,7 @@ class ClientMetadata(BaseModel):
     software_version: OptionalText = None
     application_type: OptionalText = None
     dpop_bound_access_tokens: bool | None = None
+    require_pushed_authorization_requests: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +197,12 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
         rest["contacts"] = [clean_name(contact) for contact in metadata.contacts]
     if metadata.jwks is not None:
         rest["jwks"] = {"keys": list(jwk_members(metadata.jwks))}
-    if metadata.scope is not None and (known := parse_scope(metadata.scope) & SCOPES - {"exchange"}):
+    grant_types = frozenset(metadata.grant_types or ())
+    if metadata.scope is not None and (known := parse_scope(metadata.scope) & known_scopes(grant_types)):
         rest["scope"] = format_scope(known)
-    if metadata.dpop_bound_access_tokens:
-        rest["dpop_bound_access_tokens"] = True
+    for name in ("dpop_bound_access_tokens", "require_pushed_authorization_requests"):
+        if getattr(metadata, name):
+            rest[name] = True
     return rest
 
 

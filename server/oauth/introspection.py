@@ -1,5 +1,5 @@
-"""Token introspection (RFC 7662), for authenticated clients: about their own tokens, and for resource servers about
-tokens that were issued for them. Anything else is `active: false`, with nothing more.
+"""Token introspection (RFC 7662), for authenticated clients: about their own tokens and handles, and for the client
+that is an API about the tokens that were issued for it. Anything else is `active: false`, with nothing more.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from server.deployment import Deployment
 from server.oauth import client_auth, tokens
 from server.oauth.client_auth import invalid_client
 from server.oauth.wire import json_answer, read_form
-from vault import grants
+from vault import apis, grants, handles
 from vault import tokens as refresh_tokens
+from vault.exchange import ExchangeRequest
+from vault.explain import check_exchange
 from vault.records import Client, format_scope
+from vault.refusals import VaultError
 
 
 async def introspect(deployment: Deployment, request: Request) -> Response:
@@ -23,7 +26,9 @@ async def introspect(deployment: Deployment, request: Request) -> Response:
     if client.is_public:
         raise invalid_client("a public client cannot introspect")
     token = form.require("token")
-    if token.count(".") == 2:
+    if handles.is_handle(token):
+        facts = await _handle_facts(deployment, token, client)
+    elif token.count(".") == 2:
         facts = await _access_facts(deployment, token, client)
     else:
         facts = await _refresh_facts(deployment, token, client)
@@ -35,7 +40,9 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         claims = await tokens.read_claims(deployment, token, now=deployment.now())
     except tokens.TokenRefused:
         return None
-    if claims.client_id != client.id and claims.audience not in client.resources:
+    if claims.client_id != client.id and not await apis.is_linked(
+        deployment.database, claims.audience, client_id=client.id
+    ):
         return None
     live = await grants.live_principal_facts(deployment.database, claims.grant_id)
     if live is None:
@@ -52,9 +59,41 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         "exp": claims.expires_at,
         "jti": claims.token_id,
     }
-    if claims.key_thumbprint is not None:
-        facts["cnf"] = {"jkt": claims.key_thumbprint}
+    return facts | _binding(claims.key_thumbprint, claims.actors)
+
+
+def _binding(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict[str, object]:
+    """RFC 9449 §6.2, RFC 8693 §4.1."""
+    facts: dict[str, object] = {}
+    if key_thumbprint is not None:
+        facts["cnf"] = {"jkt": key_thumbprint}
+    if actors:
+        facts["act"] = tokens.act_of(actors)
     return facts
+
+
+async def _handle_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
+    """A handle is its client's business alone, and active while a use of it would be let through."""
+    now = deployment.now()
+    try:
+        handle = await handles.find(deployment.database, token, now=now)
+        if handle.principal.client_id != client.id:
+            return None
+        request = ExchangeRequest(handle.principal, handle.provider, handle.scopes, connection_id=handle.connection_id)
+        await check_exchange(request, vault=deployment.vault, now=now)
+    except VaultError:
+        return None
+    facts: dict[str, object] = {
+        "iss": deployment.public_url,
+        "sub": handle.principal.user_id,
+        "aud": deployment.url(f"/proxy/{handle.connection_id}"),
+        "client_id": handle.principal.client_id,
+        "scope": format_scope(handle.scopes),
+        "token_type": "Bearer" if handle.key_thumbprint is None else "DPoP",
+        "iat": handle.issued_at,
+        "exp": handle.expires_at,
+    }
+    return facts | _binding(handle.key_thumbprint, handle.principal.actors)
 
 
 async def _refresh_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:

@@ -1,4 +1,7 @@
-"""Token revocation (RFC 7009): a client ends its own grant, by refresh or access token. Unknown tokens answer 200."""
+"""Token revocation (RFC 7009): a client ends its own grant, by refresh or access token, or just a handle of its own.
+
+Unknown tokens answer 200.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.oauth import client_auth, tokens
 from server.oauth.wire import NO_STORE, read_form
-from vault import audit, grants
+from vault import audit, grants, handles
 from vault import tokens as refresh_tokens
 from vault.records import Client
 
@@ -21,7 +24,10 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
     grant_id = await _own_access_grant(deployment, token, client)
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
-        if grant_id is None:
+        if handles.is_handle(token):
+            await handles.remove(transaction, token, client_id=client.id)
+            ended = None
+        elif grant_id is None:
             ended = await refresh_tokens.revoke_token(transaction, token, client_id=client.id, now=now)
         else:
             ended = await grants.revoke_grant(transaction, grant_id, reason="token_revoked", now=now)

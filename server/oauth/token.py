@@ -7,17 +7,18 @@ storage are left to their modules.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server import cors
 from server.deployment import Deployment
-from server.oauth import client_auth, device, dpop, identity, tokens
+from server.oauth import client_auth, device, dpop, exchange, identity, tokens
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.rules import (
+    TOKEN_EXCHANGE,
     OAuthError,
     Parameters,
     canonical_resource,
@@ -25,49 +26,45 @@ from server.oauth.rules import (
     verifier_matches,
     without_loopback_port,
 )
-from server.oauth.wire import json_answer, read_form
+from server.oauth.token_request import Exchanged, Issue, TokenRequest
+from server.oauth.wire import address_of, as_oauth_error, json_answer, read_form_or_json, refusal_answer
 from vault import audit, clients, grants, users
 from vault import tokens as refresh_tokens
 from vault.records import Client, Event, Grant, format_scope, parse_scope
-from vault.refusals import TransitionRefused
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """A token request after the steps that all grants share."""
-
-    client: Client
-    form: Parameters
-    scopes: frozenset[str] | None  # asked; None: whatever was granted
-    resource: str | None
-    key_thumbprint: str | None  # of the DPoP key that was proved
-    now: int
-
-
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """What a grant lets the pipeline issue."""
-
-    grant: Grant
-    scopes: frozenset[str]
-    resource: str
-    refresh_token: str | None = field(repr=False, default=None)
-    nonce: str | None = None
-    auth_time: int | None = None  # of the sign-in that led to it; a refresh does not say it again
+from vault.refusals import TransitionRefused, VaultError
 
 
 async def token(deployment: Deployment, request: Request) -> Response:
-    """POST /token."""
-    form = await read_form(request)
+    """POST /token. Pages of the client's own origins may read the answer (`server.cors`)."""
+    form, is_json = await read_form_or_json(request)
     client = await client_auth.authenticate(deployment, request, form)
-    grant = _grant_type(form, client)
+    try:
+        answer = await _answered(deployment, request, form, client=client, is_json=is_json)
+    except OAuthError as error:
+        answer = refusal_answer(error)
+    except VaultError as refusal:
+        answer = refusal_answer(as_oauth_error(refusal))
+    origin = request.headers.get("origin")
+    is_allowed = origin is not None and cors.may_read(deployment.settings, client, origin)
+    answer.headers.update(cors.answer_headers(origin, is_allowed=is_allowed))
+    return answer
+
+
+async def _answered(
+    deployment: Deployment, request: Request, form: Parameters, *, client: Client, is_json: bool
+) -> Response:
+    grant = _grant_type(form, client, is_json=is_json)
     asked = await _asked(deployment, request, form, client)
     issue = await grant(deployment, asked)
+    if isinstance(issue, Exchanged):
+        return json_answer(issue.content())
     return await _answer(deployment, issue, asked)
 
 
-def _grant_type(form: Parameters, client: Client) -> _Grant:
+def _grant_type(form: Parameters, client: Client, *, is_json: bool) -> _Grant:
     name = form.require("grant_type")
+    if is_json and name != TOKEN_EXCHANGE:  # RFC 6749 §3.2; the exchange takes both, for clients that come from Auth0
+        raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
     grant = _GRANTS.get(name)
     if grant is None:
         raise OAuthError("unsupported_grant_type", "this grant type is not supported")
@@ -85,6 +82,7 @@ async def _asked(deployment: Deployment, request: Request, form: Parameters, cli
         resource=None if resource is None else canonical_resource(resource, public_url=deployment.public_url),
         key_thumbprint=await _proved_key(deployment, request, client),
         now=deployment.now(),
+        address=address_of(request),
     )
 
 
@@ -266,9 +264,10 @@ def _event(kind: str, grant: Grant) -> Event:
     )
 
 
-_Grant = Callable[[Deployment, TokenRequest], Awaitable[Issue]]
+_Grant = Callable[[Deployment, TokenRequest], Awaitable[Issue | Exchanged]]
 _GRANTS: Final[dict[str, _Grant]] = {
     "authorization_code": _redeem_code,
     "refresh_token": _refresh,
     DEVICE_GRANT: _redeem_device_code,
+    TOKEN_EXCHANGE: exchange.exchange,
 }

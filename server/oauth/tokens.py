@@ -25,6 +25,7 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 3600
+MAX_ACTORS: Final = 4  # of a chain that we issue
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
 
@@ -84,9 +85,16 @@ def mint(
     audience: str,
     now: int,
     key_thumbprint: str | None = None,
+    actors: tuple[str, ...] = (),
+    expires_at: int | None = None,
 ) -> tuple[str, int]:
-    """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2)."""
+    """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
+
+    `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime.
+    """
     lifetime = deployment.settings.tokens.access_lifetime
+    if expires_at is not None:
+        lifetime = min(lifetime, expires_at - now)
     claims: dict[str, object] = {
         "iss": deployment.public_url,
         "sub": grant.user_id,
@@ -101,6 +109,8 @@ def mint(
     }
     if key_thumbprint is not None:
         claims["cnf"] = {"jkt": key_thumbprint}
+    if actors:
+        claims["act"] = act_of(actors)
     return jose.sign(claims, deployment.keys.signing.current(now), typ=TYPE), lifetime
 
 
@@ -255,10 +265,18 @@ def _thumbprint(cnf: object) -> str | None:
     return thumbprint
 
 
+def act_of(actors: tuple[str, ...]) -> dict[str, object]:
+    """The `act` claim of a chain (RFC 8693 §4.1): who acts now outside, who acted before inside."""
+    nested: dict[str, object] = {}
+    for actor in reversed(actors):
+        nested = {"sub": actor, "act": nested} if nested else {"sub": actor}
+    return nested
+
+
 def _actors(act: object) -> tuple[str, ...]:
     """RFC 8693 §4.1: outermost first, at most four."""
     actors: list[str] = []
-    while isinstance(act, dict) and len(actors) < 4:
+    while isinstance(act, dict) and len(actors) < MAX_ACTORS:
         subject: object = act.get("sub")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
         if isinstance(subject, str):
             actors.append(subject)

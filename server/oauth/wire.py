@@ -44,9 +44,8 @@ def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
 def refusal_answer(error: OAuthError) -> Response:
     """RFC 6749 §5.2."""
     _log.debug("request refused", extra={"code": error.code, "detail": error.detail})
-    return json_answer(
-        {"error": error.code, "error_description": error.description}, status=error.status, headers=error.headers
-    )
+    content = {"error": error.code, "error_description": error.description, **error.members}
+    return json_answer(content, status=error.status, headers=error.headers)
 
 
 def as_oauth_error(refusal: VaultError) -> OAuthError:
@@ -93,6 +92,19 @@ async def read_form(request: Request) -> Parameters:
     return form
 
 
+async def read_form_or_json(request: Request) -> tuple[Parameters, bool]:
+    """Parameters of a POST as a form, or as a JSON object of strings; whether it was JSON."""
+    if request.url.query or _content_type(request) != "application/json":
+        return await read_form(request), False
+    content = await read_json_object(request, limit=FORM_LIMIT, code="invalid_request")
+    values = {name: value for name, value in content.items() if isinstance(value, str)}
+    if any(value is not None for name, value in content.items() if name not in values):
+        raise OAuthError("invalid_request", "every parameter in a JSON body is a string")
+    if any("\0" in name or "\0" in value for name, value in values.items()):
+        raise OAuthError("invalid_request", "the parameters cannot be read")
+    return Parameters(values), True
+
+
 async def read_json_object(request: Request, *, limit: int, code: str) -> dict[str, object]:
     """A JSON object; `code` names the refusal of what is not one."""
     if _content_type(request) != "application/json":
@@ -105,9 +117,17 @@ async def read_json_object(request: Request, *, limit: int, code: str) -> dict[s
 
 
 def endpoint(
-    deployment: Deployment, path: str, handlers: Mapping[str, Handler], *, is_cross_origin: bool = False
+    deployment: Deployment,
+    path: str,
+    handlers: Mapping[str, Handler],
+    *,
+    is_cross_origin: bool = False,
+    decides_origin: bool = False,
 ) -> list[Route]:
-    """Routes for both spellings of `path`. Refusals become JSON; other methods get 405 in the same form."""
+    """Routes for both spellings of `path`. Refusals become JSON; other methods get 405 in the same form.
+
+    `is_cross_origin`: any page may read the answers, with `decides_origin` only refusals: the handler sees to its own.
+    """
     if "GET" in handlers:
         handlers = {**handlers, "HEAD": handlers["GET"]}
     allowed = ", ".join(sorted({*handlers, *(("OPTIONS",) if is_cross_origin else ())}))
@@ -121,6 +141,8 @@ def endpoint(
         handler = handlers.get(request.method, unsupported)
         try:
             answer = await handler(deployment, request)
+            if decides_origin:
+                return answer
         except OAuthError as error:
             answer = refusal_answer(error)
         except VaultError as refusal:

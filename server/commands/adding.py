@@ -1,0 +1,265 @@
+"""`clients add` and `clients release`: agents that an operator stands behind, and how far upstream tokens go to them.
+
+What a release policy means is `server.oauth.release`, what a worker may do `server.oauth.workers`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.agents import ClientId, client_of, described
+from server.commands.setup import Setup, command, fail, note
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from server.oauth.workers import WorkerRules
+    from vault.records import Client
+
+RELEASES = ("proxy", "narrowed", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    name: str
+    redirect_uris: tuple[str, ...]
+    secret: bool
+    key: Path | None
+    resources: tuple[str, ...]
+    exchanges: bool
+    release: str | None
+    origins: tuple[str, ...]
+    addresses: tuple[str, ...]
+    connections: tuple[str, ...]
+    scopes: tuple[str, ...]
+
+    @property
+    def is_worker(self) -> bool:
+        return bool(self.addresses or self.connections or self.scopes)
+
+
+def register(clients_app: typer.Typer) -> None:
+    """Add the commands to `clients`."""
+
+    @command(clients_app, "add")
+    def add(
+        setup: Setup,
+        name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
+        *,
+        redirect_uri: Annotated[
+            list[str] | None, typer.Option("--redirect-uri", help="Where people return to; repeat for several.")
+        ] = None,
+        confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
+        key: Annotated[
+            Path | None, typer.Option("--key", help="Its public key, PEM or JWK set: it signs instead of a secret.")
+        ] = None,
+        resource: Annotated[
+            list[str] | None, typer.Option("--resource", help="An API of your own it may call.")
+        ] = None,
+        exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
+        release: Annotated[
+            str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
+        ] = None,
+        origin: Annotated[
+            list[str] | None, typer.Option("--origin", help="A web origin whose pages are this client.")
+        ] = None,
+        worker_address: Annotated[
+            list[str] | None, typer.Option("--worker-address", help="An address or network its workers call from.")
+        ] = None,
+        worker_connection: Annotated[
+            list[str] | None, typer.Option("--worker-connection", help="A provider or connection its workers reach.")
+        ] = None,
+        worker_scope: Annotated[
+            list[str] | None, typer.Option("--worker-scope", help="A scope its workers may ask for.")
+        ] = None,
+    ) -> None:
+        """Register an agent by hand; a secret is printed once, now."""
+        options = _Options(
+            name=name,
+            redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
+            secret=confidential,
+            key=key,
+            resources=tuple(resource or ()),
+            exchanges=exchange,
+            release=release,
+            origins=tuple(origin or ()),
+            addresses=tuple(worker_address or ()),
+            connections=tuple(worker_connection or ()),
+            scopes=tuple(worker_scope or ()),
+        )
+        client, secret = setup.run(_add(setup, options))
+        row = described(client)
+        sentence = f"client_id      {client.id}"
+        if secret is not None:
+            row["client_secret"] = secret
+            sentence += f"\nclient_secret  {secret}"
+            note("The secret is shown this once; the vault keeps only its hash.")
+        setup.show_one(row, sentence=sentence)
+
+    @command(clients_app, "release")
+    def release_(
+        setup: Setup,
+        client_id: ClientId,
+        target: Annotated[str, typer.Argument(help="A provider, or a connection's id.", show_default=False)],
+        policy: Annotated[str, typer.Argument(help="proxy, narrowed or full.", show_default=False)],
+    ) -> None:
+        """Say how far upstream tokens of one provider may go to one agent."""
+        client = setup.run(_release(setup, client_id, target, policy=policy))
+        if policy == "full":
+            note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
+        setup.show_one(described(client), sentence=f"{client.name}: {target} {policy}")
+
+
+async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
+    from server.oauth.client_auth import secret_hash
+    from vault import apis, audit, clients
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        value = secrets.token_urlsafe(32) if options.secret else None
+        now = deployment.now()
+        client = replace(
+            _client(deployment, options, now=now), secret_hash=None if value is None else secret_hash(value)
+        )
+        async with deployment.transaction() as transaction:
+            for resource in options.resources:
+                if await apis.find_api(transaction, resource) is None:
+                    await apis.add_api(transaction, resource, name=client.name, now=now)
+            await clients.save_client(transaction, client)
+            event = Event(kind="client.registered", client_id=client.id, details={"kind": client.kind.value})
+            await audit.append(transaction, event, now=now)
+        return client, value
+
+
+def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
+    """The client that the options describe; what does not fit together ends the command."""
+    from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, check_redirect_uri, clean_name
+    from vault.records import Client, ClientKind, new_id
+
+    for uri in options.redirect_uris:
+        try:
+            check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
+        except OAuthError as error:
+            fail(f"--redirect-uri {uri}: {error.description}")
+    exchanges = options.exchanges or options.is_worker
+    if not options.redirect_uris and not exchanges:
+        fail("give --redirect-uri, where people return to; only a client with --exchange can do without")
+    grant_types = {"authorization_code", "refresh_token"} if options.redirect_uris else set[str]()
+    if exchanges:
+        grant_types.add(TOKEN_EXCHANGE)
+    method = "none"
+    if options.secret:
+        method = "client_secret_basic"
+    elif options.key is not None:
+        method = "private_key_jwt"
+    if not options.redirect_uris and method == "none":
+        fail("a client that nobody signs in to proves who it is: give --confidential or --key")
+    return Client(
+        id=new_id(),
+        kind=ClientKind.MANUAL,
+        name=clean_name(options.name) or fail("the name has no visible character"),
+        auth_method=method,
+        redirect_uris=options.redirect_uris,
+        grant_types=frozenset(grant_types),
+        resources=options.resources,
+        created_at=now,
+        metadata=_metadata(deployment, options),
+    )
+
+
+def _metadata(deployment: Deployment, options: _Options) -> dict[str, object]:
+    from server.cors import ORIGINS, origin_of
+    from server.oauth import release, workers
+
+    metadata: dict[str, object] = {}
+    if options.key is not None:
+        metadata["jwks"] = _jwks(options.key)
+    for origin in options.origins:
+        if origin_of(origin) != origin:
+            fail(f"--origin {origin}: write it as https://host[:port]")
+    if options.origins:
+        metadata[ORIGINS] = list(options.origins)
+    if options.release is not None:
+        if options.release not in RELEASES[:2]:
+            fail("--release is proxy or narrowed; full is given for one provider: token-vault clients release")
+        metadata[release.MEMBER] = {release.DEFAULT: options.release}
+    if options.is_worker:
+        metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options))
+    return metadata
+
+
+def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
+    from ipaddress import ip_network
+
+    from server.oauth.subjects import Limits
+    from server.oauth.workers import WorkerRules
+
+    if not (options.addresses and options.connections and options.scopes and options.key is not None):
+        fail("a worker needs --key, --worker-address, --worker-connection and --worker-scope: each list allows by name")
+    for address in options.addresses:
+        try:
+            ip_network(address, strict=False)
+        except ValueError:
+            fail(f"--worker-address {address}: write an address, or a network such as 10.1.0.0/16")
+    known = {scope for provider in deployment.catalog for scope in provider.scopes}
+    for scope in options.scopes:
+        if scope not in known:
+            fail(f"--worker-scope {scope}: no provider has it; token-vault providers show NAME lists them")
+    return WorkerRules(options.addresses, Limits(frozenset(options.connections), frozenset(options.scopes)))
+
+
+def _jwks(path: Path) -> dict[str, object]:
+    """The public key of a file as a JWK set; private ones are refused, so that none is ever copied here."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import ECKey, RSAKey
+
+    from server.oauth.client_rules import jwk_members
+    from server.oauth.rules import json_object
+
+    try:
+        content = path.expanduser().read_bytes()
+    except OSError as error:
+        fail(f"--key {path}: {error.strerror}")
+    try:
+        members = json_object(content)
+        found = {"keys": list(jwk_members(members if "keys" in members else {"keys": [members]}))}
+    except ValueError:
+        found = {"keys": list[dict[str, object]]()}
+        for kind in (ECKey, RSAKey):
+            try:
+                key = kind.import_key(content)
+            except (JoseError, ValueError, TypeError):
+                continue
+            if key.is_private:
+                fail(f"--key {path}: this is a private key, which stays with the worker; give the public one")
+            found = {"keys": list(jwk_members({"keys": [{**key.as_dict(private=False), "kid": key.thumbprint()}]}))}
+    if not found["keys"]:
+        fail(f"--key {path}: no public key that can be used: EC P-256 or RSA of 2048 bits and more, PEM or JWK set")
+    return {"keys": found["keys"]}
+
+
+async def _release(setup: Setup, client_id: str, target: str, *, policy: str) -> Client:
+    from server.oauth import release
+    from vault import audit, clients
+    from vault.records import Event
+
+    if policy not in RELEASES:
+        fail(f"{policy} is no policy: {', '.join(RELEASES)}")
+    async with setup.open() as deployment:
+        client = await client_of(deployment.database, client_id)
+        if policy != "proxy" and release.ceiling_of(client) is release.Release.PROXY:
+            fail("only a client with a secret or key that an operator registered can be handed upstream tokens")
+        provider = deployment.catalog.get(target)
+        name = target if provider is None else provider.name
+        chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
+        changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            await clients.update_client(transaction, changed)
+            details = {"target": name, "release": policy, "narrowing": "none" if policy == "full" else "kept"}
+            await audit.append(transaction, Event("release.changed", client_id=client.id, details=details), now=now)
+        return changed

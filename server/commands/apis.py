@@ -1,0 +1,152 @@
+"""`apis ...`: a developer's own APIs, whose access tokens this vault issues, and the clients that are those APIs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.setup import Setup, command, fail, when
+
+if TYPE_CHECKING:
+    from vault.apis import Api
+    from vault.database import Reader
+
+app = typer.Typer(no_args_is_help=True, help="Your own APIs: audiences of access tokens.")
+Url = Annotated[str, typer.Argument(help="The API's identifier, an absolute URL.", show_default=False)]
+
+
+async def _described(reader: Reader, api: Api) -> dict[str, object]:
+    from vault import apis
+
+    return {
+        "resource": api.resource,
+        "name": api.name,
+        "scopes": sorted(api.scopes),
+        "clients": list(await apis.linked_clients(reader, api.resource)),
+        "created_at": when(api.created_at),
+    }
+
+
+@command(app, "add")
+def add(
+    setup: Setup,
+    url: Url,
+    *,
+    client: Annotated[
+        list[str] | None, typer.Option("--client", help="A client that is this API: it may exchange its tokens.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What people will see.", show_default="the URL")] = None,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of the API; repeat for several.")] = None,
+) -> None:
+    """Register an API, or add to one that is registered."""
+    row = setup.run(_add(setup, url, client_ids=client or [], name=name, scopes=scope))
+    setup.show_one(row, sentence=f"Access tokens for {url} can be asked for now.")
+
+
+async def _add(
+    setup: Setup, url: str, *, client_ids: list[str], name: str | None, scopes: list[str] | None
+) -> dict[str, object]:
+    from server.commands.agents import client_of
+    from server.oauth.rules import clean_name
+    from vault import apis, audit
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        _check(url, public_url=deployment.public_url, scopes=scopes or [])
+        for client_id in client_ids:
+            if (await client_of(deployment.database, client_id)).is_public:
+                fail(
+                    f"{client_id} cannot keep a secret, so it cannot be an API: token-vault clients add --confidential"
+                )
+        now = deployment.now()
+        known = await apis.find_api(deployment.database, url)
+        called = clean_name(name or "") or (url if known is None else known.name)
+        async with deployment.transaction() as transaction:
+            wanted = None if scopes is None else frozenset(scopes)
+            api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
+            for client_id in client_ids:
+                await apis.link_client(transaction, url, client_id=client_id, now=now)
+            details = {"resource": url, "clients": client_ids, "scopes": sorted(api.scopes)}
+            await audit.append(transaction, Event("api.added", details=details), now=now)
+        return await _described(deployment.database, api)
+
+
+def _check(url: str, *, public_url: str, scopes: list[str]) -> None:
+    """An identifier that can be an audience (RFC 8707 §2), and scopes that nothing of ours is called."""
+    import re
+    from urllib.parse import urlsplit
+
+    from server.oauth.rules import SCOPES, canonical_resource, own_resources
+
+    parts = urlsplit(url)
+    if parts.scheme not in {"https", "http", "urn"} or not (parts.netloc or parts.path) or parts.fragment:
+        fail(f"{url}: an API's identifier is an absolute URL without a fragment")
+    if canonical_resource(url, public_url=public_url) in own_resources(public_url):
+        fail(f"{url} is the vault's own")
+    for scope in scopes:
+        if scope in SCOPES or re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", scope) is None:
+            fail(f"--scope {scope}: it is the vault's own, or not a scope (RFC 6749 section 3.3)")
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List the registered APIs."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import apis
+
+        async with setup.open() as deployment:
+            known = await apis.list_apis(deployment.database)
+            return [await _described(deployment.database, api) for api in known]
+
+    setup.show(setup.run(read()), columns=("resource", "name", "scopes", "clients"), empty="No API is registered yet.")
+
+
+@command(app, "show")
+def show(setup: Setup, url: Url) -> None:
+    """Show one API."""
+
+    async def read() -> dict[str, object]:
+        from vault import apis
+
+        async with setup.open() as deployment:
+            api = await apis.find_api(deployment.database, url)
+            if api is None:
+                fail(f"there is no API {url!r}: token-vault apis list")
+            return await _described(deployment.database, api)
+
+    row = setup.run(read())
+    setup.show_one(row, sentence="\n".join(f"{name:12} {value}" for name, value in row.items()))
+
+
+@command(app, "remove")
+def remove(
+    setup: Setup,
+    url: Url,
+    *,
+    client: Annotated[
+        str | None, typer.Option("--client", help="Only let this client be the API no more.", show_default=False)
+    ] = None,
+) -> None:
+    """Forget an API; every grant for it ends."""
+
+    async def end() -> None:
+        from vault import apis, audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                if client is None:
+                    is_gone = await apis.remove_api(transaction, url, now=now)
+                else:
+                    is_gone = await apis.unlink_client(transaction, url, client_id=client, now=now)
+                if not is_gone:
+                    fail(f"there is no API {url!r}, or that client is not it: token-vault apis list")
+                details = {"resource": url} | ({} if client is None else {"client": client})
+                await audit.append(transaction, Event("api.removed", details=details), now=now)
+
+    setup.run(end())
+    sentence = f"{url} is removed; its tokens no longer work." if client is None else f"{client} is not {url} any more."
+    setup.show_one({"resource": url, "client": client}, sentence=sentence)

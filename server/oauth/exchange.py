@@ -1,0 +1,237 @@
+"""Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software that is no MCP client.
+
+Subject, actor and target are verified by `subjects`, `workers`, `issuers` and `targets`; what leaves the vault is
+`release`. The authority is the meet of what was asked, this agent's delegation, the account's grant and the operator's
+limit: more is refused by name, nothing is dropped or added silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth import issuers, jose, release, subjects, targets, tokens, workers
+from server.oauth.authorize import known_resource
+from server.oauth.exchange_refusals import as_answer
+from server.oauth.rules import SCOPES, OAuthError
+from server.oauth.subjects import Limits, Subject, refused
+from server.oauth.targets import OwnTarget, UpstreamTarget
+from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, TokenRequest
+from vault import audit, connections, grants, handles
+from vault.attenuate import expand
+from vault.exchange import ExchangeRequest, UpstreamToken
+from vault.exchange import exchange as exchange_upstream
+from vault.records import Event, Narrowing, Principal, format_scope
+from vault.refusals import VaultError
+
+PURPOSE: Final = "token exchange"
+PUBLIC_LIFETIME: Final = 300  # seconds that a public client's handle lives at most
+SHORTEST: Final = 5  # seconds: what ends sooner is over
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One exchange after everything about who asks was verified."""
+
+    asked: TokenRequest
+    subject: Subject
+    principal: Principal
+
+
+async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
+    """The grant `urn:ietf:params:oauth:grant-type:token-exchange`."""
+    if asked.client.is_public and deployment.settings.exchange.confidential_only:
+        raise OAuthError("unauthorized_client", "the operator lets only confidential clients exchange tokens")
+    if asked.form.get("requested_token_type") not in {None, ACCESS_TOKEN}:
+        raise OAuthError("invalid_request", "the only requested_token_type is access_token")
+    subject = await _subject(deployment, asked)
+    if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
+        raise refused("about to expire")
+    actor = await subjects.actor_of(deployment, asked, subject)
+    target = await targets.resolve(
+        deployment,
+        audience=asked.form.get("audience"),
+        resource=asked.form.get("resource"),
+        user_id=subject.user_id,
+    )
+    principal = await subjects.principal_of(deployment, asked, subject, actor=actor)
+    made = _Exchange(asked, subject, principal)
+    if isinstance(target, OwnTarget):
+        return await _own(deployment, made, target)
+    return await _upstream(deployment, made, target)
+
+
+async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
+    token, kind = asked.form.require("subject_token"), asked.form.require("subject_token_type")
+    if asked.client.is_public and kind != ACCESS_TOKEN:
+        raise refused("public client", "a public client can present its own access token only")
+    if kind == ACCESS_TOKEN:
+        return await subjects.access_token(deployment, asked, token)
+    if kind == REFRESH_TOKEN:
+        return await subjects.refresh_token(deployment, asked, token)
+    if kind != JWT:
+        raise refused("type", "this subject_token_type is not supported")
+    try:
+        issuer = jose.unverified_claims(token).get("iss")
+    except jose.TokenMalformed as error:
+        raise refused(str(error)) from error
+    if issuer == asked.client.id:
+        return await workers.verify(deployment, asked, token)
+    return await issuers.verify(deployment, asked, token, unverified_issuer=issuer)
+
+
+# On behalf of: an access token of ours for another API --------------------------------------------------------------
+
+
+async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Exchanged:
+    """An RFC 9068 token for an API that the client may call, about the person, with the chain of who acts."""
+    asked, subject, principal = made.asked, made.subject, made.principal
+    if subject.scopes is None:
+        raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
+    await subjects.check_live(deployment, subject, principal)
+    await known_resource(deployment, target.resource, client=asked.client)
+    available = subject.scopes & (SCOPES | target.scopes)
+    wanted = available - {"openid", "offline_access"} if asked.scopes is None else asked.scopes
+    if missing := wanted - available:
+        raise _too_wide(missing, "the subject token, or that API, does not have")
+    if not wanted:
+        raise OAuthError("invalid_scope", "the subject token has no scope that this API knows")
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None:
+        raise refused("grant ended")
+    token, lifetime = tokens.mint(
+        deployment,
+        live.grant,
+        scopes=wanted,
+        audience=target.resource,
+        now=asked.now,
+        key_thumbprint=asked.key_thumbprint,
+        actors=principal.actors,
+        expires_at=subject.expires_at,
+    )
+    details = {"resource": target.resource, "scopes": format_scope(wanted), "actors": list(principal.actors)}
+    await deployment.activity.record(
+        Event("token.issued", user_id=principal.user_id, client_id=principal.client_id, details=details)
+    )
+    return Exchanged(token, scopes=wanted, expires_in=lifetime, token_type=_token_type(asked))
+
+
+def _too_wide(missing: frozenset[str], who: str) -> OAuthError:
+    words = format_scope(missing)
+    return OAuthError("invalid_scope", f"{who} {words}", members={"missing_scope": words})
+
+
+def _token_type(asked: TokenRequest) -> str:
+    return "Bearer" if asked.key_thumbprint is None else "DPoP"
+
+
+# Upstream: a token of an account at a provider, or a handle for it -----------------------------------------------
+
+
+async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> Exchanged:
+    asked, subject = made.asked, made.subject
+    provider = target.provider
+    request = ExchangeRequest(
+        made.principal,
+        provider.name,
+        asked.scopes or target.scopes,
+        account=asked.form.get("account") or asked.form.get("login_hint"),
+        purpose=PURPOSE,
+        connection_id=target.connection_id,
+        details={"subject": subject.kind, **subject.details},
+    )
+    if subject.limits is not None:
+        request = await _within_limits(deployment, request, subject.limits)
+    try:
+        token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
+    except VaultError as refusal:
+        raise await as_answer(deployment, refusal, made.principal, client_name=asked.client.name) from refusal
+    policy = release.policy_of(asked.client, provider=provider.name, connection_id=token.connection_id)
+    narrowing = release.released(policy, token.narrowing)
+    if narrowing is None:
+        return await _handle(deployment, made, target, token)
+    return await _released(deployment, made, token, narrowing)
+
+
+async def _within_limits(deployment: Deployment, request: ExchangeRequest, limits: Limits) -> ExchangeRequest:
+    """The request cut to the accounts that the operator listed for this client; wider scopes are refused."""
+    provider = deployment.catalog.provider(request.provider)
+    allowed = limits.scopes & frozenset(provider.scopes)
+    wanted = request.scopes or allowed
+    if missing := wanted - expand(allowed, provider.covers):
+        raise _too_wide(missing, "the operator did not allow this worker")
+    if not wanted:
+        raise OAuthError("invalid_scope", f"the operator allowed this worker no scope of {provider.name}")
+    request = replace(request, scopes=wanted)
+    if provider.name in limits.connections:
+        return request
+    held = await connections.find(
+        deployment.database, request.principal.user_id, provider=provider.name, account=request.account
+    )
+    listed = [one.id for one in held if one.id in limits.connections and request.connection_id in {None, one.id}]
+    if len(listed) != 1:
+        raise OAuthError("invalid_target", "the operator did not list this account, or not just one, for this worker")
+    return replace(request, account=None, connection_id=listed[0])
+
+
+async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Exchanged:
+    """A handle for the proxy: the provider's token stays inside."""
+    asked, principal = made.asked, made.principal
+    api = target.api or next(iter(target.provider.apis), None)
+    if api is None:
+        raise OAuthError("invalid_target", f"{target.provider.name} has no API that the proxy could reach")
+    lifetime = deployment.settings.exchange.handle_lifetime
+    if asked.client.is_public:
+        lifetime = min(lifetime, PUBLIC_LIFETIME)
+    if made.subject.expires_at is not None:
+        lifetime = min(lifetime, made.subject.expires_at - asked.now)
+    async with deployment.transaction() as transaction:
+        value = await handles.issue(
+            transaction,
+            principal=principal,
+            connection_id=token.connection_id,
+            provider=target.provider.name,
+            scopes=token.scopes,
+            key_thumbprint=asked.key_thumbprint,
+            expires_at=asked.now + lifetime,
+            now=asked.now,
+        )
+        await audit.append(transaction, _event("handle.issued", made, token, expires_in=lifetime), now=asked.now)
+    return Exchanged(
+        value,
+        scopes=token.scopes,
+        expires_in=lifetime,
+        token_type=_token_type(asked),
+        narrowing=Narrowing.ENFORCED.value if token.narrowing is not Narrowing.UPSTREAM else token.narrowing.value,
+        api_base_url=deployment.url(f"/proxy/{token.connection_id}/{api}"),
+    )
+
+
+async def _released(deployment: Deployment, made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
+    """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
+    subject does.
+    """
+    ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
+    expires_in = max(0, min(ends) - made.asked.now) if ends else None
+    scopes = token.scopes if narrowing is Narrowing.UPSTREAM else token.granted
+    await deployment.activity.record(
+        _event("token.released", made, token, narrowing=narrowing.value, carried=format_scope(scopes))
+    )
+    return Exchanged(token.value, scopes=scopes, expires_in=expires_in, narrowing=narrowing.value)
+
+
+def _event(kind: str, made: _Exchange, token: UpstreamToken, **details: object) -> Event:
+    return Event(
+        kind,
+        user_id=made.principal.user_id,
+        client_id=made.principal.client_id,
+        connection_id=token.connection_id,
+        details={
+            "account": token.label,
+            "scopes": format_scope(token.scopes),
+            "actors": list(made.principal.actors),
+            **made.subject.details,
+            **details,
+        },
+    )

@@ -1,0 +1,63 @@
+"""How far an upstream token may leave the vault: the release policy of one client for one account. Pure.
+
+`proxy`: never; the client gets a handle and calls the provider through us. `narrowed`: when the provider itself holds
+the token to the scopes, else a handle. `full`: as it is, by an operator's explicit act for one provider. Which scopes
+an exchange has is `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from vault.records import Client, ClientKind, Narrowing
+
+MEMBER: Final = "release"  # of a client's metadata: provider or connection id -> policy
+DEFAULT: Final = "default"
+
+
+class Release(StrEnum):
+    """What a client can get of an upstream token."""
+
+    PROXY = "proxy"
+    NARROWED = "narrowed"
+    FULL = "full"
+
+
+def ceiling_of(client: Client) -> Release:
+    """The most that this kind of client can get. MCP: upstream credentials MUST NOT reach a client; so only one that
+    an operator registered, and that can keep a secret, may ever be handed one.
+    """
+    return Release.FULL if client.kind is ClientKind.MANUAL and not client.is_public else Release.PROXY
+
+
+def policy_of(client: Client, *, provider: str, connection_id: str) -> Release:
+    """The policy for this account: the connection's, else the provider's, else the client's own, else the usual one."""
+    if ceiling_of(client) is Release.PROXY:
+        return Release.PROXY
+    chosen = policies_of(client)
+    for name in (connection_id, provider, DEFAULT):
+        if name in chosen:
+            return chosen[name]
+    return Release.NARROWED
+
+
+def policies_of(client: Client) -> Mapping[str, Release]:
+    """What an operator chose for this client. Anything unreadable there counts as `proxy`."""
+    stored = client.metadata.get(MEMBER)
+    if not isinstance(stored, Mapping):
+        return {}
+    known = {one.value: one for one in Release}
+    return {str(name): known.get(str(value), Release.PROXY) for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
+
+
+def released(policy: Release, narrowing: Narrowing) -> Narrowing | None:
+    """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out."""
+    match policy:
+        case Release.PROXY:
+            return None
+        case Release.NARROWED:
+            return narrowing if narrowing is Narrowing.UPSTREAM else None
+        case Release.FULL:
+            return narrowing if narrowing is Narrowing.UPSTREAM else Narrowing.FULL

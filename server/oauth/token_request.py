@@ -1,0 +1,68 @@
+"""What the steps of the token endpoint hand to a grant, and what a grant hands back to be answered. Types only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from server.oauth.rules import Parameters
+from vault.records import Client, Grant, format_scope
+
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # RFC 8693 §3
+REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
+JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A token request after the steps that all grants share."""
+
+    client: Client
+    form: Parameters
+    scopes: frozenset[str] | None  # asked; None: whatever was granted
+    resource: str | None
+    key_thumbprint: str | None  # of the DPoP key that was proved
+    now: int
+    address: str = ""  # of the peer
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """What a grant lets the pipeline issue."""
+
+    grant: Grant
+    scopes: frozenset[str]
+    resource: str
+    refresh_token: str | None = field(repr=False, default=None)
+    nonce: str | None = None
+    auth_time: int | None = None  # of the sign-in that led to it; a refresh does not say it again
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The answer to a token exchange (RFC 8693 §2.2.1): never with a refresh token.
+
+    `narrowing` says how `scopes` are enforced, for tokens of a provider; `api_base_url` is where a handle is used.
+    """
+
+    access_token: str = field(repr=False)
+    scopes: frozenset[str]
+    expires_in: int | None
+    token_type: str = "Bearer"
+    narrowing: str | None = None
+    api_base_url: str | None = None
+
+    def content(self) -> dict[str, object]:
+        content: dict[str, object] = {
+            "access_token": self.access_token,
+            "issued_token_type": ACCESS_TOKEN,
+            "token_type": self.token_type,
+            "scope": format_scope(self.scopes),
+        }
+        if self.expires_in is not None:
+            content["expires_in"] = self.expires_in
+        if self.narrowing is not None:
+            content["narrowing"] = self.narrowing
+        if self.api_base_url is not None:
+            content["api_base_url"] = self.api_base_url
+        return content
