@@ -1,4 +1,7 @@
-"""`clients ...` and `delegations ...`: which agents are known, and what people let them use."""
+"""`clients ...` and `delegations ...`: which agents are known, and what people let them use.
+
+Registering one by hand is `server.commands.adding`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.setup import Setup, command, fail, note, user_named, when
+from server.commands.setup import Setup, command, fail, user_named, when
 
 if TYPE_CHECKING:
     from vault.database import Reader
@@ -23,6 +26,9 @@ UserOption = Annotated[
 
 def described(client: Client) -> dict[str, object]:
     """A client as printed; never the secret's hash."""
+    from server.oauth import release, workers
+
+    rules = workers.rules_of(client)
     return {
         "client_id": client.id,
         "name": client.name,
@@ -31,65 +37,11 @@ def described(client: Client) -> dict[str, object]:
         "redirect_uris": list(client.redirect_uris),
         "grant_types": sorted(client.grant_types),
         "resources": list(client.resources),
+        "release": {name: chosen.value for name, chosen in release.policies_of(client).items()},
+        "worker": None if rules is None else workers.stored_rules(rules),
         "created_at": when(client.created_at),
         "last_used_at": when(client.last_used_at),
     }
-
-
-@command(clients_app, "add")
-def add(
-    setup: Setup,
-    name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
-    *,
-    redirect_uri: Annotated[list[str], typer.Option("--redirect-uri", help="Repeat for several.", show_default=False)],
-    confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
-    resource: Annotated[list[str] | None, typer.Option("--resource", help="An API of your own it may call.")] = None,
-) -> None:
-    """Register an agent by hand; a secret is printed once, now."""
-    client, secret = setup.run(_add(setup, name, redirect_uri, secret=confidential, resources=tuple(resource or ())))
-    row = described(client)
-    sentence = f"client_id      {client.id}"
-    if secret is not None:
-        row["client_secret"] = secret
-        sentence += f"\nclient_secret  {secret}"
-        note("The secret is shown this once; the vault keeps only its hash.")
-    setup.show_one(row, sentence=sentence)
-
-
-async def _add(
-    setup: Setup, name: str, redirect_uris: list[str], *, secret: bool, resources: tuple[str, ...]
-) -> tuple[Client, str | None]:
-    from server.oauth.client_auth import secret_hash
-    from server.oauth.rules import OAuthError, check_redirect_uri, clean_name
-    from vault import apis, audit, clients
-    from vault.records import Client, ClientKind, Event, new_id
-
-    async with setup.open() as deployment:
-        for uri in redirect_uris:
-            try:
-                check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
-            except OAuthError as error:
-                fail(f"--redirect-uri {uri}: {error.description}")
-        value = secrets.token_urlsafe(32) if secret else None
-        now = deployment.now()
-        client = Client(
-            id=new_id(),
-            kind=ClientKind.MANUAL,
-            name=clean_name(name) or fail("the name has no visible character"),
-            auth_method="none" if value is None else "client_secret_basic",
-            redirect_uris=tuple(dict.fromkeys(redirect_uris)),
-            secret_hash=None if value is None else secret_hash(value),
-            resources=resources,
-            created_at=now,
-        )
-        async with deployment.transaction() as transaction:
-            for resource in resources:
-                if await apis.find_api(transaction, resource) is None:
-                    await apis.add_api(transaction, resource, name=client.name, now=now)
-            await clients.save_client(transaction, client)
-            event = Event(kind="client.registered", client_id=client.id, details={"kind": client.kind.value})
-            await audit.append(transaction, event, now=now)
-        return client, value
 
 
 @command(clients_app, "list")
@@ -112,7 +64,7 @@ def show(setup: Setup, client_id: ClientId) -> None:
 
     async def read() -> dict[str, object]:
         async with setup.open() as deployment:
-            return described(await _client(deployment.database, client_id))
+            return described(await client_of(deployment.database, client_id))
 
     row = setup.run(read())
     setup.show_one(row, sentence="\n".join(f"{name:14} {value}" for name, value in row.items()))
@@ -127,7 +79,7 @@ def remove(setup: Setup, client_id: ClientId) -> None:
         from vault.records import Event
 
         async with setup.open() as deployment:
-            client = await _client(deployment.database, client_id)
+            client = await client_of(deployment.database, client_id)
             now = deployment.now()
             async with deployment.transaction() as transaction:
                 await clients.remove_client(transaction, client.id, now=now)
@@ -138,7 +90,8 @@ def remove(setup: Setup, client_id: ClientId) -> None:
     setup.show_one(described(client), sentence=f"{client.name} is removed; its tokens no longer work.")
 
 
-async def _client(reader: Reader, client_id: str) -> Client:
+async def client_of(reader: Reader, client_id: str) -> Client:
+    """The client of that id, or the end of the command."""
     from vault import clients
 
     found = await clients.get_client(reader, client_id)
