@@ -5,7 +5,6 @@ Registering one by hand is `server.commands.adding`.
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Annotated
 
 import typer
