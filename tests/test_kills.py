@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from tests.chaos.estate import open_estate
 from tests.chaos.kills import CLASSES, kill_at
+from tests.chaos.nursery import open_nursery
+from tests.chaos.random_kills import Killing
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 
@@ -27,3 +32,17 @@ async def test_in_the_gap_a_grace_brings_the_answer_back(sqlite_store: Store) ->
 async def test_in_the_gap_of_a_provider_without_grace_the_next_caller_is_told_at_once(sqlite_store: Store) -> None:
     async with strict_provider(**STRICT.simulator) as provider, open_world(sqlite_store, provider) as world:
         assert await kill_at(world, STRICT, "answered") == []
+
+
+async def test_kills_at_random_moments_lose_nothing_outside_the_gap_and_spend_nothing_twice(
+    sqlite_store: Store,
+) -> None:
+    async with (
+        open_nursery() as nursery,
+        open_estate(sqlite_store, (SIBLING, REVOKES), users=2) as estate,
+    ):
+        killing = Killing(estate, nursery, random.Random(0))
+        await killing.run(4)
+        tally = await killing.judge()
+    assert (tally.doubled, tally.needless, tally.undecided) == ([], [], [])
+    assert tally.recovered["sibling"] == tally.hit["sibling"]

@@ -1,0 +1,192 @@
+"""A vault with accounts at a provider of every class at once; each class is a simulator in a process of its own.
+
+The classes are operator's provider files, so that the processes under test run as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from providers.catalog import SHELF, Catalog, load_catalog
+from tests.chaos.kills import CLASSES, GRACE, Class
+from tests.chaos.world import SCOPES, Provider, strict_provider
+from tests.conftest import Store
+from tests.simulating import SlackApp
+from vault import clients, connections, delegations, grants, users
+from vault.database import Database
+from vault.keys import KeyRing
+from vault.records import Client, ClientKind
+from vault.upstream import Account, TokenAnswer
+
+STAYS, RESENDS, SIBLING, STRICT, REVOKES = CLASSES
+NAMES = {
+    STAYS.name: "stays",
+    RESENDS.name: "resends",
+    SIBLING.name: "sibling",
+    STRICT.name: "strict",
+    REVOKES.name: "revokes",
+}
+
+
+@dataclass
+class Held:
+    """One connection: whose, at which class of provider, and which family of the provider's books it has now."""
+
+    name: str
+    provider_class: Class
+    principal: Mapping[str, str]
+    connection_id: str = ""
+    families: list[str] = field(default_factory=list[str])
+
+    @property
+    def provider(self) -> str:
+        return NAMES[self.provider_class.name]
+
+
+def write_files(folder: Path, classes: Sequence[Class]) -> None:
+    """Slack's provider file under other names, each with a class of its own."""
+    slack = (SHELF / "slack.toml").read_text(encoding="utf-8")
+    for one in classes:
+        text = slack.replace('name = "slack"', f'name = "{NAMES[one.name]}"')
+        mode = f'mode = "{one.rotation}"' + (f"\ngrace = {GRACE}" if one.rotation == "grace" else "")
+        assert 'mode = "strict"' in text
+        (folder / f"{NAMES[one.name]}.toml").write_text(text.replace('mode = "strict"', mode), encoding="utf-8")
+
+
+@dataclass
+class Estate:
+    """The parts, and the accounts by name."""
+
+    store: Store
+    files: Path
+    database: Database  # ours, for looking and for moving time on
+    keys: KeyRing
+    simulators: Mapping[str, Provider]
+    catalog: Catalog
+    held: dict[str, Held] = field(default_factory=dict[str, Held])
+    _connects: dict[str, int] = field(default_factory=dict[str, int])
+
+    def order(self, **more: object) -> dict[str, object]:
+        """What a process of `tests.chaos.mortal` is told of this vault."""
+        return {
+            "data": str(self.store.data),
+            "settings": {
+                "database": {"url": self.store.url},
+                "providers": {name: simulator.providers["slack"] for name, simulator in self.simulators.items()},
+                "provider_folders": [str(self.files)],
+                "sandbox": {"loopback_upstreams": True},
+            },
+            "accounts": {
+                one.name: {"principal": one.principal, "provider": one.provider} for one in self.held.values()
+            },
+            **more,
+        }
+
+    async def add_user(self, name: str, classes: Sequence[Class]) -> None:
+        """Somebody with an account at each of these providers, and an agent that may use them."""
+        now = self.database.now()
+        async with self.database.transaction() as transaction:
+            user = await users.create_user(transaction, name, now=now)
+            client = Client(f"agent-{name}", ClientKind.MANUAL, "Agent", "none", ("http://127.0.0.1/callback",), now)
+            await clients.save_client(transaction, client)
+            grant = await grants.create_grant(
+                transaction,
+                user_id=user.id,
+                client_id=client.id,
+                scopes=frozenset({"tools"}),
+                resource="http://localhost:8765/mcp",
+                redirect_uri=client.redirect_uris[0],
+                now=now,
+            )
+        principal = {
+            "user_id": user.id,
+            "client_id": client.id,
+            "grant_id": grant.id,
+            "audience": "http://localhost:8765/mcp",
+        }
+        for one in classes:
+            held = Held(f"{NAMES[one.name]} of {name}", one, principal)
+            self.held[held.name] = held
+            await self.connect(held)
+
+    async def connect(self, held: Held) -> None:
+        """Consent at the provider, for the first time or again."""
+        simulator = self.simulators[held.provider]
+        tokens: Mapping[str, Any] = await SlackApp(simulator, simulator.http).connect()  # type: ignore[arg-type]
+        count = self._connects[held.provider] = self._connects.get(held.provider, 0) + 1
+        now = self.database.now()
+        async with self.database.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                self.keys,
+                user_id=held.principal["user_id"],
+                provider=held.provider,
+                answer=TokenAnswer(
+                    tokens["access_token"],
+                    tokens["refresh_token"],
+                    SCOPES,
+                    int(tokens["expires_in"]),
+                    Account("T1:U1", "chaos"),
+                ),
+                asked=SCOPES,
+                policy=self.catalog.provider(held.provider).policy(),
+                now=now,
+            )
+            await delegations.allow(
+                transaction,
+                user_id=held.principal["user_id"],
+                client_id=held.principal["client_id"],
+                connection_id=connection.id,
+                scopes=SCOPES,
+                now=now,
+            )
+        held.connection_id = connection.id
+        held.families.append(f"slack-{count}")
+
+    async def expire(self) -> None:
+        """Every access token ends now."""
+        async with self.database.transaction() as transaction:
+            await transaction.execute("update connections set access_expires_at = :at", {"at": self.database.now() - 1})
+
+    async def generations(self) -> dict[str, int]:
+        """The row's generation of every account."""
+        rows = await self.database.fetch("select id, generation from connections")
+        known = {row["id"]: row["generation"] for row in rows}
+        return {one.name: int(str(known[one.connection_id])) for one in self.held.values()}
+
+    async def states(self) -> dict[str, str]:
+        """The stored state of every account."""
+        rows = await self.database.fetch("select id, state from connections")
+        known = {row["id"]: row["state"] for row in rows}
+        return {one.name: str(known[one.connection_id]) for one in self.held.values()}
+
+    async def refreshes(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """What the books have, by provider and family, in order."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for name, simulator in self.simulators.items():
+            for entry in await simulator.refreshes():
+                found.setdefault((name, entry["family"]), []).append(entry)
+        return found
+
+
+@asynccontextmanager
+async def open_estate(store: Store, classes: Sequence[Class] = CLASSES, *, users: int = 2) -> AsyncGenerator[Estate]:
+    """One vault at the store, with `users` people who each have an account of every class."""
+    async with AsyncExitStack() as stack:
+        opening = [stack.enter_async_context(strict_provider(**one.simulator)) for one in classes]
+        opened = [await one for one in opening]
+        simulators = {NAMES[one.name]: provider for one, provider in zip(classes, opened, strict=True)}
+        files = store.data.parent / "files"
+        files.mkdir()
+        write_files(files, classes)
+        database = await store.open()
+        stack.push_async_callback(database.close)
+        keys = await store.open_keys(database)
+        estate = Estate(store, files, database, keys, simulators, load_catalog([files]))
+        for number in range(users):
+            await estate.add_user(f"user{number}", classes)
+        yield estate

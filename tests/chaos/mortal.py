@@ -1,0 +1,83 @@
+"""One process of a vault with several accounts, which does what it is told and may be killed at any moment.
+
+Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first.
+Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and milliseconds for
+each. With `pace` (seconds) every exchange waits a random part of it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from server.app import open_deployment
+from server.settings import load_settings
+from vault.exchange import ExchangeRequest, Vault, exchange
+from vault.records import Principal
+from vault.recovery import take_up
+from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
+
+SCOPES = frozenset({"chat:write"})
+LINE = 1 << 24
+
+
+async def call(vault: Vault, request: ExchangeRequest, *, after: float = 0.0) -> tuple[str, float]:
+    """How one exchange ended, and its milliseconds."""
+    await asyncio.sleep(after)
+    started = time.perf_counter()
+    try:
+        await exchange(request, vault=vault, now=vault.database.now())
+        outcome = "ok"
+    except (StorageUnavailable, TemporarilyUnavailable):
+        outcome = "503"
+    except ConnectionRequired as refusal:
+        outcome = refusal.reason
+    except VaultError as refusal:
+        outcome = refusal.code
+    return outcome, (time.perf_counter() - started) * 1000
+
+
+def requests_of(order: Mapping[str, Any]) -> dict[str, ExchangeRequest]:
+    """The exchange that each account is asked for."""
+    found: dict[str, ExchangeRequest] = {}
+    for name, account in order["accounts"].items():
+        whose: dict[str, Any] = {**account["principal"], "scopes": frozenset({"tools"})}
+        wanted = frozenset[str](account.get("scopes", SCOPES))
+        found[name] = ExchangeRequest(Principal(**whose), account["provider"], wanted, purpose="chaos")
+    return found
+
+
+async def obey(order: Mapping[str, Any]) -> None:
+    """Open the vault, say so, do what is asked until the driver goes."""
+    reader, writer = await asyncio.open_unix_connection(order["socket"], limit=LINE)
+
+    def say(**answer: object) -> None:
+        writer.write(json.dumps(answer).encode() + b"\n")
+
+    say(number=order["number"], pid=os.getpid())
+    requests = requests_of(order)
+    chance = random.Random(order["number"])
+    async with open_deployment(load_settings(overrides=order["settings"]), data=Path(order["data"])) as deployment:
+        taken = await take_up(deployment.vault) if order.get("takes_up") else 0
+        say(ready=True, taken_up=taken)
+        while line := await reader.readline():
+            command = json.loads(line)
+            names = command["exchange"] or list(requests)
+            pace = command.get("pace", 0.0)
+            calls = [call(deployment.vault, requests[name], after=chance.uniform(0, pace)) for name in names]
+            say(calls=dict(zip(names, await asyncio.gather(*calls), strict=True)))
+            await writer.drain()
+
+
+def live(order: Mapping[str, Any]) -> None:
+    """Run to the end in a fresh loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(obey(order))
