@@ -34,6 +34,7 @@ TABLE: dict[type[VaultError], Answer] = {
     refusals.DelegationRequired: Answer(403, "access_denied"),
     refusals.ApprovalRequired: Answer(403, "access_denied"),
     refusals.AccountRequired: Answer(400, "invalid_target"),
+    refusals.ItemRefused: Answer(400, "invalid_target"),
     refusals.ScopeRefused: Answer(400, "invalid_scope"),
     refusals.GrantEnded: Answer(400, "invalid_grant"),
     refusals.TemporarilyUnavailable: Answer(503, "temporarily_unavailable"),

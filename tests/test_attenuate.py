@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vault.attenuate import covers_all, expand, is_within, meet, missing, plan, scope_key
+from vault.attenuate import covers_all, derives, expand, is_within, meet, missing, plan, scope_key
 from vault.records import Narrowing
-from vault.upstream import Downscope, UpstreamPolicy
+from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 NAMES = tuple("abcdefgh")
 SCOPES = st.frozensets(st.sampled_from(NAMES), max_size=6)
@@ -20,7 +22,10 @@ POLICIES = st.builds(
     downscope_is_destructive=st.booleans(),
     covers=COVERS,
     always_granted=st.frozensets(st.sampled_from(NAMES), max_size=2),
+    items=st.sampled_from(list(ItemLimit)),
+    grants_more_than_asked=st.booleans(),
 )
+ITEM = "https://api.example/repos/octo/hello"
 CALENDAR = {
     "calendar": frozenset({"calendar.readonly", "calendar.events"}),
     "calendar.events": frozenset({"events.read"}),
@@ -98,22 +103,29 @@ def test_a_plan_never_yields_authority_outside_any_of_its_inputs(
         assert authority <= expand(ceiling, policy.covers)
 
 
-@given(SCOPES | st.none(), SCOPES, SCOPES, SCOPES | st.none(), POLICIES)
+@given(SCOPES | st.none(), SCOPES, SCOPES, POLICIES, st.none() | st.just(ITEM))
 def test_a_plan_says_upstream_only_when_the_token_itself_can_carry_no_more(
     wanted: frozenset[str] | None,
     delegation: frozenset[str],
     connection: frozenset[str],
-    ceiling: frozenset[str] | None,
     policy: UpstreamPolicy,
+    item: str | None,
 ) -> None:
-    made = plan(wanted, delegation=delegation, connection=connection, policy_scopes=ceiling, policy=policy)
+    made = plan(wanted, delegation=delegation, connection=connection, policy_scopes=None, policy=policy, item=item)
     if made.needs_narrow_token:
         assert made.narrowing is Narrowing.UPSTREAM
-        assert policy.downscope is Downscope.REFRESH_SCOPE
         assert not policy.downscope_is_destructive
         assert made.scopes
-        assert made.scopes <= connection
+        if policy.downscope is Downscope.REFRESH_SCOPE:
+            assert item is None
+            assert made.scopes <= connection
+        else:
+            assert derives(policy)
+            assert policy.items is not (ItemLimit.REQUIRED if item is None else ItemLimit.NONE)
+            assert made.scopes <= expand(connection, policy.covers)
     elif made.narrowing is Narrowing.UPSTREAM:
+        assert item is None
+        assert not policy.grants_more_than_asked
         assert connection - policy.always_granted <= expand(made.scopes, policy.covers)
 
 
@@ -194,9 +206,10 @@ def test_a_scope_granted_only_as_part_of_a_wider_one_is_enforced_by_us() -> None
     [
         UpstreamPolicy(provider="slack"),
         UpstreamPolicy(provider="doorkeeper", downscope=Downscope.REFRESH_SCOPE, downscope_is_destructive=True),
-        UpstreamPolicy(provider="github", downscope=Downscope.NATIVE),
+        UpstreamPolicy(provider="github", downscope=Downscope.NATIVE, items=ItemLimit.REQUIRED),
+        UpstreamPolicy(provider="box", downscope=Downscope.EXCHANGE, downscope_is_destructive=True),
     ],
-    ids=["none", "destructive", "native"],
+    ids=["none", "destructive", "for one thing only", "destructive exchange"],
 )
 def test_a_provider_that_cannot_narrow_safely_is_never_asked_to(policy: UpstreamPolicy) -> None:
     made = plan(
@@ -208,6 +221,37 @@ def test_a_provider_that_cannot_narrow_safely_is_never_asked_to(policy: Upstream
     )
     assert made.narrowing is Narrowing.ENFORCED
     assert not made.needs_narrow_token
+
+
+@pytest.mark.parametrize(
+    ("policy", "item"),
+    [
+        (UpstreamPolicy(provider="github", downscope=Downscope.NATIVE, items=ItemLimit.REQUIRED), ITEM),
+        (UpstreamPolicy(provider="box", downscope=Downscope.EXCHANGE, items=ItemLimit.OPTIONAL), ITEM),
+        (UpstreamPolicy(provider="box", downscope=Downscope.EXCHANGE, items=ItemLimit.OPTIONAL), None),
+    ],
+)
+def test_a_token_made_of_the_full_one_may_carry_what_a_granted_scope_includes(
+    policy: UpstreamPolicy, item: str | None
+) -> None:
+    made = plan(
+        scopes("calendar.readonly"),
+        delegation=scopes("calendar"),
+        connection=scopes("calendar"),
+        policy_scopes=None,
+        policy=replace(policy, covers=CALENDAR),
+        item=item,
+    )
+    assert (made.narrowing, made.needs_narrow_token) == (Narrowing.UPSTREAM, True)
+
+
+def test_a_full_token_never_passes_for_a_narrow_one_where_the_app_has_its_scopes() -> None:
+    def narrowing(policy: UpstreamPolicy) -> Narrowing:
+        whole = scopes("issues:read")
+        return plan(whole, delegation=whole, connection=whole, policy_scopes=None, policy=policy).narrowing
+
+    assert narrowing(UpstreamPolicy("github", grants_more_than_asked=True)) is Narrowing.ENFORCED
+    assert narrowing(UpstreamPolicy("github")) is Narrowing.UPSTREAM
 
 
 def test_a_token_without_scopes_is_never_called_narrow() -> None:
@@ -238,3 +282,4 @@ def test_a_narrowed_answer_may_carry_identity_scopes_but_nothing_else() -> None:
 def test_equal_sets_have_equal_keys_and_different_sets_do_not() -> None:
     assert scope_key(scopes("b", "a")) == scope_key(scopes("a", "b"))
     assert scope_key(scopes("a")) != scope_key(scopes("a", "b"))
+    assert len({scope_key(scopes("a"), item) for item in (None, ITEM, f"{ITEM}-2")}) == 3

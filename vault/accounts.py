@@ -152,7 +152,7 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
     return tuple(_account(row, wanted) for row in rows)
 
 
-def _skew(issued_at: int | None, expires_at: int | None) -> int:
+def skew_of(issued_at: int | None, expires_at: int | None) -> int:
     """Seconds before its end from which this token is refreshed ahead."""
     return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
 
@@ -168,7 +168,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
             access_sealed,
             integer(row, "access_generation"),
             expires_at=access_expires_at,
-            skew=_skew(integer_or_none(row, "refreshed_at"), access_expires_at),
+            skew=skew_of(integer_or_none(row, "refreshed_at"), access_expires_at),
         )
     narrowed: HeldToken | None = None
     if narrowed_sealed is not None:
@@ -177,7 +177,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
             narrowed_sealed,
             integer(row, "narrowed_generation"),
             expires_at=expires_at,
-            skew=_skew(integer(row, "narrowed_issued_at"), expires_at),
+            skew=skew_of(integer(row, "narrowed_issued_at"), expires_at),
         )
     return HeldAccount(
         id=text(row, "id"),

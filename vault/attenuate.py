@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vault.records import Narrowing, format_scope
-from vault.upstream import Downscope, UpstreamPolicy
+from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 Covers = Mapping[str, frozenset[str]]
 NOTHING: frozenset[str] = frozenset()
@@ -63,9 +63,15 @@ def _widest(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1024)
-def scope_key(scopes: frozenset[str]) -> str:
-    """The key under which a narrowed token of exactly these scopes is kept: equal sets, equal keys."""
-    return hashlib.sha256(format_scope(scopes).encode()).hexdigest()
+def scope_key(scopes: frozenset[str], item: str | None = None) -> str:
+    """The key under which a narrowed token of exactly these scopes, for this item, is kept: equal sets, equal keys."""
+    what = format_scope(scopes) if item is None else f"{format_scope(scopes)}\n{item}"  # no scope holds a line break
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def derives(policy: UpstreamPolicy) -> bool:
+    """Whether the provider makes narrower tokens from an access token, which spends no refresh token."""
+    return policy.downscope in (Downscope.NATIVE, Downscope.EXCHANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +99,12 @@ def plan(
     connection: frozenset[str],
     policy_scopes: frozenset[str] | None,
     policy: UpstreamPolicy,
+    item: str | None = None,
 ) -> Plan:
     """The plan for one wish; `wanted` None means everything that the agent was delegated and the account holds.
 
-    `policy_scopes` is the operator's ceiling for the provider, None where there is none.
+    `policy_scopes` is the operator's ceiling for the provider, None where there is none. `item`: the token may reach
+    this one thing only, which nobody but the provider can hold it to.
     """
     covers = policy.covers
     granted = expand(connection, covers)
@@ -110,27 +118,34 @@ def plan(
         scopes = wanted  # as asked, so that the key of the narrowed token is known before the row is read
     else:
         scopes = _widest(expand(wanted, covers) & allowed, covers)
-    narrowing, needs_narrow_token = _narrow(scopes, connection=connection, policy=policy)
+    narrowing, needs_narrow_token = _narrow(scopes, connection=connection, policy=policy, item=item)
     return Plan(
         scopes=scopes,
         narrowing=narrowing,
         needs_narrow_token=needs_narrow_token,
-        scope_key=scope_key(scopes),
+        scope_key=scope_key(scopes, item),
         outside_ceiling=NOTHING if ceiling is None else wanted - ceiling,
         not_granted=wanted - granted,
         not_delegated=wanted - delegated,
     )
 
 
-def _narrow(scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy) -> tuple[Narrowing, bool]:
+def _narrow(
+    scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy, item: str | None
+) -> tuple[Narrowing, bool]:
     """How these scopes can be held: by the token itself, or by us; and whether that takes a token of its own."""
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
-    if connection - policy.always_granted <= expand(scopes, policy.covers):
+    is_all = connection - policy.always_granted <= expand(scopes, policy.covers)
+    if is_all and item is None and not policy.grants_more_than_asked:
         return Narrowing.UPSTREAM, False  # the account granted nothing else
-    can_ask = policy.downscope is Downscope.REFRESH_SCOPE and not policy.downscope_is_destructive
+    if policy.downscope_is_destructive:
+        return Narrowing.ENFORCED, False
+    if derives(policy):
+        allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
+        return (Narrowing.UPSTREAM, True) if allowed else (Narrowing.ENFORCED, False)
     # RFC 6749 §6: only scopes that were granted as such may be asked for, not ones that a granted scope includes.
-    if can_ask and scopes <= connection:
+    if policy.downscope is Downscope.REFRESH_SCOPE and item is None and scopes <= connection:
         return Narrowing.UPSTREAM, True
     return Narrowing.ENFORCED, False
 

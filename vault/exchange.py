@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from vault import approvals, rotation
 from vault.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.approvals import ToolCall
-from vault.attenuate import Plan, expand, plan, scope_key
+from vault.attenuate import Plan, derives, expand, plan, scope_key
 from vault.audit import append
 from vault.connections import ACCESS_TOKEN, names_account, narrowed_token
-from vault.flights import Flights, Vault
+from vault.flights import Flights, Vault, Wish
 from vault.records import ConnectionState, Event, Narrowing, Principal, format_scope
 from vault.refusals import (
     AccountRequired,
@@ -26,6 +26,7 @@ from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
     DelegationRequired,
+    ItemRefused,
     ScopeRefused,
     StorageBusy,
     StorageUnavailable,
@@ -58,6 +59,7 @@ class ExchangeRequest:
     account: str | None = None
     purpose: str = ""
     connection_id: str | None = None
+    item: str | None = None  # the address of the one thing that the token may reach
     details: Mapping[str, object] = field(default_factory=dict[str, object])
     call: ToolCall | None = None
 
@@ -104,7 +106,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
-    key = "" if request.scopes is None else scope_key(request.scopes)
+    key = "" if request.scopes is None else scope_key(request.scopes, request.item)
     wanted = Wanted(request.principal, request.provider, scope_key=key)
     arrived = 0
     for _ in range(ROUNDS):
@@ -115,16 +117,17 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             continue
         is_refused = made.needs_narrow_token and vault.flights.refuses_narrowing(held.id, made.scope_key, now=now)
         made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
+        if request.item is not None and not made.needs_narrow_token:
+            raise ItemRefused(f"{request.provider} issues no token for this one thing with these scopes.")
         token = held.narrowed if made.needs_narrow_token else held.full
-        scopes = made.scopes if made.needs_narrow_token else None
+        scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
             if held.ask or policy.ask or (request.call is not None and request.call.must_ask):
                 await _spend_approval(vault, request, held, scopes=made.scopes, policy=policy, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
-            rotation.keep_fresh(
-                vault, held, token, scopes=scopes, key=made.scope_key if made.needs_narrow_token else "", now=now
-            )
+            wish = Wish(held.id, token.generation, scopes=scopes, item=item)
+            rotation.keep_fresh(vault, held, token, wish=wish, now=now)
             return UpstreamToken(
                 value,
                 made.scopes,
@@ -138,7 +141,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         known = 0 if token is None else token.generation
         try:
-            arrived = await rotation.refresh(vault, held.id, scopes=scopes, if_generation=known)
+            arrived = await rotation.refresh(vault, held.id, scopes=scopes, item=item, if_generation=known)
         except NarrowingRefused:
             continue  # enforced from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
@@ -156,7 +159,14 @@ def choose(
     held = _which(request, accounts, now=now)
     wanted = request.scopes
     delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
-    made = plan(wanted, delegation=delegated, connection=held.scopes, policy_scopes=ceiling, policy=policy)
+    made = plan(
+        wanted,
+        delegation=delegated,
+        connection=held.scopes,
+        policy_scopes=ceiling,
+        policy=policy,
+        item=request.item,
+    )
     provider, asked = request.provider, made.scopes if wanted is None else wanted
     if made.outside_ceiling:
         raise ScopeRefused(
@@ -246,6 +256,8 @@ def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, i
     """
     if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
         return made
+    if derives(policy):  # it takes the full token, and a refresh only where that is old
+        return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False) if is_refused else made
     is_stuck = not held.may_refresh(policy, now=now) and held.full is not None and held.full.is_good(now)
     if is_stuck or is_refused or not held.has_refresh_token:
         return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False)

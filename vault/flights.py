@@ -26,15 +26,16 @@ log = logging.getLogger("token_vault.rotation")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A token newer than `generation`: the full one, or one of exactly these scopes (RFC 6749 §6)."""
+    """A token newer than `generation`: the full one, or one of exactly these scopes (and for this one item)."""
 
     connection_id: str
     generation: int
     scopes: frozenset[str] | None = None
+    item: str | None = None
 
     @property
     def scope_key(self) -> str:
-        return "" if self.scopes is None else scope_key(self.scopes)
+        return "" if self.scopes is None else scope_key(self.scopes, self.item)
 
 
 class Appointments:

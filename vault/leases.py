@@ -29,7 +29,8 @@ _ACTIVE = ConnectionState.ACTIVE.value
 
 _READ = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
-        k.refresh_sealed, k.access_generation, k.access_expires_at, k.lease_owner, k.lease_until, k.ended_at,
+        k.refresh_sealed, k.access_sealed, k.access_generation, k.access_expires_at, k.refreshed_at,
+        k.lease_owner, k.lease_until, k.ended_at,
         uk.wrapped, uk.kek_id, ck.salt,
         t.generation as narrowed_generation,
         (select max(i.sent_at) from intents i
@@ -105,6 +106,7 @@ _STORE_NARROWED = """
     on conflict (tenant, connection_id, scope_key) do update set generation = excluded.generation,
         sealed = excluded.sealed, issued_at = excluded.issued_at, expires_at = excluded.expires_at
 """
+_DROP_NARROWED = "delete from narrowed_tokens where tenant = :tenant and connection_id = :id"
 _DROP_DEAD_NARROWED = """
     delete from narrowed_tokens where tenant = :tenant and connection_id = :id and expires_at <= :now
 """
@@ -141,6 +143,8 @@ class Facts:
     sent_at: int | None  # of the newest intent to spend this generation
     is_ended: bool
     refresh_sealed: bytes | None = field(repr=False)
+    access_sealed: bytes | None = field(repr=False)
+    refreshed_at: int | None
     wrapped: bytes | None = field(repr=False)
     kek_id: str = ""
     salt: bytes | None = field(repr=False, default=None)
@@ -185,6 +189,8 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Fa
         sent_at=integer_or_none(row, "sent_at"),
         is_ended=integer_or_none(row, "ended_at") is not None,
         refresh_sealed=binary_or_none(row, "refresh_sealed"),
+        access_sealed=binary_or_none(row, "access_sealed"),
+        refreshed_at=integer_or_none(row, "refreshed_at"),
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",
         salt=binary_or_none(row, "salt"),
@@ -300,6 +306,18 @@ class Refreshed:
     scopes: frozenset[str]
     scope_key: str | None = None
     idle_expires_at: int | None = None  # of the grant, unless it is refreshed again
+    ends_narrowed: bool = False  # the provider ended the access tokens before this one, narrowed ones too
+
+
+async def store_narrowed(
+    transaction: Transaction, connection_id: str, *, scope_key: str, sealed: bytes, at: tuple[int, int, int]
+) -> None:
+    """Keep a token that was made from the full one; `at` is its generation, now, and its end."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}
+    generation, now, expires_at = at
+    token: Mapping[str, Value] = {"next": generation, "sealed": sealed, "now": now, "expires_at": expires_at}
+    await transaction.execute(_STORE_NARROWED, {**which, **token, "scope_key": scope_key})
+    await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
 
 
 async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> bool:
@@ -325,6 +343,8 @@ async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *,
             await transaction.execute(_STORE_ACCESS, {**token, "now": now, "scopes": format_scope(refreshed.scopes)})
         else:
             await transaction.execute(_STORE_NARROWED, {**token, "now": now, "scope_key": refreshed.scope_key})
+    if refreshed.ends_narrowed:
+        await transaction.execute(_DROP_NARROWED, which)
     await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
     await transaction.execute(_DROP_OLD_INTENTS, {**which, "owner": lease.owner, "generation": lease.generation})
     return True

@@ -120,6 +120,15 @@ class ScopeRefused(VaultError):
         self.missing = missing
 
 
+class ItemRefused(VaultError):
+    """The request asks for a token for one thing only, and the provider does not issue such a token.
+
+    Unlike scopes this cannot be enforced here, so nothing wider is given instead.
+    """
+
+    code = "invalid_target"
+
+
 class GrantEnded(VaultError):
     """The agent's own grant with the vault is revoked, or its client or user is gone."""
 

@@ -14,8 +14,9 @@ import asyncio
 import logging
 import secrets
 
-from vault import adoption, leases, takeover
+from vault import adoption, leases, narrowing, takeover
 from vault.accounts import HeldAccount, HeldToken
+from vault.attenuate import derives
 from vault.audit import append
 from vault.flights import Flights, Vault, Wish
 from vault.leases import Facts, Lease
@@ -40,13 +41,20 @@ _SPREAD = 0.25  # of the time for refreshing ahead
 WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
 
 
-async def refresh(vault: Vault, connection_id: str, *, scopes: frozenset[str] | None = None, if_generation: int) -> int:
+async def refresh(
+    vault: Vault,
+    connection_id: str,
+    *,
+    scopes: frozenset[str] | None = None,
+    item: str | None = None,
+    if_generation: int,
+) -> int:
     """The generation of a token newer than `if_generation`, fetched by us, by another caller or another process.
 
     Cancelling the caller leaves the refresh running. Raises ConnectionRequired, TemporarilyUnavailable and
     CiphertextRejected; none of them costs a token.
     """
-    wish = Wish(connection_id, if_generation, scopes=scopes)
+    wish = Wish(connection_id, if_generation, scopes=scopes, item=item)
     vault.flights.waits += 1
     task = vault.flights.join(wish, lambda: _fly(vault, wish))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
@@ -58,48 +66,73 @@ async def refresh(vault: Vault, connection_id: str, *, scopes: frozenset[str] | 
     return outcome
 
 
-def refresh_ahead(
-    vault: Vault, connection_id: str, *, scopes: frozenset[str] | None = None, if_generation: int
-) -> None:
+def refresh_ahead(vault: Vault, connection_id: str, *, if_generation: int) -> None:
     """Start a refresh that nobody waits for, while the token is still good."""
-    wish = Wish(connection_id, if_generation, scopes=scopes)
+    _ahead(vault, Wish(connection_id, if_generation))
+
+
+def _ahead(vault: Vault, wish: Wish) -> None:
     if not vault.flights.paused_for(wish, now=vault.database.now()):
         vault.flights.join(wish, lambda: _fly(vault, wish))
 
 
-def keep_fresh(
-    vault: Vault, held: HeldAccount, token: HeldToken, *, scopes: frozenset[str] | None, key: str, now: int
-) -> None:
+def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish, now: int) -> None:
     """See to it that a token in use is replaced before it dies: now if it is time, else by an appointment.
 
     Not where a refresh kills the old token, which may be in use in other processes or with agents: there it serves to
-    its end.
+    its end. `wish` asks for the next one after `token`.
     """
     policy = vault.policies.get(held.provider)
     if policy is None or policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
         return
     if token.is_ageing(now):
         if not held.is_leased(now):
-            refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation)
+            _ahead(vault, wish)
         return
     due_at = token.ageing_at
-    if due_at is None or vault.flights.appointments.is_made(held.id, key, generation=token.generation):
+    if due_at is None or vault.flights.appointments.is_made(held.id, wish.scope_key, generation=token.generation):
         return
     spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
-    vault.flights.appointments.make(
-        Wish(held.id, token.generation, scopes=scopes),
-        after=due_at - now + spread,
-        keep=lambda: refresh_ahead(vault, held.id, scopes=scopes, if_generation=token.generation),
-    )
+    vault.flights.appointments.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, wish))
 
 
 async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
     """The task: refusals are values, because they belong to all callers; anything else is a defect and is logged."""
     try:
-        return await vault.flights.take_turn(wish.connection_id, lambda: _get(vault, wish))
+        return await vault.flights.take_turn(
+            wish.connection_id, lambda: _get(vault, wish) if wish.scopes is None else _narrow(vault, wish)
+        )
     except VaultError as refusal:
         log.debug("refresh refused", extra={"connection": wish.connection_id, "code": refusal.code})
         return refusal
+
+
+async def _narrow(vault: Vault, wish: Wish) -> int:
+    """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
+
+    A full token that the provider does not know any more is refreshed once, too.
+    """
+    dead = 0
+    for _ in range(2):
+        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        now = vault.database.now()
+        facts, newer = _look(vault, wish, facts=facts, now=now)
+        if newer is not None:
+            return newer
+        policy = _policy(vault, facts)
+        if not derives(policy):
+            return await _get(vault, wish)
+        if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
+            await _get(vault, Wish(wish.connection_id, facts.access_generation))
+            facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
+        upstream = vault.upstreams.get(facts.provider)
+        if upstream is None or not upstream.is_configured:
+            raise _not_set_up(facts.provider)
+        made = await narrowing.Narrower(vault, upstream, policy, facts=facts, wish=wish).make()
+        if made is not None:
+            return made
+        dead = facts.access_generation
+    raise TemporarilyUnavailable("The provider does not know its own token just now.", retry_after=5)
 
 
 async def _get(vault: Vault, wish: Wish) -> int:

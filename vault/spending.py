@@ -87,6 +87,32 @@ class NarrowingRefused(TemporarilyUnavailable):
     """The provider issues no token of just these scopes; the full one is as good as before."""
 
 
+def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
+    """Whether an answer says that its token carries what was asked, and no more; saying nothing proves nothing."""
+    if answer.scopes is None or not is_within(answer.scopes, asked, policy=policy):
+        return False
+    return not missing(asked, answer.scopes | policy.always_granted, policy.covers)
+
+
+async def without_narrow(
+    vault: Vault, facts: Facts, *, wish: Wish, reason: str = "", answered: frozenset[str] | None = None
+) -> NarrowingRefused:
+    """The refusal for a token that the provider does not make narrow; noted, so that it is not asked again soon.
+
+    `reason` is the provider's own code; else it `answered` with these scopes, or named none.
+    """
+    asked = sorted(wish.scopes or ())
+    vault.flights.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
+    if reason:
+        event = event_of(facts, "narrowing.failed", asked=asked, reason=reason)
+    else:
+        said = None if answered is None else sorted(answered)
+        event = event_of(facts, "narrowing.failed", asked=asked, answered=said)
+    await vault.activity.record(event)
+    log.warning("provider does not narrow", extra={"provider": facts.provider, "scopes": asked})
+    return NarrowingRefused(f"{facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE)
+
+
 def is_about_us(code: str) -> bool:
     """Whether a refusal is about our registration: invalid_client, unauthorized_client, bad_client_secret ..."""
     return "client" in code
@@ -200,14 +226,8 @@ class Spender:
 
     async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
         """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and nothing happens to it."""
-        asked = sorted(self.wish.scopes or ())
-        self.vault.flights.refuse_narrowing(self.wish, until=self.vault.database.now() + NARROWING_PAUSE)
-        event = event_of(self.facts, "narrowing.failed", asked=asked, reason=refused.code)
-        await self._unsend(lease, event=event)
-        log.warning("provider does not narrow", extra={"provider": self.facts.provider, "scopes": asked})
-        return NarrowingRefused(
-            f"{self.facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE
-        )
+        await self._unsend(lease)
+        return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
 
     async def _mark_unanswered(self, lease: Lease, silent: Silent) -> TemporarilyUnavailable:
         """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
@@ -334,15 +354,14 @@ class Spender:
             scopes=facts.scopes | self._gained(answer),
             scope_key=None if scopes is None else narrowed,
             idle_expires_at=idle_expiry(self.policy, now=now),
+            ends_narrowed=self.policy.refresh_ends_access_token and scopes is None,
         )
 
     # What the answer's scopes say
 
     def _is_usable(self, answer: TokenAnswer) -> bool:
         """Whether a narrowed answer proves that it is narrow; saying nothing proves nothing."""
-        if self.wish.scopes is None:
-            return True
-        return answer.scopes is not None and is_within(answer.scopes, self.wish.scopes, policy=self.policy)
+        return self.wish.scopes is None or proves(answer, self.wish.scopes, policy=self.policy)
 
     def _gained(self, answer: TokenAnswer) -> frozenset[str]:
         """Scopes that the account holds beyond what we knew: noted, or a full token would pass for a narrow one."""
@@ -365,15 +384,7 @@ class Spender:
         if gained := self._gained(answer):
             await record(event_of(self.facts, "connection.scopes_grew", outcome="ok", gained=sorted(gained)))
         if not self._is_usable(answer):
-            self._pause(BROKEN_PAUSE)
-            answered = None if answer.scopes is None else sorted(answer.scopes)
-            asked = sorted(self.wish.scopes or ())
-            await record(event_of(self.facts, "narrowing.failed", asked=asked, answered=answered))
-            raise TemporarilyUnavailable(
-                f"{self.facts.provider} did not issue a token with only the scopes that were asked for, "
-                "so it was not used.",
-                retry_after=BROKEN_PAUSE,
-            )
+            raise await without_narrow(self.vault, self.facts, wish=self.wish, answered=answer.scopes)
         if lost := self._lost(answer):
             log.warning("fewer scopes than granted", extra={"connection": self.facts.connection_id})
             await record(event_of(self.facts, "connection.scopes_shrunk", lost=sorted(lost)))

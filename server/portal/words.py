@@ -55,6 +55,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "connection.opened": "An account was connected",
     "connection.refused": "Connecting an account failed",
     "connection.refreshed": "A connection was renewed",
+    "connection.narrowed": "A token that may do less was made",
     "connection.closed": "An account was disconnected",
     "connection.needs_reauth": "A connection needs you again",
     "connection.expiring": "A provider ends a connection within a week",
