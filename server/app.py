@@ -21,6 +21,7 @@ from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.provider import Provider
 from providers.tools import builtin_tools
+from server.asking import Asking
 from server.deployment import Deployment
 from server.direct import Direct
 from server.draining import Counted
@@ -83,7 +84,8 @@ async def open_deployment(
         stack.push_async_callback(outbound.close)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
-        policies, upstreams = _upstreams(catalog, outbound)
+        specs = builtin_tools()
+        policies, upstreams = _upstreams(catalog, outbound, Asking.from_settings(settings, catalog, specs))
         journal = Journal(data)
         stack.callback(journal.close)
         flights = Flights()
@@ -108,7 +110,7 @@ async def open_deployment(
             catalog=catalog,
             http=outbound,
             vault=vault,
-            tools=builtin_tools(),
+            tools=specs,
             vault_id=vault_id(keys),
             open_browser=open_browser,
         )
@@ -155,12 +157,15 @@ class _ByProvider(Mapping[str, Made]):
 
 
 def _upstreams(
-    catalog: Catalog, outbound: Outbound
+    catalog: Catalog, outbound: Outbound, asking: Asking
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
     def upstream(provider: Provider) -> UpstreamOAuth:
         return AuthlibUpstream(provider, outbound)
 
-    return _ByProvider(catalog, Provider.policy), _ByProvider(catalog, upstream)
+    def policy(provider: Provider) -> UpstreamPolicy:
+        return asking.applied(provider.policy())
+
+    return _ByProvider(catalog, policy), _ByProvider(catalog, upstream)
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

@@ -91,9 +91,10 @@ def offer(link: ConnectLink, asking: Asking) -> CallToolResult | InputRequiredRe
 
 def in_words(link: ConnectLink) -> CallToolResult:
     """The lowest rung: text that a model can pass on, with a code for a browser on another device."""
+    elsewhere = f" and enter the code {link.user_code}" if link.user_code else ""
     text = (
         f"{link.message}\nAsk the person to open {link.url} and then call this tool again."
-        f"\nWithout a browser here: open {link.device_url} on any device and enter the code {link.user_code}."
+        f"\nWithout a browser here: open {link.device_url} on any device{elsewhere}."
     )
     meta = {META_KEY: {"url": link.url, "device_url": link.device_url, "user_code": link.user_code}}
     return CallToolResult(content=[TextContent(text=text)], is_error=True, _meta=meta)

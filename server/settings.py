@@ -210,6 +210,14 @@ class ApprovalSettings(_Section):
     )
 
 
+class ApprovalSettings(_Section):
+    """Calls that need the person's yes each time, whatever they chose themselves."""
+
+    ask: tuple[str, ...] = Field(
+        default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
+    )
+
+
 class TransportSettings(_Section):
     """Which MCP transports are served."""
 
@@ -283,6 +291,7 @@ class Settings(BaseSettings):
     sign_in: SignInSettings = SignInSettings()
     exchange: ExchangeSettings = ExchangeSettings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
+    approvals: ApprovalSettings = ApprovalSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from mcp.shared.exceptions import MCPError
@@ -20,16 +21,17 @@ from pydantic import BaseModel, ValidationError
 
 from providers.api import ToolRefused, Unauthorized, UpstreamAPI
 from providers.tools import Progress, ToolSpec
-from server import connections_tool, ladder
+from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, connect_link
 from server.deployment import Deployment
 from server.errors import tool_text
 from server.ladder import Asking
 from server.signin import owner_link
 from vault import delegations, tickets
+from vault.approvals import ToolCall
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
-from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
+from vault.refusals import ApprovalRequired, ConnectionRequired, DelegationRequired, VaultError
 
 META_KEY: Final = "io.github.mcp-token-vault/exchange"
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
@@ -145,16 +147,27 @@ async def _answer(deployment: Deployment, request: ToolRequest, spec: ToolSpec, 
         scopes=spec.scopes,
         account=_account(arguments),
         purpose=spec.name,
+        call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
     )
     try:
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
-    except (ConnectionRequired, DelegationRequired) as missing:
-        if request.asking.offered is None or not await connections_tool.changed(deployment, request.principal):
-            return await _ask(deployment, request, missing)
+    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+        if not await _answered(deployment, request):
+            return await _ask(deployment, request, missing, wanted=wanted)
     try:  # the person opened the link that this retry brought back
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
-    except (ConnectionRequired, DelegationRequired) as missing:
-        return await _ask(deployment, request, missing)
+    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+        return await _ask(deployment, request, missing, wanted=wanted)
+
+
+async def _answered(deployment: Deployment, request: ToolRequest) -> bool:
+    """Whether the person does, just now, what the link asks for that this retry brought back."""
+    offered = request.asking.offered
+    if offered is None:
+        return False
+    if approve.is_approval(offered):
+        return await approve.decided(deployment, offered)
+    return await connections_tool.changed(deployment, request.principal)
 
 
 def _account(arguments: BaseModel) -> str | None:
@@ -191,8 +204,14 @@ def _api(deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) 
 
 
 async def _ask(
-    deployment: Deployment, request: ToolRequest, missing: ConnectionRequired | DelegationRequired
+    deployment: Deployment,
+    request: ToolRequest,
+    missing: ConnectionRequired | DelegationRequired | ApprovalRequired,
+    *,
+    wanted: ExchangeRequest,
 ) -> _Outcome:
+    if isinstance(missing, ApprovalRequired):
+        return await _ask_approval(deployment, request, missing, call=wanted.call)
     upstream = deployment.vault.upstreams.get(missing.provider)
     if upstream is None or not upstream.is_configured:
         text = (
@@ -219,12 +238,30 @@ async def _ask(
         )
         if await _may_know(deployment, request.principal, missing):
             link = replace(link, message=f"{link.message} {missing.description}")
-    if link is not request.asking.offered:
+    return await _offer(deployment, request, link, code=missing.code)
+
+
+async def _ask_approval(
+    deployment: Deployment, request: ToolRequest, missing: ApprovalRequired, *, call: ToolCall | None
+) -> _Outcome:
+    """Ask for a yes to this call; the same call asks once, and a no holds for minutes."""
+    if call is None:
+        raise missing
+    link = await approve.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
+    if link is None:
+        text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
+        return _Outcome(_failed(text), "refused", "approval_refused")
+    return await _offer(deployment, request, link, code=missing.code)
+
+
+async def _offer(deployment: Deployment, request: ToolRequest, link: ConnectLink, *, code: str) -> _Outcome:
+    offered = request.asking.offered
+    if offered is None or link.url != offered.url:
         await _open_for_owner(deployment, link, request=request)
     try:
-        return _Outcome(ladder.offer(link, request.asking), "refused", missing.code)
+        return _Outcome(ladder.offer(link, request.asking), "refused", code)
     except MCPError as error:
-        return _Outcome(error, "refused", missing.code)
+        return _Outcome(error, "refused", code)
 
 
 async def _may_know(

@@ -12,7 +12,20 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from server.deployment import Deployment
-from vault import clients, expiries, handles, limits, recovery, replay, revocations, rotation, sessions, tickets, tokens
+from vault import (
+    approvals,
+    clients,
+    expiries,
+    handles,
+    limits,
+    recovery,
+    replay,
+    revocations,
+    rotation,
+    sessions,
+    tickets,
+    tokens,
+)
 from vault.flights import Vault
 from vault.refusals import VaultError
 from vault.upstream import Rotation
@@ -81,6 +94,7 @@ async def sweep(deployment: Deployment) -> None:
         await tickets.sweep_tickets(transaction, now=now)
         await sessions.sweep_sessions(transaction, now=now)
         await limits.sweep(transaction, now=now)
+        await approvals.sweep(transaction, now=now)
         await replay.sweep(transaction, now=now)
         await handles.sweep(transaction, now=now)
         await clients.reap_unused(transaction, before=unused)

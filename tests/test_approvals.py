@@ -26,10 +26,8 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-def call_of(
-    arguments: Mapping[str, object] = ARGUMENTS, *, tool: str = "slack_post", must_ask: bool = False
-) -> ToolCall:
-    return ToolCall(tool, lambda: arguments, must_ask=must_ask)
+def call_of(arguments: Mapping[str, object] = ARGUMENTS, *, tool: str = "slack_post") -> ToolCall:
+    return ToolCall(tool, lambda: arguments)
 
 
 async def run(room: Room, call: ToolCall | None, *scopes: str) -> UpstreamToken:
@@ -97,15 +95,6 @@ async def test_what_nobody_wants_to_be_asked_about_needs_no_approval(room: Room)
     connection = await room.connect()
     await set_ask(room, connection, "channels:read", "tool:another_tool")
     assert (await run(room, call_of())).connection_id == connection.id
-
-
-async def test_a_tool_that_must_ask_asks_without_any_rule_of_the_person(room: Room) -> None:
-    connection = await room.connect()
-    with pytest.raises(ApprovalRequired):
-        await run(room, call_of(must_ask=True))
-    await approved(room, connection, call_of())
-    assert await run(room, call_of(must_ask=True))
-    assert await run(room, call_of())
 
 
 async def test_an_approval_lets_one_call_through(room: Room) -> None:
@@ -263,12 +252,13 @@ async def test_asking_for_a_tool_asks_for_its_scopes_where_no_tool_is_called(roo
     assert await run(room, call_of(tool="slack_reply"))  # another tool is not asked about
 
 
-async def test_the_operator_can_have_everybody_asked(room: Room) -> None:
+@pytest.mark.parametrize("entry", ["chat:write", "tool:slack_post"])
+async def test_the_operator_can_have_everybody_asked(room: Room, entry: str) -> None:
     connection = await room.connect()
     policies = room.vault.policies
     assert isinstance(policies, dict)
     before: UpstreamPolicy = policies["slack"]
-    policies["slack"] = replace(before, ask=frozenset({"chat:write"}))
+    policies["slack"] = replace(before, ask=frozenset({entry}))
     with pytest.raises(ApprovalRequired):
         await run(room, call_of())
     await approved(room, connection, call_of())

@@ -45,15 +45,14 @@ _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalSt
 class ToolCall:
     """A tool and its arguments as a call of an exchange; read only where somebody has to be asked.
 
-    `arguments` gives plain JSON values. `must_ask`: the tool itself, or the operator, wants the person asked each time.
+    `arguments` gives plain JSON values.
     """
 
-    __slots__ = ("_attempt", "arguments", "must_ask", "tool")
+    __slots__ = ("_attempt", "arguments", "tool")
 
-    def __init__(self, tool: str, arguments: Callable[[], Mapping[str, object]], *, must_ask: bool = False) -> None:
+    def __init__(self, tool: str, arguments: Callable[[], Mapping[str, object]]) -> None:
         self.tool = tool
         self.arguments = arguments
-        self.must_ask = must_ask
         self._attempt = ""
 
     @property
@@ -120,8 +119,8 @@ async def ask(
     scopes: frozenset[str],
     now: int,
 ) -> tuple[Approval, bool]:
-    """The approval to ask the person for, and whether it is new. The same call asks once: a pending question, and a
-    refusal until it would have expired, is found again.
+    """The approval to ask the person for, and whether it is new. The same call asks once: a pending question is found
+    again, and so is a refusal, for minutes.
     """
     digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
     row = await transaction.fetch_one(_ASKED, {**_STATES, **_which(principal, digest), "now": now})

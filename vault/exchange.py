@@ -122,7 +122,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            if held.ask or policy.ask or (request.call is not None and request.call.must_ask):
+            if held.ask or policy.ask:
                 await _spend_approval(vault, request, held, scopes=made.scopes, policy=policy, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
@@ -269,8 +269,6 @@ def must_ask(call: ToolCall | None, *, scopes: frozenset[str], ask: frozenset[st
 
     Where no tool is called, asking for a tool asks for its scopes: they must not be had by another way.
     """
-    if call is not None and call.must_ask:
-        return True
     reach = expand(scopes, policy.covers)
     for entry in ask | policy.ask:
         tool = entry.removeprefix(TOOL)

@@ -131,6 +131,61 @@ def _delegated(found: Delegation, connection: Connection, *, name: str | None) -
     }
 
 
+@command(delegations_app, "ask")
+def ask(
+    setup: Setup,
+    client_id: ClientId,
+    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    *,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="Ask before anything with this scope.")] = None,
+    tool: Annotated[list[str] | None, typer.Option("--tool", help="Ask before this tool.")] = None,
+    user: UserOption = None,
+) -> None:
+    """Set what the person is asked about each time; without --scope and --tool, nothing."""
+    entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
+
+    async def change() -> None:
+        from vault import audit, delegations
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            for name in tool or ():
+                if deployment.tool(name) is None:
+                    fail(f"there is no tool {name}: token-vault tools list")
+            held = await delegations.get(
+                deployment.database, user_id=owner.id, client_id=client_id, connection_id=connection_id
+            )
+            if held is None or held.revoked_at is not None:
+                fail("that agent may not use that connection: token-vault delegations list")
+            unknown = frozenset(scope or ()) - held.scopes
+            if unknown:
+                fail(f"the agent has no {', '.join(sorted(unknown))} there: token-vault delegations list")
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await delegations.set_ask(
+                    transaction,
+                    user_id=owner.id,
+                    client_id=client_id,
+                    connection_id=connection_id,
+                    ask=entries,
+                    now=now,
+                )
+                event = Event(
+                    kind="delegation.asks",
+                    user_id=owner.id,
+                    client_id=client_id,
+                    connection_id=connection_id,
+                    details={"ask": sorted(entries)},
+                )
+                await audit.append(transaction, event, now=now)
+
+    setup.run(change())
+    row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
+    said = f"before: {', '.join(sorted(entries))}" if entries else "about nothing"
+    setup.show_one(row, sentence=f"The person is now asked each time {said}.")
+
+
 @command(delegations_app, "revoke")
 def revoke(
     setup: Setup,

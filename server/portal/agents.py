@@ -77,6 +77,8 @@ async def change(visit: OwnVisit) -> Response:
     accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
     wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
+    ticked = visit.form.many(permissions.ASK_FIELD)
+    await permissions.save_asking(visit.deployment, visit.user, client_id=client.id, accounts=accounts, ticked=ticked)
     return pages.go("/agents")
 
 

@@ -71,6 +71,10 @@ async def decide(visit: OwnVisit) -> Response:
             target = await _approve(visit, pending)
             wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
+            ticked = visit.form.many(permissions.ASK_FIELD)
+            await permissions.save_asking(
+                deployment, user, client_id=pending.client.id, accounts=accounts, ticked=ticked
+            )
             return _onward(visit, pending, target)
         case _:
             raise PageRefused("Nothing was decided", "Choose one of the two buttons.")

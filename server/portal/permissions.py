@@ -13,9 +13,11 @@ from providers.catalog import Catalog
 from server.deployment import Deployment
 from vault import audit, connections, delegations
 from vault.attenuate import expand
+from vault.exchange import TOOL
 from vault.records import Connection, Delegation, Event, User
 
 FIELD = "use"
+ASK_FIELD = "ask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class AccountChoices:
     provider: str
     status: str
     choices: tuple[Choice, ...]
+    tools: tuple[Choice, ...] = ()  # what the person can be asked about each time: tools, and scopes set before
+    ask: frozenset[str] = frozenset()
+
+    @property
+    def asks(self) -> int:
+        return len(self.ask)
 
 
 async def account_choices(deployment: Deployment, user: User, *, client_id: str) -> tuple[AccountChoices, ...]:
@@ -50,11 +58,14 @@ async def account_choices(deployment: Deployment, user: User, *, client_id: str)
     return tuple(
         found
         for connection in owned
-        if (found := _choices(deployment.catalog, connection, held.get(connection.id), now=now)) is not None
+        if (found := _choices(deployment, connection, held.get(connection.id), now=now)) is not None
     )
 
 
-def _choices(catalog: Catalog, connection: Connection, held: Delegation | None, *, now: int) -> AccountChoices | None:
+def _choices(
+    deployment: Deployment, connection: Connection, held: Delegation | None, *, now: int
+) -> AccountChoices | None:
+    catalog = deployment.catalog
     provider = catalog.get(connection.provider)
     if provider is None:
         return None
@@ -68,7 +79,14 @@ def _choices(catalog: Catalog, connection: Connection, held: Delegation | None, 
         )
         for scope in sorted(offered(catalog, connection))
     )
-    return AccountChoices(connection, provider.title, connection.status(now), choices)
+    ask = frozenset[str]() if held is None else held.ask
+    titles = {f"{TOOL}{spec.name}": spec.title for spec in deployment.tools if spec.provider == provider.name}
+    titles |= {scope: provider.scopes[scope].title for scope in sorted(ask) if scope in provider.scopes}
+    tools = tuple(
+        Choice(f"{connection.id} {entry}", title, scope=entry.removeprefix(TOOL), is_allowed=entry in ask)
+        for entry, title in titles.items()
+    )
+    return AccountChoices(connection, provider.title, connection.status(now), choices, tools, ask)
 
 
 def offered(catalog: Catalog, connection: Connection) -> frozenset[str]:
@@ -77,6 +95,33 @@ def offered(catalog: Catalog, connection: Connection) -> frozenset[str]:
     if provider is None:
         return frozenset()
     return expand(connection.scopes, provider.covers) - provider.always_granted
+
+
+async def save_asking(
+    deployment: Deployment, user: User, *, client_id: str, accounts: Sequence[AccountChoices], ticked: frozenset[str]
+) -> None:
+    """Set what the person is asked about each time, for every account that the agent may use."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        events: list[Event] = []
+        for account in accounts:
+            connection = account.connection
+            ask = frozenset(choice.value.partition(" ")[2] for choice in account.tools if choice.value in ticked)
+            if ask == account.ask or not await delegations.set_ask(
+                transaction, user_id=user.id, client_id=client_id, connection_id=connection.id, ask=ask, now=now
+            ):
+                continue
+            details = {"provider": connection.provider, "account": connection.label, "ask": sorted(ask)}
+            events.append(
+                Event(
+                    kind="delegation.asks",
+                    user_id=user.id,
+                    client_id=client_id,
+                    connection_id=connection.id,
+                    details=details,
+                )
+            )
+        await audit.append(transaction, *events, now=now)
 
 
 def chosen(accounts: Sequence[AccountChoices], ticked: frozenset[str]) -> Mapping[str, frozenset[str]]:

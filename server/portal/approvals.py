@@ -1,0 +1,107 @@
+"""The pages on which a person says yes or no to one call of a tool, with its exact arguments before them."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Final
+
+from starlette.responses import Response
+
+from server import approve
+from server.portal import pages, words
+from server.portal.connect import scope_words
+from server.portal.forms import PageRefused
+from server.portal.visits import OwnVisit
+from vault import approvals, clients
+from vault.approvals import USE_LIFETIME, Approval
+from vault.records import ApprovalState
+
+_KEPT_CONTROLS: Final = "\n\t"
+
+
+async def show_all(visit: OwnVisit) -> Response:
+    """What agents ask the person now."""
+    deployment = visit.deployment
+    pending = await approvals.list_pending(deployment.database, deployment.keys, visit.user.id, now=deployment.now())
+    return visit.page("approvals.html", {"pending": [await _shown(visit, one) for one in pending]})
+
+
+async def show(visit: OwnVisit) -> Response:
+    """One call: who wants to do what, as which account, with which arguments."""
+    approval = await _load(visit)
+    status = approval.status(visit.deployment.now())
+    if status != ApprovalState.PENDING.value:
+        return visit.page("message.html", {"title": _TITLES[status], "message": _MESSAGES[status]})
+    return visit.page("approval.html", {"one": await _shown(visit, approval)})
+
+
+async def decide(visit: OwnVisit) -> Response:
+    """The answer, once."""
+    approval = await _load(visit)
+    decision = visit.form.one("decision")
+    if decision not in {"allow", "deny"}:
+        raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+    try:
+        await approve.decide(visit.deployment, approval, user=visit.user, is_approved=decision == "allow")
+    except approve.ApproveRefused as refused:
+        raise PageRefused("Too late for an answer", refused.description, status=refused.status) from refused
+    return pages.go(f"/approvals/{approval.id}")
+
+
+async def _load(visit: OwnVisit) -> Approval:
+    wanted = str(visit.visit.request.path_params["approval"])
+    try:
+        return await approve.load(visit.deployment, wanted, user=visit.user)
+    except approve.ApproveRefused as refused:
+        raise PageRefused("This is not for you to answer", refused.description, status=refused.status) from refused
+
+
+async def _shown(visit: OwnVisit, approval: Approval) -> dict[str, object]:
+    deployment = visit.deployment
+    client = await clients.get_client(deployment.database, approval.client_id)
+    provider = deployment.catalog.get(approval.provider)
+    spec = deployment.tool(approval.tool)
+    return {
+        "id": approval.id,
+        "client": client,
+        "unverified": client is not None and words.is_unverified(client),
+        "kind": "" if client is None else words.client_kind(client),
+        "tool": approval.tool,
+        "title": approval.tool if spec is None else spec.title,
+        "destructive": spec is not None and spec.destructive,
+        "provider": approval.provider if provider is None else provider.title,
+        "account": approval.account,
+        "scopes": [] if provider is None else scope_words(provider, frozenset(approval.scopes)),
+        "arguments": [(name, visible(value)) for name, value in approval.arguments.items() if value is not None],
+        "asked_at": approval.created_at,
+        "minutes": USE_LIFETIME // 60,
+    }
+
+
+def visible(value: object) -> str:
+    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
+
+    What has no shape of its own (control, bidirectional and invisible characters) is shown as its code point.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    return "".join(
+        letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
+        for letter in text
+    )
+
+
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
+_TITLES: Final = {
+    "approved": "You said yes",
+    "refused": "You said no",
+    "consumed": "This was done with your yes",
+    "expired": "Nobody answered in time",
+}
+_MESSAGES: Final = {
+    "approved": "Go back to the agent and let it try again: it has five minutes, once, for exactly this. You can close "
+    "this page.",
+    "refused": "The agent is told so and did nothing. You can close this page.",
+    "consumed": "Your yes let one call through and is used up. Look at the activity for what became of it.",
+    "expired": "Nothing was done. If it is still wanted, let the agent try again.",
+}
