@@ -320,7 +320,9 @@ async def test_everything_can_be_done_by_keyboard(room: Room, page: Page) -> Non
         await page.keyboard.press("Tab")
         names.append(await page.evaluate("document.activeElement.textContent.trim()"))
     assert names[0] == "Skip to the content"
-    assert {"Token Vault", "Connections", "Agents", "Questions", "Activity", "Sign out", "Google", "Slack"} <= set(names)
+    assert {"Token Vault", "Connections", "Agents", "Questions", "Activity", "Sign out", "Google", "Slack"} <= set(
+        names
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -336,7 +338,16 @@ async def test_pages_fit_a_phone_and_can_be_read(room: Room, browser: Browser, s
         await page.goto(f"{room.url}/connections")
         await _sign_in(page, user.name)
         await expect(page.get_by_role("heading", level=1)).to_have_text("Connections")
-        paths = ("/connections", "/agents", "/approvals", "/activity", "/account", "/device", "/first-run", "/connect/x")
+        paths = (
+            "/connections",
+            "/agents",
+            "/approvals",
+            "/activity",
+            "/account",
+            "/device",
+            "/first-run",
+            "/connect/x",
+        )
         for path in (*paths, "/connections/connect?provider=google", room.authorize_path(client)):
             await page.goto(f"{room.url}{path}")
             widths = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
