@@ -167,5 +167,5 @@ def _preflight(allowed: str) -> Response:
 
 
 def address_of(request: Request) -> str:
-    """The peer's address, for rate limits. Forwarding headers are not believed."""
+    """The address that a request counts as: the peer's, or what a proxy that is trusted for it says (docs/proxy.md)."""
     return request.client.host if request.client else "unknown"
