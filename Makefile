@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench chaos clean lock serve node
+.PHONY: help demo test lint types bench chaos first-hour clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 10 minutes)"
+	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins (2 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"
 
@@ -41,6 +42,10 @@ node: .venv/.dev
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
+
+# clones this checkout and follows the guides in it; needs Linux and the package index
+first-hour: .venv/.dev
+	$(RUN) -m tests.first_hour
 
 chaos: .venv/.dev
 	$(RUN) -m tests.chaos $(SCENARIOS)

@@ -22,6 +22,7 @@ from providers.oauth import AuthlibUpstream
 from providers.provider import Provider
 from providers.tools import builtin_tools
 from server.asking import Asking
+from server.data_folder import prepare_data_directory
 from server.deployment import Deployment
 from server.direct import Direct
 from server.draining import Counted
@@ -35,26 +36,10 @@ from vault.exchange import Vault
 from vault.journal import Journal
 from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
-from vault.refusals import StorageUnavailable
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
 Made = TypeVar("Made")
-
-
-def prepare_data_directory(data: Path) -> Path:
-    """Make the data directory, closed to other users, and return its absolute path. Raises StorageUnavailable."""
-    data = data.expanduser().absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if data.stat().st_mode & 0o777 != 0o700:
-            data.chmod(0o700)
-    except OSError as error:
-        raise StorageUnavailable(
-            f"cannot use the data directory {data}: {error.strerror}. It has to belong to this user and be writable",
-            detail=str(error),
-        ) from error
-    return data
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -66,24 +67,28 @@ def bind(host: str, port: int) -> socket.socket | None:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen, and the id by which processes that may share the address know each other."""
+    """Where to listen, and the id by which processes that may share the address know each other.
+
+    `name`: the one Host that a process of this vault answers to; behind a proxy that is not the address itself.
+    """
 
     host: str
     port: int
     vault_id: str
+    name: str | None = None
 
 
 def address_of(deployment: Deployment) -> Address:
     """The address of a vault's pages."""
     server = deployment.settings.server
-    return Address(server.host, server.port, deployment.vault_id)
+    return Address(server.host, server.port, deployment.vault_id, name=urlsplit(deployment.public_url).netloc)
 
 
 def look(address: Address) -> Holder:
     """Ask who answers at the address. Blocking; bounded."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_LOOK_TIMEOUT)
     try:
-        connection.request("GET", "/healthz")
+        connection.request("GET", "/healthz", headers={} if address.name is None else {"Host": address.name})
         answer = connection.getresponse()
         content: object = json.loads(answer.read(4096))
     except ConnectionRefusedError:

@@ -307,6 +307,7 @@ async def test_the_certificate_of_the_public_url(
     async with served(place), tls_proxy(front, authority, backend=place.port):
         found = await examine(place, fails=bool(words))
         assert found["public_url"]["verdict"] == ("problem" if words else "ok"), found
+        assert found["port"]["verdict"] == "ok", found  # its only name is the public one
         for word in words:
             assert word in found["public_url"]["sentence"] + found["public_url"]["mend"], found
 

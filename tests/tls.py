@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +85,24 @@ def make_authority(folder: Path, *hosts: str) -> Authority:
 
 
 @asynccontextmanager
-async def tls_proxy(listening: socket.socket, authority: Authority, *, backend: int) -> AsyncGenerator[None]:
-    """Take TLS off and hand the bytes to the port on this machine; not a header is touched, `Host` passes unchanged."""
+async def tls_proxy(
+    listening: socket.socket,
+    authority: Authority,
+    *,
+    backend: int,
+    change: Callable[[bytes], bytes] | None = None,
+) -> AsyncGenerator[None]:
+    """Take TLS off and hand the bytes to the port on this machine; not a header is touched, `Host` passes unchanged.
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    `change` is for proxies that do touch what they pass on.
+    """
+
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, alter: Callable[[bytes], bytes] | None = None
+    ) -> None:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             while data := await reader.read(65536):
-                writer.write(data)
+                writer.write(data if alter is None else alter(data))
                 await writer.drain()
         with contextlib.suppress(ConnectionError, ssl.SSLError, RuntimeError):
             writer.close()
@@ -101,7 +112,7 @@ async def tls_proxy(listening: socket.socket, authority: Authority, *, backend: 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", backend)
         try:
-            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+            await asyncio.gather(pump(reader, inner_writer, alter=change), pump(inner_reader, writer))
         finally:
             for one in (inner_writer, writer):
                 one.transport.abort()

@@ -47,13 +47,15 @@ async def consent(
     account: str = "alice",
     allow: bool = True,
     scopes: Collection[str] | None = None,
+    trust: ssl.SSLContext | None = None,
 ) -> str:
     """Answer an authorization request; returns the address that the browser is sent to, which is not fetched.
 
-    `scopes` says which boxes stay ticked, where the page has boxes; None leaves all. Raises ConsentRefused.
+    `scopes` says which boxes stay ticked, where the page has boxes; None leaves all. `trust` is for a simulator behind
+    https. Raises ConsentRefused.
     """
-    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the simulator speaks plain http: no need to load authorities
-    async with httpx2.AsyncClient(trust_env=False, verify=nobody, timeout=10) as client:
+    trust = trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain http: no need to load authorities
+    async with httpx2.AsyncClient(trust_env=False, verify=trust, timeout=10) as client:
         page = await client.get(authorize_url)
         if page.is_redirect:
             there = urljoin(authorize_url, page.headers["location"])

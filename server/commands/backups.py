@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -103,7 +104,7 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
 
 async def _restore(setup: Setup, file: Path, *, force: bool, passphrase_file: Path | None) -> tuple[Restored, ...]:
     from providers.catalog import load_catalog
-    from server.app import prepare_data_directory
+    from server.data_folder import prepare_data_directory
     from vault import backups
     from vault.database import open_database
     from vault.keysources import key_source
@@ -130,7 +131,8 @@ def _refuse_running(settings: Settings, backup: Backup) -> None:
     """A process that goes on working would mix what it remembers with what is restored."""
     from server.companion import Address, Holder, look
 
-    address = Address(settings.server.host, settings.server.port, backup.header.vault)
+    name = urlsplit(settings.public_url).netloc
+    address = Address(settings.server.host, settings.server.port, backup.header.vault, name=name)
     if look(address) is Holder.OURS:
         fail(f"this vault is running at {settings.public_url}: stop all its processes first")
 

@@ -116,8 +116,8 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
 
 
 def _write(setup: Setup, files: Files, client_id: str, client_secret: str | None, *, testing: bool) -> None:
-    from server.app import prepare_data_directory
     from server.config_file import ConfigFileRefused
+    from server.data_folder import prepare_data_directory
     from server.provider_files import write
 
     prepare_data_directory(files.data)

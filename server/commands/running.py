@@ -90,7 +90,7 @@ async def _placed(
     if not sandbox:
         yield settings, setup.directory()
         return
-    from server.app import prepare_data_directory
+    from server.data_folder import prepare_data_directory
     from server.sandbox import place, standing_in
 
     prepare_data_directory(setup.directory())  # the folder above the sandbox's own must be closed, too

@@ -1,0 +1,134 @@
+"""An internet of one machine: in a network of its own, slack.com and googleapis.com are the simulator over https.
+
+Names and addresses exist in this process' network and mounts only (`tests.private`). The addresses are public ones, so
+that the vault's guard against private addresses is in force as everywhere, and no setting of the vault is changed. The
+certificates come from an authority made for the run, which programs are told of as of any other: by SSL_CERT_FILE.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from providers.simulator.app import build_app
+from providers.simulator.running import Simulator
+from providers.simulator.sandbox import Sandbox
+from tests.tls import Authority, make_authority
+
+VAULT = "vault.example.com"
+_PROVIDERS = "11.0.0.1"
+_VAULT = "11.0.0.2"
+_FACES = {
+    "slack.com": "/slack",
+    "accounts.google.com": "/google",
+    "oauth2.googleapis.com": "/google",
+    "openidconnect.googleapis.com": "/google",
+    "www.googleapis.com": "/google",
+}
+_MOVED = {"/google/v1/userinfo": "/google/oauth2/v3/userinfo"}
+_SIOCSIFFLAGS, _SIOCSIFADDR, _UP = 0x8914, 0x8916, 0x41
+
+
+def settle(folder: Path) -> None:
+    """Bring the network up and put the names in place. Only ever inside namespaces of our own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP))
+        address = socket.inet_aton("11.0.0.0")  # with its class A mask: all of 11.0.0.0/8 is this machine
+        fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("16sH2x4s8x", b"lo:1", socket.AF_INET, address))
+    names = [f"{_PROVIDERS} {' '.join(_FACES)}", f"{_VAULT} {VAULT}", "127.0.0.1 localhost"]
+    hosts = folder / "hosts"
+    hosts.write_text("\n".join(names) + "\n", encoding="utf-8")
+    subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
+
+
+@dataclass
+class Internet:
+    """What can be reached."""
+
+    simulator: Simulator
+    authority: Authority
+    clock: float = 0.0  # seconds that the providers' clocks are off
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """For the person's browser."""
+        return self.authority.client()
+
+    def vault_socket(self) -> socket.socket:
+        """Where the proxy of the vault listens."""
+        return _listening(_VAULT, 443)
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((address, port))
+    listening.listen(128)
+    return listening
+
+
+@asynccontextmanager
+async def internet(folder: Path) -> AsyncGenerator[Internet]:
+    """Slack and Google, strict as they are, until the block ends."""
+    sandbox = Sandbox()
+    sandbox.url = "https://accounts.google.com"
+    there = Internet(Simulator(sandbox), make_authority(folder, *_FACES, VAULT))
+    there.simulator.control("rules", face="slack", http_for_public_apps_only=True)
+    config = uvicorn.Config(
+        _fronted(build_app(sandbox), there),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        date_header=False,
+        ssl_certfile=there.authority.certificate,
+        ssl_keyfile=there.authority.key,
+        timeout_graceful_shutdown=2,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    listening = _listening(_PROVIDERS, 443)
+    await server.startup(sockets=[listening])
+    try:
+        yield there
+    finally:
+        sandbox.faults.closing.set()
+        await server.shutdown(sockets=[listening])
+
+
+def _fronted(app: ASGIApp, there: Internet) -> ASGIApp:
+    """The addresses of the live services, in front of those of the simulator."""
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        host = dict(scope["headers"]).get(b"host", b"").decode().partition(":")[0]
+        face, path = _FACES[host], str(scope["path"])
+        if not path.startswith(f"{face}/"):
+            path = face + path
+        path = _MOVED.get(path, path)
+        headers = [(b"host", b"localhost"), *((k, v) for k, v in scope["headers"] if k != b"host")]
+        await app({**scope, "path": path, "raw_path": path.encode(), "headers": headers}, receive, dated(send))
+
+    def dated(send: Send) -> Send:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                date = formatdate(time.time() + there.clock, usegmt=True).encode()
+                message = {**message, "headers": [*message.get("headers", []), (b"date", date)]}
+            await send(message)
+
+        return sent
+
+    return front

@@ -1,0 +1,326 @@
+"""The two ways through the guides, from the provider's console to a posted message and a listed calendar.
+
+Each step is a line or a sentence of a guide. The first thing that does not go as the guide says ends the journey with
+what the person sees then (`Stopped`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+from mcp import Client
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import OAuthClientMetadata
+from mcp_types import CallToolResult, TextContent
+from pydantic import AnyUrl
+
+from providers.simulator.person import ConsentRefused, consent
+from tests.first_hour.consoles import GoogleConsole, Handed, SlackConsole
+from tests.first_hour.guide import Guide
+from tests.first_hour.internet import VAULT, Internet
+from tests.first_hour.terminal import Shown, Terminal, empty_environment
+from tests.person import Person
+from tests.tls import Authority, tls_proxy
+
+PASSWORD = "the password of a new user"
+POST = ("slack_post", {"channel": "#general", "text": "My first message"})
+LIST = ("calendar_list", {})
+CALLS: Mapping[str, tuple[str, dict[str, object]]] = {"slack": POST, "google": LIST}
+BROWSER = '#!/bin/sh\nprintf %s "$1" > "{opened}.part" && mv "{opened}.part" "{opened}"\n'
+_PROMPT = r"There is no admin yet\. Open (\S+) and enter this secret, once:\s+(\S+)"
+
+
+class Stopped(Exception):
+    """The person does not get on. `shown` is the first message that says so."""
+
+    def __init__(self, where: str, shown: str) -> None:
+        super().__init__(f"{where}: {shown}")
+        self.where = where
+        self.shown = " ".join(shown.split())
+
+
+@dataclass
+class Slips:
+    """What this person does wrong; nothing by default."""
+
+    slack_console: dict[str, object] = field(default_factory=dict[str, object])
+    google_console: dict[str, object] = field(default_factory=dict[str, object])
+    client_id: Callable[[Handed], str] = lambda handed: handed.client_id
+    client_secret: Callable[[Handed], str] = lambda handed: handed.client_secret
+    before_doctor: Callable[[Journey], Awaitable[None]] | None = None
+    first_window: Mapping[str, str] = field(default_factory=dict[str, str])  # variables of that window only
+    public_url: Callable[[str], str] = lambda block: block
+    proxy_changes: Callable[[bytes], bytes] | None = None
+    proxy_certificate: Callable[[Path], Authority] | None = None
+    providers: tuple[str, ...] = ("slack", "google")
+
+
+@dataclass
+class Journey:
+    """One person, one machine, one internet."""
+
+    guide: Guide
+    internet: Internet
+    home: Path
+    window: Terminal
+    stack: AsyncExitStack
+    slips: Slips
+    report: Callable[[str, float], None]
+    done: list[str] = field(default_factory=list[str])
+
+    @property
+    def data(self) -> Path:
+        """Where the guides say that the data is on this platform."""
+        return self.home / ".local" / "share" / "token-vault"
+
+    @asynccontextmanager
+    async def step(self, name: str) -> AsyncGenerator[None]:
+        """One step of the guide, timed."""
+        began = time.monotonic()
+        yield
+        self.report(name, time.monotonic() - began)
+
+    def other_window(self) -> Terminal:
+        """A terminal that was opened afresh: without what was exported in the first."""
+        kept = {name: value for name, value in self.window.environment.items() if name not in self.slips.first_window}
+        return Terminal(self.window.folder, kept, self.window.cwd)
+
+    # what every way has
+
+    async def set_up(self, line: str) -> None:
+        """`providers setup NAME`: enter at the console what it prints, answer what it asks."""
+        name = line.split()[-1]
+        async with self.step(f"{line}, and the console"):
+            handed: list[Handed] = []
+
+            def first(shown: str) -> str:
+                console = (
+                    SlackConsole(self.internet.simulator, **self.slips.slack_console)  # type: ignore[arg-type]
+                    if name == "slack"
+                    else GoogleConsole(self.internet.simulator, **self.slips.google_console)  # type: ignore[arg-type]
+                )
+                handed.append(console.follow(shown.replace("\r\n", "\n")))
+                return self.slips.client_id(handed[0])
+
+            answers = [("Client ID: ", first), ("Client secret: ", lambda shown: self.slips.client_secret(handed[0]))]
+            shown = await self.window.type(line, answers=answers)
+            _worked(f"setup {name}", shown)
+
+    async def look(self, line: str) -> None:
+        """`doctor`: every line that is a problem, with its mend."""
+        async with self.step(line):
+            shown = await self.window.type(line)
+            if shown.code == 0 and "providers setup slack (or google)" not in shown.text:
+                return
+            wrong = re.findall(r"^(?:problem|note +providers ).*\n.*mend: .*$", shown.text, flags=re.MULTILINE)
+            raise Stopped("doctor", "\n".join(wrong) or shown.text)
+
+    async def use(self, client: Client, follow: Callable[[str, CallToolResult], Awaitable[None]]) -> None:
+        """Ask the agent, agree where the answer leads, and see the same call work."""
+        for provider in self.slips.providers:
+            tool, arguments = CALLS[provider]
+            async with self.step(f"ask the agent for {tool}, agree, ask again"):
+                told = await client.call_tool(tool, arguments)
+                if "/connect/" not in _text(told):
+                    raise Stopped(f"call {provider}", _text(told))
+                await follow(provider, told)
+                again = await client.call_tool(tool, arguments)
+                if again.is_error:
+                    raise Stopped(f"call {provider}", _text(again))
+                self.done.append(tool)
+
+    async def agree(self, person: Person, link: str, *, provider: str) -> None:
+        """The page of the vault, the provider's page, and back."""
+        where = f"connect {provider}"
+        page = await person.open(link)
+        _page_worked(where, page)
+        before = _words(page.text)
+        page = await person.submit(page, form="/connect/", button=("decision", "allow"))
+        if "location" not in page.headers:
+            raise Stopped(where, _words(page.text))
+        try:
+            back = await consent(page.headers["location"], trust=self.internet.trust)
+        except ConsentRefused as refused:
+            raise Stopped(where, f"{before} {_words(str(refused))}") from refused
+        page = await person.open(back)
+        _page_worked(where, page)
+        if 'class="notice"' in page.text:
+            raise Stopped(where, _words(page.text))
+
+    def browser(self, origin: str) -> Person:
+        return Person(origin, transport=httpx2.AsyncHTTPTransport(verify=self.internet.trust))
+
+    # the ways
+
+    async def on_this_machine(self) -> None:
+        """docs/quickstart.md, from its third section on."""
+        for line in self.guide.lines("quickstart.md", "3. Your own app at the provider"):
+            if line.split()[-1] in self.slips.providers:
+                await self.set_up(line)
+        if self.slips.before_doctor is not None:
+            await self.slips.before_doctor(self)
+        (line,) = self.guide.lines("quickstart.md", "4. Look for mistakes")
+        await self.look(line)
+        (line,) = self.guide.lines("quickstart.md", "5. Tell your MCP client")
+        async with self.step(line):
+            _worked("client-config", await self.other_window().type(line))
+        entry = self.entry_of_claude_code()
+        opened = self.home / "opened"
+        program = self.home / "browser"
+        program.write_text(BROWSER.format(opened=opened), encoding="utf-8")
+        program.chmod(0o700)
+        desktop = empty_environment(self.home, path="/usr/bin:/bin", more={"BROWSER": f"{program} %s"})
+        parameters = StdioServerParameters(
+            command=str(entry["command"]),
+            args=[str(word) for word in entry["args"]],  # type: ignore[attr-defined]
+            env=desktop | dict(entry.get("env", {})),  # type: ignore[call-overload]
+            cwd=self.home,
+        )
+        async with Client(parameters) as client, self.browser("http://localhost:8765") as person:
+
+            async def follow(provider: str, told: CallToolResult) -> None:
+                await self.agree(person, await _come_up(opened), provider=provider)
+
+            await self.use(client, follow)
+
+    async def behind_a_proxy(self) -> None:
+        """docs/proxy.md, its section `The whole way`."""
+        look, slack, google, serve, again, config = self.guide.lines("proxy.md", "The whole way")
+        async with self.step(look):
+            shown = await self.window.type(look)
+            named = re.search(r"^ok +settings .*a settings file would be (\S+)$", shown.text, flags=re.MULTILINE)
+            assert named is not None, shown.text
+        async with self.step("write the settings file, start the proxy"):
+            block = self.guide.blocks("proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
+            assert VAULT in block
+            Path(named[1]).write_text(self.slips.public_url(block), encoding="utf-8")
+            authority = self.internet.authority
+            if self.slips.proxy_certificate is not None:
+                authority = self.slips.proxy_certificate(self.home)
+            proxy = tls_proxy(self.internet.vault_socket(), authority, backend=8765, change=self.slips.proxy_changes)
+            await self.stack.enter_async_context(proxy)
+        for line in (slack, google):
+            if line.split()[-1] in self.slips.providers:
+                await self.set_up(line)
+        origin = f"https://{VAULT}"
+        async with self.step(serve):
+            shown = await self.window_of_the_server().start(serve, until=_PROMPT)
+            welcome = re.search(_PROMPT, shown.text)
+            if welcome is None:
+                raise Stopped("serve", shown.text)
+        person = await self.stack.enter_async_context(self.browser(origin))
+        await self.look(again)
+        async with self.step("open the printed address, make the first account"):
+            page = await person.open(welcome[1])
+            answers = {"secret": welcome[2], "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
+            _page_worked("first account", await person.submit(page, dict(answers), form="/first-run"))
+        async with self.step(config):
+            _worked("client-config", await self.other_window().type(config))
+        entry = self.entry_of_claude_code()
+        async with self.agent_over_http(str(entry["url"]), person) as client:
+
+            async def follow(provider: str, told: CallToolResult) -> None:
+                link = re.search(rf"{re.escape(origin)}/connect/[\w-]+", _text(told))
+                assert link is not None, _text(told)
+                await self.agree(person, link[0], provider=provider)
+
+            await self.use(client, follow)
+
+    def window_of_the_server(self) -> Terminal:
+        window = self.other_window()
+        self.stack.push_async_callback(window.close)
+        return window
+
+    def entry_of_claude_code(self) -> dict[str, object]:
+        """What the client reads in its own file."""
+        content = json.loads((self.home / ".claude.json").read_text(encoding="utf-8"))
+        return content["mcpServers"]["token-vault"]
+
+    @asynccontextmanager
+    async def agent_over_http(self, url: str, person: Person) -> AsyncGenerator[Client]:
+        """The official client with nothing but the address; the person signs in and agrees once."""
+        answer: dict[str, str] = {}
+
+        async def show(address: str) -> None:
+            page = await person.open(address)
+            if page.status_code == 200:
+                page = await person.submit(page, form="/consent", button=("decision", "allow"))
+            query = parse_qs(urlsplit(page.headers["location"]).query)
+            answer.update({name: values[0] for name, values in query.items()})
+
+        async def wait() -> AuthorizationCodeResult:
+            return AuthorizationCodeResult(code=answer["code"], state=answer.get("state"), iss=answer.get("iss"))
+
+        metadata = OAuthClientMetadata(
+            client_name="Claude Code",
+            redirect_uris=[AnyUrl("http://localhost:33418/callback")],
+            token_endpoint_auth_method="none",
+        )
+        sign_in = OAuthClientProvider(url, metadata, _Wallet(), redirect_handler=show, callback_handler=wait)
+        async with (
+            httpx2.AsyncClient(auth=sign_in, timeout=30, verify=self.internet.trust) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            yield client
+
+
+class _Wallet:
+    """What a client keeps between runs."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, object] = {}
+
+    async def get_tokens(self):
+        return self.kept.get("tokens")
+
+    async def set_tokens(self, tokens: object) -> None:
+        self.kept["tokens"] = tokens
+
+    async def get_client_info(self):
+        return self.kept.get("client")
+
+    async def set_client_info(self, client_info: object) -> None:
+        self.kept["client"] = client_info
+
+
+async def _come_up(opened: Path) -> str:
+    """The address with which the browser came up by itself."""
+    async with asyncio.timeout(10):
+        while not opened.exists():
+            await asyncio.sleep(0.02)
+    address = opened.read_text(encoding="utf-8")
+    opened.unlink()
+    return address
+
+
+def _worked(where: str, shown: Shown) -> None:
+    if shown.code != 0:
+        last = [line for line in shown.text.splitlines() if line.startswith("token-vault:")]
+        raise Stopped(where, "\n".join(last) or shown.text)
+
+
+def _page_worked(where: str, page: httpx2.Response) -> None:
+    if page.status_code != 200:
+        raise Stopped(where, _words(page.text))
+
+
+def _text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _words(page: str) -> str:
+    """What a person reads of a page."""
+    without = re.sub(r"<(style|script|head)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", without)).split())

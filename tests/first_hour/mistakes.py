@@ -1,0 +1,181 @@
+"""Mistakes that new users make, each with where it is noticed and what the first message must name to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tests.first_hour.consoles import Manifest
+from tests.first_hour.internet import VAULT
+from tests.first_hour.journey import Journey, Slips
+from tests.tls import Authority, make_authority
+
+Way = Literal["machine", "proxy"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`stops` is the step whose message is the first that shows it, `mend` what that message must say."""
+
+    way: Way
+    slips: Callable[[], Slips]
+    stops: str
+    mend: tuple[str, ...]
+    behind: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def _redirect_of(change: Callable[[str], str]) -> Callable[[Manifest], None]:
+    def edit(manifest: Manifest) -> None:
+        manifest["oauth_config"]["redirect_urls"] = [change(url) for url in manifest["oauth_config"]["redirect_urls"]]
+
+    return edit
+
+
+def _rotation_off(manifest: Manifest) -> None:
+    manifest["settings"]["token_rotation_enabled"] = False
+
+
+def _as_a_bot(manifest: Manifest) -> None:
+    scopes = manifest["oauth_config"]["scopes"]
+    scopes["bot"] = scopes.pop("user")
+
+
+async def _port_taken(journey: Journey) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 8765)
+    journey.stack.push_async_callback(_end, server)
+
+
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+
+
+async def _copied_key(journey: Journey) -> None:
+    """A key file that was brought from another machine, with the mode that copying gave it."""
+    key = journey.data / "master.key"
+    key.write_text("A" * 43 + "=\n", encoding="utf-8")
+    key.chmod(0o644)
+
+
+async def _clock(journey: Journey) -> None:
+    journey.internet.clock = 3600.0
+
+
+def _own_certificate(folder: Path) -> Authority:
+    """The proxy shows a certificate that it made for itself."""
+    made = folder / "proxy"
+    made.mkdir()
+    return make_authority(made, VAULT)
+
+
+def _slack(**slips: object) -> Callable[[], Slips]:
+    return lambda: Slips(providers=("slack",), **slips)  # type: ignore[arg-type]
+
+
+def _google(**slips: object) -> Callable[[], Slips]:
+    return lambda: Slips(providers=("google",), **slips)  # type: ignore[arg-type]
+
+
+MISTAKES: dict[str, Mistake] = {
+    "the redirect at Slack without its path": Mistake(
+        "machine",
+        _slack(slack_console={"edit": _redirect_of(lambda url: url.removesuffix("/connect/callback/slack"))}),
+        "doctor",
+        ("does not know our redirect address", "enter exactly http://localhost:8765/connect/callback/slack"),
+    ),
+    "the redirect at Google with a slash at the end": Mistake(
+        "machine",
+        _google(google_console={"types": lambda url: url + "/"}),
+        "doctor",
+        ("does not know our redirect address", "enter exactly http://localhost:8765/connect/callback/google"),
+    ),
+    "PKCE not turned on at Slack": Mistake(
+        "machine",
+        _slack(slack_console={"forgets_pkce": True}),
+        "doctor",
+        ("does not know our redirect address", "turn PKCE on there"),
+    ),
+    "the App ID instead of the Client ID": Mistake(
+        "machine", _slack(client_id=lambda handed: handed.app_id), "setup slack", ("App ID, not the Client ID",)
+    ),
+    "client id and secret swapped": Mistake(
+        "machine",
+        _google(client_id=lambda handed: handed.client_secret, client_secret=lambda handed: handed.client_id),
+        "setup google",
+        ("that is Google's client secret, not the client id",),
+    ),
+    "a blank inside the secret": Mistake(
+        "machine",
+        _google(client_secret=lambda handed: f"{handed.client_secret[:10]} {handed.client_secret[10:]}"),
+        "setup google",
+        ("the client secret is empty or has spaces: copy it again",),
+    ),
+    "token rotation left off": Mistake(
+        "machine",
+        _slack(slack_console={"edit": _rotation_off}),
+        "connect slack",
+        ("turns Token rotation on there, under OAuth & Permissions",),
+    ),
+    "scopes of a bot instead of the user's": Mistake(
+        "machine",
+        _slack(slack_console={"edit": _as_a_bot}),
+        "doctor",
+        ("as scopes of the user: channels:history channels:read chat:write",),
+    ),
+    "the Calendar API not enabled": Mistake(
+        "machine",
+        _google(google_console={"forgets": frozenset({"api"})}),
+        "call google",
+        ("the Google Calendar API is off in the Cloud project of our client: the operator enables it there",),
+    ),
+    "not a test user": Mistake(
+        "machine",
+        _google(google_console={"forgets": frozenset({"tester"})}),
+        "connect google",
+        ("adds an account there, under Audience, Test users", "developer-approved testers"),
+    ),
+    "the port taken by another program": Mistake(
+        "machine", _slack(before_doctor=_port_taken), "doctor", ("end it, or choose server.port",)
+    ),
+    "a key file that everybody can read": Mistake(
+        "machine", _slack(before_doctor=_copied_key), "doctor", ("chmod 600", "master.key")
+    ),
+    "a clock that is an hour off": Mistake(
+        "machine",
+        _slack(before_doctor=_clock),
+        "doctor",
+        ("the clock of Slack is", "set this machine's clock with NTP"),
+    ),
+    "the client told of another data directory": Mistake(
+        "machine",
+        _slack(first_window={"TOKEN_VAULT_DATA": "/HOME/elsewhere"}),
+        "call slack",
+        ("This is the vault of the data directory", "`token-vault client-config` with the same --data"),
+    ),
+    "a plain http address": Mistake(
+        "proxy",
+        _slack(public_url=lambda block: block.replace("https://", "http://")),
+        "setup slack",
+        ("plain http is for loopback only", "https"),
+    ),
+    "the Signing Secret instead of the Client Secret": Mistake(
+        "proxy",
+        _slack(client_secret=lambda handed: handed.other_secret),
+        "doctor",
+        ("refuses our client id or secret (bad_client_secret)", "correct them: token-vault providers setup slack"),
+    ),
+    "a proxy that changes Host": Mistake(
+        "proxy",
+        _slack(proxy_changes=lambda data: data.replace(f"Host: {VAULT}".encode(), b"Host: 127.0.0.1:8765")),
+        "doctor",
+        ("let the proxy pass Host unchanged, or list what it sends in server.allowed_hosts",),
+    ),
+    "a proxy with a certificate of its own": Mistake(
+        "proxy",
+        _slack(proxy_certificate=_own_certificate),
+        "doctor",
+        ("comes from nobody that this machine trusts", "SSL_CERT_FILE"),
+    ),
+}

@@ -1,0 +1,149 @@
+"""A person's terminal: real commands in a shell with an empty environment, and somebody who answers its questions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Answer = Callable[[str], str]
+"""What to type at a question, from what was shown before it."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command showed, and how it ended; None while it runs."""
+
+    text: str
+    code: int | None
+
+
+@dataclass
+class Terminal:
+    """One window. Variables that are exported and the folder stay from line to line."""
+
+    folder: Path  # what the window remembers
+    environment: dict[str, str]
+    cwd: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    async def type(
+        self, line: str, *, answers: Sequence[tuple[str, Answer]] = (), patience: float = 240, feed: bytes | None = None
+    ) -> Shown:
+        """Type a line and wait for its end. `answers`: what to type where the screen ends with that text."""
+        return await asyncio.to_thread(self._typed, line, answers, patience, feed)
+
+    async def start(self, line: str, *, until: str, patience: float = 30) -> Shown:
+        """Type a line whose program stays, and wait until it has shown `until` (a pattern), or has ended."""
+        return await asyncio.to_thread(self._started, line, until, patience)
+
+    async def close(self) -> None:
+        """End what is still running here."""
+        for process in self.running:
+            if process.poll() is None:
+                process.terminate()
+                await asyncio.to_thread(_waited, process)
+        self.running.clear()
+
+    def _typed(self, line: str, answers: Sequence[tuple[str, Answer]], patience: float, feed: bytes | None) -> Shown:
+        state = self.folder / "state"
+        kept = f'{line}\n__code=$?; env -0 > "{state}"; pwd > "{state}.cwd"; exit $__code\n'
+        process, master = self._open(kept)
+        waiting, shown = list(answers), b""
+        if feed is not None:
+            os.write(master, feed)
+        with contextlib.closing(_Screen(master)) as screen:
+            ends_at = time.monotonic() + patience
+            while (piece := screen.read(ends_at)) is not None:
+                shown += piece
+                text = shown.decode(errors="replace")
+                if waiting and text.rstrip("\r").endswith(waiting[0][0]):
+                    os.write(master, waiting.pop(0)[1](text).encode() + b"\n")
+        code = _waited(process)
+        if state.exists():
+            pairs = (item.split("=", 1) for item in state.read_bytes().decode().split("\0") if "=" in item)
+            self.environment = {name: value for name, value in pairs if name not in {"_", "SHLVL", "OLDPWD", "PWD"}}
+            self.cwd = Path(Path(f"{state}.cwd").read_text(encoding="utf-8").rstrip("\n"))
+            state.unlink()
+        return Shown(_plain(shown), code)
+
+    def _started(self, line: str, until: str, patience: float) -> Shown:
+        process, master = self._open(f"exec {line}")
+        self.running.append(process)
+        shown, ends_at = b"", time.monotonic() + patience
+        screen = _Screen(master)
+        while not re.search(until, _plain(shown)):
+            piece = screen.read(ends_at)
+            if piece is None:
+                screen.close()
+                return Shown(_plain(shown), _waited(process))
+            shown += piece
+        return Shown(_plain(shown), None)
+
+    def _open(self, script: str) -> tuple[subprocess.Popen[bytes], int]:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 240, 0, 0))
+        process = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", "-c", script],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=self.cwd,
+            env=self.environment,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        os.close(slave)
+        return process, master
+
+
+def _take_terminal() -> None:
+    """Passwords are asked for at the controlling terminal, not at standard input."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class _Screen:
+    def __init__(self, master: int) -> None:
+        self._master = master
+
+    def read(self, ends_at: float) -> bytes | None:
+        """What came; None when the program has ended. Raises TimeoutError."""
+        ready, _, _ = select.select([self._master], [], [], max(0.0, ends_at - time.monotonic()))
+        if not ready:
+            raise TimeoutError("the command did not end")
+        try:
+            return os.read(self._master, 65536) or None
+        except OSError:  # EIO: nobody holds the other side any more
+            return None
+
+    def close(self) -> None:
+        os.close(self._master)
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(timeout=5)
+
+
+def _plain(shown: bytes) -> str:
+    """The text without colours, with plain line ends."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")).replace("\r\n", "\n")
+
+
+def empty_environment(home: Path, *, path: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a fresh login has, and nothing of the shell that runs this."""
+    return {"HOME": str(home), "PATH": path, "TERM": "dumb", "LANG": "C.UTF-8"} | dict(more or {})
