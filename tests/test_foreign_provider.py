@@ -20,6 +20,8 @@ from server.app import open_deployment
 from server.connect import connect_link
 from server.deployment import Deployment
 from server.oauth import tokens
+from tests.chaos.nursery import open_nursery
+from tests.conftest import Store
 from tests.foreign import Driver, Somebody, driving, newcomer, node
 from tests.harness import RunningVault, free_socket, running_vault
 from tests.person import Person
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.group("node")
 
 LIFETIME = 600  # seconds, of the provider's access tokens
 BOTH = frozenset({"files:read", "files:write"})
+CLIENT = {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}
 FILE = """
 name = "foreign"
 title = "Foreign Files"
@@ -93,6 +96,32 @@ class Place:
         """What the provider itself says of a token; None when it is dead."""
         return (await self.provider.ask(ask="token", value=token.value))["scope"]
 
+    def order(self, **more: object) -> dict[str, object]:
+        """What a process of its own is told of this vault and this agent."""
+        principal = {
+            "user_id": self.agent.user_id,
+            "client_id": self.agent.client_id,
+            "grant_id": self.agent.grant_id,
+            "audience": self.agent.audience,
+        }
+        return {
+            "data": str(self.deployment.data),
+            "settings": {
+                "database": {"url": self.vault.settings.database_url()},
+                "providers": {"foreign": CLIENT},
+                "provider_folders": [str(folder) for folder in self.vault.settings.provider_folders],
+                "sandbox": {"loopback_upstreams": True},
+            },
+            "accounts": {"carol": {"principal": principal, "provider": "foreign", "scopes": sorted(BOTH)}},
+            **more,
+        }
+
+    async def end_access_tokens(self) -> None:
+        """For processes whose clock is the true one."""
+        async with self.deployment.transaction() as transaction:
+            ended = {"at": self.deployment.now() - 1}
+            await transaction.execute("update connections set access_expires_at = :at", ended)
+
     def let_expire(self) -> None:
         self.deployment.database.clock_offset += LIFETIME + 1
 
@@ -122,7 +151,7 @@ class Place:
 
 
 @asynccontextmanager
-async def open_place(folder: Path) -> AsyncGenerator[Place]:
+async def open_place(folder: Path, store: Store | None = None) -> AsyncGenerator[Place]:
     node()
     listening = free_socket()
     redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
@@ -133,8 +162,9 @@ async def open_place(folder: Path) -> AsyncGenerator[Place]:
         (files / "foreign.toml").write_text(FILE.format(issuer=issuer))
         async with (
             running_vault(
-                folder / "data",
-                providers={"foreign": {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}},
+                folder / "data" if store is None else store.data,
+                database_url=None if store is None else store.url,
+                providers={"foreign": CLIENT},
                 overrides={"provider_folders": [str(files)]},
                 listening=listening,
             ) as vault,
@@ -193,6 +223,33 @@ async def test_two_processes_on_one_database_refresh_once(place: Place) -> None:
             assert len({token.value for token in found}) == 1
             assert await place.scope_of(found[0]) is not None
             assert await place.books() == {"refresh tokens": 1 + round_number, "refreshes": round_number}
+
+
+async def test_the_grant_survives_two_processes_of_which_one_is_killed_at_every_step_outside_the_gap(
+    store: Store, tmp_path: Path
+) -> None:
+    async with open_place(tmp_path, store) as place, open_nursery() as nursery:
+        await place.connect()
+        living = await nursery.start(place.order())
+        assert (await living.answer())["ready"]
+        refreshes = 0
+        for step in ("claimed", "journalled", "committed"):
+            dying = await nursery.start(place.order(dies_at=step))
+            assert (await dying.answer())["ready"]
+            await place.end_access_tokens()
+            dying.tell(exchange=None)
+            await dying.gone()
+            refreshes += 1
+            assert (await living.ask(exchange=None))["calls"]["carol"][0] == "ok"
+            assert await place.books() == {"refresh tokens": 1 + refreshes, "refreshes": refreshes}
+        other = await nursery.start(place.order(takes_up=True))
+        assert (await other.answer())["ready"]
+        for _ in range(3):
+            await place.end_access_tokens()
+            refreshes += 1
+            said = await asyncio.gather(*(process.ask(exchange=["carol"] * 4) for process in (living, other)))
+            assert [one["calls"]["carol"][0] for one in said] == ["ok", "ok"]
+            assert await place.books() == {"refresh tokens": 1 + refreshes, "refreshes": refreshes}
 
 
 async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect_again(place: Place) -> None:

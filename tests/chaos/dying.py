@@ -67,12 +67,12 @@ class DyingActivity(Activity):
         die()
 
 
-def doomed(vault: Vault, step: str, *, data: Path) -> Vault:
+def doomed(vault: Vault, step: str, *, data: Path, provider: str = "slack") -> Vault:
     """The vault with one part that ends the process."""
     match step:
         case "claimed" | "answered":
-            upstream: Any = DyingUpstream(vault.upstreams["slack"], step)
-            return replace(vault, upstreams={**vault.upstreams, "slack": upstream})
+            upstream: Any = DyingUpstream(vault.upstreams[provider], step)
+            return replace(vault, upstreams={**vault.upstreams, provider: upstream})
         case "journalled":
             return replace(vault, journal=DyingJournal(data))
         case "committed":

@@ -147,10 +147,11 @@ class Estate:
         held.connection_id = connection.id
         held.families.append(f"slack-{count}")
 
-    async def expire(self) -> None:
-        """Every access token ends now."""
+    async def expire(self, *, ago: int = 1) -> None:
+        """Every access token has ended."""
+        ended = self.database.now() - ago
         async with self.database.transaction() as transaction:
-            await transaction.execute("update connections set access_expires_at = :at", {"at": self.database.now() - 1})
+            await transaction.execute("update connections set access_expires_at = :at", {"at": ended})
 
     async def generations(self) -> dict[str, int]:
         """The row's generation of every account."""

@@ -1,8 +1,8 @@
 """One process of a vault with several accounts, which does what it is told and may be killed at any moment.
 
-Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first.
-Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and milliseconds for
-each. With `pace` (seconds) every exchange waits a random part of it first.
+Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first,
+`dies_at` for a step of `tests.chaos.dying`. Commands, one JSON object a line: `{"exchange": [names]}` all at once; the
+answer has an outcome and milliseconds for each. With `pace` (seconds) every exchange waits a random part of it first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import uvloop
 
 from server.app import open_deployment
 from server.settings import load_settings
+from tests.chaos.dying import doomed
 from vault.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.recovery import take_up
@@ -66,13 +67,17 @@ async def obey(order: Mapping[str, Any]) -> None:
     requests = requests_of(order)
     chance = random.Random(order["number"])
     async with open_deployment(load_settings(overrides=order["settings"]), data=Path(order["data"])) as deployment:
-        taken = await take_up(deployment.vault) if order.get("takes_up") else 0
+        vault = deployment.vault
+        if step := order.get("dies_at"):
+            provider = next(iter(requests.values())).provider
+            vault = doomed(vault, step, data=deployment.data, provider=provider)
+        taken = await take_up(vault) if order.get("takes_up") else 0
         say(ready=True, taken_up=taken)
         while line := await reader.readline():
             command = json.loads(line)
             names = command["exchange"] or list(requests)
             pace = command.get("pace", 0.0)
-            calls = [call(deployment.vault, requests[name], after=chance.uniform(0, pace)) for name in names]
+            calls = [call(vault, requests[name], after=chance.uniform(0, pace)) for name in names]
             say(calls=dict(zip(names, await asyncio.gather(*calls), strict=True)))
             await writer.drain()
 
