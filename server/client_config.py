@@ -49,6 +49,7 @@ class Vault:
     options: tuple[str, ...]
     public_url: str
     is_loopback: bool
+    remote_url: str | None = None  # a vault elsewhere, which `stdio` bridges to
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ def _npx(machine: Machine) -> Program:
 
 def _stdio_arguments(client: ClientName, vault: Vault) -> tuple[str, ...]:
     # The agent's name without blanks: some clients on Windows do not quote arguments.
-    return ("stdio", "--client", client, *vault.options)
+    remote = () if vault.remote_url is None else ("--url", vault.remote_url)
+    return ("stdio", "--client", client, *remote, *vault.options)
 
 
 def _url(vault: Vault, transport: TransportName) -> str:
@@ -186,6 +188,11 @@ def _command_line(client: ClientName, transport: TransportName, *, vault: Vault,
 
 def _notes(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> Sequence[str]:
     notes: list[str] = []
+    if vault.remote_url is not None:
+        notes.append(
+            "It signs in at its first start, in the browser. Before that, by yourself: "
+            + shlex.join(["token-vault", *_stdio_arguments(client, vault), "--sign-in"])
+        )
     if transport != "stdio" and vault.is_loopback:
         notes.append("Keep `token-vault serve` running: this client only connects to it.")
     if transport == "sse":

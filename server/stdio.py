@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
-import webbrowser
-from collections.abc import Callable
 
 from mcp.server.stdio import stdio_server
 
@@ -23,37 +19,6 @@ from server.serving import tune
 from server.transports import PRINCIPAL, build_server
 
 logger = logging.getLogger("token_vault.stdio")
-
-
-def browser_opener() -> Callable[[str], bool] | None:
-    """Opens a URL in the owner's browser without sharing our stdin and stdout; None where there is no browser."""
-    try:
-        webbrowser.get()
-    except webbrowser.Error:
-        return None
-    return _open_detached
-
-
-def _open_detached(url: str) -> bool:
-    """A child opens it, since a browser that inherits our stdout would write into the protocol. The URL goes through
-    its standard input: an argument would show the one-time secret to every user of the machine.
-    """
-    program = "import sys, webbrowser; webbrowser.open(sys.stdin.read())"
-    try:
-        child = subprocess.Popen(  # noqa: S603 -- our own interpreter, a constant program
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
-    except OSError:
-        return False
-    if child.stdin is not None:
-        child.stdin.write(url)
-        child.stdin.close()
-    return True
 
 
 async def serve_stdio(deployment: Deployment, client_name: str) -> None:

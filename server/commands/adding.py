@@ -30,6 +30,7 @@ class _Options:
     secret: bool
     key: Path | None
     resources: tuple[str, ...]
+    by_device: bool
     exchanges: bool
     release: str | None
     origins: tuple[str, ...]
@@ -60,6 +61,9 @@ def register(clients_app: typer.Typer) -> None:
         resource: Annotated[
             list[str] | None, typer.Option("--resource", help="An API of your own it may call.")
         ] = None,
+        device: Annotated[
+            bool, typer.Option("--device", help="It may sign in by a code that its person types.")
+        ] = False,
         exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
         release: Annotated[
             str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
@@ -84,6 +88,7 @@ def register(clients_app: typer.Typer) -> None:
             secret=confidential,
             key=key,
             resources=tuple(resource or ()),
+            by_device=device,
             exchanges=exchange,
             release=release,
             origins=tuple(origin or ()),
@@ -137,6 +142,7 @@ async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
 
 def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
     """The client that the options describe; what does not fit together ends the command."""
+    from server.oauth.client_rules import DEVICE_GRANT, USUAL_GRANT_TYPES
     from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, check_redirect_uri, clean_name
     from vault.records import Client, ClientKind, new_id
 
@@ -148,7 +154,9 @@ def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
     exchanges = options.exchanges or options.is_worker
     if not options.redirect_uris and not exchanges:
         fail("give --redirect-uri, where people return to; only a client with --exchange can do without")
-    grant_types = {"authorization_code", "refresh_token"} if options.redirect_uris else set[str]()
+    grant_types = set[str](USUAL_GRANT_TYPES) if options.redirect_uris else set[str]()
+    if options.by_device:
+        grant_types.add(DEVICE_GRANT)
     if exchanges:
         grant_types.add(TOKEN_EXCHANGE)
     method = "none"

@@ -15,7 +15,7 @@ import typer
 from server.commands.setup import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
-    from server.client_config import ClientConfig, Program, Vault
+    from server.client_config import ClientConfig, ClientName, Machine, Program, TransportName, Vault
 
 
 def register(root: typer.Typer) -> None:
@@ -32,9 +32,13 @@ def register(root: typer.Typer) -> None:
         transport: Annotated[str, typer.Option("--transport", help="stdio, http or sse.")] = "stdio",
         write: Annotated[bool, typer.Option("--write", help="Put it into the client's file; keeps a backup.")] = False,
         undo: Annotated[bool, typer.Option("--undo", help="Take back what --write did.")] = False,
+        url: Annotated[
+            str | None,
+            typer.Option("--url", help="For a token vault elsewhere, over stdio.", show_default=False),
+        ] = None,
     ) -> None:
         """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
-        made = _made(setup, client, transport)
+        made = _made(setup, client, transport) if url is None else _made_for_remote(setup, client, transport, url=url)
         outcome = "printed"
         if write and undo:
             fail("--write and --undo exclude each other")
@@ -43,32 +47,63 @@ def register(root: typer.Typer) -> None:
         _show(setup, made, outcome=outcome)
 
 
-def _made(setup: Setup, client: str, transport: str) -> ClientConfig:
-    from server.client_config import CLIENTS, TRANSPORTS, Machine, client_named, transport_named
-    from server.client_config import client_config as make
+def _named(client: str, transport: str) -> tuple[ClientName, TransportName]:
+    from server.client_config import CLIENTS, TRANSPORTS, client_named, transport_named
 
     name, kind = client_named(client), transport_named(transport)
     if name is None:
         fail(f"there is no client {client!r}: {', '.join(CLIENTS)}")
     if kind is None:
         fail(f"there is no transport {transport!r}: {', '.join(TRANSPORTS)}")
+    return name, kind
+
+
+def _machine() -> Machine:
+    from server.client_config import Machine
+
+    return Machine(sys.platform, Path.home(), os.environ, npx=shutil.which("npx"))
+
+
+def _made_for_remote(setup: Setup, client: str, transport: str, *, url: str) -> ClientConfig:
+    """The entry for the bridge; nothing of the settings here matters to it but the data directory."""
+    from server.bridge.address import remote_vault
+    from server.client_config import Vault
+    from server.client_config import client_config as make
+
+    name, kind = _named(client, transport)
+    remote = remote_vault(url, agent=name)
+    if kind != "stdio":
+        fail(f"--url is for stdio: a client that speaks {kind} takes {remote.resource} itself")
+    options = _options(setup)
+    vault = Vault(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
+    return make(name, kind, vault=vault, machine=_machine())
+
+
+def _made(setup: Setup, client: str, transport: str) -> ClientConfig:
+    from server.client_config import client_config as make
+
+    name, kind = _named(client, transport)
     settings = setup.settings()
     if kind == "sse" and not settings.transports.sse:
         fail("the vault does not serve SSE: set transports.sse = true, or use --transport http")
-    machine = Machine(sys.platform, Path.home(), os.environ, npx=shutil.which("npx"))
-    return make(name, kind, vault=_vault(setup, settings.public_url, is_loopback=settings.is_loopback), machine=machine)
+    vault = _vault(setup, settings.public_url, is_loopback=settings.is_loopback)
+    return make(name, kind, vault=vault, machine=_machine())
 
 
 def _vault(setup: Setup, public_url: str, *, is_loopback: bool) -> Vault:
     from server.client_config import Vault
 
+    return Vault(program(), _options(setup), public_url, is_loopback=is_loopback)
+
+
+def _options(setup: Setup) -> tuple[str, ...]:
     options: list[str] = []
     # A client does not see this shell's variables; XDG_DATA_HOME moves the default directory.
     if setup.data is not None or "XDG_DATA_HOME" in os.environ:
         options += ["--data", str(setup.directory())]
     if setup.config is not None:
         options += ["--config", str(setup.config.expanduser().absolute())]
-    return Vault(program(), tuple(options), public_url, is_loopback=is_loopback)
+    return tuple(options)
 
 
 def program() -> Program:

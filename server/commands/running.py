@@ -54,12 +54,34 @@ def register(root: typer.Typer) -> None:
         sandbox: SandboxOption = False,
         no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
         verbose: Annotated[bool, typer.Option("--verbose", help="Log more, on standard error.")] = False,
+        url: Annotated[
+            str | None, typer.Option("--url", help="Forward to the token vault at this address.", show_default=False)
+        ] = None,
+        client_id: Annotated[
+            str | None,
+            typer.Option("--client-id", help="With --url: a client that its operator added.", show_default=False),
+        ] = None,
+        device: Annotated[bool, typer.Option("--device", help="With --url: sign in by a code, anywhere.")] = False,
+        sign_in: Annotated[bool, typer.Option("--sign-in", help="With --url: only sign in, then end.")] = False,
+        sign_out: Annotated[bool, typer.Option("--sign-out", help="With --url: revoke, erase, then end.")] = False,
     ) -> None:
-        """Speak MCP on standard input and output, as the owner of the data directory."""
+        """Speak MCP on standard input and output, as the owner of the data directory or for a vault elsewhere."""
         from server.logs import configure
 
         configure(verbose=verbose)
-        setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
+        if url is None:
+            if client_id or device or sign_in or sign_out:
+                fail("--client-id, --device, --sign-in and --sign-out need --url, the address of a vault elsewhere")
+            setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
+            return
+        if sandbox:
+            fail("--sandbox is a vault of this machine: leave it or --url away")
+        if sign_in and sign_out:
+            fail("--sign-in and --sign-out exclude each other")
+        from server.commands.bridging import Wish, bridge
+
+        wish = Wish(url, client, client_id, device, not no_browser, sign_in, sign_out)
+        setup.run(bridge(setup, wish))
 
     @command(root, "demo")
     def demo(
@@ -102,9 +124,9 @@ async def _placed(
 
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
     from server.app import build_app, open_deployment
+    from server.browser import browser_opener
     from server.companion import Companion, address_of
     from server.serving import tune, warn_if_slow
-    from server.stdio import browser_opener
     from server.upkeep import upkeep
 
     async with (
@@ -176,7 +198,8 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
 
 async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
     from server.app import open_deployment
-    from server.stdio import browser_opener, serve_stdio
+    from server.browser import browser_opener
+    from server.stdio import serve_stdio
     from server.upkeep import upkeep
 
     async with _placed(setup, {}, sandbox=sandbox) as (settings, data):

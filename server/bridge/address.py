@@ -1,0 +1,59 @@
+"""The address of a remote vault, as a person writes it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from server.bridge.refusals import BridgeRefused
+from server.settings import LOOPBACK_HOSTS
+
+_HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_AGENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteVault:
+    """A token vault somewhere else, and the agent that calls it from here."""
+
+    origin: str
+    agent: str
+
+    @property
+    def resource(self) -> str:
+        """Its MCP endpoint: where messages go, and the audience of its tokens."""
+        return f"{self.origin}/mcp"
+
+    @property
+    def is_loopback(self) -> bool:
+        return (urlsplit(self.origin).hostname or "") in LOOPBACK_HOSTS
+
+    @property
+    def name(self) -> str:
+        """A short name for files; the same for every process of this agent at this vault."""
+        return hashlib.sha256(f"{self.origin}\n{self.agent}".encode()).hexdigest()[:24]
+
+
+def remote_vault(url: str, *, agent: str) -> RemoteVault:
+    """The vault at its origin or MCP address. Raises BridgeRefused; https is demanded except on this machine."""
+    if not _AGENT.fullmatch(agent):
+        raise BridgeRefused("--client takes letters, digits, blanks, '.', '_' and '-', at most 64")
+    wrong = BridgeRefused("--url is the address of a token vault, such as https://vault.example or its /mcp")
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise wrong from error
+    host = parts.netloc.lower().rpartition(":")[0] if port is not None else parts.netloc.lower().removesuffix(":")
+    if parts.scheme not in _PORTS or not _HOST.fullmatch(host) or port == 0 or parts.query or parts.fragment:
+        raise wrong
+    if parts.path.rstrip("/") not in {"", "/mcp"}:
+        raise wrong
+    if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
+        raise BridgeRefused("--url must be https: over plain http everybody on the way could read the tokens")
+    shown = "" if port is None or port == _PORTS[parts.scheme] else f":{port}"
+    return RemoteVault(f"{parts.scheme}://{host}{shown}", agent)

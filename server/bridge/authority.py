@@ -1,0 +1,246 @@
+"""The authorization server of a remote vault, as its client sees it (RFC 6749, 7009, 7591, 7592, 7636, 8414, 8628).
+
+The vault is its own authorization server: issuer and every endpoint must have the origin that the person named, so that
+nothing that a document says can send a code or a token elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import httpx2
+
+from server.bridge.address import RemoteVault
+from server.bridge.credentials import Credentials
+from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
+from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.rules import json_object
+
+SCOPE: Final = "connections offline_access tools"
+REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
+_TIMEOUT: Final = 15.0  # seconds
+_ANSWER_LIMIT: Final = 1_000_000  # bytes
+_SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the remote authorization server takes which request; None: it does not."""
+
+    authorize: str
+    token: str
+    register: str | None
+    device: str | None
+    revoke: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePrompt:
+    """What the person is told, and what is polled with."""
+
+    verification_uri: str
+    user_code: str
+    lifetime: int
+    interval: int
+    device_code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    content: Mapping[str, object] = field(repr=False)
+
+    def text(self, name: str) -> str:
+        value = self.content.get(name)
+        return value if isinstance(value, str) else ""
+
+    def seconds(self, name: str, default: int) -> int:
+        value = self.content.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6 else default
+
+    @property
+    def error(self) -> str:
+        """The OAuth code, cut to what may be shown."""
+        return "".join(c for c in self.text("error")[:60] if c.isascii() and (c.isalnum() or c == "_"))
+
+
+class Authority:
+    """Requests to the remote authorization server, over a client that carries no token."""
+
+    def __init__(self, http: httpx2.AsyncClient, vault: RemoteVault) -> None:
+        self._http = http
+        self._vault = vault
+        self._endpoints: Endpoints | None = None
+
+    async def endpoints(self) -> Endpoints:
+        """From its metadata document (RFC 8414 §3); read once."""
+        if self._endpoints is None:
+            answer = await self._ask("GET", f"{self._vault.origin}/.well-known/oauth-authorization-server")
+            self._endpoints = self._read(answer)
+        return self._endpoints
+
+    def _read(self, answer: _Answer) -> Endpoints:
+        issuer = answer.text("issuer")
+        if answer.status != 200 or not issuer:
+            raise BridgeRefused(f"there is no token vault at {self._vault.origin}: correct --url")
+        if issuer != self._vault.origin:
+            raise BridgeRefused(f"the vault at {self._vault.origin} is known as another address: use that one as --url")
+        found = {name: self._own(answer.text(f"{name}_endpoint")) for name in _ENDPOINTS}
+        authorize, token = found["authorization"], found["token"]
+        if authorize is None or token is None or answer.content.get("code_challenge_methods_supported") != ["S256"]:
+            raise BridgeRefused(f"what {self._vault.origin} says of itself is not what a token vault says")
+        return Endpoints(authorize, token, found["registration"], found["device_authorization"], found["revocation"])
+
+    def _own(self, url: str) -> str | None:
+        """An endpoint if it is below the vault's own origin."""
+        return url if url.startswith(f"{self._vault.origin}/") and "@" not in url and "\\" not in url else None
+
+    async def register(self) -> Credentials:
+        """RFC 7591: a public client by the name of this agent and machine."""
+        endpoint = (await self.endpoints()).register
+        asked: dict[str, object] = {
+            "client_name": " on ".join(filter(None, (self._vault.agent, platform.node()))),
+            "redirect_uris": [REDIRECT_URI],
+            "grant_types": ["authorization_code", "refresh_token", DEVICE_GRANT],
+            "response_types": ["code"],
+            "token_endpoint_auth_method": "none",
+            "application_type": "native",
+            "scope": SCOPE,
+        }
+        answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
+        if answer is not None and answer.status == 429:
+            raise BridgeRefused("the vault takes no more registrations from here for now: try again in an hour")
+        if answer is None or answer.status != 201 or not answer.text("client_id"):
+            raise BridgeRefused(
+                f"{self._vault.origin} registers no agents by themselves: ask its operator for"
+                f" `token-vault clients add NAME --redirect-uri {REDIRECT_URI}`, and give the id as --client-id"
+            )
+        url = self._own(answer.text("registration_client_uri"))
+        return Credentials(answer.text("client_id"), url or "", answer.text("registration_access_token") if url else "")
+
+    async def is_registered(self, credentials: Credentials) -> bool:
+        """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True where nobody can ask."""
+        if not credentials.registration_url:
+            return True
+        answer = await self._ask("GET", credentials.registration_url, bearer=credentials.registration_token)
+        return answer.status != 401
+
+    async def redeem(self, client_id: str, code: str, *, verifier: str, redirect_uri: str) -> Credentials:
+        """Tokens for an authorization code (OAuth 2.1 §4.1.3)."""
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
+        return await self._tokens(Credentials(client_id), form | {"redirect_uri": redirect_uri})
+
+    async def refresh(self, credentials: Credentials) -> Credentials:
+        """The next tokens. Raises GrantOver when the vault does not accept the refresh token any more."""
+        form = {"grant_type": "refresh_token", "refresh_token": credentials.refresh_token}
+        return await self._tokens(credentials, form)
+
+    async def ask_device(self, client_id: str) -> DevicePrompt:
+        """RFC 8628 §3.1."""
+        endpoint = (await self.endpoints()).device
+        if endpoint is None:
+            raise BridgeRefused(f"{self._vault.origin} offers no sign-in by code: leave --device away")
+        answer = await self._ask(
+            "POST", endpoint, form={"client_id": client_id, "scope": SCOPE, "resource": self._vault.resource}
+        )
+        page, user_code = self._own(answer.text("verification_uri")), answer.text("user_code")[:20]
+        if answer.status != 200 or page is None or not user_code or not answer.text("device_code"):
+            raise self._refused(answer)
+        return DevicePrompt(
+            page,
+            user_code,
+            lifetime=answer.seconds("expires_in", 600),
+            interval=answer.seconds("interval", 5),
+            device_code=answer.text("device_code"),
+        )
+
+    async def poll_device(self, client_id: str, prompt: DevicePrompt) -> Credentials:
+        """Tokens as soon as the person has said yes (§3.4, §3.5)."""
+        interval = prompt.interval
+        form = {"grant_type": DEVICE_GRANT, "device_code": prompt.device_code}
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                return await self._tokens(Credentials(client_id), form)
+            except GrantOver as refusal:
+                if refusal.error == "slow_down":
+                    interval += _SLOWER
+                elif refusal.error != "authorization_pending":
+                    raise
+            except RemoteUnreachable:
+                interval = min(2 * interval, 60)  # §3.5: back off, go on
+
+    async def revoke(self, credentials: Credentials) -> None:
+        """End the grant (RFC 7009), and the registration where it was our own (RFC 7592 §2.3)."""
+        endpoint = (await self.endpoints()).revoke
+        if endpoint is not None and credentials.refresh_token:
+            form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
+            answer = await self._ask("POST", endpoint, form=form)
+            if answer.status not in {200, 401}:  # 401: the client is gone, and all it held with it
+                raise self._refused(answer)
+        if credentials.registration_url:
+            await self._ask("DELETE", credentials.registration_url, bearer=credentials.registration_token)
+
+    async def _tokens(self, credentials: Credentials, form: Mapping[str, str]) -> Credentials:
+        shared = {"client_id": credentials.client_id, "resource": self._vault.resource}
+        answer = await self._ask("POST", (await self.endpoints()).token, form={**form, **shared})
+        token_type, access_token = answer.text("token_type").lower(), answer.text("access_token")
+        if answer.status == 200 and token_type == "bearer" and access_token:
+            return replace(
+                credentials,
+                access_token=access_token,
+                refresh_token=answer.text("refresh_token") or credentials.refresh_token,
+                expires_at=int(time.time()) + answer.seconds("expires_in", 60),
+            )
+        raise self._refused(answer)
+
+    def _refused(self, answer: _Answer) -> BridgeRefused:
+        if answer.status >= 500 or answer.status == 429:
+            return RemoteUnreachable(f"{self._vault.origin} answered {answer.status}: try again in a minute")
+        error = answer.error or f"status {answer.status}"
+        return GrantOver(f"the vault at {self._vault.origin} refused: {error}", error=error)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        form: Mapping[str, str] | None = None,
+        content: Mapping[str, object] | None = None,
+        bearer: str | None = None,
+    ) -> _Answer:
+        headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
+        sent = dict(form) if form is not None else None
+        body = bytearray()
+        try:
+            async with self._http.stream(
+                method, url, data=sent, json=content, headers=headers, timeout=_TIMEOUT, follow_redirects=False
+            ) as answer:
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > _ANSWER_LIMIT:
+                        raise BridgeRefused(f"the answer of {self._vault.origin} is too large for a token vault's")
+        except httpx2.HTTPError as error:
+            raise unreachable(self._vault, error) from error
+        try:
+            return _Answer(answer.status_code, json_object(bytes(body)))
+        except (ValueError, RecursionError):
+            return _Answer(answer.status_code, {})
+
+
+def unreachable(vault: RemoteVault, error: httpx2.HTTPError) -> RemoteUnreachable:
+    """One sentence about why there is no answer, without anything of the request."""
+    if isinstance(error, httpx2.ConnectError) and "certificate" in str(error).lower():
+        return RemoteUnreachable(f"the TLS certificate of {vault.origin} cannot be trusted from here: ask its operator")
+    return RemoteUnreachable(
+        f"the vault at {vault.origin} cannot be reached ({type(error).__name__}): check that it runs and that this"
+        " machine is online. Nothing is lost; the next call tries again"
+    )
+
+
+_ENDPOINTS: Final = ("authorization", "token", "registration", "device_authorization", "revocation")

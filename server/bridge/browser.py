@@ -1,0 +1,154 @@
+"""Signing in with this machine's browser: a listener on loopback that takes one answer (RFC 8252, RFC 7636, RFC 9207).
+
+The person gets a short address of the listener, which sends them on: the long one with its `state` is shown nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import html
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from server.bridge.address import RemoteVault
+from server.bridge.authority import SCOPE, Authority
+from server.bridge.credentials import Credentials
+from server.bridge.refusals import BridgeRefused, SignInNeeded
+
+_LINE_LIMIT: Final = 8192  # bytes
+_READ_TIME: Final = 5.0  # seconds
+_HEADERS: Final = (
+    "Content-Type: text/html; charset=utf-8\r\n"
+    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    "Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    "Connection: close\r\n"
+)
+
+
+class BrowserSignIn:
+    """One attempt. `address` is what the person opens; `answer` waits for the code that comes back."""
+
+    def __init__(self, vault: RemoteVault, *, authorize: str, client_id: str, port: int) -> None:
+        self._vault = vault
+        self._authorize = authorize
+        self._client_id = client_id
+        self._host = f"127.0.0.1:{port}"
+        self._start = f"/{secrets.token_urlsafe(12)}"
+        self._state = secrets.token_urlsafe(32)
+        self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.verifier = secrets.token_urlsafe(48)
+
+    @property
+    def address(self) -> str:
+        return f"http://{self._host}{self._start}"
+
+    @property
+    def redirect_uri(self) -> str:
+        return f"http://{self._host}/callback"
+
+    async def code(self) -> str:
+        """The authorization code. Raises BridgeRefused when the person or the vault says no."""
+        return await self._answer
+
+    def _authorize_url(self) -> str:
+        digest = hashlib.sha256(self.verifier.encode()).digest()
+        query = {
+            "response_type": "code",
+            "client_id": self._client_id,
+            "redirect_uri": self.redirect_uri,
+            "scope": SCOPE,
+            "state": self._state,
+            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
+            "resource": self._vault.resource,
+        }
+        return f"{self._authorize}{'&' if '?' in self._authorize else '?'}{urlencode(query)}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request of a browser; whatever it is, nothing of it is repeated on the page."""
+        try:
+            async with asyncio.timeout(_READ_TIME):
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._page_for(head))
+            async with asyncio.timeout(_READ_TIME):
+                await writer.drain()
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            pass  # a browser that opens connections ahead, or is gone
+        finally:
+            writer.close()
+
+    def _page_for(self, head: bytes) -> bytes:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        hosts = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("host:")]
+        method, _, rest = first.partition(" ")
+        target = urlsplit(rest.partition(" ")[0])
+        if method != "GET" or hosts != [self._host]:  # another name for this address: DNS rebinding
+            return _page(400, "That is not for here", "Nothing was done.")
+        if hmac.compare_digest(target.path.encode(), self._start.encode()):
+            return _redirect(self._authorize_url())
+        if target.path != "/callback":
+            return _page(404, "There is no such page", "Nothing was done.")
+        return self._answered(parse_qs(target.query, keep_blank_values=True))
+
+    def _answered(self, query: Mapping[str, list[str]]) -> bytes:
+        values = {name: found[0] for name, found in query.items() if len(found) == 1}
+        if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
+            return _page(
+                400, "That answer belongs to another sign-in", "Nothing was done. Start again from your agent."
+            )
+        if self._answer.done():
+            return _page(400, "This sign-in is over", "Nothing was done. Start again from your agent.")
+        code, error = values.get("code", ""), values.get("error", "")
+        if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
+            self._answer.set_exception(
+                BridgeRefused("the answer to the sign-in came from another server: nothing was done")
+            )
+            return _page(400, "That answer came from another server", "Nothing was done. Start again from your agent.")
+        if error or not code:
+            told = "you refused" if error == "access_denied" else "the vault refused the sign-in"
+            self._answer.set_exception(SignInNeeded(f"{told}: nothing was signed in"))
+            return _page(200, "Not signed in", "Nothing was given to the agent. You can close this page.")
+        self._answer.set_result(code)
+        return _page(200, "Signed in", "You can close this page and go back to your agent.")
+
+
+@asynccontextmanager
+async def browser_sign_in(vault: RemoteVault, authority: Authority, *, client_id: str) -> AsyncGenerator[BrowserSignIn]:
+    """An attempt whose listener runs as long as the block."""
+    authorize = (await authority.endpoints()).authorize
+    attempts: list[BrowserSignIn] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for attempt in attempts:
+            await attempt.serve(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_LINE_LIMIT)
+    async with server:
+        port: int = server.sockets[0].getsockname()[1]
+        attempts.append(BrowserSignIn(vault, authorize=authorize, client_id=client_id, port=port))
+        yield attempts[0]
+
+
+async def redeemed(attempt: BrowserSignIn, authority: Authority, *, client_id: str) -> Credentials:
+    """Wait for the person, then fetch the tokens."""
+    code = await attempt.code()
+    return await authority.redeem(client_id, code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
+
+
+def _page(status: int, title: str, text: str) -> bytes:
+    body = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p></html>"
+    ).encode()
+    reason = {200: "OK", 400: "Bad Request", 404: "Not Found"}[status]
+    return f"HTTP/1.1 {status} {reason}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _redirect(url: str) -> bytes:
+    return f"HTTP/1.1 303 See Other\r\n{_HEADERS}Location: {url}\r\nContent-Length: 0\r\n\r\n".encode()

@@ -1,0 +1,146 @@
+"""HTTP to the remote vault's MCP endpoint: adds the token, renews it, and turns every failure into a JSON-RPC error.
+
+The SDK's transport ends with the first exception of its HTTP client. Here nothing is raised for what can pass: the
+message that met the failure gets an error that says the mend, and the next one is tried anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Final
+
+import httpx2
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError
+
+from server.bridge.access import Access
+from server.bridge.address import RemoteVault
+from server.bridge.authority import unreachable
+from server.bridge.refusals import BridgeRefused, RemoteUnreachable
+from server.version import VERSION
+
+SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
+_SESSION: Final = "mcp-session-id"
+_BACK_OFF: Final = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds between attempts to open the stream of notifications
+_LAST_WORDS: Final = 3.0  # seconds for ending a session
+_UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+
+
+def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
+    """For the authorization server. A proxy of the environment counts, but never for this machine itself."""
+    return httpx2.AsyncClient(trust_env=not vault.is_loopback, headers={"user-agent": _agent()})
+
+
+def _agent() -> str:
+    return f"token-vault-bridge/{VERSION}"
+
+
+class RemoteClient(httpx2.AsyncClient):
+    """The client that the SDK's transport is given."""
+
+    def __init__(self, vault: RemoteVault, access: Access) -> None:
+        timeout = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own; a stream gets a sign of life every 15 s
+        super().__init__(timeout=timeout, trust_env=not vault.is_loopback, headers={"user-agent": _agent()})
+        self._vault = vault
+        self._access = access
+        self.session_lost = False
+
+    async def send(self, request: httpx2.Request, **options: object) -> httpx2.Response:
+        """Never raises for what can pass; see the module."""
+        match request.method:
+            case "GET":
+                return await self._open_stream(request)
+            case "DELETE":
+                request.extensions["timeout"] = httpx2.Timeout(_LAST_WORDS).as_dict()
+                return await self._answer(request)
+            case _:
+                answer = await self._answer(request)
+                if answer.status_code == 404 and _SESSION in request.headers:
+                    self.session_lost = True
+                    await answer.aclose()
+                    return _error(request, 404, "the session has ended", data=SESSION_LOST)
+                return answer
+
+    async def _open_stream(self, request: httpx2.Request) -> httpx2.Response:
+        """The stream of notifications, as soon as the vault can be reached; its transport ends the wait.
+
+        Not worth a question to the person: it waits until a call has brought a token.
+        """
+        for pause in itertools.chain(_BACK_OFF, itertools.repeat(_BACK_OFF[-1])):
+            token = self._access.held
+            if token is not None:
+                answer = await self._try_stream(request, token)
+                if answer is not None:
+                    return answer
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _try_stream(self, request: httpx2.Request, token: str) -> httpx2.Response | None:
+        try:
+            answer = await self._try(request, token)
+        except httpx2.TransportError:
+            return None
+        if answer.status_code < 500 and answer.status_code != 401:
+            return answer
+        await answer.aclose()
+        return None
+
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            token = await self._access.token()
+            answer = await self._try(request, token)
+            if answer.status_code == 401:
+                await answer.aclose()
+                answer = await self._try(request, await self._access.after(token))
+            return await self._checked(request, answer)
+        except BridgeRefused as refusal:
+            status = 503 if isinstance(refusal, RemoteUnreachable) else 401
+            return _error(request, status, refusal.description)
+        except _UNSENT as error:
+            return _error(request, 503, unreachable(self._vault, error).description)
+        except httpx2.TransportError as error:
+            text = (
+                f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the answer came. If this"
+                " was a call that changes something, look whether it was done before you try again"
+            )
+            return _error(request, 503, text)
+
+    async def _try(self, request: httpx2.Request, token: str) -> httpx2.Response:
+        request.headers["authorization"] = f"Bearer {token}"
+        answer = await super().send(request, stream=True, follow_redirects=False)
+        if not _is_stream(answer):
+            await answer.aread()  # here, where a connection that breaks is noticed
+        return answer
+
+    async def _checked(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        """The answer, if it is one of an MCP endpoint; else an error in words."""
+        status = answer.status_code
+        if status < 400 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:
+            return answer
+        origin = self._vault.origin
+        match status:
+            case 401 | 403:
+                text = (
+                    f"{origin} does not let this agent in, also with a fresh token: use --sign-out, then sign in again"
+                )
+            case 413:
+                text = "the message is larger than the vault takes"
+            case 429:
+                text = f"{origin} asks for patience: try again in a minute"
+            case 405 | 421:
+                text = f"what answers at {origin} is no token vault, or its proxy changes the requests: check --url"
+            case _:
+                text = f"{origin} answered {status}: it starts, or its proxy cannot reach it. Try again in a minute"
+        return _error(request, status, text)
+
+
+def _is_stream(answer: httpx2.Response) -> bool:
+    return answer.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def _error(request: httpx2.Request, status: int, text: str, *, data: str | None = None) -> httpx2.Response:
+    """A JSON-RPC error as an HTTP answer; the transport puts in the id of the request that it belongs to."""
+    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", "`")) else ".")
+    error = JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=INTERNAL_ERROR, message=text, data=data))
+    body = error.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    return httpx2.Response(status, headers={"content-type": "application/json"}, content=body, request=request)
