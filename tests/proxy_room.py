@@ -147,7 +147,7 @@ def posted(_: Arrival) -> Reply:
 async def proxy_room(
     data: Path, *, database_url: str | None = None, apis_at: str | None = None, **overrides: object
 ) -> AsyncGenerator[ProxyRoom]:
-    """A vault with Slack and Google at one scripted server; their APIs elsewhere with `apis_at`."""
+    """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`."""
     secret = secrets.token_urlsafe(8)
     async with running_simulator() as simulator, scripted_server(posted) as server:
         providers = {
@@ -159,7 +159,7 @@ async def proxy_room(
                 "revoke_url": f"{server.url}/{name}/revoke",
                 "apis": {api: f"{apis_at or server.url}/{name}"},
             }
-            for name, api in (("slack", "web"), ("google", "calendar"))
+            for name, api in (("slack", "web"), ("google", "calendar"), ("github", "rest"))
         }
         providers["google"]["userinfo_url"] = f"{server.url}/google/userinfo"
         async with running_vault(

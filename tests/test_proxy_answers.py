@@ -309,6 +309,27 @@ async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, hand
     assert ours.headers["content-security-policy"] == "sandbox"
 
 
+async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
+    room: ProxyRoom, upstream: Upstream
+) -> None:
+    scopes = frozenset({"issues:read"})
+    agent = await room.agent()
+    handle = await room.handle(agent, await room.account(agent, provider="github", scopes=scopes), scopes=scopes)
+    theirs, path = f"{upstream.url}/github", "/repos/a/b/issues"
+    body = f'{{"url":"{theirs}/x","other":"https://github.com/x"}}'.encode()
+    headers = [(b"content-type", b"application/json"), (b"link", f'<{theirs}{path}?page=2>; rel="next"'.encode())]
+    upstream.answer = replying(body[:20], body[20:], headers=headers)
+    answer = await handle.call("GET", path, api="rest")
+    ours = handle.base("rest")
+    assert answer.json() == {"url": f"{ours}/x", "other": "https://github.com/x"}
+    assert answer.headers["link"] == f'<{ours}{path}?page=2>; rel="next"'
+    upstream.answer = replying(body, headers=[(b"content-type", b"text/plain")])
+    assert (await handle.call("GET", path, api="rest")).content == body
+    plain = await room.ready()  # Slack's clients follow nothing
+    upstream.answer = replying(body, headers=[(b"content-type", b"application/json")])
+    assert (await get(plain)).content == body
+
+
 # Tokens that die on the way
 
 

@@ -111,6 +111,15 @@ async def test_a_name_in_a_path_may_hold_escaped_characters_and_arrives_as_it_wa
     assert room.provider.arrivals[-1].target == f"/google{path}?timeMin=2026-01-01T00%3A00%3A00Z"
 
 
+async def test_a_header_that_the_provider_wants_is_there_unless_the_client_says_it(room: ProxyRoom) -> None:
+    scopes = frozenset({"metadata:read"})
+    agent = await room.agent()
+    handle = await room.handle(agent, await room.account(agent, provider="github", scopes=scopes), scopes=scopes)
+    for sent, arrived in (({}, "2022-11-28"), ({"x-github-api-version": "2026-01-01"}, "2026-01-01")):
+        await handle.call("GET", "/user", api="rest", headers=sent)
+        assert room.provider.arrivals[-1].headers["x-github-api-version"] == arrived
+
+
 async def test_no_rule_no_call(room: ProxyRoom, handle: Proxied) -> None:
     for method, path in (("POST", "/admin.users.list"), ("DELETE", "/chat.postMessage"), ("GET", "/chat.postMessage")):
         answer = await handle.call(method, path)

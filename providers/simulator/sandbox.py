@@ -15,6 +15,7 @@ from providers.simulator.clock import Clock
 from providers.simulator.families import MODES, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
+from providers.simulator.repositories import Repositories
 from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
 from providers.simulator.workspace import Workspace
@@ -80,6 +81,7 @@ class Sandbox:
         self.id_token = IdTokenChanges()
         self.workspace = Workspace(now=self.clock.now())
         self.calendars = Calendars(now=self.clock.now())
+        self.repositories = Repositories(now=self.clock.now())
 
     def face(self, name: str) -> FaceState:
         """The state of one provider; that of a family mode is made when it is first asked for. Raises ValueError."""

@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -170,6 +170,7 @@ class Proxy:
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         if not found:
             raise refusals.no_rule(provider)
+        passage.rule = found[0]
         held = rules.expand(provider, handle.scopes)
         if all(rule.scopes.isdisjoint(held) for rule in found):
             raise refusals.not_covered(provider, found)
@@ -180,13 +181,14 @@ class Proxy:
         fitting = [rule for rule in found if rules.fits(rule, parameters)]
         if not fitting:
             raise refusals.unfit(provider, judged)
-        passage.rule = rules.deciding(provider, fitting, handle.scopes)
-        if passage.rule is None:
+        decided = rules.deciding(provider, fitting, handle.scopes)
+        if decided is None:
             raise refusals.not_covered(provider, fitting)
+        passage.rule = decided
         url = provider.apis[target.api].rstrip("/") + target.path
         if passage.scope["query_string"]:
             url += "?" + passage.scope["query_string"].decode("latin-1")
-        headers = request_headers(passage.scope["headers"], provider)
+        headers = _named(provider.headers) | request_headers(passage.scope["headers"], provider)
         length = passage.headers.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
@@ -270,9 +272,10 @@ class Proxy:
         token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
         granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
         passage.token = token
-        passage.rule = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
-        if passage.rule is None:
+        decided = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
+        if decided is None:
             raise refusals.inseparable(call.provider)
+        passage.rule = decided
         return token
 
     def _request(self, passage: Passage, call: Call, token: UpstreamToken) -> OutboundRequest:
@@ -338,3 +341,8 @@ class Proxy:
                 details=details,
             )
         )
+
+
+def _named(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the provider wants on each call, unless the client says it itself."""
+    return {name.lower(): value for name, value in headers.items()}

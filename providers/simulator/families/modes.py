@@ -113,6 +113,7 @@ class Mode:
     identity_method: Literal["GET", "POST"] = "GET"
     identity: Mapping[str, str] = field(default_factory=lambda: {"sub": "{id}", "email": "{email}", "name": "{name}"})
     operations: tuple[Operation, ...] = ()
+    api: Literal["echo", "github"] = "echo"  # what an operation does: say what was called, or the service's own
     token_prefix: str = ""
 
     def expand(self, scopes: frozenset[str]) -> frozenset[str]:

@@ -7,6 +7,7 @@ import re
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import github_api
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.books import Entry, without_secrets
 from providers.simulator.families.answers import identity_body, iso
@@ -107,6 +108,8 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
     if token.item is not None and not _is_within(token.item, call.path):
         entry["outcome"] = "other_item"
         return JSONResponse({"error": "not_found"}, status_code=404)
+    if mode.api == "github" and "path" in call.path_params:
+        return github_api.answer(sandbox, call, account=token.family.account)
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
 

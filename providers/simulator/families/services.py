@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from providers.simulator.families.modes import Mode, Operation, Revoking, Shape, lenient
 from providers.simulator.rules import Rotation
@@ -16,7 +17,7 @@ def _names(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
-SERVICES: Mapping[str, Mode] = {
+_SERVICES: Mapping[str, Mode] = {
     # developers.google.com/identity/protocols/oauth2/web-server; operations from the Calendar API's discovery document.
     "google": Mode(
         "Google",
@@ -269,5 +270,27 @@ SERVICES: Mapping[str, Mode] = {
         lenient(access_lifetime=1800, narrowing="ignored", revoke="token"),
         client_auth=frozenset({"post"}),
         revoking=Revoking("DELETE", token_in="path", client_auth=frozenset(), takes=frozenset({"refresh"})),
+    ),
+}
+
+SERVICES: Mapping[str, Mode] = {
+    **_SERVICES,
+    # The same with an API of its own: docs.github.com/rest: repos, issues, pagination.
+    "github": replace(
+        _SERVICES["github-app"],
+        title="GitHub",
+        api="github",
+        operations=(
+            Operation("GET", "/user", frozenset()),
+            Operation("GET", "/user/repos", _names("metadata:read")),
+            Operation("GET", "/rate_limit", frozenset()),
+            Operation("GET", "/repos/{}/{}", _names("metadata:read")),
+            Operation("GET", "/repos/{}/{}/issues", _names("issues:read")),
+            Operation("POST", "/repos/{}/{}/issues", _names("issues:write")),
+            Operation("GET", "/repos/{}/{}/issues/{}", _names("issues:read")),
+            Operation("PATCH", "/repos/{}/{}/issues/{}", _names("issues:write")),
+            Operation("GET", "/repos/{}/{}/issues/{}/comments", _names("issues:read")),
+            Operation("POST", "/repos/{}/{}/issues/{}/comments", _names("issues:write")),
+        ),
     ),
 }

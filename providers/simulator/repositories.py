@@ -1,0 +1,97 @@
+"""The sandbox's GitHub: repositories, issues, comments. Keeps what is written; knows nothing of tokens or HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from providers.simulator.accounts import PEOPLE, Person
+
+State = Literal["open", "closed"]
+
+
+@dataclass(slots=True)
+class Comment:
+    id: int
+    author: Person
+    body: str
+    at: float
+
+
+@dataclass(slots=True)
+class Issue:
+    id: int
+    number: int
+    author: Person
+    title: str
+    body: str | None
+    at: float
+    state: State = "open"
+    comments: list[Comment] = field(default_factory=list[Comment])
+
+
+@dataclass(slots=True)
+class Repository:
+    id: int
+    owner: Person
+    name: str
+    is_private: bool
+    description: str
+    issues: list[Issue] = field(default_factory=list[Issue])
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.owner.name}/{self.name}"
+
+
+_REPOSITORIES: tuple[tuple[str, str, bool, str], ...] = (
+    ("alice", "garden", False, "What grows where"),
+    ("alice", "diary", True, "Private notes"),
+    ("bob", "tools", False, "Small programs"),
+)
+_TITLES = ("Water the tomatoes", "Prune the roses", "Mend the fence", "Order seeds", "Paint the shed")
+
+
+class Repositories:
+    """All of them; private ones are seen by their owner only."""
+
+    def __init__(self, now: float) -> None:
+        self._last = 1000
+        self._all = [
+            Repository(self._next(), PEOPLE[owner], name, is_private, description)
+            for owner, name, is_private, description in _REPOSITORIES
+        ]
+        garden = self._all[0]
+        for title in _TITLES:
+            self.open_issue(garden, PEOPLE["bob"], title=title, body=None, at=now - 86400)
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
+
+    def of(self, person: Person) -> list[Repository]:
+        """The repositories of this person."""
+        return [one for one in self._all if one.owner is person]
+
+    def find(self, person: Person, owner: str, name: str) -> Repository | None:
+        """A repository that this person may see."""
+        return next(
+            (
+                one
+                for one in self._all
+                if one.full_name == f"{owner}/{name}" and (one.owner is person or not one.is_private)
+            ),
+            None,
+        )
+
+    def open_issue(self, repository: Repository, author: Person, *, title: str, body: str | None, at: float) -> Issue:
+        """The next issue."""
+        issue = Issue(self._next(), len(repository.issues) + 1, author, title, body, at)
+        repository.issues.append(issue)
+        return issue
+
+    def comment(self, issue: Issue, author: Person, *, body: str, at: float) -> Comment:
+        """The next comment."""
+        comment = Comment(self._next(), author, body, at)
+        issue.comments.append(comment)
+        return comment
