@@ -93,7 +93,7 @@ async def test_every_endpoint_is_on_the_origin_of_the_issuer(world: World) -> No
         for name, value in (await document(world)).items()
         if name.endswith("_endpoint") or name == "jwks_uri"
     }
-    assert len(endpoints) == 8
+    assert len(endpoints) == 9
     for url in endpoints.values():
         assert urlsplit(url).netloc == urlsplit(world.url).netloc
         assert (await world.http.get(url)).status_code in {200, 400, 401, 405}

@@ -12,7 +12,7 @@ from server.deployment import Deployment
 def routes(deployment: Deployment) -> list[Route]:
     """Every route of the authorization server."""
     # Imported here: pages need rules of this package, and endpoints of this package show pages.
-    from server.oauth import authorize, device, introspection, metadata, registration, revocation, token, userinfo
+    from server.oauth import authorize, device, introspection, metadata, par, registration, revocation, token, userinfo
     from server.oauth.wire import endpoint
 
     async def show_authorize(request: Request) -> Response:
@@ -25,6 +25,7 @@ def routes(deployment: Deployment) -> list[Route]:
             for path in ("/authorize", "/authorize/")
         ),
         *endpoint(deployment, "/token", {"POST": token.token}, is_cross_origin=True, decides_origin=True),
+        *endpoint(deployment, "/par", {"POST": par.push}, is_cross_origin=True),
         *endpoint(deployment, "/device_authorization", {"POST": device.authorize_device}),
         *endpoint(deployment, "/register", {"POST": registration.register}, is_cross_origin=True),
         *endpoint(

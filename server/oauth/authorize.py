@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from server import signin
 from server.deployment import Deployment
-from server.oauth import client_auth
+from server.oauth import client_auth, pushed_requests
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
 from server.oauth.client_rules import is_loopback_only, trusts_consent
 from server.oauth.rules import (
@@ -65,13 +65,14 @@ class PendingAuthorization:
 async def authorize(deployment: Deployment, request: Request) -> Response:
     """GET or POST /authorize. Nothing is redirected before client and redirect URI are known to belong together."""
     try:
-        parameters = await _parameters(request)
+        parameters, was_pushed = await _parameters(deployment, request)
         client, redirect_uri = await _destination(deployment, request, parameters)
     except VaultError as refusal:
         return _refusal_page(request, as_oauth_error(refusal))
     except OAuthError as error:
         return _refusal_page(request, error)
     try:
+        pushed_requests.check_was_pushed(deployment, client, was_pushed=was_pushed)
         wanted = await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
         prompt, max_age = parse_prompt(parameters.get("prompt")), parse_max_age(parameters.get("max_age"))
         return await _proceed(deployment, request, wanted, client=client, prompt=prompt, max_age=max_age)
@@ -89,10 +90,14 @@ def _refusal_page(request: Request, error: OAuthError) -> Response:
     return error_page(request, title, f"{error.description}. Go back to the agent and start again there.", error.status)
 
 
-async def _parameters(request: Request) -> Parameters:
+async def _parameters(deployment: Deployment, request: Request) -> tuple[Parameters, bool]:
+    """The parameters, and whether they were pushed ahead."""
     if request.method == "POST":  # OpenID Connect Core §3.1.2.1
-        return await read_form(request)
-    return parse_parameters(request.url.query)
+        sent = await read_form(request)
+    else:
+        sent = parse_parameters(request.url.query)
+    pushed = await pushed_requests.take(deployment, sent)
+    return (sent, False) if pushed is None else (pushed, True)
 
 
 async def _destination(deployment: Deployment, request: Request, parameters: Parameters) -> tuple[Client, str]:
@@ -106,14 +111,26 @@ async def _destination(deployment: Deployment, request: Request, parameters: Par
         client = await client_auth.find_client(deployment, client_id, address=address, must_be_fresh=True)
     if client is None:
         raise OAuthError("invalid_client", "The agent is not known here, or its metadata document cannot be used")
+    return client, _redirect_uri(parameters, client)
+
+
+def _redirect_uri(parameters: Parameters, client: Client) -> str:
     asked = parameters.get("redirect_uri")
     if asked is None:
         if len(client.redirect_uris) != 1 or is_loopback_redirect(client.redirect_uris[0]):
             raise OAuthError("invalid_request", "The request does not say where to return to")
-        return client, client.redirect_uris[0]
+        return client.redirect_uris[0]
     if not redirect_matches(client.redirect_uris, asked):
         raise OAuthError("invalid_request", "The address to return to is not one that this agent registered")
-    return client, asked
+    return asked
+
+
+async def check_request(deployment: Deployment, parameters: Parameters, *, client: Client) -> None:
+    """All checks of a request that its client pushes ahead (RFC 9126 §2.1). Raises OAuthError."""
+    redirect_uri = _redirect_uri(parameters, client)
+    await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
+    parse_prompt(parameters.get("prompt"))
+    parse_max_age(parameters.get("max_age"))
 
 
 async def _read(
@@ -135,7 +152,11 @@ async def _read(
         client_id=client.id,
         redirect_uri=redirect_uri,
         challenge=challenge,
-        scopes=choose_scopes(None if scope is None else parse_scope(scope), client=client),
+        scopes=choose_scopes(
+            None if scope is None else parse_scope(scope),
+            client=client,
+            api_scopes=await api_scopes(deployment, resource),
+        ),
         resource=resource,
         state=state,
         nonce=nonce,
@@ -169,6 +190,14 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
         raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
     return resource
+
+
+async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
+    """The scopes of a registered API; none for our own endpoints."""
+    if resource in own_resources(deployment.public_url):
+        return frozenset()
+    registered = await apis.find_api(deployment.database, resource)
+    return frozenset() if registered is None else registered.scopes
 
 
 async def _proceed(

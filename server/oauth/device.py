@@ -17,7 +17,7 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.oauth import client_auth
 from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
-from server.oauth.authorize import REQUEST_LIFETIME, known_resource, may_wait
+from server.oauth.authorize import REQUEST_LIFETIME, api_scopes, known_resource, may_wait
 from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import address_of, json_answer, read_form
@@ -36,8 +36,9 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     if DEVICE_GRANT not in client.grant_types:
         raise OAuthError("unauthorized_client", "this client may not use the device grant")
     scope, address = form.get("scope"), address_of(request)
-    scopes = choose_scopes(None if scope is None else parse_scope(scope), client=client)
     resource = await known_resource(deployment, form.get("resource"), client=client)
+    known = await api_scopes(deployment, resource)
+    scopes = choose_scopes(None if scope is None else parse_scope(scope), client=client, api_scopes=known)
     if not await may_wait(deployment, address):
         raise OAuthError(
             "temporarily_unavailable",

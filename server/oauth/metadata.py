@@ -27,6 +27,8 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "issuer": deployment.public_url,
         "authorization_endpoint": deployment.url("/authorize"),
         "device_authorization_endpoint": deployment.url("/device_authorization"),
+        "pushed_authorization_request_endpoint": deployment.url("/par"),
+        "require_pushed_authorization_requests": deployment.settings.tokens.require_pushed,
         "token_endpoint": deployment.url("/token"),
         "jwks_uri": deployment.url("/.well-known/jwks.json"),
         "revocation_endpoint": deployment.url("/revoke"),

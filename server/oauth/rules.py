@@ -30,7 +30,7 @@ MAX_PARAMETERS: Final = 60
 MAX_JSON_DEPTH: Final = 30
 
 # Paths whose answers any web page may read (no credentials are involved there); never /authorize or a page.
-CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke"})
+CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke", "/par"})
 CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/")
 
 

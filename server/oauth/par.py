@@ -1,0 +1,46 @@
+"""POST /par (RFC 9126): an authorization request that its client pushes ahead, authenticated, past the browser.
+
+The checks are those of `authorize`; what passed is kept by `pushed_requests`.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import authorize, client_auth, dpop, pushed_requests
+from server.oauth.rules import OAuthError, Parameters
+from server.oauth.wire import address_of, json_answer, read_form
+
+
+async def push(deployment: Deployment, request: Request) -> Response:
+    """Check the request and answer with the `request_uri` that stands for it, good for one minute and one use."""
+    form = await read_form(request)
+    client = await client_auth.authenticate(deployment, request, form)
+    if form.get("request_uri") is not None:  # §2.1
+        raise OAuthError("invalid_request", "request_uri cannot be pushed")
+    thumbprint = await _proved_key(deployment, request)
+    values = dict(form.values) | {"client_id": client.id}
+    if thumbprint is not None and values.setdefault("dpop_jkt", thumbprint) != thumbprint:  # RFC 9449 §10.1
+        raise OAuthError("invalid_dpop_proof", "dpop_jkt is not the key of the proof")
+    await authorize.check_request(deployment, Parameters(values), client=client)
+    if client.is_public and not await authorize.may_wait(deployment, address_of(request)):
+        raise OAuthError(
+            "temporarily_unavailable",
+            "too many requests of agents are waiting for a sign-in from this address",
+            status=429,
+            headers={"Retry-After": str(authorize.REQUEST_LIFETIME)},
+        )
+    request_uri = await pushed_requests.keep(deployment, client, values)
+    return json_answer({"request_uri": request_uri, "expires_in": pushed_requests.LIFETIME}, status=201)
+
+
+async def _proved_key(deployment: Deployment, request: Request) -> str | None:
+    sent = dpop.read_proof(request.headers)
+    if sent is None:
+        return None
+    now = deployment.now()
+    proof = dpop.check_proof(sent, method="POST", url=deployment.url("/par"), now=now)
+    await dpop.spend(deployment, proof, now=now)
+    return proof.thumbprint

@@ -1,0 +1,65 @@
+"""Authorization requests that were pushed ahead (RFC 9126): kept for a minute, under an address that counts once.
+
+Receiving and checking them is `par`, using one `authorize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth.rules import OAuthError, Parameters
+from vault import tickets
+from vault.records import Client, TicketPurpose
+from vault.refusals import TransitionRefused
+
+PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
+LIFETIME: Final = 60  # seconds
+MUST_PUSH: Final = "require_pushed_authorization_requests"  # RFC 9126 §6
+CREDENTIALS: Final = frozenset({"client_secret", "client_assertion", "client_assertion_type"})
+
+
+async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]) -> str:
+    """Keep the parameters of a checked request; the `request_uri` that stands for them."""
+    async with deployment.transaction() as transaction:
+        secret = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.PUSHED,
+            payload={name: value for name, value in values.items() if name not in CREDENTIALS},
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            client_id=client.id,
+        )
+    return PREFIX + secret
+
+
+async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
+    """The parameters behind `request_uri`, used up; None for a request that was not pushed.
+
+    §4: only `client_id` counts beside it. Raises invalid_request_uri, which can be shown on a page only.
+    """
+    request_uri = sent.get("request_uri")
+    if request_uri is None or not request_uri.startswith(PREFIX):
+        return None
+    refused = OAuthError("invalid_request_uri", "The request was used already, is older than a minute, or not known")
+    if sent.repeated & {"client_id", "request_uri"} or sent.get("client_id") is None:
+        raise refused
+    secret, now = request_uri.removeprefix(PREFIX), deployment.now()
+    held = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)
+    if held is None or held.client_id != sent.get("client_id"):  # another client's stays good for its own
+        raise refused
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)
+    except TransitionRefused as error:
+        raise refused from error
+    return Parameters({name: str(value) for name, value in held.payload.items()})
+
+
+def check_was_pushed(deployment: Deployment, client: Client, *, was_pushed: bool) -> None:
+    """A client whose requests count only when they were pushed ahead sends no others. Raises invalid_request."""
+    must = deployment.settings.tokens.require_pushed or client.metadata.get(MUST_PUSH) is True
+    if must and not was_pushed:
+        raise OAuthError("invalid_request", "this client has to push its requests ahead (RFC 9126)")
