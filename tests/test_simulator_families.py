@@ -318,7 +318,7 @@ async def test_scopes_in_an_array_narrow_and_only_the_status_endpoint_tells(app:
     answer = app.read(await app.refresh(tokens["refresh_token"], scopes=["PAYMENTS_READ"]))
     assert "scope" not in answer
     assert str(answer["expires_at"]).endswith("Z")
-    told = await app.get("/status", answer["access_token"], method="POST")
+    told = await app.get("/api/oauth2/token/status", answer["access_token"], method="POST")
     assert told.json()["scopes"] == ["PAYMENTS_READ"]
     assert (await app.get("/api/v2/customers", answer["access_token"])).status_code == 403
     assert (await app.get("/api/v2/payments", answer["access_token"])).status_code == 200
@@ -330,7 +330,7 @@ async def test_a_scoped_token_is_held_to_its_permissions_and_repositories(app: F
 
     async def scoped(**body: object) -> httpx2.Response:
         content = {"access_token": tokens["access_token"], **body}
-        return await app.http.post(f"{app.base}/applications/{CLIENT[0]}/token/scoped", json=content, auth=CLIENT)
+        return await app.http.post(f"{app.base}/api/applications/{CLIENT[0]}/token/scoped", json=content, auth=CLIENT)
 
     assert (await scoped(permissions={"issues": "read"})).status_code == 422  # no target
     assert (await scoped(target="octo", permissions={"administration": "write"})).status_code == 422

@@ -174,12 +174,12 @@ async def _read(request: Request) -> Call | None:
     content_type = request.headers.get("content-type", "")
     kind = content_type.split(";")[0].strip().lower()
     arguments: dict[str, JsonValue] = {}
-    if kind == "application/json" and body:
+    if kind == "application/json" and body not in (b"", b"null"):  # Dropbox: no arguments are null
         try:
             arguments = _OBJECT.validate_json(bytes(body))
         except ValidationError:
             return None
-    elif body:
+    elif body and kind != "application/json":
         form = _form(bytes(body))
         if form is None:
             return None

@@ -45,9 +45,9 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
         route("/revoke", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/revoke/{token:path}", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/identity", "identity", partial(resources.identity, sandbox), "GET", "POST"),
-        route("/status", "status", partial(resources.status, sandbox), "POST"),
+        route("/api/oauth2/token/status", "status", partial(resources.status, sandbox), "POST"),
         route("/probe", "probe", partial(resources.probe, sandbox), "GET"),
-        route("/applications/{client_id}/token/scoped", "token.scoped", partial(scoped_token, sandbox), "POST"),
+        route("/api/applications/{client_id}/token/scoped", "token.scoped", partial(scoped_token, sandbox), "POST"),
         route("/api/{path:path}", "api", partial(resources.operation, sandbox), *everything),
     ]
 

@@ -174,9 +174,10 @@ _SERVICES: Mapping[str, Mode] = {
         revoking=Revoking(client_auth=frozenset({"post"})),
         identity={"id": "{id}", "login": "{email}", "name": "{name}"},
         covers={
-            "root_readwrite": _names("root_readonly", "item_upload", "item_delete", "item_rename", "item_share"),
-            "root_readonly": _names("base_explorer", "item_download", "item_preview"),
-            "base_explorer": _names("item_read"),
+            "root_readwrite": _names(
+                "root_readonly", "item_download", "item_upload", "item_delete", "item_rename", "item_share"
+            ),
+            "root_readonly": _names("base_explorer", "item_preview"),  # downloading needs an app that may also write
         },
         operations=(
             Operation("GET", "/2.0/folders/{}/items", _names("base_explorer", "root_readonly")),

@@ -204,10 +204,7 @@ def _exchange(sandbox: Sandbox, call: Call, client: RegisteredClient) -> Respons
         issued, parent = derive(sandbox, name, wish, fault=call.fault)
     except DerivationRefused as refused:
         return refusal(mode, refused.error, refused.description)
-    limits: list[JsonValue] = [
-        {"scope": scope} if wish.item is None else {"scope": scope, "object": {"url": wish.item}}
-        for scope in sorted(issued.scopes)
-    ]
+    limits: list[JsonValue] = [{"scope": scope, **_object(wish.item)} for scope in sorted(issued.scopes)]
     body: dict[str, JsonValue] = {
         "access_token": issued.access_token,
         "expires_in": round(parent.expires_at - now),
@@ -216,6 +213,14 @@ def _exchange(sandbox: Sandbox, call: Call, client: RegisteredClient) -> Respons
         "restricted_to": limits,
     }
     return success(mode, call, body)
+
+
+def _object(item: str | None) -> dict[str, JsonValue]:
+    """`.../folders/12` as `{"type": "folder", "id": "12"}`."""
+    if item is None:
+        return {}
+    kind, _, number = item.rpartition("/")
+    return {"object": {"type": kind.rpartition("/")[2].removesuffix("s"), "id": number, "etag": "0"}}
 
 
 def _name(entry: Entry, family: str, label: str, generation: int) -> None:

@@ -1,0 +1,466 @@
+"""Every real way to narrow, by the shipped provider files and the vault, against the simulator in that provider's mode.
+
+The provider's own word decides: whether a call is let in, what its books say was sent, what the grant still is.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx2
+import pytest
+
+from providers.catalog import ProviderOverrides, load_catalog
+from providers.http import AddressPolicy, Outbound
+from providers.oauth import AuthlibUpstream
+from providers.provider import Provider
+from providers.simulator import Simulator, consent, running_simulator
+from providers.simulator.books import Entry
+from tests.conftest import Store
+from tests.exchanging import Room, open_room, principal_of
+from tests.simulating import REDIRECT, VERIFIER, parameters
+from vault import connections
+from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Connection, Narrowing
+from vault.refusals import ItemRefused, TemporarilyUnavailable
+from vault.upstream import Downscope
+
+GOOGLE = "https://www.googleapis.com/auth/"
+Call = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A shipped provider, the mode that stands for it, and two calls: one inside the narrow scopes, one outside."""
+
+    provider: str
+    mode: str
+    granted: frozenset[str]
+    narrow: frozenset[str]
+    inside: Call
+    outside: Call
+    item: str | None = None
+
+    @property
+    def page(self) -> str:
+        """Where the books have its narrowings."""
+        return "derivations" if self.provider in {"github", "box"} else "refreshes"
+
+
+def scopes(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+FAMILIES = (
+    Family(
+        "google",
+        "google",
+        scopes(f"{GOOGLE}calendar.events", f"{GOOGLE}calendar.events.readonly"),
+        scopes(f"{GOOGLE}calendar.events.readonly"),
+        ("GET", "/calendars/primary/events"),
+        ("POST", "/calendars/primary/events"),
+    ),
+    Family(
+        "microsoft",
+        "microsoft",
+        scopes("Mail.Read", "Calendars.ReadWrite"),
+        scopes("Mail.Read"),
+        ("GET", "/me/messages"),
+        ("POST", "/me/events"),
+    ),
+    Family(
+        "dropbox",
+        "dropbox",
+        scopes("files.metadata.read", "files.content.write"),
+        scopes("files.metadata.read"),
+        ("POST", "/files/list_folder"),
+        ("POST", "/files/delete_v2"),
+    ),
+    Family(
+        "square",
+        "square",
+        scopes("PAYMENTS_READ", "PAYMENTS_WRITE"),
+        scopes("PAYMENTS_READ"),
+        ("GET", "/v2/payments"),
+        ("POST", "/v2/payments"),
+    ),
+    Family(
+        "github",
+        "github-app",
+        scopes("issues:write", "contents:write"),
+        scopes("issues:read"),
+        ("GET", "/repos/octo/hello/issues"),
+        ("POST", "/repos/octo/hello/issues"),
+        item="/repos/octo/hello",
+    ),
+    Family(
+        "box",
+        "box",
+        scopes("root_readwrite"),
+        scopes("base_explorer"),
+        ("GET", "/2.0/folders/12/items"),
+        ("DELETE", "/2.0/files/5"),
+    ),
+)
+BY_NAME = {family.provider: family for family in FAMILIES}
+
+
+@dataclass
+class Place:
+    """The vault at one family, over real HTTP."""
+
+    family: Family
+    simulator: Simulator
+    room: Room
+    provider: Provider
+    upstream: AuthlibUpstream
+    http: httpx2.AsyncClient
+
+    @property
+    def api(self) -> str:
+        return f"{self.simulator.url}/families/{self.family.mode}/api"
+
+    async def connect(self) -> Connection:
+        """The person consents to what the family grants, and lets the agent use it."""
+        family, vault = self.family, self.room.vault
+        url = self.upstream.authorization_url(
+            redirect_uri=REDIRECT, state="st", scopes=family.granted, code_verifier=VERIFIER
+        )
+        code = parameters(await consent(url))["code"]
+        answer = await self.upstream.redeem(code=code, redirect_uri=REDIRECT, code_verifier=VERIFIER)
+        async with self.room.database.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                vault.keys,
+                user_id=self.room.alice.user.id,
+                provider=family.provider,
+                answer=answer,
+                asked=family.granted,
+                policy=vault.policies[family.provider],
+                now=self.room.now,
+            )
+        await self.room.allow(connection, family.granted)
+        return connection
+
+    async def exchange(
+        self, wanted: frozenset[str] | None = None, *, item: str | None = None, after: int | None = None
+    ) -> UpstreamToken:
+        request = ExchangeRequest(
+            principal_of(self.room.alice), self.family.provider, wanted or self.family.narrow, purpose="a_tool"
+        )
+        address = None if item is None else self.api + item
+        return await exchange(
+            replace(request, item=address), vault=self.room.vault, now=self.room.now, after_unauthorized=after
+        )
+
+    async def narrow(self, *, after: int | None = None) -> UpstreamToken:
+        return await self.exchange(item=self.family.item, after=after)
+
+    async def call(self, call: Call, token: UpstreamToken) -> int:
+        method, path = call
+        headers = {"authorization": f"Bearer {token.value}"}
+        return (await self.http.request(method, self.api + path, headers=headers)).status_code
+
+    def narrowings(self) -> list[Entry]:
+        return [entry for entry in self.simulator.books()[self.family.page] if entry["requested_scopes"]]
+
+    def grant(self) -> Entry:
+        (family,) = self.simulator.books()["families"]
+        return family
+
+
+def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
+    """The shipped file, at the addresses of the mode."""
+    apis = load_catalog().provider(name).apis
+    section = simulator.family_settings(mode, apis=apis)
+    overrides = ProviderOverrides(**section)  # type: ignore[arg-type]  a mapping of the very fields
+    return load_catalog(overrides={name: overrides}).provider(name)
+
+
+@asynccontextmanager
+async def place_for(
+    family: Family, simulator: Simulator, store: Store, *, changed: Mapping[str, object] | None = None
+) -> AsyncGenerator[Place]:
+    simulator.reset()
+    registration = provider_at(simulator, family.provider, family.mode).registration
+    provider = provider_at(simulator, family.provider, family.mode).model_copy(update=dict(changed or {}))
+    provider = provider.registered(registration)
+    outbound = Outbound(AddressPolicy(allow_loopback=True))
+    upstream = AuthlibUpstream(provider, outbound)
+    try:
+        async with open_room(store) as room, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+            vault = replace(
+                room.vault,
+                policies={family.provider: provider.policy()},
+                upstreams={family.provider: upstream},
+                owner=secrets.token_urlsafe(16),
+            )
+            room.vault = vault
+            yield Place(family, simulator, room, provider, upstream, http)
+    finally:
+        await outbound.close()
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncGenerator[Simulator]:
+    async with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def place(simulator: Simulator, sqlite_store: Store, request: pytest.FixtureRequest) -> AsyncGenerator[Place]:
+    async with place_for(BY_NAME[request.param], simulator, sqlite_store) as opened:
+        yield opened
+
+
+def at(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("place", names, indirect=True)
+
+
+# The figures
+
+
+@at(*BY_NAME)
+async def test_the_provider_refuses_the_narrowed_token_on_a_wider_call(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    assert (token.narrowing, token.scopes) == (Narrowing.UPSTREAM, place.family.narrow)
+    assert await place.call(place.family.inside, token) == 200
+    assert await place.call(place.family.outside, token) == 403
+    full = await place.exchange(place.family.granted)
+    assert full.value != token.value
+    assert await place.call(place.family.outside, full) == 200
+    assert await place.call(place.family.inside, token) == 200  # and it is still good
+
+
+@at(*BY_NAME)
+async def test_a_hundred_narrowings_leave_the_stored_grant_as_it_was(place: Place) -> None:
+    connection = await place.connect()
+    before, grant = await place.room.row(connection), place.grant()
+    seen: set[str] = set()
+    generation = None
+    for _ in range(100):
+        token = await place.narrow(after=generation)
+        assert token.narrowing is Narrowing.UPSTREAM
+        seen.add(token.value)
+        generation = token.generation
+    assert len(seen) == len(place.narrowings()) == 100
+    after = await place.room.row(connection)
+    assert (after.scopes, after.state, after.access_generation) == (
+        before.scopes,
+        before.state,
+        before.access_generation,
+    )
+    assert (place.grant()["scopes"], place.grant()["ended"]) == (grant["scopes"], None)
+    full = await place.exchange(place.family.granted)
+    assert await place.call(place.family.outside, full) == 200
+    place.room.pass_time(400_000)  # past every lifetime but Square's: the refresh token in the vault is the live one
+    place.simulator.advance(400_000)
+    renewed = await place.exchange(place.family.granted, after=full.generation)
+    assert renewed.value != full.value
+    assert await place.call(place.family.outside, renewed) == 200
+    assert await place.room.kinds() == [kind for kind in await place.room.kinds() if kind != "narrowing.failed"]
+
+
+@pytest.mark.parametrize("name", ["google", "dropbox", "square", "microsoft"])
+@pytest.mark.parametrize("harm", ["shrinks the grant", "a refresh ends the access tokens", "none"])
+async def test_where_narrowing_does_harm_no_narrowing_refresh_is_ever_sent(
+    simulator: Simulator, sqlite_store: Store, name: str, harm: str
+) -> None:
+    shipped = load_catalog().provider(name)
+    changed: dict[str, object] = {}
+    if harm == "shrinks the grant":
+        changed["downscope"] = shipped.downscope.model_copy(update={"destructive": True})
+    elif harm != "none":
+        changed["rotation"] = shipped.rotation.model_copy(update={"ends_access_token": True})
+    async with place_for(BY_NAME[name], simulator, sqlite_store, changed=changed) as place:
+        await place.connect()
+        if harm == "none":
+            assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+            assert len(place.narrowings()) == 1
+            return
+        simulator.control("rules", face=f"families.{place.family.mode}", narrowing="sticky")
+        for _ in range(20):
+            token = await place.narrow()
+            assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, place.family.narrow)
+        again = await place.narrow(after=token.generation)
+        assert place.narrowings() == []
+        assert len(simulator.books()["refreshes"]) == 1
+        assert await place.call(place.family.outside, again) == 200
+
+
+# What an answer proves
+
+
+@at("google", "dropbox", "microsoft", "square")
+async def test_a_provider_that_ignores_the_wish_is_found_out_and_the_scopes_are_enforced(place: Place) -> None:
+    connection = await place.connect()
+    place.simulator.control("rules", face=f"families.{place.family.mode}", narrowing="ignored")
+    for _ in range(3):
+        token = await place.narrow()
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, place.family.narrow)
+    assert len(place.narrowings()) == 1  # asked once, then not for ten minutes
+    (event,) = await place.room.events("narrowing.failed")
+    assert event.details["asked"] == sorted(place.family.narrow)
+    assert (await place.room.row(connection)).scopes == connection.scopes
+    place.room.pass_time(601)
+    place.simulator.control("rules", face=f"families.{place.family.mode}", narrowing="real")
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+@at("square")
+async def test_scopes_that_nobody_tells_prove_nothing(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.square.status", "status")
+    assert (await place.narrow()).narrowing is Narrowing.ENFORCED
+    place.room.pass_time(601)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+async def test_square_without_a_secret_spends_no_refresh_token_for_a_narrow_one(
+    simulator: Simulator, sqlite_store: Store
+) -> None:
+    family = replace(BY_NAME["square"], mode="square-pkce")
+    public = load_catalog().provider("square").as_public_client()
+    assert (public.rotation.mode, public.downscope.mode) == ("strict", Downscope.NONE)
+    changed = {name: getattr(public, name) for name in ("client_auth", "pkce", "rotation", "downscope", "expires")}
+    async with place_for(family, simulator, sqlite_store, changed=changed) as place:
+        await place.connect()
+        token = await place.narrow()
+        assert token.narrowing is Narrowing.ENFORCED
+        assert simulator.books()["refreshes"] == []
+        await place.narrow(after=token.generation)
+        assert [entry["outcome"] for entry in simulator.books()["refreshes"]] == ["rotated"]
+
+
+@at("microsoft")
+async def test_a_refresh_token_that_comes_with_a_narrow_answer_replaces_the_stored_one(place: Place) -> None:
+    connection = await place.connect()
+    before = await place.room.row(connection)
+    await place.narrow()
+    after = await place.room.row(connection)
+    assert after.generation == before.generation + 1
+    assert after.refresh_sealed != before.refresh_sealed
+    place.room.pass_time(4000)
+    place.simulator.advance(4000)
+    assert (await place.exchange(place.family.granted)).narrowing is Narrowing.UPSTREAM
+    first, second = place.simulator.books()["refreshes"]
+    assert (first["token"], second["token"]) == ("families.microsoft-1:r0", first["issued_refresh"])
+
+
+# Tokens made of the full one
+
+
+@at("github", "box")
+async def test_making_a_narrower_token_spends_no_refresh_token(place: Place) -> None:
+    await place.connect()
+    first, second = await place.narrow(), await place.narrow()
+    assert first.value == second.value  # kept, and given again
+    assert len(place.narrowings()) == 1
+    assert place.simulator.books()["refreshes"] == []
+    (event,) = await place.room.events("connection.narrowed")
+    assert event.details["narrowed_to"] == sorted(place.family.narrow)
+
+
+@at("github")
+async def test_a_refresh_that_ends_the_old_tokens_ends_the_narrowed_ones_in_the_vault_too(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    full = await place.exchange(place.family.granted)
+    await place.exchange(place.family.granted, after=full.generation)
+    assert await place.call(place.family.inside, token) == 401
+    again = await place.narrow()
+    assert again.value != token.value
+    assert await place.call(place.family.inside, again) == 200
+
+
+@at("github", "box")
+async def test_a_full_token_that_the_provider_ended_is_refreshed_before_it_is_narrowed(place: Place) -> None:
+    await place.connect()
+    place.simulator.control("expire", face=f"families.{place.family.mode}")
+    token = await place.narrow()
+    assert await place.call(place.family.inside, token) == 200
+    assert [entry["outcome"] for entry in place.narrowings()] == ["refused:token", "ok"]
+    assert [entry["outcome"] for entry in place.simulator.books()["refreshes"]] == ["rotated"]
+
+
+@at("github", "box")
+async def test_an_old_full_token_is_refreshed_first_and_the_narrow_one_never_outlives_it(place: Place) -> None:
+    connection = await place.connect()
+    lifetime = 28800 if place.family.provider == "github" else 3600
+    place.room.pass_time(lifetime - 2)
+    place.simulator.advance(lifetime - 2)
+    token = await place.narrow()
+    assert len(place.simulator.books()["refreshes"]) == 1
+    full = await place.room.row(connection)
+    assert token.expires_at is not None
+    assert full.access_expires_at is not None
+    assert token.expires_at <= full.access_expires_at
+
+
+@at("github", "box")
+async def test_a_provider_that_does_not_answer_is_asked_again_later_and_nothing_is_lost(place: Place) -> None:
+    await place.connect()
+    endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
+    place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "drop_after")
+    with pytest.raises(TemporarilyUnavailable):
+        await place.narrow()
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+    assert place.simulator.books()["refreshes"] == []
+
+
+# One item
+
+
+@at("github")
+async def test_a_token_for_one_repository_does_not_open_another(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    assert await place.call(("GET", "/repos/octo/other/issues"), token) == 404
+    full = await place.exchange(place.family.granted)
+    assert await place.call(("GET", "/repos/octo/other/issues"), full) == 200
+    without = await place.exchange()  # all repositories: there is no such token, so the vault holds the scopes
+    assert (without.narrowing, without.value) == (Narrowing.ENFORCED, full.value)
+
+
+@at("box")
+async def test_a_token_for_one_folder_does_not_open_another(place: Place) -> None:
+    await place.connect()
+    token = await place.exchange(item="/2.0/folders/12")
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert await place.call(("GET", "/2.0/folders/12/items"), token) == 200
+    assert await place.call(("GET", "/2.0/folders/13/items"), token) == 404
+    without = await place.exchange()
+    assert await place.call(("GET", "/2.0/folders/13/items"), without) == 200
+
+
+@at("google", "dropbox", "microsoft", "square")
+async def test_a_token_for_one_item_is_refused_where_no_provider_holds_it_to_that(place: Place) -> None:
+    await place.connect()
+    with pytest.raises(ItemRefused):
+        await place.exchange(item="/files/5")
+    assert place.narrowings() == []
+    assert (await place.exchange()).narrowing is Narrowing.UPSTREAM
+
+
+@at("box", "github")
+@pytest.mark.parametrize("item", ["/2.0/users/me", "/repos/octo", "/repos/../hello", "/2.0/folders/12/../13"])
+async def test_an_address_that_names_no_item_gives_no_token(place: Place, item: str) -> None:
+    await place.connect()
+    with pytest.raises(ItemRefused):
+        await place.exchange(item=item)
+    assert place.narrowings() == []
+    assert (await place.exchange(item=place.family.item or "/2.0/folders/12")).narrowing is Narrowing.UPSTREAM
+
+
+@at("box")
+async def test_an_item_that_the_answer_does_not_confirm_gives_no_token(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.box.token.exchange", "alter", change={"restricted_to": []})
+    with pytest.raises(ItemRefused):
+        await place.exchange(item="/2.0/folders/12")
+    place.room.pass_time(601)
+    assert (await place.exchange(item="/2.0/folders/12")).narrowing is Narrowing.UPSTREAM
