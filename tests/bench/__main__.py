@@ -1,6 +1,8 @@
 """Starts the contenders, drives them in turn, and prints CPU per call, ratios, and where our time goes.
 
-    python -m tests.bench [--rounds N] [--calls N] [--json]
+    python -m tests.bench [proxy] [--rounds N] [--calls N] [--json]
+
+With `proxy` the calls go through the vault's proxy, beside a bare pass-through proxy.
 
 The load and the upstream run on the last core, the server under test on the first. Each round drives every contender
 once, in an order that turns; a ratio is taken within its round, and the median of the rounds is printed.
@@ -31,7 +33,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from tests.bench import where
-from tests.bench.load import drive
+from tests.bench.load import Run, drive, proxied_bytes
 
 CONNECTIONS = 8
 CORES = sorted(os.sched_getaffinity(0))
@@ -45,6 +47,7 @@ class Contender:
     process: subprocess.Popen[str]
     port: int
     token: str | None = None
+    path: str | None = None  # of a proxy; None: an MCP server
 
     def cpu_seconds(self) -> float:
         """CPU time of all its threads so far (schedstat, nanoseconds)."""
@@ -120,7 +123,9 @@ def start_bare(upstream: int, *, core: int, counts: Path | None = None) -> Conte
     )
 
 
-def start_vault(folder: Path, upstream: int, *, core: int, counts: Path | None = None) -> Contender:
+def start_vault(
+    folder: Path, upstream: int, *, core: int, counts: Path | None = None, is_proxy: bool = False
+) -> Contender:
     """This server."""
     port = free_port()
     process = start("tests.bench.vaulted", str(port), str(upstream), str(folder / "data"), core=core, counts=counts)
@@ -128,13 +133,30 @@ def start_vault(folder: Path, upstream: int, *, core: int, counts: Path | None =
     token = process.stdout.readline().strip()
     if not token:
         raise SystemExit("the vault did not start: run python -m tests.bench.vaulted PORT UPSTREAM DIR to see why")
-    return Contender("token vault", process, port, token)
+    path, handle = process.stdout.readline().split() if is_proxy else (None, token)
+    return Contender("token vault", process, port, handle, path)
+
+
+def start_passing(upstream: int, *, core: int, counts: Path | None = None) -> Contender:
+    """The bare proxy."""
+    port = free_port()
+    process = start("tests.bench.passing", str(port), str(upstream), core=core, counts=counts)
+    return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")
+
+
+async def load(contender: Contender, calls: int) -> Run:
+    """Drive it with the calls that it is for."""
+    path = contender.path
+    if path is None:
+        return await drive(contender.port, connections=CONNECTIONS, calls=calls, token=contender.token)
+    request = proxied_bytes(contender.port, path, token=contender.token or "")
+    return await drive(contender.port, connections=CONNECTIONS, calls=calls, token=None, make=lambda _: request)
 
 
 async def measure(contender: Contender, calls: int) -> tuple[float, float, float]:
     """(CPU us per call, calls per second, p99 ms) of one round."""
     before = contender.cpu_seconds()
-    run = await drive(contender.port, connections=CONNECTIONS, calls=calls, token=contender.token)
+    run = await load(contender, calls)
     used = contender.cpu_seconds() - before
     done = len(run.latencies)
     return used / done * 1e6, done / run.seconds, sorted(run.latencies)[int(done * 0.99)] * 1e3
@@ -146,7 +168,7 @@ async def take_apart(contender: Contender, counts: Path, calls: int) -> dict[str
     await measure(contender, 400)
     contender.process.send_signal(signal.SIGUSR1)
     before, before_main = contender.cpu_seconds(), contender.main_thread_seconds()
-    run = await drive(contender.port, connections=CONNECTIONS, calls=calls, token=contender.token)
+    run = await load(contender, calls)
     used, used_main = contender.cpu_seconds() - before, contender.main_thread_seconds() - before_main
     contender.process.send_signal(signal.SIGUSR1)
     for _ in range(100):
@@ -186,15 +208,15 @@ def report(rows: dict[str, list[tuple[float, float, float]]], ours: str) -> dict
 
 
 async def compare(
-    folder: Path, upstream: int, processes: list[subprocess.Popen[str]], *, core: int, calls: int
+    folder: Path, upstream: int, processes: list[subprocess.Popen[str]], *, core: int, calls: int, is_proxy: bool
 ) -> dict[str, dict[str, float]]:
     """Take the bare server and ours apart, in processes of their own: counting costs time."""
     parts: dict[str, dict[str, float]] = {}
     bare_counts, our_counts, own = folder / "bare.json", folder / "ours.json", folder / "apart"
     own.mkdir()
-    bare = start_bare(upstream, core=core, counts=bare_counts)
+    bare = (start_passing if is_proxy else start_bare)(upstream, core=core, counts=bare_counts)
     processes.append(bare.process)
-    ours = start_vault(own, upstream, core=core, counts=our_counts)
+    ours = start_vault(own, upstream, core=core, counts=our_counts, is_proxy=is_proxy)
     processes.append(ours.process)
     for contender, counts in ((bare, bare_counts), (ours, our_counts)):
         parts[contender.name] = await take_apart(contender, counts, calls)
@@ -204,10 +226,12 @@ async def compare(
 async def main(arguments: Sequence[str] | None = None) -> None:
     """Run the rounds and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["tools", "proxy"], default="tools")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=2000, help="calls per contender and round")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
+    is_proxy = chosen.what == "proxy"
     load_core, server_core = CORES[-1], CORES[0]
     os.sched_setaffinity(0, {load_core})
     upstream = free_port()
@@ -215,22 +239,24 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with tempfile.TemporaryDirectory() as name:
             wait_for(upstream, processes[0])
-            bare = start_bare(upstream, core=server_core)
-            processes.append(bare.process)
-            fast = start_fast(Path(name), upstream, core=server_core)
-            processes.append(fast.process)
-            ours = start_vault(Path(name), upstream, core=server_core)
-            processes.append(ours.process)
-            contenders = [bare, fast, ours]
+            contenders = [(start_passing if is_proxy else start_bare)(upstream, core=server_core)]
+            if not is_proxy:
+                contenders.append(start_fast(Path(name), upstream, core=server_core))
+            ours = start_vault(Path(name), upstream, core=server_core, is_proxy=is_proxy)
+            contenders.append(ours)
+            processes += [contender.process for contender in contenders]
             for contender in contenders:
                 wait_for(contender.port, contender.process)
                 await measure(contender, 400)
             rows: dict[str, list[tuple[float, float, float]]] = {contender.name: [] for contender in contenders}
             for number in range(chosen.rounds):
-                for contender in contenders[number % 3 :] + contenders[: number % 3]:
+                turn = number % len(contenders)
+                for contender in contenders[turn:] + contenders[:turn]:
                     rows[contender.name].append(await measure(contender, chosen.calls))
             memory = {contender.name: round(contender.memory_mb()) for contender in contenders}
-            where_it_goes = await compare(Path(name), upstream, processes, core=server_core, calls=2 * chosen.calls)
+            where_it_goes = await compare(
+                Path(name), upstream, processes, core=server_core, calls=2 * chosen.calls, is_proxy=is_proxy
+            )
     finally:
         for process in processes:
             process.terminate()
@@ -244,9 +270,8 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"contenders": result, "memory_mb": memory, "where": where_it_goes}, indent=2))
         return
     print(f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {len(CORES)} cores, SQLite,")
-    print(
-        f"{chosen.rounds} rounds of {chosen.calls} calls over {CONNECTIONS} connections, MCP 2026-07-28, JSON answers\n"
-    )
+    kind = "through the proxy" if is_proxy else "MCP 2026-07-28, JSON answers"
+    print(f"{chosen.rounds} rounds of {chosen.calls} calls over {CONNECTIONS} connections, {kind}\n")
     print(f"{'server':<24}{'CPU us/call':>12}{'calls/s':>9}{'p99 ms':>8}{'MB':>6}   ours over this (min-max)")
     for name, facts in result.items():
         assert isinstance(facts, dict)

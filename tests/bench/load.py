@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MODERN = "2026-07-28"
@@ -51,6 +52,21 @@ def request_bytes(port: int, number: int, *, token: str | None, host: str = "127
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
+def proxied_bytes(port: int, path: str, *, token: str, host: str = "127.0.0.1") -> bytes:
+    """One `chat.postMessage` as an SDK sends it, at this path."""
+    body = json.dumps({"channel": "general", "text": "hi"}).encode()
+    lines = [
+        f"POST {path}/chat.postMessage HTTP/1.1",
+        f"Host: {host}:{port}",
+        f"Authorization: Bearer {token}",
+        "Content-Type: application/json;charset=utf-8",
+        "User-Agent: an SDK",
+        "Accept: */*",
+        f"Content-Length: {len(body)}",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
 async def _answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     status = head.split(b" ", 2)[1]
@@ -63,13 +79,13 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
-async def _connection(port: int, calls: int, offset: int, token: str | None, host: str) -> list[float]:
+async def _connection(port: int, calls: int, offset: int, make: Callable[[int], bytes]) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     latencies: list[float] = []
     try:
         for index in range(calls):
             started = time.perf_counter()
-            writer.write(request_bytes(port, offset + index, token=token, host=host))
+            writer.write(make(offset + index))
             body = await _answer(reader)
             latencies.append(time.perf_counter() - started)
             if b"1764000000.000100" not in body or b'"isError":true' in body.replace(b" ", b""):
@@ -80,11 +96,23 @@ async def _connection(port: int, calls: int, offset: int, token: str | None, hos
     return latencies
 
 
-async def drive(port: int, *, connections: int, calls: int, token: str | None, host: str = "127.0.0.1") -> Run:
-    """`calls` calls over `connections` connections; every answer is checked."""
+async def drive(
+    port: int,
+    *,
+    connections: int,
+    calls: int,
+    token: str | None,
+    host: str = "127.0.0.1",
+    make: Callable[[int], bytes] | None = None,
+) -> Run:
+    """`calls` calls over `connections` connections; each answer is checked. `make`: others than `tools/call`."""
+
+    def ordinary(number: int) -> bytes:
+        return request_bytes(port, number, token=token, host=host)
+
     started = time.perf_counter()
     each = calls // connections
     parts = await asyncio.gather(
-        *(_connection(port, each, 1 + number * each, token, host) for number in range(connections))
+        *(_connection(port, each, 1 + number * each, make or ordinary) for number in range(connections))
     )
     return Run(time.perf_counter() - started, tuple(latency for part in parts for latency in part))

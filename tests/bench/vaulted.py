@@ -1,6 +1,7 @@
 """Our contender: the whole vault on SQLite with one person, one agent, one Slack connection, all made before the load.
 
-Prints the agent's token on the first line, then serves as `token-vault serve` does.
+Prints the agent's token on the first line, the path of the proxy and a handle on the second, then serves as
+`token-vault serve` does.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from server.oauth.tokens import mint
 from server.serving import Listener, tune
 from server.settings import load_settings
 from tests.bench import where
-from vault import clients, connections, delegations, grants, users
-from vault.records import Client, ClientKind
+from vault import clients, connections, delegations, grants, handles, users
+from vault.records import Client, ClientKind, Principal
 from vault.upstream import Account, TokenAnswer
 
 SCOPES = frozenset({"chat:write", "channels:read"})
 
 
-async def seed(deployment: Deployment) -> str:
-    """Everything that a call needs; returns an access token that outlives the run."""
+async def seed(deployment: Deployment) -> tuple[str, str]:
+    """Everything that a call needs; an access token that outlives the run, and a handle after its path."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         user = await users.create_user(transaction, "bench", now=now)
@@ -59,8 +60,18 @@ async def seed(deployment: Deployment) -> str:
             scopes=SCOPES,
             now=now,
         )
+        handle = await handles.issue(
+            transaction,
+            principal=Principal(user.id, client.id, grant.id, grant.scopes, grant.resource),
+            connection_id=connection.id,
+            provider="slack",
+            scopes=SCOPES,
+            key_thumbprint=None,
+            expires_at=now + 3600,
+            now=now,
+        )
     token, _ = mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
-    return token
+    return token, f"/proxy/{connection.id}/web {handle}"
 
 
 async def main(port: int, upstream: int, data: Path) -> None:
@@ -83,7 +94,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
         }
     )
     async with open_deployment(settings, data=data) as deployment:
-        print(await seed(deployment), flush=True)
+        print(*await seed(deployment), sep="\n", flush=True)
         where.listen()
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", port))
