@@ -17,7 +17,9 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 from providers.simulator.person import consent
+from server.bridge.address import remote_vault
 from tests.harness import PASSWORD
+from tests.mcp_room import Agent
 from tests.person import Person
 from tests.processes import PROGRAM, ROOT
 
@@ -98,6 +100,15 @@ class Machine:
         """The file that stands in for a keyring."""
         (file,) = (self.data / "remote").glob("*.json")
         return json.loads(file.read_text())
+
+    def give(self, agent: Agent) -> None:
+        """What a sign-in of this agent would have left, but for a refresh token."""
+        folder = self.data / "remote"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = folder / f"{remote_vault(self.url, agent=self.agent).name}.json"
+        file.touch(mode=0o600)
+        members = {"client_id": agent.principal.client_id, "access_token": agent.token, "expires_at": 2**31}
+        file.write_text(json.dumps(members))
 
     def change(self, **members: object) -> None:
         (file,) = (self.data / "remote").glob("*.json")

@@ -268,3 +268,17 @@ def test_a_file_in_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> No
     (tmp_path / "taken").write_text("")
     with pytest.raises(ClientFileRefused, match=r"mcp\.json cannot be"):
         put(tmp_path / "taken" / "mcp.json", section="mcpServers", name="token-vault", entry=OURS)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_vault_elsewhere_is_reached_by_the_bridge(place: Place, client: str) -> None:
+    made = await content(place, client, "--url", "https://vault.example")
+    entry = made["entry"]
+    wanted = ["stdio", "--client", client, "--url", "https://vault.example/mcp", "--data", str(place.data)]
+    assert entry["args"][-len(wanted) :] == wanted  # type: ignore[index]
+    assert any("--sign-in" in note for note in made["notes"])  # type: ignore[union-attr,attr-defined]
+    over_http = await run(place, client, "--url", "https://vault.example", "--transport", "http")
+    assert over_http.exit_code == 1
+    assert "takes https://vault.example/mcp itself" in over_http.stderr
+    plain = await run(place, client, "--url", "http://vault.example")
+    assert (plain.exit_code, "--url must be https" in plain.stderr) == (1, True)
