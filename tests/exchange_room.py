@@ -63,6 +63,7 @@ class ExchangeRoom:
         grant_types: tuple[str, ...] = ("authorization_code", "refresh_token", TOKEN_EXCHANGE),
         resources: tuple[str, ...] = (),
         auth_method: str | None = None,
+        redirect_uris: tuple[str, ...] = ("https://app.example/callback",),
         **metadata: object,
     ) -> Caller:
         client = Client(
@@ -70,7 +71,7 @@ class ExchangeRoom:
             kind=kind,
             name="Invoices",
             auth_method=auth_method or ("none" if public else "client_secret_post"),
-            redirect_uris=("https://app.example/callback",),
+            redirect_uris=redirect_uris,
             created_at=self.now(),
             grant_types=frozenset(grant_types),
             secret_hash=None if public else secret_hash(SECRET),

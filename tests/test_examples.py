@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
+from playwright.async_api import Browser, expect
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from providers.simulator.running import running_simulator
+from tests.chromium import running_chromium
 from tests.documented import DOCS
+from tests.exchange_room import SECRET, Caller, ExchangeRoom
 from tests.foreign import FOLDER, node
-from tests.harness import running_vault
-from tests.mcp_room import Room
+from tests.harness import PASSWORD, free_socket, running_vault, serving
+from tests.mcp_room import Agent, Room
 from tests.proxy_room import HOUR, Proxied, issue
 
+CHANNEL = "C0SBGENERAL"
 PATIENCE = 60.0  # seconds for one example
 CALENDAR = "https://www.googleapis.com/auth/calendar.events"
 SLACK = frozenset({"chat:write", "channels:read"})
@@ -64,6 +75,65 @@ async def run_node(title: str, folder: Path, **variables: str) -> str:
         return await run([node(), str(program)], folder=folder, NODE_OPTIONS="--no-warnings", **variables)
     finally:
         program.unlink()
+
+
+@asynccontextmanager
+async def node_backend(title: str, folder: Path, **variables: str) -> AsyncGenerator[str]:
+    """The route handler behind a server; its address."""
+    route = folder / "route.mjs"
+    route.write_text(example(title, language="js"), encoding="utf-8")
+    environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")} | variables
+    process = await asyncio.create_subprocess_exec(
+        *(node(), str(FOLDER / "serve_route.mjs"), str(route)),
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            said = json.loads(await process.stdout.readline())
+            yield f"http://127.0.0.1:{said['port']}/"
+            process.stdin.close()
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def page_server(script: str, exchanging: ExchangeRoom) -> AsyncGenerator[tuple[str, Caller]]:
+    """A page with the script and two buttons at an origin of its own, and the public client that it is."""
+    listening = free_socket()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    caller = await exchanging.caller(public=True, redirect_uris=(url,))
+    constants = f'const VAULT_URL = "{exchanging.url}", CLIENT_ID = "{caller.client.id}";\n'
+    page = (
+        '<!doctype html><title>Page</title><button id="sign-in">In</button><button id="post">Post</button>'
+        '<p id="answer"></p><script type="module">import { signIn, post } from "./page.js";\n'
+        'document.querySelector("#sign-in").onclick = signIn;\n'
+        f'document.querySelector("#post").onclick = async () => {{ const answer = await post("{CHANNEL}", '
+        '"Hello from a page"); document.querySelector("#answer").textContent = answer.ts ?? JSON.stringify(answer); };'
+        "</script>"
+    )
+
+    async def shown(_request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def code(_request: Request) -> Response:
+        return Response(constants + script, media_type="text/javascript")
+
+    app = Starlette(routes=[Route("/", shown), Route("/page.js", code)])
+    async with serving(app, listening):
+        yield url, caller
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncGenerator[Browser]:
+    async with running_chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +188,87 @@ async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
     assert int(count) >= 6
     assert place.simulator.books()["posts"][-1]["text"] == "Rake the leaves"
     assert int(number) >= 6
+
+
+# The exchange in the hands of others
+
+
+@pytest.fixture(scope="module")
+async def exchanging(place: Room) -> AsyncGenerator[ExchangeRoom]:
+    async with httpx2.AsyncClient(base_url=place.url, trust_env=False) as http:
+        yield ExchangeRoom(place, http)
+
+
+def variables(exchanging: ExchangeRoom, caller: Caller, agent: Agent) -> dict[str, str]:
+    return {
+        "VAULT_URL": exchanging.url,
+        "CLIENT_ID": caller.client.id,
+        "CLIENT_SECRET": SECRET,
+        "ACCESS_TOKEN": agent.token,
+    }
+
+
+def last_post(exchanging: ExchangeRoom) -> tuple[object, object]:
+    post = exchanging.room.simulator.books()["posts"][-1]
+    return post["text"], post["ts"]
+
+
+async def test_a_langgraph_tool_acts_as_whoever_asks(exchanging: ExchangeRoom, tmp_path: Path) -> None:
+    caller = await exchanging.caller(auth_method="client_secret_basic")
+    agent = await exchanging.agent(caller)
+    told = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
+    assert f"{exchanging.url}/connect/" in told  # nothing is connected for this program: the person gets a link
+    await exchanging.slack(agent)
+    printed = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
+    assert last_post(exchanging) == ("Hello from a graph", printed)
+
+
+@pytest.mark.group("node")
+async def test_a_node_backend_exchanges_the_token_that_its_page_brings(
+    exchanging: ExchangeRoom, tmp_path: Path
+) -> None:
+    caller, page = await exchanging.caller(auth_method="client_secret_basic"), await exchanging.caller(public=True)
+    api = f"https://api-{caller.client.id.lower()[:8].strip('-_')}.example"
+    await exchanging.link(caller, api)
+    backend = await exchanging.agent(caller)
+    await exchanging.slack(backend)
+    person = await exchanging.agent(page, audience=api, scopes=frozenset({"exchange"}))
+    async with node_backend("A backend in Node", tmp_path, **variables(exchanging, caller, backend)) as url:
+        message = {"channel": CHANNEL, "text": "Hello from a backend"}
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+            posted = await http.post(url, json=message, headers=person.headers)
+            refused = await http.post(url, json=message, headers={"authorization": "Bearer nobody"})
+    assert last_post(exchanging) == ("Hello from a backend", posted.json()["ts"])
+    assert refused.status_code == 403
+
+
+@pytest.mark.group("node")
+async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchanging: ExchangeRoom, tmp_path: Path) -> None:
+    caller = await exchanging.caller(auth_method="client_secret_basic")
+    agent = await exchanging.agent(caller)
+    await exchanging.slack(agent)
+    printed = await run_node("DPoP with oauth4webapi", tmp_path, **variables(exchanging, caller, agent))
+    kind, ts = printed.split()
+    assert (kind.lower(), last_post(exchanging)) == ("dpop", ("Hello with a key", ts))
+
+
+@pytest.mark.group("browser")
+async def test_a_browser_page_signs_in_and_calls_with_a_key_of_its_own(
+    exchanging: ExchangeRoom, browser: Browser
+) -> None:
+    async with page_server(example("A page in a browser", language="js"), exchanging) as (url, caller):
+        await exchanging.slack(await exchanging.agent(caller))
+        context = await browser.new_context()
+        context.set_default_timeout(15_000)
+        tab = await context.new_page()
+        await tab.goto(url)
+        await tab.click("#sign-in")
+        await tab.fill("[name=name]", "alice")
+        await tab.fill("[name=password]", PASSWORD)
+        await tab.press("[name=password]", "Enter")
+        await tab.click("button[value=allow]")
+        await tab.wait_for_url(f"{url}?**")
+        await tab.click("#post")
+        await expect(tab.locator("#answer")).to_have_text(re.compile(r"^\d+\.\d+$"))
+        assert last_post(exchanging) == ("Hello from a page", await tab.locator("#answer").inner_text())
+        await context.close()

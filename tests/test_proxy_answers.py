@@ -402,9 +402,9 @@ async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoo
     answer = await handle.call(json={})
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (403, "connection_required")
-    assert problem["connect_url"].startswith(room.url + "/connect/")
+    assert problem["connect_uri"].startswith(room.url + "/connect/")
     assert problem["user_code"]
-    links = [(await handle.call(json={})).json().get("connect_url") for _ in range(8)]
+    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(8)]
     assert links[-1] is None  # a program in a loop does not fill the database
     events = await list_events(room.vault.deployment.database, limit=10_000)
     assert UPSTREAM_TOKEN not in str(events)

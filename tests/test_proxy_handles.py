@@ -132,7 +132,25 @@ async def test_whatever_ends_an_agents_authority_ends_its_handles_at_once(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert len(room.provider.arrivals) == 1
     if status == 403:
-        assert answer.json()["connect_url"].startswith(room.url)
+        assert answer.json()["connect_uri"].startswith(room.url)
+
+
+async def test_what_a_person_wants_to_be_asked_about_does_not_pass(room: ProxyRoom) -> None:
+    handle = await room.ready()
+    principal = handle.agent.principal
+    for ask, status in ((frozenset({"chat:write"}), 403), (frozenset[str](), 200)):
+        async with room.vault.deployment.transaction() as transaction:
+            await delegations.set_ask(
+                transaction,
+                user_id=principal.user_id,
+                client_id=principal.client_id,
+                connection_id=handle.connection.id,
+                ask=ask,
+                now=room.vault.deployment.now(),
+            )
+        answer = await handle.call(json={})
+        assert answer.status_code == status, answer.text
+    assert len(room.provider.arrivals) == 1
 
 
 async def test_a_bigger_permission_makes_no_bigger_handle(room: ProxyRoom) -> None:

@@ -55,6 +55,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "worker.refused": "A worker was turned away",
     "user.linked": "You were linked to an identity elsewhere",
     "tool.called": "An agent used a tool",
+    "proxy.called": "An agent called a provider's API through the vault",
     "connect.declined": "You declined to connect",
     "connect.refused": "A connect link was opened by the wrong person",
     "approval.requested": "An agent asked you about a call",

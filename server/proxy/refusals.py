@@ -17,7 +17,7 @@ from server.errors import answer_for, retry_after, tool_text
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
-from vault import limits
+from vault import clients, limits
 from vault.handles import Handle, HandleRefused
 from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, ScopeRefused, VaultError
 
@@ -82,15 +82,16 @@ async def _link(
         bucket = f"proxy.link:{handle.principal.grant_id}"
         if not await limits.spend(transaction, bucket, limit=_LINKS, window=_WINDOW, now=deployment.now()):
             return {}
+    client = await clients.get_client(deployment.database, handle.principal.client_id)
     link = await connect_link(
         deployment,
         principal=handle.principal,
         provider=error.provider,
         scopes=error.scopes,
         reason=error.reason if isinstance(error, ConnectionRequired) else "delegation",
-        tool="a program of this agent",
+        tool="this program" if client is None else client.name,
     )
-    return {"connect_url": link.url, "device_url": link.device_url, "user_code": link.user_code}
+    return {"connect_uri": link.url, "verification_uri": link.device_url, "user_code": link.user_code}
 
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:

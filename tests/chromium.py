@@ -1,0 +1,25 @@
+"""The system's Chromium for tests that need a real browser; skips where it is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from playwright.async_api import Browser, async_playwright
+
+from tests.conftest import unavailable
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+
+
+@asynccontextmanager
+async def running_chromium() -> AsyncGenerator[Browser]:
+    """A headless browser until the block ends."""
+    if not CHROMIUM.exists():
+        unavailable("browser tests need Chromium: apt-get install -y chromium")
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield started
+        await started.close()
