@@ -19,6 +19,17 @@ def parse_object(body: bytes) -> Mapping[str, object] | None:
     return content if is_object(content) else None
 
 
+def parse_content(body: bytes) -> Mapping[str, object] | None:
+    """The body as a JSON object, an array as the `items` of one; None when it is anything else."""
+    try:
+        content: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if is_array(content):
+        return {"items": content}
+    return content if is_object(content) else None
+
+
 def is_object(value: object) -> TypeGuard[Mapping[str, object]]:
     """Whether a parsed JSON value is an object; its names are always text."""
     return isinstance(value, dict)

@@ -27,6 +27,7 @@ CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left
 Value = str | int | bool
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 logger = logging.getLogger("token_vault.api")
 
@@ -127,21 +128,43 @@ class UpstreamAPI:
         """POST a JSON body; repeated only when nothing of it was sent."""
         return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
 
+    async def send(
+        self,
+        method: Method,
+        api: str,
+        path: str,
+        *,
+        segments: Sequence[str] = (),
+        params: Mapping[str, Value] | None = None,
+        body: Mapping[str, object] | None = None,
+        is_write: bool,
+    ) -> Mapping[str, object]:
+        """Any call. One that is no write is repeated as `get` is; the others only when nothing of them was sent.
+
+        An answer that is a list is given as its `items`, an answer without a body as an empty object.
+        """
+        return await self._call(
+            method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, is_any=True
+        )
+
     async def _call(
         self,
-        method: Literal["GET", "POST"],
+        method: Method,
         api: str,
         path: str,
         *,
         params: Mapping[str, Value],
         body: Mapping[str, object] | None = None,
+        is_write: bool | None = None,
+        is_any: bool = False,
     ) -> Mapping[str, object]:
+        is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
         call = Call(api, method, path, {**params, **(body or {})})
         if not allowed(self._provider, call, self._scopes, granted=self._granted):
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        headers = {"Accept": "application/json", **self._provider.headers, "Authorization": f"Bearer {self._token}"}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
         request = OutboundRequest(
@@ -154,12 +177,12 @@ class UpstreamAPI:
             account=self.account or "",
             timeout=self._call_timeout(),
         )
-        answer = await self._send(request)
+        answer = await self._send(request, is_write=is_write)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
-        return self._judged(answer, is_write=method != "GET")
+        content = answer.json_content() if is_any else answer.json_object()
+        return self._judged(answer, content, is_write=is_write)
 
-    async def _send(self, request: OutboundRequest) -> OutboundResponse:
-        is_write = request.method != "GET"
+    async def _send(self, request: OutboundRequest, *, is_write: bool) -> OutboundResponse:
         try:
             return await self._outbound.send(request)
         except HttpError as error:
@@ -183,9 +206,10 @@ class UpstreamAPI:
             self._deadline = now + BUDGET
         return max(self._deadline - now, 0.05)
 
-    def _judged(self, answer: OutboundResponse, *, is_write: bool) -> Mapping[str, object]:
+    def _judged(
+        self, answer: OutboundResponse, content: Mapping[str, object] | None, *, is_write: bool
+    ) -> Mapping[str, object]:
         """The answer's content, or the refusal that it means."""
-        content = answer.json_object()
         errors = self._provider.errors
         title = self._provider.title
         is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)

@@ -24,7 +24,7 @@ from aiohttp.hdrs import CONTENT_ENCODING
 from yarl import URL
 
 from providers.address import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
-from providers.answers import parse_object
+from providers.answers import parse_content, parse_object
 from providers.bulkheads import Bulkhead
 from providers.http_errors import (
     READING,
@@ -90,6 +90,10 @@ class OutboundResponse:
     def json_object(self) -> Mapping[str, object] | None:
         """The body as a JSON object; None when it is anything else."""
         return parse_object(self.body)
+
+    def json_content(self) -> Mapping[str, object] | None:
+        """The body as an object: a list is its `items`, no body at all is empty; None when it is anything else."""
+        return {} if not self.body and self.status < 300 else parse_content(self.body)
 
     @property
     def retry_after(self) -> int | None:

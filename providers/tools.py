@@ -72,6 +72,7 @@ class ToolSpec:
     idempotent: bool
     call: Call
     text: Callable[[BaseModel], str]
+    approval: bool = False  # the person is asked each time
     input_schema: dict[str, object] = field(init=False, repr=False)
     output_schema: dict[str, object] = field(init=False, repr=False)
 

@@ -20,7 +20,6 @@ from providers.catalog import Catalog, ProviderOverrides, load_catalog
 from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.provider import Provider
-from providers.tools import builtin_tools
 from server.asking import Asking
 from server.data_folder import prepare_data_directory
 from server.deployment import Deployment
@@ -29,6 +28,7 @@ from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
+from server.toolbox import hidden_tools, load_tools
 from vault.adoption import adopt_all
 from vault.audit import Activity
 from vault.database import open_database
@@ -48,8 +48,8 @@ async def open_deployment(
 ) -> AsyncGenerator[Deployment]:
     """Open database, keys, providers and outbound HTTP; close them in reverse.
 
-    Raises StorageUnavailable, KeyUnavailable, ProviderFileRefused or SettingsRefused, each with one line that says the
-    mend, before anything listens.
+    Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
+    line that says the mend, before anything listens.
     """
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
@@ -69,7 +69,8 @@ async def open_deployment(
         stack.push_async_callback(outbound.close)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
-        specs = builtin_tools()
+        specs = load_tools(settings, catalog)
+        hidden = hidden_tools(settings, specs)
         policies, upstreams = _upstreams(catalog, outbound, Asking.from_settings(settings, catalog, specs))
         journal = Journal(data)
         stack.callback(journal.close)
@@ -96,6 +97,7 @@ async def open_deployment(
             http=outbound,
             vault=vault,
             tools=specs,
+            hidden_tools=hidden,
             vault_id=vault_id(keys),
             open_browser=open_browser,
         )

@@ -30,6 +30,9 @@ class Asking:
         """Raises SettingsRefused for a tool or scope that there is not."""
         by_name = {spec.name: spec for spec in tools}
         ask: dict[str, frozenset[str]] = {}
+        for spec in tools:
+            if spec.approval and spec.provider is not None:
+                ask[spec.provider] = ask.get(spec.provider, _NOTHING) | {f"{TOOL}{spec.name}"}
         for entry in settings.approvals.ask:
             provider, _, scope = entry.partition(":")
             spec = by_name.get(entry)

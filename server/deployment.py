@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ class Deployment:
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
     drain: Drain = field(default_factory=Drain)
+    hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id
 
     def now(self) -> int:
         """The database's time in seconds."""
@@ -51,5 +52,8 @@ class Deployment:
         """An absolute URL of ours; `path` starts with a slash."""
         return self.settings.public_url + path
 
-    def tool(self, name: str) -> ToolSpec | None:
+    def tool(self, name: str, *, client_id: str = "") -> ToolSpec | None:
+        """The tool of that name, if this client has it."""
+        if name in self.hidden_tools.get(client_id, ()):
+            return None
         return next((spec for spec in self.tools if spec.name == name), None)

@@ -210,12 +210,18 @@ class ApprovalSettings(_Section):
     )
 
 
-class ApprovalSettings(_Section):
-    """Calls that need the person's yes each time, whatever they chose themselves."""
+class ToolChoice(_Section):
+    """Which of the tools there are."""
 
-    ask: tuple[str, ...] = Field(
-        default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
-    )
+    enable: tuple[str, ...] = Field(default=(), description="Only these, by name or pattern (`slack_*`); empty: all")
+    disable: tuple[str, ...] = Field(default=(), description="Not these, by name or pattern")
+
+
+class ToolSettings(ToolChoice):
+    """Which tools agents are offered."""
+
+    folders: tuple[Path, ...] = Field(default=(), description="Folders with the operator's own tool files")
+    clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
 
 class TransportSettings(_Section):
@@ -292,7 +298,7 @@ class Settings(BaseSettings):
     exchange: ExchangeSettings = ExchangeSettings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
-    approvals: ApprovalSettings = ApprovalSettings()
+    tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     sandbox: SandboxSettings = SandboxSettings()

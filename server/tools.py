@@ -62,7 +62,7 @@ class _Outcome:
 
 
 def listing(deployment: Deployment) -> list[Tool]:
-    """Every tool, in one fixed order, for everybody: a tool that is hidden cannot say what to do about it."""
+    """Every tool, in one fixed order, whatever is connected: a tool that is hidden cannot say what to do about it."""
     return [_described(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
 
 
@@ -83,16 +83,17 @@ def _described(spec: ToolSpec) -> Tool:
     )
 
 
-def find(deployment: Deployment, name: str) -> ToolSpec | None:
-    """The tool of that name."""
-    return connections_tool.SPEC if name == connections_tool.SPEC.name else deployment.tool(name)
+def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
+    """The tool of that name, if this client has it."""
+    is_ours = name == connections_tool.SPEC.name
+    return connections_tool.SPEC if is_ours else deployment.tool(name, client_id=client_id)
 
 
 async def call(
     deployment: Deployment, request: ToolRequest, *, progress: Progress
 ) -> CallToolResult | InputRequiredResult:
     """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only."""
-    spec = find(deployment, request.name)
+    spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
     started = time.monotonic()

@@ -95,7 +95,10 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
     schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return listed
+        hidden = deployment.hidden_tools.get(_principal().client_id)
+        if not hidden:
+            return listed
+        return listed.model_copy(update={"tools": [tool for tool in listed.tools if tool.name not in hidden]})
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
         request = tools.ToolRequest(

@@ -183,11 +183,40 @@ def tools_() -> None:
 @command(tools_app, "list")
 def list_tools(setup: Setup) -> None:
     """List the tools, the service each acts on and the least scopes it needs."""
-    from providers.tools import builtin_tools
+    from providers.catalog import load_catalog
     from server.connections_tool import SPEC
+    from server.toolbox import load_tools
 
-    rows = [_tool(spec) for spec in (*builtin_tools(), SPEC)]
+    settings = setup.settings()
+    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
+    rows = [_tool(spec) for spec in (*load_tools(settings, catalog), SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="There are no tools.")
+
+
+@command(tools_app, "check")
+def check_tools(
+    setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]
+) -> None:
+    """Check a tool file against its provider; the first problem on a line."""
+    from providers.catalog import load_catalog
+    from providers.data_tools import data_tools
+    from providers.tool_files import ToolFileRefused, read_tool_file
+
+    settings = setup.settings()
+    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
+    try:
+        found = data_tools([(file, read_tool_file(file))], catalog)
+    except ToolFileRefused as refused:
+        if setup.as_json:
+            setup.show_json({"file": str(file), "problems": [str(refused)]})
+        else:
+            say(str(refused))
+        raise typer.Exit(1) from refused
+    rows = [_tool(spec) for spec in found]
+    if setup.as_json:
+        setup.show_json({"file": str(file), "problems": [], "tools": rows})
+        return
+    say(f"{file}: no problem found: {', '.join(spec.name for spec in found)}")
 
 
 def _tool(spec: ToolSpec) -> dict[str, object]:
@@ -197,6 +226,7 @@ def _tool(spec: ToolSpec) -> dict[str, object]:
         "provider": spec.provider,
         "scopes": sorted(spec.scopes),
         "changes_something": not spec.read_only,
+        "asks_each_time": spec.approval,
         "description": spec.description,
         "input_schema": spec.input_schema,
     }

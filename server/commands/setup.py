@@ -188,13 +188,14 @@ class _refusals:  # noqa: N801 -- used as a context manager
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130)
         from providers.catalog import ProviderFileRefused
+        from providers.tool_files import ToolFileRefused
         from server.settings import SettingsRefused
         from vault.refusals import VaultError
 
         found = _first(error)
         if isinstance(found, VaultError):
             fail(found.description)
-        if isinstance(found, (SettingsRefused, ProviderFileRefused)):
+        if isinstance(found, (SettingsRefused, ProviderFileRefused, ToolFileRefused)):
             fail(str(found))
         return False
 
