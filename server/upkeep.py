@@ -70,7 +70,7 @@ async def keep_alive(vault: Vault) -> int:
     for one in await expiries.resting(vault.database):
         policy = vault.policies.get(one.provider)
         if policy is not None and policy.rotation is Rotation.NONE:
-            rotation.refresh_ahead(vault, one.connection_id, if_generation=one.generation)
+            rotation.refresh_ahead(vault, one.connection_id, provider=one.provider, if_generation=one.generation)
             started += 1
     return started
 
