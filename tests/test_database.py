@@ -345,6 +345,36 @@ async def test_a_database_file_that_others_can_read_is_made_private(sqlite_store
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+async def test_opening_a_vault_twice_in_one_process_leaves_the_locks_that_other_processes_respect(
+    sqlite_store: Store,
+) -> None:
+    """Were they dropped, the other process would take itself for the last one and remove the write-ahead log."""
+    first = await sqlite_store.open()
+    second = await sqlite_store.open()
+    path = sqlite_store.data / "vault.sqlite"
+    command = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute('select name from apis')); c.close()"
+    )
+
+    async def elsewhere() -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", command, str(path), stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(20):
+            return (await process.communicate())[0].decode().strip()
+
+    try:
+        async with first.transaction() as transaction:
+            await add(transaction, "a")
+        assert "an API" in await elsewhere()
+        async with second.transaction() as transaction:
+            await add(transaction, "b")
+        assert (await elsewhere()).count("an API") == 2
+    finally:
+        await second.close()
+        await first.close()
+
+
 @pytest.mark.requirement("V-06")
 async def test_a_symbolic_link_is_not_followed_to_a_database(sqlite_store: Store, tmp_path: Path) -> None:
     link = tmp_path / "link"

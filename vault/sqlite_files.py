@@ -6,10 +6,12 @@ once; each file is upgraded in its own transaction, so no process ever holds two
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +58,22 @@ def prepare(stores: SqliteFiles) -> None:
 
 
 def _own(path: Path) -> None:
-    """Make the file 0600, whatever the umask; SQLite gives its -wal and -shm files the same mode."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Make the file 0600, whatever the umask; SQLite gives its -wal and -shm files the same mode.
+
+    A file that is there is not opened: closing any descriptor of it would drop the locks that SQLite holds in this
+    process (POSIX), and the next process to close the file would take the write-ahead log away from under us.
+    """
     try:
-        if os.fstat(descriptor).st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        status = path.lstat()
+    except FileNotFoundError:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileExistsError):  # another process was first
+            os.close(os.open(path, flags, 0o600))
+        return
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if status.st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> None:
