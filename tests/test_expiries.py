@@ -55,7 +55,7 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
             assert found is not None
             return found
 
-        assert (await shown()).ends_at == room.now + IDLE
+        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
         room.pass_time(IDLE - 6 * DAY)
         assert (await shown()).status(room.now) == "expiring"
         assert await announce(room.database) == 1
@@ -64,7 +64,7 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
         assert await keep_alive(room.vault) == 0  # its refresh token rotates: the person is told instead
         assert await room.exchange()
         assert (await shown()).status(room.now) == "active"
-        assert (await shown()).ends_at == room.now + IDLE
+        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
 
 
 async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:

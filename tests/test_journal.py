@@ -145,7 +145,7 @@ async def die_before_the_commit(room: Room) -> Connection:
             refresh_token=open_refresh_token(key, facts),
         )
         async with room.database.transaction() as transaction:
-            await transaction.execute("alter table narrowed_tokens rename to narrowed_tokens_away")
+            await transaction.execute("alter table intents rename to intents_away")
         task = asyncio.create_task(spender.spend(lease))
         while not await room.vault.journal.find(connection.id):
             await asyncio.sleep(0.01)
@@ -153,7 +153,7 @@ async def die_before_the_commit(room: Room) -> Connection:
         with suppress(asyncio.CancelledError):
             await task
     async with room.database.transaction() as transaction:
-        await transaction.execute("alter table narrowed_tokens_away rename to narrowed_tokens")
+        await transaction.execute("alter table intents_away rename to intents")
     assert (await room.row(connection)).generation == 1
     return connection
 

@@ -326,13 +326,13 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
         waiting = asyncio.create_task(room.exchange())
         await room.slack.arrived.wait()
         async with room.database.transaction() as transaction:  # the storage breaks while the answer is on its way
-            await transaction.execute("alter table narrowed_tokens rename to narrowed_tokens_away")
+            await transaction.execute("alter table intents rename to intents_away")
         with noticed:
             room.slack.gate.set()
             await noticed.event.wait()
         assert not waiting.done()
         async with room.database.transaction() as transaction:
-            await transaction.execute("alter table narrowed_tokens_away rename to narrowed_tokens")
+            await transaction.execute("alter table intents_away rename to intents")
         assert room.slack.issued[(await waiting).value]
     assert len(room.slack.sends) == 1
 

@@ -17,11 +17,14 @@ from vault.breakers import Breakers
 from vault.database import Database
 from vault.journal import Journal
 from vault.keys import KeyRing
+from vault.lanes import Lanes
 from vault.refusals import VaultError
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 from vault.watches import Watches
 
 log = logging.getLogger("token_vault.rotation")
+
+TIDYING = 0.5  # seconds that the end of a process waits for what nobody waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Flights:
     def __init__(self) -> None:
         self.breakers = Breakers()
         self.watches = Watches()
+        self.lanes = Lanes()
         self.appointments = Appointments()
         self.waits = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
@@ -157,9 +161,14 @@ class Flights:
     async def close(self, *, patience: float = 15.0) -> None:
         """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
         self.appointments.cancel()
-        running = {*self._tasks.values(), *self._tidying}
-        if running:
-            await asyncio.wait(running, timeout=patience)
+        self.lanes.clear()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks.values()), timeout=patience)
+        if self._tidying:
+            tidying = set(self._tidying)
+            _, late = await asyncio.wait(tidying, timeout=TIDYING)
+            for task in late:
+                task.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vault.database import (
+    Program,
     Reader,
+    Statement,
     Transaction,
     Value,
     binary_or_none,
@@ -46,6 +48,7 @@ _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = fence + 1
     where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
         and ended_at is null and (lease_until is null or lease_until <= :now or lease_owner = :gone)
+    returning id
 """
 _INTEND = """
     insert into intents (tenant, connection_id, owner, generation, sent_at, sends, settled_at)
@@ -90,16 +93,17 @@ _LEASE_ENDS = """
     lease_until = case when fence = :fence then null else lease_until end
 """
 # A state other than active is overruled: whoever gave the connection up did not know of this answer.
-_STORE_REFRESH = f"""
-    update connections set generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null,
-        idle_expires_at = :idle_expires_at, {_LEASE_ENDS}
-    where tenant = :tenant and id = :id and generation = :generation and ended_at is null
-"""  # noqa: S608  constants
-_STORE_ACCESS = """
-    update connections set access_sealed = :sealed, access_generation = :next, access_expires_at = :expires_at,
-        refreshed_at = :now, scopes = :scopes
-    where tenant = :tenant and id = :id and generation = :next
+_REFRESHED = f"""
+    generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null,
+    idle_expires_at = :idle_expires_at, {_LEASE_ENDS}
 """
+_WHERE_SPENT = "where tenant = :tenant and id = :id and generation = :generation and ended_at is null returning id"
+_STORE_REFRESH = f"update connections set {_REFRESHED} {_WHERE_SPENT}"  # noqa: S608  constants
+_STORE_BOTH = f"""
+    update connections set access_sealed = :sealed, access_generation = :next, access_expires_at = :expires_at,
+        refreshed_at = :now, scopes = :scopes, {_REFRESHED}
+    {_WHERE_SPENT}
+"""  # noqa: S608  constants
 _STORE_NARROWED = """
     insert into narrowed_tokens (tenant, connection_id, scope_key, generation, sealed, issued_at, expires_at)
     values (:tenant, :id, :scope_key, :next, :sealed, :now, :expires_at)
@@ -239,20 +243,17 @@ async def claim(
     `gone` is the owner that has certainly ended: its lease, and no other, does not have to lapse.
     """
     wanted = Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence)
-    changed = await transaction.execute(
-        _CLAIM, {**wanted.parameters, "active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
-    )
-    if changed != 1:
+    claimed: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
+    if not await transaction.perform(_claiming({**wanted.parameters, **claimed})):
         return None
-    intent: Mapping[str, Value] = {
-        "tenant": TENANT,
-        "id": facts.connection_id,
-        "owner": owner,
-        "generation": facts.generation,
-        "now": now,
-    }
-    await transaction.execute(_INTEND, intent)
     return Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence + 1)
+
+
+def _claiming(parameters: Mapping[str, Value]) -> Program[bool]:
+    if not (yield Statement(_CLAIM, (parameters,))):
+        return False
+    yield Statement(_INTEND, (parameters,))
+    return True
 
 
 async def release(transaction: Transaction, lease: Lease) -> None:
@@ -306,6 +307,7 @@ class Refreshed:
     scopes: frozenset[str]
     scope_key: str | None = None
     idle_expires_at: int | None = None  # of the grant, unless it is refreshed again
+    may_have_narrowed: bool = True  # False: the provider makes none, so that there are none to clear away
     ends_narrowed: bool = False  # the provider ended the access tokens before this one, narrowed ones too
 
 
@@ -322,31 +324,36 @@ async def store_narrowed(
 
 async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> bool:
     """Compare-and-set the row from the lease's generation to `following`; False when it has moved or ended."""
-    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
-    at: Mapping[str, Value] = {**which, "next": following}
-    changed = await transaction.execute(
-        _STORE_REFRESH,
-        {
-            **at,
-            "refresh_sealed": refreshed.refresh_sealed,
-            "idle_expires_at": refreshed.idle_expires_at,
-            "generation": lease.generation,
-            "fence": lease.fence,
-            "active": _ACTIVE,
-        },
-    )
-    if changed != 1:
+    return await transaction.perform(_storing(lease, refreshed, following=following, now=now))
+
+
+def _storing(lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> Program[bool]:
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
+    row: Mapping[str, Value] = {
+        **which,
+        "next": following,
+        "refresh_sealed": refreshed.refresh_sealed,
+        "idle_expires_at": refreshed.idle_expires_at,
+        "generation": lease.generation,
+        "fence": lease.fence,
+        "active": _ACTIVE,
+    }
+    token: Mapping[str, Value] = {"sealed": refreshed.access_sealed, "expires_at": refreshed.expires_at}
+    is_full = refreshed.access_sealed is not None and refreshed.scope_key is None
+    if is_full:
+        both = {**row, **token, "scopes": format_scope(refreshed.scopes)}
+        stored = yield Statement(_STORE_BOTH, (both,))
+    else:
+        stored = yield Statement(_STORE_REFRESH, (row,))
+    if not stored:
         return False
-    if refreshed.access_sealed is not None:
-        token: Mapping[str, Value] = {**at, "sealed": refreshed.access_sealed, "expires_at": refreshed.expires_at}
-        if refreshed.scope_key is None:
-            await transaction.execute(_STORE_ACCESS, {**token, "now": now, "scopes": format_scope(refreshed.scopes)})
-        else:
-            await transaction.execute(_STORE_NARROWED, {**token, "now": now, "scope_key": refreshed.scope_key})
+    if refreshed.access_sealed is not None and refreshed.scope_key is not None:
+        yield Statement(_STORE_NARROWED, ({**row, **token, "scope_key": refreshed.scope_key},))
     if refreshed.ends_narrowed:
-        await transaction.execute(_DROP_NARROWED, which)
-    await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
-    await transaction.execute(_DROP_OLD_INTENTS, {**which, "owner": lease.owner, "generation": lease.generation})
+        yield Statement(_DROP_NARROWED, (which,))
+    elif refreshed.may_have_narrowed:
+        yield Statement(_DROP_DEAD_NARROWED, (which,))
+    yield Statement(_DROP_OLD_INTENTS, ({**which, "owner": lease.owner, "generation": lease.generation},))
     return True
 
 

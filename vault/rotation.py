@@ -28,7 +28,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     VaultError,
 )
-from vault.rotation_rules import is_claim_void
+from vault.rotation_rules import LEASE, is_claim_void
 from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.upstream import UpstreamPolicy
 
@@ -66,14 +66,15 @@ async def refresh(
     return outcome
 
 
-def refresh_ahead(vault: Vault, connection_id: str, *, if_generation: int) -> None:
-    """Start a refresh that nobody waits for, while the token is still good."""
-    _ahead(vault, Wish(connection_id, if_generation))
+def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
+    """Start a refresh that nobody waits for, while the token is still good, when its turn comes."""
+    _ahead(vault, provider, Wish(connection_id, if_generation))
 
 
-def _ahead(vault: Vault, wish: Wish) -> None:
+def _ahead(vault: Vault, provider: str, wish: Wish) -> None:
     if not vault.flights.paused_for(wish, now=vault.database.now()):
-        vault.flights.join(wish, lambda: _fly(vault, wish))
+        name = (wish.connection_id, wish.scope_key)
+        vault.flights.lanes.queue(provider, name, lambda: vault.flights.join(wish, lambda: _fly(vault, wish)))
 
 
 def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish, now: int) -> None:
@@ -87,13 +88,13 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish,
         return
     if token.is_ageing(now):
         if not held.is_leased(now):
-            _ahead(vault, wish)
+            _ahead(vault, held.provider, wish)
         return
     due_at = token.ageing_at
     if due_at is None or vault.flights.appointments.is_made(held.id, wish.scope_key, generation=token.generation):
         return
     spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
-    vault.flights.appointments.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, wish))
+    vault.flights.appointments.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
 
 
 async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
@@ -148,25 +149,48 @@ async def _get(vault: Vault, wish: Wish) -> int:
         if newer is not None:
             return newer
         if await takeover.is_free(vault, facts, now=now):
-            is_unsettled = facts.sent_at is not None or facts.lease_owner is not None
-            if is_unsettled and await adoption.adopt(vault, facts):
+            at_once = await _enter(vault, facts.provider, patience=give_up_at - loop.time())
+            try:
+                generation = await _attempt(vault, facts, wish=wish, read_at=started) if at_once else None
+            finally:
+                vault.flights.lanes.leave(facts.provider)
+            if generation is not None:
+                return generation
+            if not at_once:
                 continue
-            policy = _policy(vault, facts)
-            await _refuse_unresolved(vault, facts, policy=policy, now=now)
-            spender = await _prepare(vault, facts, wish=wish, policy=policy)
-            await vault.database.hold_liveness(vault.owner)
-            await vault.journal.reserve(facts.connection_id, now=now)
-            lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
-            if lease is not None and not is_claim_void(loop.time() - started):
-                generation = await spender.spend(lease)
-                if generation is not None:
-                    return generation
-            elif lease is not None:  # we slept: what was decided may not hold any more
-                await _release(vault, lease)
         if loop.time() >= give_up_at:
             raise TemporarilyUnavailable("This account is being refreshed. Nothing is lost.", retry_after=5)
         await asyncio.sleep(wait)
         wait = min(wait * 2, WATCH[1])
+
+
+async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
+    """A place among the refreshes at the provider; False when it took time, so that the row has to be read again."""
+    try:
+        return await vault.flights.lanes.enter(provider, patience=patience)
+    except TimeoutError as error:
+        raise TemporarilyUnavailable(
+            f"Many accounts of {provider} are being refreshed just now. Nothing is lost.", retry_after=5
+        ) from error
+
+
+async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) -> int | None:
+    """Claim a free lease and send once; None: look at the row again."""
+    now = vault.database.now()
+    is_unsettled = facts.sent_at is not None or facts.lease_owner is not None
+    if is_unsettled and await adoption.adopt(vault, facts):
+        return None
+    policy = _policy(vault, facts)
+    await _refuse_unresolved(vault, facts, policy=policy, now=now)
+    spender = await _prepare(vault, facts, wish=wish, policy=policy)
+    await vault.database.hold_liveness(vault.owner)
+    await vault.journal.reserve(facts.connection_id, now=now)
+    lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
+    if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
+        return await spender.spend(lease)
+    if lease is not None:  # we slept: what was decided may not hold any more
+        await _release(vault, lease)
+    return None
 
 
 def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[Facts, int | None]:
@@ -242,10 +266,17 @@ async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | Non
 
 
 async def _undo(vault: Vault, lease: Lease) -> None:
-    try:
-        await _release(vault, lease)
-    except VaultError:
-        log.warning("claim left behind", extra={"connection": lease.connection_id})
+    """Let go of what may have been claimed; after a lease's length it has lapsed by itself."""
+    wait = WATCH[1]
+    while wait < LEASE:
+        try:
+            await _release(vault, lease)
+        except VaultError:
+            await asyncio.sleep(wait)
+            wait *= 2
+        else:
+            return
+    log.warning("claim left behind", extra={"connection": lease.connection_id})
 
 
 async def _release(vault: Vault, lease: Lease) -> None:

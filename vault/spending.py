@@ -28,6 +28,7 @@ from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavai
 from vault.rotation_rules import LEASE, is_newer, may_give_up
 from vault.takeover import unresolved
 from vault.upstream import (
+    Downscope,
     NotSent,
     RefreshOutcome,
     Refused,
@@ -354,6 +355,7 @@ class Spender:
             scopes=facts.scopes | self._gained(answer),
             scope_key=None if scopes is None else narrowed,
             idle_expires_at=idle_expiry(self.policy, now=now),
+            may_have_narrowed=self.policy.downscope is not Downscope.NONE,
             ends_narrowed=self.policy.refresh_ends_access_token and scopes is None,
         )
 
