@@ -160,7 +160,8 @@ def lines_to_type() -> Iterator[tuple[str, list[str]]]:
         text = path.read_text(encoding="utf-8")
         blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
         spans = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        for line in [*(line for block in blocks for line in block.splitlines()), *spans]:
+        whole = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+        for line in [*whole, *spans]:
             words = shlex.split(line, comments=True) if line.count("'") % 2 == 0 else line.split()
             while words and "=" in words[0]:
                 words = words[1:]

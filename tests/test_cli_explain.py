@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 from mcp_types import CallToolResult, TextContent
 from typer.testing import CliRunner, Result
 
 from server.cli import app
+from server.oauth.rules import TOKEN_EXCHANGE
 from tests.mcp_room import SLACK, Agent, Room, room
-from vault.records import Connection
+from vault import clients
+from vault.records import ClientKind, Connection
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,34 @@ async def test_what_works_and_what_does_not_differ_in_the_exit_code(place: Room)
     in_words = await run(place, agent, connection, "--scopes", "chat:write")
     assert f"delegation_required: {said['failing']['sentence']}".partition(", but")[0] in in_words.stdout
     assert "mend: " in in_words.stdout
+
+
+async def test_it_says_what_the_client_would_be_handed_over_http(place: Room) -> None:
+    agent = await place.agent("olga", client_name="Released")
+    connection = await place.connect(agent, "slack", scopes=SLACK)
+    deployment = place.vault.deployment
+
+    async def handed(**changes: object) -> dict[str, str | None]:
+        client = await clients.get_client(deployment.database, agent.principal.client_id)
+        assert client is not None
+        async with deployment.transaction() as transaction:
+            await clients.update_client(transaction, replace(client, **changes))  # type: ignore[arg-type]
+            if "kind" in changes:
+                await transaction.execute(
+                    "update clients set kind = :kind where id = :id", {"id": client.id, "kind": str(changes["kind"])}
+                )
+        said = await run(place, agent, connection, "--scopes", "chat:write", "--json", user="olga")
+        return json.loads(said.stdout)["release"]
+
+    assert await handed() == {"policy": "proxy", "gives": "nothing", "narrowing": None}
+    exchanging = frozenset({"authorization_code", TOKEN_EXCHANGE})
+    assert await handed(grant_types=exchanging) == {"policy": "proxy", "gives": "handle", "narrowing": None}
+    known = {"kind": ClientKind.MANUAL, "auth_method": "client_secret_basic"}
+    assert await handed(**known) == {"policy": "narrowed", "gives": "handle", "narrowing": None}
+    full = await handed(metadata={"release": {"slack": "full"}})
+    assert full == {"policy": "full", "gives": "upstream token", "narrowing": "none"}
+    in_words = await run(place, agent, connection, "--scopes", "chat:write", user="olga")
+    assert "the provider's own token (release policy full)" in in_words.stdout
 
 
 async def test_names_may_stand_for_ids(place: Room) -> None:

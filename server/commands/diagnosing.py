@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +16,23 @@ if TYPE_CHECKING:
     from server.deployment import Deployment
     from server.doctor.findings import Finding
     from server.settings import Settings
-    from vault.explain import Explanation
+    from vault.explain import Explanation, Question
 
 _WIDTH = 11
+_GIVES = {
+    "nothing": "nothing: it did not register the grant token-exchange",
+    "handle": "a handle for calls through the vault",
+    "upstream token": "the provider's own token",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Handing:
+    """How far an upstream token goes to this client over HTTP."""
+
+    policy: str
+    gives: str
+    narrowing: str | None
 
 
 def register(root: typer.Typer) -> None:
@@ -48,8 +63,8 @@ def register(root: typer.Typer) -> None:
     ) -> None:
         """Say which precondition of an exchange fails and how to mend it; nothing is called or recorded."""
         wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-        found = setup.run(_explained(setup, user, client=client, connection=connection, scopes=wanted))
-        _show(setup, found)
+        found, handing = setup.run(_explained(setup, user, client=client, connection=connection, scopes=wanted))
+        _show(setup, found, handing)
         if found.failing is not None:
             raise typer.Exit(1)
 
@@ -124,7 +139,7 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
 
 async def _explained(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> Explanation:
+) -> tuple[Explanation, _Handing | None]:
     from vault.explain import Question, explain
 
     async with setup.open() as deployment:
@@ -135,7 +150,31 @@ async def _explained(
             connection_id=await _connection_id(deployment, connection, user_name=name),
             scopes=scopes,
         )
-        return await explain(question, vault=deployment.vault, now=deployment.now())
+        found = await explain(question, vault=deployment.vault, now=deployment.now())
+        return found, await _handing(deployment, question, found)
+
+
+async def _handing(deployment: Deployment, question: Question, found: Explanation) -> _Handing | None:
+    """What an exchange at /token would hand out; None where it cannot come to that."""
+    from server.oauth import release
+    from server.oauth.rules import TOKEN_EXCHANGE
+    from vault import clients, connections, users
+    from vault.records import Narrowing
+
+    client = await clients.get_client(deployment.database, question.client_id)
+    owner = await users.find_user(deployment.database, question.user_name)
+    if found.failing is not None or client is None or owner is None:
+        return None
+    connection = await connections.get_connection(deployment.database, question.connection_id, user_id=owner.id)
+    if connection is None:
+        return None
+    policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)
+    expires = connection.access_expires_at is not None
+    narrowing = release.released(policy, Narrowing(found.narrowing), expires=expires)
+    gives = "handle" if narrowing is None else "upstream token"
+    if TOKEN_EXCHANGE not in client.grant_types:
+        gives = "nothing"
+    return _Handing(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 
 
 async def _client_id(deployment: Deployment, named: str) -> str:
@@ -164,7 +203,7 @@ async def _connection_id(deployment: Deployment, named: str, *, user_name: str) 
     return matching[0] if len(matching) == 1 else named
 
 
-def _show(setup: Setup, found: Explanation) -> None:
+def _show(setup: Setup, found: Explanation, handing: _Handing | None) -> None:
     failing = found.failing
     if setup.as_json:
         setup.show_json(
@@ -182,6 +221,7 @@ def _show(setup: Setup, found: Explanation) -> None:
                 "scopes": sorted(found.scopes),
                 "narrowing": found.narrowing,
                 "refreshes": found.refreshes,
+                "release": None if handing is None else asdict(handing),
             }
         )
         return
@@ -193,3 +233,5 @@ def _show(setup: Setup, found: Explanation) -> None:
         return
     after = ", after a refresh at the provider" if found.refreshes else ""
     say(f"An exchange gives {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
+    if handing is not None:
+        say(f"At /token this client gets {_GIVES[handing.gives]} (release policy {handing.policy}).")

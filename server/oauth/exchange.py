@@ -147,8 +147,10 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
     except VaultError as refusal:
         raise await as_answer(deployment, refusal, made.principal, client_name=asked.client.name) from refusal
+    if not token.scopes:
+        raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")
     policy = release.policy_of(asked.client, provider=provider.name, connection_id=token.connection_id)
-    narrowing = release.released(policy, token.narrowing)
+    narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
     if narrowing is None:
         return await _handle(deployment, made, target, token)
     return await _released(deployment, made, token, narrowing)

@@ -52,12 +52,15 @@ def policies_of(client: Client) -> Mapping[str, Release]:
     return {str(name): known.get(str(value), Release.PROXY) for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
 
 
-def released(policy: Release, narrowing: Narrowing) -> Narrowing | None:
-    """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out."""
+def released(policy: Release, narrowing: Narrowing, *, expires: bool) -> Narrowing | None:
+    """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out.
+
+    A token that `expires` never by itself is not narrow in time: it goes out only by an operator's own act.
+    """
     match policy:
         case Release.PROXY:
             return None
         case Release.NARROWED:
-            return narrowing if narrowing is Narrowing.UPSTREAM else None
+            return narrowing if narrowing is Narrowing.UPSTREAM and expires else None
         case Release.FULL:
             return narrowing if narrowing is Narrowing.UPSTREAM else Narrowing.FULL
