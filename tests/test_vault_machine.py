@@ -1,4 +1,4 @@
-"""A vault driven at random: connecting, calling, expiry, faults, restarts, restores, a second process; books as judge.
+"""A vault driven at random: connecting, calling, expiry, faults, deaths, restores, a second process; books as judge.
 
 The provider here ends the whole grant when a spent refresh token comes, so that a living grant shows that none came.
 The vault may lose an account only where an answer was lost on the way, which nobody can prevent (the law of the gap).
@@ -7,10 +7,13 @@ The vault may lose an account only where an answer was lost on the way, which no
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,15 +29,19 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.conftest import KeySettings, Store
+from tests.chaos.nursery import Mortal
+from tests.chaos.remote import write_outcome
+from tests.chaos.world import ROOT, environment
+from tests.conftest import KeySettings, PostgresCluster, Store
 from tests.exchanging import Room, google, open_room, second_process, slack
 from tests.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from vault import backups
 from vault.backups import Backup
 from vault.keysources import key_source
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.rotation_rules import MAX_SENDS
 from vault.snapshots import snapshot
-from vault.upstream import Rotation
+from vault.upstream import Rotated, Rotation
 
 T = TypeVar("T")
 FAULTS: dict[str, Fault] = {
@@ -45,12 +52,14 @@ FAULTS: dict[str, Fault] = {
     "answer lost": LOST_ANSWER,
 }
 LIFETIME = 3600
+DEATHS = ("claimed", "on the wire", "answered", "journalled", "committed")
 
 
 class VaultMachine(RuleBasedStateMachine):
-    """One account at the provider, one or two processes over one SQLite vault."""
+    """One account at the provider, one or two vaults in this process over one storage, and others that are killed."""
 
-    prepared: Path  # a data directory after its first run
+    place: Place  # where each history's vault stands after its first run
+    nursery: subprocess.Popen[bytes]  # of `tests.chaos.nursery`
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +72,7 @@ class VaultMachine(RuleBasedStateMachine):
         self.gaps: set[int] = set()  # families of which an answer was lost: trying again may end them, and is right
         self.was_restored = False
         self.backups = 0
+        self.deaths = 0  # since the last success
 
     def do(self, work: Coroutine[object, object, T]) -> T:
         """Run to the end, bounded."""
@@ -79,10 +89,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @initialize()
     def connect_first(self) -> None:
-        data = self.folder / "data"
-        shutil.copytree(self.prepared, data)
-        data.chmod(0o700)
-        store = Store(f"sqlite://{data / 'vault.sqlite'}", data)
+        store = self.do(self.stack.enter_async_context(self.place(self.folder)))
         self.rooms.append(self.do(self.stack.enter_async_context(open_room(store, rotation=Rotation.REVOKES))))
         self.do(self.room.connect())
         self.back_up()
@@ -119,6 +126,7 @@ class VaultMachine(RuleBasedStateMachine):
                     raise outcome
                 case _:
                     assert outcome.value in self.room.slack.issued  # type: ignore[attr-defined]
+                    self.deaths = 0
 
     def expire(self) -> None:
         for room in self.rooms:
@@ -137,6 +145,64 @@ class VaultMachine(RuleBasedStateMachine):
         if name == "answer lost":
             self.gaps.add(len(self.room.slack.families) - 1)
 
+    @rule(step=st.sampled_from(DEATHS))
+    def process_is_killed(self, step: str) -> None:
+        """A third process refreshes and gets SIGKILL at this step; nobody else is on the way then."""
+        for room in self.rooms:
+            self.do(room.settle())
+        self.expire()
+        self.deaths += 1
+        self.unknown = self.unknown or self.deaths >= MAX_SENDS  # tried often enough, whatever became of it
+        if self.do(self.dying(step)):
+            self.unknown = True
+            self.gaps.add(len(self.room.slack.families) - 1)
+        self.call(1, 1)
+
+    async def dying(self, step: str) -> bool:
+        """Whether an answer with a new token died with the process."""
+        lost, gone = False, asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal lost
+            hello = json.loads(await reader.readline())
+            process = Mortal(hello["pid"], reader, writer)
+            while line := await reader.readline():
+                asked = json.loads(line)
+                if step == "on the wire":
+                    await process.kill()
+                outcome = await self.room.slack.refresh(asked["refresh"])
+                lost = lost or (isinstance(outcome, Rotated) and step in ("on the wire", "answered"))
+                if step != "on the wire":
+                    writer.write(write_outcome(outcome))
+            await process.gone()
+            gone.set()
+
+        path = self.folder / "s"
+        path.unlink(missing_ok=True)
+        order = {
+            "program": "remote",
+            "number": 0,
+            "socket": str(path),
+            "url": self.room.store.url,
+            "data": str(self.room.store.data),
+            "offset": self.room.database.clock_offset,
+            "rotation": Rotation.REVOKES.value,
+            "principal": {
+                "user_id": self.room.alice.user.id,
+                "client_id": self.room.alice.client.id,
+                "grant_id": self.room.alice.grant.id,
+                "audience": "https://vault.example/mcp",
+            },
+            "dies_at": step,
+        }
+        async with await asyncio.start_unix_server(serve, path):
+            assert self.nursery.stdin is not None
+            self.nursery.stdin.write(json.dumps(order).encode() + b"\n")
+            self.nursery.stdin.flush()
+            await gone.wait()
+        return lost
+
+    @precondition(lambda self: self.room.store.is_sqlite)
     @rule()
     def storage_takes_no_write_for_a_moment(self) -> None:
         """Whatever is asked meanwhile is refused before anything is sent."""
@@ -230,22 +296,61 @@ class VaultMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def drive(prepared: Path, *, examples: int, steps: int, is_random: bool) -> None:
+Place = Callable[[Path], AbstractAsyncContextManager[Store]]
+
+
+def on_sqlite(prepared: Path) -> Place:
+    """A copy of a data directory after its first run, for each history."""
+
+    @asynccontextmanager
+    async def place(folder: Path) -> AsyncGenerator[Store]:
+        data = folder / "data"
+        shutil.copytree(prepared, data)
+        data.chmod(0o700)
+        yield Store(f"sqlite://{data / 'vault.sqlite'}", data)
+
+    return place
+
+
+def on_postgres(prepared: Path, cluster: PostgresCluster) -> Place:
+    """A database like the cluster's template, which had its first run with this data directory."""
+
+    @asynccontextmanager
+    async def place(folder: Path) -> AsyncGenerator[Store]:
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        shutil.copy2(prepared / "master.key", data)
+        name = await cluster.create(template=cluster.template)
+        try:
+            yield Store(cluster.url(name), data)
+        finally:
+            await cluster.drop(name)
+
+    return place
+
+
+def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
     """Run the machine; raises what it finds."""
-    VaultMachine.prepared = prepared
     run: Callable[..., None] = run_state_machine_as_test
-    run(
-        VaultMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=not is_random,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    command = [sys.executable, "-m", "tests.chaos.nursery"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment()) as nursery:
+        machine = type("Machine", (VaultMachine,), {"place": staticmethod(place), "nursery": nursery})
+        run(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                derandomize=not is_random,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
 
 
-def test_no_sequence_of_calls_faults_restarts_and_restores_spends_a_token_twice(prepared_data: Path) -> None:
-    drive(prepared_data, examples=15, steps=20, is_random=False)
+def test_no_sequence_of_calls_faults_deaths_and_restores_spends_a_token_twice(prepared_data: Path) -> None:
+    drive(on_sqlite(prepared_data), examples=15, steps=20, is_random=False)
+
+
+def test_no_sequence_does_so_on_postgres(prepared_data: Path, postgres: PostgresCluster) -> None:
+    drive(on_postgres(prepared_data, postgres), examples=6, steps=15, is_random=False)

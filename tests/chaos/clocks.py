@@ -73,6 +73,6 @@ async def figures(scale: Scale) -> list[Figure]:
     """Five minutes ahead and behind, on both databases."""
     count = 3 if scale is Scale.FULL else 1
     async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(open_nursery())
         server = await stack.enter_async_context(postgres_server())
+        nursery = await stack.enter_async_context(open_nursery())
         return [await _on(place, nursery, off=off, count=count) for place in (None, server) for off in (OFF, -OFF)]

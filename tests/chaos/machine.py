@@ -7,26 +7,43 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.figures import Figure, Scale
-from tests.conftest import Store, first_run
-from tests.test_vault_machine import drive
+from tests.chaos.world import postgres_server
+from tests.conftest import PostgresCluster, Store, first_run
+from tests.test_vault_machine import Place, drive, on_postgres, on_sqlite
+
+STEPS = 40
+HISTORIES = {"SQLite": 120, "PostgreSQL": 60}
+GOOD = "0 spent tokens presented, 0 accounts lost outside the law of the gap"
+
+
+async def driven(place: Place, where: str, *, examples: int, steps: int) -> Figure:
+    """Random histories on one database."""
+    found = GOOD
+    try:
+        await asyncio.to_thread(drive, place, examples=examples, steps=steps, is_random=True)
+    except AssertionError as error:
+        found = f"a history that breaks it: {error}"
+    return Figure(
+        f"{examples} random histories of {steps} steps with real deaths against a strict provider, {where}",
+        found,
+        "0 spent, 0 lost",
+        found == GOOD,
+    )
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Random sequences of connecting, calling, expiry, faults, a second process, backups and restores."""
-    examples, steps = (200, 40) if scale is Scale.FULL else (10, 20)
-    found = "0 spent tokens presented, 0 accounts lost outside the law of the gap"
+    """Connecting, calling, expiry, faults, kills, a second process, backups and restores, on both databases."""
+    full = scale is Scale.FULL
+    steps = STEPS if full else 20
     with tempfile.TemporaryDirectory(prefix="tvmachine") as folder:
         data = Path(folder)
         await first_run(Store("sqlite:", data))
-        try:
-            await asyncio.to_thread(drive, data, examples=examples, steps=steps, is_random=True)
-        except AssertionError as error:
-            found = f"a sequence that breaks it: {error}"
-    return [
-        Figure(
-            f"{examples} random histories of {steps} steps against a strict provider, SQLite",
-            found,
-            "0 spent, 0 lost",
-            found.startswith("0 spent"),
-        )
-    ]
+        async with postgres_server() as server:
+            cluster = PostgresCluster(server.url)
+            await cluster.create()
+            await first_run(Store(cluster.url(cluster.template), data))
+            places = {"SQLite": on_sqlite(data), "PostgreSQL": on_postgres(data, cluster)}
+            return [
+                await driven(place, where, examples=HISTORIES[where] if full else 5, steps=steps)
+                for where, place in places.items()
+            ]

@@ -1,7 +1,7 @@
 """Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it anew.
 
 `python -m tests.chaos.nursery` reads one JSON object a line and forks for each; `open_nursery` is the driver's side. A
-process takes commands as `tests.chaos.mortal` says, until its driver goes away or kills it.
+process does what `tests.chaos.mortal` or `tests.chaos.remote` says, until its driver goes away or kills it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,7 @@ async def open_nursery() -> AsyncGenerator[Nursery]:
             await end(process)
 
 
-def _fork(order: Mapping[str, Any]) -> None:
-    from tests.chaos import mortal
-
+def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str, Any]], None]]) -> None:
     if os.fork() != 0:
         return
     code = 1
@@ -141,7 +139,7 @@ def _fork(order: Mapping[str, Any]) -> None:
         if skew := order.get("clock"):  # seconds that this process's clock is off
             true = time.time
             time.time = lambda: true() + skew
-        mortal.live(order)
+        programs[order.get("program", "mortal")](order)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -153,13 +151,13 @@ def _fork(order: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Import, then fork on demand."""
-    from tests.chaos import mortal
+    from tests.chaos import mortal, remote
 
-    assert mortal
+    programs = {"mortal": mortal.live, "remote": remote.live}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
     gc.freeze()
     for line in sys.stdin:
-        _fork(json.loads(line))
+        _fork(json.loads(line), programs)
 
 
 if __name__ == "__main__":

@@ -275,8 +275,8 @@ async def figures(scale: Scale) -> list[Figure]:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"CHAOS_SEED={seed}", file=sys.stderr)
     async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(open_nursery())
         server = await stack.enter_async_context(postgres_server())
+        nursery = await stack.enter_async_context(open_nursery())
         lanes = {"SQLite": None, "PostgreSQL": server}
         tallies = await asyncio.gather(
             *(

@@ -1,0 +1,100 @@
+"""A process of a vault whose provider is its driver's own double, reached over a socket; it may die at a named step.
+
+The driver (`tests/test_vault_machine.py`) keeps the provider's books, so that one history goes on through real deaths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.dying import doomed
+from tests.conftest import Store
+from tests.exchanging import vault_over
+from vault.audit import Activity
+from vault.exchange import ExchangeRequest, exchange
+from vault.journal import Journal
+from vault.records import Principal
+from vault.refusals import VaultError
+from vault.upstream import NotSent, RefreshOutcome, Refused, Rotated, Rotation, Silent, TokenAnswer
+
+KINDS = {one.__name__: one for one in (Refused, NotSent, Silent)}
+
+
+def write_outcome(outcome: RefreshOutcome) -> bytes:
+    """One line."""
+    if not isinstance(outcome, Rotated):
+        return json.dumps([type(outcome).__name__, vars_of(outcome)]).encode() + b"\n"
+    answer = outcome.answer
+    scopes = None if answer.scopes is None else sorted(answer.scopes)
+    kept = [answer.access_token, answer.refresh_token, scopes, answer.expires_in]
+    return json.dumps(["Rotated", kept]).encode() + b"\n"
+
+
+def vars_of(outcome: Refused | NotSent | Silent) -> dict[str, Any]:
+    """The fields by name."""
+    return {name: getattr(outcome, name) for name in outcome.__dataclass_fields__}
+
+
+def read_outcome(line: bytes) -> RefreshOutcome:
+    """What `write_outcome` wrote."""
+    kind, content = json.loads(line)
+    if kind != "Rotated":
+        return KINDS[kind](**content)
+    access_token, refresh_token, scopes, expires_in = content
+    answer = TokenAnswer(access_token, refresh_token, None if scopes is None else frozenset(scopes), expires_in)
+    return Rotated(answer)
+
+
+class RemoteUpstream:
+    """The provider at the other end of the socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.is_configured = True
+
+    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        asked = {"refresh": refresh_token, "scopes": None if scopes is None else sorted(scopes)}
+        self._writer.write(json.dumps(asked).encode() + b"\n")
+        return read_outcome(await self._reader.readline())
+
+
+async def obey(order: Mapping[str, Any]) -> None:
+    """Open the vault as it is, exchange once."""
+    reader, writer = await asyncio.open_unix_connection(order["socket"])
+    writer.write(json.dumps({"number": order["number"], "pid": os.getpid()}).encode() + b"\n")
+    store = Store(order["url"], Path(order["data"]))
+    database = await store.open()
+    database.clock_offset = order["offset"]
+    activity, journal = Activity(database), Journal(store.data)
+    upstream: Any = RemoteUpstream(reader, writer)
+    vault = vault_over(
+        database,
+        await store.open_keys(database),
+        activity,
+        journal=journal,
+        rotation=Rotation(order["rotation"]),
+        slack_double=upstream,
+        google_double=upstream,
+    )
+    whose: dict[str, Any] = {**order["principal"], "scopes": frozenset({"tools"})}
+    request = ExchangeRequest(Principal(**whose), "slack", frozenset({"chat:write"}), purpose="chaos")
+    vault = doomed(vault, order["dies_at"], data=store.data)
+    try:
+        with suppress(VaultError):
+            await exchange(request, vault=vault, now=database.now())
+        await vault.flights.close()
+    finally:
+        journal.close()
+        await activity.close()
+        await database.close()
+
+
+def live(order: Mapping[str, Any]) -> None:
+    """Run to the end in a fresh loop."""
+    asyncio.run(obey(order))

@@ -1,0 +1,90 @@
+"""A process is stopped (SIGSTOP) with its refresh at the provider, the answer comes meanwhile, and it goes on later.
+
+To the other process it is silent and alive: nobody may send the token again, however long it takes, and the answer that
+lay in the socket is kept. The provider's books say how often each token came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+
+from tests.chaos.estate import RESENDS, REVOKES, SIBLING, STRICT, Estate, open_estate
+from tests.chaos.figures import Figure, Scale
+from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.world import PATIENCE, Server, fresh_store, postgres_server
+
+CLASSES = (RESENDS, SIBLING, STRICT, REVOKES)
+STOPPED = {Scale.FULL: 65.0, Scale.SMALL: 12.0}  # seconds: longer than a lease; longer than a request may take
+BETWEEN = 2.0  # seconds between the other's calls
+
+
+async def arrived(estate: Estate, count: int) -> None:
+    """Wait until so many refreshes have come to the providers."""
+    async with asyncio.timeout(PATIENCE):
+        while sum(map(len, (await estate.refreshes()).values())) < count:
+            await asyncio.sleep(0.05)
+
+
+async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
+    """What another process says meanwhile."""
+    said, until = Counter[str](), time.monotonic() + seconds
+    while time.monotonic() < until:
+        said.update(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())
+        await asyncio.sleep(BETWEEN)
+    return said
+
+
+async def stopped(estate: Estate, nursery: Nursery, *, seconds: float) -> Figure:
+    """One stop of one process that refreshes an account of every rotating class."""
+    one, other = await nursery.start(estate.order()), await nursery.start(estate.order())
+    await asyncio.gather(one.answer(), other.answer())
+    await estate.expire()
+    for simulator in estate.simulators.values():
+        await simulator.control("faults", endpoint="slack.token.refresh", kind="hold", when="after")
+    one.tell(exchange=None)
+    await arrived(estate, len(estate.held))
+    one.signal(signal.SIGSTOP)
+    for simulator in estate.simulators.values():
+        await simulator.control("release")
+    meanwhile = await ask_again(other, seconds=seconds)
+    states = Counter((await estate.states()).values())
+    one.signal(signal.SIGCONT)
+    await one.answer()  # its callers have been told to come again
+    after = Counter(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())
+    kept = sum(generation == 2 for generation in (await estate.generations()).values())
+    await estate.expire()
+    then = Counter(outcome for outcome, _ in (await one.ask(exchange=None))["calls"].values())
+    twice = sum(
+        len(entries) - len({entry["token_hash"] for entry in entries})
+        for entries in (await estate.refreshes()).values()
+    )
+    count = len(estate.held)
+    where = "SQLite" if estate.store.is_sqlite else "PostgreSQL"
+    said = ", ".join(f"{number} {outcome}" for outcome, number in sorted(meanwhile.items()))
+    return Figure(
+        f"a process stopped for {seconds:.0f} s with {count} refreshes at providers of 4 classes, {where}",
+        f"{twice} tokens sent twice, {kept} of {count} late answers kept, {then['ok']} of {count} refreshed again with "
+        f"them; the other process's calls meanwhile: {said}",
+        "0 twice, all kept, nobody's state changed",
+        twice == 0
+        and kept == after["ok"] == then["ok"] == count
+        and states["active"] == count
+        and not meanwhile["needs_reauth"],
+    )
+
+
+async def _on(place: Server | None, nursery: Nursery, *, seconds: float) -> Figure:
+    async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
+        return await stopped(estate, nursery, seconds=seconds)
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """Both databases at once."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(postgres_server())
+        nursery = await stack.enter_async_context(open_nursery())
+        return await asyncio.gather(*(_on(place, nursery, seconds=STOPPED[scale]) for place in (None, server)))
