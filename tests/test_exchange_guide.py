@@ -96,4 +96,13 @@ async def test_the_page_names_every_reason(place: ExchangeRoom) -> None:
     written = {
         word for row in section(PAGE, "When it does not work").rows for word in re.findall(r"`(\w+)`", row["`reason`"])
     }
-    assert written == {"missing", "needs_reauth", "ambiguous", "account", "not_configured", "scopes", "delegation"}
+    assert written == {
+        "missing",
+        "needs_reauth",
+        "ambiguous",
+        "account",
+        "not_configured",
+        "scopes",
+        "delegation",
+        "approval",
+    }

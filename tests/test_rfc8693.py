@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from providers.catalog import load_catalog
+from providers.simulator.running import running_simulator
 from server.oauth.dpop import token_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.exchange_room import ACCESS, API, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
@@ -15,7 +18,7 @@ from tests.mcp_room import SLACK, room
 from tests.oauth_world import claims_of
 from tests.test_rfc9449 import KEY, OTHER
 from tests.test_rfc9449 import proof as proof_for
-from vault import clients, connections, grants, handles, users
+from vault import clients, connections, delegations, grants, handles, users
 from vault import tokens as refresh_tokens
 from vault.records import ClientKind
 
@@ -575,6 +578,71 @@ async def test_a_client_can_be_held_to_handles(place: ExchangeRoom, person: str)
     content = (await place.exchange(caller, agent.token, audience="google", scope=READONLY)).json()
     assert content["access_token"].startswith("tvp_")
     assert content["narrowing"] == "upstream"
+
+
+async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody(
+    place: ExchangeRoom, person: str
+) -> None:
+    caller = await place.caller(release={"slack": "full"})
+    agent = await place.agent(caller, person)
+    connection = await place.slack(agent)
+    async with place.deployment.transaction() as transaction:
+        await delegations.set_ask(
+            transaction,
+            user_id=agent.principal.user_id,
+            client_id=caller.client.id,
+            connection_id=connection.id,
+            ask=frozenset({"chat:write"}),
+            now=place.now(),
+        )
+    answer = await place.exchange(caller, agent.token, scope="chat:write")
+    assert (answer.status_code, refused(answer)) == (403, "access_denied")
+    assert answer.json()["reason"] == "approval"
+    assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
+
+
+async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> None:
+    for confidential_only in (True, False):
+        async with (
+            room(tmp_path / str(confidential_only), exchange={"confidential_only": confidential_only}) as opened,
+            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+        ):
+            place = ExchangeRoom(opened, http)
+            for public in (True, False):
+                caller = await place.caller(public=public)
+                agent = await place.agent(caller)
+                await place.slack(agent)
+                answer = await place.exchange(caller, agent.token, scope="chat:write")
+                is_out = public and confidential_only
+                assert (refused(answer) if is_out else answer.status_code) == ("unauthorized_client" if is_out else 200)
+
+
+async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp_path: Path) -> None:
+    granted = frozenset({"metadata:read", "contents:write", "issues:write"})
+    async with running_simulator() as simulator:
+        apis = load_catalog().provider("github").apis
+        github = simulator.family_settings("github", apis=apis)
+        async with (
+            room(tmp_path / "data", providers={"github": github}, sandbox={"loopback_upstreams": True}) as opened,
+            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+        ):
+            place = ExchangeRoom(opened, http)
+            caller, public = await place.caller(), await place.caller(public=True)
+            agent = await place.agent(caller)
+            connection = await opened.connect(agent, "github", scopes=granted)
+            base = place.deployment.catalog.provider("github").apis["rest"]
+            wanted = {"audience": "github", "resource": f"{base}/repos/octo/hello", "scope": "contents:read"}
+            answer = await place.exchange(caller, agent.token, **wanted)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["narrowing"] == "upstream"
+            assert "api_base_url" not in answer.json()
+            whole = await place.exchange(caller, agent.token, **(wanted | {"resource": base}))
+            assert whole.json()["access_token"].startswith("tvp_")
+            by_page = await place.agent(public)
+            await opened.allow(by_page, connection, granted)
+            assert refused(await place.exchange(public, by_page.token, **wanted)) == "invalid_target"
+            handle = await place.exchange(public, by_page.token, **(wanted | {"resource": base}))
+            assert handle.json()["access_token"].startswith("tvp_")
 
 
 # DPoP

@@ -139,8 +139,12 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         account=asked.form.get("account") or asked.form.get("login_hint"),
         purpose=PURPOSE,
         connection_id=target.connection_id,
+        item=target.item,
         details={"subject": subject.kind, **subject.details},
     )
+    early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
+    if target.item is not None and early is release.Release.PROXY:
+        raise _not_one_thing()
     if subject.limits is not None:
         request = await _within_limits(deployment, request, subject.limits)
     try:
@@ -151,9 +155,17 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")
     policy = release.policy_of(asked.client, provider=provider.name, connection_id=token.connection_id)
     narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
+    if narrowing is None and target.item is not None:
+        raise _not_one_thing()
     if narrowing is None:
         return await _handle(deployment, made, target, token)
     return await _released(deployment, made, token, narrowing)
+
+
+def _not_one_thing() -> OAuthError:
+    return OAuthError(
+        "invalid_target", "a handle cannot be limited to one thing: name the base address of the API as resource"
+    )
 
 
 async def _within_limits(deployment: Deployment, request: ExchangeRequest, limits: Limits) -> ExchangeRequest:

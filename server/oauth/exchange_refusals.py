@@ -14,7 +14,15 @@ from server.oauth.rules import OAuthError
 from server.oauth.wire import as_oauth_error
 from vault import delegations
 from vault.records import Principal, format_scope
-from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, GrantEnded, ScopeRefused, VaultError
+from vault.refusals import (
+    AccountRequired,
+    ApprovalRequired,
+    ConnectionRequired,
+    DelegationRequired,
+    GrantEnded,
+    ScopeRefused,
+    VaultError,
+)
 
 
 async def as_answer(
@@ -26,6 +34,9 @@ async def as_answer(
             return await _with_link(deployment, refusal, principal, client_name=client_name)
         case AccountRequired():
             members = {"reason": "account", "provider": refusal.provider, "accounts": list(refusal.accounts)}
+            return _error(as_oauth_error(refusal), refusal.description, members)
+        case ApprovalRequired():
+            members = {"reason": "approval", "provider": refusal.provider}
             return _error(as_oauth_error(refusal), refusal.description, members)
         case ScopeRefused() if refusal.missing:
             members = {"missing_scope": format_scope(refusal.missing)}

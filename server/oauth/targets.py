@@ -6,9 +6,10 @@ client may have it is decided by `exchange`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from providers.catalog import Catalog, Provider
+from providers.narrowing import item_of
 from server.deployment import Deployment
 from server.oauth.rules import OAuthError, canonical_resource, own_resources
 from vault import apis, connections
@@ -16,12 +17,16 @@ from vault import apis, connections
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTarget:
-    """An account at a provider. `scopes` is what the alias stands for, `api` the key of its API that was named."""
+    """An account at a provider. `scopes` is what the alias stands for, `api` the key of its API that was named.
+
+    `item` is the address of the one thing there that the token is to reach, such as a repository.
+    """
 
     provider: Provider
     api: str | None = None
     scopes: frozenset[str] | None = None
     connection_id: str | None = None
+    item: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ async def resolve(deployment: Deployment, *, audience: str | None, resource: str
         api = _api_at(named.provider, resource)
         if api is None:
             raise OAuthError("invalid_target", "resource is no API of that provider")
-        return UpstreamTarget(named.provider, api, named.scopes, named.connection_id)
+        return replace(named, api=api, item=_item_at(named.provider, resource))
     addressed = await _by_address(deployment, resource)
     if named is not None and named != addressed:
         raise OAuthError("invalid_target", "audience and resource name different things")
@@ -87,13 +92,19 @@ async def _by_address(deployment: Deployment, address: str) -> Target:
     if len(matching) > 1:
         names = ", ".join(provider.name for provider, _ in matching)
         raise OAuthError("invalid_target", f"several providers have this API: name one as audience ({names})")
-    return UpstreamTarget(*matching[0])
+    provider, api = matching[0]
+    return UpstreamTarget(provider, api, item=_item_at(provider, resource))
 
 
 def provider_at(catalog: Catalog, address: str) -> list[tuple[Provider, str]]:
     """The providers that have an API at this address, each with its key."""
     found = ((provider, _api_at(provider, address)) for provider in catalog)
     return [(provider, api) for provider, api in found if api is not None]
+
+
+def _item_at(provider: Provider, address: str) -> str | None:
+    """The address, if it names something that this provider limits tokens to."""
+    return None if item_of(provider, address) is None else address
 
 
 def _api_at(provider: Provider, address: str) -> str | None:
