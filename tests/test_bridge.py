@@ -17,7 +17,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from server.app import build_app, open_deployment
 from tests.bridging import Machine, by_code, connect, in_the_browser
 from tests.harness import PASSWORD, running_vault, serving
-from tests.mcp_room import Agent, Room, room
+from tests.mcp_room import INITIALIZE, Agent, Room, room
 from tests.person import Person
 from vault import audit, clients, grants
 from vault.records import Client as OAuthClient
@@ -113,6 +113,20 @@ async def test_without_a_browser_a_code_is_typed_elsewhere(person: Person, machi
     async with machine.client() as client:
         await typing
         assert await works(client)
+
+
+async def test_an_impatient_client_does_not_end_the_sign_in_that_it_started(person: Person, machine: Machine) -> None:
+    process = await machine.start()
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
+    address = await machine.address()
+    process.kill()
+    await process.wait()
+    machine.opened.write_text(address)
+    assert "Signed in" in await in_the_browser(machine, person)
+    async with machine.client() as client:
+        assert await works(client)
+    assert not machine.opened.exists()
 
 
 @pytest.mark.parametrize("device", [False, True])

@@ -34,7 +34,9 @@ class App:
 
     async def api(self, method: str, path: str, token: str, *, json: object = None, **query: str) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"}
-        return await self.http.request(method, f"{self.base}/api{path}", params=query or None, json=json, headers=headers)
+        return await self.http.request(
+            method, f"{self.base}/api{path}", params=query or None, json=json, headers=headers
+        )
 
 
 @pytest.fixture

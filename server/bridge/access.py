@@ -7,36 +7,24 @@ use, so a renewal is a task that no caller can cancel, and its answer is stored 
 from __future__ import annotations
 
 import asyncio
-import shlex
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from server.bridge.address import RemoteVault
 from server.bridge.authority import Authority
-from server.bridge.browser import browser_sign_in, redeemed
 from server.bridge.credentials import Credentials, CredentialStore, one_at_a_time
+from server.bridge.errand import Errand
 from server.bridge.refusals import BridgeRefused, GrantOver, SignInNeeded
+from server.bridge.sign_in import SignIn
 
 PATIENCE: Final = 50.0  # seconds that a message waits for the person; several clients give up after a minute
 _EARLY: Final = 30  # seconds before its end in which an access token is renewed already
-_ATTEMPT: Final = 600  # seconds for signing in: as long as the vault waits
 _QUIET: Final = 300.0  # seconds after a refused sign-in in which the person is not asked again
 _SETTLING: Final = 10.0  # seconds for a refresh that is on its way when the process ends
 _ENDED: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How the person signs in here."""
-
-    open_browser: Callable[[str], bool] | None  # None: there is no browser
-    by_code: bool = False
-    may_open: bool = True
-    client_id: str | None = None  # that the operator gave
 
 
 class Access:
@@ -56,17 +44,18 @@ class Access:
         self._vault = vault
         self._data = data
         self._say = say
-        self._way = Way(None)
+        self._asking: SignIn | Errand | None = None
         self._held: Credentials | None = None
         self._renewal: asyncio.Task[Credentials] | None = None
         self._is_asking = False
         self._told = ""
+        self._why = ""
         self._quiet_until = 0.0
 
     @asynccontextmanager
-    async def opened(self, way: Way) -> AsyncGenerator[Access]:
+    async def opened(self, asking: SignIn | Errand) -> AsyncGenerator[Access]:
         """This, until the end of the block: a refresh that is on its way gets some seconds to be stored."""
-        self._way = way
+        self._asking = asking
         try:
             yield self
         finally:
@@ -121,24 +110,69 @@ class Access:
             self._say(_sentence(error.description))
 
     async def _renew(self, refused: str | None, *, is_sure: bool = True) -> Credentials:
-        async with one_at_a_time(self._data, self._vault, on_wait=self._tell_wait):
-            stored = await asyncio.to_thread(self._store.load)
-            if is_sure and stored is not None and stored.access_token not in {"", refused} and _is_fresh(stored):
-                self._held = stored  # another process was first
-                return stored
-            why = ""
-            if stored is not None and stored.refresh_token:
-                try:
-                    return await self._keep(await self._authority.refresh(stored))
-                except GrantOver as over:
-                    if over.error not in _ENDED:
-                        raise
-                    why = f"{self._vault.origin} has ended the access of {self._vault.agent}. "
-                    stored = None if over.error == "invalid_client" else stored.signed_out()
-                    await self._forget(stored)
-            signed_in = await self._keep(await self._sign_in(stored, why))
-            self._say(f"Signed in to {self._vault.origin}. The credentials are kept in {self._store.place}.")
-            return signed_in
+        asking = self._asking
+        if asking is None:
+            raise RuntimeError("tokens are there only inside of `opened`")
+        for was_sent in (False, True):
+            async with one_at_a_time(self._data, self._vault, on_wait=self._tell_wait):
+                found = await self._stored(refused, is_sure=is_sure)
+                if found is not None and found.access_token:
+                    return found
+                if not isinstance(asking, Errand):
+                    return await self._signed_in(found, asking)
+            if not was_sent:  # without the lock, which the errand needs
+                await self._sent(asking)
+        raise SignInNeeded("The sign-in left nothing behind: try again.")
+
+    async def _stored(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
+        """What is stored, renewed where needed; without tokens, or None, when the person has to sign in."""
+        stored = await asyncio.to_thread(self._store.load)
+        if stored is None:
+            return None
+        if is_sure and stored.access_token not in {"", refused} and _is_fresh(stored):
+            self._held = stored  # another process was first
+            return stored
+        if not stored.refresh_token:
+            return stored.signed_out()
+        try:
+            return await self._keep(await self._authority.refresh(stored))
+        except GrantOver as over:
+            if over.error not in _ENDED:
+                raise
+            self._why = f"{self._vault.origin} has ended the access of {self._vault.agent}. "
+            rest = None if over.error == "invalid_client" else stored.signed_out()
+        self._held = None
+        await asyncio.to_thread(self._store.erase if rest is None else lambda: self._store.save(rest))
+        return rest
+
+    async def _signed_in(self, stored: Credentials | None, asking: SignIn) -> Credentials:
+        self._is_asking = True
+        try:
+            found = await self._keep(await asking.ask(stored))
+        finally:
+            self._is_asking = False
+        self._say(f"Signed in to {self._vault.origin}. The credentials are kept in {self._store.place}.")
+        return found
+
+    async def _sent(self, errand: Errand) -> None:
+        """A sign-in that outlives this process. Refused, it also answers what comes next: an agent that tries again
+        must not open page after page.
+        """
+        await self._authority.endpoints()  # else the errand would say in its own words that the vault is away
+        self._is_asking = True
+        try:
+            await errand.run(self.tell)
+        except SignInNeeded as refusal:
+            self._quiet_until = asyncio.get_running_loop().time() + _QUIET
+            self._told = refusal.description
+            raise
+        finally:
+            self._is_asking = False
+
+    def tell(self, text: str) -> None:
+        """Say something to the person, also in the answer to a message that waits for them."""
+        self._told, self._why = self._why + text, ""
+        self._say(self._told)
 
     async def _keep(self, credentials: Credentials) -> Credentials:
         """Stored before it is used."""
@@ -146,74 +180,8 @@ class Access:
         self._held = credentials
         return credentials
 
-    async def _forget(self, rest: Credentials | None) -> None:
-        self._held = None
-        await asyncio.to_thread(self._store.erase if rest is None else lambda: self._store.save(rest))
-
     def _tell_wait(self) -> None:
         self._told = f"Another process of {self._vault.agent} renews its access or asks for your sign-in: finish that."
-
-    async def _sign_in(self, stored: Credentials | None, why: str) -> Credentials:
-        client = await self._client(stored)
-        self._is_asking = True
-        try:
-            async with asyncio.timeout(_ATTEMPT):
-                found = await self._ask(client.client_id, why)
-        except TimeoutError as error:
-            raise self._quiet("Nobody signed in within ten minutes.") from error
-        except GrantOver as over:
-            told = {"access_denied": "You refused the sign-in.", "expired_token": "Nobody entered the code in time."}
-            if over.error not in told:
-                raise
-            raise self._quiet(told[over.error]) from over
-        except SignInNeeded as refusal:
-            raise self._quiet(_sentence(refusal.description)) from refusal
-        finally:
-            self._is_asking = False
-        return replace(found, registration_url=client.registration_url, registration_token=client.registration_token)
-
-    def _quiet(self, told: str) -> SignInNeeded:
-        """The refusal that also answers what comes next: an agent that tries again must not open page after page."""
-        self._quiet_until = asyncio.get_running_loop().time() + _QUIET
-        agent = shlex.quote(self._vault.agent)
-        line = f"token-vault stdio --url {self._vault.origin} --client {agent} --sign-in"
-        self._told = f"{told} Sign in with `{line}`, or start your client again."
-        return SignInNeeded(self._told)
-
-    async def _client(self, stored: Credentials | None) -> Credentials:
-        """Which client signs in: the one that was given, the one that is stored while the vault knows it, a new one."""
-        if self._way.client_id is not None:
-            return Credentials(self._way.client_id)
-        if stored is not None and await self._authority.is_registered(stored):
-            return stored
-        return await self._authority.register()
-
-    async def _ask(self, client_id: str, why: str) -> Credentials:
-        has_device = (await self._authority.endpoints()).device is not None
-        if self._way.by_code or (self._way.open_browser is None and has_device):
-            try:
-                return await self._ask_by_code(client_id, why)
-            except GrantOver as over:  # a client of the operator's that lacks the grant
-                if self._way.by_code or over.error != "unauthorized_client":
-                    raise
-        async with browser_sign_in(self._vault, self._authority, client_id=client_id) as attempt:
-            open_browser = self._way.open_browser if self._way.may_open else None
-            is_opened = open_browser is not None and open_browser(attempt.address)
-            where = "in the browser that has opened, or open" if is_opened else "and open"
-            self._tell(f"{why}Sign in to {self._vault.origin} {where} {attempt.address} on this machine.")
-            return await redeemed(attempt, self._authority, client_id=client_id)
-
-    async def _ask_by_code(self, client_id: str, why: str) -> Credentials:
-        prompt = await self._authority.ask_device(client_id)
-        self._tell(
-            f"{why}Sign in to {self._vault.origin}: open {prompt.verification_uri} on any device and enter the code"
-            f" {prompt.user_code}."
-        )
-        return await self._authority.poll_device(client_id, prompt)
-
-    def _tell(self, text: str) -> None:
-        self._told = text
-        self._say(text)
 
 
 async def sign_out(authority: Authority, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:

@@ -20,12 +20,19 @@ from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.rules import json_object
+from server.version import VERSION
 
+HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}
 SCOPE: Final = "connections offline_access tools"
 REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
 _TIMEOUT: Final = 15.0  # seconds
 _ANSWER_LIMIT: Final = 1_000_000  # bytes
 _SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
+
+
+def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
+    """A client without any token. A proxy of the environment counts, but never for this machine itself."""
+    return httpx2.AsyncClient(trust_env=not vault.is_loopback, headers=HEADERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from server.bridge.address import RemoteVault
 from server.bridge.authority import SCOPE, Authority
 from server.bridge.credentials import Credentials
-from server.bridge.refusals import BridgeRefused, SignInNeeded
+from server.bridge.refusals import BridgeRefused, GrantOver
 
 _LINE_LIMIT: Final = 8192  # bytes
 _READ_TIME: Final = 5.0  # seconds
@@ -111,8 +111,7 @@ class BrowserSignIn:
             )
             return _page(400, "That answer came from another server", "Nothing was done. Start again from your agent.")
         if error or not code:
-            told = "you refused" if error == "access_denied" else "the vault refused the sign-in"
-            self._answer.set_exception(SignInNeeded(f"{told}: nothing was signed in"))
+            self._answer.set_exception(GrantOver("the vault refused the sign-in", error=error))
             return _page(200, "Not signed in", "Nothing was given to the agent. You can close this page.")
         self._answer.set_result(code)
         return _page(200, "Signed in", "You can close this page and go back to your agent.")

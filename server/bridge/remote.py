@@ -15,9 +15,8 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError
 
 from server.bridge.access import Access
 from server.bridge.address import RemoteVault
-from server.bridge.authority import unreachable
+from server.bridge.authority import HEADERS, unreachable
 from server.bridge.refusals import BridgeRefused, RemoteUnreachable
-from server.version import VERSION
 
 SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
 _SESSION: Final = "mcp-session-id"
@@ -26,21 +25,12 @@ _LAST_WORDS: Final = 3.0  # seconds for ending a session
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
 
-def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
-    """For the authorization server. A proxy of the environment counts, but never for this machine itself."""
-    return httpx2.AsyncClient(trust_env=not vault.is_loopback, headers={"user-agent": _agent()})
-
-
-def _agent() -> str:
-    return f"token-vault-bridge/{VERSION}"
-
-
 class RemoteClient(httpx2.AsyncClient):
     """The client that the SDK's transport is given."""
 
     def __init__(self, vault: RemoteVault, access: Access) -> None:
         timeout = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own; a stream gets a sign of life every 15 s
-        super().__init__(timeout=timeout, trust_env=not vault.is_loopback, headers={"user-agent": _agent()})
+        super().__init__(timeout=timeout, trust_env=not vault.is_loopback, headers=HEADERS)
         self._vault = vault
         self._access = access
         self.session_lost = False

@@ -1,0 +1,73 @@
+"""The sign-in as a process of its own, which goes on when an impatient client ends the bridge.
+
+Several clients give a server half a minute to start and then kill it, with everything below it: too little for a person
+with a password to type. The process shares nothing with the bridge but the stored credentials and their lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import IO, Final
+
+from server.bridge.refusals import BridgeRefused, SignInNeeded
+from server.oauth.rules import json_object
+
+_FAILURE: Final = "token-vault: "  # how the program begins the line that ends it
+
+
+class Errand:
+    """`stdio --url ... --sign-in --json` as a command line, and what it is run with."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = tuple(command)
+        self._environment = dict(environment)
+
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Until the person is signed in; `tell` gets every line for them. Raises BridgeRefused or SignInNeeded.
+
+        Cancelling this leaves the process alone.
+        """
+        try:
+            child = subprocess.Popen(  # noqa: S603, ASYNC220 -- our own program; asyncio's would be killed with the loop
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BridgeRefused("the sign-in could not be started: use --sign-in by yourself") from error
+        failure = ""
+        out, out_transport = await _reading(child.stdout)
+        errors, errors_transport = await _reading(child.stderr)
+        with closing(out_transport), closing(errors_transport):
+            async for line in errors:
+                text = line.decode("utf-8", "replace").strip()
+                if text.startswith(_FAILURE):
+                    failure = text.removeprefix(_FAILURE)
+                elif text:
+                    tell(text)
+            result = await out.read()
+        if await asyncio.to_thread(child.wait) == 0:
+            return
+        raise _refusal(result, failure)
+
+
+async def _reading(pipe: IO[bytes] | None) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    return reader, transport
+
+
+def _refusal(result: bytes, failure: str) -> BridgeRefused:
+    try:
+        why = json_object(result).get("why")
+    except (ValueError, json.JSONDecodeError):
+        why = None
+    return SignInNeeded(why) if isinstance(why, str) else BridgeRefused(failure or "the sign-in ended by itself")
