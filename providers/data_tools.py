@@ -19,7 +19,7 @@ from providers.answers import at, integer_at, is_array, objects_at, text_at
 from providers.api import UpstreamAPI
 from providers.catalog import Catalog
 from providers.provider import Provider
-from providers.rules import Call, allowed
+from providers.rules import expand, of_path
 from providers.tool_files import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools import Progress, ToolInput, ToolOutput, ToolSpec, as_data, as_id, quoted
 
@@ -85,8 +85,10 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     path = declared.request.path
     for name in declared.request.placeholders:
         path = path.replace(f"{{{name}}}", "x")
-    constants: dict[str, object] = {**declared.request.query, **declared.request.body}
-    if not allowed(provider, Call(declared.request.api, declared.request.method, path, constants), declared.scopes):
+    # whether the parameters fit too is seen when it is called
+    rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
+    held = expand(provider, declared.scopes)
+    if all(rule.scopes.isdisjoint(held) for rule in rules):
         raise ToolFileRefused(
             f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} call "
             f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"

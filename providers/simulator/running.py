@@ -64,6 +64,10 @@ class Simulator:
         """Script a misbehaviour: `sim.fault("slack.token.refresh", "drop_after")`."""
         self.control("faults", endpoint=endpoint, kind=kind, **more)
 
+    def slack_message(self, channel: str) -> str:
+        """The `ts` of the oldest message of a channel."""
+        return self._sandbox.workspace.channels[channel].messages[0].ts
+
     async def wait_until_held(self, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
         """Return once that many requests stand at a `hold` fault. Raises TimeoutError."""
         await self._sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
@@ -97,7 +101,13 @@ class Simulator:
             "token_url": f"{base}/token",
             "revoke_url": f"{base}/revoke",
             "userinfo_url": f"{base}/oauth2/v3/userinfo",
-            "apis": {"calendar": f"{base}/calendar/v3"},
+            "apis": {
+                "calendar": f"{base}/calendar/v3",
+                "drive": f"{base}/drive/v3",
+                "drive_upload": f"{base}/upload/drive/v3",
+                "gmail": f"{base}/gmail/v1",
+                "gmail_upload": f"{base}/upload/gmail/v1",
+            },
         }
 
     def add_mode(self, name: str, mode: Mode) -> None:

@@ -179,6 +179,52 @@ def _lookup_by_email(caller: Caller) -> dict[str, JsonValue]:
     return {"user": _user(person, caller)}
 
 
+def _search_messages(caller: Caller) -> dict[str, JsonValue]:
+    caller.require("search:read")
+    words = (caller.text("query") or "").lower().split()
+    if not words:
+        raise SlackRefused("no_query")
+    found = [
+        (channel, message)
+        for channel in caller.workspace.visible_to(caller.user)
+        for message in channel.messages
+        if all(word in message.text.lower() for word in words)
+    ]
+    found.sort(key=lambda pair: float(pair[1].ts), reverse=caller.text("sort_dir") != "asc")
+    count, cursor = caller.text("count") or "20", caller.text("cursor") or "*"
+    if not count.isdigit() or not 0 < int(count) <= 100:
+        raise SlackRefused("invalid_arguments")
+    begin = 0 if cursor == "*" else _search_offset(cursor)
+    end = begin + int(count)
+    paging: dict[str, JsonValue] = {"count": int(count), "total": len(found)}
+    if end < len(found):
+        paging["next_cursor"] = f"search:{end}"
+    return {
+        "query": caller.text("query"),
+        "messages": {"matches": [_match(*one) for one in found[begin:end]], "paging": paging},
+    }
+
+
+def _search_offset(cursor: str) -> int:
+    word, _, number = cursor.partition(":")
+    if word != "search" or not number.isdigit():
+        raise SlackRefused("invalid_cursor")
+    return int(number)
+
+
+def _match(channel: Channel, message: Message) -> dict[str, JsonValue]:
+    person = PEOPLE_BY_ID.get(message.user)
+    return {
+        "type": "message",
+        "channel": {"id": channel.id, "name": channel.name},
+        "user": message.user,
+        "username": "sandbox-bot" if person is None else person.name,
+        "ts": message.ts,
+        "text": message.text,
+        "permalink": f"https://sandbox.slack.com/archives/{channel.id}/p{message.ts.replace('.', '')}",
+    }
+
+
 def _add_reaction(caller: Caller) -> dict[str, JsonValue]:
     caller.require("reactions:write")
     message = caller.workspace.message(caller.channel(), caller.text("timestamp") or "")
@@ -287,5 +333,6 @@ METHODS: dict[str, Method] = {
     "users.list": _list_users,
     "users.lookupByEmail": _lookup_by_email,
     "reactions.add": _add_reaction,
+    "search.messages": _search_messages,
     "team.info": _team_info,
 }

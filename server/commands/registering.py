@@ -68,13 +68,16 @@ def _files(setup: Setup, name: str) -> Files:
 def _guide(setup: Setup, name: str) -> Guide:
     from providers.catalog import load_catalog
     from server.consoles import guide
+    from server.toolbox import load_tools
 
     settings = setup.settings()
-    provider = load_catalog([folder.expanduser() for folder in settings.provider_folders]).provider(name)
+    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
+    provider = catalog.provider(name)
+    used = [spec.scopes for spec in load_tools(settings, catalog) if spec.provider == provider.name]
     return guide(
         name,
         redirect_uri=f"{settings.public_url}/connect/callback/{name}",
-        scopes=sorted(provider.scope.default),
+        scopes=sorted(provider.scope.default.union(*used)),
         is_loopback=settings.is_loopback,
     )
 

@@ -122,7 +122,7 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _slack(slack_console={"edit": _as_a_bot}),
         "doctor",
-        ("as scopes of the user: channels:history channels:read chat:write",),
+        ("as scopes of the user: channels:history channels:read chat:write reactions:write search:read users:read",),
     ),
     "the Calendar API not enabled": Mistake(
         "machine",

@@ -1,0 +1,104 @@
+"""The declared tools that come with the program: each one's journey, its refusal without the scope, a busy provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from providers import tool_files
+from tests.mcp_room import Agent, Room, room
+from tests.toolset_cases import CASES, Case
+from tests.toolset_page import PAGE, page, shipped
+
+SPECS = shipped()
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("toolset")) as opened:
+        yield opened
+
+
+async def connected(place: Room, name: str, case: Case, *, delegated: frozenset[str] | None = None) -> Agent:
+    agent = await place.agent(f"person-of-{name}")
+    provider = place.vault.deployment.catalog.provider(case.provider)
+    scopes = SPECS[name].scopes | provider.scope.default
+    await place.connect(agent, case.provider, scopes=scopes, delegated=scopes if delegated is None else delegated)
+    return agent
+
+
+async def call(place: Room, agent: Agent, name: str, case: Case) -> CallToolResult:
+    more = {} if case.prepare is None else case.prepare(place.simulator)
+    async with place.client(agent) as client:
+        return await client.call_tool(name, {**case.arguments, **more})
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def reached(place: Room) -> int:
+    return len(place.simulator.books()["api_calls"])
+
+
+def test_every_shipped_tool_is_tried_here() -> None:
+    assert set(CASES) == set(SPECS)
+
+
+def test_every_argument_is_bounded_and_described() -> None:
+    for name, spec in SPECS.items():
+        properties = spec.input_schema["properties"]
+        assert isinstance(properties, dict)
+        for argument, described in properties.items():
+            assert described.get("description"), (name, argument)
+            for option in described.get("anyOf", [described]):
+                if option.get("type") == "string" and "enum" not in option and "format" not in option:
+                    assert "pattern" in option or "maxLength" in option, (name, argument)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent = await connected(place, name, case)
+    done = await call(place, agent, name, case)
+    assert not done.is_error, text_of(done)
+    assert case.says in text_of(done)
+    assert done.structured_content is not None
+    items = done.structured_content.get("items")
+    found = items[0] if items else done.structured_content
+    assert {key: found[key] for key in case.has} == dict(case.has)
+    assert len(done.model_dump_json()) < 20_000
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent = await connected(place, f"{name}", case, delegated=frozenset())
+    before = reached(place)
+    refused = await call(place, agent, name, case)
+    assert refused.is_error
+    assert "/connect/" in text_of(refused)
+    assert reached(place) == before
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent = await connected(place, name, case)
+    more = {} if case.prepare is None else case.prepare(place.simulator)
+    place.simulator.fault(case.endpoint, "rate_limited", retry_after=11)
+    async with place.client(agent) as client:
+        busy = await client.call_tool(name, {**case.arguments, **more})
+    assert busy.is_error
+    assert "11 s" in text_of(busy)
+
+
+def test_the_page_of_the_tools_is_written_from_their_files() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.toolset_page"
+
+
+def test_the_folder_of_shipped_files_is_packaged() -> None:
+    assert (Path(tool_files.__file__).parent / "toolset" / "slack.toml").is_file()
