@@ -264,3 +264,16 @@ async def test_closing_writes_what_was_noted(database: Database) -> None:
     assert [event.client_id for event in await list_events(database)] == ["noted"]
     with pytest.raises(StorageUnavailable):
         closing.note(Event("tool.called"))
+
+
+async def test_a_process_that_ends_with_nothing_to_write_leaves_the_chain_whole(store: Store) -> None:
+    for number in (1, 2):
+        database = await store.open()
+        try:
+            activity = Activity(database)
+            await activity.record(Event("user.created", details={"number": number}))
+            await activity.settle()
+            await activity.close()
+            assert await verify(database) == number
+        finally:
+            await database.close()

@@ -266,7 +266,7 @@ class Activity:
                 taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
                 served = sum(done is not None for _, _, done in taken)
                 self._waiting -= served
-                failure = await self._write(taken)
+                failure = await self._write(taken) if taken else None  # woken for nothing: an empty batch fits no chain
                 if failure is not None:
                     self._refuse_waiting(failure)  # they have waited as long; each would only wait again
                 self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
