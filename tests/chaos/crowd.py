@@ -25,7 +25,12 @@ from vault.upstream import Account, TokenAnswer
 
 SCOPES = {
     "slack": frozenset({"chat:write", "channels:read", "channels:history"}),
-    "google": frozenset({"https://www.googleapis.com/auth/calendar.events"}),
+    "google": frozenset(
+        {
+            "https://www.googleapis.com/auth/calendar.events",
+            "https://www.googleapis.com/auth/calendar.events.readonly",
+        }
+    ),
 }
 AUDIENCE = "http://localhost:8765/mcp"
 SEED_PAGE = 500  # people per transaction

@@ -65,9 +65,9 @@ class Load:
     async def run(self, requests: list[ExchangeRequest], *, seconds: float, rate: float, at_random: bool) -> None:
         loop = asyncio.get_running_loop()
         first = loop.time()
-        number = 0
-        while number < seconds * rate:
-            due = min(int((loop.time() - first) * rate) + 1, int(seconds * rate))
+        number, total = 0, int(seconds * rate)
+        while number < total:
+            due = min(int((loop.time() - first) * rate) + 1, total)
             for index in range(number, due):
                 chosen = random.choice(requests) if at_random else requests[index % len(requests)]
                 task = asyncio.create_task(self.call(chosen))
