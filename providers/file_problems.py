@@ -162,6 +162,8 @@ def _downscope_problems(provider: Provider) -> Iterator[str]:
     for template in facts.item:
         if re.fullmatch(r"(/([a-z0-9._-]+|\{[a-z_]+\}))+", template) is None:
             yield f"downscope.item: {template!r} is not a path like /repos/{{owner}}/{{repo}}; correct it"
+        elif facts.mode is Downscope.NATIVE and not {"owner", "repo"} <= names_in(template):
+            yield f"downscope.item: {template!r} names no {{owner}} and {{repo}}; correct it"
 
 
 def _fact_problems(provider: Provider) -> Iterator[str]:

@@ -189,7 +189,7 @@ class AuthlibUpstream:
         """End the grant at the provider, or as much of it as the provider lets us."""
         facts = self._provider.revoke
         url = self._provider.hosts.revoke_url
-        if url is None:
+        if url is None or (isinstance(facts.client_auth, str) and not self._provider.registration.client_secret):
             return RevokeOutcome.UNSUPPORTED
         held = {"refresh_token": refresh_token, "access_token": access_token}
         present = [(kind, token) for kind in facts.tokens if (token := held[kind]) is not None]

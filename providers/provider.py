@@ -150,7 +150,8 @@ class Revocation(Part):
     param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False
-    client_auth: bool | Literal["client_secret_post", "client_secret_basic"] = True  # true: as at the token endpoint
+    # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
+    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
     ends_grant: bool | None = None
 
 
@@ -298,6 +299,11 @@ class Provider(Part):
     def covers(self) -> Mapping[str, frozenset[str]]:
         """Scope -> every scope that it includes, through any number of steps, itself left out."""
         return {name: reach for name in self.scopes if (reach := self._reach(name))}
+
+    @cached_property
+    def reached(self) -> dict[frozenset[str], frozenset[str]]:
+        """What sets of scopes were found to reach; `providers.rules` fills it."""
+        return {}
 
     @cached_property
     def rules_by_call(self) -> Mapping[tuple[str, str], tuple[Rule, ...]]:

@@ -110,6 +110,8 @@ def _client(provider: Provider, ways: str) -> tuple[dict[str, str], dict[str, st
             return {"Authorization": _basic(client_id, secret)}, {}
         case "secret_as_user":
             return {"Authorization": _basic(secret, "")}, {}
+        case "client_header":
+            return {"Authorization": f"Client {secret}"}, {"client_id": client_id}
         case "client_secret_post":
             return {}, {"client_id": client_id, "client_secret": secret}
         case _:

@@ -12,7 +12,7 @@ from providers.simulator.authorize import Authorizations, Decision
 from providers.simulator.books import Books, Entry
 from providers.simulator.calendars import Calendars
 from providers.simulator.clock import Clock
-from providers.simulator.families import MODES, Mode
+from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
 from providers.simulator.repositories import Repositories
@@ -62,7 +62,7 @@ class Sandbox:
         self.url = ""
         self.clock = Clock()
         self.faults = Faults()
-        self.modes: dict[str, Mode] = dict(MODES)
+        self.modes: dict[str, Mode] = dict(SERVED)
         self.reset()
 
     def reset(self) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from providers.simulator.rules import FaceRules, Rotation
@@ -149,6 +149,13 @@ class TokenStore:
         token.spent_at = now
         family.generation = token.generation + 1
         return Refreshed(self._succeed(token, wanted, now=now), "rotated", token)
+
+    def lengthen(self, token: AccessToken, *, seconds: int, now: float) -> Issued:
+        """Another access token of the same family that lives longer; the one that was shown ends soon."""
+        issued = self._issue(token.family, token.scopes, None, now=now)
+        self._access[fingerprint(issued.access_token)].expires_at = now + seconds
+        token.expires_at = min(token.expires_at, now + 60)
+        return replace(issued, expires_at=now + seconds)
 
     def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> Issued:
         """A token of less authority, from an access token; it ends with its parent and spends nothing."""

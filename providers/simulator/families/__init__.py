@@ -5,6 +5,6 @@ agreement with it means something. Its addresses are `/families/{mode}/...`.
 """
 
 from providers.simulator.families.modes import Mode, Operation, Revoking, Shape
-from providers.simulator.families.table import MODES
+from providers.simulator.families.table import MODES, SERVED, mode_of
 
-__all__ = ["MODES", "Mode", "Operation", "Revoking", "Shape"]
+__all__ = ["MODES", "SERVED", "Mode", "Operation", "Revoking", "Shape", "mode_of"]

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.accounts import Person
+from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.families.modes import Mode
 from providers.simulator.tokens import Issued
 from providers.simulator.wire import Call
@@ -37,7 +37,7 @@ def tokens_answer(mode: Mode, call: Call, issued: Issued, *, now: float) -> Resp
             pass
     if issued.refresh_token is not None:
         said["refresh_token"] = issued.refresh_token
-    told = sorted(issued.scopes - shape.unsaid)
+    told = sorted(shape.said.get(scope, scope) for scope in issued.scopes - shape.unsaid)
     match shape.scope:
         case "text":
             said["scope"] = shape.separator.join(told)
@@ -45,8 +45,17 @@ def tokens_answer(mode: Mode, call: Call, issued: Issued, *, now: float) -> Resp
             said["scope"] = list(told)
         case "absent":
             pass
-    renamed = {shape.names.get(name, name): value for name, value in said.items()}
-    return success(mode, call, {**_under(shape.root, renamed), **shape.extra})
+    renamed: dict[str, JsonValue] = {}
+    for name, value in said.items():
+        place(renamed, shape.names.get(name, name), value)
+    whole = {**_under(shape.root, renamed), **shape.extra}
+    ends = mode.rules.refresh_lifetime
+    if shape.grant_expiry_name is not None and ends is not None:
+        place(whole, shape.grant_expiry_name, round(issued.family.created_at + ends - now))
+    if mode.identity_in == "answer":
+        for name, value in identity_body(mode, PEOPLE[issued.family.account]).items():
+            whole.setdefault(name, value)
+    return success(mode, call, whole)
 
 
 def success(mode: Mode, call: Call, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
@@ -63,7 +72,9 @@ def success(mode: Mode, call: Call, body: Mapping[str, JsonValue], *, status: in
 def refusal(mode: Mode, error: str, description: str, *, status: int = 400) -> Response:
     """RFC 6749 §5.2, with the mode's own word for the error and its own status."""
     shape = mode.shape
-    body: dict[str, JsonValue] = {"error": mode.error_codes.get(error, error), "error_description": description}
+    body: dict[str, JsonValue] = {}
+    for name, text in zip(shape.error_names, (mode.error_codes.get(error, error), description), strict=True):
+        place(body, name, int(text) if text.isdecimal() else text)
     if shape.ok_flag is not None:
         body = {shape.ok_flag: False, **body}
     if shape.ok_flag is not None or shape.errors_with_200:
@@ -74,19 +85,24 @@ def refusal(mode: Mode, error: str, description: str, *, status: int = 400) -> R
 
 def identity_body(mode: Mode, person: Person) -> dict[str, JsonValue]:
     """Who the account is, in the members where this mode says it."""
-    facts = {
+    body: dict[str, JsonValue] = {}
+    facts = facts_of(person)
+    for path, template in mode.identity.items():
+        text = template.format_map(facts)
+        value: JsonValue = int(text[1:]) if text.startswith("#") else text
+        place(body, path, value)
+    return body
+
+
+def facts_of(person: Person) -> dict[str, str]:
+    """What can be told of a person."""
+    return {
         "id": person.google_id,
         "name": person.display_name,
         "login": person.name,
         "email": person.email,
         "team": "T0SANDBOX1",
     }
-    body: dict[str, JsonValue] = {}
-    for path, template in mode.identity.items():
-        text = template.format_map(facts)
-        value: JsonValue = int(text[1:]) if text.startswith("#") else text
-        _place(body, path, value)
-    return body
 
 
 def iso(at: float) -> str:
@@ -100,11 +116,21 @@ def _under(root: str | None, members: dict[str, JsonValue]) -> dict[str, JsonVal
     return members
 
 
-def _place(body: dict[str, JsonValue], path: str, value: JsonValue) -> None:
-    *parents, last = path.split(".")
-    for name in parents:
-        inner = body.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise TypeError(path)
-        body = inner
-    body[last] = value
+def place(body: dict[str, JsonValue], path: str, value: JsonValue) -> None:
+    """Put a value at a dotted path; a part that is a number stands for a place in an array of one."""
+    inside: JsonValue = value
+    first, *rest = path.split(".")
+    for name in reversed(rest):
+        inside = [inside] if name == "0" else {name: inside}
+    _merge(body, {first: inside})
+
+
+def _merge(body: dict[str, JsonValue], more: dict[str, JsonValue]) -> None:
+    for name, value in more.items():
+        there = body.get(name)
+        if isinstance(there, dict) and isinstance(value, dict):
+            _merge(there, value)
+        elif isinstance(there, list) and isinstance(value, list) and isinstance(there[0], dict):
+            _merge(there[0], value[0] if isinstance(value[0], dict) else {})
+        else:
+            body[name] = value

@@ -32,6 +32,8 @@ def revoke(sandbox: Sandbox, call: Call) -> Response:
             identify(call, sandbox.clients, allowed=ways.client_auth)
     except ClientRefused:
         return refusal(mode, "invalid_client", "The client has to authenticate.", status=401)
+    if ways.token_in == "body" and ways.format not in ("any", "json" if call.is_json else "form"):
+        return refusal(mode, "invalid_request", "The body is in the wrong format.")
     value = _token(mode, call)
     access, refresh = face.tokens.find_access(value), face.tokens.find_refresh(value)
     known = (access if "access" in ways.takes else None) or (refresh if "refresh" in ways.takes else None)

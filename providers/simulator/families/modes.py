@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from providers.simulator.rules import FaceRules, Rotation
 
-ClientAuth = Literal["basic", "post", "none"]
+# secret_user: the secret is the user name of Basic; client_header: `Authorization: Client SECRET` (Square)
+ClientAuth = Literal["basic", "post", "none", "secret_user", "client_header"]
 PREFIX = "families."  # of the face names: `families.square` in books and faults
 
 NOTHING: Mapping[str, str] = {}
@@ -31,6 +32,9 @@ class Shape:
     separator: str = " "
     extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # beside the tokens, at the top
     form_unless_asked: bool = False  # urlencoded, unless the request accepts application/json
+    grant_expiry_name: str | None = None  # says in how many seconds the grant ends
+    error_names: tuple[str, str] = ("error", "error_description")  # where errors are said, as dotted paths
+    said: Mapping[str, str] = field(default_factory=dict[str, str])  # a scope -> what the answer calls it
     unsaid: frozenset[str] = frozenset()  # scopes that no answer names (offline_access at Microsoft)
 
 
@@ -40,6 +44,7 @@ class Revoking:
 
     method: Literal["POST", "DELETE", "GET"] = "POST"
     token_in: Literal["body", "query", "path", "bearer"] = "body"
+    format: Literal["form", "json", "any"] = "any"
     name: str = "token"
     client_auth: frozenset[ClientAuth] = frozenset({"basic", "post", "none"})
     takes: frozenset[Literal["access", "refresh"]] = frozenset({"access", "refresh"})
@@ -78,6 +83,7 @@ class Mode:
     client_auth: frozenset[ClientAuth] = frozenset({"basic", "post"})
     refresh_client_auth: frozenset[ClientAuth] | None = None  # where it differs
     names: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's parameter -> what it is called
+    token_names: Mapping[str, str] | None = None  # at the token endpoint, where they differ from `names`
     pkce: Literal["required", "optional", "ignored", "refused"] = "optional"
     scope_parameter: str = "scope"
     scope_separator: str = " "
@@ -88,7 +94,11 @@ class Mode:
     redirect_uri_at_token: Literal["required", "ignored", "refused"] = "required"
     required_authorize: Mapping[str, str] = field(default_factory=dict[str, str])
     required_token: Mapping[str, str] = field(default_factory=dict[str, str])
+    required_refresh: Mapping[str, str] = field(default_factory=dict[str, str])  # of a refresh only
     required_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    api_headers: Mapping[str, str] = field(default_factory=dict[str, str])  # of every call with a token
+    refresh_at: Literal["token", "refresh"] = "token"  # the endpoint of a refresh
+    long_lived: tuple[str, str] | None = None  # a second step after the code: its grant type, the token's parameter
     grant_types: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's grant type -> its name here
     # When there is a refresh token
     offline_parameter: tuple[str, str] | None = None  # an authorize parameter and the value that it needs
@@ -112,6 +122,13 @@ class Mode:
     revoking: Revoking = Revoking()
     identity_method: Literal["GET", "POST"] = "GET"
     identity: Mapping[str, str] = field(default_factory=lambda: {"sub": "{id}", "email": "{email}", "name": "{name}"})
+    identity_in: Literal["endpoint", "answer"] = "endpoint"
+    identity_query: str | None = None  # a text that the body of an identity request must hold (GraphQL)
+    identity_scopes: frozenset[str] = frozenset()  # one of which the identity endpoint wants
+    busy: str | None = None  # the token endpoint's own code for patience
+    outage: str | None = None  # and for not knowing what happened
+    rotation_known: bool = True  # whether anybody says what a used refresh token does
+    account: tuple[str, str] = ("{id}", "{email}")  # what is an account's id here, and what a person calls it
     operations: tuple[Operation, ...] = ()
     api: Literal["echo", "github"] = "echo"  # what an operation does: say what was called, or the service's own
     token_prefix: str = ""

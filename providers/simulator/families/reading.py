@@ -31,7 +31,8 @@ def face_name(call: Call) -> str:
 
 def standard_query(mode: Mode, query: Mapping[str, str]) -> dict[str, str]:
     """An authorization request's parameters under the standard's names; a name that the mode replaced is not known."""
-    return {_standard(mode, name): value for name, value in query.items() if name not in _replaced(mode)}
+    replaced = _replaced(mode.names)
+    return {_standard(mode.names, name): value for name, value in query.items() if name not in replaced}
 
 
 def token_call(mode: Mode, call: Call) -> Call:
@@ -46,10 +47,13 @@ def token_call(mode: Mode, call: Call) -> Call:
     for name, value in mode.required_headers.items():
         if call.headers.get(name.lower()) != value:
             raise TokenRequestRefused("invalid_request", f"The header {name} is missing or wrong.")
-    for name, value in mode.required_token.items():
+    names = mode.names if mode.token_names is None else mode.token_names
+    is_refresh = names.get("refresh_token", "refresh_token") in arguments
+    for name, value in (mode.required_refresh if is_refresh else mode.required_token).items():
         if arguments.get(name) != value:
             raise TokenRequestRefused("invalid_request", f"The parameter {name} is missing or wrong.")
-    known = {_standard(mode, name): value for name, value in arguments.items() if name not in _replaced(mode)}
+    replaced = _replaced(names)
+    known = {_standard(names, name): value for name, value in arguments.items() if name not in replaced}
     grant_type = known.get("grant_type")
     theirs = {name: standard for standard, name in mode.grant_types.items()}
     if grant_type in theirs:
@@ -66,6 +70,17 @@ def identify(
     has_no_secret = call.basic is None and call.text("client_secret") is None
     if "none" in allowed and has_no_secret and (known := clients.get(call.text("client_id") or "")) is not None:
         return known, "none"
+    scheme, _, credentials = call.headers.get("authorization", "").partition(" ")
+    if "client_header" in allowed:
+        known = clients.get(call.text("client_id") or "")
+        if scheme != "Client" or known is None or credentials != known.client_secret:
+            raise ClientRefused("secret")
+        return known, "client_header"
+    if "secret_user" in allowed and call.basic is not None and call.text("client_secret") is None:
+        named = next((one for one in clients.values() if one.client_secret == call.basic[0]), None)
+        if named is not None and not call.basic[1]:
+            return named, "secret_user"
+        raise ClientRefused("secret")
     client, method = authenticate(call, clients)
     if method not in allowed:
         raise ClientRefused("method")
@@ -145,9 +160,9 @@ def _is_offline(mode: Mode, query: Mapping[str, str], scopes: tuple[str, ...]) -
     return mode.offline_scope is None or mode.offline_scope in scopes
 
 
-def _replaced(mode: Mode) -> frozenset[str]:
-    return frozenset(standard for standard, name in mode.names.items() if standard != name)
+def _replaced(names: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(standard for standard, name in names.items() if standard != name)
 
 
-def _standard(mode: Mode, name: str) -> str:
-    return next((standard for standard, theirs in mode.names.items() if theirs == name), name)
+def _standard(names: Mapping[str, str], name: str) -> str:
+    return next((standard for standard, theirs in names.items() if theirs == name), name)

@@ -26,8 +26,13 @@ def identity(sandbox: Sandbox, call: Call) -> Response:
     if call.method != mode.identity_method:
         entry["outcome"] = "method"
         return JSONResponse({"error": "method_not_allowed"}, status_code=405)
-    if token is None:
+    if token is None or not _has_headers(mode, call):
         return _unauthorized(entry)
+    if mode.identity_scopes and not mode.identity_scopes & _authority(mode, token):
+        entry["outcome"] = "insufficient_scope"
+        return JSONResponse({"error": "insufficient_scope"}, status_code=403)
+    if mode.identity_query is not None and mode.identity_query not in str(call.arguments.get("query", "")):
+        return JSONResponse({"errors": [{"message": "no such field"}]}, status_code=400)
     return JSONResponse(_flagged(mode, identity_body(mode, PEOPLE[token.family.account])))
 
 
@@ -112,6 +117,10 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
         return github_api.answer(sandbox, call, account=token.family.account)
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
+
+
+def _has_headers(mode: Mode, call: Call) -> bool:
+    return all(call.headers.get(name.lower()) == value for name, value in mode.api_headers.items())
 
 
 def _authority(mode: Mode, token: AccessToken) -> frozenset[str]:

@@ -22,7 +22,7 @@ from providers.simulator.families import resources
 from providers.simulator.families.endings import revoke
 from providers.simulator.families.reading import face_name, read_authorization, standard_query
 from providers.simulator.families.scoped import scoped_token
-from providers.simulator.families.token import endpoint_name, token
+from providers.simulator.families.token import endpoint_name, lengthen, token
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call, Endpoint, Handler, endpoint
 
@@ -42,6 +42,12 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
             _known(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
             methods=["POST"],
         ),
+        Route(
+            f"{at}/refresh",
+            _known(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
+            methods=["POST"],
+        ),
+        route("/longer", "longer", partial(lengthen, sandbox), "GET"),
         route("/revoke", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/revoke/{token:path}", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/identity", "identity", partial(resources.identity, sandbox), "GET", "POST"),

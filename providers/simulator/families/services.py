@@ -73,6 +73,7 @@ _SERVICES: Mapping[str, Mode] = {
         shape=Shape(extra={"uid": "12345"}),
         identity_method="POST",
         identity={"account_id": "dbid:{id}", "email": "{email}", "name.display_name": "{name}"},
+        account=("dbid:{id}", "{email}"),
         covers={
             "files.content.write": _names("files.metadata.write"),
             "files.metadata.write": _names("files.metadata.read"),
@@ -97,6 +98,8 @@ _SERVICES: Mapping[str, Mode] = {
         shape=Shape(expiry="iso", expiry_name="expires_at", scope="absent", extra={"merchant_id": "MLSANDBOX0001"}),
         status=True,
         identity={"merchant.id": "{id}", "merchant.business_name": "{name}"},
+        account=("{id}", "{name}"),
+        revoking=Revoking(name="access_token", format="json", client_auth=frozenset({"client_header"})),
         operations=(
             Operation("GET", "/v2/payments", _names("PAYMENTS_READ")),
             Operation("POST", "/v2/payments", _names("PAYMENTS_WRITE")),
@@ -106,7 +109,7 @@ _SERVICES: Mapping[str, Mode] = {
     # The same with PKCE and without a secret: each refresh token works once and ends 90 days after it was issued.
     "square-pkce": Mode(
         "Square with PKCE",
-        lenient(rotation=Rotation.STRICT, access_lifetime=30 * _DAY, refresh_idle=90 * _DAY),
+        lenient(rotation=Rotation.STRICT, narrowing="ignored", access_lifetime=30 * _DAY, refresh_idle=90 * _DAY),
         body="json",
         client_auth=frozenset({"none"}),
         pkce="required",
@@ -115,6 +118,8 @@ _SERVICES: Mapping[str, Mode] = {
         shape=Shape(expiry="iso", expiry_name="expires_at", scope="absent"),
         status=True,
         identity={"merchant.id": "{id}", "merchant.business_name": "{name}"},
+        account=("{id}", "{name}"),
+        revoking=Revoking(name="access_token", format="json", client_auth=frozenset({"client_header"})),
         operations=(
             Operation("GET", "/v2/payments", _names("PAYMENTS_READ")),
             Operation("POST", "/v2/payments", _names("PAYMENTS_WRITE")),
@@ -140,6 +145,7 @@ _SERVICES: Mapping[str, Mode] = {
         resources=True,
         revoking=Revoking("DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})),
         identity={"id": "#9{id}", "login": "{login}"},
+        account=("9{id}", "{login}"),
         token_prefix="ghu_",
         covers={
             f"{name}:write": _names(f"{name}:read") for name in ("contents", "issues", "pull_requests", "metadata")
@@ -161,6 +167,7 @@ _SERVICES: Mapping[str, Mode] = {
         shape=Shape(expiry="absent", separator=",", errors_with_200=True, form_unless_asked=True),
         revoking=Revoking("DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})),
         identity={"id": "#9{id}", "login": "{login}"},
+        account=("9{id}", "{login}"),
         token_prefix="gho_",
     ),
     # developer.box.com/guides/authentication/tokens: downscope, refresh. A refresh token works once, within 60 days.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from providers.simulator.families.known import KNOWN
 from providers.simulator.families.modes import Mode, Revoking, Shape, lenient
 from providers.simulator.families.services import SERVICES
 from providers.simulator.rules import Rotation
@@ -109,3 +110,9 @@ _ENDINGS: Mapping[str, Mode] = {
 }
 
 MODES: Mapping[str, Mode] = {**_ROTATION, **_NARROWING, **_REQUESTS, **_ANSWERS, **_ENDINGS, **SERVICES}
+SERVED: Mapping[str, Mode] = {**MODES, **{f"known-{name}": mode for name, mode in KNOWN.items()}}
+
+
+def mode_of(provider: str) -> str | None:
+    """The mode in which a provider file of this name is tested; None when nobody has written one."""
+    return next((name for name in (f"known-{provider}", provider) if name in SERVED), None)

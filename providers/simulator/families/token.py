@@ -60,6 +60,8 @@ def token(sandbox: Sandbox, call: Call) -> Response:
         status, error, description = _CLIENT_ERRORS[refused.reason]
         _record_refused(sandbox, call, name, f"client_{refused.reason}")
         return refusal(mode, error, description, status=status)
+    if is_refresh and call.path.endswith("/refresh") != (mode.refresh_at == "refresh"):
+        return refusal(mode, "invalid_request", "Refreshing is done at another address.")
     if is_refresh and mode.has_refresh:
         return _refresh(sandbox, call, client, method=method)
     if grant_type == "authorization_code":
@@ -67,6 +69,23 @@ def token(sandbox: Sandbox, call: Call) -> Response:
     if grant_type == EXCHANGE and mode.downscope == "exchange":
         return _exchange(sandbox, call, client)
     return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
+
+
+def lengthen(sandbox: Sandbox, call: Call) -> Response:
+    """The step that changes a fresh token for a long-lived one: a GET with the client's secret (Meta)."""
+    name, now = face_name(call), sandbox.clock.now()
+    mode = sandbox.mode(name)
+    query = call.query
+    if mode.long_lived is None or query.get("grant_type") != mode.long_lived[0]:
+        return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
+    client = sandbox.clients.get(query.get("client_id", ""))
+    if client is None or query.get("client_secret") != client.client_secret:
+        return refusal(mode, "invalid_client", "The client secret is wrong.", status=401)
+    short = sandbox.face(name).tokens.find_access(query.get(mode.long_lived[1], ""))
+    if short is None or sandbox.face(name).tokens.is_dead(short):
+        return refusal(mode, "invalid_grant", "The token is not known, or no longer good.")
+    issued = sandbox.face(name).tokens.lengthen(short, seconds=60 * 86400, now=now)
+    return tokens_answer(mode, call, issued, now=now)
 
 
 def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
