@@ -6,6 +6,7 @@ A file that does not make sense is refused with one line: file, field, mend. Wha
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from providers.answers import at, is_array, is_object, parse_object
 from providers.file_problems import address_problems, problems_of
 from providers.inputs import InputRefused, filled, given
 from providers.provider import Provider, Registration
@@ -146,7 +148,23 @@ def read_provider(path: Path) -> Provider:
 def schema() -> dict[str, object]:
     """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
+    return {name: _ordered(value) for name, value in whole.items()}
+
+
+def _ordered(value: object) -> object:
+    """The same with the defaults of sets in one order, whatever the hashes of this run; parts say their own."""
+    if is_array(value):
+        return [_ordered(item) for item in value]
+    if not is_object(value):
+        return value
+    found = {name: _ordered(inner) for name, inner in value.items()}
+    default = value.get("default")
+    if is_object(default):
+        del found["default"]
+    elif is_array(default) and value.get("uniqueItems") is True:
+        found["default"] = sorted(str(item) for item in default)
+    return found
 
 
 def check_file(path: Path) -> list[str]:
@@ -171,11 +189,35 @@ def _read(path: Path) -> tuple[Provider | None, list[str]]:
     except tomllib.TOMLDecodeError as error:
         return None, [f"{path.name}: not TOML: {error}; correct that line"]
     try:
+        content = _with_more_rules(path, content)
         provider = Provider.model_validate(content)
+    except ProviderFileRefused as error:
+        return None, [f"{path.name}: {error}"]
     except ValidationError as error:
         return None, [f"{path.name}: {line}" for line in _in_words(error)]
     problems = [f"{path.name}: {line}" for line in problems_of(provider, stem=path.stem)]
     return provider, problems
+
+
+def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object]:
+    """The file with the rules that it takes from others, after its own. Raises ProviderFileRefused."""
+    names, own = content.get("rules_from"), content.get("rules", [])
+    if not is_array(names) or not is_array(own):
+        return content
+    rules: list[object] = list(own)
+    for name in names:
+        if not isinstance(name, str) or re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) is None:
+            raise ProviderFileRefused(f"rules_from: {name!r} is not a name; name a file of the folder rules")
+        try:
+            more = parse_object((path.parent / "rules" / f"{name}.json").read_bytes())
+        except OSError as error:
+            problem = f"rules_from: rules/{name}.json cannot be read: {error.__class__.__name__}; put it there"
+            raise ProviderFileRefused(problem) from error
+        found = at(more, "rules")
+        if not is_array(found):
+            raise ProviderFileRefused(f"rules_from: rules/{name}.json holds no rules; write them as in a provider file")
+        rules += found
+    return {**content, "rules": rules}
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:

@@ -48,11 +48,18 @@ def deciding(
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
-    """The rules for this method and path, whatever the parameters. What they need of those: `Rule.where`."""
+    """The rules for this method and path, whatever the parameters. What they need of those: `Rule.where`.
+
+    Of rules whose paths both fit, those that leave less open decide: `/files/trash` is not `/files/{}`.
+    """
     if not _is_plain(path):
         return ()
     rules = provider.rules_by_call.get((api, method), ())
-    return tuple(rule for rule in rules if rule.path_pattern.fullmatch(path) is not None)
+    found = tuple(rule for rule in rules if rule.path_pattern.fullmatch(path) is not None)
+    if all(rule.path == found[0].path for rule in found):
+        return found
+    fewest = min(rule.path.count("{}") for rule in found)
+    return tuple(rule for rule in found if rule.path.count("{}") == fewest)
 
 
 def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:

@@ -1,0 +1,112 @@
+"""Writes Google's request rules from the discovery documents inside google-api-python-client.
+
+A discovery document names, for each method, every scope any of which Google accepts. Two kinds of scope are told apart
+by hand: most say what may be done with everything there is; the `PARTIAL` ones reach only a part of it (files that this
+app made, metadata without content), which no request shows. A caller who holds only such a part must not be lent a
+token that reaches further, so each of those gets a rule of its own that names all others as inseparable.
+
+    python -m tests.generating.google          writes providers/files/rules/google.json
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import googleapiclient
+
+FILES = Path(__file__).parents[2] / "providers" / "files"
+TARGET = FILES / "rules" / "google.json"
+DOCUMENTS = ("calendar.v3", "drive.v3", "gmail.v1")
+AUTH = "https://www.googleapis.com/auth/"
+PARTIAL = frozenset(
+    AUTH + name
+    for name in (
+        "calendar.app.created",
+        "calendar.events.freebusy",
+        "calendar.events.owned",
+        "calendar.events.owned.readonly",
+        "calendar.events.public.readonly",
+        "drive.appdata",
+        "drive.apps.readonly",
+        "drive.file",
+        "drive.meet.readonly",
+        "drive.metadata",
+        "drive.metadata.readonly",
+        "drive.photos.readonly",
+        "drive.scripts",
+        "gmail.metadata",
+    )
+)
+
+
+def document(name: str) -> Mapping[str, object]:
+    """A discovery document as the library ships it."""
+    folder = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def methods(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Every method of a document, in its own order."""
+    yield from resource.get("methods", {}).values()
+    for inner in resource.get("resources", {}).values():
+        yield from methods(inner)
+
+
+def accepted(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
+    """API key, HTTP method, path below the API's base, and the known scopes that Google accepts there; maybe none."""
+    for name in DOCUMENTS:
+        key, _, version = name.partition(".")
+        for method in methods(document(name)):
+            scopes = frozenset(method.get("scopes", [])) & known
+            path = str(method["path"]).removeprefix(f"{key}/{version}/")
+            yield key, str(method["httpMethod"]), placeholders(path), scopes
+            upload = method.get("mediaUpload", {}).get("protocols", {}).get("simple")
+            if upload is not None:
+                at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
+                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes
+
+
+def placeholders(path: str) -> str:
+    """`calendars/{calendarId}` as `/calendars/{}`."""
+    return "/" + re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def rules(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str]]]:
+    """The rules: one for the scopes that reach everything, one for each that reaches a part."""
+    for api, method, path, scopes in accepted(known):
+        whole = scopes - PARTIAL
+        if whole:
+            yield api, method, path, whole, frozenset()
+        for part in sorted(scopes & PARTIAL):
+            yield api, method, path, frozenset({part}), scopes - {part}
+
+
+def known_scopes() -> frozenset[str]:
+    """The scopes that google.toml has words for; the others cannot be asked for, so no rule names them."""
+    return frozenset(tomllib.loads((FILES / "google.toml").read_text(encoding="utf-8"))["scopes"])
+
+
+def written() -> str:
+    """The file: a line for each rule."""
+    source = {
+        "generated_by": "python -m tests.generating.google, from what Google accepts for each method",
+        "package": f"google-api-python-client {importlib.metadata.version('google-api-python-client')}",
+        **{name: f"revision {document(name)['revision']}" for name in DOCUMENTS},
+    }
+    lines: list[str] = []
+    for api, method, path, scopes, inseparable in rules(known_scopes()):
+        rule: dict[str, object] = {"api": api, "method": method, "path": path, "scopes": sorted(scopes)}
+        if inseparable:
+            rule["inseparable"] = sorted(inseparable)
+        lines.append(json.dumps(rule))
+    return '{"source": ' + json.dumps(source, indent=1) + ',\n"rules": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(written(), encoding="utf-8")
+    print(TARGET)
