@@ -76,7 +76,7 @@ class OutboundRequest:
     peer: str = ""
     account: str = ""  # whose call it is: one account cannot use up the places of the others
     reuse: bool = True  # False: a connection of its own, for requests whose loss costs a grant
-    calls: int | None = None  # how many may be in flight at the peer; None: the client's limit
+    share: int | None = None  # how many of one account may be in flight at this peer; None: the client's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +271,8 @@ class Outbound:
     def _bulkhead(self, request: OutboundRequest) -> Bulkhead:
         bulkhead = self._bulkheads.get(request.peer)
         if bulkhead is None:
-            places = request.calls or self._calls_per_peer
-            bulkhead = self._bulkheads[request.peer] = Bulkhead(places, share=self._calls_per_account)
+            share = request.share or self._calls_per_account
+            bulkhead = self._bulkheads[request.peer] = Bulkhead(self._calls_per_peer, share=share)
         return bulkhead
 
     def _session(self, policy: AddressPolicy, *, reuse: bool) -> aiohttp.ClientSession:

@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 from urllib.parse import unquote
 
 from providers.provider import Provider, Rule
+
+_SETS: Final = 1024  # of scopes, remembered per provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,14 @@ def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
 
 def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
     """The scopes and everything that they include."""
-    covers = provider.covers
-    return scopes.union(*[covers[scope] for scope in scopes if scope in covers])
+    reached = provider.reached
+    found = reached.get(scopes)
+    if found is None:
+        covers = provider.covers
+        found = scopes.union(*[covers[scope] for scope in scopes if scope in covers])
+        if len(reached) < _SETS:
+            reached[scopes] = found
+    return found
 
 
 def _matching(provider: Provider, call: Call) -> Iterator[Rule]:

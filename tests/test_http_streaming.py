@@ -90,14 +90,18 @@ async def test_an_answer_left_unread_gives_its_place_back_and_is_not_mixed_up_wi
             assert await answer.read() == b"/b" * 1000
 
 
-async def test_a_peer_may_have_a_limit_of_its_own() -> None:
+async def test_a_peer_may_give_an_account_a_share_of_its_own() -> None:
+    def request(peer: str, share: int) -> OutboundRequest:
+        return OutboundRequest("GET", server.url, peer=peer, account="one", share=share)
+
     async with (
         Outbound(LOOPBACK, connect_timeout=0.05) as http,
         scripted_server(lambda _: Reply(body=b"ok")) as server,
-        http.open(OutboundRequest("GET", server.url, peer="narrow", calls=1)),
+        http.open(request("narrow", 1)),
+        http.open(request("wide", 2)),
     ):
         with pytest.raises(NotReached, match="too many calls"):
-            async with http.open(OutboundRequest("GET", server.url, peer="narrow", calls=1)):
+            async with http.open(request("narrow", 1)):
                 pytest.fail("it was sent")
-        async with http.open(OutboundRequest("GET", server.url, peer="wide", calls=2)):
+        async with http.open(request("wide", 2)):
             pass

@@ -17,7 +17,7 @@ from providers.answers import at, parse_object, text_at
 from providers.http import StreamedAnswer
 from providers.provider import Provider
 from server.proxy import refusals
-from server.proxy.masking import Replacer, mask_of
+from server.proxy.masking import Replacer
 from server.proxy.passage import Call, Passage
 from server.proxy.wire import DECODED, response_headers
 
@@ -54,16 +54,18 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
     )
 
 
-async def hand_on(passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, secret: str) -> None:
+async def hand_on(
+    passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, masks: Mapping[bytes, bytes]
+) -> None:
     """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if len(encodings) > 1 or not DECODED.issuperset(encodings):
         raise refusals.unreadable(call.provider)
-    masker = replacer = Replacer(mask_of(secret))
+    masker = replacer = Replacer(masks)
     headers = response_headers(answer.headers, masker)
     if call.provider.proxied.links:
-        linker = Replacer({**mask_of(secret), **_links(call)})
+        linker = Replacer({**masks, **_links(call)})
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +27,7 @@ from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import OURS, SMALL, hand_on, is_unauthorized, read_small, send_whole
+from server.proxy.openings import Opening, Openings
 from server.proxy.passage import Call, Passage
 from server.proxy.wire import (
     READ_LIMIT,
@@ -43,10 +43,11 @@ from server.proxy.wire import (
 from server.signin import cookie_name
 from vault import clients, handles
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.handles import Handle, HandleRefused
+from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 
+_SHARE: Final = 32  # calls in flight of one account
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger("token_vault.proxy")
 
@@ -57,17 +58,18 @@ class Proxy:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._settings = deployment.settings.proxy
+        self._openings = Openings()
         self._cookie = cookie_name(deployment.settings, "session")
         passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
         self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers and "origin" in headers:
-            answer = cors.preflight_headers(headers["origin"], methods=METHODS, headers=self._allowed_headers)
+        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in fields and "origin" in fields:
+            answer = cors.preflight_headers(fields["origin"], methods=METHODS, headers=self._allowed_headers)
             await send_whole(send, 204, headers=[(k.lower().encode(), v.encode()) for k, v in answer.items()])
             return
-        passage = Passage(scope, receive, send, headers=headers, started=time.monotonic())
+        passage = Passage(scope, receive, send, fields=fields, started=time.monotonic())
         code: str | None = None
         try:
             code = await self._attempt(passage)
@@ -105,54 +107,56 @@ class Proxy:
 
     async def _pass(self, passage: Passage) -> None:
         """The checks, in order, and the call."""
-        self._check_request(passage.headers)
+        self._check_request(passage)
         passage.target = target = read_target(passage.scope["raw_path"])
-        passage.handle = handle = await self._check_handle(passage)
+        passage.standing = standing = await self._check_handle(passage)
+        handle = standing.handle
         await self._check_origin(passage, handle)
         provider = self._deployment.catalog.get(handle.provider)
         if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.", status=404)
         call = await self._judge(passage, handle, provider, target)
-        await self._call(passage, call, handle)
+        await self._call(passage, call, standing)
 
     # Checks
 
-    def _check_request(self, headers: Headers) -> None:
-        if "upgrade" in headers:
+    def _check_request(self, passage: Passage) -> None:
+        fields = passage.fields
+        if "upgrade" in fields:
             raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.", status=501)
-        if any(
+        if "cookie" in fields and any(
             part.strip().startswith(self._cookie + "=")
-            for value in headers.getlist("cookie")
+            for value in passage.headers.getlist("cookie")
             for part in value.split(";")
         ):
             raise ProxyRefused("cookie_refused", "A person's session has no business here: send no cookies.")
 
-    async def _check_handle(self, passage: Passage) -> Handle:
+    async def _check_handle(self, passage: Passage) -> Standing:
         """The handle, with the proof of its key where it is bound to one (RFC 9449 §7)."""
-        values = passage.headers.getlist("authorization")
-        scheme, _, value = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        is_single = sum(name == b"authorization" for name, _ in passage.scope["headers"]) == 1
+        scheme, _, value = passage.fields["authorization"].partition(" ") if is_single else ("", "", "")
         scheme, value = scheme.lower(), value.strip()
         if scheme not in {"bearer", "dpop", "token"} or not value:
             raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
         now = self._deployment.now()
-        handle = await handles.find(self._deployment.database, value, now=now)
+        standing = await handles.look(self._deployment.database, value, known=self._openings.standings, now=now)
         if value.encode() in passage.scope["query_string"] or value.encode() in passage.scope["raw_path"]:
             raise ProxyRefused("credential_refused", "The handle belongs in the header Authorization only.")
         if scheme != "dpop":
             if self._deployment.settings.tokens.require_dpop:
                 raise HandleRefused("the access token is missing, invalid or expired", detail="not bound by DPoP")
-            handle.check_key(None)
-            return handle
+            standing.handle.check_key(None)
+            return standing
         sent = dpop.read_proof(passage.headers) or ""
         url = self._deployment.url(passage.scope["raw_path"].decode("latin-1"))
         proof = dpop.check_proof(sent, method=passage.method, url=url, now=now, access_token=value)
-        handle.check_key(proof.thumbprint)
+        standing.handle.check_key(proof.thumbprint)
         await dpop.spend(self._deployment, proof, now=now)
-        return handle
+        return standing
 
     async def _check_origin(self, passage: Passage, handle: Handle) -> None:
         """A page of another origin than the client's may neither call nor read."""
-        origin = passage.headers.get("origin")
+        origin = passage.fields.get("origin")
         if origin is None:
             return
         client = await clients.get_client(self._deployment.database, handle.principal.client_id)
@@ -171,25 +175,22 @@ class Proxy:
         if not found:
             raise refusals.no_rule(provider)
         passage.rule = found[0]
-        held = rules.expand(provider, handle.scopes)
-        if all(rule.scopes.isdisjoint(held) for rule in found):
+        if rules.deciding(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
         query = read_query(passage.scope["query_string"], provider)
         body, in_body = await self._read(passage, provider, is_judged=bool(judged))
         parameters = merged(query, in_body, judged)
-        fitting = [rule for rule in found if rules.fits(rule, parameters)]
+        fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
             raise refusals.unfit(provider, judged)
-        decided = rules.deciding(provider, fitting, handle.scopes)
-        if decided is None:
+        if judged and rules.deciding(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
-        passage.rule = decided
         url = provider.apis[target.api].rstrip("/") + target.path
         if passage.scope["query_string"]:
             url += "?" + passage.scope["query_string"].decode("latin-1")
         headers = _named(provider.headers) | request_headers(passage.scope["headers"], provider)
-        length = passage.headers.get("content-length")
+        length = passage.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
@@ -197,7 +198,7 @@ class Proxy:
 
     async def _read(self, passage: Passage, provider: Provider, *, is_judged: bool) -> tuple[bytes | None, Parameters]:
         """The body, None when it streams, and its parameters where they count."""
-        headers = passage.headers
+        headers = passage.fields
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
             return b"", Parameters()
@@ -217,66 +218,82 @@ class Proxy:
         return body, read_body(kind, body, provider)
 
     async def _whole(self, passage: Passage, *, limit: int) -> bytes:
-        parts = [part async for part in self._parts(passage, limit=limit)]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        part, more = await self._part(passage, limit=limit)
+        if not more:
+            return part
+        parts = [part]
+        while more:
+            part, more = await self._part(passage, limit=limit)
+            parts.append(part)
+        return b"".join(parts)
 
     async def _parts(self, passage: Passage, *, limit: int) -> AsyncGenerator[bytes]:
-        """The body as it comes. Raises ClientDisconnect, or ProxyRefused past the limit."""
         more = True
         while more:
-            message = await passage.receive()
-            if message["type"] != "http.request":
-                passage.broken = ClientDisconnect()
-                raise passage.broken
-            part: bytes = message.get("body", b"")
-            more = bool(message.get("more_body", False))
-            passage.sent += len(part)
-            if passage.sent > limit:
-                passage.broken = refusals.too_much(limit)
-                raise passage.broken
+            part, more = await self._part(passage, limit=limit)
             if part:
                 yield part
 
+    async def _part(self, passage: Passage, *, limit: int) -> tuple[bytes, bool]:
+        """The next of the body, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
+        message = await passage.receive()
+        if message["type"] != "http.request":
+            passage.broken = ClientDisconnect()
+            raise passage.broken
+        part: bytes = message.get("body", b"")
+        passage.sent += len(part)
+        if passage.sent > limit:
+            passage.broken = refusals.too_much(limit)
+            raise passage.broken
+        return part, bool(message.get("more_body", False))
+
     # The call
 
-    async def _call(self, passage: Passage, call: Call, handle: Handle) -> None:
+    async def _call(self, passage: Passage, call: Call, standing: Standing) -> None:
         """Exchange, send, answer; a token that the provider calls dead is renewed once, where the call can be repeated.
 
         A 401 means: not carried out.
         """
-        token = await self._exchange(passage, call, handle)
+        opening = await self._exchange(passage, call, standing)
         for is_last in (False, True):
-            async with self._deployment.http.open(self._request(passage, call, token)) as answer:
+            async with self._deployment.http.open(self._request(passage, call, opening.token)) as answer:
                 body = await read_small(answer)
                 if not is_unauthorized(call.provider, answer, body):
-                    await hand_on(passage, call, answer, body=body, secret=token.value)
+                    await hand_on(passage, call, answer, body=body, masks=opening.masks)
                     return
             if is_last:
                 break
-            token = await self._exchange(passage, call, handle, spoiled=token.generation)
+            opening = await self._exchange(passage, call, standing, spoiled=opening.token.generation)
             if call.body is None:
                 raise refusals.renewed(call.provider)
         raise refusals.unauthorized(call.provider)
 
     async def _exchange(
-        self, passage: Passage, call: Call, handle: Handle, *, spoiled: int | None = None
-    ) -> UpstreamToken:
-        request = ExchangeRequest(
-            principal=handle.principal,
-            provider=handle.provider,
-            scopes=handle.scopes,
-            purpose="proxy",
-            connection_id=handle.connection_id,
-        )
+        self, passage: Passage, call: Call, standing: Standing, *, spoiled: int | None = None
+    ) -> Opening:
         now = self._deployment.now()
-        token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
+        if spoiled is not None:
+            self._openings.drop(standing)
+        opening = self._openings.find(standing, now=now)
+        if opening is None:
+            handle = standing.handle
+            request = ExchangeRequest(
+                principal=handle.principal,
+                provider=handle.provider,
+                scopes=handle.scopes,
+                purpose="proxy",
+                connection_id=handle.connection_id,
+            )
+            token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
+            opening = self._openings.keep(standing, token, now=now)
+        token = opening.token
         granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
         passage.token = token
         decided = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
         if decided is None:
             raise refusals.inseparable(call.provider)
         passage.rule = decided
-        return token
+        return opening
 
     def _request(self, passage: Passage, call: Call, token: UpstreamToken) -> OutboundRequest:
         body = call.body
@@ -289,6 +306,7 @@ class Proxy:
             max_bytes=self._settings.answer_limit,
             peer=f"{call.provider.name}.proxy",
             account=call.target.connection_id,
+            share=_SHARE,
         )
 
     # What is said of it

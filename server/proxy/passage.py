@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from providers.provider import Provider, Rule
 from server.proxy.wire import Target
 from vault.exchange import UpstreamToken
-from vault.handles import Handle
+from vault.handles import Handle, Standing
 
 
 @dataclass(slots=True)
@@ -21,10 +21,10 @@ class Passage:
     scope: Scope
     receive: Receive
     send: Send
-    headers: Headers
+    fields: Mapping[str, str]  # the headers; of a repeated one the last
     started: float
     target: Target | None = None
-    handle: Handle | None = None
+    standing: Standing | None = None  # of the handle, once it was accepted
     rule: Rule | None = None
     token: UpstreamToken | None = None
     cors: Sequence[tuple[bytes, bytes]] = ()
@@ -33,6 +33,15 @@ class Passage:
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
     broken: Exception | None = None  # why the request's body ended too early
+
+    @property
+    def handle(self) -> Handle | None:
+        return None if self.standing is None else self.standing.handle
+
+    @property
+    def headers(self) -> Headers:
+        """All of them, repeated ones too."""
+        return Headers(scope=self.scope)
 
     @property
     def method(self) -> str:
