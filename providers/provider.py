@@ -150,7 +150,8 @@ class Revocation(Part):
     param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False
-    client_auth: bool | Literal["client_secret_post", "client_secret_basic"] = True  # true: as at the token endpoint
+    # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
+    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
     ends_grant: bool | None = None
 
 
@@ -201,14 +202,14 @@ def _as_list(value: object) -> object:
 class Rule(Part):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
-    `path` has `{}` for one segment. `where` maps a parameter to a pattern that its whole value must match; an absent
+    `path` has `{}` for one segment, or the variable part of one. `where` maps a parameter to a pattern that its whole value must match; an absent
     parameter is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does
     not show, so that a token holding one serves only callers who hold it too.
     """
 
     api: Key
     method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
-    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{\}))+$")
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\})+)+$")
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
@@ -252,6 +253,7 @@ class Provider(Part):
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     rules: tuple[Rule, ...] = ()
+    rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
     console: Console | None = None
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
