@@ -330,6 +330,17 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
         await opened.__aexit__(None, None, None)
 
 
+async def test_a_file_that_others_can_read_is_told_in_the_answer(place: Room, machine: Machine) -> None:
+    machine.give(await place.agent())
+    (file,) = (machine.data / "remote").glob("*.json")
+    file.chmod(0o644)
+    async with machine.client(mode="2026-07-28") as client:
+        with pytest.raises(MCPError, match="chmod 600"):
+            await client.list_tools()
+        file.chmod(0o600)
+        assert await works(client)
+
+
 async def test_what_goes_wrong_on_the_command_line_is_one_sentence(machine: Machine) -> None:
     for url, told in (
         ("http://vault.example", "--url must be https"),

@@ -215,6 +215,15 @@ def test_a_file_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     assert store.load() is None
 
 
+async def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "remote").write_text("a file in its place")
+    with pytest.raises(BridgeRefused, match="cannot write"):
+        FileStore(tmp_path / "remote" / "x.json", why="test").save(Credentials("client"))
+    with pytest.raises(BridgeRefused, match="cannot write"):
+        async with one_at_a_time(tmp_path, remote_vault("https://vault.example", agent="Test"), on_wait=lambda: None):
+            pass
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"client_id": ""}', '{"client_id": "x", "expires_at": "y"}'])
 def test_a_file_that_cannot_be_understood_counts_as_none(tmp_path: Path, content: str) -> None:
     store = FileStore(tmp_path / "x.json", why="test")

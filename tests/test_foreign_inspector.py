@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from server.ladder import META_KEY
+from tests.bridging import Machine, connect, in_the_browser
 from tests.foreign import MODULES, Message, Ran, Somebody, newcomer, node, open_screen, run
 from tests.harness import free_socket
 from tests.mcp_room import Room, room
@@ -136,3 +138,19 @@ async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(
             assert result_of(done)["structuredContent"]
         screen.check()
     assert (owner.sign_ins, owner.links) == (0, 2)
+
+
+async def test_through_the_bridge_the_inspector_reaches_a_vault_elsewhere_over_stdio(
+    place: Room, somebody: Somebody, tmp_path: Path
+) -> None:
+    machine = Machine(place.url, tmp_path / "machine" / "data", agent="Bridged Inspector")
+    async with Person(place.url) as person, open_screen(tmp_path) as screen:
+        signing_in = asyncio.create_task(in_the_browser(machine, person))
+        assert (await machine.run("--sign-in"))[0] == 0
+        await signing_in
+        inspector = Inspector(tmp_path, tuple(machine.arguments()), {**screen.environment(), **machine.environment()})
+        assert {"slack_post", "calendar_list"} <= await inspector.tools()
+        told = await inspector.call("slack_post", POST)
+        assert told.code == TOOL_ERROR, told
+        await connect(person, result_of(told)["_meta"][META_KEY]["url"])
+        assert (await inspector.call("slack_post", POST)).code == 0

@@ -19,6 +19,7 @@ from server.bridge.credentials import Credentials, CredentialStore, one_at_a_tim
 from server.bridge.errand import Errand
 from server.bridge.refusals import BridgeRefused, GrantOver, SignInNeeded
 from server.bridge.sign_in import SignIn
+from vault.refusals import VaultError
 
 PATIENCE: Final = 50.0  # seconds that a message waits for the person; several clients give up after a minute
 _EARLY: Final = 30  # seconds before its end in which an access token is renewed already
@@ -106,7 +107,7 @@ class Access:
     def _settled(self, renewal: asyncio.Task[Credentials]) -> None:
         """Tell the person of a failure even if nobody waits for it any more."""
         error = None if renewal.cancelled() else renewal.exception()
-        if isinstance(error, BridgeRefused):
+        if isinstance(error, VaultError):
             self._say(_sentence(error.description))
 
     async def _renew(self, refused: str | None, *, is_sure: bool = True) -> Credentials:

@@ -85,16 +85,19 @@ class FileStore:
 
     def save(self, credentials: Credentials) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(credentials), file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(asdict(credentials), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise BridgeRefused(f"cannot write {self._path}: {error.strerror}") from error
 
     def erase(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -176,8 +179,11 @@ def _parsed(*texts: str) -> Credentials | None:
 async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[], None]) -> AsyncGenerator[None]:
     """Only one process of this agent is in the block. `on_wait` is called once if another one is."""
     path = data / "remote" / f"{vault.name}.lock"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BridgeRefused(f"cannot write {path}: {error.strerror}") from error
     try:
         if not _is_taken(descriptor):
             on_wait()

@@ -16,7 +16,8 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError
 from server.bridge.access import Access
 from server.bridge.address import RemoteVault
 from server.bridge.authority import HEADERS, unreachable
-from server.bridge.refusals import BridgeRefused, RemoteUnreachable
+from server.bridge.refusals import RemoteUnreachable
+from vault.refusals import VaultError
 
 SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
 _SESSION: Final = "mcp-session-id"
@@ -83,7 +84,7 @@ class RemoteClient(httpx2.AsyncClient):
                 await answer.aclose()
                 answer = await self._try(request, await self._access.after(token))
             return await self._checked(request, answer)
-        except BridgeRefused as refusal:
+        except VaultError as refusal:  # of this package, or of the file with the credentials
             status = 503 if isinstance(refusal, RemoteUnreachable) else 401
             return _error(request, status, refusal.description)
         except _UNSENT as error:

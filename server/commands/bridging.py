@@ -35,10 +35,11 @@ async def bridge(setup: Setup, wish: Wish) -> None:
     from server.bridge.credentials import credential_store
     from server.bridge.sign_in import SignIn, Way
     from server.browser import browser_opener
+    from server.data_folder import prepare_data_directory
 
     vault = remote_vault(wish.url, agent=wish.agent)
     may_open = wish.may_open and setup.settings().stdio.open_browser
-    data = setup.directory()
+    data = prepare_data_directory(setup.directory())
     store = credential_store(data, vault)
     async with plain_client(vault) as plain:
         authority = Authority(plain, vault)
