@@ -202,9 +202,9 @@ def _as_list(value: object) -> object:
 class Rule(Part):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
-    `path` has `{}` for one segment, or the variable part of one. `where` maps a parameter to a pattern that its whole value must match; an absent
-    parameter is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does
-    not show, so that a token holding one serves only callers who hold it too.
+    `path` has `{}` for one segment, or the variable part of one. `where` maps a parameter to a pattern that its whole
+    value must match; an absent parameter is the empty text. `inseparable`: scopes that widen what this call reaches in
+    a way that the request does not show, so that a token holding one serves only callers who hold it too.
     """
 
     api: Key

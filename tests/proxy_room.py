@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 
+from providers.catalog import load_catalog
 from providers.simulator.running import running_simulator
 from tests.harness import RunningVault, running_vault
 from tests.mcp_room import Agent, Room
@@ -157,7 +158,10 @@ async def proxy_room(
                 "authorize_url": f"{server.url}/{name}/authorize",
                 "token_url": f"{server.url}/{name}/token",
                 "revoke_url": f"{server.url}/{name}/revoke",
-                "apis": {api: f"{apis_at or server.url}/{name}"},
+                "apis": {
+                    key: f"{apis_at or server.url}/{name}" + ("" if key == api else f"-{key}")
+                    for key in load_catalog().provider(name).apis
+                },
             }
             for name, api in (("slack", "web"), ("google", "calendar"), ("github", "rest"))
         }
