@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
+from server import retry_later
 from server.deployment import Deployment
-from server.errors import answer_for, retry_after
+from server.errors import answer_for, retry_after, tool_text
 from server.oauth import tokens
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import ORDINARY_SCOPES
@@ -64,8 +66,11 @@ class Bearer:
             return
         logger.error("token cannot be checked", extra={"code": refused.code}, exc_info=refused)
         wait = retry_after(refused)
-        more = [] if wait is None else [(b"retry-after", str(wait).encode())]
-        await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, more)
+        if wait is None:
+            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, [])
+            return
+        content = retry_later.body(tool_text(refused), wait)
+        await _answer(send, answer_for(refused).status, content, [(b"retry-after", str(wait).encode())])
 
     async def _challenge(self, send: Send, status: int, *, error: str, is_dpop: bool) -> None:
         parts = [f'resource_metadata="{self._metadata}"', f'scope="{format_scope(ORDINARY_SCOPES)}"']
@@ -81,7 +86,7 @@ def _is_dpop(scope: Scope) -> bool:
     return Headers(scope=scope).get("authorization", "").lower().startswith("dpop")
 
 
-async def _answer(send: Send, status: int, content: dict[str, str], more: list[tuple[bytes, bytes]]) -> None:
+async def _answer(send: Send, status: int, content: Mapping[str, object], more: list[tuple[bytes, bytes]]) -> None:
     body = json.dumps(content).encode()
     headers = [
         (b"content-type", b"application/json"),

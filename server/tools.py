@@ -24,14 +24,22 @@ from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, connect_link
 from server.deployment import Deployment
-from server.errors import tool_text
+from server.errors import STORAGE_RETRY, retry_after, tool_text
 from server.ladder import Asking
+from server.retry_later import STORAGE_AWAY
 from server.signin import owner_link
 from vault import delegations, tickets
 from vault.approvals import ToolCall
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
-from vault.refusals import ApprovalRequired, ConnectionRequired, DelegationRequired, VaultError
+from vault.refusals import (
+    ApprovalRequired,
+    ConnectionRequired,
+    DelegationRequired,
+    StorageBusy,
+    StorageUnavailable,
+    VaultError,
+)
 
 META_KEY: Final = "io.github.mcp-token-vault/exchange"
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
@@ -49,6 +57,7 @@ class ToolRequest:
     asking: Asking
     transport: str  # http | sse | stdio
     on_live: Callable[[], None] | None = None  # told when the exchange found the grant alive
+    on_away: Callable[[int], None] | None = None  # told when the storage is away, where a status can still say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,8 @@ async def _attempt(deployment: Deployment, request: ToolRequest, spec: ToolSpec,
         return _Outcome(_failed(refused.description), "failed", refused.code)
     except VaultError as refused:
         logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
+        if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
+            return _away(request, refused)
         return _Outcome(_failed(tool_text(refused)), "refused", refused.code)
     except TimeoutError:
         text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
@@ -124,6 +135,17 @@ async def _attempt(deployment: Deployment, request: ToolRequest, spec: ToolSpec,
         logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
         text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
         return _Outcome(_failed(text), "failed", "internal_error")
+
+
+def _away(request: ToolRequest, refused: VaultError) -> _Outcome:
+    """The storage did not answer, so nothing was sent to a provider. The grant could not be read: nothing is told."""
+    seconds = retry_after(refused) or STORAGE_RETRY
+    if request.on_away is not None:
+        request.on_away(seconds)
+    if request.on_live is not None:
+        request.on_live()
+    error = MCPError(code=STORAGE_AWAY, message=tool_text(refused), data={"retry_after": seconds})
+    return _Outcome(error, "refused", refused.code)
 
 
 def _unknown_outcome(spec: ToolSpec) -> str:

@@ -48,6 +48,7 @@ from server import companion, readiness, tools
 from server.bearer import Bearer
 from server.deployment import Deployment
 from server.ladder import Asking
+from server.retry_later import ON_AWAY, RetryLater
 from server.version import VERSION
 from vault.records import Principal
 
@@ -108,6 +109,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
             asking=Asking.from_request(context, params),
             transport=transport,
             on_live=_ON_LIVE.get(),
+            on_away=ON_AWAY.get(),
         )
         with deployment.drain.call():
             progress = _Progress(context, on_get_stream=transport == "http")
@@ -298,8 +300,10 @@ class _StreamableHTTP:
         replayed = _replay(body, receive)
         version = _header(scope, b"mcp-protocol-version")
         if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            manager = managers.streaming if b'"progressToken"' in body else managers.answering
-            await manager.handle_request(scope, replayed, send)
+            if b'"progressToken"' in body:
+                await managers.streaming.handle_request(scope, replayed, send)
+            else:
+                await _answered(managers, scope, replayed, send)
             return
         message = _parse(body)
         if isinstance(message, int):
@@ -307,7 +311,7 @@ class _StreamableHTTP:
             return
         session = _header(scope, b"mcp-session-id")
         if not isinstance(message, JSONRPCRequest) or not session:
-            await managers.answering.handle_request(scope, replayed, send)
+            await _answered(managers, scope, replayed, send)
             return
         key = (session, str(message.id))
         if key in self._in_flight:
@@ -315,9 +319,19 @@ class _StreamableHTTP:
             return
         self._in_flight.add(key)
         try:
-            await managers.answering.handle_request(scope, replayed, send)
+            await _answered(managers, scope, replayed, send)
         finally:
             self._in_flight.discard(key)
+
+
+async def _answered(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
+    """One request, one JSON answer, whose status can still become a 503."""
+    later = RetryLater(send)
+    reset = ON_AWAY.set(later.mark)
+    try:
+        await managers.answering.handle_request(scope, receive, later.send)
+    finally:
+        ON_AWAY.reset(reset)
 
 
 class _EventStream:

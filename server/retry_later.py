@@ -1,0 +1,41 @@
+"""503 with `Retry-After` for an MCP request that found the storage away, in place of the 200 of ordinary answers.
+
+The body stays a JSON-RPC error, so that a client that reads it can tell its model what to do, and a proxy or load
+balancer that does not sees the status. Nothing was done at a provider: the storage is needed before anything is sent,
+so that whoever is told to come again may. Streams, which have answered 200 already, carry the text alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+from starlette.types import Message, Send
+
+STORAGE_AWAY: Final = -32053  # of the codes that JSON-RPC 2.0 §5.1 leaves to servers
+ON_AWAY: ContextVar[Callable[[int], None] | None] = ContextVar("on_away", default=None)
+
+
+class RetryLater:
+    """Passes one answer on, as a 503 once `mark` was called."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._after: int | None = None
+
+    def mark(self, seconds: int) -> None:
+        """The storage is away; come again after so many seconds."""
+        self._after = seconds
+
+    async def send(self, message: Message) -> None:
+        if self._after is not None and message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"retry-after", str(self._after).encode())]
+            message = {**message, "status": 503, "headers": headers}
+        await self._send(message)
+
+
+def body(text: str, seconds: int) -> dict[str, object]:
+    """The JSON-RPC error of a request whose id nobody has read."""
+    error = {"code": STORAGE_AWAY, "message": text, "data": {"retry_after": seconds}}
+    return {"jsonrpc": "2.0", "id": None, "error": error}
