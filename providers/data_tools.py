@@ -7,6 +7,7 @@ answer holds beside the declared fields is not returned.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -121,7 +122,7 @@ def _input_field(argument: Argument) -> tuple[Any, Any]:
 
 def _output_type(output: Output) -> Any:
     match output.type:
-        case "text" | "word":
+        case "text" | "word" | "base64":
             return str | None
         case "integer":
             return int | None
@@ -278,6 +279,18 @@ def _text(item: Mapping[str, object], output: Output) -> str | None:
     return made if output.template is None else output.template.replace("{}", made)
 
 
+def _decoded(item: Mapping[str, object], output: Output) -> str | None:
+    """Text that was sent as base64 (RFC 4648, either alphabet, lines and padding as they come)."""
+    found = text_at(item, output.path)
+    if found is None:
+        return None
+    letters = "".join(found.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return as_data(b64decode(letters + "=" * (-len(letters) % 4), validate=True).decode(), limit=output.max)
+    except (ValueError, UnicodeDecodeError):
+        return None
+
+
 def _number(item: Mapping[str, object], output: Output) -> float | None:
     found = at(item, output.path)
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
@@ -305,6 +318,7 @@ def _integer(item: Mapping[str, object], output: Output) -> int | None:
 _READERS: Final[Mapping[str, Callable[[Mapping[str, object], Output], object]]] = {
     "text": _text,
     "word": _text,
+    "base64": _decoded,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,

@@ -14,6 +14,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from providers.answers import is_array, is_object
+
 BUILT_IN: Final = Path(__file__).parent / "toolset"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
@@ -64,10 +66,13 @@ class Argument(_Part):
 
 
 class Output(_Part):
-    """One value of the result, read at `path` in the answer; absent values are null, texts are data and cut."""
+    """One value of the result, read at `path` in the answer; absent values are null, texts are data and cut.
+
+    A `word` is cleaned to visible ASCII; `base64` is decoded to text, null where it is none.
+    """
 
     path: Path_
-    type: Literal["text", "word", "integer", "number", "boolean", "texts"] = "text"
+    type: Literal["text", "word", "base64", "integer", "number", "boolean", "texts"] = "text"
     description: Text | None = None
     max: int = Field(default=500, ge=1, le=20_000)  # characters
     template: str | None = None  # a text around the value, such as a link
@@ -134,10 +139,33 @@ class Tool(_Part):
 
 
 class ToolFile(_Part):
-    """Tools of one provider."""
+    """Tools of one provider. `arguments` are those that several of them name in `use`."""
 
     provider: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
+    arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
     tool: tuple[Tool, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shared(cls, content: object) -> object:
+        """Give each tool the shared arguments that it uses, before its own."""
+        if not is_object(content) or not is_object(shared := content.get("arguments", {})):
+            return content
+        tools = content.get("tool")
+        if not is_array(tools):
+            return content
+        return {**content, "tool": [_with_shared(tool, shared) if is_object(tool) else tool for tool in tools]}
+
+
+def _with_shared(tool: Mapping[str, object], shared: Mapping[str, object]) -> Mapping[str, object]:
+    use, own = tool.get("use", []), tool.get("arguments", {})
+    if not is_array(use) or not is_object(own):
+        raise ValueError("`use` is a list of names of the file's [arguments], `arguments` a table")
+    missing = [name for name in use if not isinstance(name, str) or name not in shared]
+    if missing:
+        raise ValueError(f"use: the file's [arguments] has no {missing[0]!r}")
+    used = {str(name): shared[str(name)] for name in use}
+    return {name: value for name, value in tool.items() if name != "use"} | {"arguments": {**used, **own}}
 
 
 def read_tool_file(path: Path) -> ToolFile:

@@ -9,8 +9,10 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 
 from providers import tool_files
-from tests.mcp_room import Agent, Room, room
-from tests.toolset_cases import CASES, Case
+from providers.simulator.running import running_simulator
+from tests.harness import running_vault
+from tests.mcp_room import Agent, Room
+from tests.toolset_cases import CASES, Case, family_settings
 from tests.toolset_page import PAGE, page, shipped
 
 SPECS = shipped()
@@ -18,8 +20,10 @@ SPECS = shipped()
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("toolset")) as opened:
-        yield opened
+    async with running_simulator() as simulator:
+        providers = {**simulator.settings(), **family_settings(simulator)}
+        async with running_vault(tmp_path_factory.mktemp("toolset"), providers=providers) as vault:
+            yield Room(vault, simulator)
 
 
 async def connected(place: Room, name: str, case: Case, *, delegated: frozenset[str] | None = None) -> Agent:

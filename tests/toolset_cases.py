@@ -69,4 +69,34 @@ SLACK: Mapping[str, Case] = {
         _first_message,
     ),
 }
-CASES: Mapping[str, Case] = {**SLACK}
+_GARDEN = {"owner": "alice", "repo": "garden"}
+_HUB = "families.github.api"
+GITHUB: Mapping[str, Case] = {
+    "github_issue_search": Case(
+        "github",
+        _HUB,
+        {"query": "repo:alice/garden roses"},
+        "#2",
+        {"number": 2, "title": "Prune the roses", "author": "bob"},
+    ),
+    "github_issues": Case("github", _HUB, {**_GARDEN, "limit": 2}, "(open, by ", {"state": "open"}),
+    "github_issue_read": Case("github", _HUB, {**_GARDEN, "number": 1}, "#1", {"title": "Water the tomatoes"}),
+    "github_issue_comments": Case("github", _HUB, {**_GARDEN, "number": 4}, "Nothing was found."),
+    "github_issue_create": Case("github", _HUB, {**_GARDEN, "title": "Mow the lawn", "text": "Soon."}, "Opened #", {}),
+    "github_issue_comment": Case("github", _HUB, {**_GARDEN, "number": 1, "text": "Done."}, "Commented: https://"),
+    "github_pulls": Case("github", _HUB, _GARDEN, "herbs into main", {"number": 101, "from_branch": "herbs"}),
+    "github_pull_read": Case("github", _HUB, {**_GARDEN, "number": 101}, "+14 -3", {"text": "Thyme and sage."}),
+    "github_pull_comment": Case("github", _HUB, {**_GARDEN, "number": 101, "text": "Nice."}, "Commented: https://"),
+    "github_file_read": Case(
+        "github", _HUB, {**_GARDEN, "file": "docs/beds.md"}, "Three beds", {"text": "Three beds.\n", "size": 12}
+    ),
+}
+FAMILIES: Mapping[str, tuple[str, ...]] = {"github": ("rest",)}  # provider (and mode) to the APIs of its file
+
+
+def family_settings(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:
+    """Settings of every provider here that is neither Slack nor Google."""
+    return {name: simulator.family_settings(name, apis=apis) for name, apis in FAMILIES.items()}
+
+
+CASES: Mapping[str, Case] = {**SLACK, **GITHUB}

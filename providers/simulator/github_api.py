@@ -5,16 +5,18 @@ That the token allows the operation was checked before. Addresses in answers are
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha1
 from typing import cast
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.families.answers import iso
-from providers.simulator.repositories import Comment, Issue, Repository
+from providers.simulator.repositories import Comment, Issue, PullRequest, Repository
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call
 
@@ -72,12 +74,26 @@ class _Asked:
                 return _json({"resources": {"core": core}, "rate": core})
             case "GET", ["repos", _, _]:
                 return _json(self._repository(self._found()))
+            case "GET", ["search", "issues"]:
+                return self._search()
+            case "GET", ["repos", _, _, "pulls"]:
+                repository = self._found()
+                return self._page([self._pull(repository, one) for one in repository.pulls])
+            case "GET", ["repos", _, _, "pulls", _]:
+                repository = self._found()
+                found = next((one for one in repository.pulls if str(one.number) == self._parts[4]), None)
+                if found is None:
+                    raise GitHubRefused(404, "Not Found")
+                more: dict[str, JsonValue] = {"merged": False, "changed_files": 2, "additions": 14, "deletions": 3}
+                return _json(self._pull(repository, found) | more)
+            case "GET", ["repos", _, _, "contents", *path]:
+                return self._file("/".join(path))
             case "GET", ["repos", _, _, "issues"]:
                 return self._list_issues()
             case "POST", ["repos", _, _, "issues"]:
                 return self._open_issue()
             case "GET", ["repos", _, _, "issues", _]:
-                return _json(self._issue(self._found(), self._numbered()))
+                return _json(self._issue(self._found(), self._own_issue()))
             case "PATCH", ["repos", _, _, "issues", _]:
                 return self._change_issue()
             case "GET", ["repos", _, _, "issues", _, "comments"]:
@@ -95,6 +111,46 @@ class _Asked:
         shown = [one for one in reversed(repository.issues) if state in {"all", one.state}]
         return self._page([self._issue(repository, one) for one in shown])
 
+    def _search(self) -> Response:
+        """All words in the title; qualifiers other than `repo:` are taken and find everything."""
+        words = self._call.query.get("q", "").split()
+        if not words:
+            raise _invalid("Search", "q")
+        only = [word.removeprefix("repo:") for word in words if word.startswith("repo:")]
+        plain = [word.lower() for word in words if ":" not in word]
+        found = [
+            self._issue(repository, issue)
+            for repository in self._sandbox.repositories.seen_by(self._person)
+            if not only or repository.full_name in only
+            for issue in reversed(repository.issues)
+            if all(word in issue.title.lower() for word in plain)
+        ]
+        size = int(self._call.query.get("per_page", "30"))
+        page = int(self._call.query.get("page", "1"))
+        shown = cast("list[JsonValue]", found[(page - 1) * size : page * size])
+        return _json({"total_count": len(found), "incomplete_results": False, "items": shown})
+
+    def _file(self, path: str) -> Response:
+        repository = self._found()
+        content = repository.files.get(unquote(path))
+        if content is None:
+            raise GitHubRefused(404, "Not Found")
+        encoded = b64encode(content.encode()).decode()
+        lines = "\n".join(encoded[at : at + 60] for at in range(0, len(encoded), 60)) + "\n"
+        return _json(
+            {
+                "type": "file",
+                "encoding": "base64",
+                "name": unquote(path).rpartition("/")[2],
+                "path": unquote(path),
+                "sha": sha1(content.encode(), usedforsecurity=False).hexdigest(),
+                "size": len(content.encode()),
+                "content": lines,
+                "url": f"{self._base}/repos/{repository.full_name}/contents/{path}",
+                "html_url": f"https://github.com/{repository.full_name}/blob/main/{unquote(path)}",
+            }
+        )
+
     def _open_issue(self) -> Response:
         repository, title = self._found(), self._call.text("title")
         if title is None:
@@ -109,7 +165,7 @@ class _Asked:
         return _json(self._issue(repository, issue), status=201)
 
     def _change_issue(self) -> Response:
-        repository, issue = self._found(), self._numbered()
+        repository, issue = self._found(), self._own_issue()
         state = self._call.text("state")
         if state not in {None, "open", "closed"}:
             raise _invalid("Issue", "state")
@@ -137,12 +193,21 @@ class _Asked:
             raise GitHubRefused(404, "Not Found")
         return found
 
-    def _numbered(self) -> Issue:
+    def _numbered(self) -> Issue | PullRequest:
         issues = self._found().issues
         number = self._parts[4]
+        for pull in self._found().pulls:
+            if str(pull.number) == number:
+                return pull
         if not number.isdecimal() or not 1 <= int(number) <= len(issues):
             raise GitHubRefused(404, "Not Found")
         return issues[int(number) - 1]
+
+    def _own_issue(self) -> Issue:
+        found = self._numbered()
+        if not isinstance(found, Issue):
+            raise GitHubRefused(404, "Not Found")
+        return found
 
     def _page(self, items: Sequence[dict[str, JsonValue]]) -> Response:
         """One page; where there are others, `Link` says so (docs.github.com/rest: Using pagination)."""
@@ -219,7 +284,27 @@ class _Asked:
             "closed_at": None,
         }
 
-    def _comment(self, repository: Repository, issue: Issue, comment: Comment) -> dict[str, JsonValue]:
+    def _pull(self, repository: Repository, pull: PullRequest) -> dict[str, JsonValue]:
+        home = f"{self._base}/repos/{repository.full_name}"
+        return {
+            "id": pull.id,
+            "node_id": f"PR_{pull.id}",
+            "number": pull.number,
+            "state": "open",
+            "draft": False,
+            "title": pull.title,
+            "body": pull.body,
+            "user": self._user(pull.author),
+            "labels": [],
+            "head": {"ref": pull.branch, "label": f"{repository.owner.name}:{pull.branch}"},
+            "base": {"ref": "main", "label": f"{repository.owner.name}:main"},
+            "url": f"{home}/pulls/{pull.number}",
+            "html_url": f"https://github.com/{repository.full_name}/pull/{pull.number}",
+            "created_at": iso(pull.at),
+            "updated_at": iso(pull.at),
+        }
+
+    def _comment(self, repository: Repository, issue: Issue | PullRequest, comment: Comment) -> dict[str, JsonValue]:
         home = f"{self._base}/repos/{repository.full_name}"
         return {
             "id": comment.id,

@@ -30,6 +30,18 @@ class Issue:
     comments: list[Comment] = field(default_factory=list[Comment])
 
 
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    id: int
+    number: int
+    author: Person
+    title: str
+    body: str
+    branch: str
+    at: float
+    comments: list[Comment] = field(default_factory=list[Comment])
+
+
 @dataclass(slots=True)
 class Repository:
     id: int
@@ -38,6 +50,8 @@ class Repository:
     is_private: bool
     description: str
     issues: list[Issue] = field(default_factory=list[Issue])
+    pulls: list[PullRequest] = field(default_factory=list[PullRequest])
+    files: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def full_name(self) -> str:
@@ -64,6 +78,10 @@ class Repositories:
         garden = self._all[0]
         for title in _TITLES:
             self.open_issue(garden, PEOPLE["bob"], title=title, body=None, at=now - 86400)
+        garden.pulls.append(
+            PullRequest(self._next(), 101, PEOPLE["bob"], "Add a herb bed", "Thyme and sage.", "herbs", now - 3600)
+        )
+        garden.files |= {"README.md": "# Garden\n\nWhat grows where: ✿\n", "docs/beds.md": "Three beds.\n"}
 
     def _next(self) -> int:
         self._last += 1
@@ -90,7 +108,11 @@ class Repositories:
         repository.issues.append(issue)
         return issue
 
-    def comment(self, issue: Issue, author: Person, *, body: str, at: float) -> Comment:
+    def seen_by(self, person: Person) -> list[Repository]:
+        """Every repository that this person may see."""
+        return [one for one in self._all if one.owner is person or not one.is_private]
+
+    def comment(self, issue: Issue | PullRequest, author: Person, *, body: str, at: float) -> Comment:
         """The next comment."""
         comment = Comment(self._next(), author, body, at)
         issue.comments.append(comment)
