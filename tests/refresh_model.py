@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from operator import ge
 from typing import NamedTuple, TypeVar
 
 from vault import rotation_rules
@@ -82,6 +83,7 @@ class Intent(NamedTuple):
     sent_at: int
     sends: int
     is_settled: bool
+    order: int  # the fence of its first claim: who sent earlier
 
 
 class Lease(NamedTuple):
@@ -122,6 +124,7 @@ class State(NamedTuple):
     before: int  # the token that `live` replaced
     family: bool
     grace: bool
+    rotator: int  # the process whose send `live` came from; it began the grace
     fresh: int
     generation: int
     token: int
@@ -139,6 +142,7 @@ class State(NamedTuple):
 IDLE, DOWN = Process("idle"), Process("down")
 SMALL = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3)
 FULL = Budget(kills=2, pauses=1, losses=1, failures=1, claims=4)
+WIDE = Budget(kills=3, pauses=2, losses=2, failures=1, claims=6)
 
 
 @dataclass
@@ -167,7 +171,7 @@ class Model:
 
     def start(self, budget: Budget) -> State:
         return State(
-            0, -9, True, False, 1, 1, 0, True, True, 0, None, (None, None), (None, None), (IDLE, IDLE), budget, False
+            0, -9, True, False, 0, 1, 1, 0, True, True, 0, None, (None, None), (None, None), (IDLE, IDLE), budget, False
         )
 
     def steps(self, s: State) -> Iterator[tuple[str, State]]:
@@ -192,12 +196,15 @@ class Model:
             intent = s.intents[i]
             if intent is None or not self.provider.has_grace or intent.sent_at == OLD:
                 continue
+            other = s.intents[1 - i]
+            if other is not None and other.order < intent.order and other.sent_at == intent.sent_at:
+                continue  # what was sent earlier is older
             if intent.sent_at == YOUNG:
                 yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=THIN)))
             elif not hurries:
                 yield f"intent ages{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=OLD)))
-        left = [intent for intent in s.intents if intent is not None]  # all of the row's generation
-        if s.grace and not hurries and (not left or any(intent.sent_at == OLD for intent in left)):
+        began = s.intents[s.rotator]  # the grace is not older than the send that rotated
+        if s.grace and not hurries and (began is None or began.sent_at == OLD):
             yield "grace closes", s._replace(grace=False)
         if s.lease is not None and not s.lease.has_lapsed:
             holder = s.processes[s.lease.owner]
@@ -328,13 +335,13 @@ class Model:
         expires_at = NOW + 600 if s.access else NOW - 1
         if self.rules.may_send(self.policy, unresolved, now=NOW, access_expires_at=expires_at) is not Decision.SEND:
             return
-        mine, sent_at, sends = s.intents[i], YOUNG, 1
+        fence = s.fence + 1
+        mine, sent_at, sends, order = s.intents[i], YOUNG, 1, fence
         if mine is not None and mine.generation == s.generation:
-            sent_at, sends = mine.sent_at, mine.sends + 1
-        intents = _put(s.intents, i, Intent(s.generation, sent_at, sends, is_settled=False))
+            sent_at, sends, order = mine.sent_at, mine.sends + 1, mine.order
+        intents = _put(s.intents, i, Intent(s.generation, sent_at, sends, is_settled=False, order=order))
         if self.rules.one_intent_only:
             intents = _put(intents, 1 - i, None)
-        fence = s.fence + 1
         relies = any(one.sent_at == YOUNG for one in unresolved)
         claimed = Process("claimed", s.generation, s.token, None, fence, relies_on_grace=relies)
         yield (
@@ -359,7 +366,8 @@ class Model:
             answer = p.token
         elif p.token == s.live:
             answer = s.fresh
-            handled = s._replace(live=s.fresh, before=s.live, fresh=s.fresh + 1, grace=self.provider.has_grace)
+            rotated = s._replace(live=s.fresh, before=s.live, fresh=s.fresh + 1)
+            handled = rotated._replace(grace=self.provider.has_grace, rotator=i)
         elif s.grace and p.token == s.before and self.provider.resends:
             answer = s.live
         elif s.grace and p.token == s.before:
@@ -449,39 +457,146 @@ class Model:
         return one.doing == two.doing == "wire" and one.token == two.token
 
 
+DOINGS = {
+    name: number for number, name in enumerate(("idle", "down", "claimed", "wire", "silent", "got", "journalled"))
+}
+AGES = {YOUNG: 1, THIN: 2, OLD: 3}
+
+
+def key(s: State) -> int:
+    """The same number for states that differ in nothing that can ever matter, but for what may still happen to them.
+
+    The two processes may change places. Fences and generations are compared with the current ones only, and both only
+    grow. A token is the live one, its predecessor as long as the grace lasts, or dead; of two dead ones it matters only
+    whether both processes are about to send the same.
+    """
+    live, before = s.live, s.before if s.grace else None
+
+    def token(value: int) -> int:
+        return 0 if value == live else 1 if value == before else 2
+
+    sides: list[int] = []
+    for process, intent, journal, number in zip(s.processes, s.intents, s.journal, (0, 1), strict=True):
+        doing, side = process.doing, DOINGS[process.doing] << 1 | process.is_paused
+        if doing not in ("idle", "down"):
+            side = side << 1 | (process.fence == s.fence)
+            side = side << 1 | (process.generation == s.generation)
+            side = side << 3 | (token(process.token) << 1 | process.relies_on_grace if doing == "claimed" else 0)
+            side = side << 3 | (
+                0 if process.answer is None else 1 if process.answer == REFUSED else 2 + token(process.answer)
+            )
+        side <<= 9
+        if intent is not None:
+            current = intent.generation == s.generation
+            other = s.intents[1 - number]
+            side |= (other is not None and intent.order < other.order) << 8
+            side |= intent.sends << 4 | AGES[intent.sent_at] << 2 | intent.is_settled << 1 | current
+        side <<= 5
+        if journal is not None:
+            side |= 16 | token(journal.token) << 2 | (journal.spent == s.generation) << 1 | (journal.fence == s.fence)
+        side = side << 1 | (s.grace and s.rotator == number)
+        side <<= 3
+        if s.lease is not None and s.lease.owner == number:
+            side |= 4 | s.lease.has_lapsed << 1 | s.lease.is_ghost
+        sides.append(side)
+    one, two = s.processes
+    same = one.token == two.token and one.doing in ("claimed", "wire") and two.doing in ("claimed", "wire")
+    whole = token(s.token)
+    for flag in (s.family, s.grace, s.active, s.access, same):
+        whole = whole << 1 | flag
+    sides.sort()
+    return (whole << 40 | sides[0]) << 40 | sides[1]
+
+
+class Seen:
+    """The classes that were visited, each with what could still happen then.
+
+    A state of a visited class adds nothing when no more of anything can happen to it: each step that it can take, the
+    visited one could take too. A gap before it forgives losses, so that a visited one without a gap is the stricter.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[int, list[tuple[int, ...]]] = {}
+
+    @property
+    def classes(self) -> Collection[int]:
+        return self._budgets.keys()
+
+    def add(self, s: State) -> bool:
+        """Whether this state has to be visited."""
+        left = (*s.budget, not s.gap)
+        known = self._budgets.setdefault(key(s), [])
+        for other in known:
+            if all(map(ge, other, left)):
+                return False
+        known.append(left)
+        return True
+
+
+class SeenWhole:
+    """Every state for itself: what the reduction is compared with."""
+
+    def __init__(self) -> None:
+        self._states = set[State]()
+
+    @property
+    def classes(self) -> Collection[int]:
+        return set(map(key, self._states))
+
+    def add(self, s: State) -> bool:
+        """Whether this state has to be visited."""
+        before = len(self._states)
+        self._states.add(s)
+        return len(self._states) > before
+
+
+class Way(NamedTuple):
+    """The last step to a state, and the way before it."""
+
+    step: str
+    before: Way | None
+
+    def steps(self) -> list[str]:
+        found, way = [self.step], self.before
+        while way is not None:
+            found.append(way.step)
+            way = way.before
+        return found[::-1]
+
+
 def explore(
-    provider: Provider, *, rules: Rules | None = None, budget: Budget = SMALL, until_harm: bool = False
+    provider: Provider,
+    *,
+    rules: Rules | None = None,
+    budget: Budget = SMALL,
+    until_harm: bool = False,
+    seen: Seen | SeenWhole | None = None,
 ) -> Findings:
-    """Visit every reachable state, or all up to the first harm; breadth first, so that its way is a shortest one."""
-    model = Model(provider, rules or Rules())
+    """Visit all that is reachable, or all up to the first harm; breadth first, so that its way is a shortest one."""
+    model, seen = Model(provider, rules or Rules()), seen or Seen()
     start = model.start(budget)
-    seen: dict[State, tuple[str, State] | None] = {start: None}
-    queue, out = deque([start]), Findings()
-
-    def way(s: State) -> list[str]:
-        path: list[str] = []
-        while (step := seen[s]) is not None:
-            path.append(step[0])
-            s = step[1]
-        return path[::-1]
-
+    seen.add(start)
+    queue, out = deque[tuple[State, Way | None]]([(start, None)]), Findings()
     while queue and not (until_harm and (out.lost or out.doubled)):
-        s = queue.popleft()
+        s, way = queue.popleft()
         out.states += 1
         if model.is_doubled(s):
             out.doubled_sends += 1
-            out.doubled = out.doubled or way(s)
+            out.doubled = out.doubled or _steps(way)
         if model.is_lost(s):
             if s.gap:
                 out.lost_in_gap += 1
             else:
                 out.lost_needlessly += 1
-                out.lost = out.lost or way(s)
+                out.lost = out.lost or _steps(way)
         for label, after in model.steps(s):
             if label.startswith("steal"):
                 out.doubled_sends += 1
-                out.doubled = out.doubled or [*way(s), label]
-            if after not in seen:
-                seen[after] = (label, s)
-                queue.append(after)
+                out.doubled = out.doubled or [*_steps(way), label]
+            if seen.add(after):
+                queue.append((after, Way(label, way)))
     return out
+
+
+def _steps(way: Way | None) -> list[str]:
+    return [] if way is None else way.steps()

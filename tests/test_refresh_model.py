@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.refresh_model import PROVIDERS, Budget, Provider, Rules, explore
+from tests.refresh_model import PROVIDERS, Budget, Provider, Rules, Seen, SeenWhole, explore
 from vault import rotation_rules
 from vault.rotation_rules import Decision, Unresolved, may_send
 from vault.upstream import UpstreamPolicy
@@ -31,6 +31,16 @@ def test_nothing_is_lost_outside_the_gap_and_nothing_is_sent_twice(provider: Pro
 @pytest.mark.parametrize("provider", [STRICT, REVOKES], ids=lambda provider: provider.name)
 def test_a_loss_in_the_gap_is_found_where_no_client_can_avoid_it(provider: Provider) -> None:
     assert explore(provider, budget=NARROW[0]).lost_in_gap > 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+def test_looking_at_classes_of_states_leaves_nothing_out(provider: Provider) -> None:
+    whole, reduced = SeenWhole(), Seen()
+    everything = explore(provider, budget=NARROW[1], seen=whole)
+    found = explore(provider, budget=NARROW[1], seen=reduced)
+    assert set(reduced.classes) == whole.classes
+    assert found.states < everything.states
+    assert (found.lost_in_gap > 0) == (everything.lost_in_gap > 0)
 
 
 def sends_at_once(policy: UpstreamPolicy, unresolved: Collection[Unresolved], **facts: int | None) -> Decision:

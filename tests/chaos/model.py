@@ -1,26 +1,71 @@
-"""The model of refreshing at full size: every interleaving of two kills, a pause, a lost message, a failing commit."""
+"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages and a failing commit.
+
+States that differ in nothing that can matter are visited once (`tests.refresh_model.Seen`), one class of provider per
+process. Every rule is changed in turn, too, and the model has to notice.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
-from tests.refresh_model import FULL, PROVIDERS, SMALL, explore
+from tests.refresh_model import FULL, PROVIDERS, SMALL, WIDE, Budget, Findings, Provider, explore
+from tests.test_refresh_model import BROKEN
+
+SIBLING = PROVIDERS[2]
+
+
+def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
+    """What may happen: FULL, and more of everything.
+
+    Of siblings the newest ends the others here. Two processes that are stopped for longer than a lease, one after the
+    other, each with an answer to the same token, can then lose the grant: no rule here prevents that.
+    """
+    if scale is Scale.SMALL:
+        return (SMALL,)
+    return FULL, WIDE._replace(pauses=1) if provider is SIBLING else WIDE
+
+
+def explored(provider: Provider, budget: Budget) -> Findings:
+    """In a process of its own."""
+    return explore(provider, budget=budget)
+
+
+def is_noticed(number: int) -> bool:
+    """Whether the model finds the harm of one changed rule."""
+    broken = BROKEN[number]
+    found = explore(broken.provider, rules=broken.rules, budget=broken.budget, until_harm=True)
+    return bool(found.doubled if broken.doubles else found.lost)
+
+
+def line(provider: Provider, budget: Budget, found: Findings) -> Figure:
+    wrong = found.lost or found.doubled
+    many = f"{budget.kills} kills, {budget.pauses} pauses, {budget.losses} lost messages, {budget.claims} sends"
+    return Figure(
+        f"every interleaving of two processes, {many}; provider: {provider.name}",
+        " ".join(wrong) if wrong else f"{found.states:,} states explored, {found.lost_in_gap:,} lost in the gap",
+        "0 lost outside the gap, 0 sent twice",
+        holds=not wrong,
+    )
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One line per class of provider; minutes at full size."""
-    budget = FULL if scale is Scale.FULL else SMALL
-    lines: list[Figure] = []
-    for provider in PROVIDERS:
-        found = await asyncio.to_thread(explore, provider, budget=budget)
-        wrong = found.lost or found.doubled
-        lines.append(
-            Figure(
-                f"every interleaving, provider: {provider.name}",
-                " ".join(wrong) if wrong else f"{found.states:,} states, {found.lost_in_gap:,} lost in the gap",
-                "0 lost outside the gap, 0 sent twice",
-                holds=not wrong,
-            )
-        )
-    return lines
+    """One line per class of provider and size, and one for the changed rules."""
+    loop = asyncio.get_running_loop()
+    wanted = [(provider, budget) for provider in PROVIDERS for budget in budgets(provider, scale)]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        exploring = [loop.run_in_executor(pool, explored, *one) for one in wanted]
+        noticing = [loop.run_in_executor(pool, is_noticed, number) for number in range(len(BROKEN))]
+        found, noticed = await asyncio.gather(*exploring), await asyncio.gather(*noticing)
+    missed = [broken.name for broken, seen in zip(BROKEN, noticed, strict=True) if not seen]
+    return [
+        *(line(*one, findings) for one, findings in zip(wanted, found, strict=True)),
+        Figure(
+            "each rule of refreshing changed in turn",
+            f"{len(BROKEN) - len(missed)} of {len(BROKEN)} noticed" + (f", not: {', '.join(missed)}" if missed else ""),
+            "all",
+            holds=not missed,
+        ),
+    ]
