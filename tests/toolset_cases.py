@@ -91,6 +91,32 @@ GITHUB: Mapping[str, Case] = {
         "github", _HUB, {**_GARDEN, "file": "docs/beds.md"}, "Three beds", {"text": "Three beds.\n", "size": 12}
     ),
 }
+
+
+def _an_event(simulator: Simulator) -> Mapping[str, object]:
+    return {"event_id": simulator.google_event("alice")}
+
+
+_CALENDAR = "google.api.calendar"
+GOOGLE: Mapping[str, Case] = {
+    "calendar_calendars": Case("google", f"{_CALENDAR}.calendarList.list", {}, "written by other people", {}),
+    "calendar_update": Case(
+        "google",
+        f"{_CALENDAR}.events.patch",
+        {
+            "calendar_id": "primary",
+            "summary": "Moved",
+            "start": "2026-12-01T09:00:00+01:00",
+            "end": "2026-12-01T10:00:00+01:00",
+        },
+        "Changed Moved",
+        {"title": "Moved", "start": "2026-12-01T09:00:00+01:00"},
+        _an_event,
+    ),
+    "calendar_delete": Case(
+        "google", f"{_CALENDAR}.events.delete", {"calendar_id": "primary"}, "Deleted.", {}, _an_event
+    ),
+}
 FAMILIES: Mapping[str, tuple[str, ...]] = {"github": ("rest",)}  # provider (and mode) to the APIs of its file
 
 
@@ -99,4 +125,4 @@ def family_settings(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:
     return {name: simulator.family_settings(name, apis=apis) for name, apis in FAMILIES.items()}
 
 
-CASES: Mapping[str, Case] = {**SLACK, **GITHUB}
+CASES: Mapping[str, Case] = {**SLACK, **GOOGLE, **GITHUB}

@@ -110,6 +110,11 @@ class Calendars:
         start = _midnight((today + timedelta(days=10)).date())
         self._put(self._calendars[_HOLIDAYS], "Sandbox Day", start, start + timedelta(days=1)).all_day = True
 
+    def put(self, email: str, summary: str, *, now: float) -> Event:
+        """One more event in this account's own calendar, an hour long, tomorrow at this time."""
+        start = datetime.fromtimestamp(now + 86400, UTC).replace(microsecond=0)
+        return self._put(self._calendars[email], summary, start, start + timedelta(hours=1))
+
     def _put(self, calendar: Calendar, summary: str, start: datetime, end: datetime) -> Event:
         creator = next(email for email, role in calendar.roles.items() if role in {"owner", "reader"})
         event = Event(new_event_id(), summary, start, end, calendar.time_zone, creator)

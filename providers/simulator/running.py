@@ -10,7 +10,7 @@ import uvicorn
 from pydantic import JsonValue
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
@@ -67,6 +67,10 @@ class Simulator:
     def slack_message(self, channel: str) -> str:
         """The `ts` of the oldest message of a channel."""
         return self._sandbox.workspace.channels[channel].messages[0].ts
+
+    def google_event(self, person: str) -> str:
+        """The id of an event that this person put into the own calendar now."""
+        return self._sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=self.now()).id
 
     async def wait_until_held(self, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
         """Return once that many requests stand at a `hold` fault. Raises TimeoutError."""
