@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, principal_of
-from vault import delegations, grants, handles
+from vault import clients, delegations, grants, handles, users
 from vault.connections import disconnect
 from vault.exchange import ExchangeRequest, exchange
 from vault.handles import HandleRefused
@@ -156,3 +156,98 @@ async def test_handles_that_are_over_are_forgotten_an_hour_later(room: Room) -> 
         room.pass_time(seconds)
         async with room.database.transaction() as transaction:
             assert await handles.sweep(transaction, now=room.now) == forgotten
+
+
+async def nothing(room: Room, connection: Connection) -> None:
+    """Nothing happens."""
+
+
+async def end_grant(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await grants.revoke_grant(transaction, room.alice.grant.id, reason="test", now=room.now)
+
+
+async def end_connection(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await disconnect(transaction, room.vault.keys, connection, now=room.now)
+
+
+async def end_delegation(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await delegations.revoke_for_client(
+            transaction, user_id=room.alice.user.id, client_id=room.alice.client.id, now=room.now
+        )
+
+
+async def limit_delegation(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await delegations.allow(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            scopes=WRITE,
+            expires_at=room.now + 60,
+            now=room.now,
+        )
+
+
+async def remove_client(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await clients.remove_client(transaction, room.alice.client.id, now=room.now)
+
+
+async def disable_user(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await users.disable_user(transaction, room.alice.user.id, now=room.now)
+
+
+async def ask_each_time(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await delegations.set_ask(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            ask=WRITE,
+            now=room.now,
+        )
+
+
+CHANGES = [
+    *(nothing, end_grant, end_connection, end_delegation),
+    *(limit_delegation, remove_client, disable_user, ask_each_time),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_whatever_a_use_depends_on_is_seen_to_change_in_one_read(
+    room: Room, change: Callable[[Room, Connection], Awaitable[None]]
+) -> None:
+    connection = await room.connect()
+    value = await issued(room, connection)
+    before = await handles.look(room.database, value, known={}, now=room.now)
+    known = {before.handle.digest: before}
+    assert before.handle == await handles.find(room.database, value, now=room.now)
+    assert value not in repr(before)
+    await change(room, connection)
+    after = await handles.look(room.database, value, known=known, now=room.now)
+    assert (after is before) == (change is nothing)
+    assert (after.facts == before.facts) == (change is nothing)
+    if change is limit_delegation:
+        assert after.until == room.now + 60
+
+
+async def test_a_known_standing_ends_on_time_and_opens_nothing_for_another_value(room: Room) -> None:
+    connection = await room.connect()
+    value = await issued(room, connection, lifetime=300)
+    standing = await handles.look(room.database, value, known={}, now=room.now)
+    known = {standing.handle.digest: standing}
+    for wrong in ("", value + "A", "tvp_" + "A" * 43):
+        with pytest.raises(HandleRefused):
+            await handles.look(room.database, wrong, known=known, now=room.now)
+    room.pass_time(299)
+    assert await handles.look(room.database, value, known=known, now=room.now) is standing
+    room.pass_time(1)
+    with pytest.raises(HandleRefused):
+        await handles.look(room.database, value, known=known, now=room.now)
