@@ -11,8 +11,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
@@ -82,12 +82,22 @@ class UpstreamUnavailable(ToolRefused):
         self.unknown_outcome = unknown_outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A token and what it stands for; see `UpstreamAPI`."""
+
+    token: str = field(repr=False)
+    scopes: frozenset[str]
+    granted: frozenset[str] | None = None
+
+
 class UpstreamAPI:
     """One account at one provider, for the duration of one tool call.
 
     `scopes` is what this caller may do. `granted` is what the token itself could do: the connection's whole grant when
     narrowing is enforced by us, the same as `scopes` (and the default) when the token is narrow. `now` is the time that
-    tools reckon with.
+    tools reckon with. `renew` gets another token after the provider called this one dead, as one that kills the old
+    token on refresh does in the middle of a call: the refused request, and no other, is then sent once more.
     """
 
     def __init__(
@@ -99,6 +109,7 @@ class UpstreamAPI:
         scopes: frozenset[str],
         account: str | None = None,
         granted: frozenset[str] | None = None,
+        renew: Callable[[], Awaitable[Authority]] | None = None,
         now: int,
     ) -> None:
         self.account = account
@@ -108,6 +119,8 @@ class UpstreamAPI:
         self._token = token
         self._scopes = scopes
         self._granted = granted
+        self._renew = renew
+        self._renewing = asyncio.Lock()
         self._deadline: float | None = None
 
     async def get(
@@ -157,6 +170,35 @@ class UpstreamAPI:
         body: Mapping[str, object] | None = None,
         is_write: bool | None = None,
         is_any: bool = False,
+    ) -> Mapping[str, object]:
+        """Send; once more with a new token where the provider did not look at the call, a write too."""
+        used = self._token
+        try:
+            return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, is_any=is_any)
+        except Unauthorized:
+            if not await self._renewed(used):
+                raise
+        return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, is_any=is_any)
+
+    async def _renewed(self, used: str) -> bool:
+        """Whether there is another token than the one that was refused; one renewal per tool call."""
+        async with self._renewing:
+            if self._token == used and self._renew is not None:
+                renew, self._renew = self._renew, None
+                fresh = await renew()
+                self._token, self._scopes, self._granted = fresh.token, fresh.scopes, fresh.granted
+            return self._token != used
+
+    async def _call_once(
+        self,
+        method: Method,
+        api: str,
+        path: str,
+        *,
+        params: Mapping[str, Value],
+        body: Mapping[str, object] | None,
+        is_write: bool | None,
+        is_any: bool,
     ) -> Mapping[str, object]:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title

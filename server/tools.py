@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
-from providers.api import ToolRefused, Unauthorized, UpstreamAPI
+from providers.api import Authority, ToolRefused, UpstreamAPI
 from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, connect_link
@@ -201,27 +201,36 @@ def _account(arguments: BaseModel) -> str | None:
 async def _perform(
     deployment: Deployment, wanted: ExchangeRequest, spec: ToolSpec, arguments: BaseModel, *, progress: Progress
 ) -> _Outcome:
-    """Exchange and call; a token that the provider calls dead is refreshed once. A 401 means: not executed."""
-    token = await exchange(wanted, vault=deployment.vault, now=deployment.now())
-    try:
-        output = await spec.call(_api(deployment, wanted, token), arguments, progress)
-    except Unauthorized:
-        token = await exchange(
-            wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=token.generation
-        )
-        output = await spec.call(_api(deployment, wanted, token), arguments, progress)
-    return _Outcome(_succeeded(spec, output, token), token=token)
+    """Exchange and call; a token that the provider calls dead is renewed once, for the request that it refused."""
+    held = [await exchange(wanted, vault=deployment.vault, now=deployment.now())]
+
+    async def renew() -> Authority:
+        spoiled = held[-1].generation
+        held.append(await exchange(wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled))
+        return _authority(held[-1])
+
+    output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
+    return _Outcome(_succeeded(spec, output, held[-1]), token=held[-1])
 
 
-def _api(deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> UpstreamAPI:
+def _authority(token: UpstreamToken) -> Authority:
+    granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
+    return Authority(token.value, token.scopes, granted=granted)
+
+
+def _api(
+    deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken, *, renew: Callable[[], Awaitable[Authority]]
+) -> UpstreamAPI:
     provider, _ = deployment.catalog.resolve(wanted.provider)
+    authority = _authority(token)
     return UpstreamAPI(
         provider,
         deployment.http,
-        token=token.value,
-        scopes=token.scopes,
+        token=authority.token,
+        scopes=authority.scopes,
         account=token.account,
-        granted=token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted,
+        granted=authority.granted,
+        renew=renew,
         now=deployment.now(),
     )
 

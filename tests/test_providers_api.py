@@ -11,6 +11,7 @@ import pytest_asyncio
 from providers import api as api_module
 from providers.address import AddressPolicy
 from providers.api import (
+    Authority,
     RateLimited,
     RuleRefused,
     ToolRefused,
@@ -21,7 +22,7 @@ from providers.api import (
     path_of,
 )
 from providers.http import Outbound
-from tests.scripted import Reply, ScriptedServer, json_reply, provider_at, scripted_server
+from tests.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
 
 AUTH = "https://www.googleapis.com/auth/"
 TOKEN = "upstream-token-canary-0123456789"
@@ -249,3 +250,44 @@ async def test_parameters_stay_parameters(bench: Bench) -> None:
     (sent,) = bench.server.arrivals
     assert sent.path == "/calendar/calendars/x%40y/events"
     assert sent.query == {"q": "a&timeMin=1#x", "limit": "5", "all": "true"}
+
+
+async def test_a_token_that_dies_between_two_writes_is_renewed_for_the_second_alone(bench: Bench) -> None:
+    """A provider that kills the old token on refresh does so while a tool works; what was done is not done again."""
+    renewals = 0
+
+    async def renew() -> Authority:
+        nonlocal renewals
+        renewals += 1
+        return Authority("fresh", scopes=frozenset({"chat:write"}))
+
+    dead = {"ok": False, "error": "token_revoked"}
+
+    def answer(arrived: Arrival) -> Reply:
+        is_old = arrived.headers["authorization"] == f"Bearer {TOKEN}"
+        return json_reply(dead if is_old and len(bench.server.arrivals) > 1 else {"ok": True})
+
+    bench.server.answer = answer
+    scopes = frozenset({"chat:write"})
+    provider = provider_at("slack", bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, renew=renew, now=0)
+    for text in ("first", "second", "third"):
+        await api.post("web", "/chat.postMessage", body={"channel": "C1", "text": text})
+    sent = [(one.json["text"], one.headers["authorization"]) for one in bench.server.arrivals]
+    old, new = f"Bearer {TOKEN}", "Bearer fresh"
+    assert sent == [("first", old), ("second", old), ("second", new), ("third", new)]
+    assert renewals == 1
+
+
+async def test_a_renewed_token_that_is_refused_too_ends_the_call(bench: Bench) -> None:
+    async def renew() -> Authority:
+        return Authority("fresh", scopes=frozenset({"chat:write"}))
+
+    bench.server.answer = lambda _: json_reply({"ok": False, "error": "token_revoked"})
+    scopes = frozenset({"chat:write"})
+    provider = provider_at("slack", bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, renew=renew, now=0)
+    for _ in range(2):
+        with pytest.raises(Unauthorized):
+            await post(api)
+    assert len(bench.server.arrivals) == 3
