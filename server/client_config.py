@@ -172,14 +172,15 @@ def _url(vault: Vault, transport: TransportName) -> str:
 def _command_line(client: ClientName, transport: TransportName, *, vault: Vault, file: Path) -> str | None:
     """A line that does the same, or that tries it out."""
     if client == "claude-code":
-        # Options come before the name; `--` keeps the program's own options from being taken for claude's.
-        line = ["claude", "mcp", "add", "--scope", "user", "--transport", transport]
+        # `--` keeps the program's own options from being taken for claude's. `--env` takes every word up to the next
+        # option, so it comes after the name.
+        line = ["claude", "mcp", "add", "--scope", "user", "--transport", transport, ENTRY_NAME]
         if transport != "stdio":
-            return shlex.join([*line, ENTRY_NAME, _url(vault, transport)])
+            return shlex.join([*line, _url(vault, transport)])
         for name, value in (vault.program.environment or {}).items():
             line += ["--env", f"{name}={value}"]
         program = [vault.program.command, *vault.program.arguments, *_stdio_arguments(client, vault)]
-        return shlex.join([*line, ENTRY_NAME, "--", *program])
+        return shlex.join([*line, "--", *program])
     if client == "inspector":
         where = ["--cli", "--catalog", str(file), "--server", ENTRY_NAME, "--method", "tools/list"]
         return shlex.join(["npx", "-y", INSPECTOR, *where])

@@ -158,10 +158,10 @@ def lines_to_type() -> Iterator[tuple[str, list[str]]]:
     """Command lines of ours in code blocks and in running text."""
     for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
         text = path.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+        blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
         spans = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
         whole = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-        for line in [*whole, *spans]:
+        for line in [*(one.strip() for one in whole), *spans]:
             words = shlex.split(line, comments=True) if line.count("'") % 2 == 0 else line.split()
             while words and "=" in words[0]:
                 words = words[1:]

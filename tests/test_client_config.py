@@ -117,7 +117,14 @@ async def test_whom_this_shell_trusts_for_tls_goes_along_to_a_program_and_nothin
     monkeypatch.setenv("SOME_SECRET", "canary")
     made = await content(place, "claude-code")
     assert made["entry"]["env"] == {"SSL_CERT_FILE": "/etc/ssl/with-our-own.pem"}  # type: ignore[index]
-    assert "SSL_CERT_FILE=/etc/ssl/with-our-own.pem" in shlex.split(str(made["command_line"]))
+    words = shlex.split(str(made["command_line"]))
+    # Claude Code 2.1.197 takes every word after --env for another variable, up to an option or `--`
+    assert words[words.index("--env") : words.index("--") + 1] == [
+        "--env",
+        "SSL_CERT_FILE=/etc/ssl/with-our-own.pem",
+        "--",
+    ]
+    assert words.index("token-vault") < words.index("--env")
     assert "canary" not in json.dumps(made)
     assert "env" not in (await content(place, "claude-code", "--transport", "http"))["entry"]  # type: ignore[operator]
 

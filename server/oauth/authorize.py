@@ -44,6 +44,10 @@ from vault.refusals import TransitionRefused, VaultError
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
+_UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
+    "The agent is not known here: let it register again. If it introduces itself by a document, whoever runs this "
+    "vault lets its host in with registration.allowed_hosts, and the vault has to reach it"
+)
 _ANSWERED: Final = "/device/answered"
 
 
@@ -110,7 +114,7 @@ async def _destination(deployment: Deployment, request: Request, parameters: Par
         address = address_of(request)
         client = await client_auth.find_client(deployment, client_id, address=address, must_be_fresh=True)
     if client is None:
-        raise OAuthError("invalid_client", "The agent is not known here, or its metadata document cannot be used")
+        raise OAuthError("invalid_client", _UNKNOWN_AGENT)
     return client, _redirect_uri(parameters, client)
 
 

@@ -205,7 +205,8 @@ class Journey:
         async with self.step("write the settings file, start the proxy"):
             block = self.guide.blocks("proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
             assert VAULT in block
-            Path(named[1]).write_text(self.slips.public_url(block), encoding="utf-8")
+            agents = self.guide.blocks("proxy.md", "Agents", "toml")[0]
+            Path(named[1]).write_text(f"{self.slips.public_url(block)}\n{agents}", encoding="utf-8")
             authority = self.internet.authority
             if self.slips.proxy_certificate is not None:
                 authority = self.slips.proxy_certificate(self.home)
