@@ -5,6 +5,7 @@ The provider's own word decides: whether a call is let in, what its books say wa
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -24,8 +25,10 @@ from tests.exchanging import Room, open_room, principal_of
 from tests.simulating import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.flights import Wish
+from vault.narrowing import Narrower
 from vault.records import Connection, Narrowing
-from vault.refusals import ItemRefused, TemporarilyUnavailable
+from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
 from vault.upstream import Downscope
 
 GOOGLE = "https://www.googleapis.com/auth/"
@@ -292,6 +295,28 @@ async def test_where_narrowing_does_harm_no_narrowing_refresh_is_ever_sent(
         assert await place.call(place.family.outside, again) == 200
 
 
+async def test_gitlab_as_shipped_is_never_asked_for_a_narrow_token(simulator: Simulator, sqlite_store: Store) -> None:
+    family = Family(
+        "gitlab",
+        "gitlab",
+        scopes("read_user", "api"),
+        scopes("read_user"),
+        ("GET", "/api/v4/projects"),
+        ("POST", "/api/v4/projects"),
+    )
+    async with place_for(family, simulator, sqlite_store) as place:
+        await place.connect()
+        generation = None
+        for _ in range(5):
+            token = await place.narrow(after=generation)
+            assert token.narrowing is Narrowing.ENFORCED
+            generation = token.generation
+        assert place.narrowings() == []
+        assert len(simulator.books()["refreshes"]) == 4
+        assert place.grant()["scopes"] == ["api", "read_user"]
+        assert await place.call(family.outside, token) == 200
+
+
 # What an answer proves
 
 
@@ -410,6 +435,73 @@ async def test_a_provider_that_does_not_answer_is_asked_again_later_and_nothing_
         await place.narrow()
     assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
     assert place.simulator.books()["refreshes"] == []
+
+
+async def test_many_wishes_at_once_make_one_narrower_token_on_both_databases(
+    simulator: Simulator, store: Store
+) -> None:
+    async with place_for(BY_NAME["github"], simulator, store) as place:
+        await place.connect()
+        tokens = await asyncio.gather(*(place.narrow() for _ in range(20)))
+        assert len({token.value for token in tokens}) == 1
+        assert len(place.narrowings()) == 1
+        again = await place.narrow(after=tokens[0].generation)
+        assert again.generation > tokens[0].generation
+        assert await place.call(place.family.inside, again) == 200
+        full = await place.exchange(place.family.granted)
+        await place.exchange(place.family.granted, after=full.generation)  # ends what was made of the old one
+        assert (await place.narrow()).value not in {tokens[0].value, again.value}
+
+
+@at("github", "box")
+async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_once(place: Place) -> None:
+    await place.connect()
+    wrong = replace(place.provider.registration, client_secret="wrong-secret")
+    strange = AuthlibUpstream(place.provider.registered(wrong), place.upstream._outbound)
+    place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
+    with pytest.raises(TemporarilyUnavailable, match="operator"):
+        await place.narrow()
+    assert [event.details["reason"] for event in await place.room.events("narrowing.failed")] == ["invalid_client"]
+    place.room.vault = replace(place.room.vault, upstreams={place.family.provider: place.upstream})
+    with pytest.raises(TemporarilyUnavailable):
+        await place.narrow()
+    place.room.pass_time(61)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+@at("github", "box")
+async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(place: Place) -> None:
+    connection = await place.connect()
+    endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
+    place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "hold")
+    wish = asyncio.create_task(place.narrow())
+    await place.simulator.wait_until_held(f"families.{place.family.mode}.{endpoint}")
+    async with place.room.database.transaction() as transaction:
+        await connections.disconnect(transaction, place.room.vault.keys, connection, now=place.room.now)
+    place.simulator.control("release")
+    with pytest.raises(ConnectionRequired):
+        await wish
+
+
+@at("box")
+async def test_without_a_full_token_nothing_is_asked(place: Place) -> None:
+    connection = await place.connect()
+    facts = replace(await place.room.row(connection), access_sealed=None)
+    wish = Wish(connection.id, 0, scopes=place.family.narrow)
+    made = Narrower(place.room.vault, place.upstream, place.provider.policy(), facts=facts, wish=wish)
+    assert await made.make() is None
+    assert place.narrowings() == []
+
+
+@at("github")
+async def test_scopes_that_the_app_does_not_have_are_refused_there_and_enforced_here(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.github-app.token.scoped", "status", status=422, body='{"message": "no"}')
+    with pytest.raises(ItemRefused):
+        await place.narrow()
+    (event,) = await place.room.events("narrowing.failed")
+    assert event.details["reason"] == "invalid_scope"
+    assert (await place.exchange()).narrowing is Narrowing.ENFORCED
 
 
 # One item
