@@ -33,6 +33,7 @@ from vault import grants
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
 SLOWER = 1.2  # at most so many times as slow
 NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
+PAUSE = 2.0  # seconds before somebody who got no answer tries again
 
 
 @dataclass
@@ -159,7 +160,7 @@ async def _pace(served: Served, members: list[Member], spell: Spell, *, seconds:
 async def _insist(served: Served, member: Member, spell: Spell) -> None:
     while True:
         await served.call(member, spell)
-        await asyncio.sleep(0.2)  # an answer at once must not become a flood
+        await asyncio.sleep(PAUSE)
 
 
 async def hang(
@@ -235,6 +236,6 @@ async def figures(scale: Scale) -> list[Figure]:
     full = scale is Scale.FULL
     async with strict_provider() as provider, postgres_server() as server:
         return [
-            await hang(provider, where, hung=40, others=20, spells=4 if full else 1, seconds=15.0 if full else 2.0)
+            await hang(provider, where, hung=40, others=20, spells=4 if full else 1, seconds=12.0 if full else 2.0)
             for where in (server, None)
         ]
