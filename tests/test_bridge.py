@@ -16,7 +16,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 
 from server.app import build_app, open_deployment
 from tests.bridging import Machine, by_code, connect, in_the_browser
-from tests.harness import PASSWORD, running_vault, serving
+from tests.harness import PASSWORD, free_socket, running_vault, serving
 from tests.mcp_room import INITIALIZE, Agent, Room, room
 from tests.person import Person
 from vault import audit, clients, grants
@@ -328,6 +328,39 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
             assert await works(client)
     finally:
         await opened.__aexit__(None, None, None)
+
+
+async def test_a_vault_that_is_away_at_the_start_is_told_and_nobody_is_asked(machine: Machine) -> None:
+    listening = free_socket()
+    machine.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    listening.close()
+    with pytest.raises(BaseExceptionGroup) as failed:
+        async with machine.client():
+            pass
+    assert "cannot be reached" in repr(failed.value)
+    assert not machine.opened.exists()
+
+
+@pytest.mark.requirement("S-165")
+async def test_standard_output_carries_json_rpc_only_and_nothing_carries_a_token(place: Room, machine: Machine) -> None:
+    agent = await place.agent()
+    machine.give(agent)
+    process = await machine.start("--verbose")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    listed = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
+    for line in (json.dumps(INITIALIZE), "{broken", json.dumps(listed), '"not a message"'):
+        process.stdin.write(line.encode() + b"\n")
+    async with asyncio.timeout(20):
+        lines = [await process.stdout.readline() for _ in range(2)]
+        command_line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        process.stdin.close()
+        rest, errors = await process.communicate()
+    assert {json.loads(line)["id"] for line in lines} == {0, 7}
+    assert (rest, process.returncode) == (b"", 0)
+    assert b"is no message" in errors
+    assert agent.token.encode() not in command_line + environment + errors
 
 
 async def test_a_file_that_others_can_read_is_told_in_the_answer(place: Room, machine: Machine) -> None:

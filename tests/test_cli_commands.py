@@ -80,6 +80,13 @@ async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place
     assert (await run(place, "clients", "show", client_id)).exit_code == 1
 
 
+@pytest.mark.parametrize("device", [False, True])
+async def test_a_client_signs_in_by_code_only_if_its_operator_says_so(place: Place, device: bool) -> None:
+    options = ("--redirect-uri", "http://127.0.0.1/callback", *(("--device",) if device else ()))
+    added = await content(place, "clients", "add", "Bridge", *options)
+    assert ("urn:ietf:params:oauth:grant-type:device_code" in added["grant_types"]) is device  # type: ignore[call-overload,index]
+
+
 @pytest.mark.parametrize("uri", ["javascript:alert(1)", "http://app.example/", "https://app.example/#x", "not-a-uri"])
 async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: str) -> None:
     refused = await run(place, "clients", "add", "Web app", "--redirect-uri", uri)

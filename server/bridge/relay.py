@@ -67,7 +67,7 @@ class Relay:
 
     async def run(self) -> None:
         """Until the client closes standard input."""
-        async with stdio_server() as (inbox, outbox):
+        async with stdio_server() as (inbox, outbox), inbox, outbox:  # its writer ends when its stream is closed
             again: JSONRPCRequest | None = None
             while True:
                 self._remote.session_lost = False
@@ -106,10 +106,16 @@ class Relay:
                 elif self._remote.session_lost:
                     return message
                 self._pending[message.id] = message
-            elif isinstance(message, JSONRPCNotification) and message.method == _READY:
-                self._is_ready = True
+            elif isinstance(message, JSONRPCNotification):
+                self._note(message)
             await self._post(message, outgoing)
         return None
+
+    def _note(self, notification: JSONRPCNotification) -> None:
+        if notification.method == _READY:
+            self._is_ready = True
+        elif notification.method == "notifications/cancelled":  # of 2026-07-28: nothing answers it any more
+            self._pending.pop((notification.params or {}).get("requestId", ""), None)
 
     async def _post(self, message: JSONRPCMessage, outgoing: Outgoing) -> None:
         await outgoing.send(SessionMessage(message, metadata=ClientMessageMetadata(headers=self._headers(message))))
