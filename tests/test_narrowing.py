@@ -25,6 +25,7 @@ from tests.exchanging import Room, open_room, principal_of
 from tests.simulating import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.explain import Question, explain
 from vault.flights import Wish
 from vault.narrowing import Narrower
 from vault.records import Connection, Narrowing
@@ -481,6 +482,18 @@ async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(pla
     place.simulator.control("release")
     with pytest.raises(ConnectionRequired):
         await wish
+
+
+@at("box", "google")
+async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(place: Place) -> None:
+    connection = await place.connect()
+    alice = place.room.alice
+    question = Question(alice.user.name, alice.client.id, connection.id, place.family.narrow)
+    found = await explain(question, vault=place.room.vault, now=place.room.now)
+    assert (found.failing, found.narrowing) == (None, "upstream")
+    assert found.refreshes == (place.family.provider == "google")
+    place.room.pass_time(4000)
+    assert (await explain(question, vault=place.room.vault, now=place.room.now)).refreshes
 
 
 @at("box")

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from vault import clients, connections, grants, leases, rotation, users
 from vault.accounts import HeldAccount, Wanted, read_accounts
-from vault.attenuate import Plan, scope_key
+from vault.attenuate import Plan, derives, scope_key
 from vault.database import Reader
 from vault.exchange import ExchangeRequest, choose, settle
 from vault.flights import Vault
@@ -169,6 +169,8 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
     """Whether a token is at hand, or can be fetched."""
     token = held.narrowed if made.needs_narrow_token else held.full
     refreshes = token is None or not token.is_good(now)
+    if made.needs_narrow_token and derives(vault.policies[held.provider]):
+        refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made of the full one
     again = f"connect it again: token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."
