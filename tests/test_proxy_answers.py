@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import zlib
 from collections.abc import AsyncGenerator, Callable
 
@@ -11,6 +12,8 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from providers.http import Crowded, HttpError, NoAnswer, NotReached, TooLarge
+from server.proxy.refusals import of_http
 from tests.harness import free_socket, serving
 from tests.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from tests.scripted import Reply, json_reply
@@ -314,7 +317,8 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
 ) -> None:
     scopes = frozenset({"issues:read"})
     agent = await room.agent()
-    handle = await room.handle(agent, await room.account(agent, provider="github", scopes=scopes), scopes=scopes)
+    connection = await room.account(agent, provider="github", scopes=scopes | {"issues:write"})
+    handle = await room.handle(agent, connection, scopes=scopes)
     theirs, path = f"{upstream.url}/github", "/repos/a/b/issues"
     body = f'{{"url":"{theirs}/x","other":"https://github.com/x"}}'.encode()
     headers = [(b"content-type", b"application/json"), (b"link", f'<{theirs}{path}?page=2>; rel="next"'.encode())]
@@ -325,9 +329,28 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     assert answer.headers["link"] == f'<{ours}{path}?page=2>; rel="next"'
     upstream.answer = replying(body, headers=[(b"content-type", b"text/plain")])
     assert (await handle.call("GET", path, api="rest")).content == body
+    writing = await room.handle(handle.agent, handle.connection, scopes=frozenset({"issues:write"}))
+    await room.allow(handle.agent, handle.connection, frozenset({"issues:write"}))
+    upstream.answer, bodies = echoing()
+    sent = {"title": f"{ours}/x", "body": "https://github.com/x"}
+    await writing.call("POST", path, api="rest", json=sent)
+    assert bodies == [{"title": f"{theirs}/x", "body": "https://github.com/x"}]
     plain = await room.ready()  # Slack's clients follow nothing
     upstream.answer = replying(body, headers=[(b"content-type", b"application/json")])
     assert (await get(plain)).content == body
+
+
+def echoing() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
+    """A provider that says yes, and the JSON bodies that it got."""
+    bodies: list[object] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        bodies.append(json.loads(message["body"]))
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    return answer, bodies
 
 
 # Tokens that die on the way
@@ -408,3 +431,22 @@ async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoo
     assert links[-1] is None  # a program in a loop does not fill the database
     events = await list_events(room.vault.deployment.database, limit=10_000)
     assert UPSTREAM_TOKEN not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_write", "status", "says"),
+    [
+        (Crowded("too many calls in flight"), True, 503, "Nothing was sent"),
+        (NotReached("could not connect"), True, 502, "Nothing was changed"),
+        (NoAnswer("no answer in time"), True, 502, "unknown"),
+        (NoAnswer("no answer in time"), False, 502, "Nothing was changed"),
+        (TooLarge("answer too large"), False, 502, "larger"),
+    ],
+)
+def test_what_went_wrong_on_the_way_says_whether_it_may_be_repeated(
+    error: HttpError, is_write: bool, status: int, says: str
+) -> None:
+    refused = of_http(error, is_write=is_write)
+    assert refused.status == status
+    assert says in refused.description
+    assert ("Retry-After" in refused.headers) == (status == 503)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.scripted import Reply
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ async def test_the_method_cannot_be_changed_on_the_way(room: ProxyRoom, handle: 
 
 
 async def test_headers_go_on_by_name_only(room: ProxyRoom, handle: Proxied) -> None:
-    kept = {"accept": "application/json", "user-agent": "an SDK", "if-none-match": '"x"', "range": "bytes=0-5"}
+    kept = {"accept": "application/json", "user-agent": "an SDK", "if-none-match": '"x"'}
     cut = {
         "cookie": "a=b",
         "proxy-authorization": "Basic eDp5",
@@ -256,6 +257,8 @@ async def test_headers_go_on_by_name_only(room: ProxyRoom, handle: Proxied) -> N
         "te": "trailers",
         "origin": "null",
         "x-slack-user": "U2",
+        "range": "bytes=0-5",
+        "if-range": '"x"',
         "accept-language": "de",
         "connection": "close, accept-language",
     }
@@ -314,6 +317,13 @@ async def test_an_upgrade_is_refused(room: ProxyRoom, handle: Proxied) -> None:
     assert status_line.split()[1] in {"403", "501"}
     assert room.provider.arrivals == []
     assert (await raw(handle, target))[0] == 200
+
+
+async def test_a_provider_that_switches_protocols_is_not_followed(room: ProxyRoom, handle: Proxied) -> None:
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+    for raw_answer, status in ((switching, 502), (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200)):
+        room.provider.answer = lambda _, raw_answer=raw_answer: Reply(raw=raw_answer)
+        assert (await handle.call("GET", "/conversations.list")).status_code == status
 
 
 async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: Proxied) -> None:

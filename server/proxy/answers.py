@@ -60,12 +60,12 @@ async def hand_on(
     """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
-    if len(encodings) > 1 or not DECODED.issuperset(encodings):
+    if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
         raise refusals.unreadable(call.provider)
     masker = replacer = Replacer(masks)
     headers = response_headers(answer.headers, masker)
     if call.provider.proxied.links:
-        linker = Replacer({**masks, **_links(call)})
+        linker = Replacer({**masks, **dict(call.links)})
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
@@ -107,11 +107,6 @@ async def _stream(
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _links(call: Call) -> Mapping[bytes, bytes]:
-    """Absolute addresses of the provider's API, and where they are here."""
-    return {base.rstrip("/").encode(): f"{call.our_base}/{api}".encode() for api, base in call.provider.apis.items()}
 
 
 def _location(call: Call, location: str) -> bytes:

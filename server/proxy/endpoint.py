@@ -194,7 +194,8 @@ class Proxy:
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
-        return Call(provider, target, fitting, our_base=our_base, url=url, headers=headers, body=body)
+        call = Call(provider, target, fitting, our_base=our_base, url=url, headers=headers, body=body)
+        return call.outward()
 
     async def _read(self, passage: Passage, provider: Provider, *, is_judged: bool) -> tuple[bytes | None, Parameters]:
         """The body, None when it streams, and its parameters where they count."""

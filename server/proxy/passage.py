@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -59,3 +59,18 @@ class Call:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
+
+    @property
+    def links(self) -> Sequence[tuple[bytes, bytes]]:
+        """Absolute addresses of the provider's APIs, and where they are here."""
+        apis = self.provider.apis.items()
+        return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
+
+    def outward(self) -> Call:
+        """With the provider's own addresses in the body, where a client sends back what an answer said."""
+        body = self.body
+        if not body or not self.provider.proxied.links:
+            return self
+        for theirs, ours in self.links:
+            body = body.replace(ours, theirs)
+        return self if body is self.body else replace(self, body=body)

@@ -26,14 +26,15 @@ _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 
-# What a call means is in these; everything else of a request stays here.
+# What a call means is in these; everything else of a request stays here. Not `Range`: what a provider repeats could be
+# fetched in parts too short to be recognised.
 _PASSED: Final = frozenset(
     {
         *("accept", "accept-language", "content-language", "content-type", "idempotency-key", "if-match"),
-        *("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "prefer", "range", "user-agent"),
+        *("if-modified-since", "if-none-match", "if-unmodified-since", "prefer", "user-agent"),
     }
 )
-_SINGLE: Final = frozenset({"content-type", "content-length", "range", "if-range"})
+_SINGLE: Final = frozenset({"content-type", "content-length"})
 # Of an answer everything passes but what is about this hop, about the provider's own pages, or ours to say.
 _KEPT_BACK: Final = frozenset(
     {
