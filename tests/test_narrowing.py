@@ -538,6 +538,9 @@ async def test_a_token_for_one_folder_does_not_open_another(place: Place) -> Non
     assert token.narrowing is Narrowing.UPSTREAM
     assert await place.call(("GET", "/2.0/folders/12/items"), token) == 200
     assert await place.call(("GET", "/2.0/folders/13/items"), token) == 404
+    assert [event.details["item"] for event in await place.room.events("token.exchanged")] == [
+        f"{place.api}/2.0/folders/12"
+    ]
     without = await place.exchange()
     assert await place.call(("GET", "/2.0/folders/13/items"), without) == 200
 
@@ -547,6 +550,8 @@ async def test_a_token_for_one_item_is_refused_where_no_provider_holds_it_to_tha
     await place.connect()
     with pytest.raises(ItemRefused):
         await place.exchange(item="/files/5")
+    (refused,) = await place.room.events("exchange.refused")
+    assert (refused.details["code"], refused.details["item"]) == ("invalid_target", f"{place.api}/files/5")
     assert place.narrowings() == []
     assert (await place.exchange()).narrowing is Narrowing.UPSTREAM
 

@@ -362,6 +362,7 @@ def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
             "purpose": request.purpose,
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
+            **({} if request.item is None else {"item": request.item}),
             **request.details,
         },
     )
@@ -378,6 +379,8 @@ def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
     }
     if request.scopes is not None:
         details["scopes"] = format_scope(request.scopes)
+    if request.item is not None:
+        details["item"] = request.item
     connection_id: str | None = None
     if isinstance(refusal, ConnectionRequired):
         details["reason"] = refusal.reason
