@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from providers.answers import at, is_array, is_object, parse_object
 from providers.file_problems import address_problems, problems_of
+from providers.generic import Endpoints, generic_provider
 from providers.inputs import InputRefused, filled, given
 from providers.provider import Provider, Registration
 
@@ -53,6 +54,8 @@ class ProviderOverrides:
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
     scopes: frozenset[str] | None = None  # no token ever carries more
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    title: str | None = None  # of a provider without a file
+    endpoints: Endpoints | None = None  # of one that is an issuer
     testing: bool = False  # our app there is not published yet
     is_loopback: bool = False  # our redirect address is on this machine
 
@@ -129,12 +132,35 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
     for name in overrides or {}:
         if name not in found and name in shelf:
             found[name] = (shelf[name], read_provider(shelf[name]))
+        elif name not in found and (generic := _generic(name, (overrides or {})[name])) is not None:
+            found[name] = (Path(name), generic)
         elif name not in found:
             known = "token-vault providers list has their names"
             raise ProviderFileRefused(f"providers.{name}: there is no provider file of that name; {known}")
+    for name, settings in (overrides or {}).items():
+        if settings.endpoints is not None and found[name][0].suffix:
+            raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
     providers = [_overridden(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
     return Catalog(providers, shelf)
+
+
+def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
+    """A provider that only settings describe; None when they do not say where its endpoints are."""
+    endpoints = settings.endpoints
+    if endpoints is None and settings.authorize_url and settings.token_url and settings.userinfo_url:
+        endpoints = Endpoints(settings.authorize_url, settings.token_url, settings.userinfo_url, settings.revoke_url)
+    if endpoints is None:
+        return None
+    try:
+        provider = generic_provider(
+            name, endpoints, title=settings.title, scopes=settings.scopes or (), apis=settings.apis
+        )
+    except ValidationError as error:
+        raise ProviderFileRefused(f"providers.{next(_in_words(error))}") from error
+    for line in problems_of(provider, stem=name):
+        raise ProviderFileRefused(f"providers.{name}: {line}")
+    return provider
 
 
 def read_provider(path: Path) -> Provider:
@@ -148,8 +174,18 @@ def read_provider(path: Path) -> Provider:
 def schema() -> dict[str, object]:
     """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
-    return {name: _ordered(value) for name, value in whole.items()}
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
+    return {name: _on_one_line(value) for name, value in made.items()}
+
+
+def _on_one_line(value: object) -> object:
+    """The same with each description on one line, however the source wraps it."""
+    if is_object(value):
+        return {
+            name: " ".join(inner.split()) if name == "description" and isinstance(inner, str) else _on_one_line(inner)
+            for name, inner in value.items()
+        }
+    return [_on_one_line(inner) for inner in value] if is_array(value) else value
 
 
 def _ordered(value: object) -> object:

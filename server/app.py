@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from server.deployment import Deployment
 from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
+from server.issuers import endpoints_of_issuers
 from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
 from server.toolbox import hidden_tools, load_tools
@@ -40,6 +42,7 @@ from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
 Made = TypeVar("Made")
+OWN_FILES = "providers"  # a folder of the data directory: the operator's own provider files
 
 
 @asynccontextmanager
@@ -53,20 +56,14 @@ async def open_deployment(
     """
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
-        catalog = load_catalog(
-            [folder.expanduser() for folder in settings.provider_folders],
-            {
-                name: _overrides(registered, is_loopback=settings.is_loopback)
-                for name, registered in settings.providers.items()
-            },
-        )
+        outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))
+        stack.push_async_callback(outbound.close)
+        catalog = await open_catalog(settings, data=data, outbound=outbound)
         database = await open_database(
             settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
         )
         stack.push_async_callback(database.close)
         keys = await KeyRing.open(database, key_source(settings.keys, data=data))
-        outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))
-        stack.push_async_callback(outbound.close)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         specs = load_tools(settings, catalog)
@@ -103,6 +100,22 @@ async def open_deployment(
         )
 
 
+async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) -> Catalog:
+    """The providers as the settings have them, with the files in the folder `providers` of the data directory.
+
+    Raises ProviderFileRefused or SettingsRefused with one line.
+    """
+    endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
+    own = [data / OWN_FILES] if (data / OWN_FILES).is_dir() else []
+    return load_catalog(
+        [*own, *(folder.expanduser() for folder in settings.provider_folders)],
+        {
+            name: replace(_overrides(registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
+            for name, registered in settings.providers.items()
+        },
+    )
+
+
 def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
     return ProviderOverrides(
         client_id=registered.client_id,
@@ -114,6 +127,7 @@ def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOv
         userinfo_url=registered.userinfo_url,
         apis=dict(registered.apis),
         inputs=dict(registered.inputs),
+        title=registered.title,
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
         testing=registered.testing,
         is_loopback=is_loopback,
@@ -157,15 +171,14 @@ def _upstreams(
 
 def build_app(deployment: Deployment) -> ASGIApp:
     """The whole application: authorization server, pages and transports behind the guards."""
-    transports = server.transports.routes(deployment)
+    busy = [*server.transports.routes(deployment), *server.oauth.routes(deployment)]
     app = Starlette(
         routes=[
-            *transports,
-            *server.oauth.routes(deployment),
+            *busy,
             *server.portal.routes(deployment),
         ],
         lifespan=server.transports.lifespan(deployment),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    direct = Direct(app, [route for route in transports if isinstance(route, Route)], proxy=Proxy(deployment))
+    direct = Direct(app, [route for route in busy if isinstance(route, Route)], proxy=Proxy(deployment))
     return Counted(Guards(direct, GuardRules.from_settings(deployment.settings)), deployment.drain)

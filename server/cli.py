@@ -10,11 +10,11 @@ from server.commands import (
     agents,
     apis,
     backups,
+    describing,
     diagnosing,
     history,
     joining,
     people,
-    registering,
     running,
 )
 
@@ -36,7 +36,7 @@ adding.register(agents.clients_app)
 app.add_typer(apis.app, name="apis")
 app.add_typer(accounts.connections_app, name="connections")
 app.add_typer(agents.delegations_app, name="delegations")
-app.add_typer(registering.providers_app, name="providers")
+app.add_typer(describing.providers_app, name="providers")
 app.add_typer(accounts.tools_app, name="tools")
 app.add_typer(history.keys_app, name="keys")
 

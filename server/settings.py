@@ -250,6 +250,10 @@ class ProviderSettings(_Section):
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = Field(default_factory=dict[str, str])
+    issuer: str | None = Field(
+        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are asked for"
+    )
+    title: str | None = Field(default=None, description="Name on pages of a provider without a file")
     inputs: Mapping[str, str] = Field(
         default_factory=dict[str, str], description="What the provider file asks for: tenant, region, instance"
     )

@@ -49,7 +49,8 @@ def test_what_a_service_does_not_issue_is_nowhere_described() -> None:
 
 def test_the_published_schema_is_that_of_the_model() -> None:
     committed = Path(SHELF.parent, "provider.schema.json").read_text(encoding="utf-8")
-    assert committed == json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    made = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    assert committed == made, "token-vault providers schema > providers/provider.schema.json"
     for path in FILES:
         assert path.read_text(encoding="utf-8").startswith("#:schema ../provider.schema.json\n"), path.name
     known = schema()["properties"]
@@ -70,6 +71,24 @@ def test_a_file_is_read_when_somebody_asks_for_it() -> None:
 def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:
     catalog = load_catalog(overrides={"asana": ProviderOverrides(client_id="x", client_secret="y")})
     assert catalog.names == ("asana", "google", "slack")
+
+
+def described(provider: Provider) -> str:
+    """The row of a provider on the page of all services."""
+    names = ", ".join(f"`{name}`" for name in (provider.name, *sorted(provider.aliases)))
+    tokens = "not issued" if provider.refresh_tokens == "never" else provider.rotation.mode.value
+    narrowing = "never" if provider.downscope.destructive else provider.downscope.mode.value
+    asks = ", ".join(f"`{name}`" for name in provider.inputs) or "-"
+    tally = " / ".join(str(count) for count in provider.tally.values())
+    return f"| {provider.title} | {names} | {tokens} | {narrowing} | {asks} | {tally} |"
+
+
+def test_the_page_of_all_services_shows_what_the_files_say() -> None:
+    page = (SHELF.parent.parent / "docs" / "services.md").read_text(encoding="utf-8")
+    head = "| Service | Name here, and others for parts of it | Refresh tokens | Narrowing | Asks for | Facts |\n"
+    table = "\n".join(described(provider) for provider in EVERYTHING)
+    assert page.partition(head)[2].partition("\n\n")[0] == f"| --- | --- | --- | --- | --- | --- |\n{table}"
+    assert f"{len(EVERYTHING)} files" in page
 
 
 INPUT = """

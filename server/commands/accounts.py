@@ -11,7 +11,6 @@ from server.commands.agents import UserOption
 from server.commands.setup import Setup, command, fail, note, say, user_named, when
 
 if TYPE_CHECKING:
-    from providers.provider import Provider
     from providers.tools import ToolSpec
     from server.deployment import Deployment
     from vault.records import Connection
@@ -110,69 +109,6 @@ async def end_connection(deployment: Deployment, connection: Connection) -> str:
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
     return await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"
-
-
-@command(providers_app, "list")
-def list_providers(setup: Setup) -> None:
-    """List the services this vault knows, and which are set up."""
-
-    async def read() -> list[dict[str, object]]:
-        async with setup.open() as deployment:
-            return [_provider(deployment, deployment.catalog.provider(name)) for name in deployment.catalog.names]
-
-    columns = ("name", "title", "configured", "aliases", "narrowing")
-    setup.show(setup.run(read()), columns=columns, empty="There are no providers.")
-
-
-def _provider(deployment: Deployment, provider: Provider) -> dict[str, object]:
-    return {
-        "name": provider.name,
-        "title": provider.title,
-        "configured": deployment.vault.upstreams[provider.name].is_configured,
-        "aliases": sorted(provider.aliases),
-        "narrowing": provider.policy().downscope.value,
-        "redirect_uri": deployment.url(f"/connect/callback/{provider.name}"),
-    }
-
-
-@command(providers_app, "show")
-def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The provider.", show_default=False)]) -> None:
-    """Show one service: its scopes, and the redirect URI to enter where you register the vault with it."""
-
-    async def read() -> tuple[dict[str, object], list[tuple[str, str]]]:
-        async with setup.open() as deployment:
-            found = deployment.catalog.get(name)
-            if found is None:
-                fail(f"there is no provider {name!r}: token-vault providers list")
-            return _provider(deployment, found), [(scope, about.title) for scope, about in found.scopes.items()]
-
-    row, scopes = setup.run(read())
-    if setup.as_json:
-        setup.show_json(row | {"scopes": dict(scopes)})
-        return
-    for key, value in row.items():
-        say(f"{key:14} {' '.join(str(part) for part in value) if isinstance(value, list) else value}")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
-    for scope, title in scopes:
-        say(f"  {scope}: {title}")
-
-
-@command(providers_app, "check")
-def check_provider(
-    setup: Setup, file: Annotated[Path, typer.Argument(help="A provider file (TOML).", show_default=False)]
-) -> None:
-    """Check a provider file; every problem on its own line."""
-    from providers.catalog import check_file
-
-    problems = check_file(file)
-    if setup.as_json:
-        setup.show_json({"file": str(file), "problems": problems})
-    elif not problems:
-        say(f"{file}: no problem found")
-    else:
-        for problem in problems:
-            say(problem)
-    if problems:
-        raise typer.Exit(1)
 
 
 @tools_app.callback()
