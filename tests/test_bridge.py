@@ -133,13 +133,16 @@ async def test_an_impatient_client_does_not_end_the_sign_in_that_it_started(pers
 async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, machine: Machine, device: bool) -> None:
     refuse = by_code if device else in_the_browser
     answering = asyncio.create_task(refuse(machine, person, decision="deny"))
-    with pytest.raises(BaseExceptionGroup) as failed:
-        async with machine.client(*(["--device"] if device else []), mode="legacy"):
-            pass
-    await answering
-    assert "You refused" in repr(failed.value)
-    assert "--sign-in" in repr(failed.value)
-    assert not machine.opened.exists()
+    async with machine.client(*(["--device"] if device else []), mode="2026-07-28") as client:
+        for _ in range(2):
+            with pytest.raises(MCPError, match=r"You refused.*--sign-in"):
+                await client.list_tools()
+        await answering
+        assert not machine.opened.exists()
+        assert machine.told().count("Sign in to") == 1
+        if not device:
+            await signed_in(machine, person)  # by themselves, meanwhile
+            assert await works(client)
 
 
 async def test_a_keyring_is_used_where_there_is_one(person: Person, machine: Machine) -> None:

@@ -51,7 +51,7 @@ class Access:
         self._is_asking = False
         self._told = ""
         self._why = ""
-        self._quiet_until = 0.0
+        self._refusal: tuple[float, SignInNeeded] | None = None  # until when it answers what would ask again
 
     @asynccontextmanager
     async def opened(self, asking: SignIn | Errand) -> AsyncGenerator[Access]:
@@ -92,9 +92,6 @@ class Access:
         await asyncio.shield(self._renewal)
 
     async def _renewed(self, refused: str | None) -> Credentials:
-        now = asyncio.get_running_loop().time()
-        if now < self._quiet_until:
-            raise SignInNeeded(self._told)
         if self._renewal is None or self._renewal.done():
             self._told = ""
             self._renewal = asyncio.create_task(self._renew(refused))
@@ -159,13 +156,14 @@ class Access:
         """A sign-in that outlives this process. Refused, it also answers what comes next: an agent that tries again
         must not open page after page.
         """
+        if self._refusal is not None and asyncio.get_running_loop().time() < self._refusal[0]:
+            raise self._refusal[1]
         await self._authority.endpoints()  # else the errand would say in its own words that the vault is away
         self._is_asking = True
         try:
             await errand.run(self.tell)
         except SignInNeeded as refusal:
-            self._quiet_until = asyncio.get_running_loop().time() + _QUIET
-            self._told = refusal.description
+            self._refusal = (asyncio.get_running_loop().time() + _QUIET, refusal)
             raise
         finally:
             self._is_asking = False
