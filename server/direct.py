@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROXY: Final = "/proxy/"
-_BUSY: Final = frozenset({"/mcp", "/mcp/"})
+_BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
 
 
 class Direct:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import string
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,27 @@ def test_parameters_survive_the_way_to_the_client(values: dict[str, str]) -> Non
 def test_unreadable_parameters_are_refused(raw: str) -> None:
     with pytest.raises(OAuthError):
         parse_parameters(raw)
+
+
+PIECES = [*"ab1=&+%;~.ü é", "%41", "%c3%a4", "%C3", "%zz", "%00", "%26", "\0", "\u2028"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_forms_are_read_as_the_standard_library_reads_them(raw: str) -> None:
+    try:
+        pairs = parse_qsl(raw, keep_blank_values=True, encoding="utf-8", errors="strict", separator="&")
+    except ValueError:
+        pairs = None
+    if pairs is None or any("\0" in name + value for name, value in pairs):
+        with pytest.raises(OAuthError):
+            parse_parameters(raw)
+        return
+    found = parse_parameters(raw)
+    first: dict[str, str] = {}
+    for name, value in pairs:
+        first.setdefault(name, value)
+    assert found.values == first
+    assert found.repeated == {name for name, _ in pairs if [one for one, _ in pairs].count(name) > 1}
 
 
 def test_repeated_and_empty_parameters_are_seen() -> None:

@@ -9,7 +9,7 @@ for the person from a refusal is the server's work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vault import approvals, rotation
@@ -49,8 +49,9 @@ class ExchangeRequest:
     """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
 
     `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
-    `details` is what the event says beside that. `call` is a tool's call, about which the person can be asked; None for
-    what is handed out for later use.
+    `details` is what the event says beside that; `event` makes another one of the token, or none where the caller
+    records it together with what it makes of the token. `call` is a tool's call, about which the person can be asked;
+    None for what is handed out for later use.
     """
 
     principal: Principal
@@ -62,6 +63,7 @@ class ExchangeRequest:
     item: str | None = None  # the address of the one thing that the token may reach
     details: Mapping[str, object] = field(default_factory=dict[str, object])
     call: ToolCall | None = None
+    event: Callable[[UpstreamToken], Event | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ async def exchange(
     except VaultError as refusal:
         await vault.activity.record(_refused(request, refusal))
         raise
-    await vault.activity.record(_exchanged(request, token))
+    event = _exchanged(request, token) if request.event is None else request.event(token)
+    if event is not None:
+        await vault.activity.record(event)
     return token
 
 

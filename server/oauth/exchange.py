@@ -130,8 +130,7 @@ def _token_type(asked: TokenRequest) -> str:
 
 
 async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> Exchanged:
-    asked, subject = made.asked, made.subject
-    provider = target.provider
+    asked, subject, provider = made.asked, made.subject, target.provider
     request = ExchangeRequest(
         made.principal,
         provider.name,
@@ -141,25 +140,46 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         connection_id=target.connection_id,
         item=target.item,
         details={"subject": subject.kind, **subject.details},
+        event=lambda token: _release_event(made, target, token),
     )
-    early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
-    if target.item is not None and early is release.Release.PROXY:
-        raise _not_one_thing()
+    if target.item is not None:
+        early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
+        if early is release.Release.PROXY:
+            raise _not_one_thing()
     if subject.limits is not None:
         request = await _within_limits(deployment, request, subject.limits)
     try:
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
     except VaultError as refusal:
         raise await as_answer(deployment, refusal, made.principal, client_name=asked.client.name) from refusal
+    narrowing = _outside(made, target, token)
     if not token.scopes:
         raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")
-    policy = release.policy_of(asked.client, provider=provider.name, connection_id=token.connection_id)
-    narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
     if narrowing is None and target.item is not None:
         raise _not_one_thing()
     if narrowing is None:
         return await _handle(deployment, made, target, token)
-    return await _released(deployment, made, token, narrowing)
+    return _released(made, token, narrowing)
+
+
+def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
+    """How the token's scopes hold once it is outside; None where it stays inside."""
+    policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
+    return release.released(policy, token.narrowing, expires=token.expires_at is not None)
+
+
+def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:
+    """What is durable before a provider's token goes out; a handle's event is written together with the handle."""
+    narrowing = _outside(made, target, token)
+    if narrowing is None or not token.scopes:
+        return None
+    carried = format_scope(_carried(token, narrowing))
+    return _event("token.released", made, target, token, narrowing=narrowing.value, carried=carried)
+
+
+def _carried(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str]:
+    """What the token itself can do."""
+    return token.scopes if narrowing is Narrowing.UPSTREAM else token.granted
 
 
 def _not_one_thing() -> OAuthError:
@@ -211,7 +231,8 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
             expires_at=asked.now + lifetime,
             now=asked.now,
         )
-        await audit.append(transaction, _event("handle.issued", made, token, expires_in=lifetime), now=asked.now)
+        event = _event("handle.issued", made, target, token, narrowing=token.narrowing.value, expires_in=lifetime)
+        await audit.append(transaction, event, now=asked.now)
     return Exchanged(
         value,
         scopes=token.scopes,
@@ -222,29 +243,29 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
     )
 
 
-async def _released(deployment: Deployment, made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
+def _released(made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
     """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
     subject does.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
     expires_in = max(0, min(ends) - made.asked.now) if ends else None
-    scopes = token.scopes if narrowing is Narrowing.UPSTREAM else token.granted
-    await deployment.activity.record(
-        _event("token.released", made, token, narrowing=narrowing.value, carried=format_scope(scopes))
-    )
-    return Exchanged(token.value, scopes=scopes, expires_in=expires_in, narrowing=narrowing.value)
+    return Exchanged(token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value)
 
 
-def _event(kind: str, made: _Exchange, token: UpstreamToken, **details: object) -> Event:
+def _event(kind: str, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, **details: object) -> Event:
     return Event(
         kind,
         user_id=made.principal.user_id,
         client_id=made.principal.client_id,
         connection_id=token.connection_id,
         details={
+            "provider": target.provider.name,
             "account": token.label,
             "scopes": format_scope(token.scopes),
+            "purpose": PURPOSE,
+            "grant": made.principal.grant_id,
             "actors": list(made.principal.actors),
+            "subject": made.subject.kind,
             **made.subject.details,
             **details,
         },

@@ -36,6 +36,8 @@ def policy_of(client: Client, *, provider: str, connection_id: str) -> Release:
     """The policy for this account: the connection's, else the provider's, else the client's own, else the usual one."""
     if ceiling_of(client) is Release.PROXY:
         return Release.PROXY
+    if MEMBER not in client.metadata:
+        return Release.NARROWED
     chosen = policies_of(client)
     for name in (connection_id, provider, DEFAULT):
         if name in chosen:

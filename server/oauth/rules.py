@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import unquote_to_bytes, urlencode, urlsplit
 
 from vault.records import Client, parse_scope
 
@@ -89,22 +89,39 @@ class Parameters:
 
 def parse_parameters(raw: str) -> Parameters:
     """`application/x-www-form-urlencoded` text. Raises OAuthError for what is not clean UTF-8 or holds NUL."""
-    try:
-        pairs = parse_qsl(
-            raw, keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=MAX_PARAMETERS, separator="&"
-        )
-    except ValueError as error:
-        raise OAuthError("invalid_request", "the parameters cannot be read") from error
+    parts = raw.split("&")
+    if len(parts) > MAX_PARAMETERS:
+        raise _unreadable()
     values: dict[str, str] = {}
     repeated: set[str] = set()
-    for name, value in pairs:
-        if "\0" in name or "\0" in value:
-            raise OAuthError("invalid_request", "the parameters cannot be read")
+    for part in parts:
+        if not part:
+            continue
+        name, _, value = part.partition("=")
+        name, value = _decoded(name), _decoded(value)
         if name in values:
             repeated.add(name)
         else:
             values[name] = value
     return Parameters(values, frozenset(repeated))
+
+
+def _unreadable() -> OAuthError:
+    return OAuthError("invalid_request", "the parameters cannot be read")
+
+
+def _decoded(text: str) -> str:
+    """One name or value; most have nothing to decode."""
+    if "+" in text:
+        text = text.replace("+", " ")
+    if "%" in text:
+        try:
+            text = unquote_to_bytes(text).decode("utf-8", "strict")
+        except UnicodeDecodeError as error:
+            raise _unreadable() from error
+    if "\0" in text:
+        raise _unreadable()
+    return text
 
 
 def with_parameters(uri: str, parameters: Mapping[str, str]) -> str:

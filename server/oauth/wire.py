@@ -94,7 +94,7 @@ async def read_form(request: Request) -> Parameters:
 
 async def read_form_or_json(request: Request) -> tuple[Parameters, bool]:
     """Parameters of a POST as a form, or as a JSON object of strings; whether it was JSON."""
-    if request.url.query or _content_type(request) != "application/json":
+    if _content_type(request) != "application/json" or request.url.query:
         return await read_form(request), False
     content = await read_json_object(request, limit=FORM_LIMIT, code="invalid_request")
     values = {name: value for name, value in content.items() if isinstance(value, str)}

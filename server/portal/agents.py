@@ -13,6 +13,7 @@ from server.portal.visits import OwnVisit
 from vault import audit, clients, delegations, grants
 from vault.records import Client, Event, Grant
 
+_USES: Final = frozenset({"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed"})
 _LOOK_BACK: Final = 500  # events in which to find an agent's last use
 
 
@@ -34,7 +35,7 @@ async def show(visit: OwnVisit) -> Response:
     recent = await audit.list_events(database, user_id=visit.user.id, limit=_LOOK_BACK, newest_first=True)
     last_used: dict[str, int] = {}
     for event in recent:
-        if event.client_id is not None and event.kind in {"tool.called", "token.exchanged", "token.refreshed"}:
+        if event.client_id is not None and event.kind in _USES:
             last_used.setdefault(event.client_id, event.at)
     agents: list[dict[str, object]] = []
     for client_id, live in (await _own_agents(visit)).items():

@@ -79,7 +79,7 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
-async def _connection(port: int, calls: int, offset: int, make: Callable[[int], bytes]) -> list[float]:
+async def _connection(port: int, calls: int, offset: int, make: Callable[[int], bytes], wanted: bytes) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     latencies: list[float] = []
     try:
@@ -88,7 +88,7 @@ async def _connection(port: int, calls: int, offset: int, make: Callable[[int], 
             writer.write(make(offset + index))
             body = await _answer(reader)
             latencies.append(time.perf_counter() - started)
-            if b"1764000000.000100" not in body or b'"isError":true' in body.replace(b" ", b""):
+            if wanted not in body or b'"isError":true' in body.replace(b" ", b""):
                 raise RuntimeError(f"a call failed: {body[:400].decode(errors='replace')}")
     finally:
         writer.close()
@@ -104,8 +104,9 @@ async def drive(
     token: str | None,
     host: str = "127.0.0.1",
     make: Callable[[int], bytes] | None = None,
+    wanted: bytes = b"1764000000.000100",
 ) -> Run:
-    """`calls` calls over `connections` connections; each answer is checked. `make`: others than `tools/call`."""
+    """`calls` calls over `connections` connections; each answer has what is `wanted`. `make`: other calls."""
 
     def ordinary(number: int) -> bytes:
         return request_bytes(port, number, token=token, host=host)
@@ -113,6 +114,6 @@ async def drive(
     started = time.perf_counter()
     each = calls // connections
     parts = await asyncio.gather(
-        *(_connection(port, each, 1 + number * each, make or ordinary) for number in range(connections))
+        *(_connection(port, each, 1 + number * each, make or ordinary, wanted) for number in range(connections))
     )
     return Run(time.perf_counter() - started, tuple(latency for part in parts for latency in part))

@@ -1,0 +1,183 @@
+"""Token exchange beside npm oidc-provider's refresh_token grant, one after the other in each round.
+
+    python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
+
+Both answer `POST /token` to a client with a secret in the body. The vault exchanges an access token for a live upstream
+token of one account: once with the same subject token each time, once with another one each time, which it has to
+verify; and for a proxy handle. oidc-provider keeps everything in memory and issues a JWT signed with ES256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlencode
+
+from server.oauth.rules import TOKEN_EXCHANGE
+from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, wait_for
+from tests.bench.load import drive
+from tests.foreign import FOLDER, node
+
+ACCESS = "urn:ietf:params:oauth:token-type:access_token"
+SECRET = "s" * 43
+PEER = "oidc-provider, refresh_token"
+
+
+@dataclass
+class Kind:
+    """One kind of request to one of the servers."""
+
+    name: str
+    server: Contender
+    make: Callable[[int], bytes]
+
+
+def request_bytes(port: int, form: dict[str, str]) -> bytes:
+    body = urlencode(form).encode()
+    lines = [
+        "POST /token HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(body)}",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def start_peer(*, core: int) -> Kind:
+    """oidc-provider with one refresh token."""
+    port = free_port()
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), node(), "refresh_bench.mjs", str(port), SECRET],
+        cwd=FOLDER,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"NODE_ENV": "production"},
+    )
+    assert process.stdout is not None
+    token = ""
+    for line in process.stdout:  # notices come first
+        token = line.strip()
+        if token and " " not in token:
+            break
+    form = {"grant_type": "refresh_token", "refresh_token": token, "client_id": "bench", "client_secret": SECRET}
+    request = request_bytes(port, form)
+    return Kind(PEER, Contender("oidc-provider", process, port), lambda _: request)
+
+
+def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
+    """The vault, and the three kinds of request to it."""
+    port = free_port()
+    process = start("tests.bench.exchanged", str(port), str(folder / "data"), str(tokens), core=core)
+    assert process.stdout is not None
+    facts = json.loads(process.stdout.readline())
+    issued = Path(facts["tokens"]).read_text(encoding="ascii").split()
+    form = {
+        "grant_type": TOKEN_EXCHANGE,
+        "client_id": facts["client_id"],
+        "client_secret": facts["client_secret"],
+        "subject_token_type": ACCESS,
+        "audience": "slack",
+    }
+    ours = Contender("token vault", process, port)
+    whole = form | {"scope": "channels:read chat:write", "subject_token": issued[0]}
+    same, handle = request_bytes(port, whole), request_bytes(port, whole | {"scope": "chat:write"})
+    others: Iterator[str] = iter(issued[1:])
+    return [
+        Kind("exchange, same subject token", ours, lambda _: same),
+        Kind(
+            "exchange, another subject token each time",
+            ours,
+            lambda _: request_bytes(port, whole | {"subject_token": next(others)}),
+        ),
+        Kind("exchange for a handle", ours, lambda _: handle),
+    ]
+
+
+async def measure(kind: Kind, calls: int) -> tuple[float, float]:
+    """(CPU us per request, requests per second) of one round."""
+    before = kind.server.cpu_seconds()
+    run = await drive(
+        kind.server.port, connections=CONNECTIONS, calls=calls, token=None, make=kind.make, wanted=b'"access_token":"'
+    )
+    used, done = kind.server.cpu_seconds() - before, len(run.latencies)
+    return used / done * 1e6, done / run.seconds
+
+
+async def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the rounds and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.exchange", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=2000, help="requests per kind and round")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    os.sched_setaffinity(0, {CORES[-1]})
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            peer = start_peer(core=CORES[0])
+            processes.append(peer.server.process)
+            warm = 2000  # oidc-provider gets faster for a while
+            kinds = [peer, *start_vault(Path(name), core=CORES[0], tokens=1 + warm + chosen.rounds * chosen.calls)]
+            processes.append(kinds[1].server.process)
+            for kind in kinds:
+                wait_for(kind.server.port, kind.server.process)
+                await measure(kind, warm)
+            rows: dict[str, list[tuple[float, float]]] = {kind.name: [] for kind in kinds}
+            for number in range(chosen.rounds):
+                turn = number % len(kinds)
+                for kind in kinds[turn:] + kinds[:turn]:
+                    rows[kind.name].append(await measure(kind, chosen.calls))
+            memory = {kind.name: round(kind.server.memory_mb()) for kind in kinds}
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    show(rows, memory, rounds=chosen.rounds, calls=chosen.calls, as_json=chosen.json)
+
+
+def show(
+    rows: dict[str, list[tuple[float, float]]], memory: dict[str, int], *, rounds: int, calls: int, as_json: bool
+) -> None:
+    """Medians, and how many requests per CPU second there are for one of the peer's: taken within each round."""
+    found: dict[str, dict[str, object]] = {}
+    for name, measured in rows.items():
+        ratios = [peer[0] / mine[0] for peer, mine in zip(rows[PEER], measured, strict=True)]
+        found[name] = {
+            "cpu_us": round(statistics.median(one[0] for one in measured)),
+            "per_second": round(statistics.median(one[1] for one in measured)),
+            "memory_mb": memory[name],
+            "per_cpu_second_over_peer": round(statistics.median(ratios), 2),
+            "min_max": [round(min(ratios), 2), round(max(ratios), 2)],
+        }
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {len(CORES)} cores, SQLite,")
+    print(f"{rounds} rounds of {calls} requests over {CONNECTIONS} connections, client_secret_post\n")
+    print(f"{'POST /token':<44}{'CPU us':>8}{'per s':>8}{'MB':>6}   requests per CPU second over the peer's")
+    for name, facts in found.items():
+        spread = facts["min_max"]
+        assert isinstance(spread, list)
+        print(
+            f"{name:<44}{facts['cpu_us']:>8}{facts['per_second']:>8}{facts['memory_mb']:>6}"
+            f"   {facts['per_cpu_second_over_peer']}x ({spread[0]}-{spread[1]})"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
