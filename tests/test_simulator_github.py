@@ -82,7 +82,7 @@ async def test_an_issue_is_opened_commented_and_closed(app: App) -> None:
         ("GET", "/repos/alice/garden/issues/99", None, 404),
         ("GET", "/repos/alice/nothing/issues", None, 404),
         ("GET", "/repos/alice/garden/issues?per_page=x", None, 422),
-        ("GET", "/repos/alice/garden/pulls", None, 404),
+        ("GET", "/repos/alice/garden/stargazers", None, 404),
     ],
 )
 async def test_what_is_wrong_or_missing_is_refused(app: App, method: str, path: str, body: object, status: int) -> None:
