@@ -266,6 +266,7 @@ def _event(kind: str, made: _Exchange, target: UpstreamTarget, token: UpstreamTo
             "grant": made.principal.grant_id,
             "actors": list(made.principal.actors),
             "subject": made.subject.kind,
+            **({} if target.item is None else {"item": target.item}),
             **made.subject.details,
             **details,
         },
