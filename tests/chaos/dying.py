@@ -1,29 +1,21 @@
-"""A process of a vault that exchanges once and dies by SIGKILL at a named step of the refresh; for `tests.chaos.kills`.
+"""Parts of a vault that end their process by SIGKILL at a named step of a refresh; for `tests.chaos.mortal`.
 
-The steps are put around the vault's own parts from outside: nothing in the product knows of them. Without a step it
-prints how the exchange ended.
+They are put around the vault's own parts from outside: nothing in the product knows of them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import signal
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from server.app import open_deployment
-from server.settings import load_settings
-from tests.chaos.worker import SCOPES, call
 from vault.audit import Activity
-from vault.exchange import ExchangeRequest, Vault
+from vault.exchange import Vault
 from vault.journal import Entry, Journal
-from vault.records import Event, Principal
-from vault.upstream import RefreshOutcome, Rotation, UpstreamOAuth
+from vault.records import Event
+from vault.upstream import RefreshOutcome, UpstreamOAuth
 
 STEPS = ("claimed", "answered", "journalled", "committed")
 
@@ -79,27 +71,3 @@ def doomed(vault: Vault, step: str, *, data: Path, provider: str = "slack") -> V
             return replace(vault, activity=DyingActivity(vault.database))
         case _:
             return vault
-
-
-async def main(about: Mapping[str, Any]) -> None:
-    """Open the vault, exchange once, say how it went."""
-    settings = load_settings(
-        overrides={
-            "database": {"url": about["database"]},
-            "providers": about["providers"],
-            "sandbox": {"loopback_upstreams": True},
-        }
-    )
-    data = Path(about["data"])
-    whose: dict[str, Any] = {**about["principal"], "scopes": frozenset({"tools"})}
-    principal = Principal(**whose)
-    request = ExchangeRequest(principal, "slack", SCOPES, purpose="chaos")
-    async with open_deployment(settings, data=data) as deployment:
-        policy = replace(deployment.vault.policies["slack"], rotation=Rotation(about["rotation"]), grace=about["grace"])
-        vault = replace(deployment.vault, policies={"slack": policy})
-        milliseconds, outcome, generation, _ = await call(doomed(vault, about["step"], data=data), request)
-        print(json.dumps({"ms": milliseconds, "outcome": outcome, "generation": generation}), flush=True)
-
-
-if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 from dataclasses import dataclass
-from typing import Any
 
 from tests.chaos.dying import STEPS
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.world import (
-    PATIENCE,
-    ROOT,
-    World,
-    environment,
-    fresh_store,
-    open_world,
-    postgres_server,
-    strict_provider,
-)
+from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.world import PATIENCE, World, fresh_store, open_world, postgres_server, strict_provider
 
 GRACE = 60
+WIRE = ("arrived", "handled")  # the request is at the provider, which has not looked yet, or has: killed from outside
 
 
 @dataclass(frozen=True)
@@ -43,9 +32,10 @@ class Class:
 
         Where re-use is refused or revokes, one try after the death is right, but only of a token that may be unspent.
         """
-        return None if self.survives_the_gap else int(step == "answered")
+        return None if self.survives_the_gap else int(step in IN_THE_GAP)
 
 
+IN_THE_GAP = ("answered", "handled")
 CLASSES = (
     Class("stays", "none", {"mode": "none"}),
     Class("grace, sent again", "grace", {"mode": "grace", "grace": GRACE, "answer": "resend"}),
@@ -55,45 +45,58 @@ CLASSES = (
 )
 
 
-async def exchange_once(world: World, provider_class: Class, *, step: str) -> dict[str, Any] | None:
-    """What one process says of its exchange; None when it was killed."""
-    about = {
+def order(world: World, provider_class: Class, *, step: str) -> dict[str, object]:
+    """What a process is told: one account, at a provider of this class."""
+    return {
         "data": str(world.store.data),
-        "database": world.store.url,
-        "providers": world.provider.providers,
-        "principal": world.principal,
-        "rotation": provider_class.rotation,
-        "grace": GRACE if provider_class.rotation == "grace" else 0,
-        "step": step,
+        "settings": {
+            "database": {"url": world.store.url},
+            "providers": world.provider.providers,
+            "sandbox": {"loopback_upstreams": True},
+        },
+        "accounts": {"slack": {"principal": world.principal, "provider": "slack"}},
+        "policy": {
+            "rotation": provider_class.rotation,
+            "grace": GRACE if provider_class.rotation == "grace" else 0,
+        },
+        "dies_at": step,
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.chaos.dying", json.dumps(about),
-        stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
-    )  # fmt: skip
+
+
+async def die_at(world: World, nursery: Nursery, provider_class: Class, step: str) -> None:
+    """One process refreshes and is killed at the step."""
+    if step in WIRE:
+        when = "before" if step == "arrived" else "after"
+        await world.provider.control("faults", endpoint="slack.token.refresh", kind="hold", when=when)
+    dying = await nursery.start(order(world, provider_class, step="" if step in WIRE else step))
+    assert (await dying.answer())["ready"]
+    dying.tell(exchange=None)
     async with asyncio.timeout(PATIENCE):
-        said, _ = await process.communicate()
-    if process.returncode == -signal.SIGKILL:
-        return None
-    assert process.returncode == 0, process.returncode
-    return json.loads(said)
+        if step in WIRE:
+            await world.provider.holds(1)
+            await dying.kill()
+            await world.provider.holds(0)  # it notices that nobody waits any more
+        await dying.gone()
 
 
-async def kill_at(world: World, provider_class: Class, step: str) -> list[str]:
+async def kill_at(world: World, nursery: Nursery, provider_class: Class, step: str) -> list[str]:
     """Kill one process at the step, start another; what is wrong with how it went on."""
     await world.expire()
-    assert await exchange_once(world, provider_class, step=step) is None, "the process lived"
-    after = await exchange_once(world, provider_class, step="")
-    assert after is not None
-    kept = step != "answered" or provider_class.survives_the_gap
-    wanted = "ok" if kept else "connection_required"
+    await die_at(world, nursery, provider_class, step)
+    heir = await nursery.start(order(world, provider_class, step=""))
+    assert (await heir.answer())["ready"]
+    outcome, milliseconds = (await heir.ask(exchange=None))["calls"]["slack"]
+    await heir.kill()
+    kept = step not in IN_THE_GAP or provider_class.survives_the_gap
+    wanted = "ok" if kept else "needs_reauth"
     wrong: list[str] = []
-    if after["outcome"] != wanted:
-        wrong.append(f"{provider_class.name} at {step}: {after['outcome']}, not {wanted}")
+    if outcome != wanted:
+        wrong.append(f"{provider_class.name} at {step}: {outcome}, not {wanted}")
     most = provider_class.most_spent_twice(step)
     if most is not None and (twice := await world.spent_twice()) > most:
         wrong.append(f"{provider_class.name} at {step}: {twice} spent twice")
-    if after["ms"] > 1000:
-        wrong.append(f"{provider_class.name} at {step}: {after['ms']:.0f} ms")
+    if milliseconds > 1000:
+        wrong.append(f"{provider_class.name} at {step}: {milliseconds:.0f} ms")
     return wrong
 
 
@@ -101,16 +104,16 @@ async def figures(scale: Scale) -> list[Figure]:
     """Every step and class; SMALL only on SQLite."""
     wrong: list[str] = []
     count = 0
-    async with postgres_server() as server:
+    async with postgres_server() as server, open_nursery() as nursery:
         for place in (None, server) if scale is Scale.FULL else (None,):
             for provider_class in CLASSES:
-                for step in STEPS:
+                for step in (*STEPS, *WIRE):
                     async with (
                         fresh_store(place) as store,
                         strict_provider(**provider_class.simulator) as provider,
                         open_world(store, provider) as world,
                     ):
-                        wrong += await kill_at(world, provider_class, step)
+                        wrong += await kill_at(world, nursery, provider_class, step)
                         count += 1
     said = "; ".join(wrong) or f"{count} of {count} as wanted"
     return [

@@ -1,8 +1,9 @@
 """One process of a vault with several accounts, which does what it is told and may be killed at any moment.
 
 Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first,
-`dies_at` for a step of `tests.chaos.dying`. Commands, one JSON object a line: `{"exchange": [names]}` all at once; the
-answer has an outcome and milliseconds for each. With `pace` (seconds) every exchange waits a random part of it first.
+`dies_at` for a step of `tests.chaos.dying`, `policy` for another class of provider.
+Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and milliseconds for
+each. With `pace` (seconds) every exchange waits a random part of it first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from vault.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.recovery import take_up
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.upstream import Rotation, UpstreamPolicy
 
 SCOPES = frozenset({"chat:write"})
 LINE = 1 << 24
@@ -56,6 +59,12 @@ def requests_of(order: Mapping[str, Any]) -> dict[str, ExchangeRequest]:
     return found
 
 
+def as_told(policy: UpstreamPolicy, order: Mapping[str, Any]) -> UpstreamPolicy:
+    """A provider of another class than its file says."""
+    told = order["policy"]
+    return replace(policy, rotation=Rotation(told["rotation"]), grace=told["grace"])
+
+
 async def obey(order: Mapping[str, Any]) -> None:
     """Open the vault, say so, do what is asked until the driver goes."""
     reader, writer = await asyncio.open_unix_connection(order["socket"], limit=LINE)
@@ -68,6 +77,8 @@ async def obey(order: Mapping[str, Any]) -> None:
     chance = random.Random(order["number"])
     async with open_deployment(load_settings(overrides=order["settings"]), data=Path(order["data"])) as deployment:
         vault = deployment.vault
+        if "policy" in order:
+            vault = replace(vault, policies={name: as_told(policy, order) for name, policy in vault.policies.items()})
         if step := order.get("dies_at"):
             provider = next(iter(requests.values())).provider
             vault = doomed(vault, step, data=deployment.data, provider=provider)

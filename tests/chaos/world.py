@@ -70,6 +70,11 @@ class Provider:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    async def holds(self, count: int) -> None:
+        """Wait until so many requests are being held there."""
+        while len((await self.http.get(f"{self.url}/_control/state")).json()["held"]) != count:
+            await asyncio.sleep(0.02)
+
     async def refreshes(self) -> list[dict[str, Any]]:
         """Every refresh that reached the provider, from its books."""
         return (await self.http.get(f"{self.url}/_control/books")).json()["refreshes"]
