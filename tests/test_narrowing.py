@@ -26,7 +26,7 @@ from tests.simulating import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.explain import Question, explain
-from vault.flights import Wish
+from vault.flights import Flights, Wish
 from vault.narrowing import Narrower
 from vault.records import Connection, Narrowing
 from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
@@ -482,6 +482,22 @@ async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(pla
     place.simulator.control("release")
     with pytest.raises(ConnectionRequired):
         await wish
+
+
+@at("github")
+async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kept(place: Place) -> None:
+    await place.connect()
+    full = await place.exchange(place.family.granted)
+    place.simulator.fault("families.github-app.token.scoped", "hold", when="after")
+    wish = asyncio.create_task(place.narrow())
+    await place.simulator.wait_until_held("families.github-app.token.scoped")
+    other = replace(place.room.vault, flights=Flights(), owner=secrets.token_urlsafe(16))
+    request = ExchangeRequest(principal_of(place.room.alice), "github", place.family.granted)
+    await exchange(request, vault=other, now=place.room.now, after_unauthorized=full.generation)
+    place.simulator.control("release")
+    token = await wish
+    assert await place.call(place.family.inside, token) == 200
+    assert len(place.narrowings()) == 2
 
 
 @at("box", "google")

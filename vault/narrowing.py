@@ -54,7 +54,7 @@ class Narrower:
         object.__setattr__(self, "scopes", self.wish.scopes or frozenset())
 
     async def make(self) -> int | None:
-        """The generation of the new token; None: the provider does not know the full token any more."""
+        """The generation of the new token; None: the full token that it would be made of is over."""
         facts, database = self.facts, self.vault.database
         if facts.access_sealed is None:
             return None
@@ -103,6 +103,8 @@ class Narrower:
                     reason="missing",
                     scopes=self.scopes,
                 )
+            if self.policy.refresh_ends_access_token and current.access_generation != facts.access_generation:
+                return None  # another process refreshed meanwhile, which ended this one too
             await leases.store_narrowed(
                 transaction,
                 facts.connection_id,
