@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
 from server.proxy.openings import KEPT
+from tests.conftest import Store
 from tests.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from vault import audit, connections
 from vault.upstream import Account, TokenAnswer
 
 
 @pytest.fixture
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    async with proxy_room(tmp_path_factory.mktemp("openings")) as opened:
+async def stored(store: Store) -> AsyncGenerator[ProxyRoom]:
+    """On each database."""
+    async with proxy_room(store.data, database_url=store.url) as opened:
+        opened.provider.answer = posted
+        yield opened
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
+    async with proxy_room(tmp_path) as opened:
         opened.provider.answer = posted
         yield opened
 
@@ -42,16 +52,16 @@ async def reconnect(room: ProxyRoom, handle: Proxied, *, token: str, lifetime: i
 
 
 async def test_an_opened_token_serves_the_calls_of_the_next_seconds_each_with_an_event_of_its_own(
-    room: ProxyRoom,
+    stored: ProxyRoom,
 ) -> None:
-    handle = await room.ready()
+    handle = await stored.ready()
     for _ in range(3):
         assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(room) == 1
-    room.vault.deployment.database.clock_offset += KEPT
+    assert await exchanges(stored) == 1
+    stored.vault.deployment.database.clock_offset += KEPT
     assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(room) == 2
-    assert len(await room.events(handle)) == 4
+    assert await exchanges(stored) == 2
+    assert len(await stored.events(handle)) == 4
 
 
 async def test_handles_do_not_share_what_was_opened(room: ProxyRoom) -> None:
