@@ -55,7 +55,7 @@ class Narrower:
 
     async def make(self) -> int | None:
         """The generation of the new token; None: the full token that it would be made of is over."""
-        facts, database = self.facts, self.vault.database
+        facts = self.facts
         if facts.access_sealed is None:
             return None
         key = await facts.key(self.vault.keys)
@@ -66,10 +66,32 @@ class Narrower:
             account=facts.account,
             generation=facts.access_generation,
         )
+        answer = await self._ask(parent)
+        if answer is None:
+            return None
+        generation = max(facts.narrowed_generation, facts.access_generation) + 1
+        sealed = key.seal(
+            answer.access_token,
+            purpose=narrowed_token(self.wish.scope_key),
+            provider=facts.provider,
+            account=facts.account,
+            generation=generation,
+        )
+        if not await self._keep(sealed, answer, generation=generation):
+            return None
+        event = event_of(
+            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.wish.item
+        )
+        await self.vault.activity.record(event)
+        return generation
+
+    async def _ask(self, parent: str) -> TokenAnswer | None:
+        """An answer that proves what it carries; None: the provider does not know the full token any more."""
+        facts = self.facts
         outcome = await self.upstream.narrow(parent, self.scopes, item=self.wish.item)
         match outcome:
             case Rotated() if proves(outcome.answer, self.scopes, policy=self.policy):
-                pass
+                return outcome.answer
             case Rotated():
                 raise await without_narrow(self.vault, facts, wish=self.wish, answered=outcome.answer.scopes)
             case Refused(code=code) if code == PARENT_IS_DEAD:
@@ -85,14 +107,10 @@ class Narrower:
                 )
             case _:
                 assert_never(outcome)
-        generation = max(facts.narrowed_generation, facts.access_generation) + 1
-        sealed = key.seal(
-            outcome.answer.access_token,
-            purpose=narrowed_token(self.wish.scope_key),
-            provider=facts.provider,
-            account=facts.account,
-            generation=generation,
-        )
+
+    async def _keep(self, sealed: bytes, answer: TokenAnswer, *, generation: int) -> bool:
+        """Store the new token; False when a refresh elsewhere ended it together with the one that it is made of."""
+        facts, database = self.facts, self.vault.database
         now = database.now()
         async with database.transaction() as transaction:
             current = await leases.read(transaction, facts.connection_id)
@@ -104,19 +122,15 @@ class Narrower:
                     scopes=self.scopes,
                 )
             if self.policy.refresh_ends_access_token and current.access_generation != facts.access_generation:
-                return None  # another process refreshed meanwhile, which ended this one too
+                return False
             await leases.store_narrowed(
                 transaction,
                 facts.connection_id,
                 scope_key=self.wish.scope_key,
                 sealed=sealed,
-                at=(generation, now, self._expiry(outcome.answer, now=now)),
+                at=(generation, now, self._expiry(answer, now=now)),
             )
-        event = event_of(
-            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.wish.item
-        )
-        await self.vault.activity.record(event)
-        return generation
+        return True
 
     def _expiry(self, answer: TokenAnswer, *, now: int) -> int:
         """When the new token ends: as the provider says, never after its parent."""
