@@ -86,6 +86,7 @@ async def test_another_clients_pushed_request_is_refused_and_stays_good(world: W
     await allowed(world, client_id, request_uri)
 
 
+@pytest.mark.requirement("S-040", "S-041", "S-042")
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

@@ -336,10 +336,17 @@ async def revoke_derived_grants(
     """End every grant that a client derived from tokens for a resource, of all users."""
     rows = await transaction.fetch(
         "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> ''"
+        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> :nothing"
         " and revoked_at is null"
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "client_id": client_id, "resource": resource, "now": now, "reason": reason},
+        {
+            "tenant": TENANT,
+            "client_id": client_id,
+            "resource": resource,
+            "nothing": "",
+            "now": now,
+            "reason": reason,
+        },
     )
     return await _ended(transaction, rows, now=now)
 
