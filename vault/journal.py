@@ -138,6 +138,7 @@ class Journal:
     def __init__(self, data: Path) -> None:
         self._folder = data / FOLDER
         self._descriptor: int | None = None
+        self._path: Path | None = None
         self._slots: dict[str, tuple[int, int]] = {}  # connection -> its slot in our file, and when it was written
         self._free: list[int] = []
         self._count = 0
@@ -174,7 +175,7 @@ class Journal:
 
     async def find(self, connection_id: str) -> tuple[Entry, ...]:
         """What the processes of this host were answered for one connection, the newest first."""
-        found = await asyncio.to_thread(lambda: list(self._scan(_tag(connection_id))))
+        found = await asyncio.to_thread(self._found, connection_id)
         mine = [entry for entry in found if entry.connection_id == connection_id]
         return tuple(sorted(mine, key=lambda entry: (entry.generation, entry.fence), reverse=True))
 
@@ -204,7 +205,7 @@ class Journal:
         """Let go of the file; the next process goes on in it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = self._path = None
             self._slots.clear()
             self._free.clear()
 
@@ -212,14 +213,15 @@ class Journal:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(_FILES):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._folder / f"{number:03}.journal", flags, 0o600)
+            path = self._folder / f"{number:03}.journal"
+            descriptor = os.open(path, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(descriptor)
                 continue
             self._read_index(descriptor)
-            self._descriptor = descriptor
+            self._descriptor, self._path = descriptor, path
             return
         raise OSError(0, "all journal files are in use")
 
@@ -254,8 +256,19 @@ class Journal:
             raise OSError(0, "the journal is closed")
         return self._descriptor
 
-    def _scan(self, tag: bytes | None) -> Iterator[Entry]:
+    def _found(self, connection_id: str) -> list[Entry]:
+        """Our own file by what we know of it, the others by looking at every slot."""
+        mine, slot = self._path, self._slots.get(connection_id)
+        found = list(self._scan(_tag(connection_id), but=mine))
+        if mine is not None and slot is not None:
+            entry = decode(os.pread(self._opened(), SLOT, slot[0] * SLOT))
+            found += [] if entry is None else [entry]
+        return found
+
+    def _scan(self, tag: bytes | None, *, but: Path | None = None) -> Iterator[Entry]:
         for path in self._paths():
+            if path == but:
+                continue
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
