@@ -238,7 +238,7 @@ async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:
             out, _ = await process.communicate()
         shown[how] = {one["check"]: one for one in json.loads(out)}
         assert process.returncode == (1 if how == "ro" else 0), shown[how]
-    assert_problem(shown["ro"], "database", "Read-only", "writable")
+    assert_problem(shown["ro"], "database", "read-only", "writable")
     assert shown["rw"]["database"]["verdict"] == "ok"
 
 
@@ -407,8 +407,11 @@ async def test_user_scopes_that_the_app_there_does_not_have(place: Place, simula
         found, "slack.scopes", "invalid_scope_requested", "scopes of the user: channels:history channels:read"
     )
     simulator.control("app", **one, user_scopes=["channels:read", "channels:history", "chat:write"])
-    assert "slack.scopes" not in await examine(place)
+    some = (await examine(place))["slack.scopes"]
+    assert (some["verdict"], "do without those tools" in some["mend"]) == ("note", True)
+    assert "chat:write" not in some["mend"]
     simulator.control("app", **one)
+    assert "slack.scopes" not in await examine(place)
 
 
 @pytest.mark.parametrize(
@@ -520,6 +523,9 @@ async def test_scopes_that_the_operator_did_not_enable(place: Place, simulator: 
         await examine(place, fails=True), "slack.scopes", "slack_post", "chat:write", "providers.slack.scopes"
     )
     configure(place, *slack(simulator, scopes=["channels:read", "channels:history", "chat:write"]))
+    narrowed = (await examine(place))["slack.scopes"]  # further tools only: an operator may well do without them
+    assert (narrowed["verdict"], "slack_post" in narrowed["sentence"]) == ("note", False)
+    configure(place, *slack(simulator))
     assert "slack.scopes" not in await examine(place)
 
 

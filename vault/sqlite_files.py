@@ -54,7 +54,9 @@ def prepare(stores: SqliteFiles) -> None:
     except OSError as error:
         raise StorageUnavailable(f"cannot use {stores.vault}: {error.strerror}", detail=str(error)) from error
     except sqlite3.Error as error:
-        raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
+        # SQLite says of a folder without writes only that it cannot open the file
+        why = "" if os.access(stores.vault.parent, os.W_OK) else "; its folder is read-only for this user"
+        raise StorageUnavailable(f"cannot open {stores.vault}: {error}{why}", detail=str(error)) from error
 
 
 def _own(path: Path) -> None:

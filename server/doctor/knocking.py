@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from providers.http import HttpError, OutboundRequest, OutboundResponse
 from providers.provider import Provider
 from server.deployment import Deployment
-from server.doctor.findings import Finding, ok, problem
+from server.doctor.findings import Finding, noted, ok, problem
 from server.upstream_errors import MENDS, mend_for
 
 LIMIT: Final = 2_000_000  # bytes of a sign-in page
@@ -36,21 +36,18 @@ _WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 async def knock(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
     """What the page objects to; None when it could not be asked."""
-    url = deployment.vault.upstreams[provider.name].authorization_url(
-        redirect_uri=redirect,
-        state=secrets.token_urlsafe(16),
-        scopes=provider.scope.default,
-        code_verifier=secrets.token_urlsafe(48),
-    )
-    headers = {"Accept": "text/html"}
+    name, title = provider.name, provider.title
+    everything = provider.scope.default.union(*_of_tools(deployment, provider))
     try:
-        answer = await deployment.http.send(
-            OutboundRequest("GET", url, headers=headers, peer=f"{provider.name}.doctor", max_bytes=LIMIT)
-        )
+        code = objection(await _asked(deployment, provider, redirect=redirect, scopes=provider.scope.default))
+        if code is None and everything != provider.scope.default:
+            further = objection(await _asked(deployment, provider, redirect=redirect, scopes=everything))
+            if further in _SCOPES:
+                asked = " ".join(sorted(everything - provider.scope.default))
+                mend = f"add these to the app at {title}, as scopes of the user, or do without those tools: {asked}"
+                return noted(f"{name}.scopes", f"{title} lets our app not ask for all that tools use", mend=mend)
     except HttpError:
         return None
-    code = objection(answer)
-    name, title = provider.name, provider.title
     if code is None:
         sentence = f"must be registered there: {redirect} ({title} objected to nothing before anybody signed in)"
         return ok(f"{name}.redirect", sentence)
@@ -60,7 +57,7 @@ async def knock(deployment: Deployment, provider: Provider, *, redirect: str) ->
             mend += "; and turn PKCE on there, without which it takes https only"
         return problem(f"{name}.redirect", f"{title} does not know our redirect address ({code})", mend=mend)
     if code in _SCOPES:
-        asked = " ".join(sorted(provider.scope.default))
+        asked = " ".join(sorted(everything))
         mend = f"add these to the app at {title}, as scopes of the user: {asked}"
         return problem(f"{name}.scopes", f"{title} lets our app not ask for its scopes ({code})", mend=mend)
     if code in _CLIENT:
@@ -68,6 +65,26 @@ async def knock(deployment: Deployment, provider: Provider, *, redirect: str) ->
         return problem(f"{name}.client", f"{title} does not know our client id ({code})", mend=mend)
     mend = mend_for(code, name=name, title=title, redirect=redirect)
     return problem(f"{name}.authorize", f"{title} would refuse whoever connects ({code})", mend=mend)
+
+
+def _of_tools(deployment: Deployment, provider: Provider) -> Iterator[frozenset[str]]:
+    for spec in deployment.tools:
+        if spec.provider is not None and deployment.catalog.resolve(spec.provider)[0].name == provider.name:
+            yield spec.scopes
+
+
+async def _asked(
+    deployment: Deployment, provider: Provider, *, redirect: str, scopes: frozenset[str]
+) -> OutboundResponse:
+    url = deployment.vault.upstreams[provider.name].authorization_url(
+        redirect_uri=redirect,
+        state=secrets.token_urlsafe(16),
+        scopes=scopes,
+        code_verifier=secrets.token_urlsafe(48),
+    )
+    return await deployment.http.send(
+        OutboundRequest("GET", url, headers={"Accept": "text/html"}, peer=f"{provider.name}.doctor", max_bytes=LIMIT)
+    )
 
 
 def objection(answer: OutboundResponse) -> str | None:

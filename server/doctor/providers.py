@@ -130,16 +130,21 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
     if limit is None:
         return
     included = limit.union(*(provider.covers.get(scope, frozenset[str]()) for scope in limit))
-    for spec in deployment.tools:
-        if spec.provider is None or deployment.catalog.resolve(spec.provider)[0].name != provider.name:
-            continue
-        lacking = spec.scopes - included
-        if lacking:
-            yield problem(
-                f"{provider.name}.scopes",
-                f"{spec.name} can never run: the setting does not allow {' '.join(sorted(lacking))}",
-                mend=f"add it to providers.{provider.name}.scopes, or do without the tool",
-            )
+    lacking = {
+        spec.name: spec.scopes - included
+        for spec in deployment.tools
+        if spec.provider is not None
+        and deployment.catalog.resolve(spec.provider)[0].name == provider.name
+        and not spec.scopes <= included
+    }
+    if lacking:
+        scopes = frozenset[str]().union(*lacking.values())
+        say = problem if scopes & provider.scope.default else noted  # without further tools an operator may well do
+        yield say(
+            f"{provider.name}.scopes",
+            f"{', '.join(sorted(lacking))} can never run: the setting does not allow {' '.join(sorted(scopes))}",
+            mend=f"add it to providers.{provider.name}.scopes, or do without the tool",
+        )
 
 
 async def _granted(deployment: Deployment) -> list[Finding]:
