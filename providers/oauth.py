@@ -38,7 +38,6 @@ from providers.token_requests import (
     long_lived_url,
     narrowing_parameter,
     native_request,
-    provider_headers,
     revoke_request,
     token_request,
 )
@@ -176,7 +175,7 @@ class AuthlibUpstream:
         url = provider.downscope_url(provider.downscope.told_path)
         if url is None:
             return None
-        headers = {"Accept": JSON, "Content-Type": JSON, **provider_headers(provider)}
+        headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
         written = Written("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
         try:
             answer = await self._send(written)
@@ -263,7 +262,7 @@ class AuthlibUpstream:
                 raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
             return tokens.account
         access_token = tokens.access_token
-        headers = {"Accept": JSON, **provider_headers(provider), "Authorization": f"Bearer {access_token}"}
+        headers = {"Accept": JSON, **provider.headers, "Authorization": f"Bearer {access_token}"}
         body = None
         if identity.body is not None:
             headers["Content-Type"], body = JSON, identity.body.encode()

@@ -278,8 +278,10 @@ class Provider(Part):
         return self.model_copy(update=changes)
 
     def registered(self, registration: Registration) -> Provider:
-        """This provider with a registration of ours."""
-        changed = self.model_copy()
+        """This provider with a registration of ours, whose client id some want in a header of every call."""
+        client_id = registration.client_id or ""
+        headers = {name: value.replace("{client_id}", client_id) for name, value in self.headers.items()}
+        changed = self.model_copy(update={"headers": headers})
         changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
         return changed
 

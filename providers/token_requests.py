@@ -49,7 +49,7 @@ def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -
     """A JSON request to an endpoint of the provider's own, authenticated with Basic."""
     registration = provider.registration
     client_id, secret = registration.client_id or "", registration.client_secret or ""
-    headers = {**provider_headers(provider), "Authorization": _basic(client_id, secret), "Content-Type": JSON}
+    headers = {**provider.headers, "Authorization": _basic(client_id, secret), "Content-Type": JSON}
     address = url.replace("{client_id}", quote(client_id, safe=""))
     return Written("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
 
@@ -65,7 +65,7 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> Wr
     url = url.replace("{client_id}", quote(provider.registration.client_id or "", safe=""))
     ways = provider.client_auth if facts.client_auth is True else facts.client_auth
     headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
-    headers = {**provider_headers(provider), **headers}
+    headers = {**provider.headers, **headers}
     match facts.token_in:
         case "header":
             return _written(facts.method, url, {**headers, "Authorization": f"Bearer {token}"}, fields, form="form")
@@ -93,12 +93,6 @@ def long_lived_url(provider: Provider, access_token: str) -> str | None:
         step.token_param: access_token,
     }
     return f"{step.url}?{urlencode(fields, doseq=True)}"
-
-
-def provider_headers(provider: Provider) -> dict[str, str]:
-    """The headers that every call of this provider's APIs carries."""
-    client_id = provider.registration.client_id or ""
-    return {name: value.replace("{client_id}", client_id) for name, value in provider.headers.items()}
 
 
 def _client(provider: Provider, ways: str) -> tuple[dict[str, str], dict[str, str]]:

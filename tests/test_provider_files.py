@@ -73,6 +73,12 @@ def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:
     assert catalog.names == ("asana", "google", "slack")
 
 
+def test_a_client_id_that_every_call_wants_is_in_its_headers() -> None:
+    registered = load_catalog(overrides={"twitch": ProviderOverrides(client_id="ours", client_secret="s")})
+    assert registered.provider("twitch").headers == {"Client-Id": "ours"}
+    assert load_catalog().provider("twitch").headers == {"Client-Id": "{client_id}"}
+
+
 def described(provider: Provider) -> str:
     """The row of a provider on the page of all services."""
     names = ", ".join(f"`{name}`" for name in (provider.name, *sorted(provider.aliases)))
