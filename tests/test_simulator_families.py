@@ -336,7 +336,7 @@ async def test_a_scoped_token_is_held_to_its_permissions_and_repositories(app: F
     assert (await scoped(target="octo", permissions={"administration": "write"})).status_code == 422
     assert (await scoped(target="octo", permissions={"issues": "read"}, access_token="gone")).status_code == 404
     made = await scoped(target="octo", repositories=["hello"], permissions={"issues": "read"})
-    assert made.json()["installation"]["permissions"] == {"issues": "read"}
+    assert made.json()["installation"]["permissions"] == {"issues": "read", "metadata": "read"}
     token = made.json()["token"]
     assert (await app.get("/api/repos/octo/hello/issues", token)).status_code == 200
     assert (await app.get("/api/repos/octo/other/issues", token)).status_code == 404

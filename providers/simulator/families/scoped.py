@@ -102,7 +102,7 @@ def scoped_token(sandbox: Sandbox, call: Call) -> Response:
             return _problem(422, "The permissions requested are not granted to this app.")
         return _problem(404, "Not Found")
     person = PEOPLE[parent.family.account]
-    said: dict[str, JsonValue] = {}
+    said: dict[str, JsonValue] = {"metadata": "read"}  # comes with every other permission
     for scope in sorted(issued.scopes):
         permission, _, level = scope.partition(":")
         said[permission] = level
