@@ -90,12 +90,16 @@ class World:
     principal: dict[str, str]
     connection_id: str
     stack: AsyncExitStack = field(repr=False)
+    sent_before: int = 0  # refreshes before a fault began
 
-    async def expire(self) -> None:
-        """The access token ends now, here and at the provider."""
-        await self.provider.control("expire", face="slack")
+    async def expire(self, *, after: int = -1) -> None:
+        """The access token ends now, here and at the provider; or here in so many seconds."""
+        if after < 0:
+            await self.provider.control("expire", face="slack")
         async with self.database.transaction() as transaction:
-            await transaction.execute("update connections set access_expires_at = :at", {"at": self.database.now() - 1})
+            await transaction.execute(
+                "update connections set access_expires_at = :at", {"at": self.database.now() + after}
+            )
 
     async def worker(self) -> Worker:
         """One more process of this vault."""
