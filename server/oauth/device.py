@@ -26,7 +26,6 @@ from vault.records import Client, Ticket, TicketPurpose, parse_scope
 from vault.refusals import TransitionRefused
 
 INTERVAL: Final = 5  # seconds between two polls (§3.2)
-_ATTEMPTS: Final = 5  # a short code can meet another one that is waiting
 
 
 async def authorize_device(deployment: Deployment, request: Request) -> Response:
@@ -70,16 +69,6 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
 
 async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address: str) -> tuple[str, str]:
     """The device code and the user code of a new request."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return await _issue(deployment, wanted, address=address)
-        except TransitionRefused:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-async def _issue(deployment: Deployment, wanted: AuthorizationRequest, *, address: str) -> tuple[str, str]:
     now, code, user_code = deployment.now(), secrets.token_urlsafe(32), tickets.new_user_code()
     facts = DeviceFacts(user_code=user_code, address=address, asked_at=now, code=code)
     kept = payload_of(replace(wanted, device=facts))
