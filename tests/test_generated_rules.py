@@ -9,7 +9,9 @@ import pytest
 
 from providers.catalog import check_file, load_catalog
 from providers.rules import Call, allowed
+from providers.simulator.app import _CALENDAR_ROUTES
 from tests.generating import github, google
+from tests.generating.google import placeholders
 from tests.test_providers_catalog import GOOD, written
 
 GOOGLE = load_catalog().provider("google")
@@ -49,6 +51,14 @@ def test_a_scope_includes_another_only_if_google_accepts_it_wherever_it_accepts_
             where.setdefault(scope, set()).add((api, method, path))
     for wide, narrow in ((wide, narrow) for wide, covered in GOOGLE.covers.items() for narrow in covered):
         assert where.get(narrow, set()) <= where.get(wide, set()), (wide, narrow)
+
+
+def test_the_simulator_s_own_table_of_calendar_scopes_agrees() -> None:
+    """It was written from the documentation, by itself; it has no parts of a calendar."""
+    for method, path, known in _CALENDAR_ROUTES:
+        call = Call("calendar", method, placeholders(path.removeprefix("/google/calendar/v3/")).replace("{}", "abc"))
+        ours = {scope for scope in KNOWN if allowed(GOOGLE, call, frozenset({scope}))}
+        assert ours - google.PARTIAL == (known.scopes & KNOWN) - google.PARTIAL, call
 
 
 def test_of_two_rules_that_fit_the_one_that_leaves_less_open_decides() -> None:
