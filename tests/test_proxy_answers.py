@@ -7,6 +7,7 @@ import gzip
 import json
 import zlib
 from collections.abc import AsyncGenerator, Callable
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -208,31 +209,74 @@ async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(room: ProxyR
     assert (event.outcome, event.details["code"]) == ("failed", "timeout")
 
 
-async def test_a_client_that_leaves_ends_the_providers_answer(room: ProxyRoom, upstream: Upstream) -> None:
+async def test_a_client_that_leaves_ends_the_providers_answer(
+    upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     ended = asyncio.Event()
 
-    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        gone = asyncio.ensure_future(receive_until_gone(receive))
-        while not gone.done():
-            await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
-            await asyncio.sleep(0.001)
-        ended.set()
-
-    async def receive_until_gone(receive: Receive) -> None:
+    async def watch(receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        gone = asyncio.ensure_future(watch(receive))
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0.001)
+        ended.set()
+
     upstream.answer = endless
-    handle = await room.ready()
-    headers = {"authorization": f"Bearer {handle.value}"}
+    async with proxy_room(tmp_path_factory.mktemp("leaving"), apis_at=upstream.url) as room:
+        handle = await room.ready()
+        headers = {"authorization": f"Bearer {handle.value}"}
+        async with asyncio.timeout(20):
+            async with (
+                httpx2.AsyncClient(trust_env=False) as http,
+                http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
+            ):
+                assert await anext(streamed.aiter_raw())
+            await ended.wait()
+        assert await outcome(room, handle) == "client_gone"
+
+
+async def outcome(room: ProxyRoom, handle: Proxied) -> object:
+    """The code of the first call, once it is over."""
     async with asyncio.timeout(10):
-        async with (
-            httpx2.AsyncClient(trust_env=False) as http,
-            http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
-        ):
-            assert await anext(streamed.aiter_raw())
-        await ended.wait()
+        while not (events := await room.events(handle)):
+            await asyncio.sleep(0.01)
+    return events[0].details.get("code")
+
+
+@pytest.mark.parametrize("announced", [1000, 100_000])
+async def test_a_client_that_leaves_in_the_middle_of_its_body_sends_nothing(
+    room: ProxyRoom, upstream: Upstream, announced: int
+) -> None:
+    upstream.answer = replying(b"{}")
+    handle = await room.ready()
+    where = urlsplit(room.url)
+    _, writer = await asyncio.open_connection("127.0.0.1", where.port)
+    lines = [f"POST {urlsplit(handle.base()).path}/chat.postMessage HTTP/1.1", f"Host: {where.netloc}"]
+    lines += [f"Authorization: Bearer {handle.value}", "Content-Type: application/json", f"Content-Length: {announced}"]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n{").encode())
+    await writer.drain()
+    writer.close()
+    assert await outcome(room, handle) == "client_gone"
+
+
+async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: Upstream, handle: Proxied) -> None:
+    async def pieces(*parts: bytes) -> AsyncGenerator[bytes]:
+        for part in parts:
+            yield part
+            await asyncio.sleep(0.01)
+
+    upstream.answer = replying(b"{}")
+    headers = {"content-type": "application/json"}
+    for kind, status in ((b"im", 403), (b"public_channel", 200)):
+        content = pieces(b'{"types":"', kind, b'"}')
+        assert (
+            await handle.call("POST", "/conversations.list", content=content, headers=headers)
+        ).status_code == status
 
 
 async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, handle: Proxied) -> None:

@@ -47,6 +47,7 @@ from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 
+_LATER: Final = 5  # seconds: the deadline of the whole call is the one that is told
 _SHARE: Final = 32  # calls in flight of one account
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger("token_vault.proxy")
@@ -303,7 +304,7 @@ class Proxy:
             url=call.url,
             headers={**call.headers, "authorization": f"Bearer {token.value}"},
             body=self._parts(passage, limit=self._settings.body_limit) if body is None else body or None,
-            timeout=self._settings.deadline,
+            timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
             peer=f"{call.provider.name}.proxy",
             account=call.target.connection_id,
