@@ -69,7 +69,7 @@ async def upstream() -> AsyncGenerator[Upstream]:
 
 @pytest.fixture(scope="module")
 async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    limits = {"body_limit": 300_000, "answer_limit": 400_000, "deadline": 2}
+    limits = {"body_limit": 300_000, "answer_limit": 400_000}
     async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
         opened.provider.answer = posted
         yield opened
@@ -195,18 +195,21 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstre
         await get(handle)
 
 
-async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(room: ProxyRoom, upstream: Upstream) -> None:
+async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
+    upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    handle = await room.ready()
     upstream.answer = hanging
-    answer = await handle.call(json={})
-    assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
-    assert "unknown" in answer.json()["title"]
-    (event,) = await room.events(handle)
-    assert (event.outcome, event.details["code"]) == ("failed", "timeout")
+    async with proxy_room(tmp_path_factory.mktemp("hanging"), apis_at=upstream.url, proxy={"deadline": 1}) as room:
+        handle = await room.ready()
+        answer = await handle.call(json={})
+        assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+        assert "unknown" in answer.json()["title"]
+        (event,) = await room.events(handle)
+        assert (event.outcome, event.details["code"]) == ("failed", "timeout")
 
 
 async def test_a_client_that_leaves_ends_the_providers_answer(

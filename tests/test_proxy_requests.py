@@ -16,7 +16,7 @@ from tests.scripted import Reply
 
 @pytest.fixture(scope="module")
 async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    async with proxy_room(tmp_path_factory.mktemp("proxy"), proxy={"body_limit": 200_000, "deadline": 5}) as room:
+    async with proxy_room(tmp_path_factory.mktemp("proxy"), proxy={"body_limit": 200_000}) as room:
         yield room
 
 
