@@ -71,7 +71,7 @@ def scope_key(scopes: frozenset[str], item: str | None = None) -> str:
 
 def derives(policy: UpstreamPolicy) -> bool:
     """Whether the provider makes narrower tokens from an access token, which spends no refresh token."""
-    return policy.downscope in (Downscope.NATIVE, Downscope.EXCHANGE)
+    return policy.narrows_by in (Downscope.NATIVE, Downscope.EXCHANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +139,11 @@ def _narrow(
     is_all = connection - policy.always_granted <= expand(scopes, policy.covers)
     if is_all and item is None and not policy.grants_more_than_asked:
         return Narrowing.UPSTREAM, False  # the account granted nothing else
-    if policy.downscope_is_destructive:
-        return Narrowing.ENFORCED, False
     if derives(policy):
         allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
         return (Narrowing.UPSTREAM, True) if allowed else (Narrowing.ENFORCED, False)
     # RFC 6749 §6: only scopes that were granted as such may be asked for, not ones that a granted scope includes.
-    if policy.downscope is Downscope.REFRESH_SCOPE and item is None and scopes <= connection:
+    if policy.narrows_by is Downscope.REFRESH_SCOPE and item is None and scopes <= connection:
         return Narrowing.UPSTREAM, True
     return Narrowing.ENFORCED, False
 

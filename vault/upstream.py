@@ -64,6 +64,11 @@ class UpstreamPolicy:
         default_factory=dict[str, frozenset[str]]
     )  # tool -> its scopes: asking for a tool asks for them where no tool is called
 
+    @property
+    def narrows_by(self) -> Downscope:
+        """The way in which it is asked for narrower tokens: none where that does harm."""
+        return Downscope.NONE if self.downscope_is_destructive else self.downscope
+
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -61,7 +61,7 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
         "title": provider.title,
         "configured": bool(registration.client_id) and has_secret,
         "aliases": sorted(provider.aliases),
-        "narrowing": provider.policy().downscope.value,
+        "narrowing": provider.policy().narrows_by.value,
         "refresh_tokens": provider.refresh_tokens,
         **provider.tally,
         "live_tested": max(days, default="never"),
