@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.seeded import NOW, Seeded, agent, seed
-from vault import apis, audit, clients, grants
+from vault import apis, audit, clients, derived_grants, grants
 from vault.database import Database
 from vault.records import ClientKind, Grant
 
@@ -19,7 +19,7 @@ async def server(database: Database, client_id: str = "server") -> str:
 
 
 async def derived(database: Database, seeded: Seeded, client_id: str, *, by: str | None = None) -> Grant:
-    return await grants.derived_grant(
+    return await derived_grants.derived_grant(
         database,
         user_id=seeded.user.id,
         client_id=client_id,
@@ -59,7 +59,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
     seeded, client_id = await seed(database), await server(database)
     first = await derived(database, seeded, client_id)
     assert await derived(database, seeded, client_id) == first
-    further = await grants.derived_grant(
+    further = await derived_grants.derived_grant(
         database,
         user_id=seeded.user.id,
         client_id=await server(database, "behind"),

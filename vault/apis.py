@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vault import grants
+from vault import derived_grants, grants
 from vault.database import Reader, Row, Transaction, integer, text
 from vault.records import TENANT, format_scope, parse_scope
 
@@ -94,7 +94,7 @@ async def unlink_client(transaction: Transaction, resource: str, *, client_id: s
         {"tenant": TENANT, "resource": resource, "client_id": client_id},
     )
     if removed:
-        await grants.revoke_derived_grants(
+        await derived_grants.revoke_derived_grants(
             transaction, client_id=client_id, resource=resource, reason="api_unlinked", now=now
         )
     return removed > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from vault import grants, tickets
 from vault.database import Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
@@ -18,6 +18,21 @@ from vault.refusals import StorageUnavailable, VaultError
 
 UNUSED_LIFETIME = 86400
 _TOUCH_INTERVAL = 3600
+_COLUMNS: Final = (
+    "id",
+    "kind",
+    "name",
+    "auth_method",
+    "redirect_uris",
+    "grant_types",
+    "resources",
+    "secret_hash",
+    "registration_hash",
+    "metadata",
+    "created_at",
+    "last_used_at",
+    "removed_at",
+)
 
 
 class ClientExists(VaultError):
@@ -157,54 +172,27 @@ def _columns(client: Client) -> dict[str, Value]:
 
 
 def _client(row: Row) -> Client:
-    return _read(
-        text(row, "id"),
-        text(row, "kind"),
-        text(row, "name"),
-        text(row, "auth_method"),
-        text(row, "redirect_uris"),
-        text(row, "grant_types"),
-        text(row, "resources"),
-        text(row, "metadata"),
-        binary_or_none(row, "secret_hash"),
-        binary_or_none(row, "registration_hash"),
-        integer(row, "created_at"),
-        integer_or_none(row, "last_used_at"),
-        integer_or_none(row, "removed_at"),
-    )
+    return _read(tuple(row[name] for name in _COLUMNS))
 
 
 @lru_cache(maxsize=256)
-def _read(
-    client_id: str,
-    kind: str,
-    name: str,
-    auth_method: str,
-    redirect_uris: str,
-    grant_types: str,
-    resources: str,
-    metadata: str,
-    secret_hash: bytes | None,
-    registration_hash: bytes | None,
-    created_at: int,
-    last_used_at: int | None,
-    removed_at: int | None,
-) -> Client:
-    """The record of one row. What was parsed before is kept by everything that the row says, so never too long."""
+def _read(values: tuple[Value, ...]) -> Client:
+    """The record of one row. What was parsed before is kept by all that the row says, so never too long."""
+    row: Row = dict(zip(_COLUMNS, values, strict=True))
     return Client(
-        id=client_id,
-        kind=ClientKind(kind),
-        name=name,
-        auth_method=auth_method,
-        redirect_uris=_strings(redirect_uris),
-        created_at=created_at,
-        grant_types=parse_scope(grant_types),
-        secret_hash=secret_hash,
-        registration_hash=registration_hash,
-        resources=_strings(resources),
-        metadata=MappingProxyType(_json_object(metadata)),
-        last_used_at=last_used_at,
-        removed_at=removed_at,
+        id=text(row, "id"),
+        kind=ClientKind(text(row, "kind")),
+        name=text(row, "name"),
+        auth_method=text(row, "auth_method"),
+        redirect_uris=_strings(text(row, "redirect_uris")),
+        created_at=integer(row, "created_at"),
+        grant_types=parse_scope(text(row, "grant_types")),
+        secret_hash=binary_or_none(row, "secret_hash"),
+        registration_hash=binary_or_none(row, "registration_hash"),
+        resources=_strings(text(row, "resources")),
+        metadata=MappingProxyType(_json_object(text(row, "metadata"))),
+        last_used_at=integer_or_none(row, "last_used_at"),
+        removed_at=integer_or_none(row, "removed_at"),
     )
 
 

@@ -3,18 +3,17 @@
 Access and refresh tokens hold no life of their own: each use reads its grant through `live_principal_facts`. Making
 and rotating refresh tokens is `tokens.py`, the fine permission per connection `delegations.py`.
 
-A client that acts for somebody by another's token, or by a proof of its own (RFC 8693), holds a *derived* grant: it
-ends with the grant behind that token, shows among the person's agents, and allows nothing without a delegation.
+Grants that clients hold by others' tokens are made in `derived_grants.py`; they end here, with what they stand on.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vault import audit, tickets
-from vault.database import Database, Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
+from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 from vault.keys import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
 
@@ -127,74 +126,6 @@ async def create_grant(
     return grant
 
 
-async def derived_grant(
-    database: Database,
-    *,
-    user_id: str,
-    client_id: str,
-    derived_from: str,
-    scopes: frozenset[str],
-    resource: str,
-    now: int,
-) -> Grant:
-    """The live grant that this client holds for this user by `derived_from`, made at the first time.
-
-    `derived_from` is the id of the grant it ends with, or names what stands for one: it then holds a colon.
-    """
-    which: Mapping[str, Value] = {
-        "tenant": TENANT,
-        "user_id": user_id,
-        "client_id": client_id,
-        "derived_from": derived_from,
-        "resource": resource,
-    }
-    if (held := await _find_derived(database, which)) is not None:
-        return held
-    async with database.transaction() as transaction:
-        if (held := await _find_derived(transaction, which)) is not None:
-            return held
-        grant = await create_grant(
-            transaction,
-            user_id=user_id,
-            client_id=client_id,
-            scopes=scopes,
-            resource=resource,
-            redirect_uri="",
-            now=now,
-        )
-        await transaction.execute(
-            "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
-            {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
-        )
-        await audit.append(transaction, _derived_event(grant, derived_from), now=now)
-    return grant
-
-
-def _derived_event(grant: Grant, derived_from: str) -> Event:
-    return Event(
-        kind="grant.derived",
-        user_id=grant.user_id,
-        client_id=grant.client_id,
-        details={
-            "grant": grant.id,
-            "scopes": sorted(grant.scopes),
-            "resource": grant.resource,
-            "derived_from": derived_from,
-        },
-    )
-
-
-async def _find_derived(reader: Reader, which: Mapping[str, Value]) -> Grant | None:
-    rows = await reader.look_up(
-        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
-        " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
-        " and derived_from = :derived_from and resource = :resource and revoked_at is null"
-        " order by created_at, id limit 1",
-        which,
-    )
-    return _grant(rows[0]) if rows else None
-
-
 async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
     """The grant with this id, live or revoked."""
     row = await reader.fetch_one(
@@ -202,7 +133,7 @@ async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
         " from grants where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": grant_id},
     )
-    return None if row is None else _grant(row)
+    return None if row is None else grant_from(row)
 
 
 async def find_consent(
@@ -222,7 +153,7 @@ async def find_consent(
             "resource": resource,
         },
     )
-    return next((grant for grant in map(_grant, rows) if scopes <= grant.scopes), None)
+    return next((grant for grant in map(grant_from, rows) if scopes <= grant.scopes), None)
 
 
 async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
@@ -233,7 +164,7 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
         " order by created_at desc, id",
         {"tenant": TENANT, "user_id": user_id},
     )
-    return tuple(_grant(row) for row in rows)
+    return tuple(grant_from(row) for row in rows)
 
 
 async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | None:
@@ -275,7 +206,7 @@ async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, 
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "id": grant_id, "now": now, "reason": reason},
     )
-    return next(iter(await _ended(transaction, rows, now=now)), None)
+    return next(iter(await ended_with(transaction, rows, now=now)), None)
 
 
 async def revoke_client_grants(
@@ -289,7 +220,7 @@ async def revoke_client_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows, now=now)
+    return await ended_with(transaction, rows, now=now)
 
 
 async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:
@@ -300,7 +231,7 @@ async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: 
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "user_id": user_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows, now=now)
+    return await ended_with(transaction, rows, now=now)
 
 
 async def revoke_all_client_grants(
@@ -314,7 +245,7 @@ async def revoke_all_client_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "client_id": client_id, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows, now=now)
+    return await ended_with(transaction, rows, now=now)
 
 
 async def revoke_resource_grants(
@@ -327,28 +258,7 @@ async def revoke_resource_grants(
         " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
         {"tenant": TENANT, "resource": resource, "now": now, "reason": reason},
     )
-    return await _ended(transaction, rows, now=now)
-
-
-async def revoke_derived_grants(
-    transaction: Transaction, *, client_id: str, resource: str, reason: str, now: int
-) -> tuple[Grant, ...]:
-    """End every grant that a client derived from tokens for a resource, of all users."""
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> :nothing"
-        " and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {
-            "tenant": TENANT,
-            "client_id": client_id,
-            "resource": resource,
-            "nothing": "",
-            "now": now,
-            "reason": reason,
-        },
-    )
-    return await _ended(transaction, rows, now=now)
+    return await ended_with(transaction, rows, now=now)
 
 
 def revocation_event(grant: Grant) -> Event:
@@ -361,12 +271,12 @@ def revocation_event(grant: Grant) -> Event:
     )
 
 
-async def _ended(transaction: Transaction, rows: Sequence[Row], *, now: int) -> tuple[Grant, ...]:
+async def ended_with(transaction: Transaction, rows: Sequence[Row], *, now: int) -> tuple[Grant, ...]:
     """The grants just revoked, and those derived from them, which end too.
 
     Successors of their refresh tokens that are sealed for a repeat are erased.
     """
-    ended = tuple(_grant(row) for row in rows)
+    ended = tuple(grant_from(row) for row in rows)
     for grant in ended:
         await transaction.execute(
             "update refresh_tokens set successor_sealed = null"
@@ -380,11 +290,12 @@ async def _ended(transaction: Transaction, rows: Sequence[Row], *, now: int) -> 
             {"tenant": TENANT, "id": grant.id, "now": now, "reason": "derived_from_ended"},
         )
         if derived:
-            ended += await _ended(transaction, derived, now=now)
+            ended += await ended_with(transaction, derived, now=now)
     return ended
 
 
-def _grant(row: Row) -> Grant:
+def grant_from(row: Row) -> Grant:
+    """The record of one row."""
     return Grant(
         id=text(row, "id"),
         user_id=text(row, "user_id"),
@@ -400,7 +311,7 @@ def _grant(row: Row) -> Grant:
 
 def _live_grant(row: Row) -> LiveGrant:
     return LiveGrant(
-        grant=_grant(row),
+        grant=grant_from(row),
         client_kind=ClientKind(text(row, "client_kind")),
         client_name=text(row, "client_name"),
         auth_method=text(row, "auth_method"),

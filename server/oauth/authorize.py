@@ -15,18 +15,15 @@ from starlette.responses import Response
 
 from server import signin
 from server.deployment import Deployment
-from server.oauth import client_auth, pushed_requests
+from server.oauth import client_auth, pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
 from server.oauth.client_rules import is_loopback_only, trusts_consent
 from server.oauth.rules import (
     OAuthError,
     Parameters,
-    canonical_resource,
     check_challenge,
     choose_scopes,
-    default_resource,
     is_loopback_redirect,
-    own_resources,
     parse_max_age,
     parse_parameters,
     parse_prompt,
@@ -37,7 +34,7 @@ from server.oauth.rules import (
 )
 from server.oauth.wire import address_of, as_oauth_error, read_form
 from server.portal.pages import error_page, go
-from vault import apis, audit, clients, grants, limits, tickets
+from vault import audit, clients, grants, limits, tickets
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
@@ -151,7 +148,7 @@ async def _read(
     nonce, state = parameters.get("nonce"), parameters.get("state")
     if len(nonce or "") > _NONCE_LIMIT or len(state or "") > _STATE_LIMIT:
         raise OAuthError("invalid_request", "nonce or state is too long")
-    resource = await known_resource(deployment, parameters.get("resource"), client=client)
+    resource = await resources.known_resource(deployment, parameters.get("resource"), client=client)
     return AuthorizationRequest(
         client_id=client.id,
         redirect_uri=redirect_uri,
@@ -159,7 +156,7 @@ async def _read(
         scopes=choose_scopes(
             None if scope is None else parse_scope(scope),
             client=client,
-            api_scopes=await api_scopes(deployment, resource),
+            api_scopes=await resources.api_scopes(deployment, resource),
         ),
         resource=resource,
         state=state,
@@ -182,26 +179,6 @@ def _check_no_request_object(parameters: Parameters) -> None:
     for name in ("request", "request_uri"):
         if parameters.get(name) is not None:
             raise OAuthError(f"{name}_not_supported", "request objects are not supported")
-
-
-async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
-    """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target."""
-    if asked is None:
-        return client.resources[0] if client.resources else default_resource(deployment.public_url)
-    resource = canonical_resource(asked, public_url=deployment.public_url)
-    ours = own_resources(deployment.public_url)
-    is_open = resource in (client.resources or ours)
-    if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
-        raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
-    return resource
-
-
-async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
-    """The scopes of a registered API; none for our own endpoints."""
-    if resource in own_resources(deployment.public_url):
-        return frozenset()
-    registered = await apis.find_api(deployment.database, resource)
-    return frozenset() if registered is None else registered.scopes
 
 
 async def _proceed(

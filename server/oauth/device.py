@@ -17,8 +17,9 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.oauth import client_auth
 from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
-from server.oauth.authorize import REQUEST_LIFETIME, api_scopes, known_resource, may_wait
+from server.oauth.authorize import REQUEST_LIFETIME, may_wait
 from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.resources import api_scopes, known_resource
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import address_of, json_answer, read_form
 from vault import replay, tickets

@@ -12,8 +12,8 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth import issuers, jose, release, subjects, targets, tokens, workers
-from server.oauth.authorize import known_resource
 from server.oauth.exchange_refusals import as_answer
+from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.subjects import Limits, Subject, refused
 from server.oauth.targets import OwnTarget, UpstreamTarget

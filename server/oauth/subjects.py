@@ -13,7 +13,7 @@ from server.deployment import Deployment
 from server.oauth import client_auth, jose, tokens
 from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
-from vault import apis, clients, grants
+from vault import apis, clients, derived_grants, grants
 from vault import tokens as refresh_tokens
 from vault.records import Client, Principal
 
@@ -182,7 +182,7 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
     actors = chain(subject, client=asked.client, actor=actor)
     grant_id = subject.grant_id
     if subject.derived_from:
-        grant = await grants.derived_grant(
+        grant = await derived_grants.derived_grant(
             deployment.database,
             user_id=subject.user_id,
             client_id=asked.client.id,

@@ -1,0 +1,28 @@
+"""Which audiences a client may have tokens for (RFC 8707), and the scopes that are an audience's own."""
+
+from __future__ import annotations
+
+from server.deployment import Deployment
+from server.oauth.rules import OAuthError, canonical_resource, default_resource, own_resources
+from vault import apis
+from vault.records import Client
+
+
+async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
+    """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target."""
+    if asked is None:
+        return client.resources[0] if client.resources else default_resource(deployment.public_url)
+    resource = canonical_resource(asked, public_url=deployment.public_url)
+    ours = own_resources(deployment.public_url)
+    is_open = resource in (client.resources or ours)
+    if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
+        raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
+    return resource
+
+
+async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
+    """The scopes of a registered API; none for our own endpoints."""
+    if resource in own_resources(deployment.public_url):
+        return frozenset()
+    registered = await apis.find_api(deployment.database, resource)
+    return frozenset() if registered is None else registered.scopes
