@@ -46,7 +46,7 @@ def example(title: str, *, language: str) -> str:
 
 async def run(command: Sequence[str], *, folder: Path, **variables: str) -> str:
     """What a program prints; it must end well."""
-    environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", ""), "PYTHONWARNINGS": "error"} | variables
+    environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")} | variables
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
