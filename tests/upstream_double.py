@@ -96,8 +96,12 @@ class UpstreamDouble:
     async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
         raise NotImplementedError
 
-    async def narrow(self, access_token: str, scopes: frozenset[str]) -> RefreshOutcome:
-        raise NotImplementedError
+    async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
+        if access_token not in self.issued:
+            return Refused("invalid_token", "unknown", ends_grant=False)
+        if not scopes <= self.issued[access_token]:
+            return Refused("invalid_scope", "too wide", ends_grant=False)
+        return Rotated(TokenAnswer(self._access(scopes), scopes=scopes, expires_in=self.lifetime))
 
     def consent(self, account: str, scopes: frozenset[str], *, refreshable: bool = True) -> TokenAnswer:
         """What the provider answers after a person allowed these scopes."""
