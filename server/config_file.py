@@ -47,6 +47,14 @@ def values_of(text: str, table: tuple[str, ...], keys: tuple[str, ...]) -> dict[
     return {key: value for key in keys if isinstance(value := section.get(key), str | bool)}
 
 
+def names_in(text: str, table: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys of a table of the file. Raises ConfigFileRefused."""
+    found: object = _parsed(text)
+    for name in table:
+        found = _object(found).get(name)
+    return tuple(_object(found))
+
+
 def _appended(lines: list[str], table: tuple[str, ...], values: Mapping[str, Setting]) -> list[str]:
     written = _changed([], values)
     if not written:

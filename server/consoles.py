@@ -40,6 +40,34 @@ def guide(provider: str, *, redirect_uri: str, scopes: Sequence[str], is_loopbac
             raise KeyError(provider)
 
 
+def general(
+    provider: str,
+    *,
+    console: str | None,
+    steps: Sequence[str],
+    redirect_uri: str,
+    scopes: Sequence[str],
+    has_secret: bool,
+) -> Guide:
+    """The guide for a service that has only what its provider file says."""
+    words = {"{redirect_uri}": redirect_uri, "{scopes}": " ".join(sorted(scopes))}
+
+    def filled(step: str) -> str:
+        for word, value in words.items():
+            step = step.replace(word, value)
+        return step
+
+    opened = "Open the page where the service lets you make an OAuth app." if console is None else f"Open {console}"
+    return Guide(
+        provider,
+        redirect_uri,
+        tuple(sorted(scopes)),
+        "confidential" if has_secret else "public",
+        (opened, *map(filled, steps), "Copy client id and secret." if has_secret else "Copy the client id."),
+        ("This page of the provider file was not run against the service: it may have moved.",),
+    )
+
+
 def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> Guide:
     content = {
         "display_information": {"name": "Token Vault", "description": "Acts for you through your own token vault"},

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.config_file import Setting, values_of, with_values
+from server.config_file import Setting, names_in, values_of, with_values
 
 KEYS = ("client_id", "client_secret", "client_secret_file", "testing")
 
@@ -50,7 +51,14 @@ class Files:
         return ("providers", self.provider)
 
 
-def write(files: Files, *, client_id: str, client_secret: str | None, testing: bool) -> None:
+def write(
+    files: Files,
+    *,
+    client_id: str,
+    client_secret: str | None,
+    testing: bool,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
     """Put the registration in place; without a secret, one that is there is taken out. Raises ConfigFileRefused."""
     old = _text(files.config)
     values: dict[str, Setting] = {
@@ -60,6 +68,8 @@ def write(files: Files, *, client_id: str, client_secret: str | None, testing: b
         "testing": True if testing else None,
     }
     new = with_values(old or "", files.table, values)
+    if inputs:
+        new = with_values(new, (*files.table, "inputs"), dict(inputs))
     _remember(files, old=old, new=new)
     if client_secret is not None:
         _put(files.secret, client_secret + "\n")
@@ -78,8 +88,10 @@ def undo(files: Files) -> None:
         raise NothingToUndo(f"there is no setup of {files.provider} to take back in {files.data}")
     now, before = _text(files.config) or "", _text(files.backup)
     if written != _digest(now):
-        earlier = values_of(before or "", files.table, KEYS)
-        _put(files.config, with_values(now, files.table, {key: earlier.get(key) for key in KEYS}))
+        for table, keys in ((files.table, KEYS), ((*files.table, "inputs"), names_in(now, (*files.table, "inputs")))):
+            earlier = values_of(before or "", table, keys)
+            now = with_values(now, table, {key: earlier.get(key) for key in keys})
+        _put(files.config, now)
     elif before is not None:
         _put(files.config, before)
     else:

@@ -56,7 +56,7 @@ async def test_slack_on_this_machine_is_an_app_without_a_secret(place: Place) ->
     shown = await run(place, "providers", "setup", "slack", "--show")
     manifest = json.loads(shown.stdout[shown.stdout.index("{") : shown.stdout.rindex("}") + 1])
     assert manifest["oauth_config"]["redirect_urls"] == [f"{place.url}/connect/callback/slack"]
-    assert manifest["oauth_config"]["scopes"] == {"user": ["channels:history", "channels:read", "chat:write"]}
+    assert set(manifest["oauth_config"]["scopes"]["user"]) >= {"channels:history", "channels:read", "chat:write"}
     assert manifest["settings"]["token_rotation_enabled"] is True
     for said in ("cannot be turned off", "cannot be undone", "30 days", "PKCE on", "No secret"):
         assert said in shown.stdout, said
@@ -184,7 +184,7 @@ async def test_undo_of_the_first_settings_file_removes_it(place: Place) -> None:
         (("slack", "--client-id", "A0123456789"), "", "that is Slack's App ID"),
         (("slack", "--client-id", SLACK_ID, "--client-secret-stdin"), SECRET, "takes no secret on loopback"),
         (("slack",), "", "nobody can be asked here: give --client-id"),
-        (("github",), "", "setup knows slack and google"),
+        (("nobody",), "", "there is no provider 'nobody'"),
     ],
 )
 async def test_a_mistake_is_named_and_nothing_is_written(
@@ -295,3 +295,39 @@ async def test_the_program_says_at_start_that_the_public_url_changed(place: Plac
             process.terminate()
             await process.wait()
         assert any(f"update the redirect at Slack to {other.url}/connect/callback/slack." in line for line in lines)
+
+
+async def test_a_service_that_only_its_file_describes_is_set_up_with_its_inputs(place: Place) -> None:
+    shown = await run(place, "providers", "setup", "zendesk", "--show")
+    assert f"Redirect URLs: {place.url}/connect/callback/zendesk" in shown.stdout
+    before = config(place).read_text(encoding="utf-8")
+    words = ("providers", "setup", "zendesk", "--client-id", "ours", "--client-secret-stdin")
+    missing = await run(place, *words, feed=SECRET + "\n")
+    assert missing.exit_code == 1 and "inputs.subdomain: missing" in missing.stderr
+    for wrong in ("subdomain=acme.evil.example/x", "subdomain", "town=x"):
+        assert (await run(place, *words, "--input", wrong, feed=SECRET + "\n")).exit_code == 1
+    assert config(place).read_text(encoding="utf-8") == before
+    await content(place, *words, "--input", "subdomain=acme", feed=SECRET + "\n")
+    section = tomllib.loads(config(place).read_text(encoding="utf-8"))["providers"]["zendesk"]
+    assert (section["client_id"], section["inputs"]) == ("ours", {"subdomain": "acme"})
+    async with open_deployment(load_settings(data=place.data), data=place.data) as deployment:
+        zendesk = deployment.catalog.provider("zendesk")
+        assert zendesk.hosts.token_url == "https://acme.zendesk.com/oauth/tokens"
+        assert zendesk.name in deployment.catalog.names and deployment.vault.upstreams["zendesk"].is_configured
+    config(place).write_text(config(place).read_text(encoding="utf-8") + "# mine\n", encoding="utf-8")
+    assert (await run(place, "providers", "setup", "zendesk", "--undo")).exit_code == 0
+    after = config(place).read_text(encoding="utf-8")
+    assert "# mine" in after and not tomllib.loads(after).get("providers", {}).get("zendesk", {}).get("client_id")
+    assert "acme" not in after
+
+
+async def test_an_alias_is_set_up_as_its_provider(place: Place) -> None:
+    shown = await content(place, "providers", "setup", "gmail", "--show")
+    assert isinstance(shown, dict)
+    assert shown["redirect_uri"].endswith("/connect/callback/google")
+
+
+async def test_an_app_without_a_secret_is_asked_for_none(place: Place) -> None:
+    made = await content(place, "providers", "setup", "etsy", "--client-id", "ours")
+    assert isinstance(made, dict)
+    assert (made["client"], made["secret_file"]) == ("public", None)

@@ -16,7 +16,6 @@ from server.commands.setup import Setup, command, fail, note, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from providers.catalog import Catalog
     from providers.check import Finding
     from providers.generic import Endpoints
     from providers.live import Seen
@@ -29,25 +28,11 @@ LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the day on 
 @command(providers_app, "list")
 def list_providers(setup: Setup) -> None:
     """List the services this vault knows, which are set up, and how sure the file of each is."""
-    settings, catalog = _catalog(setup)
+    settings, catalog = setup.settings(), setup.catalog()
     tested = _live_tests(setup)
     rows = [_row(settings, provider, tested=tested) for provider in catalog.everything()]
     columns = ("name", "title", "configured", "aliases", "narrowing", "checked", "cited", "unknown", "live_tested")
     setup.show(rows, columns=columns, empty="There are no providers.")
-
-
-def _catalog(setup: Setup) -> tuple[Settings, Catalog]:
-    from providers.address import AddressPolicy
-    from providers.http import Outbound
-    from server.app import open_catalog
-
-    settings = setup.settings()
-
-    async def read() -> Catalog:
-        async with Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)) as outbound:
-            return await open_catalog(settings, data=setup.directory(), outbound=outbound)
-
-    return settings, setup.run(read())
 
 
 def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> dict[str, object]:
@@ -80,7 +65,7 @@ def _live_tests(setup: Setup) -> dict[str, str]:
 @command(providers_app, "show")
 def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The provider.", show_default=False)]) -> None:
     """Show one service: its scopes, the redirect URI to enter where you register the vault with it, and its sources."""
-    settings, catalog = _catalog(setup)
+    settings, catalog = setup.settings(), setup.catalog()
     found = catalog.get(name)
     if found is None:
         fail(f"there is no provider {name!r}: token-vault providers list")
@@ -271,7 +256,7 @@ def _chosen(setup: Setup, name: str | None) -> Sequence[Provider]:
 
     if name is not None and name.endswith(".toml"):
         return (read_provider(Path(name)),)
-    _, catalog = _catalog(setup)
+    catalog = setup.catalog()
     if name is None:
         return catalog.everything()
     found = catalog.get(name)
@@ -299,7 +284,7 @@ def _show_findings(setup: Setup, rows: Sequence[dict[str, object]], *, single: b
 def _test_live(setup: Setup, name: str) -> None:
     from providers.live import live_test
 
-    _, catalog = _catalog(setup)
+    catalog = setup.catalog()
     provider = catalog.get(name)
     if provider is None:
         fail(f"there is no provider {name!r}: token-vault providers list")

@@ -13,6 +13,7 @@ from server.commands.accounts import providers_app
 from server.commands.setup import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
+    from providers.provider import Provider
     from server.consoles import Guide
     from server.provider_files import Files
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @command(providers_app, "setup")
 def set_up(
     setup: Setup,
-    name: Annotated[str, typer.Argument(help="slack or google.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The provider.", show_default=False)],
     *,
     client_id: Annotated[
         str | None, typer.Option("--client-id", help="The client id, instead of being asked.", show_default=False)
@@ -28,6 +29,10 @@ def set_up(
     client_secret_stdin: Annotated[
         bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
     ] = False,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="What its file asks for, as name=value; may be repeated.", show_default=False),
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Google: the app is in production, its connections do not end.")
     ] = False,
@@ -35,17 +40,22 @@ def set_up(
     undo: Annotated[bool, typer.Option("--undo", help="Take the last setup of this provider back.")] = False,
 ) -> None:
     """Print what to enter at the provider's console, ask for client id and secret, and write them into the settings."""
+    found = setup.catalog().get(name)
+    if found is None:
+        fail(f"there is no provider {name!r}: token-vault providers list")
+    name = found.name
     files = _files(setup, name)
     if undo:
         _undo(setup, files)
         return
-    guide = _guide(setup, name)
+    guide = _guide(setup, found)
     if not setup.as_json:
         _print(guide)
     row: dict[str, object] = {**asdict(guide), "config": None, "secret_file": None}
     if not show:
+        inputs = _inputs(found, given or [])
         chosen, secret = _answers(guide, client_id, from_stdin=client_secret_stdin)
-        _write(setup, files, chosen, secret, testing=name == "google" and not published)
+        _write(setup, files, chosen, secret, testing=name == "google" and not published, inputs=inputs)
         row |= {"config": str(files.config), "secret_file": None if secret is None else str(files.secret)}
     if setup.as_json:
         setup.show_json(row)
@@ -56,30 +66,53 @@ def set_up(
 
 
 def _files(setup: Setup, name: str) -> Files:
-    from server.consoles import GUIDED
     from server.provider_files import Files
 
-    if name not in GUIDED:
-        fail(f"setup knows {' and '.join(GUIDED)}: for {name} set providers.{name}.client_id as docs/providers.md says")
     data = setup.directory()
     return Files(config=(setup.config or data / "config.toml").expanduser().absolute(), data=data, provider=name)
 
 
-def _guide(setup: Setup, name: str) -> Guide:
-    from providers.catalog import load_catalog
-    from server.consoles import guide
+def _guide(setup: Setup, provider: Provider) -> Guide:
+    from server.consoles import GUIDED, general, guide
     from server.toolbox import load_tools
 
     settings = setup.settings()
-    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
-    provider = catalog.provider(name)
-    used = [spec.scopes for spec in load_tools(settings, catalog) if spec.provider == provider.name]
-    return guide(
-        name,
-        redirect_uri=f"{settings.public_url}/connect/callback/{name}",
-        scopes=sorted(provider.scope.default.union(*used)),
-        is_loopback=settings.is_loopback,
+    used = [spec.scopes for spec in load_tools(settings, setup.catalog()) if spec.provider == provider.name]
+    scopes = sorted(provider.scope.default.union(*used))
+    redirect_uri = f"{settings.public_url}/connect/callback/{provider.name}"
+    if provider.name in GUIDED:
+        return guide(provider.name, redirect_uri=redirect_uri, scopes=scopes, is_loopback=settings.is_loopback)
+    console = provider.console
+    return general(
+        provider.name,
+        console=None if console is None else console.url,
+        steps=() if console is None else console.steps,
+        redirect_uri=redirect_uri,
+        scopes=scopes,
+        has_secret=provider.client_auth != "none",
     )
+
+
+def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
+    """The inputs of the provider's addresses, asked for where they were not given and have no default."""
+    from providers.inputs import InputRefused, value_problem
+    from providers.inputs import given as complete
+
+    found = dict(one.split("=", 1) for one in given if "=" in one)
+    if len(found) != len(given):
+        fail("write an input as name=value, each once")
+    for name, about in provider.inputs.items():
+        if name not in found and about.default is None and sys.stdin.isatty():
+            value = str(typer.prompt(f"{about.title}, for example {about.example}", err=True)).strip()
+            problem = value_problem(provider, name, value)
+            if problem is not None:
+                fail(problem)
+            found[name] = value
+    try:
+        complete(provider, found)
+    except InputRefused as error:
+        fail(f"{error}: --input {next(iter(provider.inputs), 'name')}=...")
+    return found
 
 
 def _print(guide: Guide) -> None:
@@ -107,9 +140,10 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
         fail(problem)
     if is_public:
         if from_stdin:
-            fail(
-                "Slack takes no secret on loopback: leave --client-secret-stdin out, or set an https server.public_url"
-            )
+            where, mend = "", ""
+            if guide.provider == "slack":
+                where, mend = " on loopback", ", or set an https server.public_url"
+            fail(f"{guide.provider} takes no secret{where}: leave --client-secret-stdin out{mend}")
         return chosen, None
     secret = sys.stdin.readline() if from_stdin else typer.prompt("Client secret", err=True, hide_input=True)
     problem = secret_problem(str(secret).strip())
@@ -118,14 +152,22 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
     return chosen, str(secret).strip()
 
 
-def _write(setup: Setup, files: Files, client_id: str, client_secret: str | None, *, testing: bool) -> None:
+def _write(
+    setup: Setup,
+    files: Files,
+    client_id: str,
+    client_secret: str | None,
+    *,
+    testing: bool,
+    inputs: dict[str, str],
+) -> None:
     from server.config_file import ConfigFileRefused
     from server.data_folder import prepare_data_directory
     from server.provider_files import write
 
     prepare_data_directory(files.data)
     try:
-        write(files, client_id=client_id, client_secret=client_secret, testing=testing)
+        write(files, client_id=client_id, client_secret=client_secret, testing=testing, inputs=inputs)
     except ConfigFileRefused as error:
         fail(f"{files.config}: {error}")
     except OSError as error:

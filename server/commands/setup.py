@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Concatenate, NoReturn, ParamSpec, T
 import typer
 
 if TYPE_CHECKING:
+    from providers.catalog import Catalog
     from server.deployment import Deployment
     from server.settings import Settings
     from vault.database import Reader
@@ -53,6 +54,20 @@ class Setup:
         from server.settings import load_settings
 
         return load_settings(self.config, data=self.directory(), overrides=overrides)
+
+    def catalog(self) -> Catalog:
+        """The providers as the settings have them; opens nothing else. Raises ProviderFileRefused, SettingsRefused."""
+        from providers.address import AddressPolicy
+        from providers.http import Outbound
+        from server.app import open_catalog
+
+        settings = self.settings()
+
+        async def read() -> Catalog:
+            async with Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)) as outbound:
+                return await open_catalog(settings, data=self.directory(), outbound=outbound)
+
+        return self.run(read())
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Deployment]:
