@@ -2,7 +2,7 @@
 
 A real server over HTTP; a call is a tool call with its provider call. Spells in which the provider answers everybody
 and in which it hangs for some, refreshes and calls alike, follow each other, so that both are measured on the same
-machine in the same minute. The forty call again and again and wait.
+machine in the same minute. The forty call in both, like everybody; in the second they wait.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vault import grants
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
 SLOWER = 1.2  # at most so many times as slow
 NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
-PAUSE = 2.0  # seconds before somebody who got no answer tries again
+PAUSE = 2.0  # seconds between an answer and the next call of the forty
 
 
 @dataclass
@@ -163,6 +163,21 @@ async def _insist(served: Served, member: Member, spell: Spell) -> None:
         await asyncio.sleep(PAUSE)
 
 
+@asynccontextmanager
+async def calling(served: Served, members: list[Member], spell: Spell) -> AsyncGenerator[None]:
+    """These people call all the time, each some seconds after their last answer, not all at once."""
+    tasks: list[asyncio.Task[None]] = []
+    for member in members:
+        tasks.append(asyncio.create_task(_insist(served, member, spell)))
+        await asyncio.sleep(PAUSE / len(members))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def hang(
     provider: Provider, server: Server | None, *, hung: int, others: int, spells: int, seconds: float
 ) -> Figure:
@@ -192,18 +207,12 @@ async def hang(
             await load("before", seconds=2.0)  # warming up
             for spell in measured.values():
                 spell.milliseconds.clear()
-            for _ in range(spells):
-                await load("before", seconds=seconds)
-                await provider.control("faults", **fault)
-                insisting: list[asyncio.Task[None]] = []
-                for member in struck:
-                    insisting.append(asyncio.create_task(_insist(served, member, waiting)))
-                    await asyncio.sleep(0.05)
-                await load("during", seconds=seconds)
-                await provider.control("clear_faults")
-                for task in insisting:
-                    task.cancel()
-                await asyncio.gather(*insisting, return_exceptions=True)
+            async with calling(served, struck, waiting):
+                for _ in range(spells):
+                    await load("before", seconds=seconds)
+                    await provider.control("faults", **fault)
+                    await load("during", seconds=seconds)
+                    await provider.control("clear_faults")
     return _judged(measured, waiting, where="SQLite" if server is None else "PostgreSQL", hung=hung)
 
 
