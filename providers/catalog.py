@@ -175,7 +175,7 @@ def schema() -> dict[str, object]:
     """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
-    return {name: _on_one_line(value) for name, value in made.items()}
+    return {name: _ordered(_on_one_line(value)) for name, value in made.items()}
 
 
 def _on_one_line(value: object) -> object:

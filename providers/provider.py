@@ -202,23 +202,30 @@ def _as_list(value: object) -> object:
 class Rule(Part):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
-    `path` has `{}` for one segment, or the variable part of one. `where` maps a parameter to a pattern that its whole
-    value must match; an absent parameter is the empty text. `inseparable`: scopes that widen what this call reaches in
-    a way that the request does not show, so that a token holding one serves only callers who hold it too.
+    `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
+    a pattern that its whole value must match; an absent parameter is the empty text. `inseparable`: scopes that widen
+    what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
+    hold it too.
     """
 
     api: Key
     method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
-    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\})+)+$")
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\+?\})+)+$")
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:
+        open_parts = {"{}": "[^/]+", "{+}": ".+"}
         return re.compile(
-            "".join("[^/]+" if part == "{}" else re.escape(part) for part in re.split(r"(\{\})", self.path))
+            "".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", self.path))
         )
+
+    @cached_property
+    def openness(self) -> tuple[int, int]:
+        """How much its path leaves open: of two rules that fit a call, the one that leaves less decides."""
+        return self.path.count("{+}"), self.path.count("{}")
 
     @cached_property
     def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:

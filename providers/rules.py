@@ -61,8 +61,8 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     found = tuple(rule for rule in rules if rule.path_pattern.fullmatch(path) is not None)
     if all(rule.path == found[0].path for rule in found):
         return found
-    fewest = min(rule.path.count("{}") for rule in found)
-    return tuple(rule for rule in found if rule.path.count("{}") == fewest)
+    least = min(rule.openness for rule in found)
+    return tuple(rule for rule in found if rule.openness == least)
 
 
 def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:

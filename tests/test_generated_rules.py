@@ -22,7 +22,7 @@ AUTH = google.AUTH
 
 def filled(path: str) -> str:
     """A path as a client would send it."""
-    return path.replace("{}", "abc")
+    return path.replace("{+}", "abc/def").replace("{}", "abc")
 
 
 def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
@@ -113,7 +113,33 @@ def test_every_rule_of_github_is_for_an_operation_that_exists() -> None:
     assert len(operations) > 1000
     for rule in GITHUB.rules:
         for method in rule.method:
-            assert f"{method} {rule.path}" in operations, rule
+            assert f"{method} {rule.path.replace('{+}', '{}')}" in operations, rule
+
+
+def test_a_path_of_several_segments_takes_in_no_other_operation() -> None:
+    operations, _ = _of_github()
+    long = [rule for rule in GITHUB.rules if "{+}" in rule.path]
+    assert len(long) >= 3
+    for rule in long:
+        for method in rule.method:
+            same = {f"{method} {rule.path.replace('{+}', again)}" for again in ("{}", "{}...{}")}  # spelt in two ways
+            others = {line for line in operations if line.startswith(f"{method} ")} - same
+            assert not [line for line in others if rule.path_pattern.fullmatch(filled(line.partition(" ")[2]))], rule
+
+
+def test_a_file_in_a_folder_is_read_and_changed_by_the_same_rule_and_nothing_climbs_out() -> None:
+    reader = frozenset({"contents:read"})
+    for path, is_let in (
+        ("/repos/octo/hello/contents/README.md", True),
+        ("/repos/octo/hello/contents/src/main.py", True),
+        ("/repos/octo/hello/contents/src%2Fmain.py", True),
+        ("/repos/octo/hello/contents/src/../../issues", False),
+        ("/repos/octo/hello/contents/src/%2e%2e/x", False),
+        ("/repos/octo/hello/contents//x", False),
+        ("/repos/octo/hello/contents", False),
+    ):
+        assert allowed(GITHUB, Call("rest", "GET", path), reader) == is_let, path
+    assert not allowed(GITHUB, Call("rest", "PUT", "/repos/octo/hello/contents/src/main.py"), reader)
 
 
 def test_every_scope_of_github_is_a_permission_that_a_token_can_be_limited_to() -> None:

@@ -90,7 +90,7 @@ def test_an_answer_is_within_a_wish_exactly_when_the_wish_includes_each_of_its_s
 def test_a_scope_opens_all_that_the_scopes_it_includes_open(drawn: Drawn, data: st.DataObject) -> None:
     provider, some, more, _ = drawn
     rule = data.draw(st.sampled_from(provider.rules))
-    call = Call(rule.api, rule.method[0], rule.path.replace("{}", "abc"))
+    call = Call(rule.api, rule.method[0], rule.path.replace("{+}", "abc/def").replace("{}", "abc"))
     if allowed(provider, call, expand(some, provider.covers)):
         assert allowed(provider, call, some)
         assert allowed(provider, call, some | more)
