@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from providers.catalog import load_catalog
+from providers.catalog import Catalog, load_catalog
 from providers.simulator.running import running_simulator
+from server.oauth import targets
 from server.oauth.dpop import token_hash
-from server.oauth.rules import TOKEN_EXCHANGE
+from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
 from tests.exchange_room import ACCESS, API, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.mcp_room import SLACK, room
 from tests.oauth_world import claims_of
@@ -242,6 +244,53 @@ async def test_a_scope_that_nobody_knows_is_refused(place: ExchangeRoom, person:
     agent = await place.agent(caller, person)
     await place.slack(agent)
     assert refused(await place.exchange(caller, agent.token, scope="chat:write made:up")) == "invalid_scope"
+
+
+@pytest.mark.requirement("S-112")
+async def test_wider_than_the_operators_limit_is_refused_by_name_without_a_link(tmp_path: Path) -> None:
+    async with (
+        running_simulator() as simulator,
+        room(
+            tmp_path / "data",
+            providers={"slack": {**simulator.settings()["slack"], "scopes": ["channels:read"]}},
+            sandbox={"loopback_upstreams": True},
+        ) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        place = ExchangeRoom(opened, http)
+        caller = await place.caller()
+        agent = await place.agent(caller)
+        await place.slack(agent)
+        answer = await place.exchange(caller, agent.token, scope="chat:write channels:read")
+        assert refused(answer) == "invalid_scope"
+        assert answer.json()["missing_scope"] == "chat:write"
+        assert "connect_uri" not in answer.json(), "no person can mend that"
+        assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
+        assert (await place.exchange(caller, agent.token)).json()["scope"] == "channels:read"
+
+
+async def test_a_provider_that_nobody_set_up_is_said_to_be_that(place: ExchangeRoom, person: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, person)
+    answer = await place.exchange(caller, agent.token, audience="github")
+    assert refused(answer) == "invalid_target"
+    assert answer.json()["reason"] == "not_configured"
+    assert "connect_uri" not in answer.json()
+    assert "connect_uri" in (await place.exchange(caller, agent.token, audience="slack")).json()
+
+
+async def test_an_address_that_two_providers_have_needs_a_name_beside_it(place: ExchangeRoom, person: str) -> None:
+    slack = place.deployment.catalog.provider("slack")
+    twin = slack.model_copy(update={"name": "slack-bot", "aliases": {}})
+    both = replace(place.deployment, catalog=Catalog([slack, twin]))
+    base = slack.apis["web"]
+    with pytest.raises(OAuthError) as refusal:
+        await targets.resolve(both, audience=None, resource=base, user_id="nobody")
+    assert refusal.value.code == "invalid_target"
+    assert "slack-bot" in refusal.value.description
+    named = await targets.resolve(both, audience="slack-bot", resource=base, user_id="nobody")
+    assert isinstance(named, targets.UpstreamTarget)
+    assert named.provider.name == "slack-bot"
 
 
 async def test_an_account_that_is_not_connected_is_asked_for(place: ExchangeRoom, person: str) -> None:
