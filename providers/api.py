@@ -114,6 +114,7 @@ class UpstreamAPI:
     ) -> None:
         self.account = account
         self.now = now
+        self.title = provider.title
         self._provider = provider
         self._outbound = outbound
         self._token = token

@@ -10,14 +10,14 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field, create_model
 
 from providers.answers import at, integer_at, is_array, objects_at, text_at
-from providers.api import UpstreamAPI
+from providers.api import UpstreamAPI, UpstreamRefused
 from providers.catalog import Catalog
 from providers.provider import Provider
 from providers.rules import expand, of_path
@@ -183,6 +183,9 @@ class _Runner:
             is_write=self._tool.effect != "read",
         )
         result = self._tool.result
+        if result.needs is not None and at(answer, result.needs) is None:
+            message = text_at(answer, "errors.0.message") or "it did not say why"
+            raise UpstreamRefused("refused", f"{api.title} did not do it: {as_data(message, limit=200)}")
         if result.items is None:
             return self._item(**self._values(answer))
         found, is_cut = self._listed(answer)
@@ -241,13 +244,29 @@ class _Runner:
 
 
 def _put(body: dict[str, object], path: str, value: object) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        found = body.setdefault(parent, {})
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} lies below a value")  # noqa: TRY004 -- a declaration's mistake
-        body = found  # pyright: ignore[reportUnknownVariableType] -- made here, of texts and objects
-    body[last] = value
+    """Set the value at a dotted path; what stands on the way is made. A number is a place in a list."""
+    steps = path.split(".")
+    place: object = body
+    for step, following in zip(steps, (*steps[1:], None), strict=True):
+        made: object = value if following is None else ([] if following.isdecimal() else {})
+        place = _entered(place, step, made, is_last=following is None)
+
+
+def _entered(place: object, step: str, made: object, *, is_last: bool) -> object:
+    """The value at one step below an object or list that was made here; `made` where there is none yet."""
+    if isinstance(place, list):
+        places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+        number = int(step)
+        places.extend([None] * (number + 1 - len(places)))
+        if is_last or places[number] is None:
+            places[number] = made
+        return places[number]
+    if not isinstance(place, dict):
+        raise TypeError(f"{step} lies below a value")
+    members: dict[str, object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+    if is_last:
+        members[step] = made
+    return members.setdefault(step, made)
 
 
 def _wire(value: object, argument: Argument) -> object:
@@ -267,12 +286,18 @@ def _time(value: object, form: str) -> object:
         raise TypeError("a time was expected")
     if form == "rfc3339":
         return value.isoformat()
+    if form == "utc":
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat()
     seconds = value.timestamp()
     return int(seconds) if form == "seconds" else int(seconds * 1000)
 
 
+def _found(item: Mapping[str, object], output: Output) -> str | None:
+    return next((found for path in output.paths if (found := text_at(item, path)) is not None), None)
+
+
 def _text(item: Mapping[str, object], output: Output) -> str | None:
-    found = text_at(item, output.path)
+    found = _found(item, output)
     if found is None:
         return None
     made = as_id(found, limit=output.max) if output.type == "word" else as_data(found, limit=output.max)
@@ -281,7 +306,7 @@ def _text(item: Mapping[str, object], output: Output) -> str | None:
 
 def _decoded(item: Mapping[str, object], output: Output) -> str | None:
     """Text that was sent as base64 (RFC 4648, either alphabet, lines and padding as they come)."""
-    found = text_at(item, output.path)
+    found = _found(item, output)
     if found is None:
         return None
     letters = "".join(found.split()).rstrip("=").replace("-", "+").replace("_", "/")
@@ -292,27 +317,28 @@ def _decoded(item: Mapping[str, object], output: Output) -> str | None:
 
 
 def _number(item: Mapping[str, object], output: Output) -> float | None:
-    found = at(item, output.path)
+    found = at(item, output.paths[0])
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 def _boolean(item: Mapping[str, object], output: Output) -> bool | None:
-    found = at(item, output.path)
+    found = at(item, output.paths[0])
     return found if isinstance(found, bool) else None
 
 
 def _texts(item: Mapping[str, object], output: Output) -> list[str]:
     """Texts of an array, or one text at the same path of each of its objects: `labels.name`."""
-    found = at(item, output.path)
+    path = output.paths[0]
+    found = at(item, path)
     if is_array(found):
         return [as_data(one, limit=output.max) for one in found if isinstance(one, str)][:100]
-    parent, _, leaf = output.path.rpartition(".")
+    parent, _, leaf = path.rpartition(".")
     named = [text_at(one, leaf) for one in objects_at(item, parent)] if parent else []
     return [as_data(one, limit=output.max) for one in named if one is not None][:100]
 
 
 def _integer(item: Mapping[str, object], output: Output) -> int | None:
-    return integer_at(item, output.path)
+    return integer_at(item, output.paths[0])
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, object], Output], object]]] = {

@@ -35,7 +35,8 @@ class Argument(_Part):
     """One argument. Without `default` and with `required = true` it has to be given.
 
     It goes into the path where its name stands there in braces, else into the query of a read and the body of a write,
-    under `as` (dotted below objects in the body). `template` writes it into a longer text, `{}` standing for it.
+    under `as` (dotted below objects in the body, a number for a place in a list). `template` writes it into a longer
+    text, `{}` standing for it.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -50,7 +51,7 @@ class Argument(_Part):
     name: Path_ | None = Field(default=None, alias="as")
     template: str | None = None
     separator: str | None = None  # joins a list into one text
-    send: Literal["rfc3339", "seconds", "milliseconds"] = "rfc3339"  # of a time
+    send: Literal["rfc3339", "utc", "seconds", "milliseconds"] = "rfc3339"  # of a time; utc: without an offset
 
     @model_validator(mode="after")
     def _fits_together(self) -> Argument:
@@ -66,16 +67,21 @@ class Argument(_Part):
 
 
 class Output(_Part):
-    """One value of the result, read at `path` in the answer; absent values are null, texts are data and cut.
+    """One value of the result, read at `path` in the answer (the first of several that is there); absent values are
+    null, texts are data and cut.
 
     A `word` is cleaned to visible ASCII; `base64` is decoded to text, null where it is none.
     """
 
-    path: Path_
+    path: Path_ | tuple[Path_, ...]
     type: Literal["text", "word", "base64", "integer", "number", "boolean", "texts"] = "text"
     description: Text | None = None
     max: int = Field(default=500, ge=1, le=20_000)  # characters
     template: str | None = None  # a text around the value, such as a link
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class Result(_Part):
@@ -83,6 +89,7 @@ class Result(_Part):
 
     items: Path_ | None = None
     fields: Mapping[Name, Output] = Field(min_length=1)
+    needs: Path_ | None = None  # has to be there, else the answer says that nothing was done (GraphQL)
     next: Path_ | None = None  # of the value that the argument `cursor` brings back for the next page
     line: Text  # a readable line per item, or the whole; `{name}` stands for a value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from providers import tool_files
 from providers.simulator.running import running_simulator
 from tests.harness import running_vault
 from tests.mcp_room import Agent, Room
-from tests.toolset_cases import CASES, Case, family_settings
+from tests.toolset_cases import CASES, Case, endpoint_of, family_settings
 from tests.toolset_page import PAGE, page, shipped
 
 SPECS = shipped()
@@ -27,7 +28,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 async def connected(place: Room, name: str, case: Case, *, delegated: frozenset[str] | None = None) -> Agent:
-    agent = await place.agent(f"person-of-{name}")
+    agent = await place.agent(f"person-{secrets.token_hex(4)}")
     provider = place.vault.deployment.catalog.provider(case.provider)
     scopes = SPECS[name].scopes | provider.scope.default
     await place.connect(agent, case.provider, scopes=scopes, delegated=scopes if delegated is None else delegated)
@@ -93,7 +94,7 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> Non
     case = CASES[name]
     agent = await connected(place, name, case)
     more = {} if case.prepare is None else case.prepare(place.simulator)
-    place.simulator.fault(case.endpoint, "rate_limited", retry_after=11)
+    place.simulator.fault(endpoint_of(case), "rate_limited", retry_after=11)
     async with place.client(agent) as client:
         busy = await client.call_tool(name, {**case.arguments, **more})
     assert busy.is_error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from providers.simulator.running import Simulator
+from providers.simulator.services import graph, jira, linear, notion
 
 Prepare = Callable[[Simulator], Mapping[str, object]]
 
@@ -117,12 +118,76 @@ GOOGLE: Mapping[str, Case] = {
         "google", f"{_CALENDAR}.events.delete", {"calendar_id": "primary"}, "Deleted.", {}, _an_event
     ),
 }
-FAMILIES: Mapping[str, tuple[str, ...]] = {"github": ("rest",)}  # provider (and mode) to the APIs of its file
+_JIRA = {"site": jira.SITE}
+_APRIL = "2026-12-01T00:00:00Z"
+NOTION: Mapping[str, Case] = {
+    "notion_search": Case("notion", "", {"query": "handbook"}, "Team handbook", {"id": notion.HOME}),
+    "notion_read": Case("notion", "", {"page": notion.HOME}, "paragraph:", {"text": "Be kind. Ship small."}),
+    "notion_create": Case(
+        "notion", "", {"parent": notion.HOME, "title": "Offsite", "text": "In May."}, "Created https://www.notion.so/"
+    ),
+    "notion_comment": Case("notion", "", {"page": notion.HOME, "text": "Well said."}, "Commented"),
+}
+LINEAR: Mapping[str, Case] = {
+    "linear_teams": Case("linear", "", {}, "ENG", {"id": linear.TEAM, "name": "Engineering"}),
+    "linear_search": Case("linear", "", {"query": "dark"}, "ENG-2", {"id": "ENG-2", "state": "Todo"}),
+    "linear_read": Case("linear", "", {"issue": "ENG-1"}, "Only on Sundays", {"title": "Login fails on Safari"}),
+    "linear_create": Case("linear", "", {"team": linear.TEAM, "title": "Faster start"}, "Created ENG-"),
+    "linear_comment": Case("linear", "", {"issue": "ENG-1", "text": "On it."}, "Commented: https://linear.app/"),
+}
+JIRA: Mapping[str, Case] = {
+    "jira_sites": Case("atlassian", "", {}, "sandbox", {"id": jira.SITE}),
+    "jira_search": Case("atlassian", "", {**_JIRA, "jql": 'text ~ "database"'}, "OPS-2", {"status": "Done"}),
+    "jira_read": Case("atlassian", "", {**_JIRA, "issue": "OPS-1"}, "Before Friday", {"key": "OPS-1"}),
+    "jira_create": Case("atlassian", "", {**_JIRA, "project": "OPS", "title": "Buy disks"}, "Created OPS-"),
+    "jira_comment": Case("atlassian", "", {**_JIRA, "issue": "OPS-1", "text": "Done."}, "Commented", {"id": "20001"}),
+}
+HUBSPOT: Mapping[str, Case] = {
+    "hubspot_contacts": Case("hubspot", "", {"query": "dana"}, "Dana", {"id": "101", "email": "dana@customer.example"}),
+    "hubspot_note": Case("hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Noted", {"id": "9001"}),
+}
+MICROSOFT: Mapping[str, Case] = {
+    "outlook_search": Case("microsoft", "", {"query": "budget"}, "Budget", {"from": "bob@example.com"}),
+    "outlook_read": Case("microsoft", "", {"message": graph.MESSAGE}, "The numbers are in", {"kind": "text"}),
+    "outlook_draft": Case("microsoft", "", {"to": "a@b.example", "subject": "Hi", "text": "Hello"}, "Drafted"),
+    "outlook_send": Case("microsoft", "", {"to": "a@b.example", "subject": "Hi", "text": "Hello"}, "Sent."),
+    "outlook_events": Case("microsoft", "", {"begin": _APRIL, "end": _APRIL}, "Planning", {"time_zone": "UTC"}),
+    "outlook_event_create": Case(
+        "microsoft",
+        "",
+        {"title": "Sync", "begin": "2026-12-01T10:00:00+01:00", "end": "2026-12-01T11:00:00+01:00"},
+        "Created Sync at 2026-12-01T09:00:00",
+        {"start": "2026-12-01T09:00:00"},
+    ),
+    "onedrive_files": Case("microsoft", "", {"limit": 1}, "report.docx", {"size": 20480}),
+}
+FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "github": ("github", ("rest",)),
+    "notion": ("api-notion", ("main",)),
+    "linear": ("api-linear", ("main",)),
+    "atlassian": ("api-atlassian", ("main",)),
+    "hubspot": ("api-hubspot", ("main",)),
+    "microsoft": ("api-microsoft", ("graph",)),
+}  # provider to the simulator's mode and the APIs of its file
 
 
 def family_settings(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:
     """Settings of every provider here that is neither Slack nor Google."""
-    return {name: simulator.family_settings(name, apis=apis) for name, apis in FAMILIES.items()}
+    return {name: simulator.family_settings(mode, apis=apis) for name, (mode, apis) in FAMILIES.items()}
 
 
-CASES: Mapping[str, Case] = {**SLACK, **GOOGLE, **GITHUB}
+def endpoint_of(case: Case) -> str:
+    """What a fault must name to strike the call behind a case."""
+    return case.endpoint or f"families.{FAMILIES[case.provider][0]}.api"
+
+
+CASES: Mapping[str, Case] = {
+    **SLACK,
+    **GOOGLE,
+    **GITHUB,
+    **NOTION,
+    **LINEAR,
+    **JIRA,
+    **HUBSPOT,
+    **MICROSOFT,
+}

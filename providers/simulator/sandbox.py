@@ -82,6 +82,7 @@ class Sandbox:
         self.workspace = Workspace(now=self.clock.now())
         self.calendars = Calendars(now=self.clock.now())
         self.repositories = Repositories(now=self.clock.now())
+        self.desks: dict[tuple[str, str], list[dict[str, JsonValue]]] = {}  # (kind, account) -> records of services
 
     def face(self, name: str) -> FaceState:
         """The state of one provider; that of a family mode is made when it is first asked for. Raises ValueError."""

@@ -15,6 +15,8 @@ from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
 from providers.simulator.sandbox import Sandbox
+from providers.simulator.services import APIS
+from providers.simulator.services.desk import Visit
 from providers.simulator.tokens import AccessToken, fingerprint
 from providers.simulator.wire import Call
 
@@ -115,6 +117,8 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
         return JSONResponse({"error": "not_found"}, status_code=404)
     if mode.api == "github" and "path" in call.path_params:
         return github_api.answer(sandbox, call, account=token.family.account)
+    if mode.api in APIS and "path" in call.path_params:
+        return APIS[mode.api](Visit.of(sandbox, call, account=token.family.account))
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
 

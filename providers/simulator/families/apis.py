@@ -1,0 +1,56 @@
+"""Family modes with an API of their own, for the tools that call it: the services of `providers/simulator/services`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from providers.simulator.families.known import KNOWN
+from providers.simulator.families.modes import Mode, Operation
+
+
+def _with_api(name: str, api: str, *operations: tuple[str, str, str]) -> Mode:
+    """A known service whose operations (method, path, scopes any of which allows it) are answered by that API."""
+    made = tuple(Operation(method, path, frozenset(scopes.split())) for method, path, scopes in operations)
+    return replace(KNOWN[name], api=api, operations=made)
+
+
+_JIRA = "/ex/jira/{}/rest/api/2"
+WITH_APIS: Mapping[str, Mode] = {
+    # Notion knows no scopes: its integration may do what it was made for.
+    "api-notion": _with_api(
+        "notion",
+        "notion",
+        ("POST", "/search", ""),
+        ("GET", "/blocks/{}/children", ""),
+        ("POST", "/pages", ""),
+        ("POST", "/comments", ""),
+    ),
+    "api-linear": _with_api("linear", "linear", ("POST", "/graphql", "")),
+    "api-atlassian": _with_api(
+        "atlassian",
+        "jira",
+        ("GET", "/oauth/token/accessible-resources", ""),
+        ("GET", f"{_JIRA}/search/jql", "read:jira-work"),
+        ("GET", f"{_JIRA}/issue/{{}}", "read:jira-work"),
+        ("POST", f"{_JIRA}/issue", "write:jira-work"),
+        ("POST", f"{_JIRA}/issue/{{}}/comment", "write:jira-work"),
+    ),
+    "api-hubspot": _with_api(
+        "hubspot",
+        "hubspot",
+        ("POST", "/crm/v3/objects/contacts/search", "crm.objects.contacts.read"),
+        ("POST", "/crm/v3/objects/notes", "crm.objects.contacts.write"),
+    ),
+    "api-microsoft": _with_api(
+        "microsoft",
+        "graph",
+        ("GET", "/me/messages", "Mail.Read Mail.ReadWrite"),
+        ("GET", "/me/messages/{}", "Mail.Read Mail.ReadWrite"),
+        ("POST", "/me/messages", "Mail.ReadWrite"),
+        ("POST", "/me/sendMail", "Mail.Send"),
+        ("GET", "/me/calendarView", "Calendars.Read Calendars.ReadWrite"),
+        ("POST", "/me/events", "Calendars.ReadWrite"),
+        ("GET", "/me/drive/root/children", "Files.Read Files.ReadWrite"),
+    ),
+}

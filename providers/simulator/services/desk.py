@@ -1,0 +1,84 @@
+"""What the services have in common: a person's records of one kind, and the call that is about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+from starlette.responses import JSONResponse, Response
+
+from providers.simulator.accounts import PEOPLE, Person
+from providers.simulator.sandbox import Sandbox
+from providers.simulator.wire import Call
+
+Record = dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One call of one person."""
+
+    sandbox: Sandbox
+    call: Call
+    account: str
+    parts: Sequence[str] = field(default=())
+
+    @classmethod
+    def of(cls, sandbox: Sandbox, call: Call, *, account: str) -> Visit:
+        return cls(sandbox, call, account, tuple(call.path_params["path"].split("/")))
+
+    @property
+    def person(self) -> Person:
+        return PEOPLE[self.account]
+
+    @property
+    def body(self) -> Mapping[str, JsonValue]:
+        return self.call.arguments
+
+    def records(self, kind: str, *, seed: Sequence[Record] = ()) -> list[Record]:
+        """This person's records of a kind; the first time, copies of `seed`."""
+        key = (kind, self.account)
+        if key not in self.sandbox.desks:
+            self.sandbox.desks[key] = [dict(record) for record in seed]
+        return self.sandbox.desks[key]
+
+    def now(self) -> str:
+        """The time at the service, RFC 3339."""
+        return (
+            datetime.fromtimestamp(self.sandbox.clock.now(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        )
+
+    def note(self, service: str, text: str) -> None:
+        """Write into the books that something was made."""
+        self.sandbox.books.write("posts", self.sandbox.clock.now(), face=service, user=self.person.name, text=text)
+
+
+def at(value: JsonValue, *steps: str | int) -> JsonValue:
+    """The value at these steps; None when there is none."""
+    for step in steps:
+        if isinstance(value, dict) and isinstance(step, str):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def text(value: JsonValue, *steps: str | int) -> str:
+    """The text at these steps; empty when there is none."""
+    found = at(value, *steps)
+    return found if isinstance(found, str) else ""
+
+
+def page(records: Sequence[Record], *, size: int, begin: str | None) -> tuple[list[JsonValue], str | None]:
+    """One page, and where the next one begins."""
+    first = int(begin) if begin is not None and begin.isdecimal() else 0
+    shown: list[JsonValue] = [dict(record) for record in records[first : first + size]]
+    return shown, str(first + size) if first + size < len(records) else None
+
+
+def reply(content: JsonValue, *, status: int = 200) -> Response:
+    return JSONResponse(content, status_code=status)

@@ -1,0 +1,48 @@
+"""HubSpot CRM (developers.hubspot.com/docs/api/crm): searching contacts, notes about them."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+from starlette.responses import Response
+
+from providers.simulator.services.desk import Record, Visit, at, page, reply, text
+
+_SEED: tuple[Record, ...] = (
+    {"id": "101", "firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"},
+    {"id": "102", "firstname": "Sam", "lastname": "Hill", "email": "sam@customer.example", "phone": ""},
+)
+
+
+def answer(visit: Visit) -> Response:
+    """One operation."""
+    contacts = visit.records("hubspot", seed=_SEED)
+    match visit.call.method, visit.parts:
+        case "POST", ["crm", "v3", "objects", "contacts", "search"]:
+            words = text(dict(visit.body), "query").lower().split()
+            found = [
+                one for one in contacts if all(word in " ".join(str(v) for v in one.values()).lower() for word in words)
+            ]
+            limit = at(dict(visit.body), "limit")
+            shown, following = page(
+                [_contact(visit, one) for one in found],
+                size=limit if isinstance(limit, int) else 10,
+                begin=text(dict(visit.body), "after") or None,
+            )
+            paging: Record = {} if following is None else {"paging": {"next": {"after": following}}}
+            return reply({"total": len(found), "results": shown, **paging})
+        case "POST", ["crm", "v3", "objects", "notes"]:
+            about = at(dict(visit.body), "associations", 0, "to", "id")
+            if not any(one["id"] == about for one in contacts):
+                return reply(
+                    {"status": "error", "message": "no such contact", "category": "VALIDATION_ERROR"}, status=400
+                )
+            visit.note("hubspot", text(dict(visit.body), "properties", "hs_note_body"))
+            made: JsonValue = {"id": "9001", "properties": visit.body.get("properties"), "createdAt": visit.now()}
+            return reply(made, status=201)
+        case _:
+            return reply({"status": "error", "message": "not found", "category": "OBJECT_NOT_FOUND"}, status=404)
+
+
+def _contact(visit: Visit, one: Record) -> Record:
+    properties = {name: value for name, value in one.items() if name != "id"}
+    return {"id": one["id"], "properties": properties, "updatedAt": visit.now()}
