@@ -302,12 +302,57 @@ async def test_several_accounts_are_never_chosen_for_the_agent(room: Room) -> No
         await room.exchange(account="nobody@example.com")
 
 
-async def test_an_agent_is_shown_only_the_accounts_that_it_may_use(room: Room) -> None:
+async def test_the_only_account_that_an_agent_may_use_is_the_one_that_is_meant(room: Room) -> None:
     await room.connect(account="alice")
+    await room.connect(account="private", delegated=frozenset())
+    assert (await room.exchange()).account == "alice"
+    with pytest.raises(DelegationRequired):
+        await room.exchange(account="private")
+
+
+async def test_an_agent_is_shown_only_the_accounts_that_it_may_use(room: Room) -> None:
+    for account in ("alice", "work"):
+        await room.connect(account=account)
     await room.connect(account="private", delegated=frozenset())
     with pytest.raises(AccountRequired) as refused:
         await room.exchange()
-    assert refused.value.accounts == ("alice@example.com",)
+    assert refused.value.accounts == ("alice@example.com", "work@example.com")
+
+
+async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names_none(room: Room) -> None:
+    await room.connect(account="alice")
+    work = await room.connect(account="work")
+    bob = await room.connect("google")
+
+    async def choose(connection_id: str | None) -> bool:
+        async with room.database.transaction() as transaction:
+            return await delegations.set_default(
+                transaction,
+                user_id=room.alice.user.id,
+                client_id=room.alice.client.id,
+                provider="slack",
+                connection_id=connection_id,
+                now=room.now,
+            )
+
+    assert await choose(work.id)
+    assert not await choose(work.id)
+    assert (await room.exchange()).account == "work"
+    assert (await room.exchange(account="alice")).account == "alice"
+    async with room.database.transaction() as transaction:
+        await delegations.revoke(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=work.id,
+            now=room.now,
+        )
+    assert (await room.exchange()).account == "alice"  # one that the agent may not use any more is not meant
+    await room.allow(work, frozenset({"chat:write"}))
+    assert await choose(None)
+    with pytest.raises(AccountRequired):
+        await room.exchange()
+    assert not await choose(bob.id)  # of another provider
 
 
 async def test_the_operators_ceiling_can_never_be_passed(room: Room) -> None:

@@ -26,7 +26,7 @@ _READ = """
         (select max(i.sent_at) from intents i
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at,
         d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
-        d.ask,
+        d.ask, coalesce(d.is_default, 0) as is_default,
         uk.wrapped, uk.kek_id, ck.salt,
         t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
         t.expires_at as narrowed_expires_at
@@ -97,6 +97,7 @@ class HeldAccount:
     delegation_state: str  # none | revoked | live
     delegated_until: int | None
     ask: frozenset[str]
+    is_default: bool
     wrapped: bytes | None = field(repr=False)
     kek_id: str
     salt: bytes | None = field(repr=False)
@@ -196,6 +197,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
         delegated_until=integer_or_none(row, "delegated_until"),
         ask=parse_scope(text_or_none(row, "ask") or ""),
+        is_default=integer(row, "is_default") == 1,
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",
         salt=binary_or_none(row, "salt"),

@@ -13,7 +13,8 @@ from vault.records import TENANT, Delegation, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 
 _SELECT = """
-    select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask from delegations
+    select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask, is_default
+    from delegations
     where tenant = :tenant and user_id = :user_id
 """
 _FOR_USER = f"{_SELECT} order by client_id, connection_id"
@@ -40,6 +41,15 @@ _SET_ASK = """
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
         and revoked_at is null and ask <> :ask
 """
+_SET_DEFAULT = """
+    update delegations set is_default = case when connection_id = :connection_id then 1 else 0 end, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id
+        and is_default <> case when connection_id = :connection_id then 1 else 0 end
+        and connection_id in (
+            select k.id from connections k
+            where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.ended_at is null
+        )
+"""
 _REVOKE = """
     update delegations set revoked_at = :now, changed_at = :now
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
@@ -61,6 +71,7 @@ def _delegation(row: Row) -> Delegation:
         expires_at=integer_or_none(row, "expires_at"),
         revoked_at=integer_or_none(row, "revoked_at"),
         ask=parse_scope(text(row, "ask")),
+        is_default=integer(row, "is_default") == 1,
     )
 
 
@@ -148,6 +159,21 @@ async def set_ask(
     """
     which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     return await transaction.execute(_SET_ASK, {"tenant": TENANT, **which, "ask": format_scope(ask), "now": now}) == 1
+
+
+async def set_default(
+    transaction: Transaction, *, user_id: str, client_id: str, provider: str, connection_id: str | None, now: int
+) -> bool:
+    """The account of a provider that is meant where this agent names none; None: ask. False when that is so already."""
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": user_id,
+        "client_id": client_id,
+        "provider": provider,
+        "connection_id": connection_id or "",
+        "now": now,
+    }
+    return await transaction.execute(_SET_DEFAULT, which) > 0
 
 
 async def revoke(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:

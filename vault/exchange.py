@@ -207,7 +207,9 @@ def choose(
 
 
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:
-    """The one account that is meant; never a silent first match."""
+    """The one account that is meant: the named one, the only one that this agent may use, or the one that the person
+    chose for it. Never a silent first match.
+    """
     provider = request.provider
     if not accounts:
         raise ConnectionRequired(
@@ -227,7 +229,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
             )
         why = ""
     elif request.account is None:
-        matching = list(accounts)
+        matching = _meant(accounts, now=now)
         why = f"There are several {provider} accounts. Say which one to use."
     else:
         named = request.account
@@ -240,6 +242,14 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
     labels = [one.label for one in shown]
     names = sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown)
     raise AccountRequired(why, provider=provider, accounts=tuple(names))
+
+
+def _meant(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
+    """The accounts among which a call that names none has to be asked about; one where it is clear."""
+    usable = [one for one in accounts if one.is_delegated(now)]
+    if len(usable) > 1:
+        return [one for one in usable if one.is_default] or usable
+    return usable or accounts
 
 
 def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:

@@ -268,6 +268,7 @@ class Delegation:
     expires_at: int | None = None
     revoked_at: int | None = None
     ask: frozenset[str] = frozenset()
+    is_default: bool = False  # the account that is meant where the agent names none
     tenant: str = TENANT
 
     def is_live(self, now: int) -> bool:

@@ -78,8 +78,11 @@ async def change(visit: OwnVisit) -> Response:
     accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
     wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
+    deployment, user = visit.deployment, visit.user
     ticked = visit.form.many(permissions.ASK_FIELD)
-    await permissions.save_asking(visit.deployment, visit.user, client_id=client.id, accounts=accounts, ticked=ticked)
+    await permissions.save_asking(deployment, user, client_id=client.id, accounts=accounts, ticked=ticked)
+    meant = visit.form.many(permissions.DEFAULT_FIELD)
+    await permissions.save_defaults(deployment, user, client_id=client.id, accounts=accounts, ticked=meant)
     return pages.go("/agents")
 
 

@@ -7,7 +7,7 @@ chosen, whatever a form says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from providers.catalog import Catalog
 from server.deployment import Deployment
@@ -18,6 +18,7 @@ from vault.records import Connection, Delegation, Event, User
 
 FIELD = "use"
 ASK_FIELD = "ask"
+DEFAULT_FIELD = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class AccountChoices:
     choices: tuple[Choice, ...]
     tools: tuple[Choice, ...] = ()  # what the person can be asked about each time: tools, and scopes set before
     ask: frozenset[str] = frozenset()
+    is_default: bool = False
+    is_one_of_several: bool = False  # at its provider: one can be meant where the agent names none
 
     @property
     def asks(self) -> int:
@@ -55,8 +58,9 @@ async def account_choices(deployment: Deployment, user: User, *, client_id: str)
         if delegation.is_live(now)
     }
     owned = await connections.list_connections(deployment.database, user.id)
+    providers = [connection.provider for connection in owned]
     return tuple(
-        found
+        replace(found, is_one_of_several=providers.count(connection.provider) > 1)
         for connection in owned
         if (found := _choices(deployment, connection, held.get(connection.id), now=now)) is not None
     )
@@ -86,7 +90,8 @@ def _choices(
         Choice(f"{connection.id} {entry}", title, scope=entry.removeprefix(TOOL), is_allowed=entry in ask)
         for entry, title in titles.items()
     )
-    return AccountChoices(connection, provider.title, connection.status(now), choices, tools, ask)
+    is_default = held is not None and held.is_default
+    return AccountChoices(connection, provider.title, connection.status(now), choices, tools, ask, is_default)
 
 
 def offered(catalog: Catalog, connection: Connection) -> frozenset[str]:
@@ -95,6 +100,39 @@ def offered(catalog: Catalog, connection: Connection) -> frozenset[str]:
     if provider is None:
         return frozenset()
     return expand(connection.scopes, provider.covers) - provider.always_granted
+
+
+async def save_defaults(
+    deployment: Deployment, user: User, *, client_id: str, accounts: Sequence[AccountChoices], ticked: frozenset[str]
+) -> None:
+    """Set which account is meant where the agent names none, for each provider with several."""
+    now = deployment.now()
+    several = [account.connection for account in accounts if account.is_one_of_several]
+    async with deployment.transaction() as transaction:
+        events: list[Event] = []
+        for provider in sorted({connection.provider for connection in several}):
+            mine = [one for one in several if one.provider == provider]
+            chosen_one = next((one for one in mine if one.id in ticked), None)
+            connection_id = None if chosen_one is None else chosen_one.id
+            if await delegations.set_default(
+                transaction,
+                user_id=user.id,
+                client_id=client_id,
+                provider=provider,
+                connection_id=connection_id,
+                now=now,
+            ):
+                details = {"provider": provider, "account": "" if chosen_one is None else chosen_one.label}
+                events.append(
+                    Event(
+                        kind="delegation.default",
+                        user_id=user.id,
+                        client_id=client_id,
+                        connection_id=connection_id,
+                        details=details,
+                    )
+                )
+        await audit.append(transaction, *events, now=now)
 
 
 async def save_asking(

@@ -63,6 +63,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "approval.refused": "A call got no yes",
     "approval.consumed": "A call went through with your yes",
     "delegation.asks": "You changed what you are asked about each time",
+    "delegation.default": "You chose an account for an agent that names none",
     "connection.opened": "An account was connected",
     "connection.refused": "Connecting an account failed",
     "connection.refreshed": "A connection was renewed",

@@ -182,6 +182,7 @@ create table delegations (
     expires_at bigint,
     revoked_at bigint,
     ask text not null default '',
+    is_default bigint not null default 0,
     primary key (tenant, user_id, client_id, connection_id)
 );
 
