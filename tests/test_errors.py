@@ -21,6 +21,7 @@ from vault.passwords import PasswordRefused
 from vault.records import Grant
 from vault.refusals import (
     AccountRequired,
+    ApprovalRequired,
     CiphertextRejected,
     ConnectionRequired,
     DelegationRequired,
@@ -104,6 +105,13 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
         lambda: ConnectionRequired("Connect Slack first.", provider="slack", reason="missing", scopes=NONE),
         "invalid_target",
         "Connect Slack first.",
+    ),
+    ApprovalRequired: (
+        lambda: ApprovalRequired(
+            "Ask.", provider="slack", scopes=NONE, connection_id="c", account="a", label="a", can_ask=True
+        ),
+        "access_denied",
+        "Ask.",
     ),
     DelegationRequired: (
         lambda: DelegationRequired("Allow it.", provider="slack", scopes=NONE, connection_id="c"),
