@@ -211,7 +211,9 @@ def _notes(client: ClientName, transport: TransportName, *, vault: Vault, machin
             notes.append("Claude Desktop documents macOS and Windows only; this is where Linux builds look.")
         notes.append("Quit and start Claude Desktop afterwards.")
     if client == "claude-code":
-        notes.append("Claude Code writes this file itself: end it before --write, or use the line above.")
+        notes.append(
+            "Claude Code writes this file itself: it must not run during --write and --undo. `claude mcp add` may."
+        )
     if client == "vscode":
         notes.append("For one project only, the same text goes into .vscode/mcp.json.")
     if client == "cursor":

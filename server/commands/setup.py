@@ -237,6 +237,8 @@ async def user_named(reader: Reader, name: str | None) -> User:
     everybody = await users.list_users(reader)
     if owner is None and len(everybody) != 1:
         fail(
-            "say whose: --user NAME (token-vault users list)" if everybody else "there is no user yet: open the portal"
+            "say whose: --user NAME (token-vault users list)"
+            if everybody
+            else "there is no user yet: start your MCP client once, or token-vault serve, which says how to make one"
         )
     return everybody[0] if owner is None else owner
