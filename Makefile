@@ -14,7 +14,7 @@ help:
 	@echo "make node         foreign clients for the suite (npm packages, Node from a wheel)"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
-	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 10 minutes)"
+	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 50 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins (2 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"

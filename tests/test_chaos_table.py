@@ -1,0 +1,58 @@
+"""What `make chaos` prints: one table or JSON, and a group that breaks or never ends is a figure that was missed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import ModuleType
+
+import pytest
+
+from tests.chaos import __main__ as chaos
+from tests.chaos.figures import Figure, Scale
+
+GOOD = Figure("calls", "3 of 3", "all", holds=True)
+
+
+def group(figures: object, *, limit: float = 5.0) -> ModuleType:
+    module = ModuleType("group")
+    module.figures, module.LIMIT = figures, limit  # type: ignore[attr-defined]
+    return module
+
+
+async def good(scale: Scale) -> list[Figure]:
+    return [GOOD]
+
+
+async def broken(scale: Scale) -> list[Figure]:
+    raise ValueError("something is wrong")
+
+
+async def endless(scale: Scale) -> list[Figure]:
+    await asyncio.Event().wait()
+    return []
+
+
+async def test_a_group_that_keeps_its_promise_is_printed_and_counted() -> None:
+    ran = await chaos.run("good", group(good), Scale.SMALL)
+    assert "1 of 1 figures reached" in chaos.as_table([ran])
+    said = json.loads(chaos.as_json([ran]))
+    assert (said["reached"], said["groups"][0]["figures"][0]["measured"]) == (True, "3 of 3")
+
+
+@pytest.mark.parametrize(("figures", "words"), [(broken, "ValueError"), (endless, "not done after 0 s")])
+async def test_a_group_that_breaks_or_never_ends_is_a_missed_figure(figures: object, words: str) -> None:
+    ran = await chaos.run("bad", group(figures, limit=0.05), Scale.SMALL)
+    good_one = await chaos.run("good", group(good), Scale.SMALL)
+    table = chaos.as_table([ran, good_one])
+    assert "1 of 2 figures reached" in table
+    assert words in table
+    assert not json.loads(chaos.as_json([ran, good_one]))["reached"]
+
+
+def test_every_group_says_what_it_does(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["chaos", "--list"])
+    assert chaos.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == set(chaos.groups())
+    assert all(len(line) > 40 for line in lines)
