@@ -119,6 +119,15 @@ async def test_only_the_person_who_is_asked_can_look_and_answer(place: Room) -> 
         await browser.__aexit__()
 
 
+async def test_whoever_has_to_sign_in_first_comes_back_to_the_question(place: Room) -> None:
+    agent, _ = await asking_agent(place, "signing-person", "chat:write")
+    link = link_of(await post(place, agent))
+    async with Person(place.url) as browser:
+        page = await browser.open(link)
+        assert "CANARY-hello" not in page.text
+        assert "CANARY-hello" in (await browser.sign_in("signing-person", PASSWORD, page=page)).text
+
+
 async def test_an_answer_counts_once(place: Room) -> None:
     agent, _ = await asking_agent(place, "once-person", "chat:write")
     browser = await person(place, "once-person")
