@@ -90,7 +90,7 @@ async def sweep(deployment: Deployment) -> None:
     await expiries.announce(deployment.database)
     await keep_alive(deployment.vault)
     unused = now - deployment.settings.registration.unused_lifetime
-    async with deployment.transaction() as transaction:
+    async with deployment.database.transaction(patient=True) as transaction:
         await tickets.sweep_tickets(transaction, now=now)
         await sessions.sweep_sessions(transaction, now=now)
         await limits.sweep(transaction, now=now)

@@ -129,3 +129,16 @@ async def test_a_refresh_that_could_not_be_written_down_is_not_sent(postgres_sto
             assert await room.exchange()
         assert (await room.row(connection)).generation == 2
         assert len(room.slack.sends) == 1
+
+
+async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        slow = "select cast(pg_sleep(0.9) as text) as slept"
+        with pytest.raises(StorageBusy):
+            async with database.transaction() as transaction:
+                await transaction.fetch(slow)
+        async with database.transaction(patient=True) as transaction:
+            assert len(await transaction.fetch(slow)) == 1
+    finally:
+        await database.close()

@@ -240,7 +240,7 @@ async def restore(
         for statement in _USED:
             if await database.fetch_one(statement) is not None:
                 raise BackupRefused("there is a vault here already: --force replaces what it holds")
-    async with database.transaction() as transaction:
+    async with database.transaction(patient=True) as transaction:
         await _load(transaction, backup, keeps_keys=keeps_keys)
         now = database.now()
         judged = await quarantine.quarantine(transaction, policies, now=now)

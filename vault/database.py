@@ -89,8 +89,11 @@ class Database(Reader, Protocol):
         """The database's time in integer seconds; costs no query."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """Commits durably on leaving the block, rolls back on an exception."""
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """Commits durably on leaving the block, rolls back on an exception.
+
+        `patient`: for bulk work that nobody waits for; its statements may take minutes.
+        """
         ...
 
     async def perform(self, program: Program[T]) -> T:

@@ -31,7 +31,7 @@ POOL_SIZE = 10
 WAIT = 2.5  # seconds for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock
 STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
-UPGRADE_TIMEOUT = 600.0  # seconds for one statement of a schema upgrade
+PATIENT_TIMEOUT = 600.0  # seconds for one statement of bulk work or of a schema upgrade
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 
@@ -66,11 +66,23 @@ class _Block(Protocol):
 class _Connection(Protocol):
     """The part of asyncpg's connection that we use; asyncpg declares no types."""
 
-    async def fetch(self, query: str, /, *args: Value) -> Sequence[Mapping[str, Value]]: ...
-    async def fetchrow(self, query: str, /, *args: Value) -> Mapping[str, Value] | None: ...
+    async def fetch(
+        self,
+        query: str,
+        /,
+        *args: Value,
+        timeout: float | None = None,  # noqa: ASYNC109  the driver's own
+    ) -> Sequence[Mapping[str, Value]]: ...
+    async def fetchrow(
+        self,
+        query: str,
+        /,
+        *args: Value,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Mapping[str, Value] | None: ...
     async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
     async def execute(self, query: str, /, *args: Value, timeout: float | None = None) -> str: ...  # noqa: ASYNC109
-    async def executemany(self, command: str, /, args: Sequence[Sequence[Value]]) -> None: ...
+    async def executemany(self, command: str, /, args: Sequence[Sequence[Value]], *, timeout: float | None) -> None: ...  # noqa: ASYNC109
     def transaction(self, *, isolation: str) -> _Block: ...
     def is_closed(self) -> bool: ...
     async def close(self) -> None: ...
@@ -140,7 +152,7 @@ async def _upgrade(connection: _Connection) -> None:
     if version == len(schema_files()):
         return
     async with connection.transaction(isolation="read_committed"):
-        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK, timeout=UPGRADE_TIMEOUT)
+        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK, timeout=PATIENT_TIMEOUT)
         await connection.execute("create schema if not exists keys")
         await connection.execute(
             "create table if not exists schema_versions "
@@ -150,7 +162,7 @@ async def _upgrade(connection: _Connection) -> None:
         check_version(version)
         for file in schema_files()[version:]:
             for statement in (*file.keys, *file.vault):
-                await connection.execute(statement, timeout=UPGRADE_TIMEOUT)
+                await connection.execute(statement, timeout=PATIENT_TIMEOUT)
             await connection.execute(
                 "insert into schema_versions (number, applied_at) "
                 "values ($1, cast(extract(epoch from now()) as bigint))",
@@ -180,8 +192,9 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
 class PostgresTransaction:
     """One transaction on one connection."""
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: _Connection, *, timeout: float | None = None) -> None:
         self._connection: _Connection | None = connection
+        self._timeout = timeout  # of each statement; None: the connection's own
         self.failed = False
 
     def _enter(self) -> _Connection:
@@ -206,7 +219,7 @@ class PostgresTransaction:
         connection = self._enter()
         query, names = translate(sql)
         try:
-            found = await connection.fetch(query, *[parameters[name] for name in names])
+            found = await connection.fetch(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
             raise self._given_up(connection, error) from error
         self.failed = False
@@ -216,7 +229,7 @@ class PostgresTransaction:
         connection = self._enter()
         query, names = translate(sql)
         try:
-            record = await connection.fetchrow(query, *[parameters[name] for name in names])
+            record = await connection.fetchrow(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
             raise self._given_up(connection, error) from error
         self.failed = False
@@ -228,7 +241,7 @@ class PostgresTransaction:
         connection = self._enter()
         query, names = translate(sql)
         try:
-            status = await connection.execute(query, *[parameters[name] for name in names])
+            status = await connection.execute(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
             raise self._given_up(connection, error) from error
         self.failed = False
@@ -239,7 +252,8 @@ class PostgresTransaction:
         connection = self._enter()
         query, names = translate(sql)
         try:
-            await connection.executemany(query, [[row[name] for name in names] for row in parameters])
+            rows = [[row[name] for name in names] for row in parameters]
+            await connection.executemany(query, rows, timeout=self._timeout)
         except _ERRORS as error:
             raise self._given_up(connection, error) from error
         self.failed = False
@@ -377,9 +391,9 @@ class PostgresDatabase:
             await self._pool.release(connection)
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncGenerator[PostgresTransaction]:
+    async def _transaction(self, *, patient: bool = False) -> AsyncGenerator[PostgresTransaction]:
         async with self._connection() as connection:
-            transaction = PostgresTransaction(connection)
+            transaction = PostgresTransaction(connection, timeout=PATIENT_TIMEOUT if patient else None)
             callers: BaseException | None = None
             try:
                 async with connection.transaction(isolation="read_committed"):
@@ -403,8 +417,8 @@ class PostgresDatabase:
         async with self._transaction() as transaction:
             return await transaction.perform(program)
 
-    def transaction(self) -> AbstractAsyncContextManager[PostgresTransaction]:
-        return self._transaction()
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[PostgresTransaction]:
+        return self._transaction(patient=patient)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         query, names = translate(sql)

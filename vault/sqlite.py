@@ -330,7 +330,7 @@ class SqliteDatabase:
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
 
-    def transaction(self) -> AbstractAsyncContextManager[SqliteTransaction]:
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction()
 
     async def perform(self, program: Program[T]) -> T:
