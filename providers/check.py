@@ -10,27 +10,35 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import replace
+from typing import Final
 
 from pydantic import JsonValue
 
 from providers.address import AddressPolicy
-from providers.http import HttpError, Outbound, OutboundRequest
-from providers.inputs import examples, filled
-from providers.oauth import AuthlibUpstream
-from providers.provider import Provider, Registration
-from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE
-from providers.simulator.families import SERVED, Mode, mode_of
+from providers.http import HttpError, Outbound
+from providers.provider import Provider
+from providers.simulator.accounts import PEOPLE
+from providers.simulator.families import SERVED
 from providers.simulator.families.answers import facts_of, place
-from providers.simulator.person import ConsentRefused, consent
 from providers.simulator.running import Simulator, running_simulator
+from providers.trial import (
+    SLACK,
+    Finding,
+    Skipped,
+    StepFailed,
+    Trial,
+    asked_of,
+    in_words,
+    is_known,
+    is_near,
+    mode_for,
+    needs_refresh,
+)
 from vault.upstream import (
     Downscope,
     ItemLimit,
     NotSent,
-    RefreshOutcome,
     Refused,
     RevokeOutcome,
     Rotated,
@@ -40,125 +48,7 @@ from vault.upstream import (
     UpstreamError,
 )
 
-REDIRECT: Final = "http://127.0.0.1:8765/connect/callback/test"
-VERIFIER: Final = "v" * 43
-PLAIN: Final = "plain"  # the mode of a file that nobody has written one for: RFC 6749 and nothing else
 _NAMED: Final = re.compile(r"\{[^{}]*\}")
-_SLACK: Final = 5  # seconds that a lifetime may be off
-_LONGEST: Final = 10 * 365 * 86400  # no lifetime is believed beyond
-
-
-class StepFailed(Exception):
-    """The file and the provider do not agree. One line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step came to. `outcome` is ok, failed, or skipped with the reason."""
-
-    step: str
-    outcome: Literal["ok", "failed", "skipped"]
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Trial:
-    """One file against one mode. `findings` grow as the steps go."""
-
-    provider: Provider
-    mode_name: str
-    mode: Mode
-    simulator: Simulator
-    outbound: Outbound
-    findings: list[Finding] = field(default_factory=list[Finding])
-
-    @property
-    def base(self) -> str:
-        return f"{self.simulator.url}/families/{self.mode_name}"
-
-    @property
-    def face(self) -> str:
-        return f"families.{self.mode_name}"
-
-    def upstream(self, *, secret: str = CLIENT_SECRET) -> AuthlibUpstream:
-        known = None if self.provider.client_auth == "none" else secret
-        provider = at_simulator(self.provider, self.base).registered(Registration(CLIENT_ID, known))
-        return AuthlibUpstream(provider, self.outbound, clock=self.simulator.now)
-
-    async def connect(
-        self, scopes: frozenset[str] | None = None, *, account: str = "alice", ticked: frozenset[str] | None = None
-    ) -> TokenAnswer:
-        """A person follows the link and agrees; the code is redeemed. Raises StepFailed."""
-        wanted = asked_of(self.provider) if scopes is None else scopes
-        upstream = self.upstream()
-        url = upstream.authorization_url(redirect_uri=REDIRECT, state="s-1", scopes=wanted, code_verifier=VERIFIER)
-        try:
-            back = parse_qs(urlsplit(await consent(url, account=account, scopes=ticked)).query)
-        except (ConsentRefused, KeyError) as error:
-            raise StepFailed(f"the provider shows no consent page: {str(error)[-160:]}") from error
-        if back.get("state") != ["s-1"] or "code" not in back:
-            raise StepFailed(f"the redirect carries {', '.join(sorted(back)) or 'nothing'}")
-        try:
-            return await upstream.redeem(code=back["code"][0], redirect_uri=REDIRECT, code_verifier=VERIFIER)
-        except UpstreamError as error:
-            raise StepFailed(f"the code is not redeemed: {error.code}: {error.description}") from error
-
-    async def refresh(self, token: str | None, scopes: frozenset[str] | None = None) -> RefreshOutcome:
-        if token is None:
-            raise StepFailed("there is no refresh token")
-        return await self.upstream().refresh(token, scopes)
-
-    async def renewed(self, token: str | None) -> TokenAnswer:
-        """The tokens of a refresh that has to work. Raises StepFailed."""
-        outcome = await self.refresh(token)
-        if not isinstance(outcome, Rotated):
-            raise StepFailed(f"the refresh fails: {_said(outcome)}")
-        return outcome.answer
-
-    async def is_alive(self, access_token: str) -> bool:
-        """Whether the provider takes this access token, asked without a word of the file."""
-        request = OutboundRequest("GET", f"{self.base}/probe", headers={"Authorization": f"Bearer {access_token}"})
-        return (await self.outbound.send(request)).status < 300
-
-
-def at_simulator(provider: Provider, base: str) -> Provider:
-    """The provider with every address at the simulator; whether there is one is still the file's word."""
-    provider = filled(provider, examples(provider))
-    hosts, identity, revoke = provider.hosts, provider.identity, provider.revoke
-    tail = "/revoke/{token}" if revoke.token_in == "path" else "/revoke"
-    changes: dict[str, object] = {
-        "hosts": hosts.model_copy(
-            update={
-                "authorize_url": f"{base}/authorize",
-                "token_url": f"{base}/token",
-                "refresh_url": None if hosts.refresh_url is None else f"{base}/refresh",
-                "revoke_url": None if hosts.revoke_url is None else f"{base}{tail}",
-            }
-        ),
-        "identity": identity.model_copy(
-            update={"url": f"{base}/identity" if identity.source == "endpoint" else None, "api": None, "path": None}
-        ),
-        "apis": dict.fromkeys(provider.apis, f"{base}/api"),
-    }
-    if provider.long_lived is not None:
-        changes["long_lived"] = provider.long_lived.model_copy(update={"url": f"{base}/longer"})
-    return provider.model_copy(update=changes)
-
-
-def asked_of(provider: Provider) -> frozenset[str]:
-    """What connecting asks for; more than one scope where the file has more."""
-    more = sorted(set(provider.scopes) - provider.always_granted - provider.scope.default)
-    return provider.scope.default | frozenset(more[: max(0, 2 - len(provider.scope.default))])
-
-
-def mode_for(provider: Provider, wanted: str | None = None) -> str:
-    """The mode that a file is tested in: the one that is asked for, the one of its name, or plain OAuth."""
-    if wanted is not None:
-        return wanted
-    return mode_of(provider.name) or PLAIN
-
-
-# The steps
 
 
 async def _consent(trial: Trial) -> str:
@@ -179,7 +69,7 @@ async def _consent(trial: Trial) -> str:
     if missing:
         raise StepFailed(f"response.keep: the answer has nothing for {', '.join(sorted(missing))}")
     ends = mode.rules.refresh_lifetime if mode.shape.grant_expiry_name is not None else None
-    if ends is not None and not _near(answer.grant_expires_in, ends):
+    if ends is not None and not is_near(answer.grant_expires_in, ends):
         raise StepFailed(
             f"response.grant_expires: the grant ends in {ends} s, the file reads {answer.grant_expires_in}"
         )
@@ -191,7 +81,7 @@ def _check_account(trial: Trial, answer: TokenAnswer) -> None:
     if found is None:
         raise StepFailed("nobody says whose account it is")
     if trial.provider.identity.source == "none":
-        if trial.mode.identity and _is_known(trial, "identity"):
+        if trial.mode.identity and is_known(trial, "identity"):
             raise StepFailed("identity.source: the account is told, and the file does not look")
         return
     facts = facts_of(PEOPLE["alice"])
@@ -224,10 +114,10 @@ def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
     if trial.mode.shape.expiry == "absent":
         if answer.expires_in is not None:
             raise StepFailed("the answer does not say when the token ends, yet the file reads it")
-        if trial.provider.refresh_tokens == "issued" and expires.default > life + _SLACK:
+        if trial.provider.refresh_tokens == "issued" and expires.default > life + SLACK:
             raise StepFailed(f"expires.default: tokens live {life} s, the file says {expires.default}")
         return
-    if not _near(answer.expires_in, life):
+    if not is_near(answer.expires_in, life):
         raise StepFailed(f"expires: the token lives {life} s, the file reads {answer.expires_in}")
 
 
@@ -235,7 +125,7 @@ async def _partial(trial: Trial) -> str:
     """The person unticks a scope."""
     asked = asked_of(trial.provider)
     if trial.mode.fixed_scopes is not None or trial.mode.shape.scope == "absent" or len(asked) < 2:
-        raise _Skipped("nothing to untick")
+        raise Skipped("nothing to untick")
     kept = frozenset(sorted(asked)[:1])
     ticked = kept | trial.provider.scope.offline | trial.provider.scope.identity
     try:
@@ -248,7 +138,7 @@ async def _partial(trial: Trial) -> str:
 
 async def _refresh(trial: Trial) -> str:
     """A refresh brings tokens that work, and says the same things as the code's answer."""
-    _needs_refresh(trial)
+    needs_refresh(trial)
     first = await trial.connect()
     second = await trial.renewed(first.refresh_token)
     _check_scopes(trial, second, asked_of(trial.provider))
@@ -268,7 +158,7 @@ async def _refresh(trial: Trial) -> str:
 
 async def _reuse(trial: Trial) -> str:
     """A used refresh token again: what the file's class promises has to hold."""
-    _needs_refresh(trial)
+    needs_refresh(trial)
     facts = trial.provider.rotation
     first = await trial.connect()
     second = await trial.renewed(first.refresh_token)
@@ -278,10 +168,10 @@ async def _reuse(trial: Trial) -> str:
     match facts.mode:
         case Rotation.NONE | Rotation.GRACE:
             if not isinstance(again, Rotated):
-                raise StepFailed(f"rotation.mode: {facts.mode}, but a used refresh token is {_said(again)}")
+                raise StepFailed(f"rotation.mode: {facts.mode}, but a used refresh token is {in_words(again)}")
         case Rotation.STRICT:
             if not isinstance(again, Refused) or not again.ends_grant:
-                raise StepFailed(f"rotation.mode: strict, but a used refresh token is {_said(again)}")
+                raise StepFailed(f"rotation.mode: strict, but a used refresh token is {in_words(again)}")
             if not isinstance(await trial.refresh(newest), Rotated):
                 raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
         case Rotation.REVOKES:
@@ -301,10 +191,10 @@ async def _narrow(trial: Trial) -> str:
     """A token with fewer scopes, where the file says that there is one; and that nothing else is lost by asking."""
     facts = trial.provider.downscope
     if facts.mode is Downscope.NONE:
-        narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and _is_known(trial, "narrowing")
+        narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
         if trial.mode.downscope != "none" or narrows:
             raise StepFailed("downscope.mode: none, but the provider can narrow")
-        raise _Skipped("the vault's own rules hold the scopes")
+        raise Skipped("the vault's own rules hold the scopes")
     asked = asked_of(trial.provider)
     wanted = frozenset(sorted(asked)[:1])
     first = await trial.connect()
@@ -316,15 +206,15 @@ async def _narrow(trial: Trial) -> str:
         item = f"{trial.base}/api{_NAMED.sub('1', path)}"
     outcome = await trial.upstream().narrow(first.access_token, wanted, item=item)
     if not isinstance(outcome, Rotated):
-        raise StepFailed(f"downscope.mode: {facts.mode}, but asking for less is {_said(outcome)}")
+        raise StepFailed(f"downscope.mode: {facts.mode}, but asking for less is {in_words(outcome)}")
     return f"{facts.mode}: {' '.join(sorted(outcome.answer.scopes or wanted))}"
 
 
 async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozenset[str]) -> str:
-    _needs_refresh(trial)
+    needs_refresh(trial)
     outcome = await trial.refresh(first.refresh_token, wanted)
     if not isinstance(outcome, Rotated):
-        raise StepFailed(f"downscope.mode: refresh_scope, but asking for less is {_said(outcome)}")
+        raise StepFailed(f"downscope.mode: refresh_scope, but asking for less is {in_words(outcome)}")
     always = trial.provider.always_granted
     said = outcome.answer.scopes
     is_told = trial.mode.shape.scope != "absent" or trial.mode.status
@@ -343,7 +233,7 @@ async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozen
 
 async def _lifetimes(trial: Trial) -> str:
     """The grant lives as long as the file says, without a refresh and in all."""
-    _needs_refresh(trial)
+    needs_refresh(trial)
     expires, rules = trial.provider.expires, trial.mode.rules
     for name, told, real in (
         ("grant", expires.grant, rules.refresh_lifetime),
@@ -358,7 +248,7 @@ async def _lifetimes(trial: Trial) -> str:
             raise StepFailed(f"expires.{name}: the grant does not end like that; the file says {told} s")
     ends = min((end for end in (expires.grant, expires.idle) if end is not None), default=None)
     if ends is None:
-        raise _Skipped("the grant does not end by itself, as far as is known")
+        raise Skipped("the grant does not end by itself, as far as is known")
     first = await trial.connect()
     trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
     newest = (await trial.renewed(first.refresh_token)).refresh_token or first.refresh_token
@@ -374,22 +264,22 @@ async def _errors(trial: Trial) -> str:
     if trial.provider.refresh_tokens == "never":
         refused = await trial.refresh("no-refresh-token")
         if not isinstance(refused, Refused) or refused.ends_grant:
-            raise StepFailed(f"a refresh that cannot be is {_said(refused)}")
+            raise StepFailed(f"a refresh that cannot be is {in_words(refused)}")
         return ""
     token = first.refresh_token or ""
     if trial.provider.client_auth != "none":
         blamed = await trial.upstream(secret="wrong").refresh(token)
         if not isinstance(blamed, Refused) or blamed.ends_grant:
-            raise StepFailed(f"a wrong client secret is {_said(blamed)}")
+            raise StepFailed(f"a wrong client secret is {in_words(blamed)}")
     dead = await trial.refresh("no-such-refresh-token-0123456789")
     if not isinstance(dead, Refused) or not dead.ends_grant:
-        raise StepFailed(f"errors.ends_grant: a dead grant is {_said(dead)}; the file has no word for that")
+        raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file has no word for that")
     await _words(trial, token)
     for kind, meaning in (("rate_limited", NotSent), ("status", Silent)):
         trial.simulator.fault(f"{trial.face}.token.refresh", kind)
         outcome = await trial.refresh(token)
         if not isinstance(outcome, meaning):
-            raise StepFailed(f"a fault ({kind}) is {_said(outcome)}")
+            raise StepFailed(f"a fault ({kind}) is {in_words(outcome)}")
     await trial.renewed(token)
     return ""
 
@@ -408,7 +298,7 @@ async def _words(trial: Trial, token: str) -> None:
         )
         outcome = await trial.refresh(token)
         if not isinstance(outcome, meaning):
-            raise StepFailed(f"errors.{name}: {code} is {_said(outcome)}")
+            raise StepFailed(f"errors.{name}: {code} is {in_words(outcome)}")
 
 
 async def _failing_revocation(trial: Trial) -> None:
@@ -430,13 +320,13 @@ async def _revoke(trial: Trial) -> str:
     if provider.hosts.revoke_url is None:
         if ways.exists:
             raise StepFailed("hosts.revoke_url: the provider has such an address; the file does not say it")
-        raise _Skipped("the provider has no such address")
+        raise Skipped("the provider has no such address")
     if not ways.exists:
         raise StepFailed("hosts.revoke_url: the provider has no such address")
     first = await trial.connect()
     outcome = await trial.upstream().revoke(refresh_token=first.refresh_token, access_token=first.access_token)
     if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
-        raise _Skipped("it takes the secret that this app does not have")
+        raise Skipped("it takes the secret that this app does not have")
     if outcome is not RevokeOutcome.REVOKED:
         raise StepFailed(f"revoke: {outcome}")
     usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)
@@ -456,10 +346,6 @@ async def _revoke(trial: Trial) -> str:
     return f"the {left[0]} token lives on" if left else "both tokens end"
 
 
-class _Skipped(Exception):
-    """This step does not apply; the reason."""
-
-
 STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
     ("consent", _consent),
     ("partial consent", _partial),
@@ -472,30 +358,6 @@ STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
 )
 
 
-def _is_known(trial: Trial, fact: str) -> bool:
-    """Whether the file says who says so; what nobody says may be read more strictly than it is."""
-    return any(name == fact and known.status != "unknown" for name, known in trial.provider.facts.items())
-
-
-def _needs_refresh(trial: Trial) -> None:
-    if trial.provider.refresh_tokens == "never":
-        raise _Skipped("there are no refresh tokens")
-
-
-def _near(found: int | None, expected: int) -> bool:
-    return found is not None and abs(found - min(expected, _LONGEST)) <= _SLACK
-
-
-def _said(outcome: RefreshOutcome) -> str:
-    match outcome:
-        case Rotated():
-            return "accepted"
-        case Refused():
-            return f"refused ({outcome.code})"
-        case NotSent() | Silent():
-            return f"not answered ({outcome.reason})"
-
-
 async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[Finding]:
     """All steps of one file; each starts from a clean simulator."""
     trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
@@ -504,7 +366,7 @@ async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, 
         try:
             note = await step(trial)
             trial.findings.append(Finding(name, "ok", note))
-        except _Skipped as reason:
+        except Skipped as reason:
             trial.findings.append(Finding(name, "skipped", str(reason)))
         except StepFailed as failure:
             trial.findings.append(Finding(name, "failed", str(failure)))

@@ -18,12 +18,13 @@ from pydantic import BaseModel, ValidationError
 
 from providers.address import AddressPolicy
 from providers.catalog import SHELF, load_catalog
-from providers.check import STEPS, Finding, examine, examine_all, mode_for
+from providers.check import STEPS, examine, examine_all
 from providers.file_problems import problems_of
 from providers.http import Outbound
 from providers.provider import Provider
 from providers.simulator import Simulator, running_simulator
 from providers.simulator.families import SERVED
+from providers.trial import Finding, mode_for
 from tests.documented import model_in
 
 Content = dict[str, Any]

@@ -10,7 +10,6 @@ import pytest
 
 from providers.address import AddressPolicy
 from providers.catalog import ProviderFileRefused, ProviderOverrides, check_file, load_catalog, read_provider
-from providers.check import at_simulator
 from providers.generic import DiscoveryFailed, discover, read_configuration
 from providers.http import Outbound
 from providers.inputs import examples, filled
@@ -18,6 +17,7 @@ from providers.live import live_test
 from providers.provider import Provider, Registration
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.trial import at_simulator
 from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.processes import Place, free_port

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from providers.catalog import load_catalog
-from providers.check import at_simulator
 from providers.http import AddressPolicy, Outbound
 from providers.oauth import AuthlibUpstream
 from providers.provider import Provider, Registration
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.trial import at_simulator
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, principal_of
 from tests.simulating import REDIRECT, VERIFIER, parameters

@@ -16,10 +16,10 @@ from server.commands.setup import Setup, command, fail, note, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from providers.check import Finding
     from providers.generic import Endpoints
     from providers.live import Seen
     from providers.provider import Provider
+    from providers.trial import Finding
     from server.settings import Settings
 
 LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the day on which `--live` last went through
