@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of a refresh, with real processes; `make chaos` does every step and class, and at random."""
+"""Real processes that are killed or stopped in the middle of a refresh, or misread the time; `make chaos` does more."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from tests.chaos.clocks import OFF, rounds
 from tests.chaos.estate import open_estate
+from tests.chaos.figures import Scale
 from tests.chaos.kills import CLASSES, kill_at
 from tests.chaos.nursery import Nursery, open_nursery
 from tests.chaos.random_kills import Killing
+from tests.chaos.stopped import stopped
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 
@@ -53,3 +56,20 @@ async def test_kills_at_random_moments_lose_nothing_outside_the_gap_and_spend_no
         tally = await killing.judge()
     assert (tally.doubled, tally.needless, tally.undecided) == ([], [], [])
     assert tally.recovered["sibling"] == tally.hit["sibling"]
+
+
+async def test_the_answer_of_a_process_that_was_stopped_is_kept_and_its_token_not_sent_again(
+    sqlite_store: Store, nursery: Nursery
+) -> None:
+    async with open_estate(sqlite_store, (SIBLING, REVOKES), users=1) as estate:
+        figure = await stopped(estate, nursery, scale=Scale.SMALL)
+    assert figure.holds, figure.measured
+
+
+@pytest.mark.parametrize("off", [OFF, -OFF])
+async def test_a_process_whose_clock_is_off_sends_nothing_twice_and_asks_nobody(
+    sqlite_store: Store, nursery: Nursery, off: int
+) -> None:
+    async with open_estate(sqlite_store, (SIBLING, REVOKES), users=1) as estate:
+        figure = await rounds(estate, nursery, off=off, count=1)
+    assert figure.holds, figure.measured

@@ -1,7 +1,7 @@
 """One process of a vault with several accounts, which does what it is told and may be killed at any moment.
 
 Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first,
-`dies_at` for a step of `tests.chaos.dying`, `policy` for another class of provider.
+`dies_at` for a step of `tests.chaos.dying`, `policy` for another class of provider, `deadline` for shorter requests.
 Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and milliseconds for
 each. With `pace` (seconds) every exchange waits a random part of it first.
 """
@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,6 +75,8 @@ async def obey(order: Mapping[str, Any]) -> None:
 
     say(number=order["number"], pid=os.getpid())
     requests = requests_of(order)
+    if seconds := order.get("deadline"):
+        sys.modules["providers.oauth"].__dict__["TOTAL_TIMEOUT"] = seconds
     chance = random.Random(order["number"])
     async with open_deployment(load_settings(overrides=order["settings"]), data=Path(order["data"])) as deployment:
         vault = deployment.vault

@@ -18,7 +18,8 @@ from tests.chaos.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import PATIENCE, Server, fresh_store, postgres_server
 
 CLASSES = (RESENDS, SIBLING, STRICT, REVOKES)
-STOPPED = {Scale.FULL: 65.0, Scale.SMALL: 12.0}  # seconds: longer than a lease; longer than a request may take
+STOPPED = {Scale.FULL: 65.0, Scale.SMALL: 4.5}  # seconds: longer than a lease; longer than a request may take
+DEADLINE = {Scale.FULL: 10.0, Scale.SMALL: 3.0}  # seconds that it may take
 BETWEEN = 2.0  # seconds between the other's calls
 
 
@@ -38,9 +39,10 @@ async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
     return said
 
 
-async def stopped(estate: Estate, nursery: Nursery, *, seconds: float) -> Figure:
+async def stopped(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
     """One stop of one process that refreshes an account of every rotating class."""
-    one, other = await nursery.start(estate.order()), await nursery.start(estate.order())
+    seconds, order = STOPPED[scale], estate.order(deadline=DEADLINE[scale])
+    one, other = await nursery.start(order), await nursery.start(order)
     await asyncio.gather(one.answer(), other.answer())
     await estate.expire()
     for simulator in estate.simulators.values():
@@ -50,10 +52,12 @@ async def stopped(estate: Estate, nursery: Nursery, *, seconds: float) -> Figure
     one.signal(signal.SIGSTOP)
     for simulator in estate.simulators.values():
         await simulator.control("release")
-    meanwhile = await ask_again(other, seconds=seconds)
+    asking = asyncio.create_task(ask_again(other, seconds=seconds))
+    await asyncio.sleep(seconds)
     states = Counter((await estate.states()).values())
     one.signal(signal.SIGCONT)
-    await one.answer()  # its callers have been told to come again
+    meanwhile = await asking
+    await one.answer()  # its callers may have been told to come again
     after = Counter(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())
     kept = sum(generation == 2 for generation in (await estate.generations()).values())
     await estate.expire()
@@ -77,9 +81,9 @@ async def stopped(estate: Estate, nursery: Nursery, *, seconds: float) -> Figure
     )
 
 
-async def _on(place: Server | None, nursery: Nursery, *, seconds: float) -> Figure:
+async def _on(place: Server | None, nursery: Nursery, *, scale: Scale) -> Figure:
     async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
-        return await stopped(estate, nursery, seconds=seconds)
+        return await stopped(estate, nursery, scale=scale)
 
 
 async def figures(scale: Scale) -> list[Figure]:
@@ -87,4 +91,4 @@ async def figures(scale: Scale) -> list[Figure]:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(postgres_server())
         nursery = await stack.enter_async_context(open_nursery())
-        return await asyncio.gather(*(_on(place, nursery, seconds=STOPPED[scale]) for place in (None, server)))
+        return await asyncio.gather(*(_on(place, nursery, scale=scale) for place in (None, server)))
