@@ -7,6 +7,7 @@ the vault.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -55,6 +56,7 @@ from vault.upstream import (
 )
 
 TOTAL_TIMEOUT: Final = 10.0
+_LEAST: Final = 1.0  # seconds: with less left of a refresh nothing more is asked
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 logger = logging.getLogger("token_vault.upstream")
 
@@ -137,6 +139,7 @@ class AuthlibUpstream:
         parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
         if scopes is not None:
             parameters = {**parameters, **narrowing_parameter(provider, scopes)}
+        started = asyncio.get_running_loop().time()
         url = provider.hosts.refresh_url or provider.hosts.token_url
         outcome = await self._ask(url, parameters, self._asked(refresh_token, is_refresh=True))
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
@@ -146,7 +149,9 @@ class AuthlibUpstream:
             outcome = replace(outcome, refresh_token=None)  # the same one again is not a new one
         if scopes is not None and outcome.scopes is None and outcome.refresh_token is None:
             # Not with a new refresh token in hand: that has to be stored before anything else happens.
-            outcome = replace(outcome, scopes=await self._told(outcome.access_token))
+            left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
+            if left > _LEAST:
+                outcome = replace(outcome, scopes=await self._told(outcome.access_token, timeout=left))
         return Rotated(outcome)
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
@@ -169,7 +174,7 @@ class AuthlibUpstream:
                 return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
         return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
-    async def _told(self, access_token: str) -> frozenset[str] | None:
+    async def _told(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
         """What the provider says that this token may do; None when it says nothing."""
         provider = self._provider
         url = provider.downscope_url(provider.downscope.told_path)
@@ -178,7 +183,7 @@ class AuthlibUpstream:
         headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
         written = Written("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
         try:
-            answer = await self._send(written)
+            answer = await self._send(written, timeout=timeout)
         except HttpError:
             return None
         said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
@@ -287,14 +292,14 @@ class AuthlibUpstream:
             raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
         return account
 
-    async def _send(self, written: Written) -> OutboundResponse:
+    async def _send(self, written: Written, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109
         return await self._outbound.send(
             OutboundRequest(
                 method=written.method,
                 url=written.url,
                 headers=written.headers,
                 body=written.body,
-                timeout=TOTAL_TIMEOUT,
+                timeout=timeout,
                 max_bytes=ANSWER_LIMIT,
                 peer=f"{self._provider.name}.oauth",
                 reuse=False,

@@ -346,6 +346,17 @@ async def test_scopes_that_nobody_tells_prove_nothing(place: Place) -> None:
     assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
 
 
+@at("square")
+async def test_a_refresh_that_took_its_time_asks_nothing_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr("providers.oauth.TOTAL_TIMEOUT", 0.9)  # the deadline of all that one refresh does
+        assert (await place.narrow()).narrowing is Narrowing.ENFORCED
+    assert [entry["method"] for entry in place.simulator.books()["api_calls"]] == ["identity"]
+    place.room.pass_time(601)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
 async def test_square_without_a_secret_spends_no_refresh_token_for_a_narrow_one(
     simulator: Simulator, sqlite_store: Store
 ) -> None:
