@@ -26,7 +26,8 @@ def filled(path: str) -> str:
 
 
 def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
-    assert google.TARGET.read_text(encoding="utf-8") == google.written()
+    is_current = google.TARGET.read_text(encoding="utf-8") == google.written()
+    assert is_current, "google.toml or the library changed: run python -m tests.generating.google"
     source = json.loads(google.TARGET.read_text(encoding="utf-8"))["source"]
     assert source["package"].startswith("google-api-python-client 2.")
     assert set(google.DOCUMENTS) <= set(source)
