@@ -77,6 +77,9 @@ async def test_a_worker_has_a_key_and_all_three_lists(place: Place, tmp_path: Pa
     assert not rules.admits("10.2.0.1")
     shown = await run(place, "clients", "show", client.id)
     assert "chat:write" in shown.stdout
+    alias = [one.replace("slack", "google-calendar") for one in lists]
+    calendars = await added(place, "--key", str(pem), *alias)
+    assert calendars["worker"]["connections"] == ["google"]  # type: ignore[index]
     wrong = (
         lists,  # no key
         ("--key", str(pem), *lists[:4]),

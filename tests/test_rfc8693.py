@@ -666,6 +666,21 @@ async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> N
                 assert (refused(answer) if is_out else answer.status_code) == ("unauthorized_client" if is_out else 200)
 
 
+async def test_an_operator_sets_how_long_handles_live_but_not_beyond_the_subject(tmp_path: Path) -> None:
+    async with (
+        room(tmp_path / "data", exchange={"handle_lifetime": 1800}) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        place = ExchangeRoom(opened, http)
+        backend, page = await place.caller(), await place.caller(public=True)
+        for caller, kind, most in ((backend, ACCESS, 900), (backend, REFRESH, 1800), (page, ACCESS, 300)):
+            agent = await place.agent(caller)
+            await place.slack(agent)
+            subject = agent.token if kind == ACCESS else await place.refresh_token(agent)
+            answer = await place.exchange(caller, subject, kind=kind, scope="chat:write")
+            assert most - 5 <= answer.json()["expires_in"] <= most
+
+
 async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp_path: Path) -> None:
     granted = frozenset({"metadata:read", "contents:write", "issues:write"})
     async with running_simulator() as simulator:

@@ -217,7 +217,9 @@ def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
     for scope in options.scopes:
         if scope not in known:
             fail(f"--worker-scope {scope}: no provider has it; token-vault providers show NAME lists them")
-    return WorkerRules(options.addresses, Limits(frozenset(options.connections), frozenset(options.scopes)))
+    providers = {name: deployment.catalog.get(name) for name in options.connections}
+    reached = frozenset(name if provider is None else provider.name for name, provider in providers.items())
+    return WorkerRules(options.addresses, Limits(reached, frozenset(options.scopes)))
 
 
 def _jwks(path: Path) -> dict[str, object]:
