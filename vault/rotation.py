@@ -149,19 +149,34 @@ async def _get(vault: Vault, wish: Wish) -> int:
         if newer is not None:
             return newer
         if await takeover.is_free(vault, facts, now=now):
-            at_once = await _enter(vault, facts.provider, patience=give_up_at - loop.time())
-            try:
-                generation = await _attempt(vault, facts, wish=wish, read_at=started) if at_once else None
-            finally:
-                vault.flights.lanes.leave(facts.provider)
+            generation = await _in_place(vault, facts, wish=wish, read_at=started, until=give_up_at)
             if generation is not None:
                 return generation
-            if not at_once:
-                continue
         if loop.time() >= give_up_at:
             raise TemporarilyUnavailable("This account is being refreshed. Nothing is lost.", retry_after=5)
         await asyncio.sleep(wait)
         wait = min(wait * 2, WATCH[1])
+
+
+async def _in_place(vault: Vault, facts: Facts, *, wish: Wish, read_at: float, until: float) -> int | None:
+    """Claim and send with a place among the provider's refreshes. Whoever waited for it goes by the row as it is then,
+    and keeps the place meanwhile: to queue again would wake everybody behind for nothing.
+    """
+    loop, provider = asyncio.get_running_loop(), facts.provider
+    at_once = await _enter(vault, provider, patience=until - loop.time())
+    try:
+        if not at_once:
+            read_at = loop.time()
+            found = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+            now = vault.database.now()
+            facts, newer = _look(vault, wish, facts=found, now=now)
+            if newer is not None:
+                return newer
+            if not await takeover.is_free(vault, facts, now=now):
+                return None
+        return await _attempt(vault, facts, wish=wish, read_at=read_at)
+    finally:
+        vault.flights.lanes.leave(provider)
 
 
 async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
