@@ -37,6 +37,7 @@ class ConnectionEntry(BaseModel):
     account: str
     status: str = Field(description="active, expiring, ambiguous or needs_reauth")
     ends_at: str | None = Field(description="When the provider ends this connection by itself (UTC), if it does")
+    ends_unless_used: bool = Field(description="Whether using it before puts that off")
     granted_scopes: list[str] = Field(description="What the account granted to the vault")
     your_scopes: list[str] = Field(description="What the person lets this agent use")
 
@@ -84,16 +85,23 @@ def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> Connec
         account=connection.label,
         status=connection.status(now),
         ends_at=None if ends is None else datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        ends_unless_used=connection.ends_unless_used,
         granted_scopes=sorted(connection.scopes),
         your_scopes=sorted(yours),
     )
+
+
+def _end(entry: ConnectionEntry) -> str:
+    if entry.ends_at is None or (entry.ends_unless_used and entry.status != "expiring"):
+        return ""
+    return f" (ends {entry.ends_at}{' unless it is used before' if entry.ends_unless_used else ''})"
 
 
 def _in_words(output: BaseModel) -> str:
     if not isinstance(output, ConnectionsOutput):
         return ""
     lines = [
-        f"{entry.provider}: {entry.account}, {entry.status}{f' (ends {entry.ends_at})' if entry.ends_at else ''}; "
+        f"{entry.provider}: {entry.account}, {entry.status}{_end(entry)}; "
         f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
         for entry in output.connections
     ]

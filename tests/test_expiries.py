@@ -58,6 +58,7 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
         assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
         room.pass_time(IDLE - 6 * DAY)
         assert (await shown()).status(room.now) == "expiring"
+        assert (await shown()).ends_unless_used
         assert await announce(room.database) == 1
         (event,) = await room.events("connection.expiring")
         assert event.details["why"] == "unused"

@@ -233,6 +233,11 @@ class Connection:
         """When the provider ends this grant: by age, or because nobody refreshed it."""
         return min((at for at in (self.grant_expires_at, self.idle_expires_at) if at is not None), default=None)
 
+    @property
+    def ends_unless_used(self) -> bool:
+        """Whether use puts that end off."""
+        return self.idle_expires_at is not None and self.ends_at == self.idle_expires_at
+
     def status(self, now: int) -> str:
         """`active`, `needs_reauth`, `revoked`, or derived: `ambiguous`, `expiring` (dies within 7 days)."""
         if self.state is not ConnectionState.ACTIVE:

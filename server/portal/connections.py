@@ -94,6 +94,7 @@ def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, ob
         "refreshed_at": connection.refreshed_at,
         "access_expires_at": connection.access_expires_at,
         "ends_at": connection.ends_at,
+        "ends_unless_used": connection.ends_unless_used,
         "renews": connection.has_refresh_token,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }
