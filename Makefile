@@ -15,7 +15,7 @@ help:
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 50 minutes; SCENARIOS=herd runs one of them)"
-	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins (2 minutes)"
+	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"
 
@@ -46,6 +46,7 @@ bench: .venv/.dev
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev
 	$(RUN) -m tests.first_hour
+	FIRST_HOUR=all $(RUN) -m pytest -q tests/test_first_hour.py
 
 chaos: .venv/.dev
 	$(RUN) -m tests.chaos $(SCENARIOS)

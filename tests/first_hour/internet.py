@@ -20,6 +20,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import uvicorn
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from providers.simulator.app import build_app
@@ -37,6 +38,17 @@ _FACES = {
     "openidconnect.googleapis.com": "/google",
     "www.googleapis.com": "/google",
 }
+# As Claude Code 2.1.197 names it; what stands there was not seen, so this is what RFC 8252 lets such a client say.
+AGENT = "https://claude.ai/oauth/claude-code-client-metadata"
+_AGENT_HOST = "claude.ai"
+_DOCUMENT = {
+    "client_id": AGENT,
+    "client_name": "Claude Code",
+    "redirect_uris": ["http://localhost/callback", "http://127.0.0.1/callback"],
+    "grant_types": ["authorization_code", "refresh_token"],
+    "response_types": ["code"],
+    "token_endpoint_auth_method": "none",
+}
 _MOVED = {"/google/v1/userinfo": "/google/oauth2/v3/userinfo"}
 _SIOCSIFFLAGS, _SIOCSIFADDR, _UP = 0x8914, 0x8916, 0x41
 
@@ -47,7 +59,7 @@ def settle(folder: Path) -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP))
         address = socket.inet_aton("11.0.0.0")  # with its class A mask: all of 11.0.0.0/8 is this machine
         fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("16sH2x4s8x", b"lo:1", socket.AF_INET, address))
-    names = [f"{_PROVIDERS} {' '.join(_FACES)}", f"{_VAULT} {VAULT}", "127.0.0.1 localhost"]
+    names = [f"{_PROVIDERS} {' '.join(_FACES)} {_AGENT_HOST}", f"{_VAULT} {VAULT}", "127.0.0.1 localhost"]
     hosts = folder / "hosts"
     hosts.write_text("\n".join(names) + "\n", encoding="utf-8")
     subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
@@ -84,7 +96,7 @@ async def internet(folder: Path) -> AsyncGenerator[Internet]:
     """Slack and Google, strict as they are, until the block ends."""
     sandbox = Sandbox()
     sandbox.url = "https://accounts.google.com"
-    there = Internet(Simulator(sandbox), make_authority(folder, *_FACES, VAULT))
+    there = Internet(Simulator(sandbox), make_authority(folder, *_FACES, _AGENT_HOST, VAULT))
     there.simulator.control("rules", face="slack", http_for_public_apps_only=True)
     config = uvicorn.Config(
         _fronted(build_app(sandbox), there),
@@ -115,6 +127,9 @@ def _fronted(app: ASGIApp, there: Internet) -> ASGIApp:
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         host = dict(scope["headers"]).get(b"host", b"").decode().partition(":")[0]
+        if host == _AGENT_HOST:
+            await JSONResponse(_DOCUMENT)(scope, receive, send)
+            return
         face, path = _FACES[host], str(scope["path"])
         if not path.startswith(f"{face}/"):
             path = face + path

@@ -29,7 +29,7 @@ from pydantic import AnyUrl
 from providers.simulator.person import ConsentRefused, consent
 from tests.first_hour.consoles import GoogleConsole, Handed, SlackConsole
 from tests.first_hour.guide import Guide
-from tests.first_hour.internet import VAULT, Internet
+from tests.first_hour.internet import AGENT, VAULT, Internet
 from tests.first_hour.terminal import Shown, Terminal, empty_environment
 from tests.person import Person
 from tests.tls import Authority, tls_proxy
@@ -62,6 +62,7 @@ class Slips:
     before_doctor: Callable[[Journey], Awaitable[None]] | None = None
     first_window: Mapping[str, str] = field(default_factory=dict[str, str])  # variables of that window only
     public_url: Callable[[str], str] = lambda block: block
+    agents: Callable[[str], str] = lambda block: block
     proxy_changes: Callable[[bytes], bytes] | None = None
     proxy_certificate: Callable[[Path], Authority] | None = None
     providers: tuple[str, ...] = ("slack", "google")
@@ -206,7 +207,7 @@ class Journey:
             block = self.guide.blocks("proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
             assert VAULT in block
             agents = self.guide.blocks("proxy.md", "Agents", "toml")[0]
-            Path(named[1]).write_text(f"{self.slips.public_url(block)}\n{agents}", encoding="utf-8")
+            Path(named[1]).write_text(f"{self.slips.public_url(block)}\n{self.slips.agents(agents)}", encoding="utf-8")
             authority = self.internet.authority
             if self.slips.proxy_certificate is not None:
                 authority = self.slips.proxy_certificate(self.home)
@@ -251,13 +252,13 @@ class Journey:
 
     @asynccontextmanager
     async def agent_over_http(self, url: str, person: Person) -> AsyncGenerator[Client]:
-        """The official client with nothing but the address; the person signs in and agrees once."""
+        """The official client with nothing but the address, introduced as Claude Code is; the person agrees once."""
         answer: dict[str, str] = {}
 
         async def show(address: str) -> None:
             page = await person.open(address)
-            if page.status_code == 200:
-                page = await person.submit(page, form="/consent", button=("decision", "allow"))
+            _page_worked("sign in", page)
+            page = await person.submit(page, form="/consent", button=("decision", "allow"))
             query = parse_qs(urlsplit(page.headers["location"]).query)
             answer.update({name: values[0] for name, values in query.items()})
 
@@ -269,7 +270,9 @@ class Journey:
             redirect_uris=[AnyUrl("http://localhost:33418/callback")],
             token_endpoint_auth_method="none",
         )
-        sign_in = OAuthClientProvider(url, metadata, _Wallet(), redirect_handler=show, callback_handler=wait)
+        sign_in = OAuthClientProvider(
+            url, metadata, _Wallet(), redirect_handler=show, callback_handler=wait, client_metadata_url=AGENT
+        )
         async with (
             httpx2.AsyncClient(auth=sign_in, timeout=30, verify=self.internet.trust) as http,
             Client(streamable_http_client(url, http_client=http)) as client,

@@ -160,6 +160,12 @@ MISTAKES: dict[str, Mistake] = {
         "setup slack",
         ("plain http is for loopback only", "https"),
     ),
+    "the host of the agent's document not let in": Mistake(
+        "proxy",
+        _slack(agents=lambda block: block.replace("claude.ai", "other.example")),
+        "sign in",
+        ("lets its host in with registration.allowed_hosts",),
+    ),
     "the Signing Secret instead of the Client Secret": Mistake(
         "proxy",
         _slack(client_secret=lambda handed: handed.other_secret),
