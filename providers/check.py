@@ -175,15 +175,16 @@ async def _reuse(trial: Trial) -> str:
             if not isinstance(await trial.refresh(newest), Rotated):
                 raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
         case Rotation.REVOKES:
-            if trial.mode.rotation_known and isinstance(again, Rotated):
+            is_certain = trial.mode.rotation_known and is_known(trial, "rotation")
+            if is_certain and isinstance(again, Rotated):
                 raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")
             if isinstance(again, Refused) and not again.ends_grant:
                 raise StepFailed(
                     f"errors.ends_grant: a dead grant is told as {again.code}, which the file does not say"
                 )
-            if trial.mode.rotation_known and isinstance(await trial.refresh(newest), Rotated):
+            if is_certain and isinstance(await trial.refresh(newest), Rotated):
                 raise StepFailed("rotation.mode: revokes, but re-use leaves the newest refresh token alive")
-            return "" if trial.mode.rotation_known else "nobody says: taken as the strictest"
+            return "" if is_certain else "nobody says: taken as the strictest"
     return ""
 
 
@@ -318,9 +319,9 @@ async def _revoke(trial: Trial) -> str:
     """The grant is ended as far as the file says, and the provider agrees."""
     provider, ways = trial.provider, trial.mode.revoking
     if provider.hosts.revoke_url is None:
-        if ways.exists:
+        if ways.exists and is_known(trial, "revocation"):
             raise StepFailed("hosts.revoke_url: the provider has such an address; the file does not say it")
-        raise Skipped("the provider has no such address")
+        raise Skipped("the file names no such address" if ways.exists else "the provider has no such address")
     if not ways.exists:
         raise StepFailed("hosts.revoke_url: the provider has no such address")
     first = await trial.connect()

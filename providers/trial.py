@@ -29,7 +29,7 @@ from vault.upstream import (
 
 REDIRECT: Final = "http://127.0.0.1:8765/connect/callback/test"
 VERIFIER: Final = "v" * 43
-PLAIN: Final = "plain"  # the mode of a file that nobody has written one for: RFC 6749 and nothing else
+PLAIN: Final = "generic"  # the mode of a file that nobody has written one for: RFC 6749 and nothing else
 SLACK: Final = 5  # seconds that a lifetime may be off
 LONGEST: Final = 10 * 365 * 86400  # no lifetime is believed beyond
 

@@ -24,6 +24,7 @@ from providers.http import Outbound
 from providers.provider import Provider
 from providers.simulator import Simulator, running_simulator
 from providers.simulator.families import SERVED
+from providers.trial import PLAIN as PLAIN_MODE
 from providers.trial import Finding, mode_for
 from tests.documented import model_in
 
@@ -39,7 +40,7 @@ async def test_every_file_agrees_with_the_description_of_its_service() -> None:
         if one.outcome == "failed"
     ]
     assert failed == []
-    assert all(mode_for(provider) != "plain" for provider in everything)
+    assert all(mode_for(provider) != PLAIN_MODE for provider in everything)
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -126,6 +128,20 @@ async def test_what_nobody_can_be_asked_has_to_be_given(place: Place) -> None:
     )
     assert wrong.exit_code == 1 and "hosts.authorize_url: not https" in wrong.stderr
     assert not (place.data / "providers" / "tickets.toml").exists()
+
+
+async def test_the_walk_through_works_as_it_is_written(place: Place) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "add-a-provider.md").read_text(encoding="utf-8")
+    blocks = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)]
+    by_addresses = next(block for block in blocks if "--userinfo-url" in block)
+    assert (await run(place, *shlex.split(by_addresses)[1:])).exit_code == 0
+    written = place.data / "providers" / "tickets.toml"
+    for line in next(block for block in blocks if "providers check" in block).splitlines():
+        words = [str(written) if word.endswith("tickets.toml") else word for word in shlex.split(line)[1:]]
+        result = await run(place, *words)
+        assert result.exit_code == 0, result.output
+    shown = await run(place, "providers", "show", "tickets")
+    assert f"{place.url}/connect/callback/tickets" in shown.stdout
 
 
 # Without a file

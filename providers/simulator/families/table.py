@@ -19,6 +19,10 @@ _FOREVER = 10**9
 # Rotation, and what a used refresh token does.
 _ROTATION: Mapping[str, Mode] = {
     "plain": Mode("Plain OAuth"),
+    "generic": Mode(
+        "A service that nobody has described",
+        identity={"sub": "{id}", "id": "{id}", "email": "{email}", "name": "{name}"},
+    ),
     "grace": Mode("Grace", lenient(rotation=Rotation.GRACE, grace_seconds=60)),
     "grace-sibling": Mode("Grace, another pair", lenient(rotation=Rotation.GRACE, grace_answer="sibling")),
     "strict": Mode("Strict", lenient(rotation=Rotation.STRICT)),
