@@ -27,6 +27,7 @@ from vault.keysources import key_source
 from vault.snapshots import snapshot
 
 RATE = 400.0  # calls per second
+REFRESHES = 150.0  # of them where each needs a refresh
 
 
 def damaged(sealed: bytes) -> bytes:
@@ -127,9 +128,9 @@ async def back_up_and_restore(crowd: Crowd) -> int:
     return int(str(row["found"]))
 
 
-async def everybody(worker: Worker, count: int) -> dict[str, Any]:
+async def everybody(worker: Worker, count: int, *, rate: float = RATE) -> dict[str, Any]:
     """One call of everybody."""
-    return await worker.ask(load=count / RATE, rate=RATE)
+    return await worker.ask(load=count / rate, rate=rate)
 
 
 async def one_bad(provider: Provider, server: Server | None, *, connections: int) -> Figure:
@@ -145,7 +146,7 @@ async def one_bad(provider: Provider, server: Server | None, *, connections: int
         async with crowd.database.transaction() as transaction:
             at = {"at": crowd.database.now() - 1}
             await transaction.execute("update connections set access_expires_at = :at", at)
-        with_old = await everybody(worker, connections)
+        with_old = await everybody(worker, connections, rate=REFRESHES)
         troubles = await upkeep(crowd, bad, members[:5])
         await worker.close()
         kept = await back_up_and_restore(crowd)
