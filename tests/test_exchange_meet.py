@@ -39,6 +39,7 @@ def account(granted: frozenset[str], delegated: frozenset[str]) -> HeldAccount:
         delegation_state="live",
         delegated_until=None,
         ask=frozenset(),
+        is_default=False,
         wrapped=b"wrapped",
         kek_id="kek",
         salt=b"salt",
