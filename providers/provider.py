@@ -324,6 +324,12 @@ class Provider(Part):
                 found[rule.api, method] = (*found.get((rule.api, method), ()), rule)
         return found
 
+    @cached_property
+    def reading(self) -> frozenset[str]:
+        """Scopes that only rules for reading know: every call that they allow may be a GET."""
+        known = frozenset(scope for rule in self.rules for scope in rule.scopes)
+        return known - frozenset(scope for rule in self.rules if "GET" not in rule.method for scope in rule.scopes)
+
     def _reach(self, name: str) -> frozenset[str]:
         reached: set[str] = set()
         waiting = list(self.scopes[name].covers)
@@ -377,4 +383,5 @@ class Provider(Part):
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
             operator_scopes=self.registration.scopes,
+            reading=self.reading,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from providers.catalog import Catalog
 from providers.tools import ToolSpec
 from server.settings import Settings, SettingsRefused
-from vault.exchange import TOOL
+from vault.asking import TOOL
 from vault.upstream import UpstreamPolicy
 
 _NOTHING: frozenset[str] = frozenset()

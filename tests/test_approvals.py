@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.exchanging import Room, open_room, principal_of
+from tests.exchanging import DRIVE, READ, WRITE, Room, open_room, principal_of
 from vault import approvals, delegations
 from vault.approvals import ASK_LIFETIME, USE_LIFETIME, Approval, ToolCall
 from vault.exchange import UpstreamToken, exchange
@@ -250,6 +250,26 @@ async def test_asking_for_a_tool_asks_for_its_scopes_where_no_tool_is_called(roo
         await run(room, None)
     assert await run(room, None, "channels:read")
     assert await run(room, call_of(tool="slack_reply"))  # another tool is not asked about
+
+
+@pytest.mark.parametrize("entry", ["calendar", "tool:calendar_create"])
+async def test_a_part_of_what_is_asked_about_is_asked_about_unless_it_only_reads_or_was_given_by_itself(
+    room: Room, entry: str
+) -> None:
+    connection = await room.connect("google", scopes=frozenset({"calendar", DRIVE}))
+    await set_ask(room, connection, entry)
+    policies = room.vault.policies
+    assert isinstance(policies, dict)
+    tools = {"calendar_create": frozenset({"calendar"})}
+    policies["google"] = replace(policies["google"], reading=frozenset({READ}), tool_scopes=tools)
+    with pytest.raises(ApprovalRequired):
+        await room.exchange("google", WRITE)
+    assert await room.exchange("google", READ)
+    assert await room.exchange("google", DRIVE)
+    await room.allow(connection, frozenset({"calendar", WRITE}))
+    assert await room.exchange("google", WRITE)
+    with pytest.raises(ApprovalRequired):
+        await room.exchange("google", "calendar")
 
 
 @pytest.mark.parametrize("entry", ["chat:write", "tool:slack_post"])

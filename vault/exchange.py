@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from vault import approvals, rotation
 from vault.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.approvals import ToolCall
-from vault.attenuate import Plan, derives, expand, plan, scope_key
+from vault.asking import Asked
+from vault.attenuate import Plan, derives, plan, scope_key
 from vault.audit import append
 from vault.connections import ACCESS_TOKEN, names_account, narrowed_token
 from vault.flights import Flights, Vault, Wish
@@ -40,7 +41,6 @@ __all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
 
 log = logging.getLogger("token_vault.exchange")
 
-TOOL = "tool:"  # before a tool's name among what the person is asked for each time
 ROUNDS = 4  # looks at the row; each but the first follows a refresh
 
 
@@ -82,6 +82,7 @@ class UpstreamToken:
     label: str
     granted: frozenset[str]
     generation: int
+    is_asked_beyond: bool = False  # the account holds scopes that the person is asked about each time
 
 
 async def exchange(
@@ -126,8 +127,9 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            if held.ask or policy.ask:
-                await _spend_approval(vault, request, held, scopes=made.scopes, policy=policy, now=now)
+            asked = Asked(held.ask | policy.ask, held.delegated, policy)
+            if asked.entries:
+                await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
             wish = Wish(held.id, token.generation, scopes=scopes, item=item)
@@ -142,6 +144,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 label=held.label,
                 granted=held.scopes,
                 generation=token.generation,
+                is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes, tool=None),
             )
         known = 0 if token is None else token.generation
         try:
@@ -278,37 +281,18 @@ def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, i
     return made
 
 
-def must_ask(call: ToolCall | None, *, scopes: frozenset[str], ask: frozenset[str], policy: UpstreamPolicy) -> bool:
-    """Whether the person is asked each time: for the tool, or for a scope that these include. Pure.
-
-    Where no tool is called, asking for a tool asks for its scopes: they must not be had by another way.
-    """
-    reach = expand(scopes, policy.covers)
-    for entry in ask | policy.ask:
-        tool = entry.removeprefix(TOOL)
-        if tool == entry:
-            if entry in reach:
-                return True
-        elif call is not None:
-            if call.tool == tool:
-                return True
-        elif not reach.isdisjoint(policy.tool_scopes.get(tool, frozenset())):
-            return True
-    return False
-
-
 async def _spend_approval(
     vault: Vault,
     request: ExchangeRequest,
     held: HeldAccount,
     *,
     scopes: frozenset[str],
-    policy: UpstreamPolicy,
+    asked: Asked,
     now: int,
 ) -> None:
     """Spend the person's yes to exactly this call, or refuse. The last thing before a token is opened."""
     call, principal = request.call, request.principal
-    if not must_ask(call, scopes=scopes, ask=held.ask, policy=policy):
+    if not asked.is_about(scopes, tool=None if call is None else call.tool):
         return
     what = f"{request.provider} as {held.label}"
     if call is None:

@@ -63,6 +63,7 @@ class UpstreamPolicy:
     tool_scopes: Mapping[str, frozenset[str]] = field(
         default_factory=dict[str, frozenset[str]]
     )  # tool -> its scopes: asking for a tool asks for them where no tool is called
+    reading: frozenset[str] = frozenset()  # scopes with which nothing can be changed
 
     @property
     def narrows_by(self) -> Downscope:

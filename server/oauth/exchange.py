@@ -165,7 +165,10 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
     """How the token's scopes hold once it is outside; None where it stays inside."""
     policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
-    return release.released(policy, token.narrowing, expires=token.expires_at is not None)
+    narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
+    if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what the person is asked about would go out with it
+        return None
+    return narrowing
 
 
 def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from providers.catalog import Catalog
 from server.deployment import Deployment
 from vault import audit, connections, delegations
+from vault.asking import TOOL
 from vault.attenuate import expand
-from vault.exchange import TOOL
 from vault.records import Connection, Delegation, Event, User
 
 FIELD = "use"
