@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 import time
 import traceback
@@ -88,6 +89,7 @@ def main() -> int:
     if arguments.list:
         print("\n".join(f"{name:14}{(module.__doc__ or '').splitlines()[0]}" for name, module in found.items()))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends our servers and providers, too
     scale = Scale.SMALL if arguments.small else Scale.FULL
     chosen = arguments.group or list(found)
     runs = [asyncio.run(run(name, found[name], scale)) for name in chosen]
