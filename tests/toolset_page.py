@@ -15,8 +15,8 @@ _HEAD = """# Declared tools
 
 Tools that come with the program as TOML files (`providers/toolset`), beside the built-in ones in [tools](tools.md).
 Those of Slack and Google are always there, those of other providers when the provider is set up. Which of them agents
-are offered: [`[tools]`](settings.md#tools). This page is written from the files. What each was tested against is said in
-[providers](providers.md).
+are offered: [`[tools]`](settings.md#tools). This page is written from the files. What each was tested against is said
+in [providers](providers.md).
 """
 
 
