@@ -143,6 +143,9 @@ def _no_constant(name: str) -> object:
     raise ValueError(name)
 
 
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+
+
 def parse_json(raw: bytes) -> object:
     """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
     depth = 0
@@ -153,9 +156,10 @@ def parse_json(raw: bytes) -> object:
                 raise ValueError("too deep")
         elif byte in b"]}":
             depth -= 1
-    parsed: object = json.loads(
-        raw.decode("utf-8", "strict"), object_pairs_hook=_without_repeats, parse_constant=_no_constant
-    )
+    text = raw.decode("utf-8", "strict")
+    if text.startswith("\ufeff"):
+        raise ValueError("a byte order mark")
+    parsed: object = _DECODER.decode(text)
     return parsed
 
 
@@ -164,7 +168,8 @@ def json_object(raw: bytes) -> dict[str, object]:
     parsed = parse_json(raw)
     if not isinstance(parsed, dict):
         raise ValueError("not an object")  # noqa: TRY004 -- of the input, not of the caller
-    json.dumps(parsed, ensure_ascii=False).encode()  # an unpaired surrogate can be stored nowhere: ValueError
+    if b"\\u" in raw:  # an unpaired surrogate can be written only so, and be stored nowhere: ValueError
+        json.dumps(parsed, ensure_ascii=False).encode()
     return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- json.loads
 
 

@@ -45,8 +45,9 @@ async def token(deployment: Deployment, request: Request) -> Response:
     except VaultError as refusal:
         answer = refusal_answer(as_oauth_error(refusal))
     origin = request.headers.get("origin")
-    is_allowed = origin is not None and cors.may_read(deployment.settings, client, origin)
-    answer.headers.update(cors.answer_headers(origin, is_allowed=is_allowed))
+    if origin is not None:
+        is_allowed = cors.may_read(deployment.settings, client, origin)
+        answer.headers.update(cors.answer_headers(origin, is_allowed=is_allowed))
     return answer
 
 

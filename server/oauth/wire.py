@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,7 +33,8 @@ def json_answer(
     content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON answer that nobody may store."""
-    return JSONResponse(dict(content), status_code=status, headers={**NO_STORE, **(headers or {})})
+    body = to_json(dict(content))
+    return Response(body, status_code=status, headers={**NO_STORE, **(headers or {})}, media_type="application/json")
 
 
 def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
@@ -78,7 +80,7 @@ def _content_type(request: Request) -> str:
 
 async def read_form(request: Request) -> Parameters:
     """Form parameters of a POST (RFC 6749 §3.2): body only, UTF-8, nothing repeated."""
-    if request.url.query:
+    if request.scope["query_string"]:
         raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
     if _content_type(request) != "application/x-www-form-urlencoded":
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
@@ -94,7 +96,7 @@ async def read_form(request: Request) -> Parameters:
 
 async def read_form_or_json(request: Request) -> tuple[Parameters, bool]:
     """Parameters of a POST as a form, or as a JSON object of strings; whether it was JSON."""
-    if _content_type(request) != "application/json" or request.url.query:
+    if _content_type(request) != "application/json" or request.scope["query_string"]:
         return await read_form(request), False
     content = await read_json_object(request, limit=FORM_LIMIT, code="invalid_request")
     values = {name: value for name, value in content.items() if isinstance(value, str)}
