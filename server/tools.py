@@ -301,7 +301,7 @@ async def _may_know(
 ) -> bool:
     """Whether the refusal's sentence names no account, or one that this agent may use: other accounts are not told."""
     if missing.connection_id is None:
-        return True
+        return isinstance(missing, ConnectionRequired)  # else it differs for an account that there is
     held = await delegations.get(
         deployment.database,
         user_id=principal.user_id,

@@ -319,6 +319,22 @@ async def test_an_agent_is_shown_only_the_accounts_that_it_may_use(room: Room) -
     assert refused.value.accounts == ("alice@example.com", "work@example.com")
 
 
+@pytest.mark.parametrize("name", [None, "alice", "nobody"])
+async def test_an_agent_that_may_use_no_account_is_shown_none(room: Room, name: str | None) -> None:
+    first = await room.connect(account="alice", delegated=frozenset())
+    for _ in range(2):
+        with pytest.raises(DelegationRequired) as refused:
+            await room.exchange(account=name)
+        assert refused.value.scopes == {"chat:write"}
+        assert "work" not in refused.value.description
+        await room.connect(account="work", delegated=frozenset())
+    await room.connect(account="narrow", scopes=frozenset({"users:read"}), delegated=frozenset())
+    with pytest.raises(DelegationRequired):  # what it has not granted is not told either
+        await room.exchange(account="narrow")
+    await room.allow(first, frozenset({"chat:write"}))
+    assert (await room.exchange()).account == "alice"
+
+
 async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names_none(room: Room) -> None:
     await room.connect(account="alice")
     work = await room.connect(account="work")

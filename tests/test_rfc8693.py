@@ -349,6 +349,30 @@ async def test_of_several_accounts_one_has_to_be_named(place: ExchangeRoom, pers
 
 
 @pytest.mark.requirement("S-116")
+async def test_an_agent_that_may_use_none_of_several_accounts_learns_of_none_by_guessing(
+    place: ExchangeRoom, person: str
+) -> None:
+    caller, other = await place.caller(), await place.caller()
+    agent, connected = await place.agent(caller, person), await place.agent(other, person)
+    first = await place.slack(connected, account="alice")
+    second = await place.slack(connected, account="bob")
+    narrow = await place.room.connect(connected, "slack", scopes=frozenset({"users:read"}), account="carol")
+    answers: list[dict[str, object]] = []
+    for guess in (None, first.label, second.account, narrow.label, "nobody@example.com"):
+        answer = await place.exchange(caller, agent.token, scope="chat:write", account=guess)
+        assert (answer.status_code, refused(answer)) == (403, "access_denied")
+        assert not any(one.label in answer.text or one.id in answer.text for one in (first, second, narrow))
+        content = answer.json()
+        assert content.pop("connect_uri")
+        assert content.pop("user_code")
+        answers.append(content)
+    assert all(one == answers[0] for one in answers)
+    await place.room.allow(agent, second, frozenset({"chat:write"}))
+    content = (await place.exchange(caller, agent.token, scope="chat:write", account=second.label)).json()
+    assert content["api_base_url"].split("/")[-2] == second.id
+
+
+@pytest.mark.requirement("S-116")
 async def test_no_parameter_reaches_another_users_account(place: ExchangeRoom, person: str) -> None:
     caller = await place.caller()
     agent = await place.agent(caller, person)

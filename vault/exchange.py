@@ -231,6 +231,14 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
                 scopes=request.scopes or frozenset(),
             )
         why = ""
+    elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
+        # Whose accounts these are is none of this agent's business, nor whether it guessed one: the person chooses.
+        raise DelegationRequired(
+            f"This agent is not allowed to use any {provider} account yet. Allow one, then try again.",
+            provider=provider,
+            scopes=request.scopes or frozenset(),
+            connection_id=None,
+        )
     elif request.account is None:
         matching = _meant(accounts, now=now)
         why = f"There are several {provider} accounts. Say which one to use."
@@ -240,8 +248,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
         why = f"That does not name exactly one connected {provider} account. Say which one to use."
     if len(matching) == 1:
         return matching[0]
-    # An agent is shown the accounts that it may use; the others only when it may use none.
-    shown = [one for one in accounts if one.is_delegated(now)] or list(accounts)
+    shown = [one for one in accounts if one.is_delegated(now)]
     labels = [one.label for one in shown]
     names = sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown)
     raise AccountRequired(why, provider=provider, accounts=tuple(names))

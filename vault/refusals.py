@@ -48,7 +48,8 @@ class ConnectionRequired(VaultError):
 class DelegationRequired(VaultError):
     """The connection exists, but the person has not let this agent use it with these scopes.
 
-    `missing` names the scopes that the agent's live permission lacks; empty when it has none.
+    `missing` names the scopes that the agent's live permission lacks; empty when it has none. `connection_id` is None
+    where no account is meant yet.
     """
 
     code = "delegation_required"
@@ -59,7 +60,7 @@ class DelegationRequired(VaultError):
         *,
         provider: str,
         scopes: frozenset[str],
-        connection_id: str,
+        connection_id: str | None,
         missing: frozenset[str] = frozenset(),
         detail: str = "",
     ) -> None:

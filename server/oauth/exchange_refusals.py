@@ -100,7 +100,7 @@ async def _may_know(
 ) -> bool:
     """Whether the refusal names no account, or one that this agent may use."""
     if refusal.connection_id is None:
-        return True
+        return isinstance(refusal, ConnectionRequired)  # else it differs for an account that there is
     held = await delegations.get(
         deployment.database,
         user_id=principal.user_id,
