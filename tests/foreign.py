@@ -195,10 +195,11 @@ async def driving(
     folder: Path,
     authorize: Callable[[str], Awaitable[str]] = _nobody,
 ) -> AsyncGenerator[Driver]:
-    """Run a program of `tests/node` until the block ends."""
+    """Run a program of `tests/node`, or a Python program beside this one, until the block ends."""
+    is_python = script.endswith(".py")
     process = await asyncio.create_subprocess_exec(
-        node(),
-        str(FOLDER / script),
+        sys.executable if is_python else node(),
+        str((FOLDER.parent if is_python else FOLDER) / script),
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -8,33 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import pytest
 import pytest_asyncio
-from starlette.datastructures import Headers
 
 from server.app import open_deployment
-from server.connect import connect_link
-from server.deployment import Deployment
-from server.oauth import tokens
 from tests.chaos.nursery import open_nursery
 from tests.conftest import Store
-from tests.foreign import Driver, Somebody, driving, newcomer, node
-from tests.harness import RunningVault, free_socket, running_vault
+from tests.foreign_place import BOTH, Place, Service, open_place
 from tests.person import Person
 from vault import connections
-from vault.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.records import Connection, ConnectionState, Narrowing, Principal
+from vault.records import ConnectionState, Narrowing
 from vault.refusals import ConnectionRequired
 
 pytestmark = pytest.mark.group("node")
 
-LIFETIME = 600  # seconds, of the provider's access tokens
-BOTH = frozenset({"files:read", "files:write"})
-CLIENT = {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}
 FILE = """
 name = "foreign"
 title = "Foreign Files"
@@ -75,110 +65,18 @@ title = "Change your files"
 """
 
 
-@dataclass
-class Place:
-    """The provider, the vault, somebody at both, and an agent."""
-
-    provider: Driver
-    issuer: str
-    vault: RunningVault
-    somebody: Somebody
-    agent: Principal
-
-    @property
-    def deployment(self) -> Deployment:
-        return self.vault.deployment
-
-    async def books(self) -> dict[str, int]:
-        return await self.provider.ask(ask="books")
-
-    async def scope_of(self, token: UpstreamToken) -> str | None:
-        """What the provider itself says of a token; None when it is dead."""
-        return (await self.provider.ask(ask="token", value=token.value))["scope"]
-
-    def order(self, **more: object) -> dict[str, object]:
-        """What a process of its own is told of this vault and this agent."""
-        principal = {
-            "user_id": self.agent.user_id,
-            "client_id": self.agent.client_id,
-            "grant_id": self.agent.grant_id,
-            "audience": self.agent.audience,
-        }
-        return {
-            "data": str(self.deployment.data),
-            "settings": {
-                "database": {"url": self.vault.settings.database_url()},
-                "providers": {"foreign": CLIENT},
-                "provider_folders": [str(folder) for folder in self.vault.settings.provider_folders],
-                "sandbox": {"loopback_upstreams": True},
-            },
-            "accounts": {"carol": {"principal": principal, "provider": "foreign", "scopes": sorted(BOTH)}},
-            **more,
-        }
-
-    async def end_access_tokens(self) -> None:
-        """For processes whose clock is the true one."""
-        async with self.deployment.transaction() as transaction:
-            ended = {"at": self.deployment.now() - 1}
-            await transaction.execute("update connections set access_expires_at = :at", ended)
-
-    def let_expire(self) -> None:
-        self.deployment.database.clock_offset += LIFETIME + 1
-
-    async def exchange(self, *scopes: str, where: Deployment | None = None) -> UpstreamToken:
-        deployment = where or self.deployment
-        wanted = frozenset(scopes) or None
-        return await exchange(
-            ExchangeRequest(self.agent, "foreign", wanted, purpose="test"), vault=deployment.vault, now=deployment.now()
-        )
-
-    async def connect(self) -> Connection:
-        """Our connect page, the provider's sign-in and consent pages, our callback."""
-        link = await connect_link(
-            self.deployment, principal=self.agent, provider="foreign", scopes=BOTH, reason="missing", tool="test"
-        )
-        browser = self.somebody.browser
-        page = await browser.submit(await browser.open(link.url), form="/connect/", button=("decision", "allow"))
-        async with Person(self.issuer) as there:
-            page = await there.open(page.headers["location"])
-            page = await there.submit(page, {"login": "carol", "password": "anything"})
-            assert "files:write" in page.text
-            page = await there.submit(page)
-        page = await browser.open(page.headers["location"])
-        assert page.status_code == 200, page.text
-        [connection] = await connections.list_connections(self.deployment.database, self.agent.user_id)
-        return connection
+async def agree(there: Person, page: httpx2.Response) -> httpx2.Response:
+    page = await there.submit(page, {"login": "carol", "password": "anything"})
+    assert "files:write" in page.text
+    return await there.submit(page)
 
 
-@asynccontextmanager
-async def open_place(folder: Path, store: Store | None = None) -> AsyncGenerator[Place]:
-    node()
-    listening = free_socket()
-    redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
-    async with driving("openid_provider.mjs", redirect, folder=folder) as provider:
-        issuer = (await provider.answer())["issuer"]
-        files = folder / "providers"
-        files.mkdir()
-        (files / "foreign.toml").write_text(FILE.format(issuer=issuer))
-        async with (
-            running_vault(
-                folder / "data" if store is None else store.data,
-                database_url=None if store is None else store.url,
-                providers={"foreign": CLIENT},
-                overrides={"provider_folders": [str(files)]},
-                listening=listening,
-            ) as vault,
-            newcomer(vault) as somebody,
-        ):
-            held = await vault.agent(somebody.browser, name=somebody.name)
-            headers = Headers({"authorization": f"Bearer {held.access_token}"})
-            agent = await tokens.authenticate(vault.deployment, headers, method="POST", path="/mcp")
-            yield Place(provider, issuer, vault, somebody, agent)
+OPENID = Service("openid_provider.mjs", FILE, agree)
 
 
 @pytest_asyncio.fixture
 async def place(tmp_path: Path) -> AsyncGenerator[Place]:
-    async with open_place(tmp_path) as opened:
+    async with open_place(tmp_path, OPENID) as opened:
         yield opened
 
 
@@ -198,7 +96,7 @@ async def test_an_account_lives_through_many_rotations_until_it_is_disconnected(
 
     narrow = await place.exchange("files:read")
     assert narrow.narrowing is Narrowing.UPSTREAM
-    assert await place.scope_of(narrow) == "files:read"
+    assert set((await place.scope_of(narrow) or "").split()) == {"files:read", "offline_access"}
     full = await place.exchange()
     assert set((await place.scope_of(full) or "").split()) >= BOTH  # the grant did not shrink
     assert await place.books() == {"refresh tokens": 6, "refreshes": 5}
@@ -228,7 +126,7 @@ async def test_two_processes_on_one_database_refresh_once(place: Place) -> None:
 async def test_the_grant_survives_two_processes_of_which_one_is_killed_at_every_step_outside_the_gap(
     store: Store, tmp_path: Path
 ) -> None:
-    async with open_place(tmp_path, store) as place, open_nursery() as nursery:
+    async with open_place(tmp_path, OPENID, store) as place, open_nursery() as nursery:
         await place.connect()
         living = await nursery.start(place.order())
         assert (await living.answer())["ready"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
@@ -64,6 +65,8 @@ def test_the_versions_are_those_that_are_installed() -> None:
     wanted = json.loads((Path(__file__).parent / "node" / "package.json").read_text(encoding="utf-8"))["dependencies"]
     for name in ("emulate", "oidc-provider"):
         assert f"`{name}` {wanted[name]}" in against(f"`{name}`")[1]
+    django = importlib.metadata.version("django-oauth-toolkit")
+    assert f"`django-oauth-toolkit` {django}" in against("`django-oauth-toolkit`")[1]
 
 
 def test_the_tools_that_ran_at_emulate_are_listed_with_those_that_could_not() -> None:
