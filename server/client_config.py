@@ -1,7 +1,7 @@
 """What to write into an MCP client's configuration so that it reaches this vault. Pure; the files are `client_files`.
 
-The formats were read in the clients' own documentation on 2026-11-25 (docs/clients.md names the pages). Only the
-Inspector and mcp-remote were run.
+The formats were read in the clients' own documentation on 2026-11-25 (docs/clients.md names the pages, and which of
+the clients were run).
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class ClientConfig:
     entry: Mapping[str, object]
     command_line: str | None
     notes: tuple[str, ...]
+    file_notes: tuple[str, ...]  # what to know whenever the file changes, also when the entry is taken out
 
     @property
     def text(self) -> str:
@@ -98,6 +99,7 @@ def client_config(client: ClientName, transport: TransportName, *, vault: Vault,
         entry=entry,
         command_line=_command_line(client, transport, vault=vault, file=file),
         notes=tuple(_notes(client, transport, vault=vault, machine=machine)),
+        file_notes=tuple(_file_notes(client)),
     )
 
 
@@ -209,13 +211,20 @@ def _notes(client: ClientName, transport: TransportName, *, vault: Vault, machin
         )
         if machine.platform not in {"darwin", "win32"}:
             notes.append("Claude Desktop documents macOS and Windows only; this is where Linux builds look.")
-        notes.append("Quit and start Claude Desktop afterwards.")
-    if client == "claude-code":
-        notes.append(
-            "Claude Code writes this file itself: it must not run during --write and --undo. `claude mcp add` may."
-        )
     if client == "vscode":
         notes.append("For one project only, the same text goes into .vscode/mcp.json.")
     if client == "cursor":
         notes.append("For one project only, the same text goes into .cursor/mcp.json.")
     return notes
+
+
+def _file_notes(client: ClientName) -> Sequence[str]:
+    match client:
+        case "claude-desktop":
+            return ["Quit and start Claude Desktop afterwards."]
+        case "claude-code":
+            return [
+                "Claude Code writes this file itself: it must not run during --write and --undo. `claude mcp add` may."
+            ]
+        case "cursor" | "vscode" | "inspector":
+            return []

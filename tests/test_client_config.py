@@ -218,6 +218,21 @@ async def test_writing_keeps_everything_else_and_undoing_gives_the_very_file_bac
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    ("client", "still"),
+    [("claude-desktop", ["Quit and start Claude Desktop afterwards."]), ("cursor", []), ("inspector", [])],
+)
+async def test_what_concerns_an_entry_is_not_said_when_it_is_taken_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch, client: str, still: list[str]
+) -> None:
+    monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", "8799")
+    for transport in ("stdio", "sse"):
+        written = await content(place, client, "--transport", transport, "--write")
+        assert set(written["notes"]) > set(still)  # type: ignore[call-overload]
+        undone = await content(place, client, "--transport", transport, "--undo")
+        assert undone["notes"] == still
+
+
 async def test_a_file_that_was_made_is_removed_again(place: Place, tmp_path: Path) -> None:
     file = tmp_path / "home" / ".config" / "Code" / "User" / "mcp.json"
     written = await run(place, "vscode", "--write")

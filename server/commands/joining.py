@@ -148,8 +148,9 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
         for name in os.environ
         if name.startswith("TOKEN_VAULT_") and name not in {"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA"}
     )
-    notes = list(made.notes)
-    if unseen and made.transport == "stdio":
+    is_there = outcome in {"printed", "written"}
+    notes = [*made.notes, *made.file_notes] if is_there else list(made.file_notes)
+    if unseen and made.transport == "stdio" and is_there:
         notes.append(f"The client will not see {', '.join(unseen)}: put these settings into a settings file.")
     backup = backup_of(made.file)
     kept = str(backup) if outcome == "written" and backup.exists() else None
@@ -182,5 +183,5 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
             f"{made.file}: "
             + {"restored": "as it was before", "removed": "entry removed", "deleted": "deleted"}[outcome]
         )
-    for text in notes if outcome != "removed" else ():
+    for text in notes:
         note(text)
