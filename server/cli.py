@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from server.commands import (
@@ -20,10 +22,29 @@ from server.commands import (
 
 app = typer.Typer(
     name="token-vault",
-    help="A self-hosted MCP server whose tools act on a person's own accounts through a token vault.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from server.version import VERSION
+
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A self-hosted MCP server whose tools act on a person's own accounts through a token vault."""
+
+
 running.register(app)
 joining.register(app)
 diagnosing.register(app)

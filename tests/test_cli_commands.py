@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
+import re
 import shutil
 import stat
+import termios
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli import app
-from tests.processes import Place, free_port
+from tests.processes import PROGRAM, Place, free_port
 
 PASSWORD = "a long enough password for this test"
 
@@ -175,6 +180,67 @@ async def test_wrong_usage_has_exit_code_two(place: Place) -> None:
     assert (await run(place, "users", "add")).exit_code == 2
     assert (await run(place, "no-such-command")).exit_code == 2
     assert (await run(place, "version")).exit_code == 0
+
+
+async def test_the_version_is_said_to_a_command_and_to_an_option(place: Place) -> None:
+    said = (await run(place, "version")).stdout
+    option = await asyncio.to_thread(CliRunner().invoke, app, ["--version"])
+    assert (option.exit_code, option.stdout) == (0, said)
+
+
+async def _on_a_terminal(place: Place, *command: str, columns: int) -> list[str]:
+    """The lines that a person sees on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments(*command), stdout=theirs, env=place.environment() | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+
+    def read() -> bytes:
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part
+        return seen
+
+    async with asyncio.timeout(30):
+        seen = await asyncio.to_thread(read)
+        assert await process.wait() == 0
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    lines = plain.splitlines()
+    assert columns < 80 or max(len(line) for line in lines) <= columns
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("command", [("providers", "list"), ("tools", "list")])
+async def test_a_table_is_a_line_each_for_a_program_and_keeps_names_and_headings_whole_on_a_terminal(
+    place: Place, command: tuple[str, str]
+) -> None:
+    names = [str(one["name"]) for one in await content(place, *command)]  # type: ignore[attr-defined]
+    _, printed, _ = await place.run(*command)
+    head, *lines = printed.splitlines()
+    assert [line.split()[0] for line in lines] == names
+    narrow = await _on_a_terminal(place, *command, columns=80)
+    assert len(narrow) > len(lines) + 1, "nothing had to be broken"
+    assert {line.split()[0] for line in narrow if line and not line.startswith(" ")} >= set(names)
+    assert set(head.split()) <= set(" ".join(narrow).split())
+    tiny = await _on_a_terminal(place, *command, columns=30)
+    assert [line.rstrip() for line in printed.splitlines()] == tiny, "columns would get lost"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("token-vault prov", ["providers"]), ("token-vault providers se", ["setup"])]
+)
+async def test_a_shell_completes_commands(place: Place, typed: str, expected: list[str]) -> None:
+    asks = {"_TOKEN_VAULT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, stdout=asyncio.subprocess.PIPE, env=place.environment() | asks
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert out.decode().split() == expected
 
 
 async def test_help_of_every_command_is_there() -> None:

@@ -31,7 +31,7 @@ def list_providers(setup: Setup) -> None:
     settings, catalog = setup.settings(), setup.catalog()
     tested = _live_tests(setup)
     rows = [_row(settings, provider, tested=tested) for provider in catalog.everything()]
-    columns = ("name", "title", "configured", "aliases", "narrowing", "checked", "cited", "unknown", "live_tested")
+    columns = ("name", "title", "configured", "narrowing", "checked", "unknown", "live_tested")
     setup.show(rows, columns=columns, empty="There are no providers.")
 
 

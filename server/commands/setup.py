@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_UNBOUNDED = 10_000  # columns of a table that nobody reads on a terminal
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", envvar="TOKEN_VAULT_CONFIG", help="Settings file (TOML).", show_default=False)
@@ -98,12 +99,23 @@ class Setup:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column.replace("_", " "), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-        Console().print(table)
+        heads = [column.replace("_", " ") for column in columns]
+        cells = [[Text(_cell(row.get(column))) for column in columns] for row in rows]
+        console = Console()
+        # A program that reads the table (grep, awk) has no width: one line for each row.
+        room = console.width if sys.stdout.isatty() else _UNBOUNDED
+        # What a person copies, and every heading, stays in one piece however narrow the terminal is.
+        floors = [max(len(word) for word in head.split()) for head in heads]
+        natural = [max(len(head), *(row[index].cell_len for row in cells)) for index, head in enumerate(heads)]
+        floors[0] = natural[0]
+        widths = _fitted(natural, floors, room=room - 2 * len(heads))
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        for head, width in zip(heads, widths, strict=True):
+            table.add_column(head, overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*row)
+        console.width = max(console.width, sum(widths) + 2 * len(widths))
+        console.print(table)
 
     def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
         """Print one result: a JSON object, or a sentence."""
@@ -133,6 +145,17 @@ def fail(text: str) -> NoReturn:
     """End with one line that says the mend, exit code 1."""
     note(f"token-vault: {' '.join(text.split())}")
     raise typer.Exit(1)
+
+
+def _fitted(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
+    """Widths of columns that fit, taken from the widest; as they are where even the floors do not fit."""
+    if sum(floors) > room:
+        return natural  # the terminal breaks the lines; else columns would get lost
+    widths = list(natural)
+    while sum(widths) > room:
+        widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]
+        widths[widest] -= 1
+    return widths
 
 
 def _cell(value: object) -> str:
