@@ -28,6 +28,7 @@ from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.issuers import endpoints_of_issuers
+from server.portal.pages import nowhere
 from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
 from server.toolbox import hidden_tools, load_tools
@@ -178,6 +179,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
             *server.portal.routes(deployment),
         ],
         lifespan=server.transports.lifespan(deployment),
+        exception_handlers={404: nowhere},
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
     direct = Direct(app, [route for route in busy if isinstance(route, Route)], proxy=Proxy(deployment))

@@ -63,6 +63,32 @@ async def test_a_person_connects_a_provider_with_the_scopes_they_tick(room: Room
     assert not await delegations.list_for_user(room.deployment.database, user.id)
 
 
+async def test_what_tools_need_stands_first_and_the_rest_of_a_large_service_is_folded_away(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=google")
+    shown, _, folded = page.text.partition("<details>")
+    needed = frozenset[str]().union(*(spec.scopes for spec in room.deployment.tools if spec.provider == "google"))
+    assert needed
+    assert {scope for scope in needed if f'value="{scope}"' in shown} == needed
+    mail = 'value="https://www.googleapis.com/auth/gmail.send"'
+    assert mail not in shown
+    assert mail in folded
+    assert " checked" not in folded
+    answer = await person.submit(
+        page, {"scope": ["https://www.googleapis.com/auth/gmail.send"]}, form="/connections/connect"
+    )
+    assert "auth/gmail.send" in query_of(answer.headers["location"])["scope"], "what is folded away counts, too"
+
+
+async def test_the_agents_page_says_the_address_to_enter_until_there_is_one(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    address = f"{room.url}/mcp"
+    assert address in (await person.open("/agents")).text
+    await _grant(room, user, client)
+    assert address not in (await person.open("/agents")).text
+
+
 async def test_an_alias_connects_just_its_part(room: Room) -> None:
     person = await room.signed_in(await room.user())
     page = await person.open("/connections/connect?provider=google-calendar")

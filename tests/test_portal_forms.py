@@ -194,6 +194,30 @@ async def test_error_pages_say_nothing_of_the_path(room: Room, path: str) -> Non
     assert "zq9" not in answer.text
 
 
+@pytest.mark.requirement("S-125")
+async def test_an_address_without_a_page_is_a_page_for_a_browser_and_words_for_a_program(room: Room) -> None:
+    person = await room.browser()
+    path = "/nothing/%3Csvg%20onload=alert(1)%3Ezq9"
+    browser = await person.http.get(path, headers={"accept": "text/html,application/xhtml+xml"})
+    program = await person.http.get(path, headers={"accept": "application/json"})
+    assert browser.status_code == program.status_code == 404
+    assert "There is no such page" in browser.text
+    assert 'href="/"' in browser.text
+    assert program.text == "Not Found"
+    for answer in (browser, program):
+        assert "zq9" not in answer.text
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_a_refusal_stands_on_a_page_as_a_sentence(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/account")
+    answers = {"current": PASSWORD, "password": "short", "password_again": "short"}
+    refused = await person.submit(page, answers, form="/account")
+    assert refused.status_code == 400
+    assert ">The password needs at least 15 characters; a few words in a row are fine.</p>" in refused.text
+
+
 async def test_a_parameter_that_comes_twice_is_refused(room: Room) -> None:
     person = await room.browser()
     twice = await person.http.get("/sign-in?return_to=/agents&return_to=/activity")

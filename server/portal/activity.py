@@ -68,12 +68,13 @@ async def _agent_names(visit: OwnVisit) -> dict[str, str]:
 
 
 def _shown(event: Event, *, names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, object]:
+    account = "" if event.connection_id is None else labels.get(event.connection_id, "")
     return {
         "at": event.at,
         "words": words.event(event),
         "kind": event.kind,
         "outcome": event.outcome,
         "agent": "" if event.client_id is None else names.get(event.client_id, event.client_id),
-        "account": "" if event.connection_id is None else labels.get(event.connection_id, ""),
-        "details": words.details(event),
+        "account": account,
+        "details": words.details(event, beside=account),
     }

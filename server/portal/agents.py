@@ -42,7 +42,12 @@ async def show(visit: OwnVisit) -> Response:
         client = await clients.get_client(database, client_id)
         if client is not None:
             agents.append(await _shown(visit, client, live, used_at=last_used.get(client_id)))
-    return visit.page("agents.html", {"agents": agents, "field": permissions.FIELD})
+    context: dict[str, object] = {
+        "agents": agents,
+        "field": permissions.FIELD,
+        "mcp": visit.deployment.url("/mcp"),
+    }
+    return visit.page("agents.html", context)
 
 
 async def _shown(visit: OwnVisit, client: Client, live: list[Grant], *, used_at: int | None) -> dict[str, object]:

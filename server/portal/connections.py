@@ -110,14 +110,18 @@ async def _choice_page(
     visit: OwnVisit, provider: Provider, *, ticked: frozenset[str], error: str, status: int
 ) -> Response:
     included = expand(ticked, provider.covers)
+    used = included.union(*(spec.scopes for spec in visit.deployment.tools if spec.provider == provider.name))
+    choices = [
+        (scope, facts.title, scope in included)
+        for scope, facts in provider.scopes.items()
+        if scope not in provider.always_granted
+    ]
+    first = [choice for choice in choices if choice[0] in used] or choices
     known = await connections.find(visit.deployment.database, visit.user.id, provider=provider.name)
     context: dict[str, object] = {
         "provider": provider,
-        "choices": [
-            (scope, facts.title, scope in included)
-            for scope, facts in provider.scopes.items()
-            if scope not in provider.always_granted
-        ],
+        "choices": first,
+        "more": [choice for choice in choices if choice not in first],
         "accounts": [(one, scope_words(provider, one.scopes)) for one in known],
         "preselected": known[0].id if known else NEW_ACCOUNT,
         "new_account": NEW_ACCOUNT,

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
 _STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
@@ -34,6 +35,11 @@ def _time(at: int | None) -> Markup:
     )
 
 
+def _sentence(text: str) -> str:
+    """A refusal, as commands print it, as a sentence of a page."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("server.portal", "templates"),
     autoescape=True,
@@ -42,6 +48,7 @@ _ENVIRONMENT: Final = Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters["time"] = _time
+_ENVIRONMENT.filters["sentence"] = _sentence
 _STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
 
 
@@ -125,3 +132,13 @@ def error_page(request: Request, title: str, message: str, status: int = 400) ->
         {"title": title[:_TEXT_LIMIT], "message": message[:_TEXT_LIMIT], "status_code": status},
         status=status,
     )
+
+
+async def nowhere(request: Request, error: Exception) -> Response:
+    """An address that nothing answers: a page for a person's browser, the bare words for a program."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        message = "Nothing is at this address. Check it, or go on from the start page."
+        return error_page(request, "There is no such page", message, status=error.status_code)
+    return secure(PlainTextResponse(error.detail, error.status_code, headers=error.headers))

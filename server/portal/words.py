@@ -112,10 +112,12 @@ def event(event: Event) -> str:
     return _EVENTS.get(event.kind, event.kind.replace(".", " ").replace("_", " ").capitalize())
 
 
-def details(event: Event) -> str:
-    """The facts of an event in one line."""
+def details(event: Event, *, beside: str = "") -> str:
+    """The facts of an event in one line, without an account that stands `beside` it anyway."""
     parts: list[str] = []
     for name, value in event.details.items():
+        if name == "account" and value == beside:
+            continue
         match value:
             case None | "" | []:
                 continue
