@@ -126,6 +126,6 @@ def quoted(text: str) -> str:
 
 def builtin_tools() -> tuple[ToolSpec, ...]:
     """Every provider tool, in the one fixed order in which clients see them."""
-    from providers import google, slack
+    from providers import google, google_free_time, slack
 
-    return (*slack.TOOLS, *google.TOOLS)
+    return (*slack.TOOLS, *google.TOOLS, *google_free_time.TOOLS)

@@ -1,4 +1,4 @@
-"""The declared tools that come with the program: each one's journey, its refusal without the scope, a busy provider."""
+"""The tools that come with the program, coded and declared: the journey of each, its scope, a busy provider."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from mcp_types import CallToolResult, TextContent
 
 from providers import tool_files
 from providers.simulator.running import running_simulator
+from providers.tools import builtin_tools
 from tests.harness import running_vault
 from tests.mcp_room import Agent, Room
 from tests.toolset_cases import CASES, Case, endpoint_of, family_settings
 from tests.toolset_page import PAGE, page, shipped
 
-SPECS = shipped()
+SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
 
 
 @pytest.fixture(scope="module")

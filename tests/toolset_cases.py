@@ -1,4 +1,4 @@
-"""What each declared tool is tried with: arguments, the simulator's endpoint behind it, and what must come of it."""
+"""What each tool is tried with: arguments, the simulator's endpoint behind it, and what must come of it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def _first_thread(simulator: Simulator) -> Mapping[str, object]:
 
 
 SLACK: Mapping[str, Case] = {
+    "slack_post": Case(
+        "slack",
+        "slack.api.chat.postMessage",
+        {"channel": "#general", "text": "Hello"},
+        "C0SBGENERAL",
+        {"channel": "C0SBGENERAL"},
+    ),
+    "slack_channels": Case("slack", "slack.api.conversations.list", {}, "general"),
+    "slack_history": Case("slack", "slack.api.conversations.history", {"channel": "C0SBGENERAL"}, "Welcome"),
     "slack_reply": Case(
         "slack",
         "slack.api.chat.postMessage",
@@ -100,6 +109,21 @@ def _an_event(simulator: Simulator) -> Mapping[str, object]:
 
 _CALENDAR = "google.api.calendar"
 GOOGLE: Mapping[str, Case] = {
+    "calendar_list": Case("google", f"{_CALENDAR}.events.list", {"query": "dentist"}, "Dentist"),
+    "calendar_create": Case(
+        "google",
+        f"{_CALENDAR}.events.insert",
+        {"summary": "Tea", "start": "2026-12-01T09:00:00+01:00", "end": "2026-12-01T10:00:00+01:00"},
+        'Created "Tea"',
+        {"start": "2026-12-01T09:00:00+01:00"},
+    ),
+    "calendar_free": Case(
+        "google",
+        f"{_CALENDAR}.freebusy.query",
+        {"time_min": "2027-12-01T09:00:00+01:00", "time_max": "2027-12-01T10:00:00+01:00"},
+        "2027-12-01T09:00:00+01:00 to 2027-12-01T10:00:00+01:00 (60 minutes)",
+        {"unreadable": [], "more": False},
+    ),
     "calendar_calendars": Case("google", f"{_CALENDAR}.calendarList.list", {}, "written by other people", {}),
     "calendar_update": Case(
         "google",
