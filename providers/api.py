@@ -28,6 +28,7 @@ ANSWER_LIMIT: Final = 1_000_000  # bytes
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left
 Value = str | int | bool
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Form = Literal["object", "any", "text"]  # what an answer has to be: a JSON object, any JSON or nothing, text
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 logger = logging.getLogger("token_vault.api")
 
@@ -158,8 +159,18 @@ class UpstreamAPI:
         An answer that is a list is given as its `items`, an answer without a body as an empty object.
         """
         return await self._call(
-            method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, is_any=True
+            method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, form="any"
         )
+
+    async def get_text(
+        self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
+    ) -> str:
+        """GET of something that is text itself, such as an exported document; of at most `ANSWER_LIMIT` bytes.
+
+        Repeated as `get` is. What is no text is refused as `not_text`.
+        """
+        answer = await self._call("GET", api, path_of(path, segments), params=params or {}, form="text")
+        return text_at(answer, "text") or ""
 
     async def _call(
         self,
@@ -170,16 +181,16 @@ class UpstreamAPI:
         params: Mapping[str, Value],
         body: Mapping[str, object] | None = None,
         is_write: bool | None = None,
-        is_any: bool = False,
+        form: Form = "object",
     ) -> Mapping[str, object]:
         """Send; once more with a new token where the provider did not look at the call, a write too."""
         used = self._token
         try:
-            return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, is_any=is_any)
+            return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
         except Unauthorized:
             if not await self._renewed(used):
                 raise
-        return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, is_any=is_any)
+        return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
 
     async def _renewed(self, used: str) -> bool:
         """Whether there is another token than the one that was refused; one renewal per tool call."""
@@ -199,7 +210,7 @@ class UpstreamAPI:
         params: Mapping[str, Value],
         body: Mapping[str, object] | None,
         is_write: bool | None,
-        is_any: bool,
+        form: Form,
     ) -> Mapping[str, object]:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
@@ -207,7 +218,8 @@ class UpstreamAPI:
         if not allowed(self._provider, call, self._scopes, granted=self._granted):
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
-        headers = {"Accept": "application/json", **self._provider.headers, "Authorization": f"Bearer {self._token}"}
+        accept = "*/*" if form == "text" else "application/json"
+        headers = {"Accept": accept, **self._provider.headers, "Authorization": f"Bearer {self._token}"}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
         request = OutboundRequest(
@@ -222,8 +234,22 @@ class UpstreamAPI:
         )
         answer = await self._send(request, is_write=is_write)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
-        content = answer.json_content() if is_any else answer.json_object()
+        if form == "text" and answer.status == 200:
+            return {"text": self._text(answer)}
+        content = answer.json_content() if form == "any" else answer.json_object()
         return self._judged(answer, content, is_write=is_write)
+
+    def _text(self, answer: OutboundResponse) -> str:
+        charset = re.search(r"charset=[\"']?([A-Za-z0-9_.:-]+)", answer.headers.get("content-type", ""))
+        try:
+            text = answer.body.decode("utf-8-sig" if charset is None else charset[1], errors="replace")
+        except (LookupError, UnicodeError):  # a charset that we do not know, or that cannot replace what it cannot read
+            text = answer.body.decode("utf-8-sig", errors="replace")
+        if "\x00" in text:
+            raise UpstreamRefused(
+                "not_text", f"What {self._provider.title} sent is no text, so it cannot be read here."
+            )
+        return text.removeprefix("\ufeff")
 
     async def _send(self, request: OutboundRequest, *, is_write: bool) -> OutboundResponse:
         try:
@@ -240,7 +266,10 @@ class UpstreamAPI:
     def _call_timeout(self) -> float:
         return min(self._time_left(), CALL_TIMEOUT)
 
-    def _failed(self, error: HttpError, *, is_write: bool) -> UpstreamUnavailable:
+    def _failed(self, error: HttpError, *, is_write: bool) -> ToolRefused:
+        if isinstance(error, TooLarge) and not is_write:
+            text = f"What {self._provider.title} sent is larger than a tool takes ({ANSWER_LIMIT} bytes): ask for less."
+            return UpstreamRefused("too_large", text)
         return self._unavailable(error.reason, is_write=is_write and not isinstance(error, NotReached))
 
     def _time_left(self) -> float:

@@ -346,6 +346,6 @@ async def test_an_api_that_is_not_enabled_is_said_by_the_tool_with_the_mend(tmp_
             assert refused.is_error
             text = " ".join(getattr(part, "text", "") for part in refused.content)
             assert reason in text
-            assert "the Google Calendar API is off in the Cloud project of our client" in text
+            assert "that Google API (Calendar, Gmail, Drive) is off in the Cloud project of our client" in text
             room.simulator.control("rules", face="google", api_enabled=True)
             assert not (await client.call_tool("calendar_list", {})).is_error

@@ -47,6 +47,8 @@ def standard(arrival: Arrival) -> Reply:
             return json_reply({"ok": True, "channel": "C123", "ts": "1700000000.000100"})
         case "/calendar/freeBusy":
             return json_reply({"calendars": {item["id"]: {"busy": []} for item in arrival.json["items"]}})
+        case "/drive/files/f1":
+            return json_reply({"id": "f1", "name": "n", "mimeType": "text/plain", "size": "3"})
         case _:
             return json_reply({"ok": True, "id": "e1", "items": [], "channels": [], "messages": []})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from providers.simulator import drives, mailboxes
 from providers.simulator.running import Simulator
 from providers.simulator.services import graph, jira, linear, notion
 
@@ -108,6 +109,7 @@ def _an_event(simulator: Simulator) -> Mapping[str, object]:
 
 
 _CALENDAR = "google.api.calendar"
+_MAIL = {"to": ["bob@example.com"], "subject": "Grüße", "text": "Lunch at one?"}
 GOOGLE: Mapping[str, Case] = {
     "calendar_list": Case("google", f"{_CALENDAR}.events.list", {"query": "dentist"}, "Dentist"),
     "calendar_create": Case(
@@ -123,6 +125,24 @@ GOOGLE: Mapping[str, Case] = {
         {"time_min": "2027-12-01T09:00:00+01:00", "time_max": "2027-12-01T10:00:00+01:00"},
         "2027-12-01T09:00:00+01:00 to 2027-12-01T10:00:00+01:00 (60 minutes)",
         {"unreadable": [], "more": False},
+    ),
+    "gmail_search": Case("google", "google.api.gmail.messages.list", {"query": "from:bob lunch"}, "Lunch on Friday"),
+    "gmail_read": Case(
+        "google",
+        "google.api.gmail.messages.get",
+        {"message": mailboxes.WELCOME},
+        "Nothing here is real.",
+        {"subject": "Welcome to the sandbox", "sender": "Team <team@example.com>", "is_cut": False},
+    ),
+    "gmail_draft": Case("google", "google.api.gmail.drafts.create", _MAIL, "Wrote the draft r"),
+    "gmail_send": Case("google", "google.api.gmail.messages.send", _MAIL, "Sent (id "),
+    "drive_search": Case("google", "google.api.drive.files.list", {"text": "ship small"}, "Team handbook"),
+    "drive_read": Case(
+        "google",
+        "google.api.drive.files.export",
+        {"file": drives.DOC},
+        "Google Doc",
+        {"text": "Be kind.\nShip small.\n", "next_offset": None},
     ),
     "calendar_calendars": Case("google", f"{_CALENDAR}.calendarList.list", {}, "written by other people", {}),
     "calendar_update": Case(

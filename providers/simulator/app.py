@@ -15,7 +15,10 @@ from starlette.routing import Route
 from providers.simulator import google_api, google_errors, google_oauth, slack_api, slack_oauth
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
+from providers.simulator.drive_methods import EXPORT_FILE, GET_FILE, LIST_FILES
 from providers.simulator.families.routes import family_routes
+from providers.simulator.gmail_methods import CREATE_DRAFT, GET_MESSAGE, LIST_MESSAGES, SEND_MESSAGE
+from providers.simulator.google_caller import Method
 from providers.simulator.google_methods import (
     CALENDAR_LIST,
     DELETE_EVENT,
@@ -25,7 +28,6 @@ from providers.simulator.google_methods import (
     INSERT_EVENT,
     LIST_EVENTS,
     PATCH_EVENT,
-    Method,
 )
 from providers.simulator.identity import discovery, keys
 from providers.simulator.pages import home_page
@@ -35,7 +37,8 @@ from providers.simulator.wire import MAX_BODY, Call, endpoint
 
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 _CALENDARS = "/google/calendar/v3/calendars/{calendar}"
-_CALENDAR_ROUTES: tuple[tuple[str, str, Method], ...] = (
+_MAIL, _FILES = "/google/gmail/v1/users/me", "/google/drive/v3/files"
+GOOGLE_APIS: tuple[tuple[str, str, Method], ...] = (
     ("GET", "/google/calendar/v3/users/me/calendarList", CALENDAR_LIST),
     ("POST", "/google/calendar/v3/freeBusy", FREE_BUSY),
     ("GET", _CALENDARS, GET_CALENDAR),
@@ -44,6 +47,13 @@ _CALENDAR_ROUTES: tuple[tuple[str, str, Method], ...] = (
     ("GET", f"{_CALENDARS}/events/{{event}}", GET_EVENT),
     ("PATCH", f"{_CALENDARS}/events/{{event}}", PATCH_EVENT),
     ("DELETE", f"{_CALENDARS}/events/{{event}}", DELETE_EVENT),
+    ("GET", f"{_MAIL}/messages", LIST_MESSAGES),
+    ("POST", f"{_MAIL}/messages/send", SEND_MESSAGE),
+    ("GET", f"{_MAIL}/messages/{{message}}", GET_MESSAGE),
+    ("POST", f"{_MAIL}/drafts", CREATE_DRAFT),
+    ("GET", _FILES, LIST_FILES),
+    ("GET", f"{_FILES}/{{file}}", GET_FILE),
+    ("GET", f"{_FILES}/{{file}}/export", EXPORT_FILE),
 )
 
 
@@ -99,11 +109,11 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
         extra=lambda _request, granted: google_oauth.success_parameters(sandbox, granted),
     )
 
-    def calendar(verb: str, path: str, method: Method) -> Route:
+    def google(verb: str, path: str, method: Method) -> Route:
         def api(call: Call) -> Response:
             return google_api.call_method(sandbox, call, method)
 
-        return Route(path, endpoint(sandbox, "google", f"api.calendar.{method.fault_name}", api), methods=[verb])
+        return Route(path, endpoint(sandbox, "google", f"api.{method.api}.{method.fault_name}", api), methods=[verb])
 
     def document(_call: Call) -> Response:
         return discovery(sandbox, google_oauth.issuer(sandbox))
@@ -128,7 +138,7 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
         Route(google_errors.PATH, endpoint(sandbox, "google", "error", google_errors.error_page)),
         Route("/google/.well-known/openid-configuration", endpoint(sandbox, "google", "discovery", document)),
         Route("/google/oauth2/v3/certs", endpoint(sandbox, "google", "keys", lambda _call: keys())),
-        *(calendar(*route) for route in _CALENDAR_ROUTES),
+        *(google(*route) for route in GOOGLE_APIS),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The Google face's Calendar API: checks token and scope, runs the method, keeps the books."""
+"""The Google face's APIs: checks token and scope, runs the method, keeps the books."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from starlette.responses import Response
 
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.books import without_secrets
-from providers.simulator.google_caller import GoogleCaller, GoogleRefused
-from providers.simulator.google_methods import Method
+from providers.simulator.google_caller import GoogleCaller, GoogleRefused, Method
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, fingerprint
 from providers.simulator.wire import Call
@@ -15,11 +14,6 @@ from providers.simulator.wire import Call
 _UNAUTHENTICATED = (
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
     "authentication credential."
-)
-_NOT_ENABLED = (
-    "Google Calendar API has not been used in project 100000000001 before or it is disabled. Enable it by visiting "
-    "https://console.developers.google.com/apis/api/calendar-json.googleapis.com/overview?project=100000000001 then "
-    "retry."
 )
 
 
@@ -54,6 +48,8 @@ def call_method(sandbox: Sandbox, call: Call, method: Method) -> Response:
                 query=call.query,
                 body=call.arguments,
                 calendars=sandbox.calendars,
+                mailboxes=sandbox.mailboxes,
+                drives=sandbox.drives,
                 now=now,
                 page_size=face.rules.page_size,
                 write=sandbox.books.write,
@@ -61,7 +57,7 @@ def call_method(sandbox: Sandbox, call: Call, method: Method) -> Response:
         )
     except GoogleRefused as refusal:
         entry["outcome"] = refusal.reason
-        return refusal.answer(method.name)
+        return refusal.answer(method)
 
 
 def _live_token(sandbox: Sandbox, token: AccessToken | None, method: Method, *, now: float) -> AccessToken:
@@ -77,5 +73,5 @@ def _live_token(sandbox: Sandbox, token: AccessToken | None, method: Method, *, 
         raise GoogleRefused(403, "insufficientPermissions", message, required=method.scopes)
     client = sandbox.clients.get(token.family.client_id)
     if not sandbox.faces["google"].rules.api_enabled or (client is not None and not client.api_enabled):
-        raise GoogleRefused(403, "accessNotConfigured", _NOT_ENABLED)
+        raise GoogleRefused(403, "accessNotConfigured", method.not_enabled)
     return token

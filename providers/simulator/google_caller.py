@@ -1,9 +1,10 @@
-"""One call of a Google API method: token and scope checks, error bodies in Google's shape, paging, times."""
+"""One call of a Google API method: error bodies in Google's shape, paging, parts of answers, times."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,29 +15,48 @@ from starlette.responses import JSONResponse, Response
 from providers.simulator.accounts import Person
 from providers.simulator.books import Entry
 from providers.simulator.calendars import Calendar, Calendars, Role
+from providers.simulator.drives import Drives
+from providers.simulator.mailboxes import Mailboxes
 from providers.simulator.tokens import AccessToken
 
 CALENDAR = "https://www.googleapis.com/auth/calendar"
+_HOSTS = {
+    "calendar": "calendar-json.googleapis.com",
+    "gmail": "gmail.googleapis.com",
+    "drive": "drive.googleapis.com",
+}
+_TITLES = {"calendar": "Google Calendar API", "gmail": "Gmail API", "drive": "Google Drive API"}
 _STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
 
 
 class GoogleRefused(Exception):
     """An error answer."""
 
-    def __init__(self, status: int, reason: str, message: str, *, required: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        required: frozenset[str] | None = None,
+        location: str | None = None,
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.message = message
         self.required = required  # scopes, for ACCESS_TOKEN_SCOPE_INSUFFICIENT
+        self.location = location  # the parameter that is wrong
 
-    def answer(self, method: str) -> Response:
+    def answer(self, method: Method) -> Response:
         """The JSON that Google's API front end sends."""
         first: dict[str, JsonValue] = {"message": self.message, "domain": "global", "reason": self.reason}
         error: dict[str, JsonValue] = {"code": self.status, "message": self.message, "errors": [first]}
         headers: dict[str, str] = {}
         if self.status in _STATUS:
             error["status"] = _STATUS[self.status]
+        if self.location is not None:
+            first.update(location=self.location, locationType="parameter")
         if self.status == 401:
             first.update(location="Authorization", locationType="header")
             headers["www-authenticate"] = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
@@ -50,10 +70,35 @@ class GoogleRefused(Exception):
                     "@type": "type.googleapis.com/google.rpc.ErrorInfo",
                     "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
                     "domain": "googleapis.com",
-                    "metadata": {"service": "calendar-json.googleapis.com", "method": f"calendar.v3.{method}"},
+                    "metadata": {"service": _HOSTS[method.api], "method": method.rpc or f"calendar.v3.{method.name}"},
                 }
             ]
         return JSONResponse({"error": error}, status_code=self.status, headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method: its name in the discovery document, the scopes of which one suffices, what it does, whose it is."""
+
+    name: str
+    scopes: frozenset[str]
+    run: Callable[[GoogleCaller], Response]
+    api: str = "calendar"
+    rpc: str = ""  # its name in error answers, where that is another
+
+    @property
+    def fault_name(self) -> str:
+        """`events.insert` for `Events.Insert`: what a scripted fault says."""
+        return ".".join(part[0].lower() + part[1:] for part in self.name.split("."))
+
+    @property
+    def not_enabled(self) -> str:
+        """What is said where the client's project has not turned this API on."""
+        return (
+            f"{_TITLES[self.api]} has not been used in project 100000000001 before or it is disabled. Enable it by "
+            f"visiting https://console.developers.google.com/apis/api/{_HOSTS[self.api]}/overview?project=100000000001 "
+            "then retry."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +111,8 @@ class GoogleCaller:
     query: Mapping[str, str]
     body: Mapping[str, JsonValue]
     calendars: Calendars
+    mailboxes: Mailboxes
+    drives: Drives
     now: float
     page_size: int
     write: Callable[..., Entry]
@@ -101,15 +148,38 @@ class GoogleCaller:
             raise GoogleRefused(400, "badRequest", "Bad Request")
         return moment
 
-    def page(self, items: list[JsonValue], *, default: int, largest: int) -> tuple[list[JsonValue], str | None]:
+    def page(
+        self, items: list[JsonValue], *, default: int, largest: int, parameter: str = "maxResults"
+    ) -> tuple[list[JsonValue], str | None]:
         """One page and the next page's token; pages may be shorter than asked for. Raises GoogleRefused."""
-        wanted = self.query.get("maxResults", str(default))
+        wanted = self.query.get(parameter, str(default))
         if not wanted.isdigit() or int(wanted) < 1:
-            raise GoogleRefused(400, "invalidParameter", "Invalid value for: maxResults.")
+            raise GoogleRefused(400, "invalidParameter", f"Invalid value for: {parameter}.")
         begin = _offset(self.query.get("pageToken"), self.path)
         end = begin + min(int(wanted), largest, self.page_size)
         following = _token(end, self.path) if end < len(items) else None
         return items[begin:end], following
+
+
+def partial_answer(body: dict[str, JsonValue], fields: str | None) -> dict[str, JsonValue]:
+    """What of an answer was asked for: `id,files(id,name),payload/headers`. Raises GoogleRefused."""
+    if fields is None or fields == "*":
+        return body
+    made: dict[str, JsonValue] = {}
+    for part in re.findall(r"(?:[^,()]|\([^()]*\))+", fields):
+        found = re.fullmatch(r"([A-Za-z]+)(?:\(([^()]*)\)|/(.+))?", part.strip())
+        if found is None:
+            raise GoogleRefused(400, "invalidParameter", f"Invalid field selection {part}", location="fields")
+        name, below = found[1], found[2] or found[3]
+        if name in body:
+            made[name] = _below(body[name], below)
+    return made
+
+
+def _below(value: JsonValue, fields: str | None) -> JsonValue:
+    if isinstance(value, list):
+        return [_below(one, fields) for one in value]
+    return partial_answer(value, fields) if isinstance(value, dict) else value
 
 
 def parse_moment(value: str) -> datetime | None:

@@ -6,15 +6,13 @@ The accepted scopes are those of Google's discovery document, without partial vi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.calendars import Calendar, Event, new_event_id, zone
-from providers.simulator.google_caller import CALENDAR, GoogleCaller, GoogleRefused, parse_moment
+from providers.simulator.google_caller import CALENDAR, GoogleCaller, GoogleRefused, Method, parse_moment
 
 _READ_EVENTS = frozenset(
     CALENDAR + suffix
@@ -35,20 +33,6 @@ _FREE_TEXT = (
     "transparency",
     "colorId",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method: its name in the discovery document, the scopes of which one suffices, and what it does."""
-
-    name: str
-    scopes: frozenset[str]
-    run: Callable[[GoogleCaller], Response]
-
-    @property
-    def fault_name(self) -> str:
-        """`events.insert` for `Events.Insert`: what a scripted fault says."""
-        return ".".join(part[0].lower() + part[1:] for part in self.name.split("."))
 
 
 def _calendar_list(caller: GoogleCaller) -> Response:

@@ -22,6 +22,7 @@ from providers.simulator.wire import Call, ClientRefused, authenticate
 API = "https://www.googleapis.com/auth/"
 EMAIL, PROFILE = f"{API}userinfo.email", f"{API}userinfo.profile"
 IDENTITY_SCOPES = frozenset({"openid", EMAIL, PROFILE})
+MAIL = "https://mail.google.com/"
 _SHORT = {"email": EMAIL, "profile": PROFILE}
 _CALENDAR_PARTS = (
     *(
@@ -45,9 +46,15 @@ _CALENDAR_PARTS = (
 )
 _OTHER = (
     *("calendar", "drive", "drive.file", "drive.readonly", "contacts.readonly", "tasks", "tasks.readonly"),
-    *("gmail.compose", "gmail.modify", "gmail.readonly", "gmail.send"),
+    *("drive.metadata", "drive.metadata.readonly"),
+    *("gmail.compose", "gmail.metadata", "gmail.modify", "gmail.readonly", "gmail.send"),
 )
-SCOPES = IDENTITY_SCOPES | {f"{API}calendar.{part}" for part in _CALENDAR_PARTS} | {f"{API}{name}" for name in _OTHER}
+SCOPES = (
+    IDENTITY_SCOPES
+    | {MAIL}
+    | {f"{API}calendar.{part}" for part in _CALENDAR_PARTS}
+    | {f"{API}{name}" for name in _OTHER}
+)
 _CLIENT_ERRORS = {
     "missing": (400, "invalid_request", "Could not determine client ID from request."),
     "unknown": (401, "invalid_client", "The OAuth client was not found."),

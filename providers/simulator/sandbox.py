@@ -12,9 +12,11 @@ from providers.simulator.authorize import Authorizations, Decision
 from providers.simulator.books import Books, Entry
 from providers.simulator.calendars import Calendars
 from providers.simulator.clock import Clock
+from providers.simulator.drives import Drives
 from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
+from providers.simulator.mailboxes import Mailboxes
 from providers.simulator.repositories import Repositories
 from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
@@ -81,6 +83,8 @@ class Sandbox:
         self.id_token = IdTokenChanges()
         self.workspace = Workspace(now=self.clock.now())
         self.calendars = Calendars(now=self.clock.now())
+        self.mailboxes = Mailboxes(now=self.clock.now())
+        self.drives = Drives()
         self.repositories = Repositories(now=self.clock.now())
         self.desks: dict[tuple[str, str], list[dict[str, JsonValue]]] = {}  # (kind, account) -> records of services
 

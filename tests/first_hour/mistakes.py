@@ -128,7 +128,7 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _google(google_console={"forgets": frozenset({"api"})}),
         "call google",
-        ("the Google Calendar API is off in the Cloud project of our client: the operator enables it there",),
+        ("that Google API (Calendar, Gmail, Drive) is off in the Cloud project of our client",),
     ),
     "not a test user": Mistake(
         "machine",

@@ -1,0 +1,60 @@
+"""The sandbox's Drive: a few files per person. Knows nothing of tokens or HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from providers.simulator.accounts import PEOPLE
+
+GOOGLE = "application/vnd.google-apps."
+DOC = "1DocSandboxHandbook"
+SHEET = "1SheetSandboxBudget"
+NOTES = "1TextSandboxNotes"
+PICTURE = "1PictureSandbox"
+BIG = "1TextSandboxTooLarge"
+FOLDER = "1FolderSandbox"
+SHORTCUT = "1ShortcutSandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file; `days` ago it was changed. `content` of Google's own kinds is what an export gives."""
+
+    id: str
+    name: str
+    mime: str
+    content: bytes
+    days: int
+    parent: str = "root"
+    target: str | None = None
+    size: int | None = None  # where it is said to be another than that of the content
+
+    @property
+    def is_google(self) -> bool:
+        return self.mime.startswith(GOOGLE)
+
+
+def _files(name: str) -> tuple[File, ...]:
+    return (
+        File(DOC, "Team handbook", f"{GOOGLE}document", "\ufeffBe kind.\r\nShip small.\r\n".encode(), 3, FOLDER),
+        File(SHEET, "Budget", f"{GOOGLE}spreadsheet", b"month,euro\r\nJanuary,120\r\n", 5),
+        File(NOTES, f"{name}'s notes.md", "text/markdown", "# Notes\n\nCafé \\ 'Rosé'.\n".encode(), 1),
+        File(PICTURE, "Garden.png", "image/png", b"\x89PNG\r\n\x1a\n\x00\x00", 8),
+        File(BIG, "access.log", "text/plain", b"x", 9, size=50_000_000),
+        File(FOLDER, "Work", f"{GOOGLE}folder", b"", 20),
+        File(SHORTCUT, "Handbook", f"{GOOGLE}shortcut", b"", 21, target=DOC),
+    )
+
+
+class Drives:
+    """Every person's files."""
+
+    def __init__(self) -> None:
+        self._drives = {person.email: _files(person.display_name) for person in PEOPLE.values()}
+
+    def of(self, email: str) -> tuple[File, ...]:
+        """This person's files, the newest first."""
+        return tuple(sorted(self._drives[email], key=lambda file: file.days))
+
+    def find(self, email: str, identifier: str) -> File | None:
+        return next((file for file in self._drives[email] if file.id == identifier), None)
