@@ -17,12 +17,14 @@ from vault.upstream import Downscope, ItemLimit, Rotation
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_OF_OWN_API = frozenset({"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules"})
 _OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are filled in for each request
 
 
 def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
     if provider.name != stem:
         yield f"name: {provider.name!r} is not the file's name; call the file {provider.name}.toml"
+    yield from _kind_problems(provider)
     yield from input_problems(provider)
     yield from _placeholder_problems(provider)
     yield from address_problems(filled(provider, examples(provider)))
@@ -52,6 +54,24 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
         yield "refresh_tokens: never, yet it is said how to refresh; remove one of them"
 
 
+def _kind_problems(provider: Provider) -> Iterator[str]:
+    """A service with OAuth says where; an API that takes tokens of ours has none, and says for which audience."""
+    if provider.audience is None:
+        if "hosts" not in provider.model_fields_set:
+            yield "hosts: missing; add it"
+        for name in ("authorize_url", "token_url"):
+            if "hosts" in provider.model_fields_set and not getattr(provider.hosts, name):
+                yield f"hosts.{name}: missing; add it"
+        if "identity" not in provider.model_fields_set:
+            yield "identity: missing; add it"
+        return
+    for name in sorted(provider.model_fields_set - _OF_OWN_API):
+        yield f"{name}: says something of a service with OAuth, and with audience there is none; remove it"
+    url = URL(provider.audience, encoded=True)
+    if url.scheme != "https" or not url.raw_host or url.raw_query_string or url.raw_fragment:
+        yield "audience: needs an https URI without query and fragment (RFC 8707 section 2); correct it"
+
+
 def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
     shape = provider.response
     for name in ("root", "ok_flag", "access_token", "refresh_token", "scope", "error", "error_description"):
@@ -78,8 +98,10 @@ def _placeholder_problems(provider: Provider) -> Iterator[str]:
 
 def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
     hosts = provider.hosts
-    yield "hosts.authorize_url", hosts.authorize_url
-    yield "hosts.token_url", hosts.token_url
+    if hosts.authorize_url:
+        yield "hosts.authorize_url", hosts.authorize_url
+    if hosts.token_url:
+        yield "hosts.token_url", hosts.token_url
     for name, url in (("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url)):
         if url is not None:
             yield f"hosts.{name}", url

@@ -77,7 +77,9 @@ class AuthlibUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """Whether a client id, and a secret where the provider needs one, is set."""
+        """Whether a client id, and a secret where the provider needs one, is set; an API of ours needs neither."""
+        if self._provider.audience is not None:
+            return True
         registration = self._provider.registration
         return bool(registration.client_id) and (
             bool(registration.client_secret) or self._provider.client_auth == "none"
@@ -191,6 +193,8 @@ class AuthlibUpstream:
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
         """End the grant at the provider, or as much of it as the provider lets us."""
+        if self._provider.audience is not None:
+            return RevokeOutcome.REVOKED  # we make its tokens, and make no more
         facts = self._provider.revoke
         url = self._provider.hosts.revoke_url
         if url is None or (isinstance(facts.client_auth, str) and not self._provider.registration.client_secret):

@@ -43,10 +43,10 @@ class Registration:
 
 
 class Hosts(Part):
-    """OAuth endpoints. `refresh_url` only where it differs from `token_url`."""
+    """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both."""
 
-    authorize_url: str
-    token_url: str
+    authorize_url: str = ""
+    token_url: str = ""
     refresh_url: str | None = None
     revoke_url: str | None = None
 
@@ -233,12 +233,17 @@ class Rule(Part):
 
 
 class Provider(Part):
-    """Everything we know of one upstream service."""
+    """Everything we know of one upstream service.
+
+    With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
+    own, so nothing but its APIs, scopes and rules is said.
+    """
 
     name: Name
     title: Title
+    audience: str | None = None
     aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
-    hosts: Hosts
+    hosts: Hosts = Hosts()
     inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
     client_auth: Literal["client_secret_post", "client_secret_basic", "secret_as_user", "none"] = "client_secret_basic"
     body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
@@ -255,7 +260,7 @@ class Provider(Part):
     rotation: RotationFacts = RotationFacts()
     downscope: DownscopeFacts = DownscopeFacts()
     revoke: Revocation = Revocation()
-    identity: Identity
+    identity: Identity = Identity(source="none")
     apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
@@ -367,6 +372,7 @@ class Provider(Part):
         """What the vault must know to decide."""
         return UpstreamPolicy(
             provider=self.name,
+            audience=self.audience,
             rotation=self.rotation.mode,
             grace=self.rotation.grace,
             downscope=self.downscope.mode,

@@ -17,7 +17,7 @@ import server.oauth
 import server.portal
 import server.transports
 from providers.address import AddressPolicy
-from providers.catalog import Catalog, ProviderOverrides, load_catalog
+from providers.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.provider import Provider
@@ -28,6 +28,8 @@ from server.direct import Direct
 from server.draining import Counted
 from server.guards import GuardRules, Guards
 from server.issuers import endpoints_of_issuers
+from server.oauth.own_apis import OwnApis
+from server.oauth.rules import canonical_resource, own_resources
 from server.portal.pages import nowhere
 from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
@@ -83,6 +85,7 @@ async def open_deployment(
             flights=flights,
             journal=journal,
             owner=secrets.token_urlsafe(16),
+            mint=OwnApis(settings, keys),
         )
         await adopt_all(vault)
         yield Deployment(
@@ -108,13 +111,20 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
     """
     endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
     own = [data / OWN_FILES] if (data / OWN_FILES).is_dir() else []
-    return load_catalog(
+    catalog = load_catalog(
         [*own, *(folder.expanduser() for folder in settings.provider_folders)],
         {
             name: replace(_overrides(registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
             for name, registered in settings.providers.items()
         },
     )
+    for provider in catalog:
+        audience = provider.audience
+        if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
+            settings.public_url
+        ):  # else that API could use the tokens that it is given at the vault itself
+            raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; give the API's own")
+    return catalog
 
 
 def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:

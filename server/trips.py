@@ -22,7 +22,7 @@ from vault import audit, connections, delegations, tickets
 from vault.attenuate import meet, missing
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
 from vault.refusals import TransitionRefused
-from vault.upstream import TokenAnswer, UpstreamError
+from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FOREIGN_TEXT_LIMIT: Final = 200
@@ -137,7 +137,23 @@ async def finish_callback(
             Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
         )
         raise
-    return await _store(deployment, provider, answer, ticket)
+    trip = Trip(
+        provider.name,
+        parse_scope(str(ticket.payload["scopes"])),
+        client_id=ticket.client_id,
+        delegated=parse_scope(str(ticket.payload["delegated"])),
+    )
+    return await _store(deployment, trip, answer, user_id=user.id)
+
+
+async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Connected:
+    """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
+
+    What is sealed is empty: a token is made for each call.
+    """
+    account = Account(user.id, user.name)
+    answer = TokenAnswer(access_token="", scopes=trip.scopes, account=account)
+    return await _store(deployment, trip, answer, user_id=user.id)
 
 
 async def _claim_state(
@@ -223,46 +239,46 @@ def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, t
     return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)
 
 
-async def _store(deployment: Deployment, provider: Provider, answer: TokenAnswer, ticket: Ticket) -> Connected:
-    policy = deployment.vault.policies[provider.name]
-    asked = parse_scope(str(ticket.payload["scopes"]))
-    wanted = parse_scope(str(ticket.payload["delegated"]))
-    user_id, now = ticket.user_id or "", deployment.now()
+async def _store(deployment: Deployment, trip: Trip, answer: TokenAnswer, *, user_id: str) -> Connected:
+    policy = deployment.vault.policies[trip.provider]
+    now = deployment.now()
     async with deployment.transaction() as transaction:
         connection = await connections.open_connection(
             transaction,
             deployment.keys,
             user_id=user_id,
-            provider=provider.name,
+            provider=trip.provider,
             answer=answer,
-            asked=asked,
+            asked=trip.scopes,
             policy=policy,
             now=now,
         )
-        delegated = meet(wanted, connection.scopes, policy.covers) if ticket.client_id is not None else frozenset[str]()
+        delegated = (
+            meet(trip.delegated, connection.scopes, policy.covers) if trip.client_id is not None else frozenset[str]()
+        )
         events = [
             Event(
                 kind="connection.opened",
                 user_id=user_id,
-                client_id=ticket.client_id,
+                client_id=trip.client_id,
                 connection_id=connection.id,
                 details={
-                    "provider": provider.name,
+                    "provider": trip.provider,
                     "account": connection.label,
                     "scopes": sorted(connection.scopes),
                 },
             )
         ]
-        if ticket.client_id is not None and delegated:
+        if trip.client_id is not None and delegated:
             await delegations.extend(
                 transaction,
                 user_id=user_id,
-                client_id=ticket.client_id,
+                client_id=trip.client_id,
                 connection_id=connection.id,
                 scopes=delegated,
                 now=now,
             )
-            events.append(delegated_event(connection, client_id=ticket.client_id, scopes=delegated))
+            events.append(delegated_event(connection, client_id=trip.client_id, scopes=delegated))
         await audit.append(transaction, *events, now=now)
-    not_granted = missing(asked, connection.scopes, policy.covers) - policy.always_granted
-    return Connected(connection, ticket.client_id, delegated, not_granted)
+    not_granted = missing(trip.scopes, connection.scopes, policy.covers) - policy.always_granted
+    return Connected(connection, trip.client_id, delegated, not_granted)

@@ -117,6 +117,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     for _ in range(ROUNDS):
         accounts = await read_accounts(vault.database, wanted)
         held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+        if policy.audience is not None:
+            return await _minted(vault, request, held, scopes=made.scopes, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
@@ -152,6 +154,36 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
+
+
+async def _minted(
+    vault: Vault,
+    request: ExchangeRequest,
+    held: HeldAccount,
+    *,
+    scopes: frozenset[str],
+    policy: UpstreamPolicy,
+    now: int,
+) -> UpstreamToken:
+    """A token of ours for an API that verifies it: made now, with these scopes and no other, kept nowhere."""
+    if policy.audience is None or vault.mint is None or request.item is not None:
+        raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
+    asked = Asked(held.ask | policy.ask, held.delegated, policy)
+    if asked.entries:
+        await _spend_approval(vault, request, held, scopes=scopes, asked=asked, now=now)
+    made = vault.mint(request.principal, audience=policy.audience, scopes=scopes, now=now)
+    return UpstreamToken(
+        made.value,
+        scopes,
+        made.expires_at,
+        Narrowing.UPSTREAM,
+        held.id,
+        account=held.account,
+        label=held.label,
+        granted=held.scopes,
+        generation=0,
+        is_asked_beyond=False,  # the token is narrow: what is asked about each time is not in it
+    )
 
 
 def choose(

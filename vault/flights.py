@@ -18,6 +18,7 @@ from vault.database import Database
 from vault.journal import Journal
 from vault.keys import KeyRing
 from vault.lanes import Lanes
+from vault.minting import Mint
 from vault.refusals import VaultError
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 from vault.watches import Watches
@@ -183,3 +184,4 @@ class Vault:
     flights: Flights
     journal: Journal
     owner: str
+    mint: Mint | None = None  # for APIs that take tokens of ours

@@ -43,6 +43,7 @@ class UpstreamPolicy:
     """What the vault must know of a provider to decide; data from the provider's TOML file."""
 
     provider: str
+    audience: str | None = None  # an API that takes tokens of ours, made for each call: there is nothing to keep
     rotation: Rotation = Rotation.REVOKES
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from providers.simulator import google_api, google_errors, google_oauth, slack_api, slack_oauth
+from providers.simulator.brokerage import brokerage_routes
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
 from providers.simulator.drive_methods import EXPORT_FILE, GET_FILE, LIST_FILES
@@ -60,7 +61,13 @@ GOOGLE_APIS: tuple[tuple[str, str, Method], ...] = (
 def build_app(sandbox: Sandbox) -> Starlette:
     """The whole simulator. It answers to loopback host names only."""
     return Starlette(
-        routes=[*_slack_routes(sandbox), *_google_routes(sandbox), *family_routes(sandbox), *_own_routes(sandbox)],
+        routes=[
+            *_slack_routes(sandbox),
+            *_google_routes(sandbox),
+            *brokerage_routes(sandbox),
+            *family_routes(sandbox),
+            *_own_routes(sandbox),
+        ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)],
     )
 

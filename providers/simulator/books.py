@@ -19,6 +19,7 @@ PAGES = (
     "refreshes",
     "derivations",
     "api_calls",
+    "brokerage",
     "posts",
     "events",
     "revocations",

@@ -16,6 +16,7 @@ from providers.simulator.authorize import Decision
 from providers.simulator.families.endings import end_family
 from providers.simulator.faults import Fault
 from providers.simulator.google_oauth import end_grant as end_google_grant
+from providers.simulator.market import Market
 from providers.simulator.rules import FaceRules
 from providers.simulator.sandbox import IdTokenChanges, Sandbox
 from providers.simulator.slack_oauth import end_grant as end_slack_grant
@@ -71,6 +72,11 @@ class _Selection(_Strict):
                     and self.family in {None, family.label}
                 ):
                     yield family
+
+
+class _Trust(_Strict):
+    issuer: str
+    audience: str
 
 
 class _Account(_Strict):
@@ -232,6 +238,13 @@ def _id_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     return {}
 
 
+def _trust(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
+    """Whose tokens the brokerage takes, and for which audience."""
+    wanted = _Trust.model_validate(body)
+    sandbox.market = Market(wanted.issuer, wanted.audience)
+    return {}
+
+
 COMMANDS: dict[str, Command] = {
     "reset": _reset,
     "clock": _clock,
@@ -249,6 +262,7 @@ COMMANDS: dict[str, Command] = {
     "app": _app,
     "consent": _consent,
     "id_token": _id_token,
+    "trust": _trust,
     "seed": crowd.seed,
     "brief_books": crowd.brief_books,
     "tally": crowd.tally,

@@ -114,6 +114,14 @@ class Simulator:
             },
         }
 
+    def brokerage_settings(self) -> SettingsSection:
+        """For `[providers.brokerage]`, whose API trusts nobody until `trust` was called."""
+        return {"apis": {"main": f"{self.url}/brokerage/v1"}}
+
+    def trust(self, issuer: str, *, audience: str) -> None:
+        """Let the brokerage take the tokens that this issuer makes for this audience."""
+        self.control("trust", issuer=issuer, audience=audience)
+
     def add_mode(self, name: str, mode: Mode) -> None:
         """Let the families' server behave in one more way, at `/families/{name}/`; it outlives a reset."""
         self._sandbox.modes[name] = mode

@@ -17,6 +17,7 @@ from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
 from providers.simulator.mailboxes import Mailboxes
+from providers.simulator.market import Market
 from providers.simulator.repositories import Repositories
 from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
@@ -65,6 +66,7 @@ class Sandbox:
         self.clock = Clock()
         self.faults = Faults()
         self.modes: dict[str, Mode] = dict(SERVED)
+        self.market = Market()
         self.reset()
 
     def reset(self) -> None:
@@ -86,6 +88,7 @@ class Sandbox:
         self.mailboxes = Mailboxes(now=self.clock.now())
         self.drives = Drives()
         self.repositories = Repositories(now=self.clock.now())
+        self.market = Market(self.market.issuer, self.market.audience)
         self.desks: dict[tuple[str, str], list[dict[str, JsonValue]]] = {}  # (kind, account) -> records of services
 
     def face(self, name: str) -> FaceState:

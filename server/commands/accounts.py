@@ -119,13 +119,10 @@ def tools_() -> None:
 @command(tools_app, "list")
 def list_tools(setup: Setup) -> None:
     """List the tools, the service each acts on and the least scopes it needs."""
-    from providers.catalog import load_catalog
     from server.connections_tool import SPEC
     from server.toolbox import load_tools
 
-    settings = setup.settings()
-    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
-    rows = [_tool(spec) for spec in (*load_tools(settings, catalog), SPEC)]
+    rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="There are no tools.")
 
 
@@ -134,14 +131,11 @@ def check_tools(
     setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]
 ) -> None:
     """Check a tool file against its provider; the first problem on a line."""
-    from providers.catalog import load_catalog
     from providers.data_tools import data_tools
     from providers.tool_files import ToolFileRefused, read_tool_file
 
-    settings = setup.settings()
-    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
     try:
-        found = data_tools([(file, read_tool_file(file))], catalog)
+        found = data_tools([(file, read_tool_file(file))], setup.catalog())
     except ToolFileRefused as refused:
         if setup.as_json:
             setup.show_json({"file": str(file), "problems": [str(refused)]})

@@ -44,13 +44,17 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
     return {
         "name": provider.name,
         "title": provider.title,
-        "configured": bool(registration.client_id) and has_secret,
+        "configured": provider.audience is not None or (bool(registration.client_id) and has_secret),
         "aliases": sorted(provider.aliases),
-        "narrowing": provider.policy().narrows_by.value,
+        "narrowing": provider.policy().narrows_by.value if provider.audience is None else "minted",
         "refresh_tokens": provider.refresh_tokens,
         **provider.tally,
         "live_tested": max(days, default="never"),
-        "redirect_uri": f"{settings.public_url}/connect/callback/{provider.name}",
+        **(
+            {"redirect_uri": f"{settings.public_url}/connect/callback/{provider.name}"}
+            if provider.audience is None
+            else {"audience": provider.audience}
+        ),
     }
 
 
@@ -255,14 +259,20 @@ def _chosen(setup: Setup, name: str | None) -> Sequence[Provider]:
     from providers.catalog import read_provider
 
     if name is not None and name.endswith(".toml"):
-        return (read_provider(Path(name)),)
+        return (_with_oauth(read_provider(Path(name))),)
     catalog = setup.catalog()
     if name is None:
-        return catalog.everything()
+        return [provider for provider in catalog.everything() if provider.audience is None]
     found = catalog.get(name)
     if found is None:
         fail(f"there is no provider {name!r}: token-vault providers list")
-    return (found,)
+    return (_with_oauth(found),)
+
+
+def _with_oauth(provider: Provider) -> Provider:
+    if provider.audience is not None:
+        fail(f"{provider.name} takes tokens of this vault, so there is no OAuth to test: call one of its tools")
+    return provider
 
 
 def _finding(provider: Provider, one: Finding | Seen) -> dict[str, object]:
@@ -288,6 +298,7 @@ def _test_live(setup: Setup, name: str) -> None:
     provider = catalog.get(name)
     if provider is None:
         fail(f"there is no provider {name!r}: token-vault providers list")
+    _with_oauth(provider)
     settings = setup.settings()
     redirect = f"{settings.public_url}/connect/callback/{provider.name}"
 

@@ -43,6 +43,10 @@ def set_up(
     found = setup.catalog().get(name)
     if found is None:
         fail(f"there is no provider {name!r}: token-vault providers list")
+    if found.audience is not None:
+        fail(
+            f"{found.name} takes tokens of this vault, so there is nothing to register: set providers.{found.name}.apis"
+        )
     name = found.name
     files = _files(setup, name)
     if undo:

@@ -117,8 +117,8 @@ async def _placed(
 
     prepare_data_directory(setup.directory())  # the folder above the sandbox's own must be closed, too
     port = settings.server.port + 1
-    placed = place(setup.directory(), port=port)
-    async with standing_in(port=port):
+    placed = place(setup.directory(), settings, port=port)
+    async with standing_in(port=port, issuer=settings.public_url):
         yield setup.settings({**overrides, **placed.overrides}), placed.data
 
 

@@ -33,6 +33,9 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
     """Every provider that the settings name, and what the tools need of it."""
     findings: list[Finding] = []
     for provider in deployment.catalog:
+        if provider.audience is not None:
+            findings.append(ok(f"{provider.name}.audience", f"takes tokens of this vault for {provider.audience}"))
+            continue
         upstream = deployment.vault.upstreams.get(provider.name)
         if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
             continue

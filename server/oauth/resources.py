@@ -15,6 +15,8 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     resource = canonical_resource(asked, public_url=deployment.public_url)
     ours = own_resources(deployment.public_url)
     is_open = resource in (client.resources or ours)
+    if any(provider.audience == resource for provider in deployment.catalog):
+        is_open = False  # only by the exchange, which asks for the person's permission and their yes
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
         raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
     return resource

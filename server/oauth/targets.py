@@ -83,6 +83,9 @@ async def _by_address(deployment: Deployment, address: str) -> Target:
     resource = canonical_resource(address, public_url=deployment.public_url)
     if resource in own_resources(deployment.public_url):
         return OwnTarget(resource, frozenset())
+    own = next((provider for provider in deployment.catalog if provider.audience == resource), None)
+    if own is not None:
+        return UpstreamTarget(own)  # with the person's permission for it, as for every provider
     registered = await apis.find_api(deployment.database, resource)
     if registered is not None:
         return OwnTarget(registered.resource, registered.scopes)

@@ -53,6 +53,20 @@ class AccessClaims:
     key_thumbprint: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a token of ours says; `actors` outermost first."""
+
+    issuer: str
+    user_id: str
+    client_id: str
+    grant_id: str
+    audience: str
+    scopes: frozenset[str]
+    actors: tuple[str, ...] = ()
+    key_thumbprint: str | None = None
+
+
 class _Verdicts:
     """Right signatures by SHA-256 of the token, least recently used out first; never a token itself."""
 
@@ -95,23 +109,38 @@ def mint(
     lifetime = deployment.settings.tokens.access_lifetime
     if expires_at is not None:
         lifetime = min(lifetime, expires_at - now)
+    facts = Facts(
+        issuer=deployment.public_url,
+        user_id=grant.user_id,
+        client_id=grant.client_id,
+        grant_id=grant.id,
+        audience=audience,
+        scopes=scopes,
+        actors=actors,
+        key_thumbprint=key_thumbprint,
+    )
+    return signed(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
+
+
+def signed(keys: KeyRing, facts: Facts, *, now: int, expires_at: int) -> str:
+    """The token that says these facts."""
     claims: dict[str, object] = {
-        "iss": deployment.public_url,
-        "sub": grant.user_id,
-        "aud": audience,
-        "client_id": grant.client_id,
-        "azp": grant.client_id,
-        "scope": format_scope(scopes),
+        "iss": facts.issuer,
+        "sub": facts.user_id,
+        "aud": facts.audience,
+        "client_id": facts.client_id,
+        "azp": facts.client_id,
+        "scope": format_scope(facts.scopes),
         "jti": secrets.token_urlsafe(16),
         "iat": now,
-        "exp": now + lifetime,
-        "gid": grant.id,
+        "exp": expires_at,
+        "gid": facts.grant_id,
     }
-    if key_thumbprint is not None:
-        claims["cnf"] = {"jkt": key_thumbprint}
-    if actors:
-        claims["act"] = act_of(actors)
-    return jose.sign(claims, deployment.keys.signing.current(now), typ=TYPE), lifetime
+    if facts.key_thumbprint is not None:
+        claims["cnf"] = {"jkt": facts.key_thumbprint}
+    if facts.actors:
+        claims["act"] = act_of(facts.actors)
+    return jose.sign(claims, keys.signing.current(now), typ=TYPE)
 
 
 async def verify(

@@ -5,6 +5,7 @@ Links, their owner and the callback's checks are `server.connect` and `server.tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlencode
 
@@ -54,7 +55,7 @@ async def show(visit: OwnVisit) -> Response:
         "is_configured": upstream.is_configured,
         "in_testing": is_in_testing(deployment, provider),
     }
-    return visit.page("connect.html", context, form_targets=[provider_target(provider)])
+    return visit.page("connect.html", context, form_targets=provider_targets([provider]))
 
 
 def is_in_testing(deployment: Deployment, provider: Provider) -> bool:
@@ -82,9 +83,19 @@ def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, s
     ]
 
 
-def provider_target(provider: Provider) -> str:
-    """Where a form may lead that sends the person to the provider."""
-    return pages.form_target(provider.hosts.authorize_url)
+def provider_targets(providers: Iterable[Provider]) -> list[str]:
+    """Where a form may lead that sends the person to one of these. One that takes tokens of ours is not gone to."""
+    return sorted({pages.form_target(one.hosts.authorize_url) for one in providers if one.audience is None})
+
+
+async def go_to_provider(visit: OwnVisit, trip: Trip) -> Response:
+    """On to the provider's consent; where the consent was given on our page, to what came of it."""
+    deployment = visit.deployment
+    if known_provider(deployment, trip.provider).audience is not None:
+        connected = await trips.consent_here(deployment, trip, user=visit.user)
+        return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
+    target = await trips.start(deployment, trip, user=visit.user, session=visit.session)
+    return pages.leave(visit.visit.request, target)
 
 
 async def decide(visit: OwnVisit) -> Response:
@@ -118,8 +129,7 @@ async def decide(visit: OwnVisit) -> Response:
         delegated=request.scopes,
         login_hint=login_hint(chosen),
     )
-    target = await trips.start(deployment, trip, user=visit.user, session=visit.session)
-    return pages.leave(visit.visit.request, target)
+    return await go_to_provider(visit, trip)
 
 
 _DECLINED: Final = "The agent was told nothing and may use nothing. You can close this page."
@@ -198,6 +208,8 @@ async def done(visit: OwnVisit) -> Response:
         "scopes": scope_words(provider, connection.scopes),
         "allowed": scope_words(provider, allowed),
         "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),
-        "no_refresh": "" if connection.has_refresh_token else no_refresh_token(provider.name, title=provider.title),
+        "no_refresh": ""
+        if connection.has_refresh_token or provider.audience is not None
+        else no_refresh_token(provider.name, title=provider.title),
     }
     return visit.page("connected.html", context)

@@ -12,15 +12,15 @@ from typing import Final
 from starlette.responses import Response
 
 from providers.catalog import Provider
-from server import trips
 from server.portal import pages, words
 from server.portal.connect import (
     NEW_ACCOUNT,
     asked_scopes,
     chosen_account,
+    go_to_provider,
     is_in_testing,
     login_hint,
-    provider_target,
+    provider_targets,
     scope_words,
 )
 from server.portal.first_run import provider_facts
@@ -66,8 +66,7 @@ async def show(visit: OwnVisit) -> Response:
         "providers": configured,
         "setup": [] if configured else provider_facts(deployment),
     }
-    targets = sorted({provider_target(provider) for provider in configured})
-    return visit.page("connections.html", context, form_targets=targets)
+    return visit.page("connections.html", context, form_targets=provider_targets(configured))
 
 
 def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
@@ -128,7 +127,7 @@ async def _choice_page(
         "in_testing": is_in_testing(visit.deployment, provider),
         "error": error,
     }
-    return visit.page("choose.html", context, status=status, form_targets=[provider_target(provider)])
+    return visit.page("choose.html", context, status=status, form_targets=provider_targets([provider]))
 
 
 def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[str]]:
@@ -153,12 +152,7 @@ async def connect(visit: OwnVisit) -> Response:
         return await _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
     chosen = await chosen_account(visit, provider.name)
     trip = Trip(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
-    return await _go_to_provider(visit, trip)
-
-
-async def _go_to_provider(visit: OwnVisit, trip: Trip) -> Response:
-    target = await trips.start(visit.deployment, trip, user=visit.user, session=visit.session)
-    return pages.leave(visit.visit.request, target)
+    return await go_to_provider(visit, trip)
 
 
 async def _own(visit: OwnVisit) -> Connection:
@@ -174,7 +168,7 @@ async def reconnect(visit: OwnVisit) -> Response:
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
     trip = Trip(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
-    return await _go_to_provider(visit, trip)
+    return await go_to_provider(visit, trip)
 
 
 async def confirm(visit: OwnVisit) -> Response:

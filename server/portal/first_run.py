@@ -32,6 +32,7 @@ def provider_facts(deployment: Deployment) -> list[dict[str, object]]:
             "callback": trips.callback_url(deployment, provider.name),
         }
         for provider in deployment.catalog
+        if provider.audience is None
     ]
 
 

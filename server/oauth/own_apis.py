@@ -1,0 +1,41 @@
+"""Access tokens for an API that a provider file describes with an `audience` of ours, one for each exchange.
+
+RFC 9068 tokens like all of ours, verified there by our published keys: `sub` is the person, `azp` and `client_id` the
+agent, `act` who acted for it, `scope` what was exchanged and nothing else. They are not good at the vault itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from server.oauth import tokens
+from server.settings import Settings
+from vault.keys import KeyRing
+from vault.minting import Minted
+from vault.records import Principal
+
+LONGEST: Final = 300  # seconds: an API that looks at the signature only goes by this when a permission ends
+
+
+@dataclass(frozen=True, slots=True)
+class OwnApis:
+    """Signs for this issuer."""
+
+    settings: Settings
+    keys: KeyRing
+
+    def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> Minted:
+        ends = now + min(LONGEST, self.settings.tokens.access_lifetime)
+        if principal.expires_at is not None:
+            ends = min(ends, principal.expires_at)
+        facts = tokens.Facts(
+            issuer=self.settings.public_url,
+            user_id=principal.user_id,
+            client_id=principal.client_id,
+            grant_id=principal.grant_id,
+            audience=audience,
+            scopes=scopes,
+            actors=principal.actors,
+        )
+        return Minted(tokens.signed(self.keys, facts, now=now, expires_at=ends), expires_at=ends)
