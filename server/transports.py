@@ -24,27 +24,22 @@ from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import (
     INVALID_REQUEST,
-    PARSE_ERROR,
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
-    JSONRPCNotification,
     JSONRPCRequest,
     ListToolsResult,
     PaginatedRequestParams,
     ProgressNotification,
     ProgressNotificationParams,
-    jsonrpc_message_adapter,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
-from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import companion, readiness, tools
+from server import companion, mcp_bodies, plain_calls, readiness, tools
 from server.bearer import Bearer
 from server.deployment import Deployment
 from server.ladder import Asking
@@ -57,6 +52,8 @@ SERVER_NAME: Final = "token-vault"
 _STATE_KEY: Final = "mcp"
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
 _ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
+# What a call came to that was read without the SDK, where the SDK has to word the answer.
+_KNOWN: ContextVar[CallToolResult | InputRequiredResult | Exception | None] = ContextVar("known", default=None)
 _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
     "again once they have opened it. `connections` shows what is connected."
@@ -70,6 +67,7 @@ class _Managers:
 
     answering: StreamableHTTPSessionManager
     streaming: StreamableHTTPSessionManager
+    stamp: Mapping[str, object]  # who answers, beside each result of 2026-07-28
 
 
 def lifespan(deployment: Deployment) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
@@ -81,6 +79,7 @@ def lifespan(deployment: Deployment) -> Callable[[Starlette], AbstractAsyncConte
         managers = _Managers(
             StreamableHTTPSessionManager(server, json_response=True),
             StreamableHTTPSessionManager(server, json_response=False),
+            server.server_info_stamp,
         )
         async with managers.answering.run(), managers.streaming.run():
             yield {_STATE_KEY: managers}
@@ -102,6 +101,11 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
         return listed.model_copy(update={"tools": [tool for tool in listed.tools if tool.name not in hidden]})
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
+        known = _KNOWN.get()
+        if isinstance(known, Exception):
+            raise known
+        if known is not None:
+            return known
         request = tools.ToolRequest(
             principal=_principal(),
             name=params.name,
@@ -175,7 +179,8 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     """
     found: list[BaseRoute] = [
         *_both(
-            "/mcp", _WithPrincipal(_StreamableHTTP(), Bearer(deployment, path="/mcp"), reading=_reading(deployment))
+            "/mcp",
+            _WithPrincipal(_StreamableHTTP(deployment), Bearer(deployment, path="/mcp"), reading=_reading(deployment)),
         ),
         companion.health_route(deployment),
         readiness.ready_route(deployment),
@@ -285,7 +290,8 @@ class _StreamableHTTP:
     let two requests of one session share an id, of which one never ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
         self._in_flight: set[tuple[str, str]] = set()  # (session, request id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -294,34 +300,73 @@ class _StreamableHTTP:
             await managers.answering.handle_request(scope, receive, send)
             return
         try:
-            body = await _read(receive)
+            body = await mcp_bodies.read_body(receive)
         except ClientDisconnect:
             return
-        replayed = _replay(body, receive)
-        version = _header(scope, b"mcp-protocol-version")
+        replayed = mcp_bodies.replay(body, receive)
+        version = mcp_bodies.header(scope, b"mcp-protocol-version")
         if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
             if b'"progressToken"' in body:
                 await managers.streaming.handle_request(scope, replayed, send)
             else:
-                await _answered(managers, scope, replayed, send)
+                await self._answer(managers, scope, body, receive, send)
             return
-        message = _parse(body)
+        message = mcp_bodies.parse(body)
         if isinstance(message, int):
-            await _refuse_message(send, message)
+            await mcp_bodies.refuse_message(send, message)
             return
-        session = _header(scope, b"mcp-session-id")
+        session = mcp_bodies.header(scope, b"mcp-session-id")
         if not isinstance(message, JSONRPCRequest) or not session:
             await _answered(managers, scope, replayed, send)
             return
         key = (session, str(message.id))
         if key in self._in_flight:
-            await _refuse_message(send, INVALID_REQUEST)
+            await mcp_bodies.refuse_message(send, INVALID_REQUEST)
             return
         self._in_flight.add(key)
         try:
             await _answered(managers, scope, replayed, send)
         finally:
             self._in_flight.discard(key)
+
+    async def _answer(self, managers: _Managers, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """A request of 2026-07-28; a plain call is answered here, and what it came to otherwise by the SDK."""
+        call = plain_calls.read(scope["headers"], body)
+        if call is None:
+            await _answered(managers, scope, mcp_bodies.replay(body, receive), send)
+            return
+        later = RetryLater(send)
+        known = await self._result(call, on_away=later.mark)
+        answer = plain_calls.answer(call, known, stamp=managers.stamp) if isinstance(known, CallToolResult) else None
+        if answer is not None:
+            await plain_calls.send_answer(later.send, answer)
+            return
+        reset = _KNOWN.set(known)
+        try:
+            await managers.answering.handle_request(scope, mcp_bodies.replay(body, receive), later.send)
+        finally:
+            _KNOWN.reset(reset)
+
+    async def _result(
+        self, call: plain_calls.PlainCall, *, on_away: Callable[[int], None]
+    ) -> CallToolResult | InputRequiredResult | Exception:
+        request = tools.ToolRequest(
+            principal=_principal(),
+            name=call.name,
+            arguments=call.arguments,
+            asking=Asking(opens_urls=call.opens_urls, is_modern=True),
+            transport="http",
+            on_live=_ON_LIVE.get(),
+            on_away=on_away,
+        )
+        try:
+            return await tools.call(self._deployment, request, progress=_no_progress)
+        except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
+            return failure
+
+
+async def _no_progress(done: int, total: int | None, message: str) -> None:
+    """Nobody asked for any."""
 
 
 async def _answered(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
@@ -343,7 +388,7 @@ class _EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "GET":
-            await _refuse_method(send, allowed=b"GET")
+            await mcp_bodies.refuse_method(send, allowed=b"GET")
             return
         async with self._transport.connect_sse(scope, receive, send) as (read, write):
             await self._server.run(read, write, self._server.create_initialization_options())
@@ -357,74 +402,14 @@ class _Messages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            await _refuse_method(send, allowed=b"POST")
+            await mcp_bodies.refuse_method(send, allowed=b"POST")
             return
         try:
-            body = await _read(receive)
+            body = await mcp_bodies.read_body(receive)
         except ClientDisconnect:
             return
-        message = _parse(body)
+        message = mcp_bodies.parse(body)
         if isinstance(message, int):
-            await _refuse_message(send, message)
+            await mcp_bodies.refuse_message(send, message)
             return
-        await self._app(scope, _replay(body, receive), send)
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    found: bytes = next((value for key, value in scope["headers"] if key == name), b"")
-    return found.decode("latin-1")
-
-
-async def _read(receive: Receive) -> bytes:
-    """The whole body; `server.guards` has bounded it."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return again
-
-
-def _parse(body: bytes) -> object:
-    """One JSON-RPC message, or the JSON-RPC error code that says what is wrong with the body."""
-    try:
-        content: object = from_json(body)
-    except ValueError:
-        return PARSE_ERROR
-    try:
-        message = jsonrpc_message_adapter.validate_python(content, by_name=False)
-    except ValidationError:
-        return INVALID_REQUEST
-    # A request whose id has a wrong type would pass for a notification, and its sender wait for ever.
-    has_id = isinstance(content, dict) and "id" in content
-    return INVALID_REQUEST if has_id and isinstance(message, JSONRPCNotification) else message
-
-
-async def _refuse_message(send: Send, code: int) -> None:
-    message = "Parse error" if code == PARSE_ERROR else "The body must be one JSON-RPC message with an unused id"
-    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 400,
-            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse_method(send: Send, *, allowed: bytes) -> None:
-    headers = [(b"allow", allowed), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 405, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+        await self._app(scope, mcp_bodies.replay(body, receive), send)
