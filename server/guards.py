@@ -178,6 +178,7 @@ async def _refuse(send: Send, status: int, message: str) -> None:
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", str(len(body)).encode()),
                 (b"cache-control", b"no-store"),
+                (b"content-security-policy", b"sandbox"),
                 (b"x-content-type-options", b"nosniff"),
                 (b"connection", b"close"),  # an unread body would be taken for the next request
             ],

@@ -13,6 +13,7 @@ from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.draining`)
 _POLL: Final = 0.02
@@ -27,22 +28,37 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(HttpToolsProtocol):
+    """Without trailers: they are no headers (RFC 9110 §6.5.1), and none of them may come to count as one that was
+    checked, or that a proxy in front has set.
+    """
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """`method` is there from the end of the header section on."""
+        if "method" not in self.scope:
+            super().on_header(name, value)
+
+
+def configured(app: ASGIApp, *, patience: int = SHUTDOWN_TIMEOUT) -> uvicorn.Config:
+    """How an application is served; `patience` is for open requests at the end, in seconds."""
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",  # nothing here speaks it
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=patience,
+    )
+
+
 class Listener:
     """A web server on one socket; `run` returns when it was stopped or cancelled."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         self._listening = listening
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-            )
-        )
+        self._server = _Server(configured(app))
         self.started = asyncio.Event()
 
     async def run(self) -> None:

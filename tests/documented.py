@@ -251,15 +251,15 @@ def oauth_codes() -> tuple[set[str], set[str]]:
 
 
 def imported_in(path: Path) -> set[str]:
-    """Top-level names that a module imports, and those that it gives to a library by name."""
+    """Top-level names that a module imports, and what a library's own module for another one is named after."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
-        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.arg == "http":
-            found.add(str(node.value.value))  # uvicorn's parser
+            if node.module.endswith("_impl"):  # uvicorn's protocols
+                found.add(node.module.rpartition(".")[2].removesuffix("_impl"))
     return found
 
 

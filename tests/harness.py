@@ -15,9 +15,11 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import uvicorn
+from starlette.types import ASGIApp
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
+from server.serving import configured
 from server.settings import Settings, load_settings
 from tests.person import Person
 from vault import passwords, users
@@ -36,10 +38,9 @@ def free_socket() -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: object, listening: socket.socket) -> AsyncGenerator[None]:
-    """Serve an ASGI application on the socket until the block ends."""
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2, server_header=False)  # pyright: ignore[reportArgumentType]
-    server = uvicorn.Server(config)
+async def serving(app: ASGIApp, listening: socket.socket) -> AsyncGenerator[None]:
+    """Serve an ASGI application on the socket, as the product does, until the block ends."""
+    server = uvicorn.Server(configured(app, patience=2))
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:

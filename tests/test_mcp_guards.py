@@ -66,7 +66,9 @@ async def test_unknown_host_is_refused_on_every_route(place: Room, host: str) ->
     async with place.http() as http:
         for route in ROUTES:
             sent = host.replace("{port}", place.host.rpartition(":")[2])
-            assert (await http.get(route, headers={"host": sent})).status_code == 421
+            refused = await http.get(route, headers={"host": sent})
+            assert refused.status_code == 421
+            assert refused.headers["content-security-policy"] == "sandbox"
 
 
 @pytest.mark.requirement("S-151")
