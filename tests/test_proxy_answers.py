@@ -342,6 +342,16 @@ async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
         assert (answer.status_code, answer.headers["location"]) == (status, f"{handle.base()}/users.list?a=b")
 
 
+async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: Proxied) -> None:
+    for location, told in (
+        (f"{upstream.url}/slack/files/7", f"{handle.base()}/files/7"),
+        ("https://elsewhere.example/7", None),
+    ):
+        upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+        answer = await get(handle)
+        assert (answer.status_code, answer.headers.get("location")) == (201, told)
+
+
 async def test_answers_without_a_body_pass(upstream: Upstream, handle: Proxied) -> None:
     upstream.answer = replying(status=304, headers=[(b"etag", b'"v1"')])
     assert (await get(handle)).status_code == 304

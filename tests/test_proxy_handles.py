@@ -275,6 +275,8 @@ async def test_a_preflight_names_methods_and_headers_and_never_credentials(room:
         allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
         assert allowed >= {"authorization", "content-type", "dpop"}
         assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers["content-security-policy"] == "sandbox"
+        assert answer.headers["x-content-type-options"] == "nosniff"
         bare = await http.options(handle.base() + "/chat.postMessage")
     assert bare.status_code == 401
     assert room.provider.arrivals == []

@@ -69,8 +69,8 @@ async def hand_on(
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
-    if answer.status in _REDIRECTS and "location" in fields:
-        headers.append((b"location", masker.whole(_location(call, fields["location"]))))
+    if "location" in fields and (place := _location(call, fields["location"], status=answer.status)) is not None:
+        headers.append((b"location", masker.whole(place)))
     headers += [*OURS, *passage.cors]
     passage.status = answer.status
     passage.is_answering = True
@@ -109,13 +109,17 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _location(call: Call, location: str) -> bytes:
-    """Where a redirect leads, if it stays at this API. Raises ProxyRefused: elsewhere nobody may take a handle."""
+def _location(call: Call, location: str, *, status: int) -> bytes | None:
+    """Where that is here, if it is at this API; None for another place that is only told, such as of a thing made.
+    Raises ProxyRefused for a redirect: elsewhere nobody may take a handle.
+    """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
-    if not there.startswith(base + "/"):
+    if there.startswith(base + "/"):
+        return f"{call.our_base}/{call.target.api}{there.removeprefix(base)}".encode("latin-1", "replace")
+    if status in _REDIRECTS:
         raise refusals.led_away(call.provider)
-    return f"{call.our_base}/{call.target.api}{there.removeprefix(base)}".encode("latin-1", "replace")
+    return None
 
 
 async def send_whole(send: Send, status: int, *, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:

@@ -68,7 +68,7 @@ class Proxy:
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["method"] == "OPTIONS" and "access-control-request-method" in fields and "origin" in fields:
             answer = cors.preflight_headers(fields["origin"], methods=METHODS, headers=self._allowed_headers)
-            await send_whole(send, 204, headers=[(k.lower().encode(), v.encode()) for k, v in answer.items()])
+            await send_whole(send, 204, headers=[*((k.lower().encode(), v.encode()) for k, v in answer.items()), *OURS])
             return
         passage = Passage(scope, receive, send, fields=fields, started=time.monotonic())
         code: str | None = None

@@ -53,9 +53,8 @@ DECODED: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})  # by 
 _CREDENTIALS: Final = frozenset(
     {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
 )
-_OVERRIDES: Final = frozenset(
-    {"_method", "$httpmethod", "x-http-method-override", "x-http-method", "x-method-override"}
-)
+_OVERRIDING: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+_OVERRIDES: Final = _OVERRIDING | {"_method", "$httpmethod"}
 
 
 class ProxyRefused(Exception):
@@ -155,6 +154,8 @@ def read_body(content_type: str, body: bytes, provider: Provider) -> Parameters:
     try:
         if not body:
             return Parameters()
+        if not content_type.isascii():  # a blank that we would strip, and others would not
+            raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.", status=415)
         if charset not in {"", "utf-8", "us-ascii"}:
             raise ProxyRefused("unsupported_body", "The body must be UTF-8.", status=415)
         text = body.decode("utf-8")
@@ -204,7 +205,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Para
     values: dict[str, object] = {}
     repeated: set[str] = set()
     for name, value in pairs:
-        small = name.strip().lower()
+        small = name.partition("[")[0].strip().lower()
         if small in _CREDENTIALS or small in provider.proxied.credentials:
             raise ProxyRefused(
                 "credential_refused", f"The parameter {name[:40]!r} is a credential; the vault brings its own."
@@ -242,15 +243,19 @@ def _two_ways(name: str) -> ProxyRefused:
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:
-    """The headers of a request that go on, by lower-case name. Raises ProxyRefused for one that must stand once."""
+    """The headers of a request that go on, by lower-case name. Raises ProxyRefused for one that must stand once and
+    reach the provider, and for one that would change the method: without it the call would be another one.
+    """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
     found: dict[str, str] = {}
     for name, value in fields:
+        if name in _OVERRIDING:
+            raise ProxyRefused("method_override", f"The header {name} would change the method: send the call as it is.")
+        if name in _SINGLE and (name in named or name in found):
+            raise ProxyRefused("ambiguous_header", f"The header {name} stands twice, or is for this hop only.")
         if (name not in _PASSED and name not in provider.proxied.headers) or name in named:
             continue
-        if name in found and name in _SINGLE:
-            raise ProxyRefused("ambiguous_header", f"The header {name} stands twice.")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 
