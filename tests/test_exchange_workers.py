@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -11,7 +12,7 @@ from joserfc.jwk import ECKey
 from server.oauth.workers import WorkerRules, rules_of
 from tests.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refused
 from tests.mcp_room import SLACK, Agent, room
-from vault import connections, grants, handles, users
+from vault import clients, connections, grants, handles, users
 from vault.records import ClientKind, Connection, User
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "worker"})
@@ -68,6 +69,23 @@ async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_ac
     # the grant is made once
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
     assert len([one for one in await place.events("grant.derived") if one.client_id == caller.client.id]) == 1
+
+
+async def test_of_a_token_that_never_ends_it_is_said_when_to_ask_again(place: ExchangeRoom) -> None:
+    caller = await worker(place)
+    released = replace(caller.client, metadata={**caller.client.metadata, "release": {"slack": "full"}})
+    async with place.deployment.transaction() as transaction:
+        assert await clients.update_client(transaction, released)
+    for expires_in, said in ((None, 300), (100, 100)):
+        user, connection, _ = await someone(place, caller)
+        async with place.deployment.transaction() as transaction:
+            await transaction.execute(
+                "update connections set access_expires_at = :at where id = :id",
+                {"id": connection.id, "at": None if expires_in is None else place.now() + expires_in},
+            )
+        content = (await ask(place, caller, place.worker_token(caller, user, key=KEY))).json()
+        assert content["narrowing"] == "none"
+        assert said - 5 <= content["expires_in"] <= said
 
 
 @pytest.mark.requirement("S-110")

@@ -167,6 +167,12 @@ async def test_the_target_is_a_name_or_an_address(
         ({"audience": "{url}/mcp", "resource": "{base}"}, "invalid_target"),
         ({"audience": "slack", "resource": "{base}", "audience ": "x"}, None),
         ({"audience": "Slack"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/../google"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/%2E%2e/x"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/x%2fy"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/x?y=1"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/x#y"}, "invalid_target"),
+        ({"audience": None, "resource": "{base}/x"}, None),
     ],
     ids=str,
 )
@@ -180,6 +186,40 @@ async def test_an_unknown_or_contradictory_target_is_refused(
     named = {name: value and value.format(url=place.url, base=base) for name, value in target.items()}
     answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
     assert (None if answer.status_code == 200 else refused(answer)) == code
+
+
+async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: ExchangeRoom, person: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, person)
+    mine, other = await place.slack(agent), await place.slack(agent, account="bob")
+    for named, code in (
+        ({"audience": mine.id, "account": other.label}, "invalid_target"),
+        ({"audience": mine.id, "login_hint": other.id}, "invalid_target"),
+        ({"account": mine.label, "login_hint": other.label}, "invalid_request"),
+        ({"audience": mine.id, "account": mine.label}, None),
+        ({"account": mine.label, "login_hint": mine.label}, None),
+    ):
+        answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
+        assert (None if answer.status_code == 200 else refused(answer)) == code, named
+
+
+def test_a_handle_is_for_an_api_in_which_its_scopes_allow_something() -> None:
+    google = load_catalog().provider("google")
+    for scope, api in (("calendar.events", "calendar"), ("gmail.readonly", "gmail"), ("drive.readonly", "drive")):
+        assert targets.api_for(google, frozenset({f"https://www.googleapis.com/auth/{scope}"})) == api
+    assert targets.api_for(google, frozenset({"nowhere"})) == "calendar"
+
+
+async def test_a_scope_that_is_no_list_of_names_is_refused(place: ExchangeRoom, person: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, person)
+    await place.slack(agent)
+    for scope in ("chat:write\tchannels:read", "chat:write\n", "chat:write\u00a0x", 'chat:"write', " ", "x" * 5000):
+        answer = await place.exchange(caller, agent.token, scope=scope)
+        assert refused(answer) == "invalid_scope"
+        assert "connect_uri" not in answer.json()
+    for scope in ("chat:write", "chat:write channels:read", " chat:write  channels:read "):
+        assert (await place.exchange(caller, agent.token, scope=scope)).status_code == 200
 
 
 async def test_an_alias_without_a_scope_means_what_the_alias_stands_for(place: ExchangeRoom, person: str) -> None:
@@ -595,6 +635,10 @@ async def test_a_public_client_gets_a_short_handle_for_its_own_token_and_nothing
     assert refused(await place.exchange(caller, "a.b.c", kind=JWT, audience="google")) == "invalid_request"
     other = await place.agent(await place.caller(public=True), person)
     assert refused(await place.exchange(caller, other.token, audience="google")) == "invalid_request"
+    for_us = {"audience": f"{place.url}/mcp", "scope": "tools"}
+    assert refused(await place.exchange(caller, agent.token, **for_us)) == "invalid_target"
+    backend = await place.caller()
+    assert (await place.exchange(backend, (await place.agent(backend, person)).token, **for_us)).status_code == 200
 
 
 @pytest.mark.requirement("S-117")

@@ -7,6 +7,7 @@ limit: more is refused by name, nothing is dropped or added silently.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,6 +29,7 @@ from vault.refusals import VaultError
 PURPOSE: Final = "token exchange"
 PUBLIC_LIFETIME: Final = 300  # seconds that a public client's handle lives at most
 SHORTEST: Final = 5  # seconds: what ends sooner is over
+_SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §3.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
         raise OAuthError("unauthorized_client", "the operator lets only confidential clients exchange tokens")
     if asked.form.get("requested_token_type") not in {None, ACCESS_TOKEN}:
         raise OAuthError("invalid_request", "the only requested_token_type is access_token")
+    if (scope := asked.form.get("scope")) is not None and (not asked.scopes or _SCOPE.fullmatch(scope) is None):
+        raise OAuthError("invalid_scope", "scope is not a list of names with single spaces between them")
     subject = await _subject(deployment, asked)
     if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
         raise refused("about to expire")
@@ -53,13 +57,24 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
         deployment,
         audience=asked.form.get("audience"),
         resource=asked.form.get("resource"),
+        account=_account(asked),
         user_id=subject.user_id,
     )
+    if isinstance(target, OwnTarget) and asked.client.is_public:
+        raise OAuthError("invalid_target", "a public client can exchange its token for handles only")
     principal = await subjects.principal_of(deployment, asked, subject, actor=actor)
     made = _Exchange(asked, subject, principal)
     if isinstance(target, OwnTarget):
         return await _own(deployment, made, target)
     return await _upstream(deployment, made, target)
+
+
+def _account(asked: TokenRequest) -> str | None:
+    """The account that is wanted; `login_hint` is what Auth0 calls it."""
+    account, hint = asked.form.get("account"), asked.form.get("login_hint")
+    if account is not None and hint is not None and account != hint:
+        raise OAuthError("invalid_request", "account and login_hint name different accounts")
+    return account or hint
 
 
 async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
@@ -135,7 +150,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         made.principal,
         provider.name,
         asked.scopes or target.scopes,
-        account=asked.form.get("account") or asked.form.get("login_hint"),
+        account=_account(asked),
         purpose=PURPOSE,
         connection_id=target.connection_id,
         item=target.item,
@@ -159,7 +174,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise _not_one_thing()
     if narrowing is None:
         return await _handle(deployment, made, target, token)
-    return _released(made, token, narrowing)
+    return _released(deployment, made, token, narrowing)
 
 
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
@@ -215,7 +230,7 @@ async def _within_limits(deployment: Deployment, request: ExchangeRequest, limit
 async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Exchanged:
     """A handle for the proxy: the provider's token stays inside."""
     asked, principal = made.asked, made.principal
-    api = target.api or next(iter(target.provider.apis), None)
+    api = target.api or targets.api_for(target.provider, token.scopes)
     if api is None:
         raise OAuthError("invalid_target", f"{target.provider.name} has no API that the proxy could reach")
     lifetime = deployment.settings.exchange.handle_lifetime
@@ -246,12 +261,12 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
     )
 
 
-def _released(made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
+def _released(deployment: Deployment, made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
     """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
-    subject does.
+    subject does, and asks again for one that never ends when it would for a handle.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
-    expires_in = max(0, min(ends) - made.asked.now) if ends else None
+    expires_in = max(0, min(ends) - made.asked.now) if ends else deployment.settings.exchange.handle_lifetime
     return Exchanged(token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value)
 
 

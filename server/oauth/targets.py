@@ -6,13 +6,19 @@ client may have it is decided by `exchange`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from typing import Final
 
+from providers import rules
 from providers.catalog import Catalog, Provider
 from providers.narrowing import item_of
 from server.deployment import Deployment
 from server.oauth.rules import OAuthError, canonical_resource, own_resources
 from vault import apis, connections
+
+# What leads elsewhere than it begins, or is no address of a resource: dot segments in any spelling, query, fragment.
+_WINDING: Final = re.compile(r"(?i)/(\.|%2e){1,2}(/|$)|[?#\\\s]|%(2f|5c|25|[01][0-9a-f]|7f)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +50,16 @@ def _unknown(what: str) -> OAuthError:
     return OAuthError("invalid_target", f"this {what} is not known here")
 
 
-async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
-    """The one target that both name. Raises invalid_target; invalid_request where neither is there."""
+async def resolve(
+    deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str, account: str | None = None
+) -> Target:
+    """The one target that all of them name. Raises invalid_target; invalid_request where none is there.
+
+    `account` counts here beside the id of a connection, which it must fit; else it chooses among a provider's accounts.
+    """
     if audience is None and resource is None:
         raise OAuthError("invalid_request", "say what the token is for: audience or resource")
-    named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
+    named = None if audience is None else await _by_name(deployment, audience, account=account, user_id=user_id)
     if resource is None:
         return named or _missing()
     if isinstance(named, UpstreamTarget):
@@ -66,7 +77,7 @@ def _missing() -> Target:
     raise _unknown("audience")
 
 
-async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Target:
+async def _by_name(deployment: Deployment, audience: str, *, account: str | None, user_id: str) -> Target:
     known = deployment.catalog.get(audience)
     if known is not None:
         return UpstreamTarget(known, scopes=known.aliases.get(audience))
@@ -76,6 +87,10 @@ async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Ta
     provider = None if connection is None else deployment.catalog.get(connection.provider)
     if connection is None or provider is None:
         raise _unknown("audience")
+    if account is not None and not connections.names_account(
+        account, id=connection.id, account=connection.account, label=connection.label
+    ):
+        raise OAuthError("invalid_target", "audience and account name different accounts")
     return UpstreamTarget(provider, connection_id=connection.id)
 
 
@@ -105,13 +120,25 @@ def provider_at(catalog: Catalog, address: str) -> list[tuple[Provider, str]]:
     return [(provider, api) for provider, api in found if api is not None]
 
 
+def api_for(provider: Provider, scopes: frozenset[str]) -> str | None:
+    """The API for a handle where none was named: the first one in which these scopes allow anything, else the first."""
+    held = rules.expand(provider, scopes)
+    for key in provider.apis:
+        for (api, _), found in provider.rules_by_call.items():
+            if api == key and any(not rule.scopes.isdisjoint(held) for rule in found):
+                return key
+    return next(iter(provider.apis), None)
+
+
 def _item_at(provider: Provider, address: str) -> str | None:
     """The address, if it names something that this provider limits tokens to."""
     return None if item_of(provider, address) is None else address
 
 
 def _api_at(provider: Provider, address: str) -> str | None:
-    """The API with this base address, or with the longest one that the address lies under."""
+    """The API with this base address, or with the longest one that the address plainly lies under."""
+    if _WINDING.search(address) is not None:
+        return None
     wanted = address.rstrip("/") + "/"
     matching = [
         (len(base), key) for key, url in provider.apis.items() if wanted.startswith(base := url.rstrip("/") + "/")

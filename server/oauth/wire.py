@@ -75,7 +75,8 @@ async def read_body(request: Request, *, limit: int) -> bytes:
 
 
 def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    found = request.headers.getlist("content-type")  # of two, nobody could say which counts
+    return found[0].split(";", 1)[0].strip().lower() if len(found) == 1 else ""
 
 
 async def read_form(request: Request) -> Parameters:
