@@ -102,7 +102,7 @@ class RotationFacts(Part):
 
     mode: Rotation = Rotation.REVOKES
     grace: int = Field(default=0, ge=0, le=86400)
-    ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, GitLab, Zendesk, Miro)
+    ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, Miro, Snowflake ...)
 
 
 class DownscopeFacts(Part):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from providers.catalog import ProviderOverrides, load_catalog
 from server.upkeep import keep_alive
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, second_process
@@ -66,6 +69,47 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
         assert await room.exchange()
         assert (await shown()).status(room.now) == "active"
         assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
+
+
+@pytest.mark.parametrize(
+    ("provider", "testing", "days", "why", "is_used"),
+    [
+        ("spotify", False, 183, "age", True),  # six months
+        ("atlassian", False, 365, "age", True),
+        ("atlassian", False, 90, "unused", False),
+        ("google", True, 7, "age", True),
+        ("google", False, 180, "unused", False),
+    ],
+)
+async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_before_it_strikes(
+    sqlite_store: Store, provider: str, days: int, why: str, *, testing: bool, is_used: bool
+) -> None:
+    registered = ProviderOverrides(client_id="ours", client_secret="secret", testing=testing)
+    policy = replace(load_catalog(overrides={provider: registered}).provider(provider).policy(), provider="slack")
+    async with open_room(sqlite_store, rotation=policy.rotation) as room:
+        room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+        connection = await room.connect()
+        end = room.now + days * DAY
+
+        async def shown() -> Connection:
+            found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+            assert found is not None
+            return found
+
+        if days > 7:
+            room.pass_time((days - 8) * DAY)
+            if is_used:
+                assert await room.exchange()
+            assert (await shown()).status(room.now) == "active"
+            assert await announce(room.database) == 0
+            room.pass_time(DAY)
+        if is_used:
+            assert await room.exchange()  # which puts the end of an unused grant off, and no other
+        assert (await shown()).status(room.now) == "expiring"
+        assert abs(((await shown()).ends_at or 0) - end) <= 2
+        assert await announce(room.database) == 1
+        (event,) = await room.events("connection.expiring")
+        assert event.details["why"] == why
 
 
 async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:

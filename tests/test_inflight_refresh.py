@@ -12,6 +12,7 @@ import pytest
 from providers.catalog import load_catalog
 from tests.mcp_room import SLACK, Room, modern, modern_headers, room
 from vault.exchange import ExchangeRequest, exchange
+from vault.upstream import Downscope
 
 CALLS = 60
 
@@ -60,8 +61,14 @@ async def test_slow_calls_across_a_refresh_that_kills_their_token_are_carried_ou
     assert len(simulator.books()["refreshes"]) == 1
 
 
-def test_a_provider_file_says_that_a_refresh_kills_the_old_token() -> None:
-    provider = load_catalog().provider("slack")
-    killing = provider.model_copy(update={"rotation": provider.rotation.model_copy(update={"ends_access_token": True})})
-    assert killing.policy().refresh_ends_access_token
-    assert not provider.policy().refresh_ends_access_token
+@pytest.mark.parametrize("name", ["github", "gitlab", "zendesk", "miro", "snowflake"])
+def test_the_files_of_providers_whose_refresh_kills_the_old_token_say_so(name: str) -> None:
+    provider = load_catalog().provider(name)
+    policy = provider.policy()
+    assert policy.refresh_ends_access_token
+    assert policy.narrows_by is not Downscope.REFRESH_SCOPE  # a narrow token would kill the full one just the same
+    assert provider.facts["rotation"].status != "unknown"
+    sparing = provider.model_copy(
+        update={"rotation": provider.rotation.model_copy(update={"ends_access_token": False})}
+    )
+    assert not sparing.policy().refresh_ends_access_token

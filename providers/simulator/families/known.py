@@ -137,7 +137,7 @@ KNOWN: Mapping[str, Mode] = {
         identity="user_id login.email"),
     "pagerduty": service("PagerDuty", "post", "?", identity="user.id user.email"),
     "snowflake": service("Snowflake", "basic", "revokes", life=600, grant=90 * DAY, offline_scope="refresh_token",
-        identity_in="answer", identity={"username": "{id}"}, account=("{id}", "{id}")),
+        ends_access=True, identity_in="answer", identity={"username": "{id}"}, account=("{id}", "{id}")),
     "todoist": service("Todoist", "post", "?", life=FOREVER, refresh=False, sep=",", identity="id email",
         revoke=_ACCESS),
     "webflow": service("Webflow", "post", "?", life=FOREVER, refresh=False, identity="id email", ends="grant",
