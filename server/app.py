@@ -1,4 +1,8 @@
-"""Constructs everything from settings: one deployment, and the ASGI application around it. Decides nothing else."""
+"""Constructs everything from settings: one deployment, and the ASGI application around it. Decides nothing else.
+
+What only the application needs is loaded when it is built: a command needs none of it, and a process that starts after
+a crash first settles what the last one left.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import ASGIApp
-
-import server.oauth
-import server.portal
-import server.transports
 from providers.address import AddressPolicy
 from providers.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.http import Outbound
@@ -24,14 +21,9 @@ from providers.provider import Provider
 from server.asking import Asking
 from server.data_folder import prepare_data_directory
 from server.deployment import Deployment
-from server.direct import Direct
-from server.draining import Counted
-from server.guards import GuardRules, Guards
 from server.issuers import endpoints_of_issuers
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
-from server.portal.pages import nowhere
-from server.proxy import Proxy
 from server.settings import ProviderSettings, Settings
 from server.toolbox import hidden_tools, load_tools
 from vault.adoption import adopt_all
@@ -43,6 +35,9 @@ from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 Made = TypeVar("Made")
 OWN_FILES = "providers"  # a folder of the data directory: the operator's own provider files
@@ -182,6 +177,18 @@ def _upstreams(
 
 def build_app(deployment: Deployment) -> ASGIApp:
     """The whole application: authorization server, pages and transports behind the guards."""
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    import server.oauth
+    import server.portal
+    import server.transports
+    from server.direct import Direct
+    from server.draining import Counted
+    from server.guards import GuardRules, Guards
+    from server.portal.pages import nowhere
+    from server.proxy import Proxy
+
     busy = [*server.transports.routes(deployment), *server.oauth.routes(deployment)]
     app = Starlette(
         routes=[

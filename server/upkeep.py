@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from server.deployment import Deployment
@@ -31,26 +31,38 @@ from vault.refusals import VaultError
 from vault.upstream import Rotation
 
 INTERVAL: Final = 30.0  # seconds
+HEAD_START: Final = 1.0  # seconds
 SWEEP_EVERY: Final = 20  # rounds: ten minutes
 logger = logging.getLogger("token_vault.upkeep")
 
 
 @asynccontextmanager
 async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
-    """Do the upkeep as long as the block runs."""
-    working = asyncio.create_task(_work(deployment))
+    """Do the upkeep as long as the block runs.
+
+    What a dead process left unfinished comes first, for a moment alone: its accounts work again, or are known to need
+    their person, before the program loads what it needs to listen.
+    """
+    settled = asyncio.Event()
+    working = asyncio.create_task(_work(deployment, settled))
     try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                await settled.wait()
         yield
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def _work(deployment: Deployment) -> None:
+async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
     rounds = 0
     while True:
         try:
-            await recovery.take_up(deployment.vault)
+            try:
+                await recovery.take_up(deployment.vault)
+            finally:
+                settled.set()
             await revocations.run_due(deployment.vault)
             await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:

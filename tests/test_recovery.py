@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from server import upkeep
+from server.app import open_deployment
+from server.deployment import Deployment
+from server.settings import load_settings
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, second_process
 from tests.upstream_double import LOST_ANSWER, LOST_REQUEST
@@ -105,3 +113,45 @@ async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -
         assert await take_up(room.vault) == 1
         assert (await room.row(connection)).generation == 2
         assert (await room.row(connection)).sent_at is None
+
+
+@asynccontextmanager
+async def left_by_a_dead_process(store: Store) -> AsyncGenerator[tuple[Room, Deployment, Connection]]:
+    """A vault that starts after a process died with the answer to its refresh in its hands."""
+    settings = load_settings(overrides={"database": {"url": store.url}})
+    async with open_room(store, rotation=Rotation.STRICT) as room, open_deployment(settings, data=store.data) as opened:
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with refreshing(room, connection, sends=True):
+            pass
+        yield room, replace(opened, vault=room.vault), connection
+
+
+async def test_a_start_settles_what_a_dead_process_left_before_it_loads_what_it_needs_to_listen(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "HEAD_START", 30.0)
+    async with left_by_a_dead_process(store) as (room, deployment, connection), upkeep.upkeep(deployment):
+        assert (await room.row(connection)).state is ConnectionState.NEEDS_REAUTH
+
+
+def test_what_opens_a_vault_loads_no_web_server() -> None:
+    heavy = ("mcp", "uvicorn", "jinja2", "starlette.applications", "server.transports", "server.portal")
+    look = f"import sys, server.app, server.upkeep; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"
+    both = look.replace("server.upkeep;", "server.upkeep, server.stdio, server.transports;")
+    assert "mcp" in subprocess.run([sys.executable, "-c", both], capture_output=True, text=True, check=True).stdout
+
+
+async def test_a_provider_that_hangs_keeps_no_start_from_listening(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "HEAD_START", 0.05)
+    async with left_by_a_dead_process(store) as (room, deployment, connection):
+        room.slack.gate = asyncio.Event()
+        async with upkeep.upkeep(deployment):
+            assert (await room.row(connection)).state is ConnectionState.ACTIVE
+            room.slack.gate.set()
+            async with asyncio.timeout(20):
+                while (await room.row(connection)).state is ConnectionState.ACTIVE:
+                    await asyncio.sleep(0.01)

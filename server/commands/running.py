@@ -125,8 +125,6 @@ async def _placed(
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
     from server.app import build_app, open_deployment
     from server.browser import browser_opener
-    from server.companion import Companion, address_of
-    from server.serving import tune, warn_if_slow
     from server.upkeep import upkeep
 
     async with (
@@ -136,6 +134,9 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
         ) as deployment,
         upkeep(deployment),
     ):
+        from server.companion import Companion, address_of
+        from server.serving import tune, warn_if_slow
+
         await _welcome(deployment)
         _say_move(deployment)
         warn_if_slow()
@@ -199,7 +200,6 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
 async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
     from server.app import open_deployment
     from server.browser import browser_opener
-    from server.stdio import serve_stdio
     from server.upkeep import upkeep
 
     async with _placed(setup, {}, sandbox=sandbox) as (settings, data):
@@ -208,5 +208,7 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
             open_deployment(settings, data=data, open_browser=opener) as deployment,
             upkeep(deployment),
         ):
+            from server.stdio import serve_stdio
+
             _say_move(deployment)
             await serve_stdio(deployment, client)

@@ -70,16 +70,21 @@ class Estate:
     held: dict[str, Held] = field(default_factory=dict[str, Held])
     _connects: dict[str, int] = field(default_factory=dict[str, int])
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings of every process of this vault."""
+        return {
+            "database": {"url": self.store.url},
+            "providers": {name: simulator.providers["slack"] for name, simulator in self.simulators.items()},
+            "provider_folders": [str(self.files)],
+            "sandbox": {"loopback_upstreams": True},
+        }
+
     def order(self, **more: object) -> dict[str, object]:
         """What a process of `tests.chaos.mortal` is told of this vault."""
         return {
             "data": str(self.store.data),
-            "settings": {
-                "database": {"url": self.store.url},
-                "providers": {name: simulator.providers["slack"] for name, simulator in self.simulators.items()},
-                "provider_folders": [str(self.files)],
-                "sandbox": {"loopback_upstreams": True},
-            },
+            "settings": self.settings,
             "accounts": {
                 one.name: {"principal": one.principal, "provider": one.provider} for one in self.held.values()
             },

@@ -107,17 +107,17 @@ async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
                 minted[member.user_id], _ = tokens.mint(
                     deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now()
                 )
-        (crowd.store.data / "config.toml").write_text(_configuration(overrides))
+        (crowd.store.data / "config.toml").write_text(configuration(overrides))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "server", "serve", "--data", str(crowd.store.data),
             stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
         )  # fmt: skip
         stack.push_async_callback(end, process)
-        await _ready(port, process)
+        await ready(port, process)
         yield Served(port, minted)
 
 
-def _configuration(overrides: dict[str, object]) -> str:
+def configuration(overrides: dict[str, object]) -> str:
     """The same as a file: sections, and tables in them."""
     lines: list[str] = []
 
@@ -134,7 +134,8 @@ def _configuration(overrides: dict[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _ready(port: int, process: asyncio.subprocess.Process) -> None:
+async def ready(port: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until the server says that it can work."""
     asking = b"GET /readyz HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n" % port
     async with asyncio.timeout(60):
         while True:
@@ -144,7 +145,7 @@ async def _ready(port: int, process: asyncio.subprocess.Process) -> None:
                     return
             except OSError:
                 pass
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 async def _pace(served: Served, members: list[Member], spell: Spell, *, seconds: float, rate: float) -> None:

@@ -1,0 +1,110 @@
+"""From the start of `token-vault serve` to the end of what a killed process left: the person is asked, or it works.
+
+A process is killed with the answer to its refresh in its hands. Then the program is started as a service manager does
+it, and the database is looked at until the account's fate is written there. The clock runs from before the process
+exists, so that the loading of the program, the opening of the vault, the finding that the other is dead, the
+provider's verdict and the commit are all in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.chaos.estate import RESENDS, REVOKES, STRICT, Estate, Held, open_estate
+from tests.chaos.figures import Figure, Scale, quantile
+from tests.chaos.hang import configuration, ready
+from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.world import PATIENCE, ROOT, Server, environment, fresh_store, postgres_server
+from tests.processes import free_port
+
+KNOWN = 1000.0  # milliseconds
+CLASSES = (RESENDS, STRICT, REVOKES)
+
+
+@dataclass
+class Seen:
+    """Milliseconds since the start: until the account's fate was written, and until the server was ready."""
+
+    settled: list[float] = field(default_factory=list[float])
+    ready: list[float] = field(default_factory=list[float])
+    wrong: list[str] = field(default_factory=list[str])
+
+
+async def die_in_the_gap(estate: Estate, nursery: Nursery, held: Held) -> None:
+    """A process refreshes this one account and ends with the answer in its hands."""
+    await estate.expire()
+    accounts = {held.name: {"principal": held.principal, "provider": held.provider}}
+    dying = await nursery.start(estate.order(accounts=accounts, dies_at="answered"))
+    assert (await dying.answer())["ready"]
+    dying.tell(exchange=None)
+    await dying.gone()
+
+
+async def fate(estate: Estate, held: Held, *, before: int) -> str:
+    """Wait until the row says what became of the account."""
+    query = "select state, generation from connections where id = :id"
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            row = await estate.database.fetch_one(query, {"id": held.connection_id})
+            assert row is not None
+            if row["state"] != "active" or int(str(row["generation"])) > before:
+                return str(row["state"])
+            await asyncio.sleep(0.01)
+
+
+async def restart(estate: Estate, nursery: Nursery, held: Held, seen: Seen) -> None:
+    """Kill one process in the gap, start the program, and look."""
+    before = (await estate.generations())[held.name]
+    await die_in_the_gap(estate, nursery, held)
+    port, settings = free_port(), dict(estate.settings)
+    folders = f"provider_folders = {json.dumps(settings.pop('provider_folders'))}\n"
+    served = {"public_url": f"http://localhost:{port}", "port": port}
+    (estate.store.data / "config.toml").write_text(folders + configuration({"server": served, **settings}))
+    started = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", "serve", "--data", str(estate.store.data),
+        stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    try:
+        became = await fate(estate, held, before=before)
+        seen.settled.append((time.perf_counter() - started) * 1000)
+        await ready(port, process)
+        seen.ready.append((time.perf_counter() - started) * 1000)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    wanted = "active" if held.provider_class.survives_the_gap else "needs_reauth"
+    if became != wanted:
+        seen.wrong.append(f"{held.name}: {became}, not {wanted}")
+    await estate.connect(held)
+
+
+async def restarts(place: Server | None, nursery: Nursery, *, rounds: int) -> Figure:
+    """Rounds over the classes on one database."""
+    seen, where = Seen(), "SQLite" if place is None else "PostgreSQL"
+    async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
+        for _ in range(rounds):
+            for held in list(estate.held.values()):
+                await restart(estate, nursery, held, seen)
+    slowest = max(seen.settled)
+    return Figure(
+        f"{len(seen.settled)} starts of `serve` after a kill in the gap, {where}",
+        f"from the start of the process until the account works or needs its person p50 "
+        f"{quantile(seen.settled, 0.5):.0f} ms, p99 {quantile(seen.settled, 0.99):.0f} ms; until the server is ready "
+        f"p50 {quantile(seen.ready, 0.5):.0f} ms; " + ("; ".join(seen.wrong) or "all as their class wants"),
+        f"at most {KNOWN:.0f} ms",
+        not seen.wrong and slowest <= KNOWN,
+    )
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """One database after the other: starts that run beside each other would measure each other."""
+    rounds = 8 if scale is Scale.FULL else 1
+    async with postgres_server() as server, open_nursery() as nursery:
+        return [await restarts(place, nursery, rounds=rounds) for place in (None, server)]
