@@ -163,6 +163,11 @@ class _ByProvider(Mapping[str, Made]):
         return len(self._catalog.names)
 
 
+def policies_of(catalog: Catalog) -> Mapping[str, UpstreamPolicy]:
+    """What the vault must know of each provider, as it is registered here."""
+    return _ByProvider(catalog, Provider.policy)
+
+
 def _upstreams(
     catalog: Catalog, outbound: Outbound, asking: Asking
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:

@@ -16,8 +16,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from providers.catalog import SHELF
+from server.app import open_deployment
 from server.cli import app
+from server.settings import load_settings
 from tests.processes import PROGRAM, Place, free_port
+from vault import connections, users
+from vault.upstream import Account, TokenAnswer
 
 PASSWORD = "a long enough password for this test"
 
@@ -164,6 +169,48 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
     again = await run(place, "backup", file)
     assert (again.exit_code, again.stderr.count("there already")) == (1, 1)
     assert "key store is not in it" in (await run(place, "backup", file + "2")).stderr
+
+
+async def connect(place: Place, provider: str) -> None:
+    """Somebody with one account there, as the settings have the provider."""
+    async with open_deployment(load_settings(data=place.data), data=place.data) as opened, opened.transaction() as work:
+        user = await users.create_user(work, "alice", now=opened.now())
+        await connections.open_connection(
+            work,
+            opened.keys,
+            user_id=user.id,
+            provider=provider,
+            answer=TokenAnswer("access", "refresh", frozenset({"a"}), 3600, Account("1", "alice")),
+            asked=frozenset({"a"}),
+            policy=opened.vault.policies[provider],
+            now=opened.now(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "own_file", "goes_on"),
+    [
+        ("square", {"client_secret": "secret"}, None, True),
+        ("square", {}, None, False),  # without a secret its refresh tokens work once
+        ("google", {"client_secret": "secret"}, None, True),
+        ("google", {"client_secret": "secret"}, "strict", False),
+    ],
+)
+async def test_a_restore_goes_by_the_providers_as_they_are_set_up_here(
+    place: Place, provider: str, settings: dict[str, str], own_file: str | None, *, goes_on: bool
+) -> None:
+    place.configure({"providers": {provider: {"client_id": "ours", **settings}}})
+    if own_file is not None:
+        shutil.copytree(SHELF / "rules", place.data / "providers" / "rules")
+        text = (SHELF / f"{provider}.toml").read_text(encoding="utf-8")
+        assert 'mode = "none"\n\n[downscope]' in text
+        text = text.replace('mode = "none"\n\n[downscope]', f'mode = "{own_file}"\n\n[downscope]')
+        (place.data / "providers" / f"{provider}.toml").write_text(text, encoding="utf-8")
+    await connect(place, provider)
+    file = str(place.data.parent / "vault.backup")
+    await content(place, "backup", file)
+    (restored,) = await content(place, "restore", file, "--force")  # type: ignore[misc]
+    assert (restored["verdict"] == "goes on") is goes_on
 
 
 async def test_bad_settings_end_every_command_in_one_line(place: Place) -> None:

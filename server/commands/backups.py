@@ -12,6 +12,7 @@ import typer
 from server.commands.setup import Setup, command, fail, note, when
 
 if TYPE_CHECKING:
+    from providers.catalog import Catalog
     from server.settings import Settings
     from vault.backups import Backup, Summary
     from vault.database import Database
@@ -64,7 +65,10 @@ def register(root: typer.Typer) -> None:
         passphrase_file: PassphraseOption = None,
     ) -> None:
         """Put a backup in the place of the stopped vault, and list the accounts that need their person again."""
-        judged = setup.run(_restore(setup, file.expanduser().absolute(), force=force, passphrase_file=passphrase_file))
+        catalog = setup.catalog()  # as it is set up here: an app without a secret may get other refresh tokens
+        judged = setup.run(
+            _restore(setup, file.expanduser().absolute(), catalog, force=force, passphrase_file=passphrase_file)
+        )
         _report(setup, judged)
 
 
@@ -102,8 +106,10 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
         return made
 
 
-async def _restore(setup: Setup, file: Path, *, force: bool, passphrase_file: Path | None) -> tuple[Restored, ...]:
-    from providers.catalog import load_catalog
+async def _restore(
+    setup: Setup, file: Path, catalog: Catalog, *, force: bool, passphrase_file: Path | None
+) -> tuple[Restored, ...]:
+    from server.app import policies_of
     from server.data_folder import prepare_data_directory
     from vault import backups
     from vault.database import open_database
@@ -113,14 +119,13 @@ async def _restore(setup: Setup, file: Path, *, force: bool, passphrase_file: Pa
     data = prepare_data_directory(setup.directory())
     opened = await backups.Backup.open(file, _source(settings, data, passphrase_file))
     _refuse_running(settings, opened)
-    catalog = load_catalog([folder.expanduser() for folder in settings.provider_folders])
     database: Database = await open_database(settings.database_url(), data=data)
     try:
         return await backups.restore(
             opened,
             database,
             source=key_source(settings.keys, data=data),
-            policies={provider.name: provider.policy() for provider in catalog},
+            policies=policies_of(catalog),
             force=force,
         )
     finally:
