@@ -116,21 +116,32 @@ async def test_without_locks_nobody_is_ever_taken_for_dead(store: Store) -> None
         await database.close()
 
 
-def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    mine, theirs, next_one = OwnerLocks(tmp_path), OwnerLocks(tmp_path), OwnerLocks(tmp_path)
-    mine.hold("living")
-    mine.hold("living")
-    theirs.hold("dead")
-    theirs.close()
-    assert (mine.is_gone("living"), mine.is_gone("dead"), mine.is_gone("unknown")) == (False, True, None)
-    for path in (tmp_path / "owners").iterdir():
-        assert path.stat().st_mode & 0o777 == 0o600
-        long_ago = path.stat().st_mtime - KEEP - 1
-        os.utime(path, (long_ago, long_ago))
-    next_one.hold("next")
-    assert (mine.is_gone("living"), mine.is_gone("dead")) == (False, None)
-    mine.close()
-    next_one.close()
+def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_path: Path) -> None:
+    living, dying = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    living.hold("living")
+    dying.hold("dead")
+    dying.close()
+    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("unknown")) == (False, True, None)
+
+    def an_hour_passes() -> None:
+        for path in (tmp_path / "owners").iterdir():
+            assert path.stat().st_mode & 0o777 == 0o600
+            long_ago = path.stat().st_mtime - KEEP - 1
+            os.utime(path, (long_ago, long_ago))
+
+    def start(name: str) -> None:
+        starting = OwnerLocks(tmp_path)
+        starting.hold(name)
+        starting.close()
+
+    an_hour_passes()  # the dead one had been running that long: its death is news
+    start("first")
+    assert (living.is_gone("living"), living.is_gone("dead")) == (False, True)
+    an_hour_passes()
+    start("second")
+    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("first")) == (False, None, True)
+    living.close()
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -65,6 +66,26 @@ async def test_what_a_dead_process_left_is_settled_without_a_caller(
         assert facts.generation == (2 if survives else 1)
         assert len(room.slack.sends) == 1 + sent
         assert await take_up(room.vault) == 0
+
+
+@pytest.mark.parametrize("uptime", [60, 7 * 86400])
+async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_running(store: Store, uptime: int) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        room.slack.has_grace = True
+        held = [await room.connect(account=name) for name in ("one", "two", "three")]
+        room.pass_time(3600)
+        async with second_process(room) as dying:
+            await dying.database.hold_liveness(dying.vault.owner)
+            for connection in held:
+                facts = await dying.row(connection)
+                async with dying.database.transaction() as transaction:
+                    assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
+        for path in (store.data / "owners").iterdir():
+            started = path.stat().st_mtime - uptime
+            os.utime(path, (started, started))
+        assert await room.exchange(account="one")
+        assert await take_up(room.vault) == 2
+        assert [(await room.row(connection)).generation for connection in held] == [2, 2, 2]
 
 
 async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vault.refusals import StorageUnavailable
 
 FOLDER = "owners"
-KEEP = 3600  # seconds that a dead process's file is kept: it proves the death
+KEEP = 3600  # seconds from when a death is first noticed: until then the file is kept, as the proof of it
 
 
 class OwnerLocks:
@@ -70,14 +70,19 @@ class OwnerLocks:
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.lock"
 
     def _sweep(self) -> None:
-        """Remove files of the long dead. Names are random and never used again."""
+        """Remove files of the long dead. Names are random and never used again.
+
+        A file is as old as its process; how long that is dead is told by the mark that the first to notice leaves.
+        """
         for path in self._folder.glob("*.lock"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime < KEEP:
-                    continue
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as `is_gone`: nobody looks alive by it
+                    status = os.fstat(descriptor)
+                    if status.st_size == 0 and not path.name.startswith("."):  # else its owner is about to lock it
+                        os.write(descriptor, b"gone\n")
+                    elif time.time() - status.st_mtime > KEEP:
+                        path.unlink()
                 finally:
                     os.close(descriptor)
