@@ -124,6 +124,40 @@ async def test_without_room_for_the_answer_nothing_is_sent(room: Room) -> None:
     assert await room.exchange()
 
 
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+async def test_a_journal_that_was_taken_away_is_made_anew_before_the_next_refresh(room: Room, how: str) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    assert await room.exchange()
+    folder = room.store.data / FOLDER
+    shutil.rmtree(folder) if how == "removed" else folder.rename(folder.with_name("elsewhere"))
+    room.pass_time(3600)
+    assert await room.exchange()
+    other = Journal(room.store.data)
+    assert [entry.generation for entry in await other.find(connection.id)] == [2]
+    other.close()
+
+
+async def test_an_answer_is_not_wiped_with_the_old_one_whose_place_it_takes(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    for name in ("old", "older"):
+        await journal.append(Entry(name, 1, "owner", fence=1, at=0, sealed=b"x"))
+    later = KEEP + 1
+    sweeping = asyncio.create_task(journal.sweep(now=later))
+    await asyncio.sleep(0)
+    await journal.append(Entry("older", 2, "owner", fence=2, at=later, sealed=b"y"))
+    await journal.append(Entry("old", 2, "owner", fence=2, at=later, sealed=b"z"))
+    await sweeping
+    assert sorted((entry.connection_id, entry.generation) for entry in await other.entries()) == [
+        ("old", 2),
+        ("older", 2),
+    ]
+    await journal.sweep(now=2 * later)
+    assert await other.entries() == ()
+    journal.close()
+    other.close()
+
+
 async def die_before_the_commit(room: Room) -> Connection:
     """A connection whose answer is in the journal, and whose process is gone without having committed it."""
     connection = await room.connect()

@@ -23,6 +23,7 @@ from vault.audit import append
 from vault.database import Database, Row, Transaction, Value, binary, schema_files, text
 from vault.keys import ROOT, KeyRing, open_root, vault_id
 from vault.keysources import KeySource
+from vault.keysources.private_file import sync_folder
 from vault.records import Event
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.sealed_file import BackupRefused, SealedWriter, read_content, read_header
@@ -108,6 +109,7 @@ async def write_backup(
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
         os.link(partial, path)  # unlike a rename it never replaces
+        await asyncio.to_thread(sync_folder, path.parent)
     except FileExistsError as error:
         raise BackupRefused(f"{path} is there already: choose another name") from error
     except OSError as error:

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vault.keysources.private_file import sync_folder
 from vault.records import format_scope, parse_scope
 from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
@@ -132,6 +133,12 @@ def _sync(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
+def _write(descriptor: int, slot: int, data: bytes) -> None:
+    if os.pwrite(descriptor, data, slot * SLOT) != len(data):
+        raise OSError(0, "the disk is full")
+    _sync(descriptor)
+
+
 class Journal:
     """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
 
@@ -143,16 +150,18 @@ class Journal:
         self._free: list[int] = []
         self._count = 0
         self._turn = asyncio.Lock()
+        self._lost: list[int] = []  # files that are gone from the folder; somebody may still be writing in them
 
     async def reserve(self, connection_id: str, *, now: int) -> None:
         """Have a place on the disk for this connection's answer. Raises StorageUnavailable when there is no room."""
-        if connection_id in self._slots:
+        if self._has_place(connection_id, now=now):
             return
         async with self._turn:
-            if connection_id in self._slots:
+            if self._has_place(connection_id, now=now):
                 return
             try:
-                if self._descriptor is None:
+                if not self._is_in_place():
+                    self._leave()
                     await asyncio.to_thread(self._take_file)
                 if not self._free:
                     await asyncio.to_thread(self._grow)
@@ -162,16 +171,31 @@ class Journal:
                 ) from error
             self._slots[connection_id] = (self._free.pop(), now)
 
+    def _has_place(self, connection_id: str, *, now: int) -> bool:
+        """Whether there is one; it is kept from now on."""
+        if connection_id not in self._slots or not self._is_in_place():
+            return False
+        self._slots[connection_id] = (self._slots[connection_id][0], now)
+        return True
+
+    def _is_in_place(self) -> bool:
+        """Whether we have a file and the next process will find it: somebody may have cleared the folder away."""
+        if self._descriptor is None or self._path is None:
+            return False
+        try:
+            return os.path.samestat(self._path.lstat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
     async def append(self, entry: Entry) -> None:
         """Keep an answer; durable on return. Raises StorageUnavailable."""
+        data = encode(entry)
         await self.reserve(entry.connection_id, now=entry.at)
         slot, _ = self._slots[entry.connection_id]
-        data = encode(entry)
         try:
-            await asyncio.to_thread(self._write, slot, data)
+            await asyncio.to_thread(_write, self._opened(), slot, data)
         except OSError as error:
             raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
-        self._slots[entry.connection_id] = (slot, entry.at)
 
     async def find(self, connection_id: str) -> tuple[Entry, ...]:
         """What the processes of this host were answered for one connection, the newest first."""
@@ -193,21 +217,31 @@ class Journal:
         async with self._turn:
             over = [(name, slot) for name, (slot, at) in self._slots.items() if now - at > KEEP]
             for name, slot in over:
+                at = self._slots[name][1]
+                if now - at <= KEEP:
+                    continue  # reserved anew meanwhile
+                del self._slots[name]  # whoever reserves from here on gets another
                 try:
-                    await asyncio.to_thread(self._write, slot, bytes(SLOT))
+                    await asyncio.to_thread(_write, self._opened(), slot, bytes(SLOT))
                 except OSError as error:
                     log.warning("journal not swept", extra={"detail": str(error)})
+                    self._slots.setdefault(name, (slot, at))
                     return
-                del self._slots[name]
                 self._free.append(slot)
 
     def close(self) -> None:
         """Let go of the file; the next process goes on in it."""
+        self._leave()
+        while self._lost:
+            os.close(self._lost.pop())
+
+    def _leave(self) -> None:
+        """Go on without the file."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = self._path = None
-            self._slots.clear()
-            self._free.clear()
+            self._lost.append(self._descriptor)
+        self._descriptor = self._path = None
+        self._slots.clear()
+        self._free.clear()
 
     def _take_file(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -221,7 +255,7 @@ class Journal:
                 os.close(descriptor)
                 continue
             self._read_index(descriptor)
-            self._descriptor, self._path = descriptor, path
+            self._path, self._descriptor = path, descriptor
             return
         raise OSError(0, "all journal files are in use")
 
@@ -242,14 +276,9 @@ class Journal:
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
         os.fsync(descriptor)
+        sync_folder(self._folder)  # the file may be new: without its name its bytes would be lost with the power
         self._free.extend(range(self._count, self._count + GROWTH))
         self._count += GROWTH
-
-    def _write(self, slot: int, data: bytes) -> None:
-        descriptor = self._opened()
-        if os.pwrite(descriptor, data, slot * SLOT) != len(data):
-            raise OSError(0, "the disk is full")
-        _sync(descriptor)
 
     def _opened(self) -> int:
         if self._descriptor is None:
