@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
 from tests.chaos.clocks import OFF, rounds
 from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
+from tests.chaos.interrupting import Interrupting, Seen, kill_backups, kill_restores
 from tests.chaos.kills import CLASSES, kill_at
 from tests.chaos.nursery import Nursery, open_nursery
 from tests.chaos.random_kills import Killing
@@ -73,3 +74,12 @@ async def test_a_process_whose_clock_is_off_sends_nothing_twice_and_asks_nobody(
     async with open_estate(sqlite_store, (SIBLING, REVOKES), users=1) as estate:
         figure = await rounds(estate, nursery, off=off, count=1)
     assert figure.holds, figure.measured
+
+
+@pytest.mark.parametrize("work", [kill_backups, kill_restores])
+async def test_a_backup_or_restore_that_is_killed_changes_all_or_nothing(
+    store: Store, nursery: Nursery, work: Callable[..., Awaitable[Seen]]
+) -> None:
+    seen = await work(store, Interrupting(nursery, random.Random(1)), kills=3)
+    assert seen.wrong == []
+    assert seen.before + seen.after == 3

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.chaos.faults import cut, lock, under
+from tests.chaos.faults import cut, full_disk, lock, under
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 from tests.exchanging import Room, open_room
@@ -81,3 +81,10 @@ async def test_a_file_that_another_process_holds_under_load_loses_nothing(sqlite
     async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
         figure = await under(world, "locked", lock(0.5), processes=2, seconds=0.5, after=1.5, may_send=False)
     assert figure.holds, figure.measured
+
+
+async def test_a_disk_that_takes_no_more_lets_nothing_be_sent_and_loses_nothing(sqlite_store: Store) -> None:
+    async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
+        figure = await under(world, "full", full_disk(1.0), processes=2, seconds=1.0, after=2.0, may_send=False)
+    assert figure.holds, figure.measured
+    assert "503" in figure.measured

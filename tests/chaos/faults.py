@@ -7,6 +7,7 @@ it. Afterwards the account must work, and the provider's books must show no refr
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from tests.chaos.world import Server, World, end, fresh_store, open_world, postg
 
 RATE = 25.0  # calls per second and process
 RECOVERY = 5.0  # seconds after the fault within which every call succeeds again
+SMALLEST_FILE = 4096  # bytes
 BEFORE, AFTER = 1.0, 7.0  # seconds of load around the fault
 
 _HOLD = """
@@ -164,6 +166,25 @@ def lock(seconds: float) -> Fault:
     return work
 
 
+def full_disk(seconds: float) -> Fault:
+    """The kernel lets the workers write no file beyond its first bytes (RLIMIT_FSIZE): no database, no journal."""
+
+    async def work(world: World) -> None:
+        limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in world.pids}
+        for pid, (_, hard) in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (SMALLEST_FILE, hard))
+        try:
+            await asyncio.sleep(0.3)  # what was on its way has come
+            world.sent_before = len(await world.provider.refreshes())
+            await world.expire()
+            await asyncio.sleep(seconds)
+        finally:
+            for pid, limit in limits.items():
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+
+    return work
+
+
 @asynccontextmanager
 async def holding(path: str, seconds: float) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A process that holds the write lock of a SQLite file."""
@@ -179,7 +200,7 @@ async def holding(path: str, seconds: float) -> AsyncGenerator[asyncio.subproces
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """PostgreSQL restarted, frozen, connections cut; SQLite locked, read-only, full."""
+    """PostgreSQL restarted, frozen, connections cut; SQLite locked, read-only, full; a disk that takes no more."""
     full = scale is Scale.FULL
     found: list[Figure] = []
     frozen, cutting, locked, dead = (30.0, 5.0, 10.0, 5.0) if full else (2.0, 1.0, 1.0, 1.0)
@@ -207,4 +228,7 @@ async def figures(scale: Scale) -> list[Figure]:
                     may_send=what == "full",
                 )  # fmt: skip
                 found.append(figure)
+        async with fresh_store(None) as store, open_world(store, provider) as world:
+            name = f"SQLite and journal on a disk that takes no more for {dead:.0f} s"
+            found.append(await under(world, name, full_disk(dead), seconds=dead, may_send=False))
     return found

@@ -1,7 +1,7 @@
 """Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it anew.
 
 `python -m tests.chaos.nursery` reads one JSON object a line and forks for each; `open_nursery` is the driver's side. A
-process does what `tests.chaos.mortal` or `tests.chaos.remote` says, until its driver goes away or kills it.
+process does what `tests.chaos.mortal`, `remote` or `interrupting` says, until its driver goes away or kills it.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str
 
 def main() -> None:
     """Import, then fork on demand."""
-    from tests.chaos import mortal, remote
+    from tests.chaos import interrupting, mortal, remote
 
-    programs = {"mortal": mortal.live, "remote": remote.live}
+    programs = {"mortal": mortal.live, "remote": remote.live, "interrupting": interrupting.live}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
     gc.freeze()
     for line in sys.stdin:

@@ -91,6 +91,7 @@ class World:
     connection_id: str
     stack: AsyncExitStack = field(repr=False)
     sent_before: int = 0  # refreshes before a fault began
+    pids: list[int] = field(default_factory=list[int])  # of the workers
 
     async def expire(self, *, after: int = -1) -> None:
         """The access token ends now, here and at the provider; or here in so many seconds."""
@@ -114,6 +115,7 @@ class World:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(), limit=1 << 26,
         )  # fmt: skip
         self.stack.push_async_callback(end, process)
+        self.pids.append(process.pid)
         worker = Worker(process)
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE):
