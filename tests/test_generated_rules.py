@@ -166,7 +166,9 @@ def test_what_is_written_down_of_github_comes_out_of_its_document() -> None:
     package = Path(__file__).parent / "node" / "node_modules" / "@octokit" / "openapi" / "generated"
     whole = package / "api.github.com.json"
     if whole.is_file():
-        assert github.TARGET.read_text(encoding="utf-8") == github.written(json.loads(whole.read_text()))
+        content = json.loads(whole.read_text())
+        assert github.TARGET.read_text(encoding="utf-8") == github.written(content)
+        assert github.ANSWERS.read_text(encoding="utf-8") == github.written_answers(content)
 
 
 # Files that take rules from another

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests import emulated, test_foreign_services, toolset_cases
 from tests.documented import DOCS
+from tests.generating import github
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "providers.md").read_text(encoding="utf-8")
@@ -65,8 +66,10 @@ def test_the_versions_are_those_that_are_installed() -> None:
     wanted = json.loads((Path(__file__).parent / "node" / "package.json").read_text(encoding="utf-8"))["dependencies"]
     for name in ("emulate", "oidc-provider"):
         assert f"`{name}` {wanted[name]}" in against(f"`{name}`")[1]
-    django = importlib.metadata.version("django-oauth-toolkit")
-    assert f"`django-oauth-toolkit` {django}" in against("`django-oauth-toolkit`")[1]
+    for name in ("django-oauth-toolkit", "google-api-python-client"):
+        assert f"`{name}` {importlib.metadata.version(name)}" in against(f"`{name}`")[1]
+    described = json.loads(github.ANSWERS.read_text(encoding="utf-8"))["source"].partition("@octokit/openapi ")[2]
+    assert f"`@octokit/openapi` {described}" in against("`@octokit/openapi`")[1]
 
 
 def test_the_tools_that_ran_at_emulate_are_listed_with_those_that_could_not() -> None:

@@ -1,22 +1,20 @@
 """The GitHub face's REST API: repositories, issues and comments in GitHub's words, with pages in `Link` headers.
 
-That the token allows the operation was checked before. Addresses in answers are absolute, as GitHub's are.
+That the token allows the operation was checked before. What answers look like is `github_shapes`.
 """
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha1
 from typing import cast
 from urllib.parse import unquote, urlencode
 
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import github_shapes
 from providers.simulator.accounts import PEOPLE, Person
-from providers.simulator.families.answers import iso
-from providers.simulator.repositories import Comment, Issue, PullRequest, Repository
+from providers.simulator.repositories import Issue, PullRequest, Repository
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call
 
@@ -36,12 +34,9 @@ class GitHubRefused(Exception):
 
 def refused(status: int, message: str, **more: JsonValue) -> Response:
     """An error in GitHub's shape."""
-    body: dict[str, JsonValue] = {
-        "message": message,
-        **more,
-        "documentation_url": _DOCUMENTATION,
-        "status": str(status),
-    }
+    body: dict[str, JsonValue] = {"message": message, **more, "documentation_url": _DOCUMENTATION}
+    if status != 422:  # what fails validation says no status
+        body["status"] = str(status)
     return JSONResponse(body, status_code=status, media_type=_MEDIA_TYPE)
 
 
@@ -66,26 +61,30 @@ class _Asked:
         method, parts = self._call.method, self._parts
         match method, parts:
             case "GET", ["user"]:
-                return _json(self._user(self._person, is_self=True))
+                own = self._sandbox.repositories.of(self._person)
+                private = sum(one.is_private for one in own)
+                return _json(
+                    github_shapes.own_user(self._person, api=self._base, public=len(own) - private, private=private)
+                )
             case "GET", ["user", "repos"]:
-                return self._page([self._repository(one) for one in self._sandbox.repositories.of(self._person)])
+                own = self._sandbox.repositories.of(self._person)
+                return self._page([github_shapes.repository(one, api=self._base, viewer=self._person) for one in own])
             case "GET", ["rate_limit"]:
-                core: JsonValue = {"limit": 5000, "remaining": 4999, "reset": round(self._sandbox.clock.now()) + 3600}
-                return _json({"resources": {"core": core}, "rate": core})
+                return _json(github_shapes.rate_limit(self._sandbox.clock.now()))
             case "GET", ["repos", _, _]:
-                return _json(self._repository(self._found()))
+                return _json(github_shapes.whole_repository(self._found(), api=self._base, viewer=self._person))
             case "GET", ["search", "issues"]:
                 return self._search()
             case "GET", ["repos", _, _, "pulls"]:
-                repository = self._found()
-                return self._page([self._pull(repository, one) for one in repository.pulls])
+                found, viewer = self._found(), self._person
+                return self._page(
+                    [github_shapes.pull(found, one, api=self._base, viewer=viewer) for one in found.pulls]
+                )
             case "GET", ["repos", _, _, "pulls", _]:
-                repository = self._found()
-                found = next((one for one in repository.pulls if str(one.number) == self._parts[4]), None)
-                if found is None:
+                found = self._numbered()
+                if not isinstance(found, PullRequest):
                     raise GitHubRefused(404, "Not Found")
-                more: dict[str, JsonValue] = {"merged": False, "changed_files": 2, "additions": 14, "deletions": 3}
-                return _json(self._pull(repository, found) | more)
+                return _json(github_shapes.whole_pull(self._found(), found, api=self._base, viewer=self._person))
             case "GET", ["repos", _, _, "contents", *path]:
                 return self._file("/".join(path))
             case "GET", ["repos", _, _, "issues"]:
@@ -93,12 +92,14 @@ class _Asked:
             case "POST", ["repos", _, _, "issues"]:
                 return self._open_issue()
             case "GET", ["repos", _, _, "issues", _]:
-                return _json(self._issue(self._found(), self._own_issue()))
+                return _json(github_shapes.issue(self._found(), self._own_issue(), api=self._base))
             case "PATCH", ["repos", _, _, "issues", _]:
                 return self._change_issue()
             case "GET", ["repos", _, _, "issues", _, "comments"]:
                 repository, issue = self._found(), self._numbered()
-                return self._page([self._comment(repository, issue, one) for one in issue.comments])
+                return self._page(
+                    [github_shapes.comment(repository, issue, one, api=self._base) for one in issue.comments]
+                )
             case "POST", ["repos", _, _, "issues", _, "comments"]:
                 return self._add_comment()
             case _:
@@ -109,7 +110,7 @@ class _Asked:
     def _list_issues(self) -> Response:
         repository, state = self._found(), self._call.query.get("state", "open")
         shown = [one for one in reversed(repository.issues) if state in {"all", one.state}]
-        return self._page([self._issue(repository, one) for one in shown])
+        return self._page([github_shapes.issue(repository, one, api=self._base) for one in shown])
 
     def _search(self) -> Response:
         """All words in the title; qualifiers other than `repo:` are taken and find everything."""
@@ -119,7 +120,7 @@ class _Asked:
         only = [word.removeprefix("repo:") for word in words if word.startswith("repo:")]
         plain = [word.lower() for word in words if ":" not in word]
         found = [
-            self._issue(repository, issue)
+            github_shapes.found_issue(repository, issue, api=self._base)
             for repository in self._sandbox.repositories.seen_by(self._person)
             if not only or repository.full_name in only
             for issue in reversed(repository.issues)
@@ -128,28 +129,14 @@ class _Asked:
         size = int(self._call.query.get("per_page", "30"))
         page = int(self._call.query.get("page", "1"))
         shown = cast("list[JsonValue]", found[(page - 1) * size : page * size])
-        return _json({"total_count": len(found), "incomplete_results": False, "items": shown})
+        return _json({"total_count": len(found), "incomplete_results": False, "search_type": "lexical", "items": shown})
 
     def _file(self, path: str) -> Response:
         repository = self._found()
         content = repository.files.get(unquote(path))
         if content is None:
             raise GitHubRefused(404, "Not Found")
-        encoded = b64encode(content.encode()).decode()
-        lines = "\n".join(encoded[at : at + 60] for at in range(0, len(encoded), 60)) + "\n"
-        return _json(
-            {
-                "type": "file",
-                "encoding": "base64",
-                "name": unquote(path).rpartition("/")[2],
-                "path": unquote(path),
-                "sha": sha1(content.encode(), usedforsecurity=False).hexdigest(),
-                "size": len(content.encode()),
-                "content": lines,
-                "url": f"{self._base}/repos/{repository.full_name}/contents/{path}",
-                "html_url": f"https://github.com/{repository.full_name}/blob/main/{unquote(path)}",
-            }
-        )
+        return _json(github_shapes.file(repository, unquote(path), content, api=self._base, asked=path))
 
     def _open_issue(self) -> Response:
         repository, title = self._found(), self._call.text("title")
@@ -162,7 +149,7 @@ class _Asked:
         self._sandbox.books.write(
             "posts", now, face="github", repository=repository.full_name, user=self._person.name, text=title
         )
-        return _json(self._issue(repository, issue), status=201)
+        return _json(github_shapes.issue(repository, issue, api=self._base), status=201)
 
     def _change_issue(self) -> Response:
         repository, issue = self._found(), self._own_issue()
@@ -172,7 +159,7 @@ class _Asked:
         issue.state = "closed" if state == "closed" else "open" if state == "open" else issue.state
         issue.title = self._call.text("title") or issue.title
         issue.body = self._call.text("body") or issue.body
-        return _json(self._issue(repository, issue))
+        return _json(github_shapes.issue(repository, issue, api=self._base))
 
     def _add_comment(self) -> Response:
         repository, issue, body = self._found(), self._numbered(), self._call.text("body")
@@ -183,7 +170,7 @@ class _Asked:
         self._sandbox.books.write(
             "posts", now, face="github", repository=repository.full_name, user=self._person.name, text=body
         )
-        return _json(self._comment(repository, issue, comment), status=201)
+        return _json(github_shapes.comment(repository, issue, comment, api=self._base), status=201)
 
     # What is asked about
 
@@ -228,95 +215,6 @@ class _Asked:
         )
         shown = cast("list[JsonValue]", list(items[(page - 1) * each : page * each]))
         return _json(shown, headers={"link": link} if link else {})
-
-    # Shapes
-
-    def _user(self, person: Person, *, is_self: bool = False) -> dict[str, JsonValue]:
-        found: dict[str, JsonValue] = {
-            "login": person.name,
-            "id": int(f"9{person.google_id}"[-9:]),
-            "node_id": f"U_{person.name}",
-            "url": f"{self._base}/users/{person.name}",
-            "html_url": f"https://github.com/{person.name}",
-            "type": "User",
-            "site_admin": False,
-        }
-        return found | ({"name": person.display_name, "email": person.email} if is_self else {})
-
-    def _repository(self, repository: Repository) -> dict[str, JsonValue]:
-        address = f"{self._base}/repos/{repository.full_name}"
-        is_owner = repository.owner is self._person
-        return {
-            "id": repository.id,
-            "node_id": f"R_{repository.id}",
-            "name": repository.name,
-            "full_name": repository.full_name,
-            "private": repository.is_private,
-            "owner": self._user(repository.owner),
-            "description": repository.description,
-            "url": address,
-            "html_url": f"https://github.com/{repository.full_name}",
-            "issues_url": f"{address}/issues{{/number}}",
-            "default_branch": "main",
-            "open_issues_count": sum(one.state == "open" for one in repository.issues),
-            "permissions": {"admin": is_owner, "push": is_owner, "pull": True},
-        }
-
-    def _issue(self, repository: Repository, issue: Issue) -> dict[str, JsonValue]:
-        home = f"{self._base}/repos/{repository.full_name}"
-        return {
-            "id": issue.id,
-            "node_id": f"I_{issue.id}",
-            "number": issue.number,
-            "state": issue.state,
-            "title": issue.title,
-            "body": issue.body,
-            "user": self._user(issue.author),
-            "labels": [],
-            "assignees": [],
-            "comments": len(issue.comments),
-            "url": f"{home}/issues/{issue.number}",
-            "repository_url": home,
-            "comments_url": f"{home}/issues/{issue.number}/comments",
-            "html_url": f"https://github.com/{repository.full_name}/issues/{issue.number}",
-            "created_at": iso(issue.at),
-            "updated_at": iso(issue.at),
-            "closed_at": None,
-        }
-
-    def _pull(self, repository: Repository, pull: PullRequest) -> dict[str, JsonValue]:
-        home = f"{self._base}/repos/{repository.full_name}"
-        return {
-            "id": pull.id,
-            "node_id": f"PR_{pull.id}",
-            "number": pull.number,
-            "state": "open",
-            "draft": False,
-            "title": pull.title,
-            "body": pull.body,
-            "user": self._user(pull.author),
-            "labels": [],
-            "head": {"ref": pull.branch, "label": f"{repository.owner.name}:{pull.branch}"},
-            "base": {"ref": "main", "label": f"{repository.owner.name}:main"},
-            "url": f"{home}/pulls/{pull.number}",
-            "html_url": f"https://github.com/{repository.full_name}/pull/{pull.number}",
-            "created_at": iso(pull.at),
-            "updated_at": iso(pull.at),
-        }
-
-    def _comment(self, repository: Repository, issue: Issue | PullRequest, comment: Comment) -> dict[str, JsonValue]:
-        home = f"{self._base}/repos/{repository.full_name}"
-        return {
-            "id": comment.id,
-            "node_id": f"IC_{comment.id}",
-            "body": comment.body,
-            "user": self._user(comment.author),
-            "url": f"{home}/issues/comments/{comment.id}",
-            "issue_url": f"{home}/issues/{issue.number}",
-            "html_url": f"https://github.com/{repository.full_name}/issues/{issue.number}#issuecomment-{comment.id}",
-            "created_at": iso(comment.at),
-            "updated_at": iso(comment.at),
-        }
 
 
 def _invalid(resource: str, field: str) -> GitHubRefused:

@@ -1,7 +1,8 @@
-"""Writes down which operations GitHub's OpenAPI document has, to compare hand-written rules with.
+"""Writes down which operations GitHub's OpenAPI document has, to compare hand-written rules with; and what the answers
+of those look like that the simulator has, as JSON Schema, to compare the simulator's with.
 
 The document does not hold the permission of an operation: that is written by hand in providers/files/github.toml. The
-npm package is far too large for the suite (400 MB unpacked), so its list stands in the repository with its version.
+npm package is far too large for the suite (400 MB unpacked), so both stand in the repository with its version.
 
     npm pack @octokit/openapi && tar xzf octokit-openapi-*.tgz package/generated/api.github.com.json
     python -m tests.generating.github package/generated/api.github.com.json
@@ -16,6 +17,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TARGET = Path(__file__).parents[1] / "data" / "github_operations.txt"
+ANSWERS = Path(__file__).parents[1] / "data" / "github_answers.json"
+SERVED = (
+    "GET /user",
+    "GET /user/repos",
+    "GET /rate_limit",
+    "GET /search/issues",
+    "GET /repos/{owner}/{repo}",
+    "GET /repos/{owner}/{repo}/pulls",
+    "GET /repos/{owner}/{repo}/pulls/{pull_number}",
+    "GET /repos/{owner}/{repo}/contents/{path}",
+    "GET /repos/{owner}/{repo}/issues",
+    "POST /repos/{owner}/{repo}/issues",
+    "GET /repos/{owner}/{repo}/issues/{issue_number}",
+    "PATCH /repos/{owner}/{repo}/issues/{issue_number}",
+    "GET /repos/{owner}/{repo}/issues/{issue_number}/comments",
+    "POST /repos/{owner}/{repo}/issues/{issue_number}/comments",
+    "POST /applications/{client_id}/token/scoped",
+)
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -45,7 +64,79 @@ def written(document: Mapping[str, object]) -> str:
     return "\n".join([head, *permissions(document), *operations(document)]) + "\n"
 
 
+def answers(document: Mapping[str, object]) -> Mapping[str, object]:
+    """Operation -> status -> JSON Schema of the answer; what the answers refer to is in `$defs`."""
+    shapes = _Shapes(document["components"]["schemas"])
+    found: dict[str, dict[str, object]] = {}
+    for operation in SERVED:
+        verb, path = operation.split()
+        for status, response in document["paths"][path][verb.lower()]["responses"].items():
+            if "$ref" in response:
+                response = document["components"]["responses"][_last(response["$ref"])]
+            schema = response.get("content", {}).get("application/json", {}).get("schema")
+            if schema is not None:
+                found.setdefault(operation, {})[status] = shapes.strict(schema)
+    return {
+        "source": f"python -m tests.generating.github, from @octokit/openapi {document['info']['version']}",
+        "answers": found,
+        "$defs": dict(sorted(shapes.needed.items())),
+    }
+
+
+def written_answers(document: Mapping[str, object]) -> str:
+    """The file: a line for each operation and each shape."""
+    found = answers(document)
+    parts = [f'"source": {json.dumps(found["source"])}']
+    for name in ("answers", "$defs"):
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found[name].items())
+        parts.append(f"{json.dumps(name)}: {{\n{lines}\n}}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+class _Shapes:
+    """Makes JSON Schemas that refuse unknown members of OpenAPI 3.0 ones, without their prose."""
+
+    def __init__(self, schemas: Mapping[str, object]) -> None:
+        self._schemas = schemas
+        self.needed: dict[str, object] = {}
+
+    def strict(self, schema: Mapping[str, object], *, is_part: bool = False) -> object:
+        """`is_part`: of an object that is described in several parts, and closed as a whole."""
+        if "$ref" in schema:
+            return self._referred(_last(schema["$ref"]), is_part=is_part)
+        made = {name: schema[name] for name in ("type", "enum", "format", "required") if name in schema}
+        if "properties" in schema:
+            made["properties"] = {name: self.strict(one) for name, one in schema["properties"].items()}
+        if isinstance(schema.get("additionalProperties"), dict):
+            made["additionalProperties"] = self.strict(schema["additionalProperties"])
+        elif "properties" in schema and not is_part:
+            made["additionalProperties"] = False
+        if "items" in schema:
+            made["items"] = self.strict(schema["items"])
+        for name in ("anyOf", "oneOf"):
+            if name in schema:
+                made["anyOf"] = [self.strict(one) for one in schema[name]]
+        if "allOf" in schema:
+            made["allOf"] = [self.strict(one, is_part=True) for one in schema["allOf"]]
+            made["unevaluatedProperties"] = False
+        return {"anyOf": [made, {"type": "null"}]} if schema.get("nullable") else made
+
+    def _referred(self, name: str, *, is_part: bool) -> object:
+        if is_part:
+            return self.strict(self._schemas[name], is_part=True)
+        if name not in self.needed:
+            self.needed[name] = True  # while it is made: some refer to themselves
+            self.needed[name] = self.strict(self._schemas[name])
+        return {"$ref": f"#/$defs/{name}"}
+
+
+def _last(reference: str) -> str:
+    return reference.rpartition("/")[2]
+
+
 if __name__ == "__main__":
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(written(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), encoding="utf-8")
-    print(TARGET)
+    whole = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    TARGET.write_text(written(whole), encoding="utf-8")
+    ANSWERS.write_text(written_answers(whole), encoding="utf-8")
+    print(TARGET, ANSWERS)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import github_shapes
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.families.answers import identity_body, iso
+from providers.simulator.families.answers import iso
 from providers.simulator.families.reading import face_name, identify
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, Issued, fingerprint
@@ -106,22 +107,29 @@ def scoped_token(sandbox: Sandbox, call: Call) -> Response:
     for scope in sorted(issued.scopes):
         permission, _, level = scope.partition(":")
         said[permission] = level
+    owner = PEOPLE.get(target or "", person)
+    api = f"{sandbox.url}/families/{call.path_params['mode']}/api"
+    now = iso(sandbox.clock.now())
     return JSONResponse(
         {
             "id": 1,
-            "url": f"{sandbox.url}/authorizations/1",
+            "url": f"{api}/authorizations/1",
             "app": {"client_id": client.client_id, "name": client.name, "url": sandbox.url},
             "token": issued.access_token,
             "hashed_token": fingerprint(issued.access_token),
             "token_last_eight": issued.access_token[-8:],
-            "note": None,
+            **dict.fromkeys(("note", "note_url", "fingerprint")),
             "scopes": [],
+            "created_at": now,
+            "updated_at": now,
             "expires_at": iso(issued.expires_at),
-            "user": identity_body(sandbox.mode(name), person),
+            "user": github_shapes.user(person, api=api),
             "installation": {
                 "permissions": said,
                 "repository_selection": "selected" if names else "all",
-                "account": {"login": target or person.name},
+                "single_file_name": None,
+                "repositories_url": f"{api}/installation/repositories",
+                "account": {**github_shapes.user(owner, api=api), "login": target or person.name},
             },
         }
     )
