@@ -140,7 +140,15 @@ SCOPES: Mapping[str, frozenset[str]] = {
         ["chat:write", "channels:read", "channels:history", "groups:read", "im:write", "users:read", "reactions:write"]
     ),
     "google": IDENTITY
-    | {AUTH + name for name in ("calendar.events", "calendar.events.readonly", "calendar.calendarlist.readonly")}
+    | {
+        AUTH + name
+        for name in (
+            "calendar.events",
+            "calendar.events.readonly",
+            "calendar.calendarlist.readonly",
+            "calendar.freebusy",
+        )
+    }
     | {AUTH + name for name in ("gmail.readonly", "gmail.compose", "gmail.send", "drive.readonly")},
     "github": frozenset({"metadata:read", "contents:read", "issues:write", "pull_requests:write"}),
     "microsoft": frozenset(
@@ -208,8 +216,16 @@ def _seed(name: str, app: App) -> dict[str, object]:
                 "body_text": "They are on their way.",
                 "label_ids": ["INBOX", "UNREAD"],
             }
+            file = {
+                "id": "beds",
+                "user_email": MAIL,
+                "name": "Beds.txt",
+                "mime_type": "text/plain",
+                "data": "Three beds.",
+            }
             return {
                 "users": [ghost, person],
+                "drive_items": [file | {"data": "Three beds."}],
                 "oauth_clients": [registered],
                 "calendars": [calendar],
                 "calendar_events": [event],
@@ -254,7 +270,7 @@ class Emulated:
         ):
             yield client
 
-    async def call(self, name: str, **arguments: object) -> CallToolResult:
+    async def call(self, name: str, /, **arguments: object) -> CallToolResult:
         """Call a tool; a link that it answers with is followed, and the call repeated."""
         async with self.client() as client:
             result = await client.call_tool(name, arguments)

@@ -6,10 +6,13 @@ emulate stands the strict layer, which tests/test_strict_layer.py tries by itsel
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 import pytest_asyncio
 from mcp_types import CallToolResult
@@ -24,6 +27,7 @@ from vault.refusals import ConnectionRequired
 pytestmark = pytest.mark.group("node")
 
 GENERAL = "C000000001"
+LETTER = {"to": ["bob@example.com"], "subject": "Lunch", "text": "At one?"}
 GARDEN = {"owner": ACCOUNT, "repo": "garden"}
 
 
@@ -87,6 +91,27 @@ async def an_issue_somewhere(place: Emulated) -> Mapping[str, object]:
     return {}
 
 
+async def a_pull(place: Emulated) -> Mapping[str, object]:
+    """Made at emulate itself: no tool of ours makes one."""
+    repository = f"{place.bare['github']}/repos/{ACCOUNT}/garden"
+    branch = f"herbs-{secrets.token_hex(4)}"
+    async with httpx2.AsyncClient(trust_env=False, headers={"authorization": "Bearer anything"}) as http:
+        main = (await http.get(f"{repository}/git/ref/heads/main")).json()["object"]["sha"]
+        await http.post(f"{repository}/git/refs", json={"ref": f"refs/heads/{branch}", "sha": main})
+        content = base64.b64encode(b"Thyme").decode()
+        said = {"message": "Herbs", "content": content, "branch": branch}
+        await http.put(f"{repository}/contents/{branch}.md", json=said)
+        opened = {"title": "Herb bed", "body": "Thyme and sage.", "head": branch, "base": "main"}
+        answer = await http.post(f"{repository}/pulls", json=opened)
+    assert answer.status_code == 201, answer.text
+    return {"number": answer.json()["number"]}
+
+
+async def a_pull_somewhere(place: Emulated) -> Mapping[str, object]:
+    await a_pull(place)
+    return {}
+
+
 async def a_team(place: Emulated) -> Mapping[str, object]:
     return {"team": found(await place.call("linear_teams"))["id"]}
 
@@ -105,6 +130,16 @@ CASES: Mapping[str, Case] = {
         'Created "Sowing"', {"summary": "Sowing", "start": "2036-05-01T09:00:00Z", "end": "2036-05-01T10:00:00Z"}
     ),
     "calendar_calendars": Case(MAIL),
+    "calendar_free": Case(
+        "1 free times.",
+        {"time_min": "2036-03-02T09:00:00Z", "time_max": "2036-03-02T10:00:00Z"},
+    ),
+    "gmail_search": Case("Your seeds", {"query": "seeds"}),
+    "gmail_read": Case("They are on their way.", {"message": "seeds"}),
+    "gmail_draft": Case("Wrote the draft", LETTER),
+    "gmail_send": Case("Sent (id ", LETTER),
+    "drive_search": Case("Beds", {"name": "Beds"}),
+    "drive_read": Case("Three beds.", {"file": "beds"}),
     "calendar_delete": Case("Deleted.", {"calendar_id": "primary"}, an_event),
     "github_issue_search": Case("Mend the fence", {"query": f"repo:{ACCOUNT}/garden fence"}, an_issue_somewhere),
     "github_issues": Case("Mend the fence", GARDEN, an_issue_somewhere),
@@ -112,7 +147,9 @@ CASES: Mapping[str, Case] = {
     "github_issue_comments": Case("Nothing was found.", GARDEN, an_issue),
     "github_issue_create": Case("Opened #", {**GARDEN, "title": "Mow the lawn"}),
     "github_issue_comment": Case("Commented: http", {**GARDEN, "text": "Done."}, an_issue),
-    "github_pulls": Case("Nothing was found.", GARDEN),
+    "github_pulls": Case("Herb bed", GARDEN, a_pull_somewhere),
+    "github_pull_read": Case("Thyme and sage.", GARDEN, a_pull),
+    "github_pull_comment": Case("Commented: http", {**GARDEN, "text": "Nice."}, a_pull),
     "github_file_read": Case("garden", {**GARDEN, "file": "README.md"}),
     "linear_teams": Case("ENG Engineering"),
     "linear_read": Case("ENG-1", {"issue": "ENG-1"}),
@@ -122,8 +159,6 @@ CASES: Mapping[str, Case] = {
 LACKING: Mapping[str, str] = {
     "slack_search": "no search.messages",
     "calendar_update": "no events.patch",
-    "github_pull_read": "a repository made by its seed has no pull requests",
-    "github_pull_comment": "a repository made by its seed has no pull requests",
     "linear_search": "no searchIssues",
     "linear_comment": "a comment has no address",
     **dict.fromkeys(("outlook_search", "outlook_read", "outlook_draft", "outlook_send"), "no mail"),

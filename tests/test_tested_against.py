@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from providers.tools import builtin_tools
 from tests import emulated, test_foreign_services, toolset_cases
 from tests.documented import DOCS
 from tests.generating import github
+from tests.toolset_page import shipped
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "providers.md").read_text(encoding="utf-8")
@@ -35,13 +37,12 @@ def against(words: str) -> list[str]:
 
 def tools_at_emulate() -> Iterator[str]:
     """The rows of the second table, made of the cases."""
+    providers = {spec.name: spec.provider for spec in (*builtin_tools(), *shipped().values())}
     for name in emulated.NAMES:
-        provider = "outlook_ onedrive_" if name == "microsoft" else "calendar_" if name == "google" else f"{name}_"
-        beginnings = tuple(provider.split())
-        ran = [f"`{tool}`" for tool in test_foreign_services.CASES if tool.startswith(beginnings)]
+        ran = [f"`{tool}`" for tool in test_foreign_services.CASES if providers[tool] == name]
         lacking: dict[str, list[str]] = {}
         for tool, why in test_foreign_services.LACKING.items():
-            if tool.startswith(beginnings):
+            if providers[tool] == name:
                 lacking.setdefault(why, []).append(f"`{tool}`")
         why_not = "; ".join(f"{', '.join(tools)}: {why}" for why, tools in lacking.items())
         yield f"| `{name}` | {', '.join(ran) or 'none'} | {why_not or 'none'} |"
