@@ -25,6 +25,12 @@ FOREIGN = (
 )
 
 
+CLOSED = (
+    "/docs", "/redoc", "/openapi.json", "/swagger.json", "/metrics", "/debug", "/debug/pprof", "/console", "/status",
+    "/server-status", "/actuator", "/admin/", "/graphql", "/trace", "/.env", "/.git/config", "/healthz/details",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with room(tmp_path_factory.mktemp("guards")) as opened:
@@ -50,6 +56,28 @@ async def test_own_origin_and_no_origin_pass(place: Room) -> None:
             headers = modern_headers("tools/list") | ({} if origin is None else {"origin": origin})
             answer = await http.post("/mcp", json=modern("tools/list"), headers=headers)
             assert answer.status_code == 200
+
+
+@pytest.mark.requirement("S-128")
+async def test_no_description_figure_or_debugger_is_served_and_no_answer_names_its_program(place: Room) -> None:
+    agent = await place.agent()
+    for http in (place.http(), place.http(agent)):
+        async with http:
+            assert (await http.get("/healthz")).status_code == 200
+            for path in CLOSED:
+                assert (await http.get(path)).status_code == 404, path
+            for path in (
+                "/healthz",
+                "/docs",
+                "/mcp",
+                "/token",
+                "/connections",
+                "/.well-known/oauth-authorization-server",
+            ):
+                answer = await http.get(path)
+                assert not {"server", "x-powered-by", "via"} & set(answer.headers), path
+                shown = answer.text.lower()
+                assert not [word for word in ("uvicorn", "starlette", "traceback", "python/") if word in shown], path
 
 
 async def test_own_form_without_referrer_has_a_null_origin_and_passes_outside_of_mcp_only(place: Room) -> None:

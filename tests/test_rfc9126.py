@@ -43,6 +43,7 @@ async def allowed(world: World, client_id: str, request_uri: str, **more: str) -
     return query_of(page.headers["location"])
 
 
+@pytest.mark.requirement("S-058")
 async def test_a_pushed_request_leads_to_a_code(world: World) -> None:
     client_id = await world.public_client()
     verifier, challenge = pkce()
@@ -60,6 +61,7 @@ async def test_a_pushed_request_leads_to_a_code(world: World) -> None:
     assert answer.json()["scope"] == "connections openid tools"
 
 
+@pytest.mark.requirement("S-058")
 async def test_a_pushed_request_counts_once_and_for_a_minute(world: World) -> None:
     client_id = await world.public_client()
     first = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
@@ -74,6 +76,7 @@ async def test_a_pushed_request_counts_once_and_for_a_minute(world: World) -> No
     await allowed(world, client_id, good)
 
 
+@pytest.mark.requirement("S-058")
 async def test_another_clients_pushed_request_is_refused_and_stays_good(world: World) -> None:
     client_id, other = await world.public_client(), await world.public_client()
     request_uri = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
