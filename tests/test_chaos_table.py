@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -48,6 +49,19 @@ async def test_a_group_that_breaks_or_never_ends_is_a_missed_figure(figures: obj
     assert "1 of 2 figures reached" in table
     assert words in table
     assert not json.loads(chaos.as_json([ran, good_one]))["reached"]
+
+
+def test_what_is_done_so_far_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "table.md"
+
+    async def second(scale: Scale) -> list[Figure]:
+        assert "| calls | `first` | 3 of 3 | all |" in kept.read_text(encoding="utf-8")
+        return [GOOD]
+
+    monkeypatch.setattr(chaos, "groups", lambda: {"first": group(good), "second": group(second)})
+    monkeypatch.setattr("sys.argv", ["chaos", "--write", str(kept)])
+    assert chaos.main() == 0
+    assert "2 of 2 figures reached" in kept.read_text(encoding="utf-8")
 
 
 def test_every_group_says_what_it_does(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

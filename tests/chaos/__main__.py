@@ -1,7 +1,8 @@
 """Runs the groups one after the other and prints one table. Names choose; `--list` says what each group does.
 
 Exits with 0 when every figure was reached, else with 1. `--json` prints the same as JSON, `--small` takes the size of
-the suite. A group that breaks or outlasts its time is a figure that was missed; the others go on.
+the suite, `--write FILE` keeps the table of what is done so far in a file. A group that breaks or outlasts its time is
+a figure that was missed; the others go on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
 
 import tests.chaos
@@ -69,12 +71,18 @@ def as_json(runs: Sequence[Run]) -> str:
 
 
 def as_table(runs: Sequence[Run]) -> str:
-    """One table under the machine, the date, and how busy the machine was."""
+    """The table of docs/reliability.md, with the machine, the date, and how busy the machine was."""
+    lines = ["| What | Scenario | Measured | Wanted |", "| --- | --- | --- | --- |"]
+    for one in runs:
+        for figure in one.figures:
+            said = figure.measured if figure.holds else f"**missed:** {figure.measured}"
+            lines.append(f"| {figure.what} | `{one.group}` | {said} | {figure.wanted} |")
+    rows = "\n".join(lines)
     took = ", ".join(f"{one.group} {one.seconds:.0f} s (load {one.load[0]} to {one.load[1]})" for one in runs)
     figures = [figure for one in runs for figure in one.figures]
     missed = sum(not figure.holds for figure in figures)
     verdict = f"{len(figures) - missed} of {len(figures)} figures reached."
-    return f"{machine()}\n\n{table(figures)}\n\n{took}\n\n{verdict}"
+    return f"{machine()}\n\n{rows}\n\n{took}\n\n{verdict}"
 
 
 def main() -> int:
@@ -84,6 +92,7 @@ def main() -> int:
     parser.add_argument("group", nargs="*", choices=[*found, []], help="names; all without one")
     parser.add_argument("--small", action="store_true", help="the size of the suite")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, anew after each group")
     parser.add_argument("--list", action="store_true", help="say what each group does, and run nothing")
     arguments = parser.parse_args()
     if arguments.list:
@@ -92,7 +101,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends our servers and providers, too
     scale = Scale.SMALL if arguments.small else Scale.FULL
     chosen = arguments.group or list(found)
-    runs = [asyncio.run(run(name, found[name], scale)) for name in chosen]
+    runs: list[Run] = []
+    for name in chosen:
+        runs.append(asyncio.run(run(name, found[name], scale)))
+        if arguments.write is not None:
+            arguments.write.write_text(as_table(runs) + "\n", encoding="utf-8")
     print(as_json(runs) if arguments.json else as_table(runs))
     return 0 if all(figure.holds for one in runs for figure in one.figures) else 1
 

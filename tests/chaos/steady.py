@@ -6,6 +6,7 @@ last seconds.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from tests.chaos.crowd import open_crowd
@@ -45,10 +46,12 @@ async def steady(
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases."""
+    """Both databases at once, each with a provider of its own: neither is busy."""
     life, lives, connections = (60, 3.0, 40) if scale is Scale.FULL else (10, 0.6, 10)
-    async with strict_provider() as provider, postgres_server() as server:
-        return [
-            await steady(provider, where, life=life, lives=lives, rate=50.0, connections=connections)
-            for where in (server, None)
-        ]
+
+    async def one(place: Server | None) -> Figure:
+        async with strict_provider() as provider:
+            return await steady(provider, place, life=life, lives=lives, rate=50.0, connections=connections)
+
+    async with postgres_server() as server:
+        return list(await asyncio.gather(one(server), one(None)))
