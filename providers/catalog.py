@@ -49,6 +49,7 @@ class ProviderOverrides:
     authorize_url: str | None = None
     token_url: str | None = None
     refresh_url: str | None = None
+    long_lived_url: str | None = None
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -289,6 +290,10 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
         "hosts": provider.hosts.model_copy(update=urls),
         "apis": {**provider.apis, **settings.apis},
     }
+    if settings.long_lived_url is not None:
+        if provider.long_lived is None:
+            raise ProviderFileRefused(f"providers.{provider.name}.long_lived_url: its file has no such step")
+        changes["long_lived"] = provider.long_lived.model_copy(update={"url": settings.long_lived_url})
     if settings.userinfo_url is not None:
         changes["identity"] = provider.identity.model_copy(
             update={"url": settings.userinfo_url, "api": None, "path": None}

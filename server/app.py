@@ -129,6 +129,7 @@ def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOv
         authorize_url=registered.authorize_url,
         token_url=registered.token_url,
         refresh_url=registered.refresh_url,
+        long_lived_url=registered.long_lived_url,
         revoke_url=registered.revoke_url,
         userinfo_url=registered.userinfo_url,
         apis=dict(registered.apis),

@@ -247,6 +247,7 @@ class ProviderSettings(_Section):
     authorize_url: str | None = None
     token_url: str | None = None
     refresh_url: str | None = None
+    long_lived_url: str | None = None
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = Field(default_factory=dict[str, str])

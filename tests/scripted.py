@@ -157,6 +157,7 @@ def _written(reply: Reply, arrival: Arrival) -> bytes:
 
 def provider_at(name: str, url: str, *, secret: str | None = "client-secret-canary") -> Provider:
     """A built-in provider with every address at a scripted server, and a registration of ours there."""
+    shipped = load_catalog().provider(name)
     overrides = ProviderOverrides(
         client_id="our-client",
         client_secret=secret,
@@ -164,6 +165,7 @@ def provider_at(name: str, url: str, *, secret: str | None = "client-secret-cana
         token_url=f"{url}/token",
         revoke_url=f"{url}/revoke",
         userinfo_url=f"{url}/userinfo",
-        apis={key: f"{url}/{key}" for key in load_catalog().provider(name).apis},
+        long_lived_url=None if shipped.long_lived is None else f"{url}/longer",
+        apis={key: f"{url}/{key}" for key in shipped.apis},
     )
     return load_catalog(overrides={name: overrides}).provider(name)

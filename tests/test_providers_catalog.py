@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,7 @@ def test_addresses_and_registration_come_from_the_operator() -> None:
         ),
         ("slack", ProviderOverrides(token_url="http://slack.example/"), "providers.slack: hosts.token_url: not https"),
         ("slack", ProviderOverrides(token_url="http://127.0.0.1/"), "override all of them or none"),
+        ("slack", ProviderOverrides(long_lived_url="https://x.example"), "long_lived_url: its file has no such step"),
         ("slack", ProviderOverrides(scopes=frozenset({"x"})), "providers.slack.scopes: unknown scope 'x'"),
         (
             "google",
@@ -225,3 +227,21 @@ def test_an_override_that_makes_no_sense_is_refused(name: str, overrides: Provid
         load_catalog(overrides={name: overrides})
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_step_to_a_long_lived_token_moves_with_the_other_addresses() -> None:
+    base = "http://127.0.0.1:8123"
+    moved = ProviderOverrides(
+        authorize_url=f"{base}/a",
+        token_url=f"{base}/t",
+        revoke_url=f"{base}/r",
+        userinfo_url=f"{base}/me",
+        apis={"main": f"{base}/api"},
+    )
+    with pytest.raises(ProviderFileRefused, match="override all of them or none"):
+        load_catalog(overrides={"facebook": moved})
+    facebook = load_catalog(overrides={"facebook": replace(moved, long_lived_url=f"{base}/longer")}).provider(
+        "facebook"
+    )
+    assert facebook.long_lived is not None
+    assert facebook.long_lived.url == f"{base}/longer"
