@@ -1,4 +1,4 @@
-"""UpstreamAPI: the provider's API as a tool sees it. It never sees the token.
+"""UpstreamAPI: the provider's API as a tool sees it. It never sees the account's token.
 
 Binds the credential to the provider's own hosts, refuses a call that the scopes do not cover before anything is sent,
 bounds time and size, and turns every failure into one of five refusals. Getting and refreshing the token is left to the
@@ -112,6 +112,7 @@ class UpstreamAPI:
         granted: frozenset[str] | None = None,
         renew: Callable[[], Awaitable[Authority]] | None = None,
         now: int,
+        deadline: float | None = None,
     ) -> None:
         self.account = account
         self.now = now
@@ -123,7 +124,20 @@ class UpstreamAPI:
         self._granted = granted
         self._renew = renew
         self._renewing = asyncio.Lock()
-        self._deadline: float | None = None
+        self._deadline = deadline
+
+    def acting_with(self, token: str) -> UpstreamAPI:
+        """The same call with a token that the provider gave for part of the account, such as a page; in hand only."""
+        return UpstreamAPI(
+            self._provider,
+            self._outbound,
+            token=token,
+            scopes=self._scopes,
+            account=self.account,
+            granted=self._granted,
+            now=self.now,
+            deadline=self._deadline,
+        )
 
     async def get(
         self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None

@@ -89,7 +89,7 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     # whether the parameters fit too is seen when it is called
     rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
     held = expand(provider, declared.scopes)
-    if all(rule.scopes.isdisjoint(held) for rule in rules):
+    if all(rule.scopes.isdisjoint(held) or rule.tells_secrets for rule in rules):
         raise ToolFileRefused(
             f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} call "
             f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"

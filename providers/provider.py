@@ -205,7 +205,7 @@ class Rule(Part):
     `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
     a pattern that its whole value must match; an absent parameter is the empty text. `inseparable`: scopes that widen
     what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
-    hold it too.
+    hold it too. `tells_secrets`: the answer holds a credential; only coded tools, which show none, make the call.
     """
 
     api: Key
@@ -214,6 +214,7 @@ class Rule(Part):
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
+    tells_secrets: bool = False
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:

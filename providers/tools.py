@@ -127,6 +127,13 @@ def quoted(text: str) -> str:
 
 def builtin_tools() -> tuple[ToolSpec, ...]:
     """Every provider tool, in the one fixed order in which clients see them."""
-    from providers import google, google_drive, google_free_time, google_mail, slack
+    from providers import facebook, google, google_drive, google_free_time, google_mail, slack
 
-    return (*slack.TOOLS, *google.TOOLS, *google_free_time.TOOLS, *google_mail.TOOLS, *google_drive.TOOLS)
+    return (
+        *slack.TOOLS,
+        *google.TOOLS,
+        *google_free_time.TOOLS,
+        *google_mail.TOOLS,
+        *google_drive.TOOLS,
+        *facebook.TOOLS,
+    )

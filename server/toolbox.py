@@ -22,14 +22,15 @@ CONNECTIONS: Final = "connections"
 def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     """Every tool that agents can have here, in one fixed order.
 
-    Declared tools that come with the program are there when their provider is set up; an operator's own always. Raises
-    ToolFileRefused or SettingsRefused with one line.
+    Tools that come with the program are there when their provider is set up; those of Slack and Google, and an
+    operator's own, always. Raises ToolFileRefused or SettingsRefused with one line.
     """
-    coded = builtin_tools()
+    present = {*WITH_TOOLS, *settings.providers}
+    coded = [spec for spec in builtin_tools() if spec.provider in present]
     shipped = [
         (path, tool_files.read_tool_file(path))
         for path in sorted(tool_files.BUILT_IN.glob("*.toml"))
-        if path.stem in WITH_TOOLS or path.stem in settings.providers
+        if path.stem in present
     ]
     own = tool_files.read_folders([folder.expanduser() for folder in settings.tools.folders])
     tools = (*coded, *data_tools((*shipped, *own), catalog))

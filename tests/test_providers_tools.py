@@ -39,6 +39,8 @@ def test_the_list_of_tools_is_fixed() -> None:
         "gmail_send",
         "drive_search",
         "drive_read",
+        "facebook_pages",
+        "facebook_post",
     ]
     assert builtin_tools() == builtin_tools()
 
@@ -362,6 +364,8 @@ GOOD_ARGUMENTS: dict[str, dict[str, object]] = {
     "gmail_send": MAIL,
     "drive_search": {"text": "x", "name": "x", "folder": "f", "cursor": "c", "account": "a"},
     "drive_read": {"file": "f1", "account": "a"},
+    "facebook_pages": {"cursor": "c", "account": "a"},
+    "facebook_post": {"page": "104000000000001", "text": "x", "link": "https://example.com/", "account": "a"},
 }
 LISTS = {"attendees", "calendars", "to", "cc", "bcc"}
 PAYLOADS = [
@@ -405,6 +409,8 @@ EXPECTED_PATHS = {
     "gmail_send": re.compile(r"/gmail/users/me/messages/send"),
     "drive_search": re.compile(r"/drive/files"),
     "drive_read": re.compile(r"/drive/files/[^/?#]+"),
+    "facebook_pages": re.compile(r"/main/me/accounts"),
+    "facebook_post": re.compile(r"/main/[0-9]+/feed"),
 }
 
 
@@ -511,7 +517,11 @@ async def test_odd_answers_of_a_provider_do_not_break_a_tool(bench: Bench) -> No
             try:
                 output = await bench.run(name, **arguments)
             except UpstreamRefused:
-                assert name in {"calendar_free", "drive_read"}  # without an answer there is nothing to tell
+                assert name in {
+                    "calendar_free",
+                    "drive_read",
+                    "facebook_post",
+                }  # without an answer there is nothing to tell
                 continue
             assert TOOLS[name].text(output)
 

@@ -49,6 +49,8 @@ def standard(arrival: Arrival) -> Reply:
             return json_reply({"calendars": {item["id"]: {"busy": []} for item in arrival.json["items"]}})
         case "/drive/files/f1":
             return json_reply({"id": "f1", "name": "n", "mimeType": "text/plain", "size": "3"})
+        case "/main/104000000000001":
+            return json_reply({"id": "104000000000001", "access_token": "page-token"})
         case _:
             return json_reply({"ok": True, "id": "e1", "items": [], "channels": [], "messages": []})
 

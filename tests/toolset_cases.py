@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from providers.simulator import drives, mailboxes
 from providers.simulator.running import Simulator
-from providers.simulator.services import graph, jira, linear, notion
+from providers.simulator.services import facebook, graph, jira, linear, notion, salesforce
 
 Prepare = Callable[[Simulator], Mapping[str, object]]
 
@@ -190,6 +190,27 @@ HUBSPOT: Mapping[str, Case] = {
     "hubspot_contacts": Case("hubspot", "", {"query": "dana"}, "Dana", {"id": "101", "email": "dana@customer.example"}),
     "hubspot_note": Case("hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Noted", {"id": "9001"}),
 }
+SALESFORCE: Mapping[str, Case] = {
+    "salesforce_contacts": Case(
+        "salesforce", "", {"query": "reed"}, "Dana Reed", {"id": salesforce.CONTACT, "email": "dana@customer.example"}
+    ),
+    "salesforce_accounts": Case("salesforce", "", {"query": "acme"}, "Acme", {"website": "https://acme.example"}),
+    "salesforce_note": Case(
+        "salesforce",
+        "",
+        {"contact": salesforce.CONTACT, "subject": "Called", "text": "Wants a quote.", "on": "2026-11-25"},
+        "Noted (id 00T",
+    ),
+}
+FACEBOOK: Mapping[str, Case] = {
+    "facebook_pages": Case("facebook", "", {}, "Sandbox Garden"),
+    "facebook_post": Case(
+        "facebook",
+        "",
+        {"page": facebook.PAGE, "text": "Seeds are in."},
+        "Posted: https://www.facebook.com/104000000000001_",
+    ),
+}
 MICROSOFT: Mapping[str, Case] = {
     "outlook_search": Case("microsoft", "", {"query": "budget"}, "Budget", {"from": "bob@example.com"}),
     "outlook_read": Case("microsoft", "", {"message": graph.MESSAGE}, "The numbers are in", {"kind": "text"}),
@@ -211,6 +232,8 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "linear": ("api-linear", ("main",)),
     "atlassian": ("api-atlassian", ("main",)),
     "hubspot": ("api-hubspot", ("main",)),
+    "salesforce": ("api-salesforce", ("main",)),
+    "facebook": ("api-facebook", ("main",)),
     "microsoft": ("api-microsoft", ("graph",)),
 }  # provider to the simulator's mode and the APIs of its file
 
@@ -233,5 +256,7 @@ CASES: Mapping[str, Case] = {
     **LINEAR,
     **JIRA,
     **HUBSPOT,
+    **SALESFORCE,
+    **FACEBOOK,
     **MICROSOFT,
 }

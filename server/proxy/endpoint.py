@@ -173,6 +173,7 @@ class Proxy:
         """Rule and parameters. Reads the body where a rule looks at it, or where it is small."""
         method = passage.method
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
+        found = tuple(rule for rule in found if not rule.tells_secrets)
         if not found:
             raise refusals.no_rule(provider)
         passage.rule = found[0]

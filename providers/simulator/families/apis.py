@@ -42,6 +42,19 @@ WITH_APIS: Mapping[str, Mode] = {
         ("POST", "/crm/v3/objects/contacts/search", "crm.objects.contacts.read"),
         ("POST", "/crm/v3/objects/notes", "crm.objects.contacts.write"),
     ),
+    "api-salesforce": _with_api(
+        "salesforce",
+        "salesforce",
+        ("POST", "/v63.0/parameterizedSearch", "api full"),
+        ("POST", "/v63.0/sobjects/Task", "api full"),
+    ),
+    "api-facebook": _with_api(
+        "facebook",
+        "facebook",
+        ("GET", "/me/accounts", "pages_show_list"),
+        ("GET", "/{}", "pages_show_list"),
+        ("POST", "/{}/feed", "pages_manage_posts"),
+    ),
     "api-microsoft": _with_api(
         "microsoft",
         "graph",

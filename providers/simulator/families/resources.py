@@ -15,7 +15,7 @@ from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.services import APIS
+from providers.simulator.services import APIS, REFUSALS
 from providers.simulator.services.desk import Visit
 from providers.simulator.tokens import AccessToken, fingerprint
 from providers.simulator.wire import Call
@@ -53,7 +53,7 @@ def operation(sandbox: Sandbox, call: Call) -> Response:
     found = _operation(mode, call)
     token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")
     if token is None:
-        return _unauthorized(entry)
+        return _unauthorized(entry, api=mode.api)
     if found is None:
         entry["outcome"] = "unknown_operation"
         return JSONResponse({"error": "not_found"}, status_code=404)
@@ -110,6 +110,8 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
     mode = sandbox.mode(face_name(call))
     if wanted and not wanted & _authority(mode, token):
         entry["outcome"] = "insufficient_scope"
+        if mode.api in REFUSALS:
+            return REFUSALS[mode.api](403)
         needed = " ".join(sorted(wanted))
         return JSONResponse({"error": "insufficient_scope", "needed": needed}, status_code=403)
     if token.item is not None and not _is_within(token.item, call.path):
@@ -118,7 +120,7 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
     if mode.api == "github" and "path" in call.path_params:
         return github_api.answer(sandbox, call, account=token.family.account)
     if mode.api in APIS and "path" in call.path_params:
-        return APIS[mode.api](Visit.of(sandbox, call, account=token.family.account))
+        return APIS[mode.api](Visit.of(sandbox, call, token=token))
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
 
@@ -156,7 +158,9 @@ def _flagged(mode: Mode, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return body if mode.shape.ok_flag is None else {mode.shape.ok_flag: True, **body}
 
 
-def _unauthorized(entry: Entry) -> Response:
+def _unauthorized(entry: Entry, *, api: str | None = None) -> Response:
     entry["outcome"] = "invalid_token"
+    if api is not None and api in REFUSALS:
+        return REFUSALS[api](401)
     headers = {"www-authenticate": 'Bearer error="invalid_token"'}
     return JSONResponse({"error": "invalid_token"}, status_code=401, headers=headers)

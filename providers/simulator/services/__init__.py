@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
 
-from providers.simulator.services import graph, hubspot, jira, linear, notion
+from providers.simulator.services import facebook, graph, hubspot, jira, linear, notion, salesforce
 from providers.simulator.services.desk import Visit
 
 APIS: Mapping[str, Callable[[Visit], Response]] = {
@@ -19,4 +19,11 @@ APIS: Mapping[str, Callable[[Visit], Response]] = {
     "jira": jira.answer,
     "hubspot": hubspot.answer,
     "graph": graph.answer,
+    "salesforce": salesforce.answer,
+    "facebook": facebook.answer,
+}
+# How these say that a token is dead (401) or allows too little (403); the others say it in the words of RFC 6750.
+REFUSALS: Mapping[str, Callable[[int], Response]] = {
+    "salesforce": salesforce.no_authority,
+    "facebook": facebook.no_authority,
 }

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.sandbox import Sandbox
+from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import Call
 
 Record = dict[str, JsonValue]
@@ -22,12 +23,16 @@ class Visit:
 
     sandbox: Sandbox
     call: Call
-    account: str
+    token: AccessToken
     parts: Sequence[str] = field(default=())
 
     @classmethod
-    def of(cls, sandbox: Sandbox, call: Call, *, account: str) -> Visit:
-        return cls(sandbox, call, account, tuple(call.path_params["path"].split("/")))
+    def of(cls, sandbox: Sandbox, call: Call, *, token: AccessToken) -> Visit:
+        return cls(sandbox, call, token, tuple(call.path_params["path"].split("/")))
+
+    @property
+    def account(self) -> str:
+        return self.token.family.account
 
     @property
     def person(self) -> Person:

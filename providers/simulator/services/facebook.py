@@ -1,0 +1,72 @@
+"""Facebook's Graph API for Pages (developers.facebook.com/docs/pages-api): one's Pages, a post on one.
+
+A post needs the Page's own token, which the person's gets by asking for it; with the person's own it is refused.
+"""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+from starlette.responses import Response
+
+from providers.simulator.services.desk import Record, Visit, reply, text
+
+PAGE, NOT_MINE = "104000000000001", "104000000000002"
+_PAGES: tuple[Record, ...] = (
+    {"id": PAGE, "name": "Sandbox Garden", "category": "Garden", "tasks": ["CREATE_CONTENT", "MODERATE"]},
+    {"id": NOT_MINE, "name": "Neighbours", "category": "Community", "tasks": ["ANALYZE"]},
+)
+_FIELDS = ("id", "name", "category", "tasks", "access_token")
+
+
+def answer(visit: Visit) -> Response:
+    """One operation, with the person's token or with that of a Page."""
+    mine = next((page for page in _PAGES if visit.token.item == _address(page)), None)
+    match visit.call.method, visit.parts:
+        case "GET", ["me", "accounts"]:
+            shown: list[JsonValue] = [_shown(visit, page, default="id,name,category,tasks") for page in _PAGES]
+            return reply({"data": shown, "paging": {"cursors": {"before": "b", "after": "a"}}})
+        case "GET", [page] if found := next((one for one in _PAGES if one["id"] == page), None):
+            return reply(_shown(visit, found, default="id,name"))
+        case "POST", [page, "feed"] if any(one["id"] == page for one in _PAGES):
+            return _post(visit, page, mine)
+        case _:
+            return refused(404, 100, "Unsupported request", kind="GraphMethodException")
+
+
+def _address(page: Record) -> str:
+    """How the token of a Page says that it is one."""
+    return f"facebook://x/api/{page['id']}"
+
+
+def _shown(visit: Visit, page: Record, *, default: str) -> Record:
+    names = visit.call.query.get("fields", default).split(",")
+    shown: Record = {name: page[name] for name in names if name in page}
+    if "access_token" in names and "pages_manage_posts" in visit.token.scopes:
+        tokens = visit.sandbox.face(f"families.{visit.call.path_params['mode']}").tokens
+        shown["access_token"] = tokens.derive(visit.token, visit.token.scopes, item=_address(page)).access_token
+    return {**shown, "id": page["id"]}
+
+
+def _post(visit: Visit, page: str, mine: Record | None) -> Response:
+    if mine is None or mine["id"] != page:
+        return refused(403, 200, "(#200) A post on a Page needs the access token of that Page.")
+    tasks = mine["tasks"]
+    if not isinstance(tasks, list) or "CREATE_CONTENT" not in tasks:
+        return refused(403, 200, "(#200) The person cannot create content there.")
+    message = text(dict(visit.body), "message")
+    if not message and not text(dict(visit.body), "link"):
+        return refused(400, 100, "(#100) You must provide a message or a link.")
+    visit.note("facebook", message)
+    return reply({"id": f"{page}_122000000000001"})
+
+
+def refused(status: int, code: int, message: str, *, kind: str = "OAuthException") -> Response:
+    """An error in Facebook's shape."""
+    return reply({"error": {"message": message, "type": kind, "code": code, "fbtrace_id": "A1"}}, status=status)
+
+
+def no_authority(status: int) -> Response:
+    """The token is dead, or the person has not granted a permission."""
+    if status == 401:
+        return refused(400, 190, "Error validating access token: the session has expired.")
+    return refused(403, 200, "(#200) Requires a permission that was not granted.")
