@@ -75,16 +75,15 @@ def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:
 
 # The 84 services of the survey of providers, by the name that each has here.
 SURVEY = (
-    "gmail google-calendar google-drive google-docs google-sheets google-contacts google-tasks google-chat youtube "
-    "google-analytics google-bigquery google-ads outlook microsoft-teams onedrive sharepoint power-bi microsoft "
-    "slack github-oauth-app github gitlab bitbucket jira confluence linear notion asana clickup monday airtable "
-    "salesforce hubspot pipedrive zoho attio zendesk intercom front gong zoom calendly cal-com dropbox box figma "
-    "miro canva discord x linkedin facebook instagram reddit tiktok spotify stripe-apps stripe-connect shopify "
-    "quickbooks xero square paypal docusign mailchimp pagerduty snowflake todoist webflow typeform surveymonkey "
-    "servicenow okta twitch strava basecamp klaviyo posthog outreach salesloft wrike harvest"
+    "gmail google-calendar google-drive google-docs google-sheets google-contacts google-tasks google-chat "
+    "youtube google-analytics google-bigquery google-ads outlook microsoft-teams onedrive sharepoint power-bi "
+    "microsoft slack github-oauth-app github gitlab bitbucket jira confluence linear notion asana clickup monday "
+    "airtable trello salesforce hubspot pipedrive zoho attio zendesk intercom front gong zoom calendly cal-com "
+    "dropbox box figma miro canva discord x linkedin facebook instagram reddit tiktok spotify stripe-apps "
+    "stripe-connect shopify quickbooks xero square paypal docusign mailchimp pagerduty sentry snowflake todoist "
+    "webflow typeform surveymonkey servicenow okta twitch strava basecamp klaviyo posthog outreach salesloft "
+    "wrike harvest"
 )
-# Trello speaks OAuth 1.0a; Sentry sends the code by webhook, and its token address holds the installation.
-NO_FILE_CAN_SAY = ("trello", "sentry")
 # What Auth0's Token Vault connects to, beside `oauth2` and `oidc`, which settings alone describe.
 AUTH0 = (
     "google microsoft github bitbucket slack box dropbox basecamp figma digitalocean hugging-face salesforce amazon "
@@ -95,7 +94,7 @@ AUTH0 = (
 def test_the_services_of_the_survey_and_of_auth0_are_there() -> None:
     catalog = load_catalog()
     survey = SURVEY.split()
-    assert len(set(survey)) + len(NO_FILE_CAN_SAY) == 84
+    assert len(set(survey)) == 84
     assert [name for name in (*survey, *AUTH0.split()) if catalog.get(name) is None] == []
 
 
