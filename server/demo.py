@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -32,6 +32,7 @@ from rich.text import Text
 
 from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
+from server.client_config import Machine, Program, Vault, client_config
 from server.commands.history import described, in_a_line, names_of
 from server.demo_person import DemoFailed, DemoPerson
 from server.deployment import Deployment
@@ -44,6 +45,10 @@ from vault import audit, connections, users
 PERSON: Final = "alice"
 AGENT: Final = "Demo agent"
 REDIRECT: Final = "http://127.0.0.1:33418/callback"
+_ENDED: Final = (
+    "\nTo try it with an MCP client of your own: make demo KEEP=1, or token-vault demo --keep. "
+    "It leaves all of this running."
+)
 POST: Final = {"channel": "#general", "text": "Hello from an agent that never saw a Slack token."}
 
 
@@ -143,6 +148,8 @@ async def play(*, keep: bool, data: Path | None) -> bool:
             return False
         if keep:
             await _keep(stage)
+        else:
+            console.print(Text(_ENDED, "dim"), soft_wrap=True)
     return True
 
 
@@ -363,13 +370,20 @@ async def _keep(stage: Stage) -> None:
     deployment = stage.deployment
     owner = await users.find_user(deployment.database, PERSON)
     link = await owner_link(deployment, owner.id if owner else "")
-    configuration = {"mcpServers": {"token-vault": {"type": "http", "url": deployment.url("/mcp")}}}
-    stage.console.print(Text(f"\nPortal {deployment.public_url}", "bold"))
-    stage.console.print(f"Sign in as {PERSON} with the password {stage.password}, or once, within two minutes, by")
-    stage.console.print(link, soft_wrap=True)
-    stage.console.print("MCP client configuration:")
-    stage.console.print(json.dumps(configuration, indent=2))
-    stage.console.print("At the sandbox's consent pages choose any account. Ctrl+C ends it.")
+    vault = Vault(Program("token-vault"), (), deployment.public_url, is_loopback=True)
+    machine = Machine(sys.platform, Path.home(), {})
+    configuration = client_config("claude-code", "http", vault=vault, machine=machine)
+    for line in (
+        Text(f"\nPortal {deployment.public_url}", "bold"),
+        f"Sign in as {PERSON} with the password {stage.password}, or once, within two minutes, by",
+        link,
+        "MCP client configuration:",
+        configuration.text,
+        "Or, for Claude Code, one line:",
+        configuration.command_line or "",
+        "At the sandbox's consent pages choose any account. Ctrl+C ends it.",
+    ):
+        stage.console.print(line, soft_wrap=True)
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told.set)

@@ -10,7 +10,7 @@ from mcp_types import CallToolResult, TextContent
 
 from server import approve
 from server.asking import Asking
-from server.portal.approvals import visible
+from server.portal.words import visible
 from server.settings import SettingsRefused
 from tests.harness import PASSWORD
 from tests.mcp_room import SLACK, Agent, Room, modern, modern_headers, room

@@ -13,15 +13,19 @@ import stat
 import termios
 from pathlib import Path
 
+import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
 from providers.catalog import SHELF
 from server.app import open_deployment
 from server.cli import app
+from server.commands.history import described, in_a_line
 from server.settings import load_settings
+from tests.person import Person
 from tests.processes import PROGRAM, Place, free_port
 from vault import connections, users
+from vault.records import Event
 from vault.upstream import Account, TokenAnswer
 
 PASSWORD = "a long enough password for this test"
@@ -148,6 +152,22 @@ async def test_activity_and_signing_keys(place: Place) -> None:
     assert events[-1]["kind"] == "signing_key.rotated"  # type: ignore[index]
     assert events[-1]["details"]["kid"] == rotated["kid"]  # type: ignore[index]
     assert "signing_key.rotated" in (await run(place, "activity")).stdout
+
+
+def test_what_happened_is_one_line_that_says_nothing_to_the_terminal() -> None:
+    event = Event(
+        kind="client.registered",
+        sequence=1,
+        at=0,
+        client_id="c",
+        details={"name": "Bot\x1b[2J\n1970-01-01T00:00:00Z  consent.given", "redirect_uris": ["a", "b"], "actors": []},
+    )
+    line = in_a_line(described(event, names={"c": "Bot\u202e"}))
+    assert line.startswith(
+        "1970-01-01T00:00:00Z  client.registered        ok       Bot‹U+202E›  name: Bot‹U+001B›[2J 1970"
+    )
+    assert line.endswith("redirect uris: a, b")
+    assert "\n" not in line
 
 
 async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stopped(place: Place) -> None:
@@ -356,3 +376,35 @@ async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     for line in ("one refresh at Slack", "nobody is asked anything", "The next call says so", "connection.closed"):
         assert line in out
     assert "✗" not in out
+    assert "make demo KEEP=1" in out
+
+
+async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Path) -> None:
+    place = Place(tmp_path / "demo", 0)
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments("demo", "--keep"), stdout=asyncio.subprocess.PIPE, env=place.environment()
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    async with asyncio.timeout(60):
+        while not said or "Ctrl+C ends it" not in said[-1]:
+            line = (await process.stdout.readline()).decode()
+            assert line, "the demo ended"
+            said.append(line.rstrip("\n"))
+    try:
+        text = "\n".join(said)
+        entry = json.JSONDecoder().raw_decode(text[text.index("{", text.index("MCP client configuration")) :])[0]
+        url = entry["mcpServers"]["token-vault"]["url"]
+        assert f"claude mcp add --scope user --transport http token-vault {url}" in said
+        link = next(line for line in said if "/sign-in/local?" in line)
+        password = re.search(r"with the password (\S+),", text)
+        assert password is not None
+        async with httpx2.AsyncClient(trust_env=False, follow_redirects=True) as http:
+            assert (await http.post(url, json={})).status_code == 401
+            assert "Connections</h1>" in (await http.get(link)).text
+        async with Person(url.removesuffix("/mcp")) as person:
+            assert "Connections</h1>" in (await person.sign_in("alice", password[1])).text
+    finally:
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0

@@ -40,10 +40,14 @@ def described(event: Event, *, names: Mapping[str, str]) -> dict[str, object]:
 
 def in_a_line(row: Mapping[str, object]) -> str:
     """An event as one line for a person."""
+    from server.portal import words
+
     details = row["details"]
-    rest = json.dumps(details, ensure_ascii=False) if details else ""
+    rest = words.in_a_line(details) if isinstance(details, dict) else ""  # pyright: ignore[reportUnknownArgumentType] -- of `described`
     who = " ".join(str(row[part]) for part in ("user", "agent") if row[part] is not None)
-    return f"{row['at']}  {row['kind']:24} {row['outcome']:8} {who}  {rest}".rstrip()
+    line = f"{row['at']}  {row['kind']:24} {row['outcome']:8} {who}  {rest}".rstrip()
+    # Names come from agents and providers: none of them may start a line of its own or speak to the terminal.
+    return words.visible(line.replace("\n", " ").replace("\t", " "))
 
 
 async def names_of(deployment: Deployment) -> dict[str, str]:

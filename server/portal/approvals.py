@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from typing import Final
 
 from starlette.responses import Response
@@ -16,8 +14,6 @@ from server.portal.visits import OwnVisit
 from vault import approvals, clients
 from vault.approvals import USE_LIFETIME, Approval
 from vault.records import ApprovalState
-
-_KEPT_CONTROLS: Final = "\n\t"
 
 
 async def show_all(visit: OwnVisit) -> Response:
@@ -73,25 +69,12 @@ async def _shown(visit: OwnVisit, approval: Approval) -> dict[str, object]:
         "provider": approval.provider if provider is None else provider.title,
         "account": approval.account,
         "scopes": [] if provider is None else scope_words(provider, frozenset(approval.scopes)),
-        "arguments": [(name, visible(value)) for name, value in approval.arguments.items() if value is not None],
+        "arguments": [(name, words.visible(value)) for name, value in approval.arguments.items() if value is not None],
         "asked_at": approval.created_at,
         "minutes": USE_LIFETIME // 60,
     }
 
 
-def visible(value: object) -> str:
-    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
-
-    What has no shape of its own (control, bidirectional and invisible characters) is shown as its code point.
-    """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return "".join(
-        letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
-        for letter in text
-    )
-
-
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 _TITLES: Final = {
     "approved": "You said yes",
     "refused": "You said no",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Final
 
@@ -80,6 +82,8 @@ _EVENTS: Final[Mapping[str, str]] = {
     "connection.upstream_revocation_failed": "Ending an account's access at the provider failed",
     "owner.found": "A program on this computer acts as you",
 }
+_KEPT_CONTROLS: Final = "\n\t"
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 
 
 def token_scope(scope: str) -> str:
@@ -114,10 +118,13 @@ def event(event: Event) -> str:
 
 def details(event: Event, *, beside: str = "") -> str:
     """The facts of an event in one line, without an account that stands `beside` it anyway."""
+    return in_a_line({name: value for name, value in event.details.items() if name != "account" or value != beside})
+
+
+def in_a_line(facts: Mapping[str, object]) -> str:
+    """Facts with their names; those that say nothing are left out."""
     parts: list[str] = []
-    for name, value in event.details.items():
-        if name == "account" and value == beside:
-            continue
+    for name, value in facts.items():
         match value:
             case None | "" | []:
                 continue
@@ -129,3 +136,15 @@ def details(event: Event, *, beside: str = "") -> str:
                 shown = str(value)
         parts.append(f"{name.replace('_', ' ')}: {shown}")
     return " · ".join(parts)
+
+
+def visible(value: object) -> str:
+    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
+
+    What has no shape of its own (control, bidirectional and invisible characters) is shown as its code point.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    return "".join(
+        letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
+        for letter in text
+    )
