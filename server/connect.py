@@ -119,7 +119,7 @@ def _message(title: str, *, reason: str, tool: str) -> str:
         case "delegation":
             return f"{title} is connected, but this agent may not use it for {tool} yet."
         case _:
-            return f"{tool} needs {title}, which is not connected yet."
+            return f"{tool} needs an account at {title}."
 
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:

@@ -115,4 +115,6 @@ async def test_the_agent_does_not_learn_the_name_of_an_account_that_it_may_not_u
 
 async def test_nothing_is_connected_is_said_alike(place: Room) -> None:
     agent = await place.agent("rita")
-    assert "No slack account is connected yet" in await told(place, agent)
+    text = await told(place, agent)
+    assert "No slack account is connected yet" in text
+    assert text.count("connected yet") == 1, "said twice"

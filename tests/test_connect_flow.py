@@ -528,7 +528,7 @@ async def test_whoever_started_alone_and_said_no_starts_again_alone(room: Room) 
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("missing", "not connected yet"),
+        ("missing", "slack_post needs an account at Slack."),
         ("needs_reauth", "has to be renewed"),
         ("ambiguous", "has to be renewed"),
         ("scopes", "needs more of Slack"),
