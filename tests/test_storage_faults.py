@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.chaos.faults import cut, full_disk, lock, under
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 from tests.exchanging import Room, open_room
-from vault.refusals import StorageUnavailable
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import Rotation
 
 
@@ -88,3 +89,39 @@ async def test_a_disk_that_takes_no_more_lets_nothing_be_sent_and_loses_nothing(
         figure = await under(world, "full", full_disk(1.0), processes=2, seconds=1.0, after=2.0, may_send=False)
     assert figure.holds, figure.measured
     assert "503" in figure.measured
+
+
+async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(postgres_store: Store) -> None:
+    import asyncpg
+
+    name = urlsplit(postgres_store.url).path[1:]
+
+    async def become(what: str) -> None:
+        writable = {"default_transaction_read_only": "off"}
+        connection = await asyncpg.connect(postgres_store.url, server_settings=writable)
+        try:
+            await connection.execute(f'alter database "{name}" set default_transaction_read_only = {what}')
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        finally:
+            await connection.close()
+
+    async with open_room(postgres_store, rotation=Rotation.REVOKES) as room:
+        await room.connect()
+        room.pass_time(3600)
+        await become("on")
+        for _ in range(3):  # the first may find its connection cut
+            with pytest.raises((StorageUnavailable, TemporarilyUnavailable)):
+                await room.exchange()
+        assert room.slack.sends == []
+        await become("off")
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    assert (await room.exchange()).value in room.slack.issued
+                    break
+                except (StorageUnavailable, TemporarilyUnavailable):
+                    await asyncio.sleep(0.05)
+        assert len(room.slack.sends) == 1
