@@ -340,14 +340,14 @@ class UpstreamAPI:
 
 
 def path_of(template: str, segments: Sequence[str]) -> str:
-    """The template with each `{}` filled by one percent-encoded segment; ValueError for a segment that is no name."""
+    """The template with each `{}` filled by one percent-encoded segment. Raises RuleRefused for one that is no name."""
     parts = template.split("{}")
     if len(parts) != len(segments) + 1:
         raise ValueError("segments do not fit the path")
     filled = parts[0]
     for segment, rest in zip(segments, parts[1:], strict=True):
         if segment.strip(".") == "" or not segment.isprintable():
-            raise ValueError("not a path segment")
+            raise RuleRefused("An id of this call cannot stand in an address. Nothing was sent.")
         filled += quote(segment, safe="") + rest
     return filled
 

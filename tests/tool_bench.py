@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from providers.address import AddressPolicy
 from providers.api import UpstreamAPI
 from providers.http import Outbound
+from providers.provider import Provider
 from providers.tools import ToolSpec, builtin_tools
 from tests.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
 
@@ -26,6 +27,7 @@ class Bench:
     server: ScriptedServer
     outbound: Outbound
     steps: list[tuple[int, int | None]] = field(default_factory=list)
+    providers: dict[str, Provider] = field(default_factory=dict)  # read once
 
     async def run(self, name: str, /, **arguments: object) -> BaseModel:
         tool = TOOLS[name]
@@ -34,7 +36,9 @@ class Bench:
 
     def api(self, tool: ToolSpec) -> UpstreamAPI:
         assert tool.provider is not None
-        provider = provider_at(tool.provider, self.server.url)
+        if tool.provider not in self.providers:
+            self.providers[tool.provider] = provider_at(tool.provider, self.server.url)
+        provider = self.providers[tool.provider]
         return UpstreamAPI(provider, self.outbound, token=TOKEN, scopes=tool.scopes, account="T1:U1", now=NOW)
 
     async def _progress(self, done: int, total: int | None, message: str) -> None:
