@@ -13,6 +13,13 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 GUIDED: Final = ("slack", "google")
+_SCOPE: Final = "https://www.googleapis.com/auth/"
+# what a person calls a part of Google, its API in the console's library, and how the names of its scopes begin
+_GOOGLE_PARTS: Final = (
+    ("calendar", "Google Calendar API", f"{_SCOPE}calendar"),
+    ("mail", "Gmail API", f"{_SCOPE}gmail"),
+    ("files", "Google Drive API", f"{_SCOPE}drive"),
+)
 _UNKNOWN_ENDINGS: Final = frozenset({"test", "local", "internal", "lan", "home", "localdomain", "example", "invalid"})
 
 
@@ -121,6 +128,14 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
         "Once the app is in production run this again with --published.",
         "Accounts that are not test users are refused at Google's page while the app is in Testing.",
     ]
+    parts = [
+        (part, api, [scope for scope in scopes if scope.startswith(beginning)])
+        for part, api, beginning in _GOOGLE_PARTS
+    ]
+    used = [(part, api, its) for part, api, its in parts if its]
+    rest = [scope for scope in scopes if not any(scope in its for _, _, its in used)]
+    listed = [*((part, its) for part, _, its in used), *([("other", rest)] if rest else [])]
+    further = "".join(f" For {part} do the same with {api}." for part, api, _ in used[1:])
     host = urlsplit(redirect_uri).hostname or ""
     ending = host.rpartition(".")[2]
     if host != "localhost" and (ending in _UNKNOWN_ENDINGS or (ending.isdigit() and host != "127.0.0.1")):
@@ -132,10 +147,11 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
         "confidential",
         (
             "Open https://console.cloud.google.com and choose a project, or make one.",
-            "Under APIs & Services, Library, find Google Calendar API and choose Enable.",
+            f"Under APIs & Services, Library, find {used[0][1] if used else 'the API'} and choose Enable.{further}",
             "Under OAuth consent screen (Google Auth Platform) name the app; choose External (Internal in a company).",
             "There, under Audience, Test users, add the Google account that you will connect.",
-            "Under Data Access add these scopes: " + " ".join(scopes),
+            "Under Data Access add the scopes of what agents shall use:"
+            + "".join(f"\n   {part}: {' '.join(its)}" for part, its in listed),
             f"Under Clients make a client of type Web application; Authorized redirect URIs: {redirect_uri}",
             "Copy Client ID and Client secret; Google may not show the secret again.",
         ),

@@ -90,6 +90,12 @@ async def test_google_names_every_step_and_ends_in_seven_days_until_it_is_publis
     for said in ("Google Calendar API", "consent screen", "Test users", "Web application", "7 days", "--published"):
         assert said in shown.stdout, said
     assert f"Authorized redirect URIs: {place.url}/connect/callback/google" in shown.stdout
+    assert "For mail do the same with Gmail API. For files do the same with Google Drive API." in shown.stdout
+    lines = {line.split(":")[0].strip(): line for line in shown.stdout.splitlines() if "/auth/" in line}
+    assert set(lines) == {"calendar", "mail", "files"}
+    tools = await content(place, "tools", "list")
+    needed = {scope for tool in tools if tool["provider"] == "google" for scope in tool["scopes"]}  # type: ignore[attr-defined]
+    assert {word for line in lines.values() for word in line.split()[1:]} == needed
     assert not (place.data / "google.secret").exists()
     for more, lifetime in (((), 7 * 86400), (("--published",), None)):
         await google(place, *more)
