@@ -296,6 +296,27 @@ async def test_where_narrowing_does_harm_no_narrowing_refresh_is_ever_sent(
         assert await place.call(place.family.outside, again) == 200
 
 
+@pytest.mark.parametrize("name", ["github", "box"])
+@pytest.mark.parametrize("is_harmful", [True, False])
+async def test_where_narrowing_does_harm_no_token_is_made_of_another_either(
+    simulator: Simulator, sqlite_store: Store, name: str, is_harmful: bool
+) -> None:
+    family = BY_NAME[name]
+    downscope = load_catalog().provider(name).downscope.model_copy(update={"destructive": is_harmful})
+    async with place_for(family, simulator, sqlite_store, changed={"downscope": downscope}) as place:
+        await place.connect()
+        if not is_harmful:
+            assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+            assert len(place.narrowings()) == 1
+            return
+        for _ in range(5):
+            assert (await place.exchange()).narrowing is Narrowing.ENFORCED
+        if family.item is not None:
+            with pytest.raises(ItemRefused):
+                await place.narrow()
+        assert place.narrowings() == []
+
+
 async def test_gitlab_as_shipped_is_never_asked_for_a_narrow_token(simulator: Simulator, sqlite_store: Store) -> None:
     family = Family(
         "gitlab",
