@@ -14,6 +14,7 @@ from providers.catalog import Catalog, load_catalog
 from providers.simulator.running import running_simulator
 from server.oauth import targets
 from server.oauth.dpop import token_hash
+from server.oauth.exchange_refusals import LINKS
 from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
 from tests.exchange_room import ACCESS, API, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.mcp_room import SLACK, room
@@ -342,6 +343,16 @@ async def test_an_account_that_is_not_connected_is_asked_for(place: ExchangeRoom
     assert answer.json()["connect_uri"].startswith(f"{place.url}/connect/")
     await place.slack(agent)
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
+
+
+async def test_a_program_in_a_loop_gets_no_more_links_for_a_while(place: ExchangeRoom, person: str) -> None:
+    caller = await place.caller()
+    agent, other = await place.agent(caller, person), await place.agent(caller, person)
+    links = [(await place.exchange(caller, agent.token)).json().get("connect_uri") for _ in range(LINKS + 2)]
+    assert [link is not None for link in links] == [True] * LINKS + [False] * 2
+    answer = await place.exchange(caller, agent.token)
+    assert (refused(answer), answer.json()["reason"]) == ("invalid_target", "missing")
+    assert "connect_uri" in (await place.exchange(caller, other.token)).json()
 
 
 async def test_an_account_that_the_agent_may_not_use_is_asked_for_without_naming_it(
