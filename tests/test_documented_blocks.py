@@ -34,8 +34,14 @@ OTHERS = {
     ("speed.md", "text"): "tests/bench/__main__.py",
     ("proxy.md", ""): "written from the manuals of Caddy and nginx, and said there",
     ("register.md", "bash"): "tests/test_register_page.py",
-    ("examples.md", "python"): "tests/test_examples.py",
-    ("examples.md", "js"): "tests/test_examples.py",
+    ("example-slack-sdk.md", "python"): "tests/test_examples.py",
+    ("example-google-api-python-client.md", "python"): "tests/test_examples.py",
+    ("example-pygithub.md", "python"): "tests/test_examples.py",
+    ("example-octokit.md", "js"): "tests/test_examples.py",
+    ("example-langgraph.md", "python"): "tests/test_examples.py",
+    ("example-node-backend.md", "js"): "tests/test_examples.py",
+    ("example-oauth4webapi.md", "js"): "tests/test_examples.py",
+    ("example-browser.md", "js"): "tests/test_examples.py",
 }
 
 

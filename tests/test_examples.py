@@ -33,15 +33,29 @@ CHANNEL = "C0SBGENERAL"
 PATIENCE = 60.0  # seconds for one example
 CALENDAR = "https://www.googleapis.com/auth/calendar.events"
 SLACK = frozenset({"chat:write", "channels:read"})
+POSTING = frozenset({"chat:write"})
+HANDLES = {"default": "proxy"}  # what `clients add --release proxy` stores
 GITHUB = frozenset({"metadata:read", "issues:write"})
 
 
 def example(title: str, *, language: str) -> str:
     """The code of an example, as a reader copies it."""
-    text = (DOCS / "examples.md").read_text(encoding="utf-8")
-    part = re.split(r"^## ", text.partition(f"\n## {title}\n")[2], flags=re.MULTILINE)[0]
-    (code,) = re.findall(rf"^```{language}\n(.*?)^```", part, flags=re.MULTILINE | re.DOTALL)
+    texts = [page.read_text(encoding="utf-8") for page in DOCS.glob("example-*.md")]
+    (text,) = [text for text in texts if text.startswith(f"# {title}\n")]
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return code
+
+
+def test_every_page_with_an_example_is_listed_and_run() -> None:
+    pages = {page.name: page.read_text(encoding="utf-8") for page in DOCS.glob("example-*.md")}
+    here = Path(__file__).read_text(encoding="utf-8")
+    listed = dict(
+        re.findall(r"^\| \[(.+)\]\((example-.+\.md)\)", (DOCS / "examples.md").read_text("utf-8"), re.MULTILINE)
+    )
+    assert {name: title for title, name in listed.items()} == {
+        name: text.partition("\n")[0].removeprefix("# ") for name, text in pages.items()
+    }
+    assert all(f'"{title}"' in here for title in listed)
 
 
 async def run(command: Sequence[str], *, folder: Path, **variables: str) -> str:
@@ -214,11 +228,11 @@ def last_post(exchanging: ExchangeRoom) -> tuple[object, object]:
 
 
 async def test_a_langgraph_tool_acts_as_whoever_asks(exchanging: ExchangeRoom, tmp_path: Path) -> None:
-    caller = await exchanging.caller(auth_method="client_secret_basic")
+    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
     agent = await exchanging.agent(caller)
     told = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
     assert f"{exchanging.url}/connect/" in told  # nothing is connected for this program: the person gets a link
-    await exchanging.slack(agent)
+    await exchanging.room.connect(agent, "slack", scopes=POSTING)  # as the link does: no more than was asked
     printed = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
     assert last_post(exchanging) == ("Hello from a graph", printed)
 
@@ -227,11 +241,12 @@ async def test_a_langgraph_tool_acts_as_whoever_asks(exchanging: ExchangeRoom, t
 async def test_a_node_backend_exchanges_the_token_that_its_page_brings(
     exchanging: ExchangeRoom, tmp_path: Path
 ) -> None:
-    caller, page = await exchanging.caller(auth_method="client_secret_basic"), await exchanging.caller(public=True)
+    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
+    page = await exchanging.caller(public=True)
     api = f"https://api-{caller.client.id.lower()[:8].strip('-_')}.example"
     await exchanging.link(caller, api)
     backend = await exchanging.agent(caller)
-    await exchanging.slack(backend)
+    await exchanging.room.connect(backend, "slack", scopes=POSTING)
     person = await exchanging.agent(page, audience=api, scopes=frozenset({"exchange"}))
     async with node_backend("A backend in Node", tmp_path, **variables(exchanging, caller, backend)) as url:
         message = {"channel": CHANNEL, "text": "Hello from a backend"}
@@ -244,9 +259,9 @@ async def test_a_node_backend_exchanges_the_token_that_its_page_brings(
 
 @pytest.mark.group("node")
 async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchanging: ExchangeRoom, tmp_path: Path) -> None:
-    caller = await exchanging.caller(auth_method="client_secret_basic")
+    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
     agent = await exchanging.agent(caller)
-    await exchanging.slack(agent)
+    await exchanging.room.connect(agent, "slack", scopes=POSTING)
     printed = await run_node("DPoP with oauth4webapi", tmp_path, **variables(exchanging, caller, agent))
     kind, ts = printed.split()
     assert (kind.lower(), last_post(exchanging)) == ("dpop", ("Hello with a key", ts))
