@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KeySettings, Store
-from tests.exchanging import Room, google, open_room, slack
+from tests.exchanging import Room, google, open_room, second_process, slack
 from tests.upstream_double import UpstreamDouble
 from vault import adoption, backups, connections, quarantine
 from vault.audit import list_events, verify
@@ -21,7 +21,7 @@ from vault.keysources import KeySource, key_source
 from vault.keysources.passphrase import PassphraseKeySource
 from vault.quarantine import Verdict
 from vault.records import Connection
-from vault.refusals import ConnectionRequired, KeyUnavailable
+from vault.refusals import ConnectionRequired, KeyUnavailable, VaultError
 from vault.sealed_file import BackupRefused
 from vault.snapshots import snapshot
 from vault.upstream import Rotation
@@ -205,6 +205,23 @@ async def test_what_is_there_is_replaced_only_when_forced(room: Room) -> None:
     assert await connections.get_connection(room.database, later.id, user_id=later.user_id) is not None
     assert await restored(room, path, force=True) == {}
     assert await connections.get_connection(room.database, later.id, user_id=later.user_id) is None
+
+
+async def test_two_restores_at_once_leave_one_whole_vault(room: Room) -> None:
+    held = [await room.connect(account=f"{number}") for number in range(20)]
+    path = await backed_up(room)
+    for connection in held:
+        room.pass_time(HOUR)
+        assert await room.exchange(account=connection.account)
+    async with second_process(room) as other, asyncio.timeout(30):
+        ended = await asyncio.gather(restored(room, path), restored(other, path), return_exceptions=True)
+    assert any(isinstance(one, dict) for one in ended)
+    assert all(isinstance(one, dict | VaultError) for one in ended), ended
+    await verify(room.database)
+    for connection in held:
+        assert (await wants_person(room, connection)).reason == "needs_reauth"
+    assert len(room.slack.sends) == len(held)
+    assert spent_presented(room.slack) == 0
 
 
 async def test_a_damaged_backup_changes_nothing(room: Room) -> None:
