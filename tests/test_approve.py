@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vault import delegations
 from vault.audit import list_events
 from vault.records import Connection
 
+Browse = Callable[[str], Awaitable[Person]]
 POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
 
 
@@ -60,23 +62,30 @@ def link_of(result: CallToolResult) -> str:
     return str(result.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
 
 
-async def person(place: Room, name: str) -> Person:
-    browser = await Person(place.url).__aenter__()
-    assert (await browser.sign_in(name, PASSWORD)).status_code == 200
-    return browser
+@pytest.fixture
+async def browse(place: Room) -> AsyncGenerator[Browse]:
+    """Open a browser in which the named person is signed in; all of them close with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def signed_in(name: str) -> Person:
+            browser = await stack.enter_async_context(Person(place.url))
+            assert (await browser.sign_in(name, PASSWORD)).status_code == 200
+            return browser
+
+        yield signed_in
 
 
 def posted(place: Room) -> int:
     return len(place.simulator.books()["posts"])  # type: ignore[arg-type]
 
 
-async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room) -> None:
+async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "yes-person", "tool:slack_post")
     before = posted(place)
     asked = await post(place, agent)
     assert "needs a yes from the person" in text_of(asked)
     assert posted(place) == before
-    browser = await person(place, "yes-person")
+    browser = await browse("yes-person")
     page = await browser.open(link_of(asked))
     assert "CANARY-hello" in page.text
     assert "#general" in page.text
@@ -92,11 +101,20 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     await browser.__aexit__()
 
 
-async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room) -> None:
+async def test_what_does_not_fit_says_so_and_can_be_scrolled_by_keyboard(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "leo", "tool:slack_post")
+    browser = await browse("leo")
+    for text, is_long in (("short", False), ("word " * 100, True), ("line\n" * 12, True)):
+        page = (await browser.open(link_of(await post(place, agent, {**POST, "text": text})))).text
+        assert (f"{len(text)} characters: scroll" in page) is is_long
+        assert ('<pre tabindex="0">' in page) is is_long
+
+
+async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "no-person", "chat:write")
     before = posted(place)
     asked = await post(place, agent)
-    browser = await person(place, "no-person")
+    browser = await browse("no-person")
     page = await browser.open(link_of(asked))
     said = await browser.submit(page, form="/approvals/", button=("decision", "deny"))
     assert "You said no" in said.text
@@ -105,15 +123,15 @@ async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room) -> Non
     await browser.__aexit__()
 
 
-async def test_only_the_person_who_is_asked_can_look_and_answer(place: Room) -> None:
+async def test_only_the_person_who_is_asked_can_look_and_answer(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "asked-person", "chat:write")
     await place.vault.add_user("stranger")
     link = link_of(await post(place, agent))
-    stranger = await person(place, "stranger")
+    stranger = await browse("stranger")
     page = await stranger.open(link)
     assert page.status_code == 403
     assert "CANARY-hello" not in page.text
-    mine = await person(place, "asked-person")
+    mine = await browse("asked-person")
     assert (await mine.open(link)).status_code == 200  # the twin
     for browser in (stranger, mine):
         await browser.__aexit__()
@@ -128,9 +146,9 @@ async def test_whoever_has_to_sign_in_first_comes_back_to_the_question(place: Ro
         assert "CANARY-hello" in (await browser.sign_in("signing-person", PASSWORD, page=page)).text
 
 
-async def test_an_answer_counts_once(place: Room) -> None:
+async def test_an_answer_counts_once(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "once-person", "chat:write")
-    browser = await person(place, "once-person")
+    browser = await browse("once-person")
     page = await browser.open(link_of(await post(place, agent)))
     await browser.submit(page, form="/approvals/", button=("decision", "deny"))
     late = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
@@ -139,9 +157,9 @@ async def test_an_answer_counts_once(place: Room) -> None:
     await browser.__aexit__()
 
 
-async def test_what_is_asked_now_stands_on_one_page_for_any_device(place: Room) -> None:
+async def test_what_is_asked_now_stands_on_one_page_for_any_device(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "list-person", "chat:write")
-    browser = await person(place, "list-person")
+    browser = await browse("list-person")
     assert "No agent waits" in (await browser.open("/approvals")).text
     asked = await post(place, agent)
     assert f"{place.url}/approvals on any device." in text_of(asked)
@@ -150,7 +168,7 @@ async def test_what_is_asked_now_stands_on_one_page_for_any_device(place: Room) 
 
 
 async def test_a_client_that_opens_links_goes_on_when_the_person_has_answered(
-    place: Room, monkeypatch: pytest.MonkeyPatch
+    place: Room, browse: Browse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(approve, "WAIT", 0.01)
     agent, _ = await asking_agent(place, "modern-person", "tool:slack_post")
@@ -169,16 +187,16 @@ async def test_a_client_that_opens_links_goes_on_when_the_person_has_answered(
     accepted = {"requestState": first["requestState"], "inputResponses": {"connect": {"action": "accept"}}}
     early = await call(**accepted)
     assert early["inputRequests"]["connect"]["params"]["url"] == url  # type: ignore[index]
-    browser = await person(place, "modern-person")
+    browser = await browse("modern-person")
     page = await browser.open(url)
     await browser.submit(page, form="/approvals/", button=("decision", "allow"))
     assert not (await call(**accepted)).get("isError")
     await browser.__aexit__()
 
 
-async def test_the_person_chooses_on_the_agents_page_what_to_be_asked_about(place: Room) -> None:
+async def test_the_person_chooses_on_the_agents_page_what_to_be_asked_about(place: Room, browse: Browse) -> None:
     agent, connection = await asking_agent(place, "choosing-person")
-    browser = await person(place, "choosing-person")
+    browser = await browse("choosing-person")
     page = await browser.open("/agents")
     assert "Ask me each time" in page.text
     kept = [f"{connection.id} {scope}" for scope in SLACK]
