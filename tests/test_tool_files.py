@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+import re
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
 from mcp_types import CallToolResult, TextContent
 
+from providers import tool_files
 from providers.catalog import load_catalog
 from providers.data_tools import data_tools
 from providers.tool_files import ToolFileRefused, read_tool_file
-from providers.tools import ToolSpec
+from providers.tools import ToolSpec, builtin_tools
+from server import connections_tool
 from server.settings import SettingsRefused, load_settings
 from server.toolbox import hidden_tools, load_tools
+from tests.documented import DOCS, section
 from tests.mcp_room import SLACK, Agent, Room, room
 
 POST = """
@@ -164,6 +169,26 @@ def test_which_tools_there_are_is_the_operators_choice(tmp_path: Path) -> None:
     assert {spec.name for spec in specs} - hidden_tools(settings, specs)["agent"] == {
         spec.name for spec in specs if spec.name.startswith("calendar_")
     }
+
+
+def size(specs: Sequence[ToolSpec]) -> int:
+    return sum(
+        len(json.dumps({"name": one.name, "description": one.description, "inputSchema": one.input_schema}))
+        for one in specs
+    )
+
+
+def test_the_page_says_how_much_a_client_is_shown() -> None:
+    text = " ".join(section(DOCS / "tools.md", "Fewer tools").text.split())
+    said = re.search(r"The (\d+) that .* about ([\d,]+) char.* set up, (\d+) are about ([\d,]+)\.", text)
+    assert said is not None
+    always, most = (int(said[1]), int(said[2].replace(",", ""))), (int(said[3]), int(said[4].replace(",", "")))
+    with_tools = {path.stem for path in tool_files.BUILT_IN.glob("*.toml")} | {one.provider for one in builtin_tools()}
+    everywhere = {"providers": {name: {"client_id": "x"} for name in with_tools if name is not None}}
+    for overrides, (count, characters) in (({}, always), (everywhere, most)):
+        offered = (*load_tools(load_settings(overrides=overrides), load_catalog()), connections_tool.SPEC)
+        assert len(offered) == count
+        assert abs(size(offered) / characters - 1) < 0.03
 
 
 def test_a_name_is_taken_once(tmp_path: Path) -> None:
