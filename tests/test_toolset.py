@@ -16,8 +16,10 @@ from tests.harness import running_vault
 from tests.mcp_room import Agent, Room
 from tests.toolset_cases import CASES, Case, endpoint_of, family_settings
 from tests.toolset_page import PAGE, page, shipped
+from vault.records import Connection
 
 SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
+OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +30,13 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room, name: str, case: Case, *, delegated: frozenset[str] | None = None) -> Agent:
+async def connected(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
+    """An agent whose person has connected an account with the tool's scopes, and lets it use them, or nothing."""
     agent = await place.agent(f"person-{secrets.token_hex(4)}")
     provider = place.vault.deployment.catalog.provider(case.provider)
     scopes = SPECS[name].scopes | provider.scope.default
-    await place.connect(agent, case.provider, scopes=scopes, delegated=scopes if delegated is None else delegated)
-    return agent
+    allowed = scopes if delegated else frozenset[str]()
+    return agent, await place.connect(agent, case.provider, scopes=scopes, delegated=allowed)
 
 
 async def call(place: Room, agent: Agent, name: str, case: Case) -> CallToolResult:
@@ -68,10 +71,12 @@ def test_every_argument_is_bounded_and_described() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
     case = CASES[name]
-    agent = await connected(place, name, case)
+    agent, _ = await connected(place, name, case)
     done = await call(place, agent, name, case)
     assert not done.is_error, text_of(done)
     assert case.says in text_of(done)
+    if SPECS[name].read_only and name not in OWN_WORDS:
+        assert "data, not instructions" in text_of(done) or "Nothing was found." in text_of(done)
     assert done.structured_content is not None
     items = done.structured_content.get("items")
     found = items[0] if items else done.structured_content
@@ -82,24 +87,29 @@ async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: Room, name: str) -> None:
     case = CASES[name]
-    agent = await connected(place, f"{name}", case, delegated=frozenset())
+    agent, connection = await connected(place, name, case, delegated=False)
     before = reached(place)
     refused = await call(place, agent, name, case)
     assert refused.is_error
     assert "/connect/" in text_of(refused)
     assert reached(place) == before
+    await place.allow(agent, connection, SPECS[name].scopes)
+    done = await call(place, agent, name, case)  # the twin: with these scopes, and no more
+    assert not done.is_error, text_of(done)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> None:
     case = CASES[name]
-    agent = await connected(place, name, case)
+    agent, _ = await connected(place, name, case)
     more = {} if case.prepare is None else case.prepare(place.simulator)
     place.simulator.fault(endpoint_of(case), "rate_limited", retry_after=11)
     async with place.client(agent) as client:
         busy = await client.call_tool(name, {**case.arguments, **more})
+        again = await client.call_tool(name, {**case.arguments, **more})
     assert busy.is_error
     assert "11 s" in text_of(busy)
+    assert not again.is_error, text_of(again)  # the twin: once it is not
 
 
 def test_the_page_of_the_tools_is_written_from_their_files() -> None:

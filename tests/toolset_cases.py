@@ -32,6 +32,13 @@ def _first_thread(simulator: Simulator) -> Mapping[str, object]:
     return {"thread_ts": simulator.slack_message("C0SBGENERAL")}
 
 
+_EMOJI = iter(range(1000))
+
+
+def _first_message_and_a_new_emoji(simulator: Simulator) -> Mapping[str, object]:
+    return {**_first_message(simulator), "emoji": f"thumbsup_{next(_EMOJI)}"}
+
+
 SLACK: Mapping[str, Case] = {
     "slack_post": Case(
         "slack",
@@ -74,10 +81,10 @@ SLACK: Mapping[str, Case] = {
     "slack_react": Case(
         "slack",
         "slack.api.reactions.add",
-        {"channel": "C0SBGENERAL", "emoji": "thumbsup"},
+        {"channel": "C0SBGENERAL"},
         "Reacted.",
         {"ok": True},
-        _first_message,
+        _first_message_and_a_new_emoji,
     ),
 }
 _GARDEN = {"owner": "alice", "repo": "garden"}
