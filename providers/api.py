@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
 from providers.answers import at, text_at
 from providers.http import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
+from providers.patience import UNANSWERED, Repeat, is_limited, wait_of
 from providers.provider import Provider
 from providers.rules import Call, allowed
 from providers.tools import as_data
@@ -25,7 +28,7 @@ from providers.tools import as_data
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
-_WORTH_REPEATING: Final = 3.0  # seconds that must be left
+_WORTH_REPEATING: Final = 3.0  # seconds that must be left when it is sent again
 Value = str | int | bool
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Form = Literal["object", "any", "text"]  # what an answer has to be: a JSON object, any JSON or nothing, text
@@ -68,9 +71,10 @@ class RateLimited(ToolRefused):
 
     code = "rate_limited"
 
-    def __init__(self, description: str, *, retry_after: int) -> None:
+    def __init__(self, description: str, *, retry_after: int, repeat: Repeat | None = None) -> None:
         super().__init__(description)
         self.retry_after = retry_after
+        self.repeat = repeat
 
 
 class UpstreamUnavailable(ToolRefused):
@@ -78,9 +82,10 @@ class UpstreamUnavailable(ToolRefused):
 
     code = "upstream_unavailable"
 
-    def __init__(self, description: str, *, unknown_outcome: bool) -> None:
+    def __init__(self, description: str, *, unknown_outcome: bool, repeat: Repeat | None = None) -> None:
         super().__init__(description)
         self.unknown_outcome = unknown_outcome
+        self.repeat = repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class UpstreamAPI:
     async def get(
         self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
     ) -> Mapping[str, object]:
-        """GET; repeated once when the connection failed and time is left. `path` has `{}` for each of `segments`."""
+        """GET; repeated when the provider is busy or fails and time is left. `path` has `{}` for each of `segments`."""
         return await self._call("GET", api, path_of(path, segments), params=params or {})
 
     async def post(
@@ -154,7 +159,9 @@ class UpstreamAPI:
         params: Mapping[str, Value] | None = None,
         body: Mapping[str, object],
     ) -> Mapping[str, object]:
-        """POST a JSON body; repeated only when nothing of it was sent."""
+        """POST a JSON body; repeated only when nothing of it was sent, or when the provider did not look at it and says
+        when to come back.
+        """
         return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
 
     async def send(
@@ -168,7 +175,7 @@ class UpstreamAPI:
         body: Mapping[str, object] | None = None,
         is_write: bool,
     ) -> Mapping[str, object]:
-        """Any call. One that is no write is repeated as `get` is; the others only when nothing of them was sent.
+        """Any call. One that is no write is repeated as `get` is, the others as `post`.
 
         An answer that is a list is given as its `items`, an answer without a body as an empty object.
         """
@@ -244,9 +251,23 @@ class UpstreamAPI:
             max_bytes=ANSWER_LIMIT,
             peer=f"{self._provider.name}.api",
             account=self.account or "",
-            timeout=self._call_timeout(),
         )
-        answer = await self._send(request, is_write=is_write)
+        for attempt in count(1):
+            try:
+                return await self._attempt(request, is_write=is_write, form=form)
+            except (RateLimited, UpstreamUnavailable) as refused:
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
+                pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
+                if pause is None or self._time_left() < pause + _WORTH_REPEATING:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("counting has no end")  # pragma: no cover
+
+    async def _attempt(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
+        try:
+            answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+        except HttpError as error:
+            raise self._failed(error, is_write=is_write) from error
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
         if form == "text" and answer.status == 200:
             return {"text": self._text(answer)}
@@ -265,26 +286,14 @@ class UpstreamAPI:
             )
         return text.removeprefix("\ufeff")
 
-    async def _send(self, request: OutboundRequest, *, is_write: bool) -> OutboundResponse:
-        try:
-            return await self._outbound.send(request)
-        except HttpError as error:
-            lost_read = not is_write and not isinstance(error, TooLarge)
-            if self._time_left() < _WORTH_REPEATING or not (isinstance(error, NotReached) or lost_read):
-                raise self._failed(error, is_write=is_write) from error
-        try:
-            return await self._outbound.send(replace(request, timeout=self._call_timeout()))
-        except HttpError as error:
-            raise self._failed(error, is_write=is_write) from error
-
-    def _call_timeout(self) -> float:
-        return min(self._time_left(), CALL_TIMEOUT)
-
     def _failed(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
             text = f"What {self._provider.title} sent is larger than a tool takes ({ANSWER_LIMIT} bytes): ask for less."
             return UpstreamRefused("too_large", text)
-        return self._unavailable(error.reason, is_write=is_write and not isinstance(error, NotReached))
+        is_sent = not isinstance(error, NotReached)
+        return self._unavailable(
+            error.reason, is_write=is_write and is_sent, is_passing=not isinstance(error, TooLarge)
+        )
 
     def _time_left(self) -> float:
         now = asyncio.get_running_loop().time()
@@ -301,42 +310,49 @@ class UpstreamAPI:
         is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
         if content is not None and not is_error:
             return content
-        code, message = self._error(content)
-        if answer.status == 401 or (answer.status < 500 and code in errors.unauthorized):
+        said, code, message = self._error(content)
+        if answer.status == 401 or (answer.status < 500 and said in errors.unauthorized):
             raise Unauthorized(f"{title} no longer accepts the account's token.")
-        waits = answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
-        if waits or (answer.status < 500 and code in errors.busy):
-            wait = max(answer.retry_after or 1, 1)
-            raise RateLimited(f"{title} asks to wait {wait} s. Nothing was done; try again then.", retry_after=wait)
+        if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
+            wait = wait_of(answer, message, now=self.now)
+            text = f"{title} asks to wait {wait.seconds} s. Nothing was done; try again then."
+            repeat = wait.repeat(is_write=is_write, status=answer.status)
+            raise RateLimited(text, retry_after=wait.seconds, repeat=repeat)
         if answer.status < 300 and (content is None or code is None):
             raise self._unavailable("its answer cannot be understood", is_write=is_write)
-        if answer.status >= 500 or 300 <= answer.status < 400 or code in errors.unknown_outcome:
-            raise self._unavailable(f"it answered with an error ({code or answer.status})", is_write=is_write)
-        if code in errors.insufficient_scope:
+        if answer.status >= 500 or 300 <= answer.status < 400 or said in errors.unknown_outcome:
+            is_passing = not 300 <= answer.status < 400
+            reason = f"it answered with an error ({code or answer.status})"
+            raise self._unavailable(reason, is_write=is_write, is_passing=is_passing)
+        if said in errors.insufficient_scope:
             text = f"{title} says that the account has not granted what this call needs: connect it again with more."
             raise UpstreamRefused(code or "insufficient_scope", text)
         meaning = errors.words.get(code or "") or message
         text = f"{title} refused the call: {code or f'status {answer.status}'}" + (f" ({meaning})" if meaning else "")
         raise UpstreamRefused(code or f"http_{answer.status}", text)
 
-    def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str]:
-        """Code and message of an error answer, cleaned, and without the token should the provider have echoed it."""
+    def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
+        """The code of an error answer as it came, to compare (at GitHub it has spaces); code and message to show,
+        cleaned, and without the token should the provider have echoed it.
+        """
         errors = self._provider.errors
-        code = _first(content, errors.code)
+        said = code = _first(content, errors.code)
         message = _first(content, errors.message) or ""
         if self._token in message:
             message = ""
         if code is not None:
             code = re.sub(r"[^A-Za-z0-9_.-]", "", code.replace(self._token, ""))[:64] or None
-        return code, as_data(message, limit=200).replace("\n", " ")
+        return said, code, as_data(message, limit=200).replace("\n", " ")
 
-    def _unavailable(self, reason: str, *, is_write: bool) -> UpstreamUnavailable:
+    def _unavailable(self, reason: str, *, is_write: bool, is_passing: bool = False) -> UpstreamUnavailable:
         advice = (
             "Whether the call was carried out is unknown: look before trying again."
             if is_write
             else "Nothing was changed; try again later."
         )
-        return UpstreamUnavailable(f"{self._provider.title}: {reason}. {advice}", unknown_outcome=is_write)
+        text = f"{self._provider.title}: {reason}. {advice}"
+        repeat = UNANSWERED if is_passing and not is_write else None
+        return UpstreamUnavailable(text, unknown_outcome=is_write, repeat=repeat)
 
 
 def path_of(template: str, segments: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from providers.http import Outbound
 from providers.oauth import AuthlibUpstream
 from providers.provider import Provider
 from server.asking import Asking
+from server.budgets import Budgets
 from server.data_folder import prepare_data_directory
 from server.deployment import Deployment
 from server.issuers import endpoints_of_issuers
@@ -96,6 +97,7 @@ async def open_deployment(
             hidden_tools=hidden,
             vault_id=vault_id(keys),
             open_browser=open_browser,
+            budgets=Budgets(settings.tools.calls_per_minute),
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from providers.catalog import Catalog
 from providers.http import Outbound
 from providers.tools import ToolSpec
+from server.budgets import Budgets
 from server.draining import Drain
 from server.settings import Settings
 from vault.audit import Activity
@@ -34,6 +35,7 @@ class Deployment:
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
     drain: Drain = field(default_factory=Drain)
+    budgets: Budgets = field(default_factory=lambda: Budgets(600))
     hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id
 
     def now(self) -> int:

@@ -221,6 +221,9 @@ class ToolSettings(ToolChoice):
     """Which tools agents are offered."""
 
     folders: tuple[Path, ...] = Field(default=(), description="Folders with the operator's own tool files")
+    calls_per_minute: int = Field(
+        default=600, ge=1, le=1_000_000, description="Calls of one person's agents at one provider, in each process"
+    )
     clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
 

@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
-from providers.api import Authority, ToolRefused, UpstreamAPI
+from providers.api import Authority, RateLimited, ToolRefused, UpstreamAPI
 from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, connect_link
@@ -106,7 +106,7 @@ async def call(
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
     started = time.monotonic()
-    outcome = await _attempt(deployment, request, spec, progress)
+    outcome = await _attempt(deployment, request, spec, progress, started=started)
     if outcome.token is not None and request.on_live is not None:
         request.on_live()
     _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
@@ -115,11 +115,13 @@ async def call(
     return outcome.result
 
 
-async def _attempt(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
+async def _attempt(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
+) -> _Outcome:
     """The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves."""
     try:
         async with asyncio.timeout(DEADLINE):
-            return await _answer(deployment, request, spec, progress)
+            return await _answer(deployment, request, spec, progress, started=started)
     except ToolRefused as refused:
         return _Outcome(_failed(refused.description), "failed", refused.code)
     except VaultError as refused:
@@ -154,7 +156,9 @@ def _unknown_outcome(spec: ToolSpec) -> str:
     return "Whether it was done is unknown: look before you try again."
 
 
-async def _answer(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
+async def _answer(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
+) -> _Outcome:
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
@@ -164,6 +168,10 @@ async def _answer(deployment: Deployment, request: ToolRequest, spec: ToolSpec, 
         return _Outcome(_succeeded(spec, output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
         return _Outcome(ladder.declined(request.asking.offered), "refused", "declined")
+    wait = deployment.budgets.spend(request.principal.user_id, spec.provider, now=started)
+    if wait:
+        text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
+        raise RateLimited(text, retry_after=wait)
     wanted = ExchangeRequest(
         principal=request.principal,
         provider=spec.provider,

@@ -103,7 +103,7 @@ async def test_a_mail_search_tells_what_it_could_not_look_at(bench: Bench) -> No
             case "gone":
                 return json_reply({"error": {"code": 404, "errors": [{"reason": "notFound"}]}}, status=404)
             case "busy":
-                return Reply(429)
+                return Reply(429, headers={"Retry-After": "11"})
             case name:
                 return json_reply({"id": name, "internalDate": "1790000000000"})
 
@@ -113,7 +113,9 @@ async def test_a_mail_search_tells_what_it_could_not_look_at(bench: Bench) -> No
     assert output["left_out"] == 4 - len(output["messages"]) >= 2
     assert output["messages"][0]["date"] == "2026-09-21T14:13:20Z"
     bench.server.answer = lambda arrival: (
-        json_reply({"messages": [{"id": "busy"}]}) if arrival.path.endswith("/messages") else Reply(429)
+        json_reply({"messages": [{"id": "busy"}]})
+        if arrival.path.endswith("/messages")
+        else Reply(429, headers={"Retry-After": "11"})
     )
     with pytest.raises(RateLimited):
         await bench.run("gmail_search")

@@ -134,7 +134,7 @@ async def test_a_token_that_the_provider_calls_dead_is_refreshed_once_and_the_ca
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ({"kind": "429", "retry_after": 7}, "wait 7 s"),
+        ({"kind": "429", "retry_after": 11}, "wait 11 s"),
         ({"kind": "status", "status": 502}, "unknown"),
         ({"kind": "html"}, "unknown"),
         ({"kind": "drop_after"}, "unknown"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import pytest_asyncio
 
 from providers import api as api_module
+from providers import patience
 from providers.address import AddressPolicy
 from providers.api import (
     Authority,
@@ -43,6 +45,12 @@ class Bench:
     def google(self, *scopes: str) -> UpstreamAPI:
         found = frozenset(AUTH + scope for scope in scopes or ("calendar.events",))
         return UpstreamAPI(provider_at("google", self.server.url), self.outbound, token=TOKEN, scopes=found, now=0)
+
+
+@pytest.fixture(autouse=True)
+def briskly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits between attempts by our own choice, not by the provider's word, waits shortly here."""
+    monkeypatch.setattr(patience, "BACKOFF", 0.01)
 
 
 @pytest_asyncio.fixture
@@ -129,37 +137,39 @@ def google_error(status: int, reason: str, message: str = "no") -> Reply:
     return json_reply({"error": error}, status=status)
 
 
-GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str]] = [
-    (google_error(401, "authError"), Unauthorized, "upstream_unauthorized"),
-    (Reply(401, b"<html>"), Unauthorized, "upstream_unauthorized"),
-    (google_error(403, "insufficientPermissions"), UpstreamRefused, "insufficientPermissions"),
-    (google_error(403, "rateLimitExceeded"), RateLimited, "rate_limited"),
-    (google_error(404, "notFound"), UpstreamRefused, "notFound"),
-    (google_error(400, "timeRangeEmpty"), UpstreamRefused, "timeRangeEmpty"),
-    (google_error(410, "fullSyncRequired"), UpstreamRefused, "fullSyncRequired"),
-    (Reply(403, b"<html>blocked</html>"), UpstreamRefused, "http_403"),
-    (Reply(429, headers={"Retry-After": "7"}), RateLimited, "rate_limited"),
-    (Reply(503, headers={"Retry-After": "7"}), RateLimited, "rate_limited"),
-    (Reply(503), UpstreamUnavailable, "upstream_unavailable"),
-    (google_error(500, "backendError"), UpstreamUnavailable, "upstream_unavailable"),
-    (Reply(200, b"<html>sign in</html>"), UpstreamUnavailable, "upstream_unavailable"),
-    (Reply(200, b"[1]"), UpstreamUnavailable, "upstream_unavailable"),
-    (Reply(307, headers={"Location": "/elsewhere"}), UpstreamUnavailable, "upstream_unavailable"),
-    (Reply(200, b"{}", claimed_length=30_000_000), UpstreamRefused, "too_large"),
+# a reply, what it means, and how often a read is sent that gets nothing else
+GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str, int]] = [
+    (google_error(401, "authError"), Unauthorized, "upstream_unauthorized", 1),
+    (Reply(401, b"<html>"), Unauthorized, "upstream_unauthorized", 1),
+    (google_error(403, "insufficientPermissions"), UpstreamRefused, "insufficientPermissions", 1),
+    (google_error(403, "rateLimitExceeded"), RateLimited, "rate_limited", 3),
+    (google_error(403, "userRateLimitExceeded"), RateLimited, "rate_limited", 3),
+    (google_error(404, "notFound"), UpstreamRefused, "notFound", 1),
+    (google_error(400, "timeRangeEmpty"), UpstreamRefused, "timeRangeEmpty", 1),
+    (google_error(410, "fullSyncRequired"), UpstreamRefused, "fullSyncRequired", 1),
+    (Reply(403, b"<html>blocked</html>"), UpstreamRefused, "http_403", 1),
+    (Reply(429, headers={"Retry-After": "11"}), RateLimited, "rate_limited", 1),
+    (Reply(503, headers={"Retry-After": "11"}), RateLimited, "rate_limited", 1),
+    (Reply(503), UpstreamUnavailable, "upstream_unavailable", 2),
+    (google_error(500, "backendError"), UpstreamUnavailable, "upstream_unavailable", 2),
+    (Reply(200, b"<html>sign in</html>"), UpstreamUnavailable, "upstream_unavailable", 1),
+    (Reply(200, b"[1]"), UpstreamUnavailable, "upstream_unavailable", 1),
+    (Reply(307, headers={"Location": "/elsewhere"}), UpstreamUnavailable, "upstream_unavailable", 1),
+    (Reply(200, b"{}", claimed_length=30_000_000), UpstreamRefused, "too_large", 1),
 ]
 
 
-@pytest.mark.parametrize(("reply", "kind", "code"), GOOGLE_NO)
-async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused], code: str) -> None:
+@pytest.mark.parametrize(("reply", "kind", "code", "sent"), GOOGLE_NO)
+async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused], code: str, sent: int) -> None:
     bench.server.answer = lambda _: reply
     with pytest.raises(kind) as caught:
         await listed(bench.google())
     assert (type(caught.value), caught.value.code) == (kind, code)
-    assert len(bench.server.arrivals) == 1
+    assert len(bench.server.arrivals) == sent
     if isinstance(caught.value, UpstreamUnavailable):
         assert not caught.value.unknown_outcome
     if reply.headers.get("Retry-After"):
-        assert isinstance(caught.value, RateLimited) and caught.value.retry_after == 7
+        assert isinstance(caught.value, RateLimited) and caught.value.retry_after == 11
 
 
 async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> None:
@@ -171,6 +181,105 @@ async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> Non
         await listed(bench.google())
     assert not caught.value.unknown_outcome
     assert len(bench.server.arrivals) == 4
+
+
+# Waiting
+
+
+async def listed_after(bench: Bench, *replies: Reply) -> tuple[object, float]:
+    """A read that gets these answers and then what it wants; and the seconds that it took."""
+    waiting = iter(replies)
+    bench.server.answer = lambda _: next(waiting, json_reply({"items": []}))
+    started = asyncio.get_running_loop().time()
+    found = await listed(bench.google())
+    return found, asyncio.get_running_loop().time() - started
+
+
+async def test_a_read_waits_as_long_as_the_provider_asks_where_that_fits(bench: Bench) -> None:
+    for status in (429, 503):
+        found, took = await listed_after(bench, Reply(status, headers={"Retry-After": "1"}))
+        assert found == {"items": []}
+        assert 1.0 <= took < 5.0
+    assert len(bench.server.arrivals) == 4
+
+
+async def test_a_read_that_is_slowed_down_without_a_time_backs_off_and_spreads(bench: Bench) -> None:
+    found, _ = await listed_after(
+        bench, google_error(403, "userRateLimitExceeded"), google_error(403, "rateLimitExceeded")
+    )
+    assert found == {"items": []}
+    assert len(bench.server.arrivals) == 3
+    pauses = [patience.Repeat(tries=3).pause(attempt=1, spread=spread) for spread in (0.5, 1.5)]
+    assert pauses == [0.005, 0.015]
+    assert patience.Repeat(tries=3).pause(attempt=3, spread=1.0) is None
+    assert patience.Repeat(tries=3, after=2).pause(attempt=2, spread=1.0) == 2.02  # never before it was told
+
+
+async def test_a_read_is_repeated_once_where_the_provider_failed(bench: Bench) -> None:
+    found, _ = await listed_after(bench, Reply(502))
+    assert found == {"items": []}
+    assert len(bench.server.arrivals) == 2
+
+
+async def test_no_wait_goes_beyond_the_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "BUDGET", 3.5)
+    with pytest.raises(RateLimited) as caught:
+        await listed_after(bench, Reply(429, headers={"Retry-After": "1"}))
+    assert caught.value.retry_after == 1
+    assert len(bench.server.arrivals) == 1
+    monkeypatch.setattr(api_module, "BUDGET", 13.0)
+    found, _ = await listed_after(bench, Reply(429, headers={"Retry-After": "1"}))  # the twin: time enough
+    assert found == {"items": []}
+
+
+async def test_a_write_is_repeated_only_when_it_was_not_looked_at_and_a_time_is_named(bench: Bench) -> None:
+    replies = iter([Reply(429, headers={"Retry-After": "1"}), json_reply({"ok": True})])
+    bench.server.answer = lambda _: next(replies)
+    assert await post(bench.slack()) == {"ok": True}
+    assert bench.server.arrived("POST") == 2
+    for reply in (Reply(429), Reply(503, headers={"Retry-After": "1"}), Reply(502)):
+        before = bench.server.arrived("POST")
+        bench.server.answer = lambda _, reply=reply: reply
+        with pytest.raises(ToolRefused):
+            await post(bench.slack())
+        assert bench.server.arrived("POST") == before + 1
+
+
+def github_error(message: str, **headers: str) -> Reply:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return replace(json_reply({"message": message}, status=403), headers=named)
+
+
+GITHUB_NO: list[tuple[Reply, type[ToolRefused], int]] = [
+    (github_error("API rate limit exceeded", x_ratelimit_remaining="0", x_ratelimit_reset="1090"), RateLimited, 90),
+    (github_error("API rate limit exceeded", x_ratelimit_remaining="0", x_ratelimit_reset="900"), RateLimited, 1),
+    (github_error("You have exceeded a secondary rate limit.", retry_after="45"), RateLimited, 45),
+    (github_error("You have exceeded a secondary rate limit.", x_ratelimit_remaining="12"), RateLimited, 60),
+    (github_error("Must have admin rights to Repository.", x_ratelimit_remaining="12"), UpstreamRefused, 0),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "wait"), GITHUB_NO)
+async def test_github_slows_down_with_403(bench: Bench, reply: Reply, kind: type[ToolRefused], wait: int) -> None:
+    bench.server.answer = lambda _: reply
+    provider = provider_at("github", bench.server.url)
+    scopes = frozenset({"issues:write"})
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, now=1000)
+    with pytest.raises(kind) as caught:  # a write: what a read does then is shown above
+        await api.post("rest", "/repos/{}/{}/issues", segments=["alice", "garden"], body={"title": "x"})
+    if isinstance(caught.value, RateLimited):
+        assert (caught.value.retry_after, f"wait {wait} s" in caught.value.description) == (wait, True)
+    else:
+        assert "admin rights" in caught.value.description
+
+
+async def test_a_code_with_spaces_is_known_as_its_file_writes_it(bench: Bench) -> None:
+    provider = provider_at("github", bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=frozenset({"issues:write"}), now=1000)
+    bench.server.answer = lambda _: github_error("Resource not accessible by integration")
+    with pytest.raises(UpstreamRefused) as caught:
+        await api.post("rest", "/repos/{}/{}/issues", segments=["alice", "garden"], body={"title": "x"})
+    assert "connect it again with more" in caught.value.description
 
 
 @pytest.mark.parametrize(

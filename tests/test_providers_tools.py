@@ -108,11 +108,12 @@ async def test_slack_channels_goes_through_the_pages_and_says_how_far_it_is(benc
 
 async def test_slack_channels_gives_what_it_has_when_told_to_wait(bench: Bench) -> None:
     first = {"ok": True, "channels": [{"id": "C1", "name": "a"}], "response_metadata": {"next_cursor": "c1"}}
-    replies = iter([json_reply(first), json_reply({"ok": False, "error": "ratelimited"})])
+    busy = Reply(429, headers={"Retry-After": "11"})  # longer than a call can wait
+    replies = iter([json_reply(first), busy])
     bench.server.answer = lambda _: next(replies)
     output = (await bench.run("slack_channels")).model_dump()
     assert (len(output["channels"]), output["next_cursor"]) == (1, "c1")
-    bench.server.answer = lambda _: json_reply({"ok": False, "error": "ratelimited"})
+    bench.server.answer = lambda _: busy
     with pytest.raises(RateLimited):
         await bench.run("slack_channels")
 
@@ -220,11 +221,13 @@ async def test_calendar_list_goes_on_over_short_and_empty_pages(bench: Bench) ->
 
 
 async def test_calendar_list_gives_what_it_has_when_told_to_wait(bench: Bench) -> None:
-    replies = iter([json_reply({"items": [{"id": "e"}], "nextPageToken": "p"}), Reply(429)])
+    replies = iter(
+        [json_reply({"items": [{"id": "e"}], "nextPageToken": "p"}), Reply(429, headers={"Retry-After": "11"})]
+    )
     bench.server.answer = lambda _: next(replies)
     output = (await bench.run("calendar_list")).model_dump()
     assert (len(output["events"]), output["more"]) == (1, True)
-    bench.server.answer = lambda _: Reply(429)
+    bench.server.answer = lambda _: Reply(429, headers={"Retry-After": "11"})
     with pytest.raises(RateLimited):
         await bench.run("calendar_list")
 

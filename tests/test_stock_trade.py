@@ -249,7 +249,7 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
     page = await browser.open(f"/connections/{connection.id}/disconnect")
     ended = await browser.submit(page, form="/disconnect")
     assert "Disconnected lately" in ended.text
-    assert "is not connected yet" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
+    assert "needs an account at Brokerage" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
     await browser.__aexit__()
 
 

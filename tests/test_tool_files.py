@@ -278,8 +278,8 @@ async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) ->
 
 async def test_a_busy_provider_is_said_to_be_busy(place: Room) -> None:
     agent = await connected(place)
-    place.simulator.fault("slack.api.conversations.list", "rate_limited", retry_after=7)
-    assert "7 s" in text_of(await call(place, agent, "rooms"))
+    place.simulator.fault("slack.api.conversations.list", "rate_limited", retry_after=11)
+    assert "11 s" in text_of(await call(place, agent, "rooms"))
     assert not (await call(place, agent, "rooms")).is_error
 
 

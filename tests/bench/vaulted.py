@@ -80,6 +80,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
         overrides={
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
             "tokens": {"access_lifetime": 3600},
+            "tools": {"calls_per_minute": 1_000_000},  # one person calls for all
             "sandbox": {"loopback_upstreams": True},
             "providers": {
                 "slack": {

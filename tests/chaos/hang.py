@@ -96,6 +96,7 @@ async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
             "server": {"public_url": public, "port": port},
             "database": {"url": crowd.store.url},
             "tokens": {"access_lifetime": 3600},
+            "tools": {"calls_per_minute": 1_000_000},
             "providers": crowd.provider.providers,
             "sandbox": {"loopback_upstreams": True},
         }

@@ -152,6 +152,7 @@ def configuration(world: World, proxy: Proxy, port: int) -> str:
     lines = [
         "[server]", f"port = {port}", f'public_url = "http://localhost:{proxy.port}"', "drain_notice = 1",
         "[database]", f"url = {json.dumps(world.store.url)}", "[sandbox]", "loopback_upstreams = true",
+        "[tools]", "calls_per_minute = 1000000",
     ]  # fmt: skip
     for name, section in world.provider.providers.items():
         plain = {key: value for key, value in section.items() if not isinstance(value, dict)}  # type: ignore[attr-defined]

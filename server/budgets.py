@@ -1,0 +1,36 @@
+"""How often the agents of one person may call one provider: one that runs away does not use up what all have.
+
+Counted by each process for itself, in memory: the bound is against running away, not for accounting, and a count in the
+database would cost each call another commit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+MINUTE: Final = 60.0
+_KEPT: Final = 10_000  # people and providers remembered before those that are idle are forgotten
+
+
+class Budgets:
+    """So many calls a minute for each person at each provider, all at once or spread; used ones come back evenly."""
+
+    def __init__(self, calls_per_minute: int) -> None:
+        self._step = MINUTE / calls_per_minute
+        self._paid_until: dict[tuple[str, str], float] = {}
+
+    def __len__(self) -> int:
+        """How many counts are remembered."""
+        return len(self._paid_until)
+
+    def spend(self, user_id: str, provider: str, *, now: float) -> int:
+        """Count a call at this moment; 0, or the seconds to wait, and nothing was counted."""
+        key = user_id, provider
+        paid_until = max(self._paid_until.get(key, now), now) + self._step
+        if paid_until - now > MINUTE + 1e-6:
+            return max(1, math.ceil(paid_until - now - MINUTE))
+        if len(self._paid_until) >= _KEPT and key not in self._paid_until:
+            self._paid_until = {one: until for one, until in self._paid_until.items() if until > now}
+        self._paid_until[key] = paid_until
+        return 0

@@ -1,0 +1,72 @@
+"""How often one person's agents may call one provider: the count, and what an agent is told beyond it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from server import budgets
+from server.budgets import Budgets
+from tests.mcp_room import SLACK, Agent, Room, room
+
+
+def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
+    counted = Budgets(3)
+    assert [counted.spend("alice", "slack", now=100.0) for _ in range(4)] == [0, 0, 0, 20]
+    assert counted.spend("alice", "slack", now=119.0) == 1
+    assert counted.spend("alice", "slack", now=120.0) == 0
+    assert counted.spend("alice", "slack", now=120.0) == 20
+    assert [counted.spend("alice", "slack", now=500.0) for _ in range(4)] == [0, 0, 0, 20]  # no more than a minute's
+
+
+def test_each_person_and_each_provider_is_counted_apart() -> None:
+    counted = Budgets(1)
+    assert counted.spend("alice", "slack", now=0.0) == 0
+    assert counted.spend("alice", "slack", now=0.0) == 60
+    assert counted.spend("alice", "google", now=0.0) == 0
+    assert counted.spend("bob", "slack", now=0.0) == 0
+
+
+def test_who_is_idle_is_forgotten_and_who_is_not_stays_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "_KEPT", 3)
+    counted = Budgets(1)
+    for name in ("a", "b"):
+        assert counted.spend(name, "slack", now=0.0) == 0
+    assert counted.spend("busy", "slack", now=50.0) == 0
+    assert counted.spend("next", "slack", now=70.0) == 0
+    assert len(counted) == 2
+    assert counted.spend("busy", "slack", now=70.0) == 40
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
+
+        async def listed(agent: Agent) -> CallToolResult:
+            async with place.client(agent) as client:
+                return await client.call_tool("slack_channels", {})
+
+        alice, bob = await connected(place, "alice"), await connected(place, "bob")
+        for _ in range(2):
+            assert not (await listed(alice)).is_error
+        sent = len(place.simulator.books()["api_calls"])
+        late = await listed(alice)
+        assert late.is_error
+        told = re.search(r"try again in (\d+) s", text_of(late))
+        assert told is not None and 1 <= int(told[1]) <= 30
+        second = await place.agent("alice")  # another agent of hers
+        assert "may not call this provider so often" in text_of(await listed(second))
+        assert len(place.simulator.books()["api_calls"]) == sent
+        assert not (await listed(bob)).is_error  # the twin: another person
+
+
+async def connected(place: Room, name: str) -> Agent:
+    agent = await place.agent(name)
+    await place.connect(agent, "slack", scopes=SLACK)
+    return agent
