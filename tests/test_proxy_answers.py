@@ -304,6 +304,7 @@ async def test_headers_about_the_hop_the_provider_and_the_browser_stay_behind(
         "cache-control": "public, max-age=9",
         "refresh": "0;url=https://evil.example/",
         "x-accel-redirect": "/etc/passwd",
+        "x-guploader-uploadid": "what an upload session is opened by",
         "alt-svc": 'h3=":443"',
         "www-authenticate": "Basic",
         "token-vault-refusal": "scope_missing",
@@ -345,6 +346,7 @@ async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
 async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: Proxied) -> None:
     for location, told in (
         (f"{upstream.url}/slack/files/7", f"{handle.base()}/files/7"),
+        (f"{upstream.url}/slack/files?upload_id=canary", None),
         ("https://elsewhere.example/7", None),
     ):
         upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])

@@ -110,12 +110,14 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _location(call: Call, location: str, *, status: int) -> bytes | None:
-    """Where that is here, if it is at this API; None for another place that is only told, such as of a thing made.
-    Raises ProxyRefused for a redirect: elsewhere nobody may take a handle.
+    """Where that is here, if it is at this API. Raises ProxyRefused for a redirect: elsewhere nobody may take a handle.
+
+    None for another place that is only told, such as of a thing made, and for one with a query: in that of an upload
+    session stands what opens it without any credential.
     """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
-    if there.startswith(base + "/"):
+    if there.startswith(base + "/") and (status in _REDIRECTS or "?" not in there):
         return f"{call.our_base}/{call.target.api}{there.removeprefix(base)}".encode("latin-1", "replace")
     if status in _REDIRECTS:
         raise refusals.led_away(call.provider)

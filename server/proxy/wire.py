@@ -45,7 +45,7 @@ _KEPT_BACK: Final = frozenset(
         *("content-security-policy", "content-security-policy-report-only", "x-content-type-options", "nel"),
         *("report-to", "reporting-endpoints", "service-worker-allowed", "sourcemap", "x-sourcemap", "refresh"),
         *("content-encoding", "content-length", "cache-control", "expires", "pragma", "age", "vary", "date", "server"),
-        *("location", "x-accel-redirect", "x-sendfile", "public-key-pins"),
+        *("location", "x-accel-redirect", "x-sendfile", "public-key-pins", "x-guploader-uploadid"),
     }
 )
 _KEPT_BACK_PREFIXES: Final = ("access-control-", "x-forwarded-", "token-vault-", "sec-", "x-accel-")
