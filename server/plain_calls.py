@@ -76,20 +76,16 @@ class PlainCall:
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
     """The call, where headers and body are as this module knows them; None leaves the request to the SDK."""
-    named: bytes | None = None
-    found = 0
+    named = b""
+    found: set[bytes] = set()
     for name, value in headers:
+        if name in found or name.startswith(b"mcp-param-") or value != _HEADERS.get(name, value):
+            return None  # a second one of a name could be what a proxy goes by
         if name == _NAME:
-            if named is not None:
-                return None
             named = value
-        elif name in _HEADERS:
-            if value != _HEADERS[name]:
-                return None
-            found += 1
-        elif name.startswith(b"mcp-param-"):
-            return None
-    if named is None or found != len(_HEADERS):  # one of each: a second one could be what a proxy goes by
+        if name == _NAME or name in _HEADERS:
+            found.add(name)
+    if len(found) != len(_HEADERS) + 1:
         return None
     try:
         message = _Message.model_validate_json(body)
