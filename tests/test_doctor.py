@@ -247,6 +247,11 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
         found = await examine(place, fails=True)
         assert_problem(found, "port", "another program", "server.port")
         assert_problem(found, "public_url", "something else")
+    silent = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", place.port)
+    async with silent:
+        found = await examine(place, fails=True)
+        assert_problem(found, "port", "another program", "server.port")
+        assert_problem(found, "public_url", "cannot be reached", "the port first")
     assert (await examine(place))["port"]["verdict"] == "note"
     async with served(place):
         found = await examine(place)

@@ -105,11 +105,14 @@ def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen
             mend="let the proxy take https there, or correct server.public_url",
         )
     if health.failure:
-        return problem(
-            check,
-            f"{url} cannot be reached",
-            mend="start the proxy or tunnel, or correct server.public_url and its DNS name",
+        # Straight to this machine there is no proxy that could be away: whatever holds the port does not answer.
+        is_direct = urlsplit(url).scheme == "http" and urlsplit(url).port == deployment.settings.server.port
+        mend = (
+            "mend the port first, see above"
+            if is_direct
+            else "start the proxy or tunnel, or correct server.public_url and its DNS name"
         )
+        return problem(check, f"{url} cannot be reached", mend=mend)
     if 300 <= health.status < 400:
         target = urlsplit(health.location)
         sentence = f"{url} sends clients on to {target.scheme}://{target.netloc}"
