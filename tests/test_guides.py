@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import running_chromium
 from tests.documented import DOCS, ROOT, section
 
 PICTURES = sorted(DOCS.glob("*.svg"))
@@ -37,6 +38,25 @@ def test_a_picture_is_small_drawn_by_hand_and_does_nothing(path: Path) -> None:
     allowed = {"svg", "title", "defs", "marker", "g", "path", "rect", "text"}
     assert {one.tag.removeprefix(SVG) for one in root.iter()} <= allowed
     assert not [name for one in root.iter() for name in one.attrib if name.startswith("on") or "href" in name]
+
+
+@pytest.mark.group("browser")
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+async def test_the_words_of_a_picture_stay_inside_their_boxes(path: Path) -> None:
+    async with running_chromium() as browser:
+        page = await browser.new_page()
+        await page.set_content(path.read_text(encoding="utf-8"))
+        assert await page.evaluate(_OUTSIDE) == []
+
+
+# Texts that come closer than 4 px to the side of the smallest box around their middle.
+_OUTSIDE = """() => [...document.querySelectorAll('svg text')].filter(text => {
+  const t = text.getBoundingClientRect(), x = t.x + t.width / 2, y = t.y + t.height / 2;
+  const around = [...document.querySelectorAll('svg rect')].map(one => one.getBoundingClientRect())
+    .filter(r => r.left < x && x < r.right && r.top < y && y < r.bottom)
+    .sort((a, b) => a.width * a.height - b.width * b.height)[0];
+  return t.left < around.left + 4 || t.right > around.right - 4;
+}).map(text => text.textContent)"""
 
 
 @pytest.mark.parametrize(
