@@ -1,20 +1,20 @@
 """`providers test`: every file agrees with the independent description of its service; every wrong value is noticed.
 
 The simulator takes nothing but addresses from a file. So each field that says how a service behaves has a mutation here
-that has to fail; a field without one is listed with the reason.
+that has to fail; tests/test_provider_fields.py has those of the other fields, and asks the schema for all of them.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from providers.address import AddressPolicy
 from providers.catalog import SHELF, load_catalog
@@ -26,7 +26,6 @@ from providers.simulator import Simulator, running_simulator
 from providers.simulator.families import SERVED
 from providers.trial import PLAIN as PLAIN_MODE
 from providers.trial import Finding, mode_for
-from tests.documented import model_in
 
 Content = dict[str, Any]
 
@@ -226,26 +225,6 @@ PUBLIC: list[tuple[str, str, object]] = [
     ("public_client.downscope", "square", None),
 ]
 
-ELSEWHERE = {
-    "title": "for people",
-    "hosts.authorize_url": "the simulator takes the addresses; what they are is cited",
-    "hosts.token_url": "the simulator takes the addresses; what they are is cited",
-    "identity.url": "the simulator takes the addresses; what they are is cited",
-    "identity.api": "tests/test_providers_catalog.py",
-    "identity.path": "tests/test_providers_catalog.py",
-    "inputs": "tests/test_provider_files.py",
-    "long_lived.url": "the simulator takes the addresses; what they are is cited",
-    "expires.testing": "tests/test_provider_setup.py",
-    "rotation.grace": "test_a_grace_that_is_too_long_is_noticed",
-    "errors": "of APIs: tests/test_providers_api.py",
-    "scopes": "titles are for people; tests/test_attenuate.py",
-    "rules": "tests/test_providers_rules.py",
-    "rules_from": "tests/test_providers_rules.py",
-    "proxied": "tests/test_proxy.py",
-    "console": "for people",
-    "live_tested": "for people",
-}
-
 
 @pytest.mark.parametrize(
     ("path", "name", "wrong"), MUTATIONS, ids=[f"{p}-{n}-{i}" for i, (p, n, _) in enumerate(MUTATIONS)]
@@ -265,24 +244,6 @@ async def test_a_wrong_value_for_the_app_without_a_secret_is_noticed(
     mode = f"{mode_for(Provider.model_validate(content))}-pkce"
     assert await bench.failures(content, mode=mode, public=True) == []
     assert await bench.failures(changed(content, path, wrong), mode=mode, public=True) != []
-
-
-def fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The fields of the schema as dotted paths; what holds many by name is one."""
-    for name, field in model.model_fields.items():
-        inner = model_in(field.annotation) or next(
-            (found for part in get_args(field.annotation) if (found := model_in(part)) is not None), None
-        )
-        if inner is None or inner[1] or path:
-            yield ".".join((*path, name))
-        else:
-            yield from fields(inner[0], (name,))
-
-
-def test_every_field_has_a_mutation_or_a_reason() -> None:
-    covered = {path for path, _, _ in (*MUTATIONS, *PUBLIC)} | set(ELSEWHERE)
-    missing = [path for path in fields(Provider) if path not in covered and path.split(".")[0] not in ELSEWHERE]
-    assert missing == []
 
 
 # single peculiarities, each with the file that fits it
