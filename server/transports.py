@@ -39,7 +39,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import companion, mcp_bodies, plain_calls, readiness, tools
+from server import companion, event_stream, mcp_bodies, plain_calls, readiness, tools
 from server.bearer import Bearer
 from server.deployment import Deployment
 from server.ladder import Asking
@@ -187,9 +187,9 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     ]
     if deployment.settings.transports.sse:
         transport = SseServerTransport("/messages/")
-        stream = _EventStream(build_server(deployment, transport="sse"), transport)
+        stream = event_stream.EventStream(build_server(deployment, transport="sse"), transport)
         found += _both("/sse", _authenticated(deployment, stream, path="/sse"))
-        messages = _Messages(transport.handle_post_message)
+        messages = event_stream.Messages(transport.handle_post_message)
         found += _both("/messages", _authenticated(deployment, messages, path="/sse"))
     return found
 
@@ -377,39 +377,3 @@ async def _answered(managers: _Managers, scope: Scope, receive: Receive, send: S
         await managers.answering.handle_request(scope, receive, later.send)
     finally:
         ON_AWAY.reset(reset)
-
-
-class _EventStream:
-    """ASGI: one GET stream of the HTTP+SSE transport (MCP 2024-11-05)."""
-
-    def __init__(self, server: Server[dict[str, object]], transport: SseServerTransport) -> None:
-        self._server = server
-        self._transport = transport
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "GET":
-            await mcp_bodies.refuse_method(send, allowed=b"GET")
-            return
-        async with self._transport.connect_sse(scope, receive, send) as (read, write):
-            await self._server.run(read, write, self._server.create_initialization_options())
-
-
-class _Messages:
-    """ASGI: the POST half of HTTP+SSE; malformed bodies end here, in plain words."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await mcp_bodies.refuse_method(send, allowed=b"POST")
-            return
-        try:
-            body = await mcp_bodies.read_body(receive)
-        except ClientDisconnect:
-            return
-        message = mcp_bodies.parse(body)
-        if isinstance(message, int):
-            await mcp_bodies.refuse_message(send, message)
-            return
-        await self._app(scope, mcp_bodies.replay(body, receive), send)
