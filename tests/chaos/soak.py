@@ -116,7 +116,7 @@ async def _busy(crowd: Crowd, workers: list[Worker]) -> str:
 
 async def figures(scale: Scale) -> list[Figure]:
     """Both databases, at a load that two cores carry with the provider beside."""
-    plan = Plan(2000, 30, 240.0) if scale is Scale.FULL else Plan(60, 12, 15.0)
+    plan = Plan(2000, 30, 150.0) if scale is Scale.FULL else Plan(60, 12, 15.0)
     async with strict_provider() as provider, postgres_server() as server:
         return [await soak(provider, where, plan) for where in (server, None)]
 
