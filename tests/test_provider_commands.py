@@ -44,6 +44,9 @@ async def test_all_services_are_listed_with_how_sure_their_files_are(place: Plac
     for row in found.values():
         assert row["checked"] + row["cited"] + row["unknown"] == 10
         assert (row["configured"], row["live_tested"]) == (False, "never")
+        assert row["draft"] is False
+    head = (await run(place, "providers", "list")).stdout.splitlines()[0]
+    assert re.search(r"checked +cited +unknown +live tested$", head.rstrip())
     assert found["todoist"]["refresh_tokens"] == "never"
     assert found["asana"]["redirect_uri"] == f"{place.url}/connect/callback/asana"
 
@@ -53,6 +56,9 @@ async def test_a_service_is_shown_with_who_says_so(place: Place) -> None:
     assert isinstance(shown, dict)
     assert shown["facts"]["endpoints"]["status"] == "cited"
     assert any("providers.yaml" in source for source in shown["facts"]["endpoints"]["sources"])
+    for fact in shown["facts"].values():
+        assert bool(fact["sources"]) == (fact["status"] != "unknown")
+        assert all(re.search(r" \(20\d\d-\d\d-\d\d\)$", source) for source in fact["sources"])
     words = await run(place, "providers", "show", "todoist")
     assert "Issues no refresh tokens" in words.stdout and "endpoints: cited NangoHQ/nango" in words.stdout
     assert (await run(place, "providers", "show", "nobody")).exit_code == 1
@@ -115,7 +121,17 @@ async def test_a_new_file_is_written_and_read_from_then_on(place: Place) -> None
     assert (provider.scope.default, provider.rotation.mode.value) == ({"read", "write"}, "revokes")
     rows = await content(place, "providers", "list")
     assert isinstance(rows, list)
-    assert "tickets" in [row["name"] for row in rows]
+    assert {row["name"] for row in rows if row["draft"]} == {"tickets"}
+    listed = (await run(place, "providers", "list")).stdout.splitlines()
+    assert listed[0].split()[-1] == "draft"
+    assert [line.split()[0] for line in listed if line.split()[-1] == "yes"] == ["tickets"]
+    assert "A draft: nobody is named" in (await run(place, "providers", "show", "tickets")).stdout
+    said = '[facts]\nendpoints = { status = "cited", sources = ["us"] }\n'
+    said += '[sources]\nus = { name = "we", date = 2026-11-25 }\n'
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n{said}", encoding="utf-8")
+    named = (await run(place, "providers", "show", "tickets")).stdout
+    assert "A draft" not in named
+    assert "endpoints: cited we (2026-11-25)" in named
     again = await run(place, "providers", "new", "tickets", *THREE)
     assert again.exit_code == 1 and "is there already" in again.stderr
 

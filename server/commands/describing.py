@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from providers.generic import Endpoints
     from providers.live import Seen
+    from providers.parts import Source
     from providers.provider import Provider
     from providers.trial import Finding
     from server.settings import Settings
@@ -31,8 +32,9 @@ def list_providers(setup: Setup) -> None:
     settings, catalog = setup.settings(), setup.catalog()
     tested = _live_tests(setup)
     rows = [_row(settings, provider, tested=tested) for provider in catalog.everything()]
-    columns = ("name", "title", "configured", "narrowing", "checked", "unknown", "live_tested")
-    setup.show(rows, columns=columns, empty="There are no providers.")
+    columns = ("name", "title", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
+    drafts = ("draft",) if any(row["draft"] for row in rows) else ()
+    setup.show(rows, columns=(*columns, *drafts), empty="There are no providers.")
 
 
 def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> dict[str, object]:
@@ -49,6 +51,7 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
         "narrowing": provider.policy().narrows_by.value if provider.audience is None else "minted",
         "refresh_tokens": provider.refresh_tokens,
         **provider.tally,
+        "draft": provider.audience is None and provider.is_draft,
         "live_tested": max(days, default="never"),
         **(
             {"redirect_uri": f"{settings.public_url}/connect/callback/{provider.name}"}
@@ -76,7 +79,7 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
     row = _row(settings, found, tested=_live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {
-        fact: {"status": known.status, "sources": [found.sources[source].name for source in known.sources]}
+        fact: {"status": known.status, "sources": [_told(found.sources[source]) for source in known.sources]}
         for fact, known in found.facts.items()
     }
     if setup.as_json:
@@ -84,12 +87,19 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
         return
     for key, value in row.items():
         say(f"{key:14} {' '.join(str(part) for part in value) if isinstance(value, list) else value}")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
+    if row["draft"]:
+        say("A draft: nobody is named who says where its endpoints are. Name them under [facts] and [sources].")
     if found.refresh_tokens == "never":
         say("Issues no refresh tokens: the vault holds the access token itself, and connecting again renews it.")
     for scope, title in scopes:
         say(f"  {scope}: {title}")
-    for fact, known in found.facts.items():
-        say(f"  {fact}: {known.status} {', '.join(found.sources[source].name for source in known.sources)}".rstrip())
+    for fact, known in facts.items():
+        say(f"  {fact}: {known['status']} {', '.join(known['sources'])}".rstrip())
+
+
+def _told(source: Source) -> str:
+    """Who says so, and when that was read or named."""
+    return f"{source.name} ({source.date})"
 
 
 @command(providers_app, "check")
