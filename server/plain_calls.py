@@ -66,12 +66,13 @@ class _Message(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PlainCall:
-    """A call that needs nothing of the SDK. `opens_urls`: its client can open a link for the person."""
+    """A call that needs nothing of the SDK. Its client can open a link for the person, or show them a form."""
 
     id: int | str
     name: str
     arguments: Mapping[str, object] = field(repr=False)
     opens_urls: bool
+    fills_forms: bool
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
@@ -95,7 +96,13 @@ def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | Non
     if named.startswith(b"=?") or params.name != named.decode("latin-1"):  # the first: a name in a header's other form
         return None
     elicitation = params.meta.capabilities.elicitation
-    return PlainCall(message.id, params.name, params.arguments, elicitation is not None and elicitation.url is not None)
+    return PlainCall(
+        message.id,
+        params.name,
+        params.arguments,
+        opens_urls=elicitation is not None and elicitation.url is not None,
+        fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+    )
 
 
 def answer(call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, object]) -> bytes | None:

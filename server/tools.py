@@ -33,6 +33,7 @@ from vault.approvals import ToolCall
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import (
+    AccountRequired,
     ApprovalRequired,
     ConnectionRequired,
     DelegationRequired,
@@ -124,6 +125,9 @@ async def _attempt(
             return await _answer(deployment, request, spec, progress, started=started)
     except ToolRefused as refused:
         return _Outcome(_failed(refused.description), "failed", refused.code)
+    except AccountRequired as refused:
+        asked = ladder.which_account(refused.description, refused.accounts, request.asking)
+        return _Outcome(_failed(tool_text(refused)) if asked is None else asked, "refused", refused.code)
     except VaultError as refused:
         logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
         if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
@@ -168,6 +172,8 @@ async def _answer(
         return _Outcome(_succeeded(spec, output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
         return _Outcome(ladder.declined(request.asking.offered), "refused", "declined")
+    if request.asking.leaves_account:
+        return _Outcome(_failed("The person did not choose an account, so nothing was done."), "refused", "declined")
     wait = deployment.budgets.spend(request.principal.user_id, spec.provider, now=started)
     if wait:
         text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
@@ -176,7 +182,7 @@ async def _answer(
         principal=request.principal,
         provider=spec.provider,
         scopes=spec.scopes,
-        account=_account(arguments),
+        account=_account(arguments) or request.asking.account,
         purpose=spec.name,
         call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
     )

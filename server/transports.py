@@ -354,7 +354,7 @@ class _StreamableHTTP:
             principal=_principal(),
             name=call.name,
             arguments=call.arguments,
-            asking=Asking(opens_urls=call.opens_urls, is_modern=True),
+            asking=Asking(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
             transport="http",
             on_live=_ON_LIVE.get(),
             on_away=on_away,
