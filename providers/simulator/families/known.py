@@ -243,7 +243,7 @@ KNOWN: Mapping[str, Mode] = {
     "patreon": service("Patreon", "post", "?", life=31 * DAY, pkce="?", identity={"data.id": "{id}"},
         account=("{id}", "{id}"), revoke=_BODY),
     "pinterest": service("Pinterest", "basic", "?", life=30 * DAY, sep=",", said_sep=" ", identity="id username",
-        grant=YEAR, shape=_RENEWAL),
+        idle=60 * DAY, shape=_RENEWAL),
     "planning-center": service("Planning Center", "post", "revokes", life=7200, identity="data.id data.attributes.name",
         revoke=_BODY, grant=90 * DAY, api_headers={"User-Agent": "token-vault (self-hosted)"}),
     "podio": service("Podio", "post", "?", life=8 * HOUR, pkce="?", identity="user.user_id user.mail", idle=28 * DAY),
