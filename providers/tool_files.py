@@ -129,9 +129,10 @@ class Tool(_Part):
             raise ValueError("`account` is an argument of every tool already")
         for placeholder in self.request.placeholders:
             argument = self.arguments.get(placeholder)
-            if argument is None or argument.type not in {"text", "integer"} or not argument.required:
+            is_there = argument is not None and (argument.required or argument.default is not None)
+            if argument is None or argument.type not in {"text", "integer"} or not is_there:
                 raise ValueError(
-                    f"the path's {{{placeholder}}} needs a required argument of that name, text or integer"
+                    f"the path's {{{placeholder}}} needs a required argument of that name, text or integer, or default"
                 )
         for name, argument in self.arguments.items():
             if argument.place == "path" and name not in self.request.placeholders:

@@ -67,6 +67,7 @@ _GITHUB: tuple[tuple[str, str, frozenset[str]], ...] = (
     ("POST", r"/repos/[^/]+/[^/]+/issues/\d+/comments", frozenset({"issues:write", "pull_requests:write"})),
     ("GET", r"/repos/[^/]+/[^/]+/pulls(/\d+)?", frozenset({"pull_requests:read"})),
     ("GET", r"/repos/[^/]+/[^/]+/contents/.+", frozenset({"contents:read"})),
+    ("GET", r"/repos/[^/]+/[^/]+/git/trees/[^/]+", frozenset({"contents:read"})),
 )
 
 

@@ -150,6 +150,7 @@ CASES: Mapping[str, Case] = {
     "github_pulls": Case("Herb bed", GARDEN, a_pull_somewhere),
     "github_pull_read": Case("Thyme and sage.", GARDEN, a_pull),
     "github_pull_comment": Case("Commented: http", {**GARDEN, "text": "Nice."}, a_pull),
+    "github_files": Case("README.md (blob", GARDEN),
     "github_file_read": Case("garden", {**GARDEN, "file": "README.md"}),
     "linear_teams": Case("ENG Engineering"),
     "linear_read": Case("ENG-1", {"issue": "ENG-1"}),
@@ -163,7 +164,7 @@ LACKING: Mapping[str, str] = {
     "linear_comment": "a comment has no address",
     **dict.fromkeys(("outlook_search", "outlook_read", "outlook_draft", "outlook_send"), "no mail"),
     **dict.fromkeys(("outlook_events", "outlook_event_create"), "no calendar"),
-    "onedrive_files": "no files",
+    **dict.fromkeys(("onedrive_folder", "onedrive_files"), "no files"),
 }
 
 

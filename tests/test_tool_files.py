@@ -171,6 +171,37 @@ def test_which_tools_there_are_is_the_operators_choice(tmp_path: Path) -> None:
     }
 
 
+def test_what_stands_in_a_path_may_have_a_default_but_cannot_be_left_out(tmp_path: Path) -> None:
+    branch = """
+provider = "github"
+
+[[tool]]
+name = "tree"
+title = "Files"
+description = "List files."
+scopes = ["contents:read"]
+effect = "read"
+
+[tool.request]
+api = "rest"
+method = "GET"
+path = "/repos/alice/garden/git/trees/{ref}"
+
+[tool.arguments.ref]
+description = "Branch"
+required = false
+default = "HEAD"
+
+[tool.result]
+line = "{sha}"
+fields = { sha = { path = "sha" } }
+"""
+    (spec,) = made(tmp_path, branch)
+    assert spec.input.model_validate({}).model_dump()["ref"] == "HEAD"
+    with pytest.raises(ToolFileRefused, match="or default"):
+        made(tmp_path, branch.replace('default = "HEAD"', ""))
+
+
 def size(specs: Sequence[ToolSpec]) -> int:
     return sum(
         len(json.dumps({"name": one.name, "description": one.description, "inputSchema": one.input_schema}))

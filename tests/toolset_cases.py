@@ -105,6 +105,7 @@ GITHUB: Mapping[str, Case] = {
     "github_pulls": Case("github", _HUB, _GARDEN, "herbs into main", {"number": 101, "from_branch": "herbs"}),
     "github_pull_read": Case("github", _HUB, {**_GARDEN, "number": 101}, "+14 -3", {"text": "Thyme and sage."}),
     "github_pull_comment": Case("github", _HUB, {**_GARDEN, "number": 101, "text": "Nice."}, "Commented: https://"),
+    "github_files": Case("github", _HUB, _GARDEN, "docs/beds.md (blob, 12 bytes)", {"path": "README.md"}),
     "github_file_read": Case(
         "github", _HUB, {**_GARDEN, "file": "docs/beds.md"}, "Three beds", {"text": "Three beds.\n", "size": 12}
     ),
@@ -231,6 +232,7 @@ MICROSOFT: Mapping[str, Case] = {
         "Created Sync at 2026-12-01T09:00:00",
         {"start": "2026-12-01T09:00:00"},
     ),
+    "onedrive_folder": Case("microsoft", "", {"folder": graph.FOLDER}, "minutes.txt", {"size": 4096, "entries": None}),
     "onedrive_files": Case("microsoft", "", {"limit": 1}, "report.docx", {"size": 20480}),
 }
 FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {

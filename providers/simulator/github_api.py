@@ -87,6 +87,9 @@ class _Asked:
                 return _json(github_shapes.whole_pull(self._found(), found, api=self._base, viewer=self._person))
             case "GET", ["repos", _, _, "contents", *path]:
                 return self._file("/".join(path))
+            case "GET", ["repos", _, _, "git", "trees", ref] if ref in {"HEAD", "main"}:
+                whole = self._call.query.get("recursive") is not None
+                return _json(github_shapes.tree(self._found(), api=self._base, is_whole=whole))
             case "GET", ["repos", _, _, "issues"]:
                 return self._list_issues()
             case "POST", ["repos", _, _, "issues"]:

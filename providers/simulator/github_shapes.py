@@ -295,6 +295,24 @@ def file(known: Repository, path: str, content: str, *, api: str, asked: str) ->
     }
 
 
+def tree(known: Repository, *, api: str, is_whole: bool) -> Shape:
+    """What lies in a repository: folders (`tree`) and files (`blob`), at the top or, with `is_whole`, everywhere."""
+    at = f"{api}/repos/{known.full_name}/git"
+    folders = {path[:end] for path in known.files for end, letter in enumerate(path) if letter == "/"}
+    found: list[JsonValue] = []
+    for path in sorted({*known.files, *folders}):
+        if "/" in path and not is_whole:
+            continue
+        content = known.files.get(path)
+        sha = _sha(path if content is None else content)
+        entry: dict[str, JsonValue] = {"path": path, "mode": "040000", "type": "tree", "sha": sha}
+        if content is not None:
+            entry |= {"mode": "100644", "type": "blob", "size": len(content.encode())}
+        found.append({**entry, "url": f"{at}/{'trees' if content is None else 'blobs'}/{sha}"})
+    whole = _sha(known.full_name)
+    return {"sha": whole, "url": f"{at}/trees/{whole}", "tree": found, "truncated": False}
+
+
 def rate_limit(now: float) -> Shape:
     """How much may still be asked."""
 

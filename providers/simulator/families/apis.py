@@ -65,5 +65,6 @@ WITH_APIS: Mapping[str, Mode] = {
         ("GET", "/me/calendarView", "Calendars.Read Calendars.ReadWrite"),
         ("POST", "/me/events", "Calendars.ReadWrite"),
         ("GET", "/me/drive/root/children", "Files.Read Files.ReadWrite"),
+        ("GET", "/me/drive/items/{}/children", "Files.Read Files.ReadWrite"),
     ),
 }

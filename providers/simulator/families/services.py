@@ -297,6 +297,7 @@ SERVICES: Mapping[str, Mode] = {
             Operation("GET", "/repos/{}/{}/pulls/{}", _names("pull_requests:read")),
             Operation("GET", "/repos/{}/{}/contents/{}", _names("contents:read")),
             Operation("GET", "/repos/{}/{}/contents/{}/{}", _names("contents:read")),
+            Operation("GET", "/repos/{}/{}/git/trees/{}", _names("contents:read")),
             Operation("GET", "/repos/{}/{}", _names("metadata:read")),
             Operation("GET", "/repos/{}/{}/issues", _names("issues:read")),
             Operation("POST", "/repos/{}/{}/issues", _names("issues:write")),

@@ -15,10 +15,13 @@ _MAIL: tuple[Record, ...] = (
 _EVENTS: tuple[Record, ...] = (
     {"id": "AAMkEV1=", "subject": "Planning", "start": "2026-12-01T09:00:00", "end": "2026-12-01T10:00:00"},
 )
+FOLDER = "01FOLDER1"
 _FILES: tuple[Record, ...] = (
     {"id": "01FILE1", "name": "report.docx", "size": 20480},
     {"id": "01FILE2", "name": "plan.xlsx", "size": 8192},
+    {"id": FOLDER, "name": "Archive", "size": 4096, "folder": {"childCount": 1}},
 )
+_ARCHIVED: tuple[Record, ...] = ({"id": "01FILE3", "name": "minutes.txt", "size": 4096},)
 
 
 def answer(visit: Visit) -> Response:
@@ -58,6 +61,8 @@ def answer(visit: Visit) -> Response:
             return reply(_event(event), status=201)
         case "GET", ["me", "drive", "root", "children"]:
             return _list(visit, [_file(visit, one) for one in visit.records("graph.files", seed=_FILES)])
+        case "GET", ["me", "drive", "items", item, "children"] if item == FOLDER:
+            return _list(visit, [_file(visit, one) for one in visit.records("graph.archive", seed=_ARCHIVED)])
         case _:
             return _missing()
 
@@ -92,7 +97,8 @@ def _event(one: Record) -> Record:
 
 def _file(visit: Visit, one: Record) -> Record:
     link = f"https://example-my.sharepoint.com/{one['name']}"
-    return {**one, "webUrl": link, "lastModifiedDateTime": visit.now(), "file": {}}
+    shown: Record = {**one, "webUrl": link, "lastModifiedDateTime": visit.now()}
+    return shown if "folder" in one else {**shown, "file": {}}
 
 
 def _missing() -> Response:
