@@ -14,7 +14,7 @@ from server.asking import Asking
 from server.portal.words import visible
 from server.settings import SettingsRefused
 from tests.harness import PASSWORD
-from tests.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.person import Person
 from vault import delegations
 from vault.audit import list_events
@@ -233,3 +233,24 @@ def test_what_cannot_be_seen_is_shown_as_its_code_point() -> None:
     assert visible("a\u202eb\u200bc\x07\ud800") == "a‹U+202E›b‹U+200B›c‹U+0007›‹U+D800›"
     assert visible("two\nlines\tand é 漢 👍") == "two\nlines\tand é 漢 👍"
     assert visible(["a", 1]) == '[\n  "a",\n  1\n]'
+
+
+async def test_a_handshake_session_that_opens_links_is_asked_by_its_revisions_error(
+    place: Room, browse: Browse
+) -> None:
+    agent, _ = await asking_agent(place, "handshake-person", "tool:slack_post")
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "slack_post", "arguments": POST}}
+    async with place.http(agent) as http:
+        session = await legacy_session(http, capabilities={"elicitation": {"url": {}}})
+        answer = (await http.post("/mcp", json=message, headers=legacy_headers(session))).json()
+        assert answer["error"]["code"] == -32042
+        url = answer["error"]["data"]["elicitations"][0]["url"]
+        assert url.startswith(f"{place.url}/approvals/")
+        browser = await browse("handshake-person")
+        page = await browser.open(url)
+        assert "CANARY-hello" in page.text
+        await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+        done = (await http.post("/mcp", json=message | {"id": 2}, headers=legacy_headers(session))).json()
+        assert not done["result"].get("isError")
+        again = (await http.post("/mcp", json=message | {"id": 3}, headers=legacy_headers(session))).json()
+        assert again["error"]["code"] == -32042
