@@ -202,6 +202,12 @@ async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: Ex
     ):
         answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
         assert (None if answer.status_code == 200 else refused(answer)) == code, named
+    # an agent that may not use the account learns nothing by guessing what it is called
+    asking = await place.caller()
+    stranger = await place.agent(asking, person)
+    for guess in (mine.label, other.label):
+        answer = await place.exchange(asking, stranger.token, scope="chat:write", audience=mine.id, account=guess)
+        assert refused(answer) == "access_denied"
 
 
 def test_a_handle_is_for_an_api_in_which_its_scopes_allow_something() -> None:

@@ -262,6 +262,10 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
                 reason="missing",
                 scopes=request.scopes or frozenset(),
             )
+        if not _fits(matching[0], request.account) and matching[0].is_delegated(now):  # else it could guess names
+            raise AccountRequired(
+                "That names two different accounts.", provider=provider, accounts=(matching[0].label,)
+            )
         why = ""
     elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
         # Whose accounts these are is none of this agent's business, nor whether it guessed one: the person chooses.
@@ -275,8 +279,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
         matching = _meant(accounts, now=now)
         why = f"There are several {provider} accounts. Say which one to use."
     else:
-        named = request.account
-        matching = [one for one in accounts if names_account(named, id=one.id, account=one.account, label=one.label)]
+        matching = [one for one in accounts if _fits(one, request.account)]
         why = f"That does not name exactly one connected {provider} account. Say which one to use."
     if len(matching) == 1:
         return matching[0]
@@ -284,6 +287,10 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
     labels = [one.label for one in shown]
     names = sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown)
     raise AccountRequired(why, provider=provider, accounts=tuple(names))
+
+
+def _fits(held: HeldAccount, named: str | None) -> bool:
+    return named is None or names_account(named, id=held.id, account=held.account, label=held.label)
 
 
 def _meant(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:

@@ -57,7 +57,6 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
         deployment,
         audience=asked.form.get("audience"),
         resource=asked.form.get("resource"),
-        account=_account(asked),
         user_id=subject.user_id,
     )
     if isinstance(target, OwnTarget) and asked.client.is_public:

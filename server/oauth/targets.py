@@ -50,16 +50,11 @@ def _unknown(what: str) -> OAuthError:
     return OAuthError("invalid_target", f"this {what} is not known here")
 
 
-async def resolve(
-    deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str, account: str | None = None
-) -> Target:
-    """The one target that all of them name. Raises invalid_target; invalid_request where none is there.
-
-    `account` counts here beside the id of a connection, which it must fit; else it chooses among a provider's accounts.
-    """
+async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
+    """The one target that both name. Raises invalid_target; invalid_request where neither is there."""
     if audience is None and resource is None:
         raise OAuthError("invalid_request", "say what the token is for: audience or resource")
-    named = None if audience is None else await _by_name(deployment, audience, account=account, user_id=user_id)
+    named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
     if resource is None:
         return named or _missing()
     if isinstance(named, UpstreamTarget):
@@ -77,7 +72,7 @@ def _missing() -> Target:
     raise _unknown("audience")
 
 
-async def _by_name(deployment: Deployment, audience: str, *, account: str | None, user_id: str) -> Target:
+async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Target:
     known = deployment.catalog.get(audience)
     if known is not None:
         return UpstreamTarget(known, scopes=known.aliases.get(audience))
@@ -87,10 +82,6 @@ async def _by_name(deployment: Deployment, audience: str, *, account: str | None
     provider = None if connection is None else deployment.catalog.get(connection.provider)
     if connection is None or provider is None:
         raise _unknown("audience")
-    if account is not None and not connections.names_account(
-        account, id=connection.id, account=connection.account, label=connection.label
-    ):
-        raise OAuthError("invalid_target", "audience and account name different accounts")
     return UpstreamTarget(provider, connection_id=connection.id)
 
 
