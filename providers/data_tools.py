@@ -236,10 +236,11 @@ class _Runner:
             return f"{UNTRUSTED}\n{line}" if self._tool.effect == "read" else line
         listed: object = getattr(output, "items", None)
         lines = [_line(result.line, item) for item in listed if isinstance(item, BaseModel)] if is_array(listed) else []
+        rest = ["Some were left out for size: ask for fewer at a time."] if getattr(output, "is_cut", False) else []
+        if getattr(output, "next_cursor", None):  # a page may be short, or empty, before the last one
+            rest.append("There is more: call again with `cursor`.")
         if not lines:
-            return "Nothing was found."
-        more: object = getattr(output, "next_cursor", None)
-        rest = ["There is more: call again with `cursor`."] if more else []
+            return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
         return "\n".join([UNTRUSTED, *lines, *rest])
 
 

@@ -222,6 +222,20 @@ def test_the_page_says_how_much_a_client_is_shown() -> None:
         assert abs(size(offered) / characters - 1) < 0.03
 
 
+def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_path: Path) -> None:
+    (rooms,) = made(tmp_path, LIST)
+    item = {"id": "C1", "name": "general", "members": 3}
+
+    def text(items: list[object], *, cursor: str | None = None, is_cut: bool = False) -> str:
+        return rooms.text(rooms.output.model_validate({"items": items, "next_cursor": cursor, "is_cut": is_cut}))
+
+    assert text([]) == "Nothing was found."
+    assert text([], cursor="c") == "Nothing was found here.\nThere is more: call again with `cursor`."
+    assert text([item], cursor="c").endswith("There is more: call again with `cursor`.")
+    assert text([item], is_cut=True).endswith("Some were left out for size: ask for fewer at a time.")
+    assert "\n" not in text([item]).partition("C1")[2]
+
+
 def test_a_name_is_taken_once(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(POST.replace('name = "announce"', 'name = "slack_post"'))
     with pytest.raises(ToolFileRefused, match="slack_post"):

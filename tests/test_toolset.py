@@ -112,6 +112,18 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> Non
     assert not again.is_error, text_of(again)  # the twin: once it is not
 
 
+async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
+    case = CASES["calendar_delete"]
+    agent, _ = await connected(place, "calendar_delete", case)
+    assert case.prepare is not None
+    arguments = {**case.arguments, **case.prepare(place.simulator)}
+    async with place.client(agent) as client:
+        assert not (await client.call_tool("calendar_delete", arguments)).is_error
+        gone = await client.call_tool("calendar_delete", arguments)
+    assert gone.is_error
+    assert "it was deleted already" in text_of(gone)
+
+
 def test_the_page_of_the_tools_is_written_from_their_files() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.toolset_page"
 
