@@ -131,6 +131,30 @@ async def test_a_provider_file_is_checked(place: Place, tmp_path: Path) -> None:
     assert (await run(place, "providers", "check", str(good))).exit_code == 0
 
 
+async def test_one_thing_is_shown_in_words_for_people(place: Place) -> None:
+    added = await content(
+        place, "clients", "add", "Web", "--redirect-uri", "https://a.example/", "--redirect-uri", "http://127.0.0.1/cb"
+    )
+    shown = (await run(place, "clients", "show", added["client_id"])).stdout  # type: ignore[index]
+    fields = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    assert fields["redirect_uris"] == ["https://a.example/", "http://127.0.0.1/cb"]
+    assert fields["last_used_at"] == ["-"]
+    shown += (await run(place, "providers", "show", "slack")).stdout
+    assert "\nconfigured     no\n" in shown
+    for word in ("None", "False", "[", "{"):
+        assert word not in shown
+
+
+async def test_the_link_to_connect_says_what_has_to_be_set_up_first(place: Place) -> None:
+    for client_id, is_said in (("", True), ('[providers.slack]\nclient_id = "1.2"\n', False)):
+        with (place.data / "config.toml").open("a") as settings:
+            settings.write(client_id)
+        made = await run(place, "connections", "connect", "slack")
+        assert made.exit_code == 0
+        assert made.stdout.startswith(f"{place.url}/sign-in/local?")
+        assert ("token-vault providers setup slack" in made.stderr) is is_said
+
+
 async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
     made = await content(place, "sign-in")
     assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]

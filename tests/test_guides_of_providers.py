@@ -82,13 +82,7 @@ async def desk(tmp_path: Path, prepared_data: Path) -> AsyncGenerator[Desk]:
         yield Desk(place, simulator)
 
 
-async def _has_a_user(desk: Desk) -> None:
-    feed = "a long enough password for this test\n"
-    assert (await run(desk.place, "users", "add", "alice", "--admin", "--password-stdin", feed=feed)).exit_code == 0
-
-
 async def test_the_slack_guide_leads_to_a_connection_on_this_machine(desk: Desk) -> None:
-    await _has_a_user(desk)
     asked, scripted, serve, connect = _lines("slack.md", "On this machine")
     assert asked == "token-vault providers setup slack"
     shown = await desk.follow(f"{asked} --show", ids={})
@@ -122,7 +116,6 @@ async def test_the_slack_guide_with_an_https_address_writes_what_it_says_and_tak
 
 
 async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(desk: Desk) -> None:
-    await _has_a_user(desk)
     asked, scripted, serve, connect = _lines("google.md", "Steps")
     assert asked == "token-vault providers setup google"
     shown = await desk.follow(f"{asked} --show", ids={})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.agents import UserOption
-from server.commands.setup import Setup, command, fail, note, say, user_named, when
+from server.commands.setup import Setup, command, fail, note, say, user_at_browser, user_named, when
 
 if TYPE_CHECKING:
     from providers.tools import ToolSpec
@@ -65,9 +65,15 @@ def connect(
         from server.signin import owner_link
 
         async with setup.open() as deployment:
-            if deployment.catalog.get(provider) is None:
+            found = deployment.catalog.get(provider)
+            if found is None:
                 fail(f"there is no provider {provider!r}: token-vault providers list")
-            owner = await user_named(deployment.database, user)
+            if not deployment.vault.upstreams[found.name].is_configured:  # a note: only --sandbox knows the stand-ins
+                note(
+                    f"{found.title} is not set up in the settings: token-vault providers setup {found.name}, "
+                    "unless the vault runs with --sandbox."
+                )
+            owner = await user_at_browser(deployment, user)
             path = "/connections/connect?" + urlencode({"provider": provider})
             return await owner_link(deployment, owner.id, return_to=path)
 

@@ -65,8 +65,7 @@ def show(setup: Setup, client_id: ClientId) -> None:
         async with setup.open() as deployment:
             return described(await client_of(deployment.database, client_id))
 
-    row = setup.run(read())
-    setup.show_one(row, sentence="\n".join(f"{name:14} {value}" for name, value in row.items()))
+    setup.show_fields(setup.run(read()))
 
 
 @command(clients_app, "remove")

@@ -85,8 +85,7 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
     if setup.as_json:
         setup.show_json(row | {"scopes": dict(scopes), "facts": facts})
         return
-    for key, value in row.items():
-        say(f"{key:14} {' '.join(str(part) for part in value) if isinstance(value, list) else value}")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
+    setup.show_fields(row)
     if row["draft"]:
         say("A draft: nobody is named who says where its endpoints are. Name them under [facts] and [sources].")
     if found.refresh_tokens == "never":

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.setup import Setup, command, fail, note, user_named, when
+from server.commands.setup import Setup, command, fail, note, user_at_browser, user_named, when
 
 if TYPE_CHECKING:
-    from server.deployment import Deployment
     from vault.records import User
 
 app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
@@ -163,7 +162,7 @@ def register_sign_in(root: typer.Typer) -> None:
 
         async def make() -> tuple[str, str]:
             async with setup.open() as deployment:
-                found = await _sign_in_user(deployment, user)
+                found = await user_at_browser(deployment, user)
                 from server.signin import owner_link
 
                 return await owner_link(deployment, found.id), found.name
@@ -171,12 +170,3 @@ def register_sign_in(root: typer.Typer) -> None:
         url, name = setup.run(make())
         note("Open it on this machine; `token-vault serve` or a stdio client must be running. Give it to nobody.")
         setup.show_one({"url": url, "user": name}, sentence=url)
-
-
-async def _sign_in_user(deployment: Deployment, name: str | None) -> User:
-    from server.owner import find_owner
-    from vault import users
-
-    if name is None and await users.count_users(deployment.database) == 0:
-        return await find_owner(deployment)
-    return await user_named(deployment.database, name)

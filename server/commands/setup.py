@@ -108,14 +108,24 @@ class Setup:
         floors = [max(len(word) for word in head.split()) for head in heads]
         natural = [max(len(head), *(row[index].cell_len for row in cells)) for index, head in enumerate(heads)]
         floors[0] = natural[0]
-        widths = _fitted(natural, floors, room=room - 2 * len(heads))
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        gap = next((wide for wide in (2, 1) if sum(floors) + wide * len(heads) <= room), 2)
+        widths = _fitted(natural, floors, room=room - gap * len(heads))
+        table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
         for head, width in zip(heads, widths, strict=True):
             table.add_column(head, overflow="fold", width=width)
         for row in cells:
             table.add_row(*row)
         console.width = max(console.width, sum(widths) + 2 * len(widths))
         console.print(table)
+
+    def show_fields(self, row: Mapping[str, object]) -> None:
+        """Print one thing with all that is known of it: a JSON object, or a line for each field."""
+        if self.as_json:
+            self.show_json(row)
+            return
+        width = max(len(name) for name in row) + 1
+        for name, value in row.items():
+            say(f"{name:{width}}{_cell(value)}".rstrip())
 
     def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
         """Print one result: a JSON object, or a sentence."""
@@ -164,6 +174,8 @@ def _cell(value: object) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
+        case dict():
+            return " ".join(f"{name}={part}" for name, part in value.items())  # pyright: ignore[reportUnknownVariableType] -- made for print
         case list() | tuple():
             return " ".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
         case _:
@@ -265,3 +277,13 @@ async def user_named(reader: Reader, name: str | None) -> User:
             else "there is no user yet: start your MCP client once, or token-vault serve, which says how to make one"
         )
     return everybody[0] if owner is None else owner
+
+
+async def user_at_browser(deployment: Deployment, name: str | None) -> User:
+    """Whom a printed link signs in: as `user_named`; a vault that nobody uses yet gets its owner, as with stdio."""
+    from server.owner import find_owner
+    from vault import users
+
+    if name is None and await users.count_users(deployment.database) == 0:
+        return await find_owner(deployment)
+    return await user_named(deployment.database, name)
