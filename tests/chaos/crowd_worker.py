@@ -62,13 +62,18 @@ class Load:
             self.outcomes["ok"] += 1
             self.milliseconds.append((time.perf_counter() - started) * 1000)
 
-    async def run(self, requests: list[ExchangeRequest], *, seconds: float, rate: float, at_random: bool) -> None:
+    async def run(
+        self, requests: list[ExchangeRequest], *, seconds: float, rate: float, at_random: bool, most: int | None
+    ) -> None:
+        """At this rate whatever happens; or more slowly, with `most` calls at once."""
         loop = asyncio.get_running_loop()
         first = loop.time()
         number, total = 0, int(seconds * rate)
         while number < total:
             due = min(int((loop.time() - first) * rate) + 1, total)
             for index in range(number, due):
+                while most is not None and len(self.running) >= most:
+                    await asyncio.wait(set(self.running), return_when=asyncio.FIRST_COMPLETED)
                 chosen = random.choice(requests) if at_random else requests[index % len(requests)]
                 task = asyncio.create_task(self.call(chosen))
                 self.running.add(task)
@@ -135,7 +140,11 @@ async def main(about: dict[str, Any]) -> None:
                 load = Load(vault)
                 mine = requests[command.get("first", 0) :: command.get("step", 1)]
                 await load.run(
-                    mine, seconds=command["load"], rate=command["rate"], at_random=command.get("random", False)
+                    mine,
+                    seconds=command["load"],
+                    rate=command["rate"],
+                    at_random=command.get("random", False),
+                    most=command.get("most"),
                 )
                 answer = load.summary()
             elif "facts" in command:

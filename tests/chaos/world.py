@@ -47,7 +47,8 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         lasts = command.get("load")
-        async with asyncio.timeout(PATIENCE + (lasts if isinstance(lasts, int | float) else 0)):
+        lasts = lasts if isinstance(lasts, int | float) else 0
+        async with asyncio.timeout(PATIENCE + (5 * lasts if "most" in command else lasts)):  # it may come more slowly
             line = await self.process.stdout.readline()
         assert line, "the worker ended"
         return json.loads(line)
