@@ -30,6 +30,7 @@ from providers.trial import Finding, mode_for
 Content = dict[str, Any]
 
 
+@pytest.mark.timeout(180)  # all of them in one process within three minutes
 async def test_every_file_agrees_with_the_description_of_its_service() -> None:
     everything = load_catalog().everything()
     failed = [
