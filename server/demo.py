@@ -39,7 +39,7 @@ from server.deployment import Deployment
 from server.serving import Listener
 from server.settings import DEFAULT_PORT, load_settings
 from server.signin import first_admin_secret, owner_link
-from server.tools import META_KEY
+from server.tool_answers import META_KEY
 from vault import audit, connections, users
 
 PERSON: Final = "alice"

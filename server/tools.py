@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
+from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
 from providers.api import Authority, RateLimited, ToolRefused, UpstreamAPI
@@ -28,6 +28,7 @@ from server.errors import STORAGE_RETRY, retry_after, tool_text
 from server.ladder import Asking
 from server.retry_later import STORAGE_AWAY
 from server.signin import owner_link
+from server.tool_answers import failed, misfit, succeeded
 from vault import delegations, tickets
 from vault.approvals import ToolCall
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
@@ -42,9 +43,7 @@ from vault.refusals import (
     VaultError,
 )
 
-META_KEY: Final = "io.github.mcp-token-vault/exchange"
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
-TEXT_LIMIT: Final = 60_000  # characters of upstream text in one answer
 logger = logging.getLogger("token_vault.tools")
 
 
@@ -124,23 +123,23 @@ async def _attempt(
         async with asyncio.timeout(DEADLINE):
             return await _answer(deployment, request, spec, progress, started=started)
     except ToolRefused as refused:
-        return _Outcome(_failed(refused.description), "failed", refused.code)
+        return _Outcome(failed(refused.description), "failed", refused.code)
     except AccountRequired as refused:
         asked = ladder.which_account(refused.description, refused.accounts, request.asking)
-        return _Outcome(_failed(tool_text(refused)) if asked is None else asked, "refused", refused.code)
+        return _Outcome(failed(tool_text(refused)) if asked is None else asked, "refused", refused.code)
     except VaultError as refused:
         logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
         if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
             return _away(request, refused)
-        return _Outcome(_failed(tool_text(refused)), "refused", refused.code)
+        return _Outcome(failed(tool_text(refused)), "refused", refused.code)
     except TimeoutError:
         text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
-        return _Outcome(_failed(text), "failed", "timeout")
+        return _Outcome(failed(text), "failed", "timeout")
     except Exception:  # the outermost handler: the log gets the cause, the caller an id to quote
         correlation = secrets.token_hex(8)
         logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
         text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
-        return _Outcome(_failed(text), "failed", "internal_error")
+        return _Outcome(failed(text), "failed", "internal_error")
 
 
 def _away(request: ToolRequest, refused: VaultError) -> _Outcome:
@@ -166,14 +165,14 @@ async def _answer(
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
-        return _Outcome(_failed(_misfit(spec, error)), "refused", "invalid_arguments")
+        return _Outcome(failed(misfit(spec, error)), "refused", "invalid_arguments")
     if spec.provider is None:
         output = await connections_tool.look(deployment, request.principal, arguments)
-        return _Outcome(_succeeded(spec, output, None))
+        return _Outcome(succeeded(spec, output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
         return _Outcome(ladder.declined(request.asking.offered), "refused", "declined")
     if request.asking.leaves_account:
-        return _Outcome(_failed("The person did not choose an account, so nothing was done."), "refused", "declined")
+        return _Outcome(failed("The person did not choose an account, so nothing was done."), "refused", "declined")
     wait = deployment.budgets.spend(request.principal.user_id, spec.provider, now=started)
     if wait:
         text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
@@ -224,7 +223,7 @@ async def _perform(
         return _authority(held[-1])
 
     output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
-    return _Outcome(_succeeded(spec, output, held[-1]), token=held[-1])
+    return _Outcome(succeeded(spec, output, held[-1]), token=held[-1])
 
 
 def _authority(token: UpstreamToken) -> Authority:
@@ -270,7 +269,7 @@ async def _ask(
                 f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
                 "client's entry from `token-vault client-config` with the same --data."
             )
-        return _Outcome(_failed(text), "refused", "provider_not_configured")
+        return _Outcome(failed(text), "refused", "provider_not_configured")
     reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
     link = await _still_offered(deployment, request.asking)
     if link is None:
@@ -296,7 +295,7 @@ async def _ask_approval(
     link = await approve.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
     if link is None:
         text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
-        return _Outcome(_failed(text), "refused", "approval_refused")
+        return _Outcome(failed(text), "refused", "approval_refused")
     return await _offer(deployment, request, link, code=missing.code)
 
 
@@ -346,54 +345,6 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
         return
     path = link.url.removeprefix(deployment.public_url)
     deployment.open_browser(await owner_link(deployment, request.principal.user_id, return_to=path))
-
-
-def _failed(text: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=text)], is_error=True)
-
-
-def _misfit(spec: ToolSpec, error: ValidationError) -> str:
-    """Which arguments do not fit, in the schema's words; never the values, which may hold anything."""
-    lines = [
-        f"{'.'.join(str(part) for part in found['loc']) or 'arguments'}: {found['msg']}"
-        for found in error.errors(include_url=False, include_input=False, include_context=False)[:10]
-    ]
-    return f"{spec.name} was not called, the arguments do not fit: " + "; ".join(lines)
-
-
-def _succeeded(spec: ToolSpec, output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
-    text = spec.text(output)
-    if len(text) > TEXT_LIMIT:
-        text = text[:TEXT_LIMIT] + "\n(cut: the structured result has the rest)"
-    content: list[TextContent] = [TextContent(text=text)]
-    meta: dict[str, object] | None = None
-    if token is not None:
-        content.append(TextContent(text=_enforcement(token)))
-        meta = {
-            META_KEY: {
-                "narrowing": token.narrowing.value,
-                "scopes": sorted(token.scopes),
-                "granted": sorted(token.granted),
-                "account": token.label,
-                "connection_id": token.connection_id,
-            }
-        }
-    return CallToolResult(content=[*content], structured_content=output.model_dump(mode="json"), _meta=meta)
-
-
-_HOW: Final = {
-    Narrowing.UPSTREAM: "the token itself carried no more",
-    Narrowing.ENFORCED: "the vault let no other call through",
-    Narrowing.FULL: "the whole account's authority, by the operator's switch",
-}
-
-
-def _enforcement(token: UpstreamToken) -> str:
-    """One line that says with what authority the call was made and who held it to that."""
-    how = _HOW[token.narrowing]
-    wider = sorted(token.granted - token.scopes)
-    rest = f"; the connection also has {' '.join(wider)}" if wider else ""
-    return f"[vault] as {token.label}, scopes {' '.join(sorted(token.scopes))} ({token.narrowing}: {how}{rest})"
 
 
 def _record(

@@ -22,7 +22,7 @@ from providers.api import ToolRefused
 from providers.tools import builtin_tools
 from server import connections_tool
 from server.settings import OTHER_VARIABLES, PREFIX, Settings, load_settings
-from server.tools import META_KEY
+from server.tool_answers import META_KEY
 from tests.documented import (
     COMMON,
     DOCS,

@@ -18,7 +18,7 @@ from pydantic import AnyUrl
 
 from providers.simulator.person import consent
 from server.demo import Wallet
-from server.tools import META_KEY
+from server.tool_answers import META_KEY
 from tests.conftest import Store
 from tests.harness import PASSWORD
 from tests.mcp_room import Room, room

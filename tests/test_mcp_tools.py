@@ -10,7 +10,7 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 
 from server import tools
-from server.tools import META_KEY
+from server.tool_answers import META_KEY
 from tests.mcp_room import Agent, Room, room
 from vault import audit
 
