@@ -24,6 +24,7 @@ from tests.oauth_world import claims_of
 from tests.person import Person
 from vault import apis, connections, delegations, users
 from vault.audit import list_events
+from vault.explain import Question, explain
 
 AUDIENCE = "https://brokerage.example"
 ORDER = {"symbol": "ACME", "side": "buy", "quantity": 3}
@@ -251,6 +252,19 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
     assert "Disconnected lately" in ended.text
     assert "needs an account at Brokerage" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
     await browser.__aexit__()
+
+
+async def test_an_explanation_says_that_it_works_and_what_is_missing(place: Room) -> None:
+    deployment = place.vault.deployment
+    agent = await place.agent("explained-person")
+    connection = await opened(place, agent, "quotes:read", "positions:read")
+    wish = frozenset({"quotes:read"})
+    question = Question("explained-person", agent.principal.client_id, connection.id, wish)
+    found = await explain(question, vault=deployment.vault, now=deployment.now())
+    assert (found.failing, found.scopes, found.narrowing) == (None, wish, "upstream")
+    more = Question("explained-person", agent.principal.client_id, connection.id, frozenset({"orders:write"}))
+    missing = (await explain(more, vault=deployment.vault, now=deployment.now())).failing
+    assert missing is not None and "orders:write" in missing.sentence
 
 
 async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_asked(place: Room) -> None:

@@ -136,6 +136,8 @@ def _narrow(
     """How these scopes can be held: by the token itself, or by us; and whether that takes a token of its own."""
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
+    if policy.audience is not None:
+        return Narrowing.UPSTREAM, False  # a token of ours, made with these scopes
     is_all = connection - policy.always_granted <= expand(scopes, policy.covers)
     if is_all and item is None and not policy.grants_more_than_asked:
         return Narrowing.UPSTREAM, False  # the account granted nothing else

@@ -118,7 +118,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         accounts = await read_accounts(vault.database, wanted)
         held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
         if policy.audience is not None:
-            return await _minted(vault, request, held, scopes=made.scopes, policy=policy, now=now)
+            return await _minted(vault, request, held, made, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
@@ -160,8 +160,8 @@ async def _minted(
     vault: Vault,
     request: ExchangeRequest,
     held: HeldAccount,
+    made: Plan,
     *,
-    scopes: frozenset[str],
     policy: UpstreamPolicy,
     now: int,
 ) -> UpstreamToken:
@@ -170,13 +170,13 @@ async def _minted(
         raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
     asked = Asked(held.ask | policy.ask, held.delegated, policy)
     if asked.entries:
-        await _spend_approval(vault, request, held, scopes=scopes, asked=asked, now=now)
-    made = vault.mint(request.principal, audience=policy.audience, scopes=scopes, now=now)
+        await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+    minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
     return UpstreamToken(
-        made.value,
-        scopes,
-        made.expires_at,
-        Narrowing.UPSTREAM,
+        minted.value,
+        made.scopes,
+        minted.expires_at,
+        made.narrowing,
         held.id,
         account=held.account,
         label=held.label,
