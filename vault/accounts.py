@@ -6,8 +6,9 @@ nothing that a revocation must reach is remembered anywhere. Deciding with these
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from vault.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.keys import ConnectionKey, KeyRing
@@ -19,8 +20,7 @@ from vault.upstream import Rotation, UpstreamPolicy
 SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
 MARGIN = 5  # seconds before its end from which a token may die on the way, and counts as dead
 
-_READ = """
-    select k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
+COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
         k.access_expires_at, k.refreshed_at, k.lease_until,
         case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
         (select max(i.sent_at) from intents i
@@ -29,7 +29,8 @@ _READ = """
         d.ask, coalesce(d.is_default, 0) as is_default,
         uk.wrapped, uk.kek_id, ck.salt,
         t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
-        t.expires_at as narrowed_expires_at
+        t.expires_at as narrowed_expires_at"""
+SOURCES: Final = """
     from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
     join users u on u.tenant = g.tenant and u.id = g.user_id and u.disabled_at is null
@@ -43,6 +44,7 @@ _READ = """
     where g.tenant = :tenant and g.id = :grant_id and g.user_id = :user_id and g.client_id = :client_id
         and g.revoked_at is null
 """
+_READ: Final = f"select {COLUMNS}{SOURCES}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,14 @@ class HeldToken:
     expires_at: int | None
     skew: int
 
+    @property
+    def good_until(self) -> int | None:
+        """From when on it may die on its way to the provider."""
+        return None if self.expires_at is None else self.expires_at - min(MARGIN, self.skew // 2)
+
     def is_good(self, now: int) -> bool:
         """Whether it will still live when it arrives at the provider."""
-        return self.expires_at is None or now < self.expires_at - min(MARGIN, self.skew // 2)
+        return self.good_until is None or now < self.good_until
 
     @property
     def ageing_at(self) -> int | None:
@@ -134,8 +141,16 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
 
     RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it.
     """
+    rows = await reader.look_up(_READ, parameters_of(wanted))
+    if not rows:
+        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+    return accounts_of(rows, wanted)
+
+
+def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
+    """What a statement with `SOURCES` takes."""
     principal = wanted.principal
-    parameters: Mapping[str, Value] = {
+    return {
         "tenant": TENANT,
         "grant_id": principal.grant_id,
         "user_id": principal.user_id,
@@ -143,9 +158,10 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
         "provider": wanted.provider,
         "scope_key": wanted.scope_key,
     }
-    rows = await reader.look_up(_READ, parameters)
-    if not rows:
-        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+
+
+def accounts_of(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+    """The accounts of rows with `COLUMNS`, of which there is one at least, oldest first."""
     if rows[0]["id"] is None:
         return ()  # a live grant, and no account
     if len(rows) > 1:  # sorting one row in the database costs more than all else here

@@ -205,11 +205,14 @@ class Activity:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def record(self, event: Event) -> None:
-        """Returns when the event is durable. A caller that is cancelled has still recorded it."""
+    async def record(self, event: Event, *, details: str | None = None) -> None:
+        """Returns when the event is durable. A caller that is cancelled has still recorded it.
+
+        `details` are the event's, where they were formatted before.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._put(event, done)
+        self._put(event, done, details)
         self._waiting += 1
         if self._waiting >= self._company:
             self._wake.set()
@@ -237,10 +240,10 @@ class Activity:
             await self._idle.wait()
             await asyncio.sleep(0)
 
-    def _put(self, event: Event, done: asyncio.Future[None] | None) -> None:
+    def _put(self, event: Event, done: asyncio.Future[None] | None, details: str | None = None) -> None:
         if self._closing:
             raise StorageUnavailable("the activity is closed")
-        self._pending.append((event, format_details(event.details), done))
+        self._pending.append((event, format_details(event.details) if details is None else details, done))
         self._idle.clear()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="activity-writer")

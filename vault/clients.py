@@ -80,7 +80,7 @@ async def get_client(reader: Reader, client_id: str) -> Client | None:
         " from clients where tenant = :tenant and id = :id and removed_at is null",
         {"tenant": TENANT, "id": client_id},
     )
-    return _client(rows[0]) if rows else None
+    return client_of(rows[0]) if rows else None
 
 
 async def list_clients(reader: Reader) -> tuple[Client, ...]:
@@ -91,7 +91,7 @@ async def list_clients(reader: Reader) -> tuple[Client, ...]:
         " from clients where tenant = :tenant and removed_at is null order by created_at, id",
         {"tenant": TENANT},
     )
-    return tuple(_client(row) for row in rows)
+    return tuple(client_of(row) for row in rows)
 
 
 async def update_client(transaction: Transaction, client: Client) -> bool:
@@ -171,7 +171,8 @@ def _columns(client: Client) -> dict[str, Value]:
     }
 
 
-def _client(row: Row) -> Client:
+def client_of(row: Row) -> Client:
+    """The record of a row with all columns of a client."""
     return _read(tuple(row[name] for name in _COLUMNS))
 
 

@@ -34,6 +34,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     VaultError,
 )
+from vault.repeats import Basis, basis_of
 from vault.spending import NarrowingRefused
 from vault.upstream import UpstreamPolicy
 
@@ -51,7 +52,7 @@ class ExchangeRequest:
     `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
     `details` is what the event says beside that; `event` makes another one of the token, or none where the caller
     records it together with what it makes of the token. `call` is a tool's call, about which the person can be asked;
-    None for what is handed out for later use.
+    None for what is handed out for later use. `is_kept`: the caller wants the `basis` of the token.
     """
 
     principal: Principal
@@ -64,6 +65,7 @@ class ExchangeRequest:
     details: Mapping[str, object] = field(default_factory=dict[str, object])
     call: ToolCall | None = None
     event: Callable[[UpstreamToken], Event | None] | None = None
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class UpstreamToken:
     granted: frozenset[str]
     generation: int
     is_asked_beyond: bool = False  # the account holds scopes that the person is asked about each time
+    basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not asked for, or not all is stored
 
 
 async def exchange(
@@ -123,6 +126,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
         is_refused = made.needs_narrow_token and vault.flights.refuses_narrowing(held.id, made.scope_key, now=now)
+        planned = made
         made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
         if request.item is not None and not made.needs_narrow_token:
             raise ItemRefused(f"{request.provider} issues no token for this one thing with these scopes.")
@@ -136,6 +140,9 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             value = await _open(vault, held, token=token, purpose=purpose)
             wish = Wish(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, wish=wish, now=now)
+            basis: Basis | None = None
+            if request.is_kept and made is planned and token.is_good(now):  # no matter of what was tried before
+                basis = basis_of(wanted, accounts, held, token=token, wish=wish, now=now)
             return UpstreamToken(
                 value,
                 made.scopes,
@@ -147,6 +154,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 granted=held.scopes,
                 generation=token.generation,
                 is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes, tool=None),
+                basis=basis,
             )
         known = 0 if token is None else token.generation
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +15,10 @@ def routes(deployment: Deployment) -> list[Route]:
     """Every route of the authorization server."""
     # Imported here: pages need rules of this package, and endpoints of this package show pages.
     from server.oauth import authorize, device, introspection, metadata, par, registration, revocation, token, userinfo
+    from server.oauth.repeats import Repeats
     from server.oauth.wire import endpoint
+
+    answer_token = partial(token.token, repeats=Repeats())
 
     async def show_authorize(request: Request) -> Response:
         return await authorize.authorize(deployment, request)
@@ -24,7 +29,7 @@ def routes(deployment: Deployment) -> list[Route]:
             Route(path, show_authorize, methods=["GET", "POST"])  # answers pages, never JSON or CORS headers
             for path in ("/authorize", "/authorize/")
         ),
-        *endpoint(deployment, "/token", {"POST": token.token}, is_cross_origin=True, decides_origin=True),
+        *endpoint(deployment, "/token", {"POST": answer_token}, is_cross_origin=True, decides_origin=True),
         *endpoint(deployment, "/par", {"POST": par.push}, is_cross_origin=True),
         *endpoint(deployment, "/device_authorization", {"POST": device.authorize_device}),
         *endpoint(deployment, "/register", {"POST": registration.register}, is_cross_origin=True),

@@ -18,7 +18,7 @@ from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.subjects import Limits, Subject, refused
 from server.oauth.targets import OwnTarget, UpstreamTarget
-from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, TokenRequest
+from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, Release, TokenRequest
 from vault import audit, connections, grants, handles
 from vault.attenuate import expand
 from vault.exchange import ExchangeRequest, UpstreamToken
@@ -155,6 +155,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         item=target.item,
         details={"subject": subject.kind, **subject.details},
         event=lambda token: _release_event(made, target, token),
+        is_kept=_is_plain(deployment, made),
     )
     if target.item is not None:
         early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
@@ -173,7 +174,19 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise _not_one_thing()
     if narrowing is None:
         return await _handle(deployment, made, target, token)
-    return _released(deployment, made, token, narrowing)
+    return _released(deployment, made, target, token, narrowing=narrowing)
+
+
+def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
+    """Whether nothing decides but the client, its own grant and the accounts: no proof, nobody else, no address."""
+    form, subject = made.asked.form, made.subject
+    return (
+        subject.kind == "access_token"
+        and not subject.derived_from
+        and made.asked.key_thumbprint is None
+        and deployment.catalog.get(form.get("audience") or "") is not None
+        and not any(name in form.values for name in ("actor_token", "client_assertion", "resource"))
+    )
 
 
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
@@ -260,13 +273,20 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
     )
 
 
-def _released(deployment: Deployment, made: _Exchange, token: UpstreamToken, narrowing: Narrowing) -> Exchanged:
+def _released(
+    deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, *, narrowing: Narrowing
+) -> Exchanged:
     """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
     subject does, and asks again for one that never ends when it would for a handle.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
-    expires_in = max(0, min(ends) - made.asked.now) if ends else deployment.settings.exchange.handle_lifetime
-    return Exchanged(token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value)
+    lifetime = deployment.settings.exchange.handle_lifetime
+    expires_in = release.lasting(*ends, now=made.asked.now) if ends else lifetime
+    event = None if token.basis is None else _release_event(made, target, token)
+    kept = None if token.basis is None or event is None else Release(token.basis, event, token.expires_at)
+    return Exchanged(
+        token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value, release=kept
+    )
 
 
 def _event(kind: str, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, **details: object) -> Event:

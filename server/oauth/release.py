@@ -66,3 +66,8 @@ def released(policy: Release, narrowing: Narrowing, *, expires: bool) -> Narrowi
             return narrowing if narrowing is Narrowing.UPSTREAM and expires else None
         case Release.FULL:
             return narrowing if narrowing is Narrowing.UPSTREAM else Narrowing.FULL
+
+
+def lasting(end: int, *others: int | None, now: int) -> int:
+    """Seconds to the first of these ends."""
+    return max(0, min(end, *(other for other in others if other is not None)) - now)

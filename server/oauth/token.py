@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from server import cors
 from server.deployment import Deployment
-from server.oauth import client_auth, device, dpop, exchange, identity, tokens
+from server.oauth import client_auth, device, dpop, exchange, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.repeats import Question, Repeats, question_of
 from server.oauth.rules import (
     TOKEN_EXCHANGE,
     OAuthError,
@@ -27,19 +28,33 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.oauth.token_request import Exchanged, Issue, TokenRequest
-from server.oauth.wire import address_of, as_oauth_error, json_answer, read_form_or_json, refusal_answer
+from server.oauth.wire import address_of, as_oauth_error, json_answer, refusal_answer
 from vault import audit, clients, grants, users
 from vault import tokens as refresh_tokens
 from vault.records import Client, Event, Grant, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
 
-async def token(deployment: Deployment, request: Request) -> Response:
+async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -> Response:
     """POST /token. Pages of the client's own origins may read the answer (`server.cors`)."""
-    form, is_json = await read_form_or_json(request)
+    question: Question | None = None
+    if is_json := wire.is_json(request):
+        form = await wire.read_json_parameters(request)
+    else:
+        body = await wire.read_form_body(request)
+        question = question_of(request, body)
+        if question is not None and (repeated := await repeats.answer(deployment, question)) is not None:
+            return repeated
+        form = wire.form_of(body)
     client = await client_auth.authenticate(deployment, request, form)
     try:
-        answer = await _answered(deployment, request, form, client=client, is_json=is_json)
+        asked, issue = await _issued(deployment, request, form, client=client, is_json=is_json)
+        if isinstance(issue, Exchanged):
+            if question is not None:
+                await repeats.keep(deployment, question, client=client, exchanged=issue, now=asked.now)
+            answer = json_answer(issue.content())
+        else:
+            answer = await _answer(deployment, issue, asked)
     except OAuthError as error:
         answer = refusal_answer(error)
     except VaultError as refusal:
@@ -51,15 +66,12 @@ async def token(deployment: Deployment, request: Request) -> Response:
     return answer
 
 
-async def _answered(
+async def _issued(
     deployment: Deployment, request: Request, form: Parameters, *, client: Client, is_json: bool
-) -> Response:
+) -> tuple[TokenRequest, Issue | Exchanged]:
     grant = _grant_type(form, client, is_json=is_json)
     asked = await _asked(deployment, request, form, client)
-    issue = await grant(deployment, asked)
-    if isinstance(issue, Exchanged):
-        return json_answer(issue.content())
-    return await _answer(deployment, issue, asked)
+    return asked, await grant(deployment, asked)
 
 
 def _grant_type(form: Parameters, client: Client, *, is_json: bool) -> _Grant:

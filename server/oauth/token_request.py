@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from server.oauth.rules import Parameters
-from vault.records import Client, Grant, format_scope
+from vault.records import Client, Event, Grant, format_scope
+from vault.repeats import Basis
 
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # RFC 8693 §3
 REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
@@ -39,6 +40,15 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """What one more release of the same token takes, for the same client and person (`server.oauth.repeats`)."""
+
+    basis: Basis
+    event: Event
+    expires_at: int | None  # of the token
+
+
+@dataclass(frozen=True, slots=True)
 class Exchanged:
     """The answer to a token exchange (RFC 8693 §2.2.1): never with a refresh token.
 
@@ -51,6 +61,7 @@ class Exchanged:
     token_type: str = "Bearer"
     narrowing: str | None = None
     api_base_url: str | None = None
+    release: Release | None = field(repr=False, default=None)
 
     def content(self) -> dict[str, object]:
         content: dict[str, object] = {

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from pydantic_core import to_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from server.deployment import Deployment
 from server.errors import answer_for, retry_after
@@ -21,6 +22,10 @@ from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
+_JSON_HEADERS: Final = (
+    (b"content-type", b"application/json"),
+    *((name.lower().encode(), value.encode()) for name, value in NO_STORE.items()),
+)
 _CORS: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "WWW-Authenticate, DPoP-Nonce"}
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -29,12 +34,29 @@ _log = logging.getLogger("token_vault.oauth")
 Handler = Callable[[Deployment, Request], Awaitable[Response]]
 
 
+class _Whole(Response):
+    """An answer whose headers need no reading: half of what the framework's costs."""
+
+    def __init__(self, body: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.body = body
+        self.status_code = status
+        self.raw_headers = headers
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
 def json_answer(
     content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON answer that nobody may store."""
     body = to_json(dict(content))
-    return Response(body, status_code=status, headers={**NO_STORE, **(headers or {})}, media_type="application/json")
+    raw = [(b"content-length", b"%d" % len(body)), *_JSON_HEADERS]
+    if headers:
+        raw.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items())
+    return _Whole(body, status, raw)
 
 
 def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
@@ -66,12 +88,18 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
         raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
+        size, more = size + len(part), message.get("more_body", False)
+        if size > limit:
             raise too_large
-    return bytes(body)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _content_type(request: Request) -> str:
@@ -81,11 +109,20 @@ def _content_type(request: Request) -> str:
 
 async def read_form(request: Request) -> Parameters:
     """Form parameters of a POST (RFC 6749 §3.2): body only, UTF-8, nothing repeated."""
+    return form_of(await read_form_body(request))
+
+
+async def read_form_body(request: Request) -> bytes:
+    """The body that holds form parameters, as it came."""
     if request.scope["query_string"]:
         raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
     if _content_type(request) != "application/x-www-form-urlencoded":
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
-    body = await read_body(request, limit=FORM_LIMIT)
+    return await read_body(request, limit=FORM_LIMIT)
+
+
+def form_of(body: bytes) -> Parameters:
+    """The parameters of such a body."""
     try:
         text = body.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
@@ -95,17 +132,20 @@ async def read_form(request: Request) -> Parameters:
     return form
 
 
-async def read_form_or_json(request: Request) -> tuple[Parameters, bool]:
-    """Parameters of a POST as a form, or as a JSON object of strings; whether it was JSON."""
-    if _content_type(request) != "application/json" or request.scope["query_string"]:
-        return await read_form(request), False
+def is_json(request: Request) -> bool:
+    """Whether the body says to be JSON, and is all that the request says."""
+    return _content_type(request) == "application/json" and not request.scope["query_string"]
+
+
+async def read_json_parameters(request: Request) -> Parameters:
+    """Parameters of a POST as a JSON object of strings."""
     content = await read_json_object(request, limit=FORM_LIMIT, code="invalid_request")
     values = {name: value for name, value in content.items() if isinstance(value, str)}
     if any(value is not None for name, value in content.items() if name not in values):
         raise OAuthError("invalid_request", "every parameter in a JSON body is a string")
     if any("\0" in name or "\0" in value for name, value in values.items()):
         raise OAuthError("invalid_request", "the parameters cannot be read")
-    return Parameters(values), True
+    return Parameters(values)
 
 
 async def read_json_object(request: Request, *, limit: int, code: str) -> dict[str, object]:

@@ -1,0 +1,147 @@
+"""Token exchanges that repeat one of a moment ago: the same request for the same person, whichever token names them.
+
+Of an exchange that released a provider's token its answer is kept for seconds, with the stored rows that it was decided
+from. The next request like it has its subject token verified as ever, and gets the same answer only while one read
+shows all of these rows unchanged, with an event of its own that is durable before. So nothing that a revocation must
+reach lives here. Everything else, refusals too, goes the whole way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import release, tokens
+from server.oauth.exchange import SHORTEST
+from server.oauth.rules import OAuthError
+from server.oauth.token_request import Exchanged, Release
+from server.oauth.wire import json_answer
+from vault import repeats
+from vault.audit import format_details
+from vault.database import Row
+from vault.records import Client
+
+KEPT: Final = 10  # seconds
+_MOST: Final = 1024
+_TOKEN: Final = re.compile(rb"(?:^|&)subject_token=([A-Za-z0-9._-]+)(?=&|\Z)")
+_DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
+_FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers with which an answer is for this one request
+
+_Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it can repeat: `digest` is of all of it but the subject token, which stands beside it."""
+
+    digest: bytes = field(repr=False)
+    subject_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An answer, and what it was decided from."""
+
+    release: Release
+    details: str  # of its event
+    rows: Sequence[Row] = field(repr=False)
+    content: Mapping[str, object] = field(repr=False)
+    until: int
+
+
+def question_of(request: Request, body: bytes) -> Question | None:
+    """None where the request cannot repeat.
+
+    Two requests that differ in the subject token alone have one digest: it is cut out where it stands plainly once. A
+    second one would be in the rest, and such a request is never answered, so its digest is never known.
+    """
+    state: list[bytes] = []
+    for name, value in request.scope["headers"]:
+        if name in _DECIDING:
+            state.append(name + b":" + value)
+        elif name in _FOREIGN:
+            return None
+    found = _TOKEN.search(body)
+    if found is None:
+        return None
+    start, end = found.span(1)
+    state += (b"", body[:start] + b"\0" + body[end:])  # neither LF in a header nor NUL in a form that is answered
+    return Question(hashlib.sha256(b"\n".join(state)).digest(), found[1].decode("ascii"))
+
+
+def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
+    """All of a subject token that an exchange depends on, but for its end."""
+    return (
+        question.digest,
+        claims.subject,
+        claims.client_id,
+        claims.grant_id,
+        claims.audience,
+        claims.scopes,
+        claims.actors,
+        claims.key_thumbprint,
+    )
+
+
+class Repeats:
+    """The answers of one process. All are forgotten together, `KEPT` seconds after the first of them was kept."""
+
+    def __init__(self) -> None:
+        self._answers: dict[_Key, _Answered] = {}
+        self._digests: set[bytes] = set()  # without one of these no token is looked at
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def answer(self, deployment: Deployment, question: Question) -> Response | None:
+        """The same answer once more; None where the whole way must be gone. Raises VaultError."""
+        if question.digest not in self._digests:
+            return None
+        now = deployment.now()
+        try:
+            claims = await tokens.read_claims(deployment, question.subject_token, now=now)
+        except OAuthError:
+            return None  # refused on the whole way, in its words
+        key = _key(question, claims)
+        known = self._answers.get(key)
+        if known is None or now >= known.until or claims.expires_at - now < SHORTEST:
+            return None
+        basis = known.release.basis
+        if await repeats.look(deployment.database, basis) != known.rows:
+            self._answers.pop(key, None)
+            return None
+        basis.keep_fresh(deployment.vault, now=now)
+        await deployment.activity.record(known.release.event, details=known.details)
+        ends = claims.expires_at, known.release.expires_at
+        return json_answer({**known.content, "expires_in": release.lasting(*ends, now=now)})
+
+    async def keep(
+        self, deployment: Deployment, question: Question, *, client: Client, exchanged: Exchanged, now: int
+    ) -> None:
+        """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
+        kept = exchanged.release
+        if kept is None or len(self._answers) >= _MOST:
+            return
+        rows = await repeats.look(deployment.database, kept.basis)
+        if not repeats.are_of(rows, kept.basis, client=client):
+            return
+        claims = await tokens.read_claims(deployment, question.subject_token, now=now)
+        until = now + KEPT if kept.basis.until is None else min(now + KEPT, kept.basis.until)
+        self._digests.add(question.digest)
+        self._answers[_key(question, claims)] = _Answered(
+            kept, format_details(kept.event.details), rows, exchanged.content(), until
+        )
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
+
+    def _sweep(self) -> None:
+        """Forget everything: in use, it is decided again; not in use, it has no business here."""
+        self._answers.clear()
+        self._digests.clear()
+        self._timer = None
