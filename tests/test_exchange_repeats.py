@@ -416,7 +416,10 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
         answer = await one.exchange(subject_token=token)
     finally:
         database.clock_offset -= 7
-    assert refused(answer) == {"delegation": "access_denied", "subject": "invalid_request", "token": "invalid_target"}[ends]
+    assert (
+        refused(answer)
+        == {"delegation": "access_denied", "subject": "invalid_request", "token": "invalid_target"}[ends]
+    )
 
 
 async def test_on_each_database_a_revocation_of_another_process_counts_at_once(store: Store) -> None:
