@@ -631,3 +631,32 @@ async def test_a_read_on_the_loop_sees_what_is_committed_and_refuses_as_any_othe
     await database.close()
     with pytest.raises(VaultError):
         await database.look_up("select expires_at from seen where purpose = :purpose", {"purpose": "look"})
+
+
+async def test_the_mark_stays_while_nobody_commits_and_moves_with_every_commit(store: Store) -> None:
+    mine, other = await store.open(), await store.open()
+    try:
+        first = mine.mark()
+        assert (first is None) is not store.is_sqlite
+        await mine.look_up("select resource from apis")
+        assert mine.mark() == first
+        seen = [first]
+        for database, resource in ((mine, "a"), (other, "b")):
+            async with database.transaction() as transaction:
+                await add(transaction, resource)
+            seen.append(mine.mark())
+        async with mine.transaction() as transaction:
+            await transaction.execute(
+                "insert into keys.connection_keys (tenant, connection_id, salt, created_at) values (:t, :t, :s, :now)",
+                {"t": "a", "s": b"salt", "now": 5},
+            )
+        seen.append(mine.mark())
+        if store.is_sqlite:
+            assert all(one not in seen[:place] for place, one in enumerate(seen))
+            assert mine.mark() == seen[-1]
+        else:
+            assert seen == [None] * 4
+    finally:
+        await mine.close()
+        await other.close()
+    assert mine.mark() is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
@@ -25,6 +27,7 @@ from tests.test_rfc9449 import proof
 from vault import audit, clients, connections, delegations, grants, users
 from vault.records import Connection
 from vault.sqlite import SqliteDatabase
+from vault.sqlite_connections import VERSIONS
 from vault.upstream import Account, TokenAnswer
 
 
@@ -88,13 +91,19 @@ def reads(place: ExchangeRoom) -> Generator[list[str]]:
         here.set_trace_callback(None)
 
 
+def are_repeating(statements: list[str]) -> bool:
+    """Whether these are of a request that got the same answer once more."""
+    rest = [one for one in statements if one not in VERSIONS]
+    return set(VERSIONS) <= set(statements) and len(rest) <= 1 and all("client_created_at" in one for one in rest)
+
+
 async def is_repeated(one: Scene, **more: str | None) -> bool:
-    """Whether the same answer came once more, after one read of everything."""
+    """Whether the same answer came once more, after a look at the database."""
     with reads(one.place) as found:
         answer = await one.exchange(**more)
     assert answer.status_code == 200, answer.text
-    assert len(found) >= 1, "whatever is answered, the rows were read"
-    return len(found) == 1 and "client_created_at" in found[0]
+    assert found, "whatever is answered, the database was asked"
+    return are_repeating(found)
 
 
 async def repeats(one: Scene, **more: str | None) -> int:
@@ -124,7 +133,7 @@ async def test_a_repeated_exchange_reads_once_answers_the_same_and_leaves_an_eve
     more |= {"account": one.connection.label} if "account" in more else {}
     with reads(place) as found:
         first = await one.exchange(**more)
-    assert len(found) > 1, first.text
+    assert not are_repeating(found), first.text
     assert first.json()["narrowing"] == narrowing, first.text
     count = await repeats(one, **more)
     again = await one.exchange(**more)
@@ -138,6 +147,17 @@ async def test_a_repeated_exchange_reads_once_answers_the_same_and_leaves_an_eve
     assert len(events) == count + 2
     assert len({(e.kind, e.outcome, e.user_id, e.connection_id, str(sorted(e.details.items()))) for e in events}) == 1
     await audit.verify(place.deployment.database)
+
+
+async def test_all_of_it_is_read_again_once_somebody_committed_anything(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    seen: list[list[str]] = []
+    for _ in range(5):
+        with reads(place) as found:
+            assert (await one.exchange()).status_code == 200  # each commits an event
+        seen.append(found)
+    assert any(len(found) == 3 and "client_created_at" in found[-1] for found in seen)
+    assert not any(len(one) == len(after) == 2 for one, after in pairwise(seen)), "an event went by unseen"
 
 
 async def test_the_lifetime_that_is_left_is_said_each_time(place: ExchangeRoom) -> None:
@@ -218,12 +238,12 @@ async def test_the_secret_in_the_header_repeats_too_and_counts(place: ExchangeRo
         word = base64.b64encode(f"{one.caller.client.id}:{secret}".encode()).decode()
         return await place.http.post("/token", data=form, headers={"Authorization": f"Basic {word}"})
 
-    right, counts = one.caller.credentials["client_secret"], list[int]()
+    right, repeated = one.caller.credentials["client_secret"], list[bool]()
     for _ in range(4):
         with reads(place) as found:
             assert (await ask(right)).json()["narrowing"] == "none"
-        counts.append(len(found))
-    assert 1 in counts[1:]
+        repeated.append(are_repeating(found))
+    assert any(repeated[1:])
     assert refused(await ask("t" * 43)) == "invalid_client"
 
 
@@ -451,6 +471,12 @@ def asked(body: str, **headers: str) -> bytes | None:
     return None if found is None else found.digest
 
 
+def is_plain(body: str) -> bool:
+    """Whether its first subject token can be one as it is written."""
+    found = question_of(Request({"type": "http", "headers": []}), body.encode())
+    return found is not None and re.fullmatch(r"[A-Za-z0-9._-]+", found.subject_token) is not None
+
+
 def rest(body: str) -> dict[str, str] | None:
     """The parameters beside the subject token; None for what is refused."""
     try:
@@ -463,7 +489,7 @@ def rest(body: str) -> dict[str, str] | None:
 
 @given(_BODIES, _BODIES)
 def test_requests_that_count_as_one_differ_in_the_subject_token_alone(one: str, other: str) -> None:
-    if asked(one) is not None and asked(one) == asked(other) and rest(one) is not None:
+    if is_plain(one) and is_plain(other) and asked(one) == asked(other) and rest(one) is not None:
         assert rest(one) == rest(other)
 
 

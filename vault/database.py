@@ -89,6 +89,13 @@ class Database(Reader, Protocol):
         """The database's time in integer seconds; costs no query."""
         ...
 
+    def mark(self) -> object | None:
+        """Equal to an earlier one only if nothing was committed in between, by anybody; None: not to be had at once.
+
+        Who reads after it has read nothing older than it.
+        """
+        ...
+
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commits durably on leaving the block, rolls back on an exception.
 

@@ -442,6 +442,9 @@ class PostgresDatabase:
 
     look_up = fetch
 
+    def mark(self) -> object | None:
+        return None
+
     async def hold_liveness(self, owner: str) -> None:
         if self._owners is not None:
             self._owners.hold(owner)

@@ -24,7 +24,7 @@ import aiosqlite
 from vault.database import NO_PARAMETERS, Program, Row, T, Value
 from vault.liveness import OwnerLocks
 from vault.refusals import StorageUnavailable, VaultError
-from vault.sqlite_connections import ERRORS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
+from vault.sqlite_connections import ERRORS, VERSIONS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 
 LOG = logging.getLogger("token_vault.storage")
@@ -329,6 +329,12 @@ class SqliteDatabase:
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
+
+    def mark(self) -> object | None:
+        try:
+            return [self._here.execute(sql).fetchone()[0] for sql in VERSIONS]
+        except ERRORS:
+            return None  # closed, or somebody has the files for a moment: the read that follows says it
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction()

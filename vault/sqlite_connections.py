@@ -19,6 +19,7 @@ BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a bu
 
 # the last two: text or a number that no column can hold, noticed before the statement runs
 ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+VERSIONS = ("pragma keys.data_version", "pragma vault.data_version")
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 
 

@@ -2,15 +2,15 @@
 
 Of an exchange that released a provider's token its answer is kept for seconds, with the stored rows that it was decided
 from. The next request like it has its subject token verified as ever, and gets the same answer only while one read
-shows all of these rows unchanged, with an event of its own that is durable before. So nothing that a revocation must
-reach lives here. Everything else, refusals too, goes the whole way.
+shows all of these rows unchanged, or the database says that nothing at all was committed since it did; with an event of
+its own that is durable before. So nothing that a revocation must reach lives here. Everything else, refusals too, goes
+the whole way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,7 +31,8 @@ from vault.records import Client
 
 KEPT: Final = 10  # seconds
 _MOST: Final = 1024
-_TOKEN: Final = re.compile(rb"(?:^|&)subject_token=([A-Za-z0-9._-]+)(?=&|\Z)")
+_TOKEN: Final = b"subject_token="
+_AND: Final = ord("&")
 _DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
 _FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers with which an answer is for this one request
 
@@ -46,7 +47,7 @@ class Question:
     subject_token: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Answered:
     """An answer, and what it was decided from."""
 
@@ -55,13 +56,15 @@ class _Answered:
     rows: Sequence[Row] = field(repr=False)
     content: Mapping[str, object] = field(repr=False)
     until: int
+    mark: object | None  # of the database, before the rows were last read
 
 
 def question_of(request: Request, body: bytes) -> Question | None:
     """None where the request cannot repeat.
 
-    Two requests that differ in the subject token alone have one digest: it is cut out where it stands plainly once. A
-    second one would be in the rest, and such a request is never answered, so its digest is never known.
+    Two requests that differ in the subject token alone have one digest: it is cut out as it is written. A second one
+    would be in the rest, and such a request is never answered, so its digest is never known. One that is written with
+    escapes is nobody's token as it stands.
     """
     state: list[bytes] = []
     for name, value in request.scope["headers"]:
@@ -69,12 +72,14 @@ def question_of(request: Request, body: bytes) -> Question | None:
             state.append(name + b":" + value)
         elif name in _FOREIGN:
             return None
-    found = _TOKEN.search(body)
-    if found is None:
+    at = body.find(_TOKEN)
+    if at < 0 or (at > 0 and body[at - 1] != _AND):
         return None
-    start, end = found.span(1)
-    state += (b"", body[:start] + b"\0" + body[end:])  # neither LF in a header nor NUL in a form that is answered
-    return Question(hashlib.sha256(b"\n".join(state)).digest(), found[1].decode("ascii"))
+    start = at + len(_TOKEN)
+    end = body.find(b"&", start)
+    token = body[start:] if end < 0 else body[start:end]
+    state += (b"", body[:start], b"\0", body[start + len(token) :])  # no LF in a header, no NUL in an answered form
+    return Question(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
 
 
 def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
@@ -113,9 +118,12 @@ class Repeats:
         if known is None or now >= known.until or claims.expires_at - now < SHORTEST:
             return None
         basis = known.release.basis
-        if await repeats.look(deployment.database, basis) != known.rows:
-            self._answers.pop(key, None)
-            return None
+        mark = deployment.database.mark()
+        if mark is None or mark != known.mark:  # somebody committed something: perhaps this
+            if await repeats.look(deployment.database, basis) != known.rows:
+                self._answers.pop(key, None)
+                return None
+            known.mark = mark
         basis.keep_fresh(deployment.vault, now=now)
         await deployment.activity.record(known.release.event, details=known.details)
         ends = claims.expires_at, known.release.expires_at
@@ -128,6 +136,7 @@ class Repeats:
         kept = exchanged.release
         if kept is None or len(self._answers) >= _MOST:
             return
+        mark = deployment.database.mark()
         rows = await repeats.look(deployment.database, kept.basis)
         if not repeats.are_of(rows, kept.basis, client=client):
             return
@@ -135,7 +144,7 @@ class Repeats:
         until = now + KEPT if kept.basis.until is None else min(now + KEPT, kept.basis.until)
         self._digests.add(question.digest)
         self._answers[_key(question, claims)] = _Answered(
-            kept, format_details(kept.event.details), rows, exchanged.content(), until
+            kept, format_details(kept.event.details), rows, exchanged.content(), until, mark
         )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)

@@ -84,10 +84,9 @@ def as_oauth_error(refusal: VaultError) -> OAuthError:
 
 async def read_body(request: Request, *, limit: int) -> bytes:
     """The body; refused as soon as it is known to be longer than `limit`."""
-    too_large = OAuthError("invalid_request", "the request body is too large", status=413)
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
-        raise too_large
+        raise _too_large()
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -97,9 +96,13 @@ async def read_body(request: Request, *, limit: int) -> bytes:
         part: bytes = message.get("body", b"")
         size, more = size + len(part), message.get("more_body", False)
         if size > limit:
-            raise too_large
+            raise _too_large()
         parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large() -> OAuthError:
+    return OAuthError("invalid_request", "the request body is too large", status=413)
 
 
 def _content_type(request: Request) -> str:
