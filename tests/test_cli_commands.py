@@ -283,8 +283,9 @@ async def _on_a_terminal(place: Place, *command: str, columns: int) -> list[str]
     """The lines that a person sees on a terminal of that width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, columns))
+    known = {name: value for name, value in place.environment().items() if name not in {"COLUMNS", "LINES"}}
     process = await asyncio.create_subprocess_exec(
-        *place.arguments(*command), stdout=theirs, env=place.environment() | {"TERM": "xterm"}
+        *place.arguments(*command), stdout=theirs, env=known | {"TERM": "xterm"}
     )
     os.close(theirs)
 

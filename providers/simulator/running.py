@@ -14,7 +14,7 @@ from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLI
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
-from providers.simulator.families import SERVED, Mode
+from providers.simulator.families import Mode
 from providers.simulator.misbehave import TRANSPORT
 from providers.simulator.sandbox import Sandbox
 
@@ -137,7 +137,7 @@ class Simulator:
             "revoke_url": f"{base}/revoke",
             "userinfo_url": f"{base}/identity",
             "apis": dict.fromkeys(apis, f"{base}/api"),
-            **({} if SERVED[mode].long_lived is None else {"long_lived_url": f"{base}/longer"}),
+            **({} if self._sandbox.modes[mode].long_lived is None else {"long_lived_url": f"{base}/longer"}),
         }
 
     def settings(self) -> Mapping[str, SettingsSection]:
