@@ -269,13 +269,20 @@ async def test_an_audience_that_is_an_address_is_looked_up_each_time(place: Exch
 
 async def test_kept_answers_are_decided_again_after_seconds(place: ExchangeRoom) -> None:
     one = await scene(place)
-    assert (await one.exchange()).status_code == 200
-    place.deployment.database.clock_offset += KEPT - 1
     assert await repeats(one)
-    place.deployment.database.clock_offset += 1
+    place.deployment.database.clock_offset += KEPT
+    try:
+        assert not await is_repeated(one)
+        assert await repeats(one)
+    finally:
+        place.deployment.database.clock_offset -= KEPT
+
+
+async def test_what_is_asked_for_once_is_not_kept(place: ExchangeRoom) -> None:
+    one = await scene(place)
     assert not await is_repeated(one)
+    assert not await is_repeated(one), "from the second time on"
     assert await repeats(one)
-    place.deployment.database.clock_offset -= KEPT
 
 
 # What ends or changes between two equal requests

@@ -203,6 +203,10 @@ def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken
     narrowing = _outside(made, target, token)
     if narrowing is None or not token.scopes:
         return None
+    return _released_event(made, target, token, narrowing)
+
+
+def _released_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken, narrowing: Narrowing) -> Event:
     carried = format_scope(_carried(token, narrowing))
     return _event("token.released", made, target, token, narrowing=narrowing.value, carried=carried)
 
@@ -282,8 +286,9 @@ def _released(
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
     lifetime = deployment.settings.exchange.handle_lifetime
     expires_in = release.lasting(*ends, now=made.asked.now) if ends else lifetime
-    event = None if token.basis is None else _release_event(made, target, token)
-    kept = None if token.basis is None or event is None else Release(token.basis, event, token.expires_at)
+    kept: Release | None = None
+    if token.basis is not None:
+        kept = Release(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
     return Exchanged(
         token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value, release=kept
     )

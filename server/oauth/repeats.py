@@ -27,7 +27,7 @@ from server.oauth.wire import json_answer
 from vault import repeats
 from vault.audit import format_details
 from vault.database import Row
-from vault.records import Client
+from vault.records import Client, Event
 
 KEPT: Final = 10  # seconds
 _MOST: Final = 1024
@@ -52,7 +52,8 @@ class _Answered:
     """An answer, and what it was decided from."""
 
     release: Release
-    details: str  # of its event
+    event: Event
+    details: str  # of the event
     rows: Sequence[Row] = field(repr=False)
     content: Mapping[str, object] = field(repr=False)
     until: int
@@ -97,9 +98,13 @@ def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
 
 
 class Repeats:
-    """The answers of one process. All are forgotten together, `KEPT` seconds after the first of them was kept."""
+    """The answers of one process. All are forgotten together, `KEPT` seconds after the first of them was asked for.
+
+    Keeping one costs as much as half an exchange, so only those that are asked for a second time are kept.
+    """
 
     def __init__(self) -> None:
+        self._asked: set[_Key] = set()
         self._answers: dict[_Key, _Answered] = {}
         self._digests: set[bytes] = set()  # without one of these no token is looked at
         self._timer: asyncio.TimerHandle | None = None
@@ -125,7 +130,7 @@ class Repeats:
                 return None
             known.mark = mark
         basis.keep_fresh(deployment.vault, now=now)
-        await deployment.activity.record(known.release.event, details=known.details)
+        await deployment.activity.record(known.event, details=known.details)
         ends = claims.expires_at, known.release.expires_at
         return json_answer({**known.content, "expires_in": release.lasting(*ends, now=now)})
 
@@ -134,23 +139,32 @@ class Repeats:
     ) -> None:
         """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
         kept = exchanged.release
-        if kept is None or len(self._answers) >= _MOST:
+        if kept is None:
+            return
+        claims = await tokens.read_claims(deployment, question.subject_token, now=now)
+        key = _key(question, claims)
+        if key not in self._asked:
+            self._note(key)
             return
         mark = deployment.database.mark()
         rows = await repeats.look(deployment.database, kept.basis)
         if not repeats.are_of(rows, kept.basis, client=client):
             return
-        claims = await tokens.read_claims(deployment, question.subject_token, now=now)
         until = now + KEPT if kept.basis.until is None else min(now + KEPT, kept.basis.until)
+        event = kept.event()
+        details = format_details(event.details)
+        self._answers[key] = _Answered(kept, event, details, rows, exchanged.content(), until, mark)
         self._digests.add(question.digest)
-        self._answers[_key(question, claims)] = _Answered(
-            kept, format_details(kept.event.details), rows, exchanged.content(), until, mark
-        )
+
+    def _note(self, key: _Key) -> None:
+        if len(self._asked) < _MOST:
+            self._asked.add(key)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
 
     def _sweep(self) -> None:
         """Forget everything: in use, it is decided again; not in use, it has no business here."""
+        self._asked.clear()
         self._answers.clear()
         self._digests.clear()
         self._timer = None

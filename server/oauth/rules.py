@@ -146,8 +146,7 @@ def _no_constant(name: str) -> object:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_constant)
 
 
-def parse_json(raw: bytes) -> object:
-    """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
+def _check_depth(raw: bytes) -> None:
     depth = 0
     for byte in _JSON_STRING.sub(b"", raw):
         if byte in b"[{":
@@ -156,6 +155,12 @@ def parse_json(raw: bytes) -> object:
                 raise ValueError("too deep")
         elif byte in b"]}":
             depth -= 1
+
+
+def parse_json(raw: bytes) -> object:
+    """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
+    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be that deep
+        _check_depth(raw)
     text = raw.decode("utf-8", "strict")
     if text.startswith("\ufeff"):
         raise ValueError("a byte order mark")

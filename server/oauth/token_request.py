@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,7 +45,7 @@ class Release:
     """What one more release of the same token takes, for the same client and person (`server.oauth.repeats`)."""
 
     basis: Basis
-    event: Event
+    event: Callable[[], Event]
     expires_at: int | None  # of the token
 
 

@@ -106,8 +106,10 @@ def _too_large() -> OAuthError:
 
 
 def _content_type(request: Request) -> str:
-    found = request.headers.getlist("content-type")  # of two, nobody could say which counts
-    return found[0].split(";", 1)[0].strip().lower() if len(found) == 1 else ""
+    found = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    if len(found) != 1:  # of two, nobody could say which counts
+        return ""
+    return found[0].decode("latin-1").split(";", 1)[0].strip().lower()
 
 
 async def read_form(request: Request) -> Parameters:
