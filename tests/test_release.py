@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from server.oauth.release import Release, policy_of, released
+from server.oauth.release import Release, lasting, policy_of, released
 from vault.records import Client, ClientKind, Narrowing
 
 
@@ -62,3 +62,11 @@ def test_what_a_policy_lets_out() -> None:
     assert released(Release.FULL, upstream, expires=False) is upstream
     assert released(Release.FULL, enforced, expires=True) is full
     assert full.value == "none"
+
+
+def test_what_lasts_ends_with_the_first_of_its_ends() -> None:
+    assert lasting(110, now=100) == 10
+    assert lasting(110, None, now=100) == 10
+    assert lasting(110, None, 105, now=100) == 5
+    assert lasting(110, 120, now=100) == 10
+    assert lasting(110, now=200) == 0

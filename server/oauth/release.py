@@ -70,4 +70,7 @@ def released(policy: Release, narrowing: Narrowing, *, expires: bool) -> Narrowi
 
 def lasting(end: int, *others: int | None, now: int) -> int:
     """Seconds to the first of these ends."""
-    return max(0, min(end, *(other for other in others if other is not None)) - now)
+    for other in others:
+        if other is not None and other < end:
+            end = other
+    return max(0, end - now)
