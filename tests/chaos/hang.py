@@ -2,7 +2,8 @@
 
 A real server over HTTP; a call is a tool call with its provider call. Spells in which the provider answers everybody
 and in which it hangs for some, refreshes and calls alike, follow each other, so that both are measured on the same
-machine in the same minute. The forty call in both, like everybody; in the second they wait.
+machine in the same minute. The forty call in both, like everybody; in the second they wait, and as many other people
+of that provider call in their place, so that the server has as much to do in both.
 """
 
 from __future__ import annotations
@@ -191,10 +192,11 @@ async def hang(
         await provider.control("lifetimes", face="google", access=60)
         struck = await crowd.add("slack", hung)
         groups = {"same": await crowd.add("slack", others), "other": await crowd.add("google", others)}
-        for members in (struck, *groups.values()):
+        instead = await crowd.add("slack", hung)
+        for members in (struck, instead, *groups.values()):
             await crowd.spread(members, life=60)
         measured = {(group, kind): Spell() for group in groups for kind in ("before", "during")}
-        waiting = Spell()
+        waiting, filling = Spell(), Spell()
         fault = {"endpoint": "slack", "kind": "hang", "times": None, "families": [one.family for one in struck]}
 
         async def load(kind: str, *, seconds: float) -> None:
@@ -202,7 +204,8 @@ async def hang(
                 *(
                     _pace(served, members, measured[group, kind], seconds=seconds, rate=20.0)
                     for group, members in groups.items()
-                )
+                ),
+                _pace(served, instead, filling, seconds=seconds, rate=hung / PAUSE if kind == "during" else 0.0),
             )
 
         async with serving(crowd) as served:
