@@ -120,10 +120,11 @@ class Guards:
                 return
             send = _with_cors(send, allowed)
         if b"transfer-encoding" not in headers:  # the server enforces a Content-Length by itself
-            await self._app(scope, receive, send)
+            with contextlib.suppress(ClientDisconnect):  # what a route makes of a client that left: no failure of ours
+                await self._app(scope, receive, send)
             return
         bounded = _BoundedBody(receive, send, limit=self._rules.limit_of(scope["path"]))
-        with contextlib.suppress(ClientDisconnect):  # what a route makes of a body that ends too early
+        with contextlib.suppress(ClientDisconnect):  # or of a body that we ended
             await self._app(scope, bounded.receive, bounded.send)
         await bounded.finish()
 
