@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from server.oauth.release import Release, released
 from vault.accounts import HeldAccount, HeldToken
 from vault.attenuate import Plan, expand
-from vault.exchange import ExchangeRequest, choose, settle
+from vault.decision import ExchangeRequest, choose, settle
 from vault.records import ConnectionState, Narrowing, Principal
 from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused
 from vault.upstream import Downscope, UpstreamPolicy

@@ -13,7 +13,7 @@ from vault import clients, connections, grants, leases, rotation, users
 from vault.accounts import HeldAccount, Wanted, read_accounts
 from vault.attenuate import Plan, derives, scope_key
 from vault.database import Reader
-from vault.exchange import ExchangeRequest, choose, settle
+from vault.decision import ExchangeRequest, choose, settle
 from vault.flights import Vault
 from vault.records import Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refusals import CiphertextRejected, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
