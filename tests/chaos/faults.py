@@ -160,7 +160,8 @@ def lock(seconds: float) -> Fault:
 
     async def work(world: World) -> None:
         async with holding(str(world.store.data / "vault.sqlite"), seconds) as process:
-            world.sent_before = len(await world.provider.refreshes())  # what left before counts for nothing
+            await asyncio.sleep(0.3)  # what was claimed before has come, and nothing can be claimed now
+            world.sent_before = len(await world.provider.refreshes())
             await process.wait()
 
     return work
