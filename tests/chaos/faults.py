@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ held.execute("begin immediate")
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))
 held.execute("rollback")
+"""
+
+_CUT = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and application_name <> 'aside'
 """
 
 
@@ -139,20 +144,57 @@ def cut(seconds: float) -> Fault:
 
     async def work(world: World) -> None:
         until = time.monotonic() + seconds
-        import asyncpg
-
-        connection = await asyncpg.connect(world.store.url)
-        try:
+        async with _aside(world) as connection:
             while time.monotonic() < until:
-                await connection.fetch(
-                    "select pg_terminate_backend(pid) from pg_stat_activity "
-                    "where datname = current_database() and pid <> pg_backend_pid()"
-                )
+                await connection.execute(_CUT)
                 await asyncio.sleep(0.2)
-        finally:
-            await connection.close()
 
     return work
+
+
+def crowd_out(seconds: float) -> Fault:
+    """Somebody else takes every connection that the server gives, those that the workers had too."""
+
+    async def work(world: World) -> None:
+        import asyncpg
+
+        until = time.monotonic() + seconds
+        async with AsyncExitStack() as stack:
+            ours = await stack.enter_async_context(_aside(world))
+            while time.monotonic() < until:
+                try:
+                    await stack.enter_async_context(_aside(world))
+                except asyncpg.TooManyConnectionsError:
+                    await ours.execute(_CUT)  # what becomes free is taken in the next turn, by us or by them
+                    await asyncio.sleep(0.02)
+
+    return work
+
+
+def demote(seconds: float) -> Fault:
+    """The server takes no writes, as one does that a failover made a replica; open connections stay open."""
+
+    async def work(world: World) -> None:
+        async with _aside(world) as connection:
+            for value in ("on", "off"):
+                await connection.execute(f"alter system set default_transaction_read_only = {value}")
+                await connection.execute("select pg_reload_conf()")
+                await asyncio.sleep(seconds if value == "on" else 0)
+
+    return work
+
+
+@asynccontextmanager
+async def _aside(world: World) -> AsyncGenerator[Any]:
+    """A connection of nobody that the vault knows."""
+    import asyncpg
+
+    settings = {"application_name": "aside", "default_transaction_read_only": "off"}
+    connection = await asyncpg.connect(world.store.url, server_settings=settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def lock(seconds: float) -> Fault:
@@ -201,7 +243,7 @@ async def holding(path: str, seconds: float) -> AsyncGenerator[asyncio.subproces
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """PostgreSQL restarted, frozen, connections cut; SQLite locked, read-only, full; a disk that takes no more."""
+    """Each fault of the storage, on PostgreSQL and on SQLite."""
     full = scale is Scale.FULL
     found: list[Figure] = []
     frozen, cutting, locked, dead = (30.0, 5.0, 10.0, 5.0) if full else (2.0, 1.0, 1.0, 1.0)
@@ -211,6 +253,8 @@ async def figures(scale: Scale) -> list[Figure]:
                 ("PostgreSQL killed and restarted", restart(server), 2.0),
                 (f"PostgreSQL frozen for {frozen:.0f} s", freeze(server, frozen), frozen),
                 (f"PostgreSQL connections cut for {cutting:.0f} s", cut(cutting), cutting),
+                (f"PostgreSQL without a free connection for {dead:.0f} s", crowd_out(dead), dead),
+                (f"PostgreSQL read-only for {dead:.0f} s", demote(dead), dead),
             ):
                 async with fresh_store(server) as store, open_world(store, provider) as world:
                     found.append(await under(world, name, fault, seconds=seconds))
