@@ -12,7 +12,7 @@ from typing import Final
 from providers.catalog import Provider
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from vault import audit, connections, delegations, tickets
+from vault import audit, connections, delegations, limits, tickets
 from vault.attenuate import covers_all
 from vault.records import (
     Connection,
@@ -28,6 +28,7 @@ from vault.records import (
 from vault.refusals import TransitionRefused
 
 LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
+LINKS: Final = 30  # made for one grant in a link's lifetime: a program in a loop does not fill the database
 
 
 class ConnectRefused(PersonRefused):
@@ -83,8 +84,15 @@ class ConnectRequest:
 
 async def connect_link(
     deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str], reason: str, tool: str
-) -> ConnectLink:
-    """A fresh link and user code for this principal's user. Neither says who that is, and neither signs anybody in."""
+) -> ConnectLink | None:
+    """A fresh link and user code for this principal's user; None when this grant had `LINKS` of them lately.
+
+    Neither says who the user is, and neither signs anybody in.
+    """
+    async with deployment.transaction() as transaction:
+        bucket = f"link:{principal.grant_id}"
+        if not await limits.spend(transaction, bucket, limit=LINKS, window=LIFETIME, now=deployment.now()):
+            return None
     found = deployment.catalog.get(provider)
     name, title = (provider, provider) if found is None else (found.name, found.title)
     request = ConnectRequest(

@@ -281,6 +281,12 @@ async def _ask(
             reason=reason,
             tool=request.name,
         )
+        if link is None:
+            text = (
+                f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
+                f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
+            )
+            return _Outcome(failed(text), "refused", missing.code)
         if await _may_know(deployment, request.principal, missing):
             link = replace(link, message=f"{link.message} {missing.description}")
     return await _offer(deployment, request, link, code=missing.code)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
+from server.connect import LINKS
 from tests.conftest import Store
 from tests.mcp_room import Agent, Room, modern, modern_headers, room
 from vault import connections, leases
@@ -89,6 +90,15 @@ async def test_tools_stay_listed_and_each_state_has_its_own_answer_with_a_link(p
     texts = [json.loads(answer)["content"][0]["text"] for answer in said.values()]
     words = {text.partition(place.url)[0] for text in texts}
     assert len(words) == 3, texts
+
+
+async def test_an_agent_in_a_loop_gets_no_more_links_for_a_while(place: Room) -> None:
+    agent, other = await place.agent("in a loop"), await place.agent("another")
+    answers = [await post(place, agent) for _ in range(LINKS + 1)]
+    assert [f"{place.url}/connect/" in answer for answer in answers] == [True] * LINKS + [False]
+    assert "link" in answers[-1]
+    assert f"{place.url}/connections" in answers[-1]
+    assert f"{place.url}/connect/" in await post(place, other)
 
 
 async def test_an_account_that_ends_soon_says_so_and_works(place: Room) -> None:

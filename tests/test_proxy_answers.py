@@ -14,6 +14,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from providers.http import Crowded, HttpError, NoAnswer, NotReached, TooLarge
+from server.connect import LINKS
 from server.proxy.refusals import of_http
 from tests.harness import free_socket, serving
 from tests.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
@@ -486,7 +487,8 @@ async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoo
     assert (answer.status_code, problem["code"]) == (403, "connection_required")
     assert problem["connect_uri"].startswith(room.url + "/connect/")
     assert problem["user_code"]
-    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(8)]
+    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
+    assert links[-2] is not None
     assert links[-1] is None  # a program in a loop does not fill the database
     events = await list_events(room.vault.deployment.database, limit=10_000)
     assert UPSTREAM_TOKEN not in str(events)

@@ -12,9 +12,9 @@ import pytest
 
 from providers.catalog import Catalog, load_catalog
 from providers.simulator.running import running_simulator
+from server.connect import LINKS
 from server.oauth import targets
 from server.oauth.dpop import token_hash
-from server.oauth.exchange_refusals import LINKS
 from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
 from tests.exchange_room import ACCESS, API, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.mcp_room import SLACK, room

@@ -7,13 +7,12 @@ client learns nothing of accounts that it may not use. Links are made by `server
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from server.connect import connect_link
 from server.deployment import Deployment
 from server.oauth.rules import OAuthError
 from server.oauth.wire import as_oauth_error
-from vault import delegations, limits
+from vault import delegations
 from vault.records import Principal, format_scope
 from vault.refusals import (
     AccountRequired,
@@ -24,9 +23,6 @@ from vault.refusals import (
     ScopeRefused,
     VaultError,
 )
-
-LINKS: Final = 30  # for one grant in `WINDOW`: a program in a loop does not fill the database
-WINDOW: Final = 600  # seconds
 
 
 async def as_answer(
@@ -75,15 +71,15 @@ async def _with_link(
     reason = refusal.reason if isinstance(refusal, ConnectionRequired) else "delegation"
     members: dict[str, object] = {"reason": reason, "provider": refusal.provider}
     description = "the person has to connect this account, or to allow its use: open one of the links given before"
-    if await _may_have_link(deployment, principal):
-        link = await connect_link(
-            deployment,
-            principal=principal,
-            provider=refusal.provider,
-            scopes=refusal.scopes,
-            reason=reason,
-            tool=client_name,
-        )
+    link = await connect_link(
+        deployment,
+        principal=principal,
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        reason=reason,
+        tool=client_name,
+    )
+    if link is not None:
         members |= {"connect_uri": link.url, "verification_uri": link.device_url, "user_code": link.user_code}
         description = link.message
     if await _may_know(deployment, principal, refusal):
@@ -94,12 +90,6 @@ async def _with_link(
     # Wider than what the account or this agent has is a matter of scope (RFC 6749 §5.2), the rest is not.
     code, status = ("invalid_scope", 400) if refusal.missing else (known.code, known.status)
     return OAuthError(code, description, status=status, detail=refusal.code, members=members)
-
-
-async def _may_have_link(deployment: Deployment, principal: Principal) -> bool:
-    async with deployment.transaction() as transaction:
-        bucket = f"exchange.link:{principal.grant_id}"
-        return await limits.spend(transaction, bucket, limit=LINKS, window=WINDOW, now=deployment.now())
 
 
 async def _may_know(

@@ -17,7 +17,7 @@ from server.errors import answer_for, retry_after, tool_text
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
-from vault import clients, limits
+from vault import clients
 from vault.handles import Handle, HandleRefused
 from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, ScopeRefused, VaultError
 
@@ -25,8 +25,6 @@ FAILURES: Final = frozenset(
     {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
     | {"timeout", "client_gone", "internal_error", "token_renewed", "too_many_calls"}
 )
-_LINKS: Final = 6  # made for one grant in ten minutes: a program in a loop does not fill the database
-_WINDOW: Final = 600
 _STATUS: Final[dict[type[VaultError], int]] = {
     HandleRefused: 401,
     GrantEnded: 401,
@@ -78,10 +76,6 @@ async def _link(
     upstream = deployment.vault.upstreams.get(error.provider)
     if upstream is None or not upstream.is_configured:
         return {}
-    async with deployment.transaction() as transaction:
-        bucket = f"proxy.link:{handle.principal.grant_id}"
-        if not await limits.spend(transaction, bucket, limit=_LINKS, window=_WINDOW, now=deployment.now()):
-            return {}
     client = await clients.get_client(deployment.database, handle.principal.client_id)
     link = await connect_link(
         deployment,
@@ -91,6 +85,8 @@ async def _link(
         reason=error.reason if isinstance(error, ConnectionRequired) else "delegation",
         tool="this program" if client is None else client.name,
     )
+    if link is None:
+        return {}
     return {"connect_uri": link.url, "verification_uri": link.device_url, "user_code": link.user_code}
 
 
