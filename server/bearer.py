@@ -23,6 +23,12 @@ from vault.records import Principal, format_scope
 from vault.refusals import VaultError
 
 NEEDED: Final = "tools"  # the fine permission is the delegation, which grows without a new token
+_MENDS: Final = {
+    "invalid_token": "The token is unknown, expired or revoked: sign in again.",
+    "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and ask for it.",
+    "invalid_request": "Send exactly one Authorization header.",
+    "invalid_dpop_proof": "Send a fresh DPoP proof for this address, method and token, made with the token's key.",
+}
 logger = logging.getLogger("token_vault.bearer")
 
 
@@ -32,6 +38,10 @@ class Bearer:
     def __init__(self, deployment: Deployment, *, path: str) -> None:
         self._deployment = deployment
         self._metadata = deployment.url(f"/.well-known/oauth-protected-resource{path}")
+        self._signpost = (
+            f"This is an MCP endpoint. Add {deployment.url(path)} to an MCP client, which signs in by itself; "
+            f"people find their accounts at {deployment.url('/connections')}."
+        )
 
     async def check(self, scope: Scope, send: Send, *, grant_later: bool = False) -> Principal | None:
         """The principal; None when a challenge was sent instead. With `grant_later`, call `confirm` before answering
@@ -79,7 +89,10 @@ class Bearer:
         if is_dpop:
             parts.append(f'algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"')  # RFC 9449 §7.1
         challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
-        await _answer(send, status, {"error": error} if error else {}, [(b"www-authenticate", challenge.encode())])
+        content = (
+            {"error": error, "error_description": _MENDS.get(error, error)} if error else {"message": self._signpost}
+        )
+        await _answer(send, status, content, [(b"www-authenticate", challenge.encode())])
 
 
 def _is_dpop(scope: Scope) -> bool:

@@ -32,6 +32,7 @@ async def test_without_a_token_the_challenge_names_metadata_and_scope_but_no_err
         assert f'resource_metadata="{named}"' in challenge
         assert 'scope="connections tools"' in challenge
         assert "error" not in challenge
+        assert place.url + metadata in answer.json()["message"]  # for a person who opened it
         document = (await http.get(named)).json()
         assert document["resource"] == f"{place.url}{metadata}"
 
@@ -43,6 +44,7 @@ async def test_a_bad_token_is_called_invalid(place: Room) -> None:
             answer = await http.post("/mcp", headers={"authorization": f"Bearer {token}"})
             assert answer.status_code == 401
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+            assert "sign in again" in answer.json()["error_description"]
 
 
 @pytest.mark.requirement("S-096")
@@ -171,7 +173,7 @@ async def test_a_tool_call_of_a_revoked_agent_is_challenged_whatever_else_is_wro
         answer = await http.post("/mcp", json=call, headers=headers)
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
-    assert answer.json() == {"error": "invalid_token"}
+    assert answer.json()["error"] == "invalid_token"
     assert len(place.simulator.books()["posts"]) == posts
 
 
