@@ -137,7 +137,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
         from server.companion import Companion, address_of
         from server.serving import tune, warn_if_slow
 
-        await _welcome(deployment)
+        note(f"Token Vault, data in {deployment.data}")
         _say_move(deployment)
         warn_if_slow()
         tune()
@@ -152,10 +152,10 @@ def _say_move(deployment: Deployment) -> None:
         note(moved)
 
 
-async def _welcome(deployment: Deployment) -> None:
+async def _say_first_run(deployment: Deployment) -> None:
+    """Once somebody answers at the address that it names."""
     from server.signin import first_admin_secret
 
-    note(f"Token Vault, data in {deployment.data}")
     secret = await first_admin_secret(deployment)
     if secret is not None:
         note(f"There is no admin yet. Open {deployment.url('/first-run')} and enter this secret, once:\n  {secret}")
@@ -187,6 +187,7 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
                 note(f"Another process of this vault serves {deployment.public_url}; this one takes over when it ends.")
             case _:
                 note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Ctrl+C ends it")
+        await _say_first_run(deployment)
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
