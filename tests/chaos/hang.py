@@ -2,8 +2,8 @@
 
 A real server over HTTP; a call is a tool call with its provider call. Spells in which the provider answers everybody
 and in which it hangs for some, refreshes and calls alike, follow each other, so that both are measured on the same
-machine in the same minute. The forty call in both, like everybody; in the second they wait, and as many other people
-of that provider call in their place, so that the server has as much to do in both.
+machine in the same minute. Everybody calls at random moments, the forty too; while they wait, as many other people of
+that provider call in their place, so that the server has as much to do, and as much at once, in both.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,8 @@ from vault import grants
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
 SLOWER = 1.2  # at most so many times as slow
 NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
-PAUSE = 2.0  # seconds between an answer and the next call of the forty
+PAUSES = {"struck": 2.0, "instead": 2.0, "same": 1.0, "other": 1.0}  # seconds between calls of one person, on average
+LULL = 3.0  # seconds after the hanging in which nobody is measured: those who waited all come at once
 
 
 @dataclass
@@ -150,35 +152,47 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _pace(served: Served, members: list[Member], spell: Spell, *, seconds: float, rate: float) -> None:
-    """Calls of these people at a steady rate."""
-    loop, calls = asyncio.get_running_loop(), list[asyncio.Task[None]]()
-    first = loop.time()
-    for number in range(int(seconds * rate)):
-        await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
-        calls.append(asyncio.create_task(served.call(members[number % len(members)], spell)))
-    await asyncio.gather(*calls)
+@dataclass
+class Load:
+    """Everybody's calls. What they come to counts for the spell that they began in."""
 
+    served: Served
+    measured: dict[tuple[str, str], Spell] = field(default_factory=dict[tuple[str, str], Spell])
+    kind: str = ""  # of the spell; none: nothing counts
 
-async def _insist(served: Served, member: Member, spell: Spell) -> None:
-    while True:
-        await served.call(member, spell)
-        await asyncio.sleep(PAUSE)
+    async def insist(self, member: Member, group: str, moments: random.Random) -> None:
+        """Call again and again. Those who stand in for others do so only while it hangs."""
+        pause = PAUSES[group]
+        while True:
+            await asyncio.sleep(pause * moments.uniform(0.5, 1.5))
+            if group != "instead" or self.kind == "during":
+                spell = self.measured.setdefault((group, self.kind), Spell())
+                await self.served.call(member, spell)
+
+    async def spell(self, kind: str, seconds: float) -> None:
+        """Let so much time go by."""
+        self.kind = kind
+        await asyncio.sleep(seconds)
+        self.kind = ""
 
 
 @asynccontextmanager
-async def calling(served: Served, members: list[Member], spell: Spell) -> AsyncGenerator[None]:
-    """These people call all the time, each some seconds after their last answer, not all at once."""
-    tasks: list[asyncio.Task[None]] = []
-    for member in members:
-        tasks.append(asyncio.create_task(_insist(served, member, spell)))
-        await asyncio.sleep(PAUSE / len(members))
+async def calling(served: Served, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
+    """These people call all the time."""
+    load = Load(served)
+    tasks = [
+        asyncio.create_task(load.insist(member, group, random.Random(f"{group} {number}")))
+        for group, members in groups.items()
+        for number, member in enumerate(members)
+    ]
     try:
-        yield
+        yield load
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        broken = [one for one in ended if not isinstance(one, asyncio.CancelledError)]
+        assert not broken, broken
 
 
 async def hang(
@@ -190,53 +204,38 @@ async def hang(
         await provider.control("rotation", face="slack", mode="reuse_revokes_family")
         await provider.control("lifetimes", face="slack", access=60)
         await provider.control("lifetimes", face="google", access=60)
-        struck = await crowd.add("slack", hung)
-        groups = {"same": await crowd.add("slack", others), "other": await crowd.add("google", others)}
-        instead = await crowd.add("slack", hung)
-        for members in (struck, instead, *groups.values()):
+        groups = {group: await crowd.add("slack", hung) for group in ("struck", "instead")}
+        groups |= {"same": await crowd.add("slack", others), "other": await crowd.add("google", others)}
+        for members in groups.values():
             await crowd.spread(members, life=60)
-        measured = {(group, kind): Spell() for group in groups for kind in ("before", "during")}
-        waiting, filling = Spell(), Spell()
-        fault = {"endpoint": "slack", "kind": "hang", "times": None, "families": [one.family for one in struck]}
-
-        async def load(kind: str, *, seconds: float) -> None:
-            await asyncio.gather(
-                *(
-                    _pace(served, members, measured[group, kind], seconds=seconds, rate=20.0)
-                    for group, members in groups.items()
-                ),
-                _pace(served, instead, filling, seconds=seconds, rate=hung / PAUSE if kind == "during" else 0.0),
-            )
-
-        async with serving(crowd) as served:
-            await load("before", seconds=2.0)  # warming up
-            for spell in measured.values():
-                spell.milliseconds.clear()
-            async with calling(served, struck, waiting):
-                for _ in range(spells):
-                    await load("before", seconds=seconds)
-                    await provider.control("faults", **fault)
-                    await load("during", seconds=seconds)
-                    await provider.control("clear_faults")
-    return _judged(measured, waiting, where="SQLite" if server is None else "PostgreSQL", hung=hung)
+        families = [one.family for one in groups["struck"]]
+        async with serving(crowd) as served, calling(served, groups) as load:
+            await load.spell("", LULL)  # warming up
+            for _ in range(spells):
+                await load.spell("before", seconds)
+                await provider.control("faults", endpoint="slack", kind="hang", times=None, families=families)
+                await load.spell("during", seconds)
+                await provider.control("clear_faults")
+                await load.spell("", LULL)
+    return _judged(load.measured, where="SQLite" if server is None else "PostgreSQL", hung=hung)
 
 
-def _judged(measured: dict[tuple[str, str], Spell], waiting: Spell, *, where: str, hung: int) -> Figure:
+def _judged(measured: dict[tuple[str, str], Spell], *, where: str, hung: int) -> Figure:
     said: list[str] = []
     holds = True
     for group in ("same", "other"):
         before, during = measured[group, "before"], measured[group, "during"]
         first, then = (quantile(spell.milliseconds, 0.99) for spell in (before, during))
-        failed = sum(count for spell in (before, during) for code, count in spell.outcomes.items() if code != "ok")
+        outcomes = sum((spell.outcomes for (name, _), spell in measured.items() if name == group), Counter[str]())
+        calls, failed = outcomes.total(), outcomes.total() - outcomes["ok"]
         holds = holds and not failed and then <= max(first * SLOWER, first + NOISE)
         middle = (quantile(spell.milliseconds, 0.5) for spell in (before, during))
-        calls = sum((before.outcomes + during.outcomes).values())
         said.append(
             f"{group} provider p50 {next(middle):.1f} and {next(middle):.1f} ms, p99 {first:.1f} and {then:.1f} ms, "
             f"{failed} of {calls} failed"
         )
     if not holds:
-        print({key: spell.outcomes for key, spell in measured.items()}, waiting.outcomes, file=sys.stderr)
+        print({key: spell.outcomes for key, spell in measured.items()}, file=sys.stderr)
     return Figure(
         f"a provider hangs for {hung} people, {where}",
         "others before and during: " + "; ".join(said),
@@ -250,6 +249,6 @@ async def figures(scale: Scale) -> list[Figure]:
     full = scale is Scale.FULL
     async with strict_provider() as provider, postgres_server() as server:
         return [
-            await hang(provider, where, hung=40, others=20, spells=4 if full else 1, seconds=12.0 if full else 2.0)
+            await hang(provider, where, hung=40, others=20, spells=8 if full else 1, seconds=15.0 if full else 2.0)
             for where in (server, None)
         ]
