@@ -11,10 +11,10 @@ import pytest
 from tests.conftest import Store
 from tests.exchanging import DRIVE, READ, WRITE, Room, open_room, principal_of
 from vault import approvals, delegations
-from vault.approvals import ASK_LIFETIME, USE_LIFETIME, Approval, ToolCall
+from vault.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall
 from vault.exchange import UpstreamToken, exchange
 from vault.records import ApprovalState, Connection
-from vault.refusals import ApprovalRequired, ScopeRefused, TransitionRefused
+from vault.refusals import ApprovalRequired, ScopeRefused, TemporarilyUnavailable, TransitionRefused
 from vault.upstream import UpstreamPolicy
 
 ARGUMENTS: Mapping[str, object] = {"channel": "C1", "text": "CANARY-hello"}
@@ -188,6 +188,20 @@ async def test_a_question_is_asked_once_while_it_is_open(room: Room) -> None:
     pending = await approvals.list_pending(room.database, room.vault.keys, room.alice.user.id, now=room.now)
     assert {one.id for one in pending} == {first.id, other.id}
     assert {one.id: one.arguments for one in pending}[first.id] == ARGUMENTS
+
+
+async def test_an_agent_has_no_more_than_twenty_questions_open(room: Room) -> None:
+    connection = await room.connect()
+    asked = [(await ask(room, connection, call_of({"n": number})))[0] for number in range(MOST_OPEN)]
+    with pytest.raises(TemporarilyUnavailable, match="wait for the person"):
+        await ask(room, connection, call_of({"n": MOST_OPEN}))
+    assert await ask(room, connection, call_of({"n": 0})) == (asked[0], False)
+    await decide(room, asked[0], yes=False)
+    assert (await ask(room, connection, call_of({"n": MOST_OPEN})))[1]
+    with pytest.raises(TemporarilyUnavailable):
+        await ask(room, connection, call_of({"n": MOST_OPEN + 1}))
+    room.pass_time(ASK_LIFETIME)
+    assert (await ask(room, connection, call_of({"n": MOST_OPEN + 1})))[1]
 
 
 async def test_a_refusal_holds_until_the_question_would_have_ended(room: Room) -> None:

@@ -21,10 +21,11 @@ from vault.database import Reader, Row, Transaction, Value, binary, integer, int
 from vault.envelope import Context, open_sealed, seal
 from vault.keys import KeyRing
 from vault.records import TENANT, ApprovalState, Principal
-from vault.refusals import ScopeRefused, StorageUnavailable, TransitionRefused
+from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 
 ASK_LIFETIME = 600  # seconds that the person has to decide
 USE_LIFETIME = 300  # seconds that an approved call has to come
+MOST_OPEN = 20  # questions of one agent to one person: a person who is asked without end says yes without reading
 
 _KEY = "approvals"
 _KEPT = 86400  # seconds after the end
@@ -38,6 +39,10 @@ _PENDING = f"{_SELECT} and user_id = :user_id and state = :pending and expires_a
 _ASKED = f"""
     {_SELECT} and user_id = :user_id and client_id = :client_id and digest = :digest
     and state in (:pending, :refused) and expires_at > :now order by created_at desc limit 1
+"""
+_OPEN = """
+    select count(*) as open from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
+    and state = :pending and expires_at > :now
 """
 _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalState}
 
@@ -120,12 +125,19 @@ async def ask(
     now: int,
 ) -> tuple[Approval, bool]:
     """The approval to ask the person for, and whether it is new. The same call asks once: a pending question is found
-    again, and so is a refusal, for minutes.
+    again, and so is a refusal, for minutes. Raises TemporarilyUnavailable when about `MOST_OPEN` of the agent are open.
     """
     digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
     row = await transaction.fetch_one(_ASKED, {**_STATES, **_which(principal, digest), "now": now})
     if row is not None:
         return _approval(row, ring), False
+    row = await transaction.fetch_one(_OPEN, {**_STATES, **_which(principal, digest), "now": now})
+    if row is not None and integer(row, "open") >= MOST_OPEN:
+        raise TemporarilyUnavailable(
+            f"{MOST_OPEN} questions of this agent wait for the person's answer, so this one was not asked.",
+            retry_after=60,
+            detail="too many open approvals",
+        )
     approval_id = secrets.token_urlsafe(24)
     payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
     facts: dict[str, Value] = {
