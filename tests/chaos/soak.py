@@ -1,8 +1,9 @@
 """Many connections in use, with tokens that live briefly: how many tokens are past their end although wanted.
 
 The product refreshes what is in use and nothing else, so every connection is called once in most of a token's life.
-The debt is the share of connections whose token has run out, seen in the database every second; memory is the vault's
-own process, from the end of the warm-up on. `--connections`, `--minutes` and `--life` set the load.
+The debt is the share of connections whose token has run out, seen in the database every second; memory and open files
+are those of the vault's own process, from the end of the warm-up on. `--connections`, `--minutes` and `--life` set the
+load.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CALLED_EVERY = 0.7  # of a token's life
 WARM_UP = 0.25  # of the whole time
 DEBT = 0.01
 GROWTH = 0.05
+FILES = 20  # more open than after the warm-up
 
 _DEBT = """
     select count(*) as due, min(access_expires_at) as oldest from connections
@@ -36,6 +38,7 @@ class Seen:
     debts: list[float] = field(default_factory=list[float])
     worst_lag: int = 0
     memory: list[int] = field(default_factory=list[int])
+    files: list[int] = field(default_factory=list[int])  # open ones, connections too
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ async def _watch(crowd: Crowd, plan: Plan, workers: list[Worker], seen: Seen) ->
         if row["oldest"] is not None:
             seen.worst_lag = max(seen.worst_lag, now - int(row["oldest"]))
         seen.memory.append(sum(process.memory_info().rss for process in processes))
+        seen.files.append(sum(process.num_fds() for process in processes))
 
 
 async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
@@ -85,15 +89,16 @@ async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
         twice = await crowd.spent_twice()
         busy = await _busy(crowd, workers)
     warm = int(len(seen.debts) * WARM_UP)
-    debts, memory = seen.debts[warm:], seen.memory[warm:]
+    debts, memory, files = seen.debts[warm:], seen.memory[warm:], seen.files[warm:]
     debt = sum(debts) / len(debts)
     edge = max(1, len(memory) // 10)
     growth = (sum(memory[-edge:]) / edge) / (sum(memory[:edge]) / edge) - 1
+    first, last = max(files[:edge]), max(files[-edge:])
     calls = sum(sum(answer["outcomes"].values()) for answer in answers)
     ok = sum(answer["outcomes"].get("ok", 0) for answer in answers)
     waited = sum(one["waits"] for one in facts)
     refreshes = counts.get("rotated", 0)
-    holds = debt < DEBT and growth < GROWTH and twice == 0 and ok >= calls * 0.999
+    holds = debt < DEBT and growth < GROWTH and last <= first + FILES and twice == 0 and ok >= calls * 0.999
     if not holds:
         print(answers, counts, file=sys.stderr)
     where = "SQLite" if server is None else f"PostgreSQL, {plan.processes} process{'es' * (plan.processes > 1)}"
@@ -101,8 +106,9 @@ async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
         f"{plan.connections} connections in use, tokens of {plan.life} s, {plan.seconds / 60:g} min, {where}",
         f"debt {debt:.2%} on average, {max(debts):.2%} at worst, longest {seen.worst_lag} s; "
         f"{refreshes / plan.seconds:.0f} refreshes/s and {calls / plan.seconds:.0f} calls/s, {ok} of {calls} ok, "
-        f"{waited} waited; memory {growth:+.1%} to {memory[-1] / 1e6:.0f} MB; {twice} spent tokens presented; {busy}",
-        f"debt below {DEBT:.0%}, memory below +{GROWTH:.0%}, 0 spent",
+        f"{waited} waited; memory {growth:+.1%} to {memory[-1] / 1e6:.0f} MB, "
+        f"open files {first} and {last}; {twice} spent tokens presented; {busy}",
+        f"debt below {DEBT:.0%}, memory below +{GROWTH:.0%}, no more files, 0 spent",
         holds,
     )
 
@@ -121,9 +127,9 @@ async def figures(scale: Scale) -> list[Figure]:
         return [await soak(provider, where, plan) for where in (server, None)]
 
 
-async def _alone(plan: Plan, *, sqlite: bool) -> Figure:
+async def _alone(plan: Plan, *, postgres: bool) -> Figure:
     async with strict_provider() as provider:
-        if sqlite:
+        if not postgres:
             return await soak(provider, None, plan)
         async with postgres_server() as server:
             return await soak(provider, server, plan)
@@ -136,10 +142,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--life", type=int, default=30, help="seconds that a token lives")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--sqlite", action="store_true")
+    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     given = parser.parse_args()
     plan = Plan(given.connections, given.life, given.minutes * 60, given.processes)
-    figure = asyncio.run(_alone(plan, sqlite=given.sqlite))
+    figure = asyncio.run(_alone(plan, postgres=given.postgres))
     print(f"{machine()}\n\n{table([figure])}")
     return 0 if figure.holds else 1
 
