@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
-import httpx2
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.hdrs import CONTENT_ENCODING
 from yarl import URL
@@ -338,12 +337,6 @@ class Outbound:
             )
         )
 
-    def httpx2_transport(
-        self, *, policy: AddressPolicy | None = None, peer: str = "", timeout: float = TOTAL_TIMEOUT
-    ) -> httpx2.AsyncBaseTransport:
-        """A transport for libraries that speak `httpx2`, under the same rules; closing it closes nothing."""
-        return _Httpx2Transport(self, OutboundRequest("GET", "", policy=policy, peer=peer, timeout=timeout))
-
 
 async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float) -> OutboundResponse:
     """The answer within the deadline, for requests whose loss costs a grant.
@@ -380,40 +373,3 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
             raise TooLarge("answer too large")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-_HOP_BY_HOP = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "accept-encoding", "content-encoding"}
-)
-
-
-class _Httpx2Transport(httpx2.AsyncBaseTransport):
-    def __init__(self, outbound: Outbound, template: OutboundRequest) -> None:
-        self._outbound = outbound
-        self._template = template
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        body = await request.aread()
-        try:
-            answer = await self._outbound.send(
-                OutboundRequest(
-                    method=request.method,
-                    url=str(request.url),
-                    headers={k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP},
-                    body=body or None,
-                    timeout=self._template.timeout,
-                    policy=self._template.policy,
-                    peer=self._template.peer,
-                    reuse=False,
-                )
-            )
-        except Crowded as error:
-            raise httpx2.PoolTimeout(error.reason, request=request) from error
-        except NotReached as error:
-            raise httpx2.ConnectError(error.reason, request=request) from error
-        except TooLarge as error:
-            raise httpx2.RemoteProtocolError(error.reason, request=request) from error
-        except NoAnswer as error:
-            raise httpx2.ReadError(error.reason, request=request) from error
-        headers = [(k, v) for k, v in answer.headers.items() if k not in _HOP_BY_HOP]
-        return httpx2.Response(answer.status, headers=headers, content=answer.body, request=request)
