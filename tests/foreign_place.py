@@ -103,6 +103,7 @@ class Place:
         link = await connect_link(
             self.deployment, principal=self.agent, provider="foreign", scopes=BOTH, reason="missing", tool="test"
         )
+        assert link is not None
         browser = self.somebody.browser
         page = await browser.submit(await browser.open(link.url), form="/connect/", button=("decision", "allow"))
         async with Person(self.issuer) as there:

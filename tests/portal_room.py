@@ -107,11 +107,13 @@ class Room:
         scopes: frozenset[str] = CHAT,
         reason: str = "missing",
     ) -> ConnectLink:
-        """What a tool call of the agent answers with."""
-        principal = Principal(user.id, client.id, "grant", frozenset({"tools"}), f"{self.url}/mcp")
-        return await connect_link(
+        """What a tool call of the agent answers with; of a grant of its own, since one grant gets few of them."""
+        principal = Principal(user.id, client.id, secrets.token_hex(8), frozenset({"tools"}), f"{self.url}/mcp")
+        link = await connect_link(
             self.deployment, principal=principal, provider=provider, scopes=scopes, reason=reason, tool="slack_post"
         )
+        assert link is not None
+        return link
 
     async def to_provider(self, person: Person, link: ConnectLink) -> str:
         """Say yes on the connect page; the provider's address that follows."""

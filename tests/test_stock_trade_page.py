@@ -75,7 +75,7 @@ async def serving(place: Place) -> AsyncGenerator[str]:
     try:
         said = ""
         async with asyncio.timeout(60):
-            while "portal" not in said:
+            while not re.search(r"once:\s+\S+\n", said):
                 line = await process.stderr.readline()
                 assert line, said
                 said += line.decode()
