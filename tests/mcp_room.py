@@ -20,6 +20,7 @@ from providers.simulator.running import Simulator, running_simulator
 from server.oauth import tokens
 from tests.harness import RunningVault, running_vault
 from vault import clients, connections, delegations, grants, users
+from vault.database import Transaction
 from vault.records import Client as OAuthClient
 from vault.records import ClientKind, Connection, Principal
 
@@ -121,21 +122,26 @@ class Room:
                 policy=policy,
                 now=now,
             )
-        await self.allow(agent, connection, scopes if delegated is None else delegated)
+            # at once, as in the product: whoever waits for the connection must not find it without
+            await self._allow(transaction, agent, connection, scopes if delegated is None else delegated)
         return connection
 
     async def allow(self, agent: Agent, connection: Connection, scopes: frozenset[str]) -> None:
         """Let the agent use the connection with exactly these scopes."""
-        deployment = self.vault.deployment
-        async with deployment.transaction() as transaction:
-            await delegations.allow(
-                transaction,
-                user_id=agent.principal.user_id,
-                client_id=agent.principal.client_id,
-                connection_id=connection.id,
-                scopes=scopes,
-                now=deployment.now(),
-            )
+        async with self.vault.deployment.transaction() as transaction:
+            await self._allow(transaction, agent, connection, scopes)
+
+    async def _allow(
+        self, transaction: Transaction, agent: Agent, connection: Connection, scopes: frozenset[str]
+    ) -> None:
+        await delegations.allow(
+            transaction,
+            user_id=agent.principal.user_id,
+            client_id=agent.principal.client_id,
+            connection_id=connection.id,
+            scopes=scopes,
+            now=self.vault.deployment.now(),
+        )
 
     def http(self, agent: Agent | None = None) -> httpx2.AsyncClient:
         """A plain HTTP client at the vault, with the agent's token."""
