@@ -13,7 +13,8 @@ from tests.chaos.faults import crowd_out, cut, full_disk, lock, under
 from tests.chaos.world import fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import Store
 from tests.exchanging import Room, open_room
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault import limits
+from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import Rotation
 
 
@@ -104,33 +105,53 @@ async def test_a_disk_that_takes_no_more_lets_nothing_be_sent_and_loses_nothing(
     assert "503" in figure.measured
 
 
-async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(postgres_store: Store) -> None:
+async def become(store: Store, what: str) -> None:
+    """Make the database read-only, with all connections cut, or writable again for new connections only."""
     import asyncpg
 
-    name = urlsplit(postgres_store.url).path[1:]
+    name = urlsplit(store.url).path[1:]
+    connection = await asyncpg.connect(store.url, server_settings={"default_transaction_read_only": "off"})
+    try:
+        await connection.execute(f'alter database "{name}" set default_transaction_read_only = {what}')
+        if what == "on":
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+    finally:
+        await connection.close()
 
-    async def become(what: str) -> None:
-        writable = {"default_transaction_read_only": "off"}
-        connection = await asyncpg.connect(postgres_store.url, server_settings=writable)
-        try:
-            await connection.execute(f'alter database "{name}" set default_transaction_read_only = {what}')
-            if what == "on":
-                await connection.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity "
-                    "where datname = current_database() and pid <> pg_backend_pid()"
-                )
-        finally:
-            await connection.close()
 
+async def test_a_connection_to_a_server_that_became_read_only_is_hung_up(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+
+    async def write() -> bool:
+        async with database.transaction() as transaction:
+            return await limits.spend(transaction, "test", limit=9, window=60, now=database.now())
+
+    try:
+        assert await write()
+        await become(postgres_store, "on")
+        with pytest.raises(StorageBusy):  # its connection was cut
+            await write()
+        with pytest.raises(StorageBusy, match="reached"):  # a new one, to a server that takes no writes
+            await write()
+        await become(postgres_store, "off")
+        assert await write()  # by another one: the open one would refuse still
+    finally:
+        await database.close()
+
+
+async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(postgres_store: Store) -> None:
     async with open_room(postgres_store, rotation=Rotation.REVOKES) as room:
         await room.connect()
         room.pass_time(3600)
-        await become("on")
+        await become(postgres_store, "on")
         for _ in range(3):  # the first may find its connection cut
             with pytest.raises((StorageUnavailable, TemporarilyUnavailable)):
                 await room.exchange()
         assert room.slack.sends == []
-        await become("off")  # for new connections; those that are open would stay as they are
+        await become(postgres_store, "off")  # for new connections; those that are open would stay as they are
         async with asyncio.timeout(10):
             while True:
                 try:
