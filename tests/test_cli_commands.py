@@ -365,13 +365,18 @@ async def test_zero_settings_make_key_databases_and_a_secret_for_the_first_admin
     process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE, env=place.environment())
     assert process.stderr is not None
     said = ""
-    async with asyncio.timeout(30):
-        while f"{place.url}/first-run" not in said:
-            said += (await process.stderr.readline()).decode()
-        async with httpx2.AsyncClient(trust_env=False) as http:  # by then it answers
-            assert (await http.get(f"{place.url}/first-run")).status_code == 200
-        process.terminate()
-        assert await process.wait() == 0
+    try:
+        async with asyncio.timeout(30):
+            while f"{place.url}/first-run" not in said:
+                said += (await process.stderr.readline()).decode()
+            async with httpx2.AsyncClient(trust_env=False) as http:  # by then it answers
+                assert (await http.get(f"{place.url}/first-run")).status_code == 200
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert stat.S_IMODE(place.data.stat().st_mode) == 0o700
     for name in ("master.key", "vault.sqlite", "keys.sqlite"):
         assert stat.S_IMODE((place.data / name).stat().st_mode) == 0o600
