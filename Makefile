@@ -72,11 +72,11 @@ clean:
 	@$(PYTHON) -m venv .venv || { echo "python's venv module is missing: on Debian or Ubuntu run 'apt-get install python3-venv'"; rm -rf .venv; exit 1; }
 
 .venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
-	@test -f .venv/.dev || $(RUN) -m pip install -q --require-hashes -r requirements.txt
+	@test -f .venv/.dev || $(RUN) -m pip install -q --no-deps --require-hashes -r requirements.txt
 	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt pyproject.toml | .venv/bin/python
-	@$(RUN) -m pip install -q --require-hashes -r requirements-dev.txt
+	@$(RUN) -m pip install -q --no-deps --require-hashes -r requirements-dev.txt
 	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@ .venv/.runtime
