@@ -10,7 +10,17 @@ import pytest
 from pydantic import SecretStr
 
 from tests.conftest import Store
-from vault.audit import TEXT_LIMIT, VERIFY_PAGE, Activity, ChainBroken, append, format_details, list_events, verify
+from vault.audit import (
+    TEXT_LIMIT,
+    VERIFY_PAGE,
+    Activity,
+    ChainBroken,
+    append,
+    format_details,
+    head,
+    list_events,
+    verify,
+)
 from vault.database import Database
 from vault.records import Client, ClientKind, Event, Session, User
 from vault.refusals import StorageUnavailable
@@ -60,6 +70,16 @@ async def test_an_event_and_its_change_are_kept_together_or_not_at_all(database:
     await add(database, Event("grant.revoked"))
     assert [event.sequence for event in await list_events(database)] == [1]
     assert await verify(database) == 1
+
+
+async def test_the_head_grows_with_each_batch_and_stays_in_between(database: Database) -> None:
+    first = await head(database)
+    assert (first.height, first.sequence) == (0, 0)
+    await add(database, Event("user.created"), Event("user.created"))
+    second = await head(database)
+    assert (second.height, second.sequence) == (1, 2)
+    assert second.hash != first.hash
+    assert await head(database) == second
 
 
 async def test_many_recorders_keep_every_event_once_and_in_one_chain(store: Store) -> None:

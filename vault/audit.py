@@ -13,6 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -53,6 +54,25 @@ class ChainBroken(VaultError):
     def __init__(self, sequence: int) -> None:
         super().__init__(f"the activity was tampered with at event {sequence}")
         self.sequence = sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of the chain: number of batches, of events, and the hash of the last batch (32 bytes)."""
+
+    height: int
+    sequence: int
+    hash: bytes
+
+
+async def head(reader: Reader) -> Head:
+    """The head as committed now. It only grows: a lower one than before is a database that went back in time."""
+    row = await reader.fetch_one(
+        "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
+    )
+    if row is None:
+        return Head(0, 0, _START)
+    return Head(integer(row, "height"), integer(row, "sequence"), binary(row, "hash"))
 
 
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
