@@ -123,6 +123,7 @@ async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse
     await browser.__aexit__()
 
 
+@pytest.mark.requirement("S-061")
 async def test_only_the_person_who_is_asked_can_look_and_answer(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "asked-person", "chat:write")
     await place.vault.add_user("stranger")

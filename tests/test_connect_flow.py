@@ -226,6 +226,7 @@ async def test_a_link_signs_nobody_in_and_says_nothing_about_its_user(room: Room
 
 
 @pytest.mark.requirement("S-140")
+@pytest.mark.requirement("S-061")
 async def test_a_link_opened_by_somebody_else_connects_nothing(room: Room) -> None:
     attacker, _, client = await _someone(room)
     victim, victims_browser, _ = await _someone(room)
@@ -251,6 +252,7 @@ async def test_a_form_of_somebody_elses_link_connects_nothing(room: Room) -> Non
 
 @pytest.mark.requirement("S-140")
 @pytest.mark.parametrize("who", ["another user", "the same user in another browser", "nobody"])
+@pytest.mark.requirement("S-061")
 async def test_a_callback_counts_only_in_the_browser_and_for_the_user_that_started(room: Room, who: str) -> None:
     user, person, client = await _someone(room)
     callback = await consent(await room.to_provider(person, await room.link(user, client)))
@@ -433,6 +435,7 @@ async def test_a_code_typed_on_another_device_leads_to_the_same_question(room: R
 
 
 @pytest.mark.requirement("S-140")
+@pytest.mark.requirement("S-061")
 async def test_somebody_elses_code_and_a_wrong_code_look_the_same_and_are_few(room: Room) -> None:
     attacker, _, client = await _someone(room)
     _, person, _ = await _someone(room)

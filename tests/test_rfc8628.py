@@ -15,7 +15,7 @@ from server.oauth.device import INTERVAL
 from tests.harness import PASSWORD, RunningVault
 from tests.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
 from tests.person import Person
-from vault import tickets
+from vault import sessions, tickets
 from vault.records import TicketPurpose
 
 BOTH = ["authorization_code", "refresh_token", DEVICE_GRANT]
@@ -200,6 +200,90 @@ async def test_a_code_leads_one_person_to_the_page_once(world: World) -> None:
     await answer(world.alice, page)
     assert (await world.alice.open(str(page.url))).status_code == 410
     assert (await agent.poll()).status_code == 200
+
+
+@pytest.fixture
+async def stranger(world: World) -> AsyncGenerator[Person]:
+    """Another person here, with a browser in which they are signed in."""
+    name = secrets.token_hex(6)
+    await world.vault.add_user(name)
+    async with world.vault.person() as person:
+        await person.sign_in(name, PASSWORD)
+        yield person
+
+
+@pytest.mark.requirement("S-060")
+@pytest.mark.parametrize("signed_in", ["before", "on the way", "in another browser"])
+async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_the_code(
+    world: World, stranger: Person, signed_in: str
+) -> None:
+    """A stranger types the code of his own device and sends the link: a click of its reader must give him nothing."""
+    agent = await device(world)
+    typed = await enter(stranger, agent.user_code)
+    assert typed.url.path == "/consent"
+    link = str(typed.url).removeprefix(world.url)
+    victim = world.alice
+    if signed_in == "before":
+        page = await victim.open(link)
+    elif signed_in == "on the way":
+        async with world.vault.person() as fresh:
+            page = await fresh.sign_in("alice", PASSWORD, page=await fresh.open(link))
+    else:  # the one who typed the code, elsewhere: also their own yes belongs to the browser that typed
+        name = await _name_of(world, stranger)
+        async with world.vault.person() as second:
+            page = await second.sign_in(name, PASSWORD, page=await second.open(link))
+    assert page.url.path == "/device"
+    assert page.url.query == b""
+    assert 'name="user_code"' in page.text
+    for secret in (agent.user_code, "Test agent", link.partition("=")[2]):
+        assert secret not in page.text
+    assert error_of(await agent.poll()) == "authorization_pending"
+    await answer(stranger, typed)  # the twin: the browser that typed the code answers
+    with world.elapsed(INTERVAL):
+        assert (await agent.poll()).status_code == 200
+
+
+async def _name_of(world: World, person: Person) -> str:
+    token = person.http.cookies["token_vault"]
+    found = await sessions.find_session(world.vault.deployment.database, token, now=world.now(), idle_lifetime=3600)
+    assert found is not None
+    return found[1].name
+
+
+@pytest.mark.requirement("S-060")
+@pytest.mark.parametrize("decision", ["allow", "deny"])
+async def test_a_form_for_a_code_that_another_session_typed_decides_nothing(
+    world: World, stranger: Person, decision: str
+) -> None:
+    agent = await device(world)
+    typed = await enter(stranger, agent.user_code)
+    handle = str(typed.url).partition("request=")[2]
+    own = await enter(world.alice, (await device(world)).user_code)  # for a form with a token of alice's session
+    page = await world.alice.submit(own, {"request": handle}, form="/consent", button=("decision", decision))
+    assert page.url.path == "/device"
+    assert error_of(await agent.poll()) == "authorization_pending"
+    assert (await answer(stranger, typed)).url.path == "/device/answered"
+
+
+@pytest.mark.requirement("S-060")
+async def test_nobody_answers_for_a_code_after_signing_in_anew(world: World, stranger: Person) -> None:
+    agent = await device(world)
+    typed = await enter(stranger, agent.user_code)
+    name = await _name_of(world, stranger)
+    again = await stranger.sign_in(name, PASSWORD, page=await stranger.open("/sign-in?again=1"))
+    assert again.status_code == 200
+    assert (await stranger.open(str(typed.url))).url.path == "/device"
+    assert error_of(await agent.poll()) == "authorization_pending"
+
+
+@pytest.mark.requirement("S-060")
+async def test_no_link_fills_the_code_in(world: World) -> None:
+    agent = await device(world)
+    page = await world.alice.open(f"/device?user_code={agent.user_code}")
+    assert page.status_code == 200
+    assert agent.user_code not in page.text
+    wrong = await enter(world.alice, "BCDF-GHJK")
+    assert 'value="BCDF-GHJK"' in wrong.text  # what the person typed here stays, so that they can correct it
 
 
 async def test_cutting_the_agent_off_before_it_polls_leaves_it_nothing(world: World) -> None:

@@ -263,6 +263,7 @@ async def test_an_id_token_that_the_provider_did_not_sign_signs_nobody_in(
 
 @pytest.mark.requirement("S-134")
 @pytest.mark.parametrize("change", ["another browser", "no cookie", "forged", "twice", "late", "another provider"])
+@pytest.mark.requirement("S-061")
 async def test_an_answer_counts_once_in_the_browser_that_asked(room: Room, provider: OpenIDDouble, change: str) -> None:
     person = await room.browser()
     callback = await _callback(await _begin(person))

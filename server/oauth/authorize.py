@@ -7,6 +7,7 @@ Signing in and asking the person is left to `server.portal`, which calls `load_p
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -35,6 +36,7 @@ from server.oauth.rules import (
 from server.oauth.wire import address_of, as_oauth_error, read_form
 from server.portal.pages import error_page, go
 from vault import audit, clients, grants, limits, tickets
+from vault.database import Transaction
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
@@ -45,7 +47,7 @@ _UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell 
     "The agent is not known here: let it register again. If it introduces itself by a document, whoever runs this "
     "vault lets its host in with registration.allowed_hosts, and the vault has to reach it"
 )
-_ANSWERED: Final = "/device/answered"
+_DEVICE_ANSWERED: Final = "/device/answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,23 @@ class PendingAuthorization:
     warnings: tuple[str, ...]
     asks_always: bool
     wanted: AuthorizationRequest = field(repr=False)
+    session: bytes | None = field(default=None, repr=False)  # hash of the one that typed the device's code
+
+    def belongs_to(self, session: Session) -> bool:
+        """Whether this browser may see and answer the request; see `_is_answerable`."""
+        return _is_answerable(self.wanted, self.session, session)
+
+
+def _is_answerable(wanted: AuthorizationRequest, bound_to: bytes | None, session: Session) -> bool:
+    """Whether a session may answer a waiting request.
+
+    The answer to an ordinary request leaves through the browser that gives it, so whoever forwards its link gains
+    nothing that forwarding `/authorize` would not give. The answer to a device's request waits for the device
+    (RFC 8628 §5.4): only the session that typed the code may give it.
+    """
+    if wanted.device is None:
+        return True
+    return bound_to is not None and hmac.compare_digest(bound_to, session.token_hash)
 
 
 async def authorize(deployment: Deployment, request: Request) -> Response:
@@ -235,7 +254,9 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
         )
 
 
-def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> PendingAuthorization:
+def _pending(
+    handle: str, wanted: AuthorizationRequest, client: Client, *, session: bytes | None = None
+) -> PendingAuthorization:
     return PendingAuthorization(
         handle=handle,
         client=client,
@@ -246,6 +267,7 @@ def _pending(handle: str, wanted: AuthorizationRequest, client: Client) -> Pendi
         warnings=_warnings(client, wanted.redirect_uri),
         asks_always=wanted.asks_always,
         wanted=wanted,
+        session=session,
     )
 
 
@@ -270,7 +292,7 @@ async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorizat
         return None
     wanted = stored_request(ticket.payload)
     client = await _standing_client(deployment, wanted)
-    return None if client is None else _pending(handle, wanted, client)
+    return None if client is None else _pending(handle, wanted, client, session=ticket.binding)
 
 
 async def _standing_client(deployment: Deployment, wanted: AuthorizationRequest) -> Client | None:
@@ -308,10 +330,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
     """
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
-        ticket = await tickets.consume(
-            transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=now
-        )
-        wanted = stored_request(ticket.payload)
+        wanted = await _answered(deployment, transaction, handle, session=session)
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not _may_answer(client, wanted):
             raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
@@ -332,20 +351,30 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             binding=session.token_hash,
             secret=None if wanted.device is None else wanted.device.code,
         )
-        await audit.append(transaction, _event("consent.given", granted, user=user), now=now)
+        await audit.append(transaction, _event("consent.given", granted, user_id=user.id), now=now)
     if wanted.device is not None:
-        return deployment.url(_ANSWERED)
+        return deployment.url(_DEVICE_ANSWERED)
     return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)
 
 
-async def deny(deployment: Deployment, handle: str, *, user: User) -> str:
-    """The person said no: the URL that tells the client so."""
+async def _answered(
+    deployment: Deployment, transaction: Transaction, handle: str, *, session: Session
+) -> AuthorizationRequest:
+    """The waiting request, used up by its answer. Raises TransitionRefused when this session may not answer it."""
+    ticket = await tickets.consume(
+        transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=deployment.now()
+    )
+    wanted = stored_request(ticket.payload)
+    if not _is_answerable(wanted, ticket.binding, session):
+        raise TransitionRefused("type the code that the agent shows", detail="another session typed the code")
+    return wanted
+
+
+async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
+    """The person said no: the URL that tells the client so. Raises TransitionRefused as `approve` does."""
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
-        ticket = await tickets.consume(
-            transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=now
-        )
-        wanted = stored_request(ticket.payload)
+        wanted = await _answered(deployment, transaction, handle, session=session)
         if wanted.device is not None:
             await tickets.issue(
                 transaction,
@@ -357,18 +386,18 @@ async def deny(deployment: Deployment, handle: str, *, user: User) -> str:
                 client_id=wanted.client_id,
                 secret=wanted.device.code,
             )
-        await audit.append(transaction, _event("consent.refused", wanted, user=user), now=now)
+        await audit.append(transaction, _event("consent.refused", wanted, user_id=session.user_id), now=now)
     if wanted.device is not None:
-        return deployment.url(_ANSWERED)
+        return deployment.url(_DEVICE_ANSWERED)
     known = {"error": "access_denied", "error_description": "the person refused"}
     return _answer_url(deployment, wanted.redirect_uri, known, state=wanted.state)
 
 
-def _event(kind: str, wanted: AuthorizationRequest, *, user: User) -> Event:
+def _event(kind: str, wanted: AuthorizationRequest, *, user_id: str) -> Event:
     return Event(
         kind=kind,
         outcome="ok" if kind == "consent.given" else "refused",
-        user_id=user.id,
+        user_id=user_id,
         client_id=wanted.client_id,
         details={
             "scopes": sorted(wanted.scopes),

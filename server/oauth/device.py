@@ -23,7 +23,7 @@ from server.oauth.resources import api_scopes, known_resource
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import address_of, json_answer, read_form
 from vault import replay, tickets
-from vault.records import Client, Ticket, TicketPurpose, parse_scope
+from vault.records import Client, Session, Ticket, TicketPurpose, parse_scope
 from vault.refusals import TransitionRefused
 
 INTERVAL: Final = 5  # seconds between two polls (§3.2)
@@ -96,8 +96,12 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address
     return device_code, user_code
 
 
-async def open_request(deployment: Deployment, typed: str) -> str | None:
-    """Use a user code up: the handle of its request on the consent page, None when it is not right or over (§3.3)."""
+async def open_request(deployment: Deployment, typed: str, *, session: Session) -> str | None:
+    """Use a user code up: the handle of its request on the consent page, None when it is not right or over (§3.3).
+
+    The handle works only in `session`, which typed the code. Otherwise a stranger could type the code of his own
+    device and forward the link to the consent page, whose yes would reach that device.
+    """
     now = deployment.now()
     try:
         async with deployment.database.transaction() as transaction:
@@ -111,7 +115,9 @@ async def open_request(deployment: Deployment, typed: str) -> str | None:
                 payload=ticket.payload,
                 lifetime=ticket.expires_at - now,
                 now=now,
+                user_id=session.user_id,
                 client_id=ticket.client_id,
+                binding=session.token_hash,
             )
     except TransitionRefused:
         return None

@@ -5,6 +5,7 @@ What was asked for lies in the authorization request's ticket; the form says yes
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -14,6 +15,8 @@ from server.portal import pages, permissions, words
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit, sign_in_path
 from vault.records import Client
+
+_TYPE_THE_CODE: Final = "/device"  # where somebody goes whose browser did not type a device's code
 
 
 async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
@@ -30,6 +33,8 @@ async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorizati
 async def show(visit: OwnVisit) -> Response:
     """Ask, unless the same was allowed before. A request that nobody answers expires by itself."""
     pending = await _pending(visit, visit.visit.query("request"))
+    if not pending.belongs_to(visit.session):
+        return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
     # Who had to sign in first comes here with a request that would have been answered at once.
@@ -61,11 +66,13 @@ async def decide(visit: OwnVisit) -> Response:
     """Take the answer to the agent. Only `decision` and the ticked accounts are read from the form."""
     deployment, user = visit.deployment, visit.user
     pending = await _pending(visit, visit.form.one("request"))
+    if not pending.belongs_to(visit.session):
+        return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
     match visit.form.one("decision"):
         case "deny":
-            return _onward(visit, pending, await authorize.deny(deployment, pending.handle, user=user))
+            return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
         case "allow":
             accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
             target = await _approve(visit, pending)

@@ -22,8 +22,8 @@ _WINDOW: Final = 600
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask for the code."""
-    return visit.page("device.html", {"error": "", "typed": visit.visit.query("user_code")[:20]})
+    """Ask for the code. No link fills it in: whoever sends one would only need a click."""
+    return visit.page("device.html", {"error": "", "typed": ""})
 
 
 async def enter(visit: OwnVisit) -> Response:
@@ -40,7 +40,7 @@ async def enter(visit: OwnVisit) -> Response:
     try:
         handle = await redeem_user_code(deployment, typed, user=visit.user)
     except ConnectRefused as refusal:
-        request = await device_grant.open_request(deployment, typed)
+        request = await device_grant.open_request(deployment, typed, session=visit.session)
         if request is not None:
             return pages.go(f"/consent?request={request}")
         return visit.page("device.html", {"error": refusal.description, "typed": typed[:20]}, status=refusal.status)
