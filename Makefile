@@ -74,9 +74,11 @@ clean:
 .venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
 	@test -f .venv/.dev || $(RUN) -m pip install -q --no-deps --require-hashes -r requirements.txt
 	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
+	@$(RUN) -m pip check
 	@touch $@
 
 .venv/.dev: requirements-dev.txt pyproject.toml | .venv/bin/python
 	@$(RUN) -m pip install -q --no-deps --require-hashes -r requirements-dev.txt
 	@$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
+	@$(RUN) -m pip check
 	@touch $@ .venv/.runtime
