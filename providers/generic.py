@@ -32,6 +32,7 @@ class Endpoints:
     revoke_url: str | None = None
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
+    issuer: str | None = None  # what every authorization response must name as `iss`, where that is promised
 
 
 async def discover(issuer: str, outbound: Outbound) -> Endpoints:
@@ -55,6 +56,7 @@ def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
     if missing:
         raise DiscoveryFailed(f"{issuer} has no {missing[0]}")
     methods = _texts(content, "token_endpoint_auth_methods_supported")
+    names_itself = at(content, "authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
     use_post = "client_secret_post" in methods and "client_secret_basic" not in methods
     return Endpoints(
         authorize_url=found["authorization_endpoint"] or "",
@@ -63,6 +65,7 @@ def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
         revoke_url=text_at(content, "revocation_endpoint"),
         client_auth="client_secret_post" if use_post else "client_secret_basic",
         scopes=frozenset(_texts(content, "scopes_supported")),
+        issuer=text_at(content, "issuer") if names_itself else None,
     )
 
 
@@ -81,6 +84,8 @@ def content_of(
     hosts = {"authorize_url": endpoints.authorize_url, "token_url": endpoints.token_url}
     if endpoints.revoke_url is not None:
         hosts["revoke_url"] = endpoints.revoke_url
+    if endpoints.issuer is not None:
+        hosts["issuer"] = endpoints.issuer
     asked = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
     return {
         "name": name,

@@ -43,12 +43,16 @@ class Registration:
 
 
 class Hosts(Part):
-    """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both."""
+    """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both.
+
+    `issuer` only where every authorization response names it as `iss` (RFC 9207): an answer without it is refused then.
+    """
 
     authorize_url: str = ""
     token_url: str = ""
     refresh_url: str | None = None
     revoke_url: str | None = None
+    issuer: str | None = None
 
 
 class ScopeSyntax(Part):

@@ -176,9 +176,9 @@ async def _claim_state(
         or ticket.payload.get("provider") != provider.name
     ):
         raise refused
-    if callback.issuer is not None and not is_issuer_of(callback.issuer, provider):
+    if not is_issuer_of(callback.issuer, provider):
         raise ConnectRefused(
-            "The answer names another service than the one you were sent to. Nothing was connected.", detail="issuer"
+            "The answer does not come from the service that you were sent to. Nothing was connected.", detail="issuer"
         )
     try:
         async with deployment.transaction() as transaction:
@@ -189,8 +189,12 @@ async def _claim_state(
         raise refused from error
 
 
-def is_issuer_of(issuer: str, provider: Provider) -> bool:
-    """RFC 9207 §2.4, as far as it goes without metadata: the issuer is on the origin that we send people to."""
+def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
+    """RFC 9207 §2.4: the `iss` that the provider promises, character by character. Of a provider that promises none,
+    one that comes must be on the origin that we send people to.
+    """
+    if provider.hosts.issuer is not None or issuer is None:
+        return issuer == provider.hosts.issuer
     try:
         asked, sent = urlsplit(provider.hosts.authorize_url), urlsplit(issuer)
     except ValueError:
