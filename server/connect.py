@@ -28,6 +28,7 @@ from vault.records import (
 from vault.refusals import TransitionRefused
 
 LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
+_ACCOUNT_LIMIT: Final = 320  # characters of an account's name that go along: longer than any address
 LINKS: Final = 30  # made for one grant in a link's lifetime: a program in a loop does not fill the database
 
 
@@ -61,7 +62,11 @@ class ConnectLink:
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """What a link or a code stands for: which agent of which user wants what, and why."""
+    """What a link or a code stands for: which agent of which user wants what, and why.
+
+    `account` is the account that was asked for: its id or label, the connection's id, or whatever the agent said; empty
+    where none was. Only the page compares it with the accounts that there are.
+    """
 
     user_id: str
     client_id: str | None
@@ -69,6 +74,7 @@ class ConnectRequest:
     scopes: frozenset[str]
     reason: str
     tool: str
+    account: str = ""
 
     def payload(self) -> dict[str, object]:
         return {
@@ -76,6 +82,7 @@ class ConnectRequest:
             "scopes": format_scope(self.scopes),
             "reason": self.reason,
             "tool": self.tool,
+            "account": self.account,
         }
 
 
@@ -83,11 +90,19 @@ class ConnectRequest:
 
 
 async def connect_link(
-    deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str], reason: str, tool: str
+    deployment: Deployment,
+    *,
+    principal: Principal,
+    provider: str,
+    scopes: frozenset[str],
+    reason: str,
+    tool: str,
+    account: str | None = None,
 ) -> ConnectLink | None:
     """A fresh link and user code for this principal's user; None when this grant had `LINKS` of them lately.
 
-    Neither says who the user is, and neither signs anybody in.
+    `account` is what the call is about, as in `ConnectRequest`. Neither link nor code says who the user is, or signs
+    anybody in.
     """
     async with deployment.transaction() as transaction:
         bucket = f"link:{principal.grant_id}"
@@ -96,7 +111,13 @@ async def connect_link(
     found = deployment.catalog.get(provider)
     name, title = (provider, provider) if found is None else (found.name, found.title)
     request = ConnectRequest(
-        user_id=principal.user_id, client_id=principal.client_id, provider=name, scopes=scopes, reason=reason, tool=tool
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        provider=name,
+        scopes=scopes,
+        reason=reason,
+        tool=tool,
+        account=(account or "")[:_ACCOUNT_LIMIT],
     )
     handle = await issue_link(deployment, request)
     async with deployment.transaction() as transaction:
@@ -153,6 +174,7 @@ def _request_of(ticket: Ticket) -> ConnectRequest:
         scopes=parse_scope(str(ticket.payload["scopes"])),
         reason=str(ticket.payload["reason"]),
         tool=str(ticket.payload["tool"]),
+        account=str(ticket.payload.get("account", "")),
     )
 
 

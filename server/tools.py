@@ -280,6 +280,7 @@ async def _ask(
             scopes=missing.scopes,
             reason=reason,
             tool=request.name,
+            account=missing.connection_id or wanted.account,
         )
         if link is None:
             text = (

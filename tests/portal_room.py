@@ -106,11 +106,18 @@ class Room:
         provider: str = "slack",
         scopes: frozenset[str] = CHAT,
         reason: str = "missing",
+        account: str | None = None,
     ) -> ConnectLink:
         """What a tool call of the agent answers with; of a grant of its own, since one grant gets few of them."""
         principal = Principal(user.id, client.id, secrets.token_hex(8), frozenset({"tools"}), f"{self.url}/mcp")
         link = await connect_link(
-            self.deployment, principal=principal, provider=provider, scopes=scopes, reason=reason, tool="slack_post"
+            self.deployment,
+            principal=principal,
+            provider=provider,
+            scopes=scopes,
+            reason=reason,
+            tool="slack_post",
+            account=account,
         )
         assert link is not None
         return link

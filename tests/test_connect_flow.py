@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pytest
 
 from providers.simulator.person import consent
-from tests.harness import PASSWORD
+from providers.simulator.running import running_simulator
+from tests.harness import PASSWORD, running_vault
 from tests.person import Person
 from tests.portal_room import CHAT, Room, query_of, running_room
 from vault import connections, delegations, grants, users
@@ -170,6 +172,31 @@ async def test_another_account_may_be_chosen_instead(room: Room) -> None:
     answer = await person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
     await person.open(await consent(answer.headers["location"], account="bob"))
     assert len(await _owned(room, user)) == 2
+
+
+@pytest.mark.parametrize("by", ["label", "id"])
+async def test_a_link_about_one_of_two_accounts_offers_that_one(room: Room, by: str) -> None:
+    user, person, client = await _someone(room)
+    await room.connect(person, user, client)
+    other = await room.agent()
+    page = await person.open((await room.link(user, other)).url)
+    answer = await person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
+    await person.open(await consent(answer.headers["location"], account="bob"))
+    alice, bob = sorted(await _owned(room, user), key=lambda one: one.label)
+    link = await room.link(user, client, reason="delegation", account=bob.label if by == "label" else bob.id)
+    await person.submit(await person.open(link.url), form="/connect/", button=("decision", "allow"))
+    held = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert {one.connection_id for one in held} == {alice.id, bob.id}
+
+
+async def test_a_link_about_an_account_that_is_not_there_offers_another_one_at_the_provider(room: Room) -> None:
+    user, person, client = await _someone(room)
+    await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
+    asked = frozenset({READONLY})
+    link = await room.link(user, client, provider="google", scopes=asked, account="bob@example.com")
+    assert query_of(await room.to_provider(person, link))["login_hint"] == "bob@example.com"
+    link = await room.link(user, client, provider="google", scopes=asked, account="bo\u202eb@example.com")
+    assert "login_hint" not in query_of(await room.to_provider(person, link))
 
 
 async def test_what_the_person_left_out_at_the_provider_is_said_and_not_delegated(room: Room) -> None:
@@ -364,6 +391,34 @@ async def test_an_answer_of_another_issuer_connects_nothing(room: Room, issuer: 
     if issuer:
         assert (await person.open(_with(callback, iss=f"{own.scheme}://{own.netloc}/slack"))).status_code == 200
     assert len(await _owned(room, user)) == 1
+
+
+@pytest.fixture(scope="module")
+async def issuing(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    """A room whose provider is found by its discovery document, which promises `iss`."""
+    data = tmp_path_factory.mktemp("issuing")
+    async with running_simulator() as simulator:
+        google = simulator.google_settings()
+        named = {name: google[name] for name in ("client_id", "client_secret")}
+        issuer = {"issuer": f"{simulator.url}/google", "scopes": ["openid", "email"], **named}
+        async with running_vault(data, providers={"mine": issuer}) as vault, AsyncExitStack() as stack:
+            yield Room(vault, simulator, stack)
+
+
+@pytest.mark.requirement("S-144")
+@pytest.mark.parametrize("issuer", [None, "{own}", "{own}/google/", "{own}/google"])
+async def test_an_issuer_that_promises_its_name_must_give_exactly_it(issuing: Room, issuer: str | None) -> None:
+    user, person, client = await _someone(issuing)
+    link = await issuing.link(user, client, provider="mine", scopes=frozenset({"email"}))
+    callback = await consent(await issuing.to_provider(person, link))
+    given = None if issuer is None else issuer.format(own=issuing.simulator.url)
+    assert query_of(callback)["iss"] == f"{issuing.simulator.url}/google"
+    answer = await person.open(_with(callback, iss=given))
+    is_right = issuer == "{own}/google"
+    assert answer.status_code == (200 if is_right else 400)
+    assert len(await _owned(issuing, user)) == int(is_right)
+    if not is_right:
+        assert (await person.open(callback)).status_code == 200, "the state is not used up by a foreign answer"
 
 
 @pytest.mark.requirement("S-145")

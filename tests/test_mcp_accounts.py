@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Mapping
 
 import pytest
 
+from server.connect import load_link
 from tests.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
-from vault import approvals, delegations
+from vault import approvals, delegations, users
 from vault.records import Connection
 
 FORMS: Mapping[str, object] = {"elicitation": {"form": {}}}
@@ -166,3 +167,27 @@ async def test_accounts_that_the_agent_may_not_use_are_no_choice(place: Room) ->
     offered = asked["inputRequests"]["account"]["params"]["requestedSchema"]["properties"]["account"]["enum"]  # type: ignore[index]
     assert sorted(offered) == sorted((first.label, second.label))
     assert third.label not in str(asked)
+
+
+@pytest.mark.parametrize("named", ["label", "id", "stranger"])
+async def test_the_link_of_a_call_that_names_an_account_is_about_that_account(place: Room, named: str) -> None:
+    agent = await place.agent(f"person-{secrets.token_hex(4)}")
+    await place.connect(agent, "slack", scopes=SLACK, account="alice")
+    other = await place.connect(agent, "slack", scopes=SLACK, account="bob", delegated=frozenset())
+    account = {"label": other.label, "id": other.id, "stranger": "carol@example.com"}[named]
+    if named == "stranger":  # with no permission at all the agent does not learn which accounts there are
+        agent = await place.agent(await name_of(place, agent))
+    asked = await call(place, agent, capabilities=BOTH, arguments={**POST, "account": account})
+    url = str(asked["inputRequests"]["connect"]["params"]["url"])  # type: ignore[index]
+    deployment = place.vault.deployment
+    user = await users.get_user(deployment.database, agent.principal.user_id)
+    assert user is not None
+    request = await load_link(deployment, url.rpartition("/")[2], user=user)
+    assert request.account == (account if named == "stranger" else other.id)
+    assert account not in url
+
+
+async def name_of(place: Room, agent: Agent) -> str:
+    user = await users.get_user(place.vault.deployment.database, agent.principal.user_id)
+    assert user is not None
+    return user.name

@@ -166,7 +166,9 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     try:
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
     except VaultError as refusal:
-        raise await as_answer(deployment, refusal, made.principal, client_name=asked.client.name) from refusal
+        raise await as_answer(
+            deployment, refusal, made.principal, client_name=asked.client.name, account=request.account
+        ) from refusal
     narrowing = _outside(made, target, token)
     if not token.scopes:
         raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")

@@ -26,12 +26,17 @@ from vault.refusals import (
 
 
 async def as_answer(
-    deployment: Deployment, refusal: VaultError, principal: Principal, *, client_name: str
+    deployment: Deployment,
+    refusal: VaultError,
+    principal: Principal,
+    *,
+    client_name: str,
+    account: str | None = None,
 ) -> OAuthError:
-    """The OAuth error for a refusal of `vault.exchange`."""
+    """The OAuth error for a refusal of `vault.exchange`; `account` is what the request named."""
     match refusal:
         case ConnectionRequired() | DelegationRequired():
-            return await _with_link(deployment, refusal, principal, client_name=client_name)
+            return await _with_link(deployment, refusal, principal, client_name=client_name, account=account)
         case AccountRequired():
             members = {"reason": "account", "provider": refusal.provider, "accounts": list(refusal.accounts)}
             return _error(as_oauth_error(refusal), refusal.description, members)
@@ -59,6 +64,7 @@ async def _with_link(
     principal: Principal,
     *,
     client_name: str,
+    account: str | None,
 ) -> OAuthError:
     """With the link that the person opens; where the operator has to act first, without."""
     upstream = deployment.vault.upstreams.get(refusal.provider)
@@ -78,6 +84,7 @@ async def _with_link(
         scopes=refusal.scopes,
         reason=reason,
         tool=client_name,
+        account=refusal.connection_id or account,
     )
     if link is not None:
         members |= {"connect_uri": link.url, "verification_uri": link.device_url, "user_code": link.user_code}

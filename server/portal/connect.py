@@ -21,6 +21,7 @@ from server.portal.visits import OwnVisit, Visit
 from server.trips import Callback, Trip
 from server.upstream_errors import no_refresh_token
 from vault import clients, connections, delegations
+from vault.connections import names_account
 from vault.records import Client, Connection, Event
 
 NEW_ACCOUNT: Final = "new"
@@ -50,7 +51,7 @@ async def show(visit: OwnVisit) -> Response:
         "request": request,
         "scopes": scope_words(provider, request.scopes),
         "accounts": [(connection, connection.id in ready, _account_note(connection, ready)) for connection in known],
-        "preselected": _preselected(known, ready),
+        "preselected": _preselected(request.account, known, ready),
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
         "in_testing": is_in_testing(deployment, provider),
@@ -70,7 +71,11 @@ def _account_note(connection: Connection, ready: set[str]) -> str:
     return "needs your consent at the provider"
 
 
-def _preselected(known: tuple[Connection, ...], ready: set[str]) -> str:
+def _preselected(account: str, known: tuple[Connection, ...], ready: set[str]) -> str:
+    """The account that was asked for, or another one at the provider; where none was named, one that is ready."""
+    if account:
+        named = [one.id for one in known if names_account(account, id=one.id, account=one.account, label=one.label)]
+        return named[0] if len(named) == 1 else NEW_ACCOUNT
     candidates = [connection.id for connection in known if connection.id in ready] or [one.id for one in known]
     return candidates[0] if candidates else NEW_ACCOUNT
 
@@ -127,9 +132,14 @@ async def decide(visit: OwnVisit) -> Response:
         scopes=asked_scopes(request.scopes, chosen),
         client_id=request.client_id,
         delegated=request.scopes,
-        login_hint=login_hint(chosen),
+        login_hint=login_hint(chosen) or _named_address(request.account),
     )
     return await go_to_provider(visit, trip)
+
+
+def _named_address(account: str) -> str | None:
+    """The account that was asked for, where it can be offered at the provider."""
+    return account if "@" in account and account.isprintable() else None
 
 
 _DECLINED: Final = "The agent was told nothing and may use nothing. You can close this page."

@@ -84,6 +84,7 @@ async def _link(
         scopes=error.scopes,
         reason=error.reason if isinstance(error, ConnectionRequired) else "delegation",
         tool="this program" if client is None else client.name,
+        account=error.connection_id,
     )
     if link is None:
         return {}
