@@ -22,10 +22,10 @@ help:
 	@echo "make clean        remove .venv and everything made"
 
 demo: .venv/.runtime
-	@$(RUN) -m server demo $(if $(KEEP),--keep)
+	@$(RUN) -m token_vault demo $(if $(KEEP),--keep)
 
 serve: .venv/.runtime
-	@$(RUN) -m server serve --sandbox
+	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)

@@ -16,7 +16,7 @@ import httpx2
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
-PROGRAM = [sys.executable, "-m", "server"]
+PROGRAM = [sys.executable, "-m", "token_vault"]
 ROOT = Path(__file__).parent.parent
 
 

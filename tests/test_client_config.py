@@ -96,7 +96,7 @@ async def test_a_program_that_is_not_installed_as_a_script_is_started_as_a_modul
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
     made = await content(place, "cursor")
-    assert (made["entry"]["command"], made["entry"]["args"][:2]) == (str(python), ["-m", "server"])  # type: ignore[index]
+    assert (made["entry"]["command"], made["entry"]["args"][:2]) == (str(python), ["-m", "token_vault"])  # type: ignore[index]
 
 
 async def test_settings_that_the_client_will_not_see_are_named_without_their_values(

@@ -225,7 +225,7 @@ async def test_a_database_that_takes_no_writes(postgres_store: Store, postgres: 
 
 async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:
     """Root writes anywhere but on a read-only mount, so the data directory is mounted like that for one process."""
-    command = shlex.join([sys.executable, "-m", "server", "doctor", "--json", "--data", str(place.data)])
+    command = shlex.join([sys.executable, "-m", "token_vault", "doctor", "--json", "--data", str(place.data)])
     shown: dict[str, Found] = {}
     for how in ("ro", "rw"):
         mounted = (

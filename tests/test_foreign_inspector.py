@@ -124,7 +124,7 @@ async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(
     """Each call starts a `stdio` process; the links it gives out lead to the vault that serves the same data."""
     data = place.vault.deployment.data
     (data / "config.toml").write_text(settings_file(place))
-    program = ("--cwd", str(ROOT), sys.executable, "--", "-m", "server", "stdio", "--client", "Inspector")
+    program = ("--cwd", str(ROOT), sys.executable, "--", "-m", "token_vault", "stdio", "--client", "Inspector")
     async with Person(place.url) as browser, open_screen(tmp_path) as screen:
         owner = Somebody("alice", browser)  # the only admin
         inspector = Inspector(tmp_path, (*program, "--data", str(data), "--no-browser"), screen.environment())

@@ -115,7 +115,7 @@ def program() -> Program:
     script = Path(sys.executable).with_name("token-vault.exe" if sys.platform == "win32" else "token-vault")
     if script.is_file():
         return Program(str(script), environment=trusted or None)
-    return Program(sys.executable, ("-m", "server"), environment={**_source_folder(), **trusted} or None)
+    return Program(sys.executable, ("-m", "token_vault"), environment={**_source_folder(), **trusted} or None)
 
 
 def _source_folder() -> Mapping[str, str]:
@@ -123,7 +123,8 @@ def _source_folder() -> Mapping[str, str]:
     try:
         metadata.distribution("mcp-token-vault")
     except metadata.PackageNotFoundError:
-        return {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        root = Path(__file__).resolve().parents[2]
+        return {"PYTHONPATH": os.pathsep.join((str(root / "server" / "launcher"), str(root)))}
     return {}
 
 

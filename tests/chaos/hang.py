@@ -116,7 +116,7 @@ async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
                 )
         (crowd.store.data / "config.toml").write_text(configuration(overrides))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "server", "serve", "--data", str(crowd.store.data),
+            sys.executable, "-m", "token_vault", "serve", "--data", str(crowd.store.data),
             stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
         )  # fmt: skip
         stack.push_async_callback(end, process)

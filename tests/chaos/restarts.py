@@ -67,7 +67,7 @@ async def restart(estate: Estate, nursery: Nursery, held: Held, seen: Seen) -> N
     (estate.store.data / "config.toml").write_text(folders + configuration({"server": served, **settings}))
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server", "serve", "--data", str(estate.store.data),
+        sys.executable, "-m", "token_vault", "serve", "--data", str(estate.store.data),
         stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
     )  # fmt: skip
     try:

@@ -125,7 +125,7 @@ class Replica:
 
     async def start(self, proxy: Proxy) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "server", "serve", "--data", str(self.data),
+            sys.executable, "-m", "token_vault", "serve", "--data", str(self.data),
             stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
         )  # fmt: skip
         async with asyncio.timeout(60):
