@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import vault.postgres_owners
 from tests.conftest import Store
 from vault.database import Database, open_database
 from vault.liveness import KEEP, OwnerLocks
+from vault.postgres_hosts import Servers, split_hosts
+from vault.postgres_owners import OwnerSessions
 
 WAIT = 20.0  # seconds: the bound of every wait here
 
@@ -30,6 +33,12 @@ async def main():
     await asyncio.Event().wait()
 asyncio.run(main())
 """
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes believe a free lock as soon as they hold their own."""
+    monkeypatch.setattr(vault.postgres_owners, "SETTLE", 0.0)
 
 
 @contextmanager
@@ -67,6 +76,7 @@ async def test_a_stopped_process_lives_and_a_killed_one_is_dead(store: Store) ->
         await database.close()
 
 
+@pytest.mark.usefixtures("trusting")
 async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, tmp_path: Path) -> None:
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir(mode=0o700)
@@ -82,6 +92,7 @@ async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: St
         await database.close()
 
 
+@pytest.mark.usefixtures("trusting")
 async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, tmp_path: Path) -> None:
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir(mode=0o700)
@@ -90,11 +101,7 @@ async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_s
     try:
         await database.hold_liveness("me")
         assert not await other.is_dead("me")
-        await other.fetch(
-            "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where application_name = :name and datname = current_database()",
-            {"name": "token-vault owner"},
-        )
+        await break_owner_connections(other)
         await until_dead(other, "me")
         assert not await other.is_dead("me", certainly=True)
         async with asyncio.timeout(WAIT):
@@ -104,6 +111,79 @@ async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_s
     finally:
         await database.close()
         await other.close()
+
+
+async def break_owner_connections(database: Database) -> None:
+    await database.fetch(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name = :name and datname = current_database()",
+        {"name": "token-vault owner"},
+    )
+
+
+@pytest.mark.parametrize("is_believed", [False, True])
+async def test_a_failover_that_ends_all_locks_makes_nobody_look_dead(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_believed: bool
+) -> None:
+    monkeypatch.setattr(vault.postgres_owners, "SETTLE", 0.0)
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        await other.hold_liveness("other")
+        assert not await other.is_dead("me")
+        monkeypatch.setattr(vault.postgres_owners, "SETTLE", 0.0 if is_believed else WAIT)
+        await break_owner_connections(other)
+        if is_believed:
+            await until_dead(other, "me")
+        else:
+            await asyncio.sleep(0.1)  # the news of the broken connection
+            assert not await other.is_dead("me")
+    finally:
+        await database.close()
+        await other.close()
+
+
+async def test_a_broken_lock_comes_back_by_itself(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.postgres_owners, "SETTLE", 0.0)
+    monkeypatch.setattr(vault.postgres_owners, "LOOK_EVERY", 0.5)
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        await other.hold_liveness("other")
+        await break_owner_connections(other)
+        await until_dead(other, "me")
+        async with asyncio.timeout(WAIT):
+            while await other.is_dead("me"):
+                await asyncio.sleep(0.05)
+    finally:
+        await database.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("knows_us", [False, True])
+@pytest.mark.usefixtures("trusting")
+async def test_a_server_that_does_not_know_our_own_lock_is_not_believed(
+    postgres_store: Store, postgres_server: str, *, knows_us: bool
+) -> None:
+    """The old primary, stopped, still has our locks. Locks belong to a database, so another one stands for it."""
+    servers = Servers(split_hosts(postgres_store.url), {})
+    there = Servers(split_hosts(postgres_store.url if knows_us else postgres_server), {})
+    sessions = OwnerSessions(servers.connect, is_pooled=lambda: False)
+    seen = await there.connect()
+    try:
+        await sessions.hold("me")
+        assert await sessions.is_free(seen, "the dead") is knows_us
+    finally:
+        await seen.close()
+        await sessions.close()
 
 
 async def test_without_locks_nobody_is_ever_taken_for_dead(store: Store) -> None:

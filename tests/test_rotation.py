@@ -20,7 +20,7 @@ from tests.upstream_double import (
     UNREACHABLE,
     Fault,
 )
-from vault import connections, leases
+from vault import connections, leases, postgres_owners
 from vault.connections import get_connection, list_connections
 from vault.exchange import UpstreamToken
 from vault.flights import Flights, Wish
@@ -529,7 +529,10 @@ async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: S
         assert await shown(room, connection) == "active"
 
 
-async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_over(postgres_store: Store) -> None:
+async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_over(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_owners, "SETTLE", 0.0)
     async with open_room(postgres_store) as room:
         connection = await left_behind(room, "of another host")
         with pytest.raises(TemporarilyUnavailable):

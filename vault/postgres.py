@@ -7,22 +7,24 @@ schema `keys` of the same database.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
 from vault.liveness import OwnerLocks
+from vault.postgres_hosts import ERRORS as _ERRORS
+from vault.postgres_hosts import Connection as _Connection
+from vault.postgres_hosts import Servers, place_of, split_hosts
+from vault.postgres_owners import OwnerSessions
 from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 
 LOG = logging.getLogger("token_vault.storage")
@@ -35,16 +37,16 @@ PATIENT_TIMEOUT = 600.0  # seconds for one statement of bulk work or of a schema
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 
+# Of every session; behind a pooler, where no session is ours, of every transaction. Names and values are constants.
+SESSION = {
+    "lock_timeout": str(int(LOCK_WAIT * 1000)),
+    "idle_in_transaction_session_timeout": "30000",
+    "jit": "off",
+}
+_SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSION.items())
+
 _PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
 _CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
-_ERRORS = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-    UnicodeEncodeError,  # text that no column can hold
-)
 _TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
@@ -57,37 +59,6 @@ _TRANSIENT = (
     OSError,
     TimeoutError,
 )
-
-
-class _Block(Protocol):
-    async def __aenter__(self) -> object: ...
-    async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
-
-
-class _Connection(Protocol):
-    """The part of asyncpg's connection that we use; asyncpg declares no types."""
-
-    async def fetch(
-        self,
-        query: str,
-        /,
-        *args: Value,
-        timeout: float | None = None,  # noqa: ASYNC109  the driver's own
-    ) -> Sequence[Mapping[str, Value]]: ...
-    async def fetchrow(
-        self,
-        query: str,
-        /,
-        *args: Value,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> Mapping[str, Value] | None: ...
-    async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
-    async def execute(self, query: str, /, *args: Value, timeout: float | None = None) -> str: ...  # noqa: ASYNC109
-    async def executemany(self, command: str, /, args: Sequence[Sequence[Value]], *, timeout: float | None) -> None: ...  # noqa: ASYNC109
-    def transaction(self, *, isolation: str) -> _Block: ...
-    def is_closed(self) -> bool: ...
-    async def close(self) -> None: ...
-    def terminate(self) -> None: ...
 
 
 class _Pool(Protocol):
@@ -125,9 +96,9 @@ async def _keep_session(_connection: object) -> None:
     """Instead of asyncpg's reset query (70 us per call): we change no session state. Open ones still end."""
 
 
-async def _connect_pool(url: str) -> _Pool:
+async def _connect_pool(servers: Servers) -> _Pool:
     pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
-        url,
+        connect=servers.connect,
         min_size=0,  # the pool would log a trace for each vain try to keep a floor
         max_size=POOL_SIZE,
         reset=_keep_session,
@@ -135,24 +106,18 @@ async def _connect_pool(url: str) -> _Pool:
         command_timeout=STATEMENT_TIMEOUT,
         statement_cache_size=1024,
         max_cached_statement_lifetime=0,
-        server_settings={
-            "application_name": "token-vault",
-            "lock_timeout": str(int(LOCK_WAIT * 1000)),
-            "idle_in_transaction_session_timeout": "30000",
-            "jit": "off",
-        },
     )
     return pool
 
 
-async def _upgrade(connection: _Connection) -> None:
+async def _upgrade(connection: _Connection, servers: Servers) -> None:
     """Apply missing schema files in one transaction; processes that start together take turns."""
     found = await connection.fetchval("select cast(to_regclass('schema_versions') is not null as int)")
     version = await connection.fetchval("select max(number) from schema_versions") or 0 if found else 0
     check_version(version)
     if version == len(schema_files()):
         return
-    async with connection.transaction(isolation="read_committed"):
+    async with _begun(connection, servers):
         await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK, timeout=PATIENT_TIMEOUT)
         await connection.execute("create schema if not exists keys")
         await connection.execute(
@@ -171,22 +136,23 @@ async def _upgrade(connection: _Connection) -> None:
             )
 
 
-def _where(url: str) -> str:
-    """The place without user and password."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the address in database.url"
-    return f"{parts.hostname or 'its socket'}{port}{parts.path}"
+@asynccontextmanager
+async def _begun(connection: _Connection, servers: Servers) -> AsyncGenerator[None]:
+    """A transaction with the settings that the vault needs, whoever holds the session."""
+    async with connection.transaction(isolation="read_committed"):
+        if servers.is_pooled:
+            await connection.execute(_SET_LOCAL)
+        yield
 
 
 def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
     # A configuration error may repeat the address, and with it the password.
     known = isinstance(error, asyncpg.PostgresError | OSError) and not isinstance(error, asyncpg.InterfaceError)
     cause = f"{error}".partition("\n")[0] if known else ""
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        cause = "none of its hosts that answer takes writes"
     return StorageUnavailable(
-        f"cannot use PostgreSQL at {_where(url)}: {cause or type(error).__name__}; start it or correct database.url"
+        f"cannot use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}; start it or correct database.url"
     )
 
 
@@ -275,71 +241,29 @@ class PostgresTransaction:
             return end.value
 
 
-def _owner_key(owner: str) -> int:
-    return int.from_bytes(hashlib.sha256(b"token-vault owner " + owner.encode()).digest()[:8], signed=True)
-
-
-class _OwnerSessions:
-    """The connection whose advisory locks show other hosts that we live; made anew when it broke."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: _Connection | None = None
-        self._held: set[str] = set()
-        self._turn = asyncio.Lock()
-
-    async def hold(self, owner: str) -> None:
-        if self._is_held(owner):
-            return
-        async with self._turn:
-            if self._is_held(owner):
-                return
-            try:
-                if self._connection is None or self._connection.is_closed():
-                    self._held.clear()
-                    self._connection = await _connect_alone(self._url)
-                await self._connection.execute("select pg_advisory_lock($1)", _owner_key(owner))
-            except _ERRORS as error:
-                raise refusal(error) from error
-            self._held.add(owner)
-
-    def _is_held(self, owner: str) -> bool:
-        return owner in self._held and self._connection is not None and not self._connection.is_closed()
-
-    async def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(*_ERRORS):
-                async with asyncio.timeout(LOCK_WAIT):
-                    await connection.close()
-
-
-async def _connect_alone(url: str) -> _Connection:
+async def _connect_alone(servers: Servers) -> _Connection:
     """A connection that the server notices the end of within seconds, also when our host vanished."""
-    connection: _Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
-        url,
+    return await servers.connect(
         timeout=ceil(WAIT),
         command_timeout=STATEMENT_TIMEOUT,
         server_settings={
             "application_name": "token-vault owner",
-            "lock_timeout": str(int(LOCK_WAIT * 1000)),
+            "idle_in_transaction_session_timeout": "0",
             "tcp_keepalives_idle": "5",
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "3",
         },
     )
-    return connection  # pyright: ignore[reportUnknownVariableType] -- as above
 
 
 class PostgresDatabase:
     """One vault in one PostgreSQL database; any number of processes may have it open."""
 
-    def __init__(
-        self, pool: _Pool, *, clock_difference: float, owners: OwnerLocks | None, sessions: _OwnerSessions
-    ) -> None:
+    def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
         self.clock_offset = 0
         self._owners = owners
-        self._sessions = sessions
+        self._servers = servers
+        self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
         self._clock_difference = clock_difference  # the server's clock minus our monotonic one
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
@@ -348,11 +272,12 @@ class PostgresDatabase:
     async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:
         """Connect and bring the schema up to date."""
         pool: _Pool | None = None
+        servers = Servers(split_hosts(url), SESSION)
         try:
-            pool = await _connect_pool(url)
+            pool = await _connect_pool(servers)
             connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
             try:
-                await _upgrade(connection)
+                await _upgrade(connection, servers)
                 difference = await _clock_difference(connection)
             finally:
                 await pool.release(connection)
@@ -363,7 +288,7 @@ class PostgresDatabase:
                 raise _cannot_open(url, error) from error
             raise
         owners = OwnerLocks(data) if has_locks else None
-        return cls(pool, clock_difference=difference, owners=owners, sessions=_OwnerSessions(url))
+        return cls(pool, servers, clock_difference=difference, owners=owners)
 
     def now(self) -> int:
         return int(time.monotonic() + self._clock_difference) + self.clock_offset
@@ -397,7 +322,7 @@ class PostgresDatabase:
             transaction = PostgresTransaction(connection, timeout=PATIENT_TIMEOUT if patient else None)
             callers: BaseException | None = None
             try:
-                async with connection.transaction(isolation="read_committed"):
+                async with _begun(connection, self._servers):
                     try:
                         yield transaction
                     except BaseException as error:
@@ -449,7 +374,10 @@ class PostgresDatabase:
     async def hold_liveness(self, owner: str) -> None:
         if self._owners is not None:
             self._owners.hold(owner)
-            await self._sessions.hold(owner)
+            try:
+                await self._sessions.hold(owner)
+            except _ERRORS as error:
+                raise refusal(error) from error
 
     async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
         if self._owners is None:
@@ -458,13 +386,10 @@ class PostgresDatabase:
         if is_gone is not None or certainly:
             return is_gone is True
         try:
-            async with self._connection() as connection:  # one statement: the lock is let go with it
-                is_free = await connection.fetchval(
-                    "select cast(pg_try_advisory_xact_lock_shared($1) as int)", _owner_key(owner)
-                )
+            async with self._connection() as connection:
+                return await self._sessions.is_free(connection, owner)
         except _ERRORS as error:
             raise refusal(error) from error
-        return is_free == 1
 
     async def close(self) -> None:
         """Wait for connections in use, bounded."""
