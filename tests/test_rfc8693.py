@@ -658,6 +658,40 @@ async def test_a_public_client_gets_a_short_handle_for_its_own_token_and_nothing
     assert (await place.exchange(backend, (await place.agent(backend, person)).token, **for_us)).status_code == 200
 
 
+@pytest.mark.requirement("S-111")
+@pytest.mark.parametrize("role", ["subject", "actor"])
+async def test_whoever_receives_a_public_clients_token_cannot_act_as_that_client(
+    place: ExchangeRoom, person: str, role: str
+) -> None:
+    """An API holds the page's token and knows the page's id; that must not be enough to be the page."""
+    spa, api = await place.caller(public=True), await place.caller()
+    await place.link(api)
+    await place.slack(await place.agent(spa, person))
+
+    async def present(token: str, *, headers: dict[str, str] | None = None) -> httpx2.Response:
+        if role == "subject":
+            return await place.exchange(spa, token, scope="chat:write", headers=headers)
+        own = await place.agent(spa, person)
+        acting = {"actor_token": token, "actor_token_type": ACCESS}
+        return await place.exchange(spa, own.token, scope="chat:write", headers=headers, **acting)
+
+    received = await place.agent(spa, person, audience=API)
+    assert refused(await present(received.token)) == "invalid_request"
+    assert refused(await present(received.token, headers=proof(place))) == "invalid_request"  # any key is no proof
+    bound = await place.agent(spa, person, audience=API, key_thumbprint=KEY.thumbprint())
+    assert refused(await present(bound.token)) == "invalid_request"
+    assert refused(await present(bound.token, headers=proof(place, key=OTHER))) == "invalid_request"
+    # the twins: for this vault, or with the key
+    assert (await present((await place.agent(spa, person)).token)).status_code == 200
+    assert (await present(bound.token, headers=proof(place))).status_code == 200
+    # a confidential client proves who it is, whatever the audience
+    backend = await place.caller()
+    await place.slack(await place.agent(backend, person), account="bob")
+    mine = await place.agent(backend, person, audience=API)
+    named = {"scope": "chat:write", "account": "bob (Sandbox)"}
+    assert (await place.exchange(backend, mine.token, **named)).status_code == 200
+
+
 @pytest.mark.requirement("S-117")
 @pytest.mark.parametrize("kind", [ClientKind.DYNAMIC, ClientKind.METADATA])
 async def test_a_client_that_registered_itself_gets_handles_only_whatever_secret_it_has(

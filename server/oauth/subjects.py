@@ -11,7 +11,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth import client_auth, jose, tokens
-from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource
+from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own_resources
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from vault import apis, clients, derived_grants, grants
 from vault import tokens as refresh_tokens
@@ -59,9 +59,9 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
     """One of ours: the client's own, or one that was issued for the API that this client is."""
     claims = await _ours(deployment, token, now=asked.now)
     is_own = claims.client_id == asked.client.id
-    if is_own and claims.key_thumbprint not in {None, asked.key_thumbprint}:
-        raise refused("without the key it is bound to")
-    if not is_own:
+    if is_own:
+        _check_holder(deployment, asked, claims)
+    else:
         if asked.client.is_public:
             raise refused("another client's", "a public client can present its own access token only")
         if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
@@ -87,6 +87,22 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
         return await tokens.read_claims(deployment, token, now=now)
     except tokens.TokenRefused as error:
         raise refused(error.detail) from error
+
+
+def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
+    """The calling client holds this token of its own, and is not somebody whom the client sent it to.
+
+    A public client authenticates by its id alone, which everybody knows. An API that receives its token could act as
+    that client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
+    """
+    if claims.key_thumbprint not in {None, asked.key_thumbprint}:
+        raise refused("without the key it is bound to")
+    is_for_us = claims.audience in own_resources(deployment.public_url)
+    if asked.client.is_public and claims.key_thumbprint is None and not is_for_us:
+        raise refused(
+            "a public client's token for another audience, without a key",
+            "this token was issued for another API: ask for one for this vault, or bind tokens to a key (DPoP)",
+        )
 
 
 async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
@@ -142,8 +158,8 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
                 deployment.database, claims.audience, client_id=asked.client.id
             ):
                 raise refused("actor token for another audience")
-        elif claims.key_thumbprint not in {None, asked.key_thumbprint}:
-            raise refused("actor token without the key it is bound to")
+        else:
+            _check_holder(deployment, asked, claims)
         await _check_live(deployment, claims)
     except OAuthError as error:
         raise refused(error.detail, "the actor token is not valid here") from error
