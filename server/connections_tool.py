@@ -17,6 +17,7 @@ from server.deployment import Deployment
 from vault import connections, delegations
 from vault.records import Connection, Principal
 
+SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
 _STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
 
@@ -46,12 +47,17 @@ class ConnectionsOutput(BaseModel):
     """Answer of `connections`."""
 
     connections: list[ConnectionEntry]
-    not_connected: list[str] = Field(description="Providers that this vault knows and the person has not connected")
+    not_connected: list[str] = Field(
+        description="Providers that this vault knows and of which no account is shown here"
+    )
     manage_url: str = Field(description="Where the person connects, reconnects and disconnects accounts")
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
-    """What is connected for this principal's user, seen by this principal's client."""
+    """What is connected for this principal's user, seen by this principal's client.
+
+    A token without the scope `connections` sees only the accounts that its agent may use.
+    """
     wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
     if wanted is not None:
         found = deployment.catalog.get(wanted)
@@ -65,6 +71,8 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
         )
         if delegation.is_live(now)
     }
+    if SEES_ALL not in principal.scopes:
+        known = tuple(connection for connection in known if allowed.get(connection.id))
     entries = [
         _entry(connection, allowed.get(connection.id, frozenset()), now=now)
         for connection in known

@@ -14,6 +14,7 @@ from vault.records import Connection
 
 FORMS: Mapping[str, object] = {"elicitation": {"form": {}}}
 BOTH: Mapping[str, object] = {"elicitation": {"form": {}, "url": {}}}
+GOOGLE = frozenset({"https://www.googleapis.com/auth/calendar.readonly"})
 POST = {"channel": "#general", "text": "hello"}
 
 
@@ -191,3 +192,43 @@ async def name_of(place: Room, agent: Agent) -> str:
     user = await users.get_user(place.vault.deployment.database, agent.principal.user_id)
     assert user is not None
     return user.name
+
+
+async def listed(place: Room, agent: Agent) -> dict[str, object]:
+    """What the tool `connections` answers."""
+    message = modern("tools/call", {"name": "connections", "arguments": {}})
+    async with place.http(agent) as http:
+        answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "connections"))
+    assert not answer.json()["result"].get("isError"), answer.text
+    return answer.json()["result"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scopes", [{"tools"}, {"tools", "connections"}], ids=["tools", "connections"])
+async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it_may_use(
+    place: Room, scopes: set[str]
+) -> None:
+    agent = await place.agent(f"person-{secrets.token_hex(4)}", scopes=frozenset(scopes))
+    usable = await place.connect(agent, "slack", scopes=SLACK, account="alice")
+    ended = await place.connect(agent, "slack", scopes=SLACK, account="bob")
+    hidden = await place.connect(agent, "google", scopes=GOOGLE, delegated=frozenset())
+    deployment = place.vault.deployment
+    async with deployment.transaction() as transaction:
+        assert await delegations.revoke(
+            transaction,
+            user_id=agent.principal.user_id,
+            client_id=agent.principal.client_id,
+            connection_id=ended.id,
+            now=deployment.now(),
+        )
+    answer = await listed(place, agent)
+    content = answer["structuredContent"]
+    shown = {entry["account"]: entry["your_scopes"] for entry in content["connections"]}  # type: ignore[index]
+    assert shown[usable.label] == sorted(SLACK)
+    others = [ended.label, hidden.label]
+    if "connections" in scopes:
+        assert {name: shown[name] for name in others} == {name: [] for name in others}
+        assert "google" not in content["not_connected"]  # type: ignore[index]
+    else:
+        assert set(shown) == {usable.label}
+        assert not [name for name in others if name in str(answer)]
+        assert "google" in content["not_connected"]  # type: ignore[index]  # as if it were not there
