@@ -179,20 +179,27 @@ async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metada
 async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> Start:
     """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
 
-    `is_again`: the provider must ask the person, however lately it did (OpenID Connect Core §3.1.2.1).
+    `is_again`: the provider must ask the person, however lately it did, and say when (OpenID Connect Core §3.1.2.1:
+    with `max_age` it must send `auth_time`).
     """
     registered = _registered(deployment, name)
     metadata = await discover(deployment, registered)
     state, nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-    verifier = secrets.token_urlsafe(48)
+    verifier, now = secrets.token_urlsafe(48), deployment.now()
     async with deployment.transaction() as transaction:
         await tickets.issue(
             transaction,
             deployment.keys,
             purpose=TicketPurpose.SIGN_IN_STATE,
-            payload={"name": name, "nonce": nonce, "verifier": verifier, "return_to": return_to},
+            payload={
+                "name": name,
+                "nonce": nonce,
+                "verifier": verifier,
+                "return_to": return_to,
+                "asked_again_at": str(now) if is_again else "",
+            },
             lifetime=LIFETIME,
-            now=deployment.now(),
+            now=now,
             binding=hashlib.sha256(browser.encode()).digest(),
             secret=state,
         )
@@ -206,7 +213,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
         "nonce": nonce,
         "code_challenge": challenge,
         "code_challenge_method": "S256",
-    } | ({"prompt": "login"} if is_again else {})
+    } | ({"prompt": "login", "max_age": "0"} if is_again else {})
     joint = "&" if urlsplit(metadata.authorization_endpoint).query else "?"
     return Start(metadata.authorization_endpoint + joint + urlencode(query), browser)
 
@@ -223,13 +230,13 @@ async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
         _check_answer(metadata, answer)
         token = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
         claims = await _verified(deployment, registered, metadata, token, nonce=payload["nonce"])
+        signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
     except OpenIDRefused as refusal:
         logger.info("OpenID Connect sign-in refused", extra={"provider": name, "detail": refusal.detail})
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
         await deployment.activity.record(Event(kind="session.refused", outcome="refused", details=details))
         raise
-    signed_in_at = None if claims.auth_time is None else int(claims.auth_time)
     return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at)
 
 
@@ -343,6 +350,23 @@ def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now:
         "nonce": hmac.compare_digest(claims.nonce.encode("utf-8", "surrogatepass"), nonce.encode()),
     }
     return next((name for name, is_right in checks.items() if not is_right), None)
+
+
+def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
+    """When the provider last asked the person, None where it does not say.
+
+    A sign-in that somebody wants fresh is proved by `auth_time` alone (OpenID Connect Core §3.1.3.7, item 13). With a
+    clock that is a little behind ours it was at the moment when we sent the person there, not before.
+    """
+    if not asked_again_at:
+        return None if claims.auth_time is None else int(claims.auth_time)
+    if claims.auth_time is None or claims.auth_time < int(asked_again_at) - _LEEWAY:
+        raise OpenIDRefused(
+            "An agent wants a new sign-in, and the sign-in service did not ask you again, or does not say that it did. "
+            "Nothing happened. Sign in another way, or sign out at that service first.",
+            detail="auth_time missing or old",
+        )
+    return max(int(claims.auth_time), int(asked_again_at))
 
 
 async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: Claims) -> User:

@@ -30,7 +30,7 @@ FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
-_CLOCK_SKEW: Final = 60  # seconds that a provider's clock may be behind ours
+UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it asked the person
 
 Cookie = Literal["session", "browser", "known", "openid"]
 _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
@@ -129,13 +129,13 @@ async def begin_session(
 ) -> None:
     """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation).
 
-    `signed_in_at` is when a provider asked the person, perhaps long ago: an agent that wants a fresh sign-in is not
-    content with a new session alone.
+    `signed_in_at` is when a provider asked the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a fresh
+    sign-in is not content with a new session alone. None: the person was asked here, just now.
     """
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
     planted = read_cookie(deployment, request, "session")
     async with deployment.transaction() as transaction:
-        proved_at = now if signed_in_at is None else min(now, signed_in_at + _CLOCK_SKEW)
+        proved_at = now if signed_in_at is None else min(now, signed_in_at)
         token, _ = await sessions.start_session(
             transaction, user.id, now=now, lifetime=lifetime, signed_in_at=proved_at
         )

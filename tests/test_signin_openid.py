@@ -12,6 +12,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from server.settings import OpenIDSettings
+from tests.oauth_world import claims_of
 from tests.openid_double import CLIENT_ID, Claims, OpenIDDouble, running_openid
 from tests.person import Person
 from tests.portal_room import Room, query_of, running_room
@@ -109,16 +110,60 @@ async def test_the_request_carries_state_nonce_and_pkce_of_this_browser(room: Ro
 async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room, provider: OpenIDDouble) -> None:
     person, client = await room.browser(), await room.agent()
     await _sign_in(person)
+    provider.change_claims = _claim("auth_time", room.deployment.now())
     for prompt in ("login", "consent"):
         page = await person.open(room.authorize_path(client, prompt=prompt))
         if prompt == "login":
             link = page.text.partition('href="/sign-in/openid/company')[2].partition('"')[0]
             begun = await person.http.get("/sign-in/openid/company" + html.unescape(link))
-            assert query_of(begun.headers["location"])["prompt"] == "login"
+            asked = query_of(begun.headers["location"])
+            assert (asked["prompt"], asked["max_age"]) == ("login", "0")
             page = await person.open(await _callback(begun.headers["location"]))
         assert page.url.path == "/consent"
         assert "Let this agent in?" in page.text
-    assert "prompt" not in query_of(await _begin(await room.browser()))
+    assert not {"prompt", "max_age"} & query_of(await _begin(await room.browser())).keys()
+
+
+async def _begin_again(person: Person, return_to: str) -> str:
+    """Our redirect to the provider, of somebody who has to sign in again."""
+    answer = await person.http.get("/sign-in/openid/company", params={"return_to": return_to, "again": "1"})
+    return answer.headers["location"]
+
+
+@pytest.mark.requirement("S-136")
+@pytest.mark.parametrize(("age", "counts"), [(None, False), (1000, False), (0, True), (30, True)])
+async def test_a_fresh_sign_in_is_one_that_the_provider_says_was_fresh(
+    room: Room, provider: OpenIDDouble, age: int | None, counts: bool
+) -> None:
+    """Silent single sign-on does not satisfy `prompt=login`."""
+    person, client = await room.browser(), await room.agent()
+    await _sign_in(person)
+    page = await person.open(room.authorize_path(client, prompt="login"))
+    assert page.url.path == "/sign-in"
+    wanted = query_of(str(page.url))["return_to"]
+    provider.change_claims = _claim("auth_time", None if age is None else room.deployment.now() - age)
+    page = await person.open(await _callback(await _begin_again(person, wanted)))
+    assert (page.url.path == "/consent") == counts
+    if not counts:
+        assert page.status_code == 403
+        assert "did not ask you again" in page.text
+        assert (await person.open(wanted)).url.path == "/sign-in"
+
+
+@pytest.mark.requirement("S-136")
+@pytest.mark.parametrize("age", [None, 40])
+async def test_an_id_token_says_when_the_person_signed_in_only_where_that_is_known(
+    room: Room, provider: OpenIDDouble, age: int | None
+) -> None:
+    known = None if age is None else room.deployment.now() - age
+    provider.subject = f"somebody-{age}"
+    provider.change_claims = _claim("auth_time", known)
+    person = await room.browser()
+    await _sign_in(person)
+    client_id = str((await room.vault.register())["client_id"])
+    answer, verifier = await room.vault.authorize(person, client_id, scope="openid tools")
+    claims = claims_of((await room.vault.redeem(client_id, answer["code"], verifier)).json()["id_token"])
+    assert claims.get("auth_time") == known
 
 
 async def test_a_new_session_does_not_make_an_old_sign_in_at_the_provider_fresh(
@@ -126,7 +171,7 @@ async def test_a_new_session_does_not_make_an_old_sign_in_at_the_provider_fresh(
 ) -> None:
     """The provider knows the person from before and asks nothing, although it was told to."""
     client = await room.agent()
-    for age, is_fresh in ((1000, False), (5, True), (-1000, True), (None, True)):
+    for age, is_fresh in ((1000, False), (5, True), (-1000, True), (None, False)):
         auth_time = None if age is None else room.deployment.now() - age
         provider.change_claims = _claim("auth_time", auth_time)
         person = await room.browser()

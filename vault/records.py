@@ -63,7 +63,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in browser. The cookie's token is stored as a hash only."""
+    """A signed-in browser. The cookie's token is stored as a hash only.
+
+    `created_at` is when the person proved who they are; zero where a provider that signed them in does not say it.
+    """
 
     token_hash: bytes = field(repr=False)
     user_id: str
@@ -75,6 +78,11 @@ class Session:
 
     def is_live(self, now: int) -> bool:
         return self.ended_at is None and now < self.expires_at
+
+    @property
+    def auth_time(self) -> int | None:
+        """When the person proved who they are, None where nobody knows (OpenID Connect Core §2)."""
+        return self.created_at or None
 
 
 class ClientKind(StrEnum):

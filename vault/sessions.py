@@ -34,7 +34,8 @@ async def start_session(
 ) -> tuple[str, Session]:
     """A new session and the token for its cookie; a fresh token at each sign-in (session fixation).
 
-    `created_at` is when the person proved who they are: `signed_in_at`, where that was earlier and elsewhere.
+    `created_at` is when the person proved who they are: `signed_in_at`, where that was earlier and elsewhere. Zero
+    stands for an unknown time, so that the session is older than anything that a client asks for.
     """
     token = secrets.token_urlsafe(32)
     session = Session(

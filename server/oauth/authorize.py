@@ -336,7 +336,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
         if not wanted.accepts(session):
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
-        granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.created_at)
+        granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time)
         if not granted.scopes:
             raise TransitionRefused("choose at least one permission, or refuse", detail="no scope left")
         code = await tickets.issue(

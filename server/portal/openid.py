@@ -54,7 +54,7 @@ async def callback(visit: Visit) -> Response:
         response,
         user=found.user,
         method="openid",
-        signed_in_at=found.signed_in_at,
+        signed_in_at=signin.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
     )
     signin.set_cookie(visit.deployment, response, "openid", value="")
     return response
