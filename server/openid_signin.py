@@ -374,7 +374,11 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
     found = await users.find_by_identity(deployment.database, issuer=claims.iss, subject=claims.sub)
     if found is None:
         if not registered.create_users:
-            raise OpenIDRefused("You have no account here yet. Ask the operator to make one.", detail="unknown subject")
+            raise OpenIDRefused(
+                "You have no account here yet. Ask the operator to make one and to link it to your identity, which is "
+                f"{claims.sub!r} at {claims.iss}.",
+                detail="unknown subject",
+            )
         found = await _create_user(deployment, claims)
     if found.disabled_at is not None:
         raise OpenIDRefused("This account is switched off here. Ask the operator.", detail="user disabled")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import secrets
 from typing import Final
 
 from server.deployment import Deployment
@@ -29,7 +30,10 @@ class LocalClientRefused(PersonRefused):
 
 
 async def find_owner(deployment: Deployment) -> User:
-    """The owner of the data directory: the only admin if there is exactly one, else a new user named as the OS user."""
+    """The owner of the data directory: the only admin if there is exactly one, else a new user named as the OS user.
+
+    Never whoever has that name already: people choose the names that their providers send.
+    """
     for _ in range(5):  # several processes may start at once on an empty directory
         found = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
         if found is not None:
@@ -44,15 +48,21 @@ async def find_owner(deployment: Deployment) -> User:
 
 async def _make_owner(transaction: Transaction, *, now: int) -> User:
     admins = [user for user in await users.list_users(transaction) if user.is_admin and user.disabled_at is None]
-    name = _os_user()
-    owner = admins[0] if len(admins) == 1 else await users.find_user(transaction, name)
+    owner = admins[0] if len(admins) == 1 else None
     event = Event(kind="owner.found", user_id=None if owner is None else owner.id, details={"method": "stdio"})
     if owner is None:
+        name = await _free_name(transaction, _os_user())
         owner = await users.create_user(transaction, name, is_admin=not admins, now=now)
         event = Event(kind="user.created", user_id=owner.id, details={"method": "stdio"})
     await users.link_identity(transaction, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT, user_id=owner.id, now=now)
     await audit.append(transaction, event, now=now)
     return owner
+
+
+async def _free_name(transaction: Transaction, wanted: str) -> str:
+    """A name of the owner's own: whoever has this one already chose it, perhaps at a provider, and is somebody else."""
+    taken = await users.find_user(transaction, wanted)
+    return wanted if taken is None else f"{wanted} ({secrets.token_hex(3)})"
 
 
 def _os_user() -> str:

@@ -143,7 +143,10 @@ class OpenIDSettings(_Section):
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     title: str = "OpenID Connect"
-    create_users: bool = Field(default=True, description="Make a user at the first sign-in of an unknown subject")
+    create_users: bool = Field(
+        default=False,
+        description="Make a user at the first sign-in of an unknown subject: lets in all whom that provider knows",
+    )
 
     def secret(self) -> str | None:
         return _secret(self.client_secret, self.client_secret_file, name="client_secret")

@@ -155,6 +155,18 @@ async def test_the_link_to_connect_says_what_has_to_be_set_up_first(place: Place
         assert ("token-vault providers setup slack" in made.stderr) is is_said
 
 
+@pytest.mark.parametrize("option", [(), ("--admin",)])
+async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, option: tuple[str, ...]) -> None:
+    """The only user may be somebody whom a provider let in: the operator must not connect accounts as them."""
+    made = await run(place, "users", "add", "somebody", "--password-stdin", *option, feed="a long enough password\n")
+    assert made.exit_code == 0, made.stderr
+    for command in (("sign-in",), ("connections", "connect", "slack")):
+        unasked = await run(place, *command)
+        assert unasked.exit_code == (0 if option else 1)
+        assert ("say whom with --user NAME" in unasked.stderr) is not bool(option)
+        assert (await run(place, *command, "--user", "somebody")).exit_code == 0
+
+
 async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
     made = await content(place, "sign-in")
     assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]

@@ -552,3 +552,22 @@ async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> No
     (folder / "bad.toml").write_text('name = "bad"\n')
     (place.data / "config.toml").write_text(f'provider_folders = ["{folder}"]\n[server]\nport = {place.port}\n')
     assert_problem(await examine(place, fails=True), "providers", "bad.toml", "providers check")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("create_users = true", ("everybody whom https://id.example knows", "token-vault users link")),
+        ("", ("only people who are linked", "is not set")),
+        ("create_users = false", None),
+    ],
+)
+async def test_whom_a_provider_of_sign_in_lets_in(place: Place, said: str, words: tuple[str, ...] | None) -> None:
+    configure(place, "[sign_in.openid.company]", 'issuer = "https://id.example"', 'client_id = "vault"', said)
+    found = await examine(place)
+    if words is None:
+        assert "sign_in" not in found
+        return
+    assert found["sign_in"]["verdict"] == "note"
+    for word in words:
+        assert word in found["sign_in"]["sentence"] + found["sign_in"]["mend"]

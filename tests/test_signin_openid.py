@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import html
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -11,6 +12,8 @@ import httpx2
 import pytest
 from joserfc.jwk import RSAKey
 
+from server import signin
+from server.owner import find_owner, local_principal
 from server.settings import OpenIDSettings
 from tests.oauth_world import claims_of
 from tests.openid_double import CLIENT_ID, Claims, OpenIDDouble, running_openid
@@ -472,6 +475,85 @@ async def test_without_self_service_an_unknown_subject_stays_out(room: Room, pro
     person = await room.browser()
     assert (await _sign_in(person, "members")).url.path == "/activity"
     assert await _whoami(person) == user.name
+
+
+async def test_whoever_is_not_let_in_reads_which_identity_the_operator_links(
+    room: Room, provider: OpenIDDouble
+) -> None:
+    provider.subject = "new <b>here</b>"
+    page = await _sign_in(await room.browser(), "members")
+    assert page.status_code == 403
+    told = html.unescape(page.text)
+    assert provider.subject in told
+    assert f"at {provider.url}" in told
+    assert provider.subject not in page.text  # escaped
+    assert await _user(room, provider) is None
+
+
+@pytest.mark.requirement("S-137")
+async def test_a_provider_lets_nobody_new_in_unless_the_operator_says_so(
+    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble]
+) -> None:
+    provider = shared[1]
+    provider.reset()
+    provider.subject = "from a whole public provider"
+    silent = {name: value for name, value in provider.settings().items() if name != "create_users"}
+    overrides = {
+        "sign_in": {"openid": {"company": silent, "open": silent | {"create_users": True}}},
+        "sandbox": {"loopback_openid": True},
+    }
+    async with running_room(tmp_path_factory.mktemp("silent"), overrides=overrides) as room:
+        provider.now = room.deployment.now
+        assert (await _sign_in(await room.browser())).status_code == 403
+        assert await _user(room, provider) is None
+        assert (await _sign_in(await room.browser(), "open")).url.path == "/activity"
+
+
+@pytest.mark.requirement("S-137")
+@pytest.mark.parametrize("admins", [0, 1, 2])
+async def test_the_owner_of_the_data_directory_is_nobody_who_only_has_their_name(
+    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble], admins: int
+) -> None:
+    """A provider's user chose the name of the operating system's user, and was here first."""
+    provider = shared[1]
+    provider.reset()
+    provider.person = {"preferred_username": getpass.getuser()}
+    overrides = {"sign_in": {"openid": {"company": provider.settings()}}, "sandbox": {"loopback_openid": True}}
+    async with running_room(tmp_path_factory.mktemp("owner"), overrides=overrides) as room:
+        provider.now = room.deployment.now
+        alice = await room.user("alice")
+        if admins == 0:
+            async with room.deployment.transaction() as transaction:
+                await users.delete_user(transaction, alice.id, now=room.deployment.now())
+        elif admins == 2:
+            await room.vault.add_user("second", is_admin=True)
+        person = await room.browser()
+        await _sign_in(person)
+        stranger = await _user(room, provider)
+        assert stranger is not None
+        assert stranger.name == getpass.getuser()
+        principal = await local_principal(room.deployment, "claude")
+        assert principal.user_id != stranger.id
+        assert (principal.user_id == alice.id) == (admins == 1)
+        owner = await room.browser()
+        await owner.open(await signin.owner_link(room.deployment, principal.user_id))
+        if admins != 1:
+            assert (await _whoami(owner)).startswith(f"{getpass.getuser()} (")
+        agents = {await _agents(browser) for browser in (owner, person)}
+        assert agents == {True, False}, "the owner's agent is the owner's"
+
+
+async def _agents(person: Person) -> bool:
+    return "claude" in (await person.open("/agents")).text
+
+
+@pytest.mark.requirement("S-137")
+async def test_an_owner_whose_name_is_free_gets_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with running_room(tmp_path_factory.mktemp("free")) as room:
+        await room.vault.add_user("second", is_admin=True)
+        owner = await find_owner(room.deployment)
+        assert (owner.name, owner.is_admin) == (getpass.getuser(), False)
+        assert (await find_owner(room.deployment)).id == owner.id
 
 
 async def test_a_disabled_user_stays_out(room: Room, provider: OpenIDDouble) -> None:

@@ -139,6 +139,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
 
         note(f"Token Vault, data in {deployment.data}")
         _say_move(deployment)
+        _say_who_comes_in(deployment)
         warn_if_slow()
         tune()
         await _until_told(Companion(build_app(deployment), address_of(deployment)), deployment)
@@ -150,6 +151,12 @@ def _say_move(deployment: Deployment) -> None:
     moved = notice_move(deployment)
     if moved is not None:
         note(moved)
+
+
+def _say_who_comes_in(deployment: Deployment) -> None:
+    for name, one in deployment.settings.sign_in.openid.items():
+        if one.create_users:
+            note(f"Everybody whom {one.issuer} knows may use this vault: sign_in.openid.{name}.create_users is on.")
 
 
 async def _say_first_run(deployment: Deployment) -> None:

@@ -281,9 +281,13 @@ async def user_named(reader: Reader, name: str | None) -> User:
 
 async def user_at_browser(deployment: Deployment, name: str | None) -> User:
     """Whom a printed link signs in: as `user_named`; a vault that nobody uses yet gets its owner, as with stdio."""
-    from server.owner import find_owner
+    from server.owner import OWNER_ISSUER, OWNER_SUBJECT, find_owner
     from vault import users
 
     if name is None and await users.count_users(deployment.database) == 0:
         return await find_owner(deployment)
-    return await user_named(deployment.database, name)
+    found = await user_named(deployment.database, name)
+    owner = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
+    if name is None and owner is None and not found.is_admin:  # perhaps a stranger whom a provider let in
+        fail(f"the only user, {found.name}, is neither owner nor admin: say whom with --user NAME")
+    return found

@@ -24,6 +24,25 @@ def check_files(
     yield _key(settings, data)
     yield from _secrets(settings, config)
     yield from _proxy(settings, environment)
+    yield from _sign_in(settings)
+
+
+def _sign_in(settings: Settings) -> Iterator[Finding]:
+    """Whom a provider of sign-in lets in, where the operator did not say it or lets everybody in."""
+    for name, one in settings.sign_in.openid.items():
+        setting = f"sign_in.openid.{name}.create_users"
+        if one.create_users:
+            yield noted(
+                "sign_in",
+                f"everybody whom {one.issuer} knows may use this vault ({setting})",
+                mend="set it to false unless that provider is your own, and link people with token-vault users link",
+            )
+        elif "create_users" not in one.model_fields_set:
+            yield noted(
+                "sign_in",
+                f"only people who are linked sign in through {one.issuer}: {setting} is not set",
+                mend="set it to false to keep that, or to true where everybody whom that provider knows may come in",
+            )
 
 
 def check_packages() -> Iterator[Finding]:
