@@ -14,6 +14,7 @@ from tests.seeded import seed
 from tests.upstream_double import Fault
 from vault import connections, revocations
 from vault.connections import find, get_connection, list_connections
+from vault.database import Conflict
 from vault.records import Connection, ConnectionState
 from vault.refusals import (
     CiphertextRejected,
@@ -140,6 +141,175 @@ async def test_an_account_is_found_by_its_id_its_label_and_the_connections_id(ro
         assert found.id == other.id
     assert await find(room.database, user_id, provider="slack", account="nobody") == ()
     assert await find(room.database, user_id, provider="google") == ()
+
+
+async def test_an_account_whose_salt_was_lost_is_connected_anew(room: Room) -> None:
+    first = await room.connect()
+    async with room.database.transaction() as transaction:
+        await room.vault.keys.destroy_connection_key(transaction, first.id)
+    with pytest.raises(CiphertextRejected):
+        await room.exchange()
+    again = await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert (again.id, again.has_refresh_token) == (first.id, True)
+    assert (await room.exchange()).value in room.slack.issued
+    room.pass_time(3600)
+    assert (await room.exchange()).value in room.slack.issued
+    (left,) = await revocations.list_revocations(room.database, room.alice.user.id)
+    assert (left.outcome, left.is_superseded) == ("unreadable", True), "the grant before is known, and cannot be ended"
+
+
+# Connecting again: the grant before
+
+
+def give(room: Room, *, ends_grant: bool | None) -> None:
+    """Say of the provider what ending one grant does to the others."""
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=ends_grant)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+
+
+async def outcomes(room: Room) -> list[str]:
+    return sorted(one.outcome for one in await revocations.list_revocations(room.database, room.alice.user.id))
+
+
+def alive(room: Room) -> list[bool]:
+    return [family.is_alive for family in room.slack.families]
+
+
+async def test_where_a_revocation_ends_one_grant_the_one_before_is_ended_at_once(room: Room) -> None:
+    give(room, ends_grant=False)
+    first = await room.connect()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await revocations.run_due(room.vault) == 1
+    assert alive(room) == [False, True]
+    (event,) = await room.events("connection.upstream_revoked")
+    assert event.connection_id != first.id
+    assert (await room.exchange()).connection_id == first.id
+
+
+@pytest.mark.parametrize("ends_grant", [True, None])
+async def test_where_a_revocation_may_end_all_the_grants_before_are_ended_with_the_last(
+    room: Room, *, ends_grant: bool | None
+) -> None:
+    give(room, ends_grant=ends_grant)
+    room.slack.ends_everything = bool(ends_grant)
+    first = await room.connect()
+    for _ in range(2):
+        await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await revocations.run_due(room.vault) == 0
+    assert await outcomes(room) == ["held", "held"]
+    assert alive(room) == [True, True, True]
+    room.pass_time(3600)
+    assert (await room.exchange()).value in room.slack.issued
+    await disconnect(room, first)
+    assert await revocations.run_due(room.vault) == 3
+    assert alive(room) == [False, False, False]
+    assert await outcomes(room) == ["revoked"] * 3
+    rows = await room.database.fetch("select connection_id from keys.connection_keys")
+    assert list(rows) == []
+
+
+async def test_the_grants_of_other_accounts_stay_held(room: Room) -> None:
+    first = await room.connect()
+    other = await room.connect(account="work")
+    for account in ("alice", "work"):
+        await open_with(room, room.slack.consent(account, SLACK_SCOPES))
+    await disconnect(room, first)
+    assert await revocations.run_due(room.vault) == 2
+    assert await outcomes(room) == ["held", "revoked", "revoked"]
+    assert alive(room) == [False, True, False, True]
+    assert (await room.exchange()).connection_id == other.id
+
+
+async def test_the_same_tokens_again_are_no_other_grant(room: Room) -> None:
+    answer = room.slack.consent("alice", SLACK_SCOPES)
+    await open_with(room, answer)
+    await open_with(room, answer)
+    lasting = room.slack.consent("work", SLACK_SCOPES, refreshable=False)
+    await open_with(room, lasting)
+    await open_with(room, lasting)
+    assert await outcomes(room) == []
+
+
+async def test_a_grant_that_the_provider_called_dead_is_not_ended_again(room: Room) -> None:
+    await room.connect()
+    room.slack.families[0].is_alive = False
+    room.pass_time(3600)
+    with pytest.raises(ConnectionRequired):
+        await room.exchange()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await outcomes(room) == []
+
+
+@pytest.mark.parametrize("ends_grant", [True, False])
+async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what_gets_ended(
+    room: Room, *, ends_grant: bool
+) -> None:
+    give(room, ends_grant=ends_grant)
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+        room.slack.gate.set()
+        assert (await slow).value in room.slack.issued
+    newest = room.slack.families[0].refresh_token
+    if ends_grant:
+        await disconnect(room, connection)
+    room.pass_time(61)
+    await revocations.run_due(room.vault)
+    assert newest in [refresh_token for refresh_token, _ in room.slack.revocations]
+    assert alive(room) == [False, not ends_grant]
+
+
+async def test_a_revocation_that_is_late_does_not_end_what_was_connected_since(room: Room) -> None:
+    room.slack.ends_everything = True
+    first = await room.connect()
+    await disconnect(room, first)
+    room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+    assert await revocations.revoke_upstream(room.vault, first.id) == "failed"
+    second = await room.connect()
+    room.pass_time(86400)
+    assert await revocations.run_due(room.vault) == 1
+    assert await outcomes(room) == ["held"]
+    assert alive(room) == [True, True]
+    await disconnect(room, second)
+    assert await revocations.run_due(room.vault) == 2
+    assert alive(room) == [False, False]
+
+
+async def test_of_two_consents_at_once_the_newer_counts_whichever_is_stored_first(room: Room) -> None:
+    older, newer = (room.slack.consent("alice", SLACK_SCOPES) for _ in range(2))
+
+    async def store(answer: TokenAnswer, at: int) -> Connection:
+        for _ in range(3):
+            try:
+                async with room.database.transaction() as transaction:
+                    return await connections.open_connection(
+                        transaction,
+                        room.vault.keys,
+                        user_id=room.alice.user.id,
+                        provider="slack",
+                        answer=answer,
+                        asked=SLACK_SCOPES,
+                        policy=room.vault.policies["slack"],
+                        now=room.now,
+                        consented_ms=at,
+                    )
+            except Conflict:
+                continue
+        raise AssertionError("there was always another one")
+
+    first, second = await asyncio.gather(store(newer, 2000), store(older, 1000))
+    assert first.id == second.id
+    await room.allow(first, SLACK_SCOPES)
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert [send.refresh_token for send in room.slack.sends] == [newer.refresh_token]
+    await disconnect(room, first)
+    await revocations.run_due(room.vault)
+    assert alive(room) == [False, False]
 
 
 # Disconnecting

@@ -511,9 +511,9 @@ async def test_a_folder_that_cannot_hold_files_is_refused_with_the_mend(tmp_path
 async def test_an_upgrade_that_fails_leaves_the_version_it_found(
     empty_sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (right,) = schema_files()
-    broken = SchemaFile(right.number, (*right.vault, "create nonsense"), right.keys)
-    monkeypatch.setattr(vault.sqlite_files, "schema_files", lambda: (broken,))
+    *earlier, last = schema_files()
+    broken = SchemaFile(last.number, (*last.vault, "create nonsense"), last.keys)
+    monkeypatch.setattr(vault.sqlite_files, "schema_files", lambda: (*earlier, broken))
     with pytest.raises(StorageUnavailable):
         await empty_sqlite_store.open()
     monkeypatch.undo()

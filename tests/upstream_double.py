@@ -79,6 +79,7 @@ class UpstreamDouble:
         self.revoke_gate: asyncio.Event | None = None
         self.revoke_arrived = asyncio.Event()
         self.is_configured = True
+        self.ends_everything = False  # one revocation ends whatever the person gave the app
         self.has_grace = False  # sends the answer again to whoever brings the token before
         self._numbers = itertools.count(1)
 
@@ -163,7 +164,8 @@ class UpstreamDouble:
             await self.revoke_gate.wait()
         outcome = self.revoke_outcomes.popleft() if self.revoke_outcomes else RevokeOutcome.REVOKED
         for family in self.families:
-            if outcome is RevokeOutcome.REVOKED and refresh_token in (family.refresh_token, *family.spent):
+            is_meant = self.ends_everything or refresh_token in (family.refresh_token, *family.spent)
+            if outcome is RevokeOutcome.REVOKED and is_meant:
                 family.is_alive = False
         return outcome
 

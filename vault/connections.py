@@ -1,5 +1,8 @@
 """Connections: a user's accounts at providers with their sealed tokens; opened, listed, disconnected.
 
+Connecting an account again replaces its tokens. The grant before is not forgotten: it becomes an ended connection of
+its own with a pending revocation, `held` until the account is disconnected where ending it might end the new one too.
+
 Refreshing is `vault.rotation`, ending a grant at the provider is `vault.revocations`, who may use a connection is
 `vault.delegations`. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
 `access_generation`, a pending revocation at generation 0; each value opens in its own row and column only.
@@ -23,14 +26,19 @@ from vault.database import (
     text,
     text_or_none,
 )
+from vault.endings import (
+    ACCESS_TOKEN,
+    REFRESH_TOKEN,
+    Aside,
+    add_pending,
+    release_held,
+    seal_revocation,
+    set_aside,
+)
 from vault.keys import ConnectionKey, KeyRing
 from vault.records import TENANT, Connection, ConnectionState, Event, format_scope, new_id, parse_scope
 from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
-
-REFRESH_TOKEN = "refresh_token"
-ACCESS_TOKEN = "access_token"
-REVOCATION = "revocation"
 
 
 def narrowed_token(scope_key: str) -> str:
@@ -55,21 +63,25 @@ _GET = f"{_LIST} and k.id = :id"
 _FIND = f"{_LIST} and k.provider = :provider and k.ended_at is null order by k.created_at, k.id"
 
 _EXISTING = """
-    select id, generation, refresh_sealed, grant_expires_at, created_at from connections
+    select id, user_id, provider, account, label, scopes, state, generation, access_generation, refresh_sealed,
+        access_sealed, access_expires_at, grant_expires_at, lease_until, consented_ms
+    from connections
     where tenant = :tenant and user_id = :user_id and provider = :provider and account = :account and ended_at is null
 """
 _INSERT = """
     insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, refresh_sealed,
         access_sealed, access_generation, access_expires_at, grant_expires_at, idle_expires_at, metadata, created_at,
-        refreshed_at)
+        refreshed_at, consented_ms)
     values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :generation, :refresh_sealed,
-        :access_sealed, :generation, :access_expires_at, :grant_expires_at, :idle_expires_at, :metadata, :now, :now)
+        :access_sealed, :generation, :access_expires_at, :grant_expires_at, :idle_expires_at, :metadata, :now, :now,
+        :consented_ms)
 """
 _RECONNECT = """
     update connections set label = :label, scopes = :scopes, state = :state, reason = null, generation = :generation,
         refresh_sealed = :refresh_sealed, access_sealed = :access_sealed, access_generation = :generation,
         access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at,
-        idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now
+        idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now,
+        consented_ms = :consented_ms
     where tenant = :tenant and id = :id and generation = :previous and ended_at is null
 """
 _FREE_LEASE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant and id = :id"
@@ -156,12 +168,15 @@ async def open_connection(
     asked: frozenset[str],
     policy: UpstreamPolicy,
     now: int,
+    consented_ms: int | None = None,
 ) -> Connection:
     """Store what the provider answered to a consent: a new connection, or the same account connected again.
 
     Connecting again keeps the id and the delegations; the granted scopes are those of the new answer, the refresh
-    token stays when the answer has none. An answer without `scope` means what was asked (RFC 6749 §5.1). The caller
-    records `connection.opened` as the last thing in its transaction.
+    token stays when the answer has none. An answer without `scope` means what was asked (RFC 6749 §5.1).
+    `consented_ms` is when the answer came: one that is older than the account's newest consent changes nothing but is
+    kept to be ended. The caller records `connection.opened` as the last thing in its transaction. Raises Conflict
+    when another process connected the same account just now: the whole transaction can be tried again.
     """
     account = answer.account
     if account is None or not account.id:
@@ -183,6 +198,7 @@ async def open_connection(
         "idle_expires_at": idle_expiry(policy, now=now),
         "metadata": json.dumps(dict(answer.metadata), sort_keys=True, separators=(",", ":")),
         "now": now,
+        "consented_ms": consented_ms,
     }
     for _ in range(5):
         existing = await transaction.fetch_one(_EXISTING, named)
@@ -193,6 +209,9 @@ async def open_connection(
             await transaction.execute(_INSERT, {**facts, **sealed, "id": connection_id})
             break
         connection_id = text(existing, "id")
+        if consented_ms is not None and consented_ms < (integer_or_none(existing, "consented_ms") or 0):
+            await set_aside(transaction, ring, _aside_of_answer(existing, answer), policy=policy, now=now)
+            break
         if await _reconnect(transaction, ring, existing, answer=answer, account=account, policy=policy, facts=facts):
             break
     else:
@@ -215,12 +234,12 @@ async def _reconnect(
 ) -> bool:
     """Put a new consent's tokens in the place of the old ones; False when a refresh moved the row meanwhile."""
     connection_id, previous = text(existing, "id"), integer(existing, "generation")
-    key = await ring.load_key(transaction, user_id=text(facts, "user_id"), connection_id=connection_id)
-    kept: str | None = None
-    if answer.refresh_token is None and (sealed_before := binary_or_none(existing, "refresh_sealed")) is not None:
-        kept = key.open(
-            sealed_before, purpose=REFRESH_TOKEN, provider=policy.provider, account=account.id, generation=previous
-        )
+    # A salt or a user's key that was lost is made anew: what was sealed under it is lost, the account is not.
+    key = await ring.create_keys(
+        transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
+    )
+    before = _aside_of_row(key, existing)
+    kept = before.refresh_token if answer.refresh_token is None else None
     sealed = _seal_answer(
         key, answer, account=account, policy=policy, generation=previous + 1, kept=kept, now=integer(facts, "now")
     )
@@ -238,6 +257,8 @@ async def _reconnect(
     else:
         await transaction.execute(_DROP_INTENTS, only_id)
         await transaction.execute(_FREE_LEASE, only_id)
+    if _is_another_grant(existing, before, answer, now=integer(facts, "now")):
+        await set_aside(transaction, ring, before, policy=policy, now=integer(facts, "now"))
     return True
 
 
@@ -265,6 +286,63 @@ def _seal_answer(
     }
 
 
+def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
+    """The grant of a connection's row, as far as it opens."""
+
+    def opened(column: str, purpose: str, generation: int) -> str | None:
+        sealed = binary_or_none(row, column)
+        if sealed is None:
+            return None
+        try:
+            return key.open(
+                sealed,
+                purpose=purpose,
+                provider=text(row, "provider"),
+                account=text(row, "account"),
+                generation=generation,
+            )
+        except CiphertextRejected:
+            return None
+
+    return Aside(
+        text(row, "user_id"),
+        text(row, "provider"),
+        text(row, "account"),
+        text(row, "label"),
+        scopes=parse_scope(text(row, "scopes")),
+        refresh_token=opened("refresh_sealed", REFRESH_TOKEN, integer(row, "generation")),
+        access_token=opened("access_sealed", ACCESS_TOKEN, integer(row, "access_generation")),
+        generation=integer(row, "generation"),
+        lease_until=integer_or_none(row, "lease_until"),
+    )
+
+
+def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
+    """The grant of a consent that came too late: the account has a newer one."""
+    return Aside(
+        text(existing, "user_id"),
+        text(existing, "provider"),
+        text(existing, "account"),
+        text(existing, "label"),
+        scopes=answer.scopes or frozenset(),
+        refresh_token=answer.refresh_token,
+        access_token=answer.access_token,
+    )
+
+
+def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, now: int) -> bool:
+    """Whether the tokens before belong to a grant that may live on beside the one of the new answer."""
+    has_refresh_token = binary_or_none(existing, "refresh_sealed") is not None
+    if has_refresh_token and text(existing, "state") == ConnectionState.NEEDS_REAUTH.value:
+        return False  # the provider itself said that it is dead
+    if has_refresh_token:
+        return answer.refresh_token is not None and answer.refresh_token != before.refresh_token
+    if answer.refresh_token is None and answer.access_token == before.access_token:
+        return False
+    expires_at = integer_or_none(existing, "access_expires_at")
+    return bool(before.access_token) and (expires_at is None or now < expires_at)
+
+
 # Disconnecting
 
 
@@ -290,16 +368,6 @@ _END_DELEGATIONS = """
     update delegations set revoked_at = :now, changed_at = :now
     where tenant = :tenant and user_id = :user_id and connection_id = :id and revoked_at is null
 """
-_PENDING = """
-    insert into upstream_revocations
-        (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at)
-    values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at)
-"""
-# Moving the counter voids the end of an attempt that is on its way with the older tokens.
-_REPLACE_PENDING = """
-    update upstream_revocations set sealed = :sealed, next_at = :now, attempts = attempts + 1
-    where tenant = :tenant and connection_id = :id and done_at is null
-"""
 
 
 async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connection, *, now: int) -> PendingRevocation:
@@ -317,19 +385,16 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
     await transaction.execute(_FORGET, which)
     await transaction.execute(_DROP_NARROWED, which)
     await transaction.execute(_END_DELEGATIONS, mine)
-    # A refresh in flight may have spent the token that we hold: wait until its answer is in, or cannot come any more.
-    due_at = None if sealed is None else max(now, integer_or_none(row, "lease_until") or now)
-    await transaction.execute(
-        _PENDING,
-        {
-            **mine,
-            "provider": connection.provider,
-            "sealed": sealed,
-            "outcome": "pending" if sealed is not None else "unreadable",
-            "next_at": due_at,
-            "done_at": None if sealed is not None else now,
-        },
+    await release_held(
+        transaction,
+        user_id=connection.user_id,
+        provider=connection.provider,
+        account=text(row, "account"),
+        now=now,
     )
+    # A refresh in flight may have spent the token that we hold: wait until its answer is in, or cannot come any more.
+    due_at = max(now, integer_or_none(row, "lease_until") or now)
+    await add_pending(transaction, {**mine, "provider": connection.provider}, sealed=sealed, due_at=due_at, now=now)
     if sealed is None:
         await ring.destroy_connection_key(transaction, connection.id)
     await append(
@@ -342,7 +407,9 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
         ),
         now=now,
     )
-    return PendingRevocation(connection.id, connection.user_id, connection.provider, due_at)
+    return PendingRevocation(
+        connection.id, connection.user_id, connection.provider, due_at=None if sealed is None else due_at
+    )
 
 
 async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, connection: Connection) -> bytes | None:
@@ -375,27 +442,3 @@ async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, co
         provider=connection.provider,
         account=connection.account,
     )
-
-
-def seal_revocation(
-    key: ConnectionKey, *, refresh_token: str | None, access_token: str | None, provider: str, account: str
-) -> bytes:
-    """The tokens that a revocation at the provider needs, sealed."""
-    tokens = json.dumps({REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}, separators=(",", ":"))
-    return key.seal(tokens, purpose=REVOCATION, provider=provider, account=account, generation=0)
-
-
-def open_revocation(key: ConnectionKey, sealed: bytes, *, provider: str, account: str) -> tuple[str | None, str | None]:
-    """Refresh token and access token of a pending revocation."""
-    tokens: dict[str, str | None] = json.loads(
-        key.open(sealed, purpose=REVOCATION, provider=provider, account=account, generation=0)
-    )
-    return tokens.get(REFRESH_TOKEN), tokens.get(ACCESS_TOKEN)
-
-
-async def replace_pending(transaction: Transaction, connection_id: str, *, sealed: bytes, now: int) -> bool:
-    """Revoke newer tokens instead: the answer of a refresh that was on its way at disconnection. False: too late."""
-    changed = await transaction.execute(
-        _REPLACE_PENDING, {"tenant": TENANT, "id": connection_id, "sealed": sealed, "now": now}
-    )
-    return changed == 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from vault.adoption import hand_over
 from vault.audit import append
-from vault.connections import open_revocation
 from vault.database import Reader, Row, binary_or_none, integer, integer_or_none, text
+from vault.endings import HELD, SUPERSEDED, open_revocation
 from vault.flights import Vault
 from vault.records import TENANT, Event
 from vault.refusals import CiphertextRejected
@@ -27,7 +27,7 @@ BATCH = 20  # revocations per round of `run_due`
 
 _READ = """
     select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, r.done_at,
-        k.account, k.label
+        k.account, k.label, coalesce(k.reason, cast(:nothing as text)) as reason
     from upstream_revocations r
     join connections k on k.tenant = r.tenant and k.id = r.connection_id
     where r.tenant = :tenant
@@ -43,6 +43,14 @@ _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
+_HOLD = """
+    update upstream_revocations set outcome = :held, next_at = null
+    where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and exists (
+        select 1 from connections k
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.account = :account
+            and k.ended_at is null
+    )
+"""
 _DONE = """
     update upstream_revocations set outcome = :outcome, sealed = null, next_at = null, done_at = :now
     where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
@@ -57,8 +65,9 @@ _FAILED = """
 class Revocation:
     """Where the end of a grant at its provider stands.
 
-    `outcome` is `pending`, `failed` (will be repeated), `revoked`, `unsupported` (the provider has no such endpoint, so
-    only the person can remove the access there), `given_up` or `unreadable`.
+    `outcome` is `pending`, `failed` (will be repeated), `held` (until its account is disconnected), `revoked`,
+    `unsupported` (the provider has no such endpoint, so only the person can remove the access there), `given_up` or
+    `unreadable`.
     """
 
     connection_id: str
@@ -66,6 +75,7 @@ class Revocation:
     provider: str
     account: str
     label: str
+    is_superseded: bool  # of a grant that a newer consent of the same account replaced
     outcome: str
     attempts: int
     created_at: int
@@ -76,13 +86,14 @@ class Revocation:
 
 async def find_revocation(reader: Reader, connection_id: str) -> Revocation | None:
     """The revocation that a disconnection left, done or not."""
-    rows = await reader.fetch(_ONE, {"tenant": TENANT, "id": connection_id})
+    rows = await reader.fetch(_ONE, {"tenant": TENANT, "id": connection_id, "nothing": ""})
     return _revocation(rows[0]) if rows else None
 
 
 async def list_revocations(reader: Reader, user_id: str) -> tuple[Revocation, ...]:
     """Every revocation of a user's disconnected connections, newest first."""
-    return tuple(_revocation(row) for row in await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id}))
+    rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id, "nothing": ""})
+    return tuple(_revocation(row) for row in rows)
 
 
 def _revocation(row: Row) -> Revocation:
@@ -92,6 +103,7 @@ def _revocation(row: Row) -> Revocation:
         provider=text(row, "provider"),
         account=text(row, "account"),
         label=text(row, "label"),
+        is_superseded=text(row, "reason") == SUPERSEDED,
         outcome=text(row, "outcome"),
         attempts=integer(row, "attempts"),
         created_at=integer(row, "created_at"),
@@ -121,6 +133,8 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
     pending = await find_revocation(vault.database, connection_id) or pending
     if not _is_due(pending, now=now):  # another process took it meanwhile
         return pending.outcome
+    if await _hold(vault, pending):
+        return HELD
     if not await _take(vault, pending, now=now):
         return pending.outcome
     try:
@@ -139,7 +153,18 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
 
 
 def _is_due(pending: Revocation, *, now: int) -> bool:
-    return pending.done_at is None and (pending.next_at or 0) <= now
+    return pending.done_at is None and pending.next_at is not None and pending.next_at <= now
+
+
+async def _hold(vault: Vault, pending: Revocation) -> bool:
+    """Wait while the account is connected anew, where this revocation might end the newer consent as well."""
+    policy = vault.policies.get(pending.provider)
+    if policy is not None and policy.revoke_ends_grant is False:
+        return False
+    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "held": HELD}
+    account = {"user_id": pending.user_id, "provider": pending.provider, "account": pending.account}
+    async with vault.database.transaction() as transaction:
+        return await transaction.execute(_HOLD, {**which, **account}) == 1
 
 
 async def _take(vault: Vault, pending: Revocation, *, now: int) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import assert_never
 
-from vault import connections, leases
+from vault import connections, endings, leases
 from vault.attenuate import expand, is_within, missing
 from vault.audit import append
 from vault.connections import idle_expiry
@@ -310,7 +310,25 @@ class Spender:
             if not newer and not self._is_still_held(facts):
                 break
         await leases.resolve(transaction, lease)
+        await self._set_aside(transaction, lease, answer, now=now)
         return _Fate.MOVED, 0
+
+    async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> None:
+        """The person connected this account again meanwhile: what is to be ended of the grant before is this answer."""
+        if answer.refresh_token is None:
+            return
+        facts = self.facts
+        grant = endings.Aside(
+            facts.user_id,
+            facts.provider,
+            facts.account,
+            facts.label,
+            scopes=facts.scopes,
+            refresh_token=answer.refresh_token,
+            access_token=answer.access_token,
+            generation=lease.generation,
+        )
+        await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
 
     def _is_still_held(self, facts: Facts) -> bool:
         """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
@@ -321,14 +339,14 @@ class Spender:
 
     async def _revoke_later(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> bool:
         """The person disconnected while the answer was on its way: hand it to the pending revocation."""
-        sealed = connections.seal_revocation(
+        sealed = endings.seal_revocation(
             self.key,
             refresh_token=answer.refresh_token or self.refresh_token,
             access_token=answer.access_token,
             provider=self.facts.provider,
             account=self.facts.account,
         )
-        return await connections.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
+        return await endings.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
 
     async def _revoke_at_once(self, answer: TokenAnswer) -> None:
         """Disconnected, and its revocation is over: these tokens are known to nobody but us."""

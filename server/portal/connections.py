@@ -39,6 +39,10 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "unsupported": f"We cannot end access there from outside. Our keys to its tokens are destroyed. {_BY_HAND}",
     "pending": "Ending the access at the provider is under way.",
     "failed": "The provider has not ended the access yet. We keep trying; nobody can use it here meanwhile.",
+    "held": (
+        "An earlier consent of an account that you connected again. It is ended when you disconnect the account: "
+        "ending it before might end the newer one too."
+    ),
     "given_up": f"The provider did not answer for days. Our keys to its tokens are destroyed. {_BY_HAND}",
     "unreadable": f"Its tokens could not be opened any more, so the provider could not be asked. {_BY_HAND}",
 }

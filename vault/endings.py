@@ -1,0 +1,196 @@
+"""Grants that are to be ended at their provider: their sealed tokens until that is done, and when it may be.
+
+A connection that is disconnected leaves one, and so does an account that is connected again: the grant before becomes
+an ended connection of its own, `held` until the account is disconnected where ending it might end the newer one too.
+Asking the provider is `vault.revocations`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vault.database import Transaction, Value, text
+from vault.keys import ConnectionKey, KeyRing
+from vault.records import TENANT, ConnectionState, format_scope, new_id
+from vault.upstream import UpstreamPolicy
+
+REFRESH_TOKEN = "refresh_token"
+ACCESS_TOKEN = "access_token"
+REVOCATION = "revocation"
+SUPERSEDED = "superseded"  # the reason of an ended connection that is a grant which a newer consent replaced
+HELD = "held"  # the outcome of a revocation that waits until its account is disconnected
+
+
+_PENDING = """
+    insert into upstream_revocations
+        (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at)
+    values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at)
+"""
+# Moving the counter voids the end of an attempt that is on its way with the older tokens.
+_REPLACE_PENDING = """
+    update upstream_revocations set sealed = :sealed, next_at = :now, attempts = attempts + 1
+    where tenant = :tenant and connection_id = :id and done_at is null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A grant at a provider that no connection uses; `refresh_token` and `access_token` None: they do not open.
+
+    `generation` is that of the connection which it was the grant of, 0 for one that never was.
+    """
+
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    scopes: frozenset[str]
+    refresh_token: str | None = field(repr=False)
+    access_token: str | None = field(repr=False)
+    generation: int = 0
+    lease_until: int | None = None
+
+
+_INSERT_ENDED = """
+    insert into connections (tenant, id, user_id, provider, account, label, scopes, state, reason, generation, metadata,
+        created_at, ended_at)
+    values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :reason, :generation, :metadata,
+        :now, :now)
+"""
+_SUPERSEDED = """
+    select k.id from upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id
+    where r.tenant = :tenant and r.user_id = :user_id and r.done_at is null and k.reason = :superseded
+        and k.provider = :provider and k.account = :account and k.generation = :generation
+"""
+_RENEW_ASIDE = """
+    update upstream_revocations set sealed = :sealed, attempts = attempts + 1,
+        next_at = case when outcome = :held then next_at else cast(:now as bigint) end
+    where tenant = :tenant and connection_id = :id and done_at is null
+"""
+_RELEASE_HELD = """
+    update upstream_revocations set outcome = :pending, next_at = :now
+    where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (
+        select k.id from connections k
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.account = :account
+            and k.ended_at is not null
+    )
+"""
+
+
+async def set_aside(
+    transaction: Transaction, ring: KeyRing, grant: Aside, *, policy: UpstreamPolicy, now: int, is_over: bool = False
+) -> str | None:
+    """Keep a grant to be ended at its provider; its id, None for an API of ours, which has none.
+
+    Where revoking a token may end all that the person gave our app, the newer consent too, it is held until the
+    account is disconnected. `is_over`: the account has no newer consent, so it is due now. The sealed tokens have a
+    key of their own.
+    """
+    if policy.audience is not None:
+        return None
+    aside_id = new_id()
+    key = await ring.create_keys(transaction, user_id=grant.user_id, connection_id=aside_id, now=now)
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "id": aside_id,
+        "user_id": grant.user_id,
+        "provider": grant.provider,
+        "account": grant.account,
+        "label": grant.label,
+        "scopes": format_scope(grant.scopes),
+        "state": ConnectionState.REVOKED.value,
+        "reason": SUPERSEDED,
+        "generation": grant.generation,
+        "metadata": "{}",
+        "now": now,
+    }
+    await transaction.execute(_INSERT_ENDED, which)
+    is_readable = bool(grant.refresh_token or grant.access_token)
+    is_held = not is_over and policy.revoke_ends_grant is not False
+    sealed = _sealed(key, grant) if is_readable else None
+    if not is_readable:
+        await ring.destroy_connection_key(transaction, aside_id)
+    due_at = None if is_held else max(now, grant.lease_until or now)
+    await add_pending(transaction, which, sealed=sealed, due_at=due_at, now=now)
+    return aside_id
+
+
+async def add_pending(
+    transaction: Transaction, which: Mapping[str, Value], *, sealed: bytes | None, due_at: int | None, now: int
+) -> None:
+    """Note that a grant is to be ended; `which` names tenant, id, user_id and provider of its ended connection.
+
+    `sealed` None: its tokens do not open, so nothing can be done. `due_at` None: it is held.
+    """
+    outcome = "unreadable" if sealed is None else HELD if due_at is None else "pending"
+    row: Mapping[str, Value] = {
+        **which,
+        "sealed": sealed,
+        "outcome": outcome,
+        "next_at": None if sealed is None else due_at,
+        "now": now,
+        "done_at": None if sealed is not None else now,
+    }
+    await transaction.execute(_PENDING, row)
+
+
+async def release_held(transaction: Transaction, *, user_id: str, provider: str, account: str, now: int) -> None:
+    """Let the grants of an account that were held be ended: there is no newer one any more."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "provider": provider, "account": account}
+    await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "now": now})
+
+
+def _sealed(key: ConnectionKey, grant: Aside) -> bytes:
+    return seal_revocation(
+        key,
+        refresh_token=grant.refresh_token,
+        access_token=grant.access_token,
+        provider=grant.provider,
+        account=grant.account,
+    )
+
+
+async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, now: int) -> bool:
+    """Keep newer tokens of a grant that was set aside while they were on their way; whether there is such a one."""
+    named: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": grant.user_id,
+        "provider": grant.provider,
+        "account": grant.account,
+        "generation": grant.generation,
+        "superseded": SUPERSEDED,
+    }
+    row = await transaction.fetch_one(_SUPERSEDED, named)
+    if row is None:
+        return False
+    aside_id = text(row, "id")
+    key = await ring.load_key(transaction, user_id=grant.user_id, connection_id=aside_id)
+    sealed = _sealed(key, grant)
+    changed: Mapping[str, Value] = {"tenant": TENANT, "id": aside_id, "sealed": sealed, "held": HELD, "now": now}
+    return await transaction.execute(_RENEW_ASIDE, changed) == 1
+
+
+def seal_revocation(
+    key: ConnectionKey, *, refresh_token: str | None, access_token: str | None, provider: str, account: str
+) -> bytes:
+    """The tokens that a revocation at the provider needs, sealed."""
+    tokens = json.dumps({REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}, separators=(",", ":"))
+    return key.seal(tokens, purpose=REVOCATION, provider=provider, account=account, generation=0)
+
+
+def open_revocation(key: ConnectionKey, sealed: bytes, *, provider: str, account: str) -> tuple[str | None, str | None]:
+    """Refresh token and access token of a pending revocation."""
+    tokens: dict[str, str | None] = json.loads(
+        key.open(sealed, purpose=REVOCATION, provider=provider, account=account, generation=0)
+    )
+    return tokens.get(REFRESH_TOKEN), tokens.get(ACCESS_TOKEN)
+
+
+async def replace_pending(transaction: Transaction, connection_id: str, *, sealed: bytes, now: int) -> bool:
+    """Revoke newer tokens instead: the answer of a refresh that was on its way at disconnection. False: too late."""
+    changed = await transaction.execute(
+        _REPLACE_PENDING, {"tenant": TENANT, "id": connection_id, "sealed": sealed, "now": now}
+    )
+    return changed == 1
