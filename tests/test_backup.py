@@ -144,6 +144,8 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     await room.exchange("google")
     assert await restored(room, path) == {connection.id: Verdict.GOES_ON}
     await room.exchange("google")
+    room.pass_time(2 * HOUR)
+    await room.exchange("google")
     assert [send.outcome for send in room.google.sends] == ["Rotated", "Rotated"]
 
 

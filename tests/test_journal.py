@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from tests.exchanging import Room, open_room, second_process
 from vault import connections, leases
 from vault.adoption import adopt_all
 from vault.flights import Wish
-from vault.journal import FOLDER, GROWTH, KEEP, SLOT, Entry, Journal
+from vault.journal import FOLDER, GROWTH, KEEP, SLOT, Entry, Journal, encode, write_answer
+from vault.journal_slots import LONGEST, slots_for
 from vault.records import Connection
 from vault.refusals import StorageUnavailable, VaultError
 from vault.revocations import BACKOFF, revoke_upstream
 from vault.spending import Spender, open_refresh_token
-from vault.upstream import RevokeOutcome, Rotation
+from vault.upstream import RevokeOutcome, Rotation, TokenAnswer
 
 WAIT = 20.0  # seconds: the bound of every wait here
 DAY = 1_700_000_000
@@ -103,12 +105,182 @@ async def test_answers_are_wiped_after_seven_days(tmp_path: Path) -> None:
     journal.close()
 
 
-async def test_an_answer_too_large_for_a_slot_is_refused_whole(tmp_path: Path) -> None:
+LARGE = Entry("one", 2, "owner", fence=2, at=DAY, sealed=bytes(range(256)) * 140)  # 35 KiB: six slots
+
+
+async def test_an_answer_larger_than_a_slot_takes_several_and_is_found_after_a_restart(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with pytest.raises(StorageUnavailable, match="too large"):
-        await journal.append(Entry("one", 1, "owner", fence=1, at=DAY, sealed=b"x" * SLOT))
-    assert await journal.entries() == ()
+    await journal.append(entry("one", 1))
+    await journal.append(entry("two", 1))
+    await journal.append(LARGE)
+    assert await journal.find("one") == (LARGE,)
+    assert only_file(tmp_path).read_bytes().count(b"TVJ+") == slots_for(len(encode(LARGE))) - 1 > 3
     journal.close()
+    again = Journal(tmp_path)
+    assert await again.find("one") == (LARGE,)
+    await again.append(entry("one", 3))  # a small one takes its place, and the rest is free again
+    assert await again.find("one") == (entry("one", 3),)
+    for number in range(GROWTH - 2):
+        await again.append(entry(f"other {number}"))
+    assert only_file(tmp_path).stat().st_size == SLOT * GROWTH
+    assert len(await again.entries()) == GROWTH
+    again.close()
+
+
+async def test_an_answer_of_64_kib_is_kept_and_one_beyond_all_bounds_is_refused_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    tokens = write_answer("s" * 65536, None, TokenAnswer("a" * 32768, "r" * 32768, expires_in=60)).encode()
+    largest = Entry("one", 1, "owner", fence=1, at=DAY, sealed=tokens)
+    await journal.append(largest)
+    assert await journal.find("one") == (largest,)
+    with pytest.raises(StorageUnavailable, match="too large"):
+        await journal.append(Entry("two", 1, "owner", fence=1, at=DAY, sealed=b"x" * SLOT * LONGEST))
+    assert await journal.entries() == (largest,)
+    journal.close()
+
+
+async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_path: Path) -> None:
+    """Cut after each byte of the head, at each border of a slot and around it; before it lies an older one."""
+    record = encode(LARGE)
+    borders = [border + shift for border in range(SLOT, len(record), SLOT) for shift in (-1, 0, 1, 3, 4, 5)]
+    before = encode(Entry("one", 1, "owner", fence=1, at=DAY, sealed=b"y" * len(LARGE.sealed)))
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    path = folder / "000.journal"
+    for cut in [*range(1, 300), *borders, len(record) - 1]:
+        for left in (bytes(len(record)), before):  # the rest is free, or what the answer was written over
+            torn = record[:cut] + left[cut:]
+            if torn != record:  # both end with the same letter
+                path.write_bytes(torn.ljust(GROWTH * SLOT, b"\0"))
+                assert [found for found in await Journal(tmp_path).find("one") if found.generation == 2] == [], cut
+        path.write_bytes(record[:cut])  # the file itself ends there
+        assert await Journal(tmp_path).entries() == ()
+    for spoiled in (*borders, len(record) - 1):
+        broken = bytearray(record)
+        broken[min(spoiled, len(record) - 1)] ^= 1
+        path.write_bytes(broken.ljust(GROWTH * SLOT, b"\0"))
+        assert await Journal(tmp_path).entries() == ()
+    path.write_bytes(record.ljust(GROWTH * SLOT, b"\0"))
+    assert await Journal(tmp_path).entries() == (LARGE,)
+
+
+async def test_where_a_larger_answer_is_torn_the_one_before_it_is_still_there(tmp_path: Path) -> None:
+    """It is written elsewhere first; the writer ended before it wiped the old one."""
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    path = folder / "000.journal"
+    small, record = encode(entry()).ljust(SLOT, b"\0"), encode(LARGE)
+    path.write_bytes((small + record[: 2 * SLOT]).ljust(GROWTH * SLOT, b"\0"))
+    for journal in (Journal(tmp_path), Journal(tmp_path)):
+        assert await journal.find("one") == (entry(),)
+        await journal.reserve("two", now=DAY)
+        assert await journal.find("one") == (entry(),)
+        journal.close()
+    path.write_bytes((small + record).ljust(GROWTH * SLOT, b"\0"))
+    assert await Journal(tmp_path).find("one") == (LARGE,)
+
+
+async def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
+    """Written out here as that release wrote it: 56 bytes of head, JSON, slots of 8192 bytes."""
+    body = b'{"connection_id":"one","generation":7,"owner":"them","fence":9,"at":1700000000,"sealed":"c2VhbGVk"}'
+    head = b"TVJ1" + len(body).to_bytes(4, "big") + sha256(b"one").digest()[:16] + sha256(body).digest()
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "000.journal").write_bytes(bytes(3 * 8192) + (head + body).ljust(61 * 8192, b"\0"))
+    old = Entry("one", 7, "them", fence=9, at=DAY, sealed=b"sealed")
+    journal = Journal(tmp_path)
+    assert await journal.entries() == (old,)
+    assert await journal.is_ahead("one", generation=7)
+    assert not await journal.is_ahead("one", generation=8)
+    await journal.append(entry("two"))
+    assert set(await journal.entries()) == {old, entry("two")}
+    journal.close()
+
+
+async def test_what_another_process_wrote_is_known_within_a_moment_and_at_once_behind_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = Journal(tmp_path), Journal(tmp_path)
+    await mine.append(entry("mine", 3))
+    assert not await mine.is_ahead("one", generation=1)
+    await other.append(entry("one", 1))
+    assert await mine.is_ahead("one", generation=1, era=1)
+    monkeypatch.setattr("vault.journal.LOOK_EVERY", 3600.0)
+    await mine.look()
+    await other.append(entry("one", 2))
+    assert not await mine.is_ahead("one", generation=2, era=1)
+    assert await mine.is_ahead("mine", generation=3, era=1)
+    assert await mine.is_ahead("one", generation=2, era=2)
+    mine.close()
+    other.close()
+
+
+async def test_a_file_whose_answers_are_over_is_cut_to_what_is_left_of_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(4 * GROWTH):
+        at = DAY + (KEEP if number % 4 == 3 else 0)
+        sealed = LARGE.sealed if number % 32 == 31 else b"sealed"
+        await journal.append(Entry(str(number), 1, "owner", fence=1, at=at, sealed=sealed))
+    before = only_file(tmp_path).stat().st_size
+    kept = {number for number in range(4 * GROWTH) if number % 4 == 3}
+    for _ in range(3):  # the small ones move together first, then there is room for the large ones
+        await journal.sweep(now=DAY + KEEP + 1)
+    assert only_file(tmp_path).stat().st_size < before / 2
+    assert {int(found.connection_id) for found in await journal.entries()} == kept
+    await journal.append(entry("31", 2))
+    await journal.append(entry("new"))
+    journal.close()
+    again = Journal(tmp_path)
+    assert {found.connection_id for found in await again.entries()} == {*map(str, kept), "new"}
+    assert only_file(tmp_path).read_bytes().count(b'"connection_id"') == len(kept) + 1
+    again.close()
+
+
+async def test_answers_that_come_while_a_file_is_cut_are_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(4 * GROWTH):
+        await journal.append(entry(str(number), at=DAY + (KEEP if number % 8 == 0 else 0)))
+    later = DAY + KEEP + 1
+
+    async def go_on(name: str) -> None:
+        for generation in range(2, 8):
+            await journal.append(entry(name, generation, at=later))
+
+    names = [*(str(number) for number in range(0, 4 * GROWTH, 8)), "new", "newer"]
+    await asyncio.gather(journal.sweep(now=later), *map(go_on, names), journal.sweep(now=later))
+    found = {one.connection_id: one.generation for one in await journal.entries()}
+    assert found == dict.fromkeys(names, 7)
+    journal.close()
+    other = Journal(tmp_path)
+    assert {one.connection_id: one.generation for one in await other.entries()} == found
+    other.close()
+
+
+async def test_files_of_ended_processes_are_wiped_and_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    living, ended, mine = Journal(tmp_path), Journal(tmp_path), Journal(tmp_path)
+    await living.append(entry("living"))
+    await ended.append(entry("ended"))
+    await mine.append(entry("mine", at=DAY + KEEP))
+    ended.close()
+    await mine.sweep(now=DAY + KEEP)
+    assert len(list((tmp_path / FOLDER).iterdir())) == 3
+    await mine.sweep(now=DAY + KEEP + 1)
+    assert {found.connection_id for found in await mine.entries()} == {"living", "mine"}
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+    living.close()
+    mine.close()
+
+
+@pytest.mark.parametrize(("access", "refresh"), [(6000, 40), (40, 6000), (6000, 6000), (30_000, 30_000)])
+async def test_large_tokens_survive_the_end_of_their_process_before_the_commit(
+    store: Store, access: int, refresh: int
+) -> None:
+    async with open_room(store, rotation=Rotation.REVOKES) as room:
+        room.slack.padding = (access, refresh)
+        connection = await die_before_the_commit(room)
+        (found,) = await room.vault.journal.find(connection.id)
+        assert len(found.sealed) > access + refresh
+        assert room.slack.issued[(await room.exchange()).value]
+        assert [send.outcome for send in room.slack.sends] == ["Rotated"]
 
 
 async def test_without_room_for_the_answer_nothing_is_sent(room: Room) -> None:

@@ -81,6 +81,7 @@ class UpstreamDouble:
         self.is_configured = True
         self.ends_everything = False  # one revocation ends whatever the person gave the app
         self.has_grace = False  # sends the answer again to whoever brings the token before
+        self.padding: tuple[int, int] = (0, 0)  # letters that an access and a refresh token have at least
         self._numbers = itertools.count(1)
 
     def authorization_url(
@@ -175,4 +176,4 @@ class UpstreamDouble:
         return token
 
     def _name(self, kind: str) -> str:
-        return f"CANARY-{kind}-{next(self._numbers)}"
+        return f"CANARY-{kind}-{next(self._numbers)}".ljust(self.padding[kind == "rt"], "x")

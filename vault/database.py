@@ -85,6 +85,11 @@ class Database(Reader, Protocol):
 
     clock_offset: int
 
+    @property
+    def server_changes(self) -> int:
+        """How often another server was found behind the address: after a failover, what it holds may be older."""
+        ...
+
     def now(self) -> int:
         """The database's time in integer seconds; costs no query."""
         ...

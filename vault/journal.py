@@ -2,100 +2,54 @@
 
 A rotated refresh token exists once: in the answer. One write and one sync to a preallocated file of this host take a
 fraction of a millisecond and need no database. Files stand in `journal/` of the data directory, mode 0600; a process
-locks the first that nobody has and goes on in it, so there are as many as processes at once. A slot holds the newest
-answer of one connection, for seven days as redo should the database come back older.
+locks the first that nobody has and goes on in it, so there are as many as processes at once. It keeps the newest
+answer of each connection, for seven days as redo should the database come back older.
 
     journal.reserve(connection_id, now=)   before the claim: room on the disk, or the refresh is refused unsent
     journal.append(entry)                  durable when it returns
+    journal.is_ahead(id, generation=)      whether an answer for that generation or a later one is known; from memory
     journal.find(connection_id)            what any process of this host wrote, living or dead; newest first
-    journal.entries()                      the newest of each connection; read at start
-    journal.sweep(now=)                    wipe what is older than seven days
+    journal.newest()                       how new the newest answer of each connection is; read at start
+    journal.sweep(now=)                    wipe what is older than seven days, and give the room back
 
-A slot is `TVJ1`, the body's length (4 bytes), a tag of the connection (16), the SHA-256 of the body (32), the body:
-JSON with what is not secret, and the answer sealed by the connection's key, so that it is destroyed with that key.
-Torn writes fail the checksum and count as not written. Committing an entry is `vault.adoption`.
+The answer is sealed by the connection's key, so that it is destroyed with that key. The bytes, and the index of them
+that is kept in memory, are `vault.journal_slots`. Committing an entry is `vault.adoption`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import fcntl
-import hashlib
+import heapq
 import json
 import logging
 import os
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from vault.journal_slots import SLOT, Entry, Index, Place, decode, encode, read, slots_for_answer
 from vault.keysources.private_file import sync_folder
 from vault.records import format_scope, parse_scope
 from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
 
+__all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Entry", "Journal", "decode", "encode"]
+
 log = logging.getLogger("token_vault.rotation")
 
 FOLDER = "journal"
 JOURNAL = "journal"  # the purpose under which an answer is sealed
-SLOT = 8192  # bytes: an answer with two large tokens
 GROWTH = 64  # slots that are allocated at once
 KEEP = 7 * 86400  # seconds
-_HEADER = struct.Struct(">4sI16s32s")
-_MAGIC = b"TVJ1"
+LOOK_EVERY = 1.0  # seconds between looks at what other processes wrote, where nothing says that it matters
+MOVES = 500  # answers that one sweep moves together
+_SHARE = 100  # a look may take one part in so many of the time
+_SETTLED = 0.05  # seconds after which a file that is written again has another time of change
 _FILES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One answer: what `owner` was given for the refresh token of `generation`."""
-
-    connection_id: str
-    generation: int
-    owner: str
-    fence: int
-    at: int
-    sealed: bytes = field(repr=False)
-
-
-def encode(entry: Entry) -> bytes:
-    """The bytes of a slot. Raises StorageUnavailable when the answer is too large."""
-    facts = {
-        "connection_id": entry.connection_id,
-        "generation": entry.generation,
-        "owner": entry.owner,
-        "fence": entry.fence,
-        "at": entry.at,
-        "sealed": base64.b64encode(entry.sealed).decode(),
-    }
-    body = json.dumps(facts, separators=(",", ":")).encode()
-    if _HEADER.size + len(body) > SLOT:
-        raise StorageUnavailable("the answer is too large for the journal")
-    return _HEADER.pack(_MAGIC, len(body), _tag(entry.connection_id), hashlib.sha256(body).digest()) + body
-
-
-def decode(slot: bytes) -> Entry | None:
-    """The entry of a slot; None for an empty, torn or foreign one."""
-    if len(slot) < _HEADER.size:
-        return None
-    magic, length, _, checksum = _HEADER.unpack_from(slot)
-    body = slot[_HEADER.size : _HEADER.size + length]
-    if magic != _MAGIC or len(body) != length or hashlib.sha256(body).digest() != checksum:
-        return None
-    try:
-        facts = json.loads(body)
-        return Entry(
-            connection_id=facts["connection_id"],
-            generation=facts["generation"],
-            owner=facts["owner"],
-            fence=facts["fence"],
-            at=facts["at"],
-            sealed=base64.b64decode(facts["sealed"]),
-        )
-    except (ValueError, KeyError, TypeError, binascii.Error):
-        return None
 
 
 def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
@@ -125,10 +79,6 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
     return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 
 
-def _tag(connection_id: str) -> bytes:
-    return hashlib.sha256(connection_id.encode()).digest()[:16]
-
-
 def _sync(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
@@ -139,6 +89,19 @@ def _write(descriptor: int, slot: int, data: bytes) -> None:
     _sync(descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The index of a file as it was when it was looked at; `state` None: it may have been written again since."""
+
+    index: Index
+    state: tuple[int, ...] | None
+
+
+def _state(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class Journal:
     """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
 
@@ -146,37 +109,117 @@ class Journal:
         self._folder = data / FOLDER
         self._descriptor: int | None = None
         self._path: Path | None = None
-        self._slots: dict[str, tuple[int, int]] = {}  # connection -> its slot in our file, and when it was written
-        self._free: list[int] = []
-        self._count = 0
-        self._turn = asyncio.Lock()
+        self._index = Index()  # of our file
+        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> slot, slots and since when: nothing is in yet
+        self._free: list[int] = []  # a heap
+        self._writing: Counter[str] = Counter()
+        self._turn = asyncio.Lock()  # who changes what is free
+        self._is_moving = False
+        self._others: dict[Path, _Seen] = {}
+        self._look = asyncio.Lock()
+        self._era = 0
+        self._look_at = 0.0  # by the monotonic clock: not earlier
         self._lost: list[int] = []  # files that are gone from the folder; somebody may still be writing in them
 
-    async def reserve(self, connection_id: str, *, now: int) -> None:
-        """Have a place on the disk for this connection's answer. Raises StorageUnavailable when there is no room."""
-        if self._has_place(connection_id, now=now):
-            return
+    # Writing
+
+    async def reserve(self, connection_id: str, *, now: int, tokens: int = 0) -> None:
+        """Have a place on the disk for this connection's answer. Raises StorageUnavailable when there is no room.
+
+        `tokens`: bytes of the tokens that it will hold, the spent one among them, as far as can be foreseen.
+        """
+        await self._reserve(connection_id, slots=slots_for_answer(tokens), now=now)
+
+    async def append(self, entry: Entry) -> None:
+        """Keep an answer; durable on return. Raises StorageUnavailable."""
+        data = encode(entry)
+        name, slots = entry.connection_id, -(-len(data) // SLOT)
+        slot = await self._reserve(name, slots=slots, now=entry.at)
+        index = self._index
+        self._writing[name] += 1
+        try:
+            await asyncio.to_thread(_write, self._opened(), slot, data)
+        except OSError as error:
+            raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+        finally:
+            self._writing[name] -= 1
+            if not self._writing[name]:
+                del self._writing[name]
+        if self._index is index:  # else the folder was cleared away meanwhile, and our file with it
+            self._settle(name, Place(slot, slots, entry.generation, entry.fence, entry.at))
+
+    def _settle(self, name: str, place: Place) -> None:
+        """Note what is durable now, and let go of the slots that it does not need."""
+        before = self._index.get(name)
+        room = self._rooms.pop(name, None)
+        self._index.put(name, place)
+        unused: set[int] = set()
+        for held in (before[:2] if before is not None else None, room[:2] if room is not None else None):
+            if held is not None:
+                unused.update(range(held[0], held[0] + held[1]))
+        unused.difference_update(range(place.slot, place.slot + place.slots))
+        if before is not None and before.slot in unused and self._descriptor is not None:
+            with suppress(OSError):  # not synced: an older answer than the one that is durable changes nothing
+                os.pwrite(self._descriptor, bytes(4), before.slot * SLOT)
+        for slot in unused:
+            heapq.heappush(self._free, slot)
+
+    async def _reserve(self, name: str, *, slots: int, now: int) -> int:
+        """The first slot of the place; the caller goes on without a pause."""
+        slot = None if self._is_moving else self._place(name, slots=slots, now=now)
+        if slot is not None:
+            return slot
         async with self._turn:
-            if self._has_place(connection_id, now=now):
-                return
+            slot = self._place(name, slots=slots, now=now)
+            if slot is not None:
+                return slot
             try:
                 if not self._is_in_place():
                     self._leave()
                     await asyncio.to_thread(self._take_file)
-                if not self._free:
+                slot = self._take_slots(slots)
+                while slot is None:
                     await asyncio.to_thread(self._grow)
+                    slot = self._take_slots(slots)
             except OSError as error:
                 raise StorageUnavailable(
                     f"cannot write in {self._folder}: {error.strerror}", detail=str(error)
                 ) from error
-            self._slots[connection_id] = (self._free.pop(), now)
+            before = self._rooms.get(name)
+            if before is not None:  # too small
+                for one in range(before[0], before[0] + before[1]):
+                    heapq.heappush(self._free, one)
+            self._rooms[name] = (slot, slots, now)
+            return slot
 
-    def _has_place(self, connection_id: str, *, now: int) -> bool:
-        """Whether there is one; it is kept from now on."""
-        if connection_id not in self._slots or not self._is_in_place():
-            return False
-        self._slots[connection_id] = (self._slots[connection_id][0], now)
-        return True
+    def _place(self, name: str, *, slots: int, now: int) -> int | None:
+        """The first slot of a place that this connection has already; it is kept from now on."""
+        if not self._is_in_place():
+            return None
+        room = self._rooms.get(name)
+        if room is not None and room[1] >= slots:
+            self._rooms[name] = (*room[:2], now)
+            return room[0]
+        known = self._index.get(name)
+        if room is None and known is not None and known.slots >= slots:
+            self._index.touch(name, at=now)
+            return known.slot
+        return None
+
+    def _take_slots(self, slots: int) -> int | None:
+        """So many neighbouring free slots, the first there are; None: the file has to grow."""
+        if slots == 1:
+            return heapq.heappop(self._free) if self._free else None
+        self._free.sort()  # a sorted list is a heap
+        run = 1
+        for position in range(1, len(self._free)):
+            run = run + 1 if self._free[position] == self._free[position - 1] + 1 else 1
+            if run == slots:
+                first = position - slots + 1
+                slot = self._free[first]
+                del self._free[first : position + 1]
+                return slot
+        return None
 
     def _is_in_place(self) -> bool:
         """Whether we have a file and the next process will find it: somebody may have cleared the folder away."""
@@ -187,47 +230,215 @@ class Journal:
         except OSError:
             return False
 
-    async def append(self, entry: Entry) -> None:
-        """Keep an answer; durable on return. Raises StorageUnavailable."""
-        data = encode(entry)
-        await self.reserve(entry.connection_id, now=entry.at)
-        slot, _ = self._slots[entry.connection_id]
-        try:
-            await asyncio.to_thread(_write, self._opened(), slot, data)
-        except OSError as error:
-            raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+    # Reading
+
+    async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
+        """Whether an answer for this generation or a later one is known. From memory; now and then it looks anew.
+
+        `era` counts the servers that the database had: a new one may have lost what others committed a moment ago.
+        """
+        if era != self._era or time.monotonic() >= self._look_at:
+            self._era = era
+            await self.look()
+        return any(place.generation >= generation for place in self._places(connection_id))
+
+    def _places(self, connection_id: str) -> Iterator[Place]:
+        for index in (self._index, *(seen.index for seen in self._others.values())):
+            place = index.get(connection_id)
+            if place is not None:
+                yield place
 
     async def find(self, connection_id: str) -> tuple[Entry, ...]:
         """What the processes of this host were answered for one connection, the newest first."""
-        found = await asyncio.to_thread(self._found, connection_id)
-        mine = [entry for entry in found if entry.connection_id == connection_id]
-        return tuple(sorted(mine, key=lambda entry: (entry.generation, entry.fence), reverse=True))
+        await self.look()
+        return await asyncio.to_thread(self._found, connection_id)
+
+    async def newest(self) -> Mapping[str, tuple[int, int]]:
+        """How new the newest answer of every connection says it is: generation and fence."""
+        await self.look()
+        newest: dict[str, tuple[int, int]] = {}
+        for index in (self._index, *(seen.index for seen in self._others.values())):
+            for name in index:
+                place = index.get(name)
+                if place is not None and place.age > newest.get(name, (-1, -1)):
+                    newest[name] = place.age
+        return newest
 
     async def entries(self) -> tuple[Entry, ...]:
-        """The newest answer of every connection that this host knows of."""
-        newest: dict[str, Entry] = {}
-        for entry in await asyncio.to_thread(lambda: list(self._scan(None))):
-            known = newest.get(entry.connection_id)
-            if known is None or (known.generation, known.fence) < (entry.generation, entry.fence):
-                newest[entry.connection_id] = entry
-        return tuple(newest.values())
+        """The newest whole answer of every connection that this host knows of."""
+        names = await self.newest()
+        found = await asyncio.to_thread(lambda: [self._found(name) for name in names])
+        return tuple(entries[0] for entries in found if entries)
+
+    async def look(self) -> None:
+        """Bring the index of the other files up to date; those that nobody wrote in meanwhile are not read."""
+        async with self._look:
+            started = time.monotonic()
+            self._others = await asyncio.to_thread(self._looked, self._path, self._others)
+            now = time.monotonic()
+            self._look_at = now + max(LOOK_EVERY, _SHARE * (now - started))
+
+    def _looked(self, mine: Path | None, known: Mapping[Path, _Seen]) -> dict[Path, _Seen]:
+        seen: dict[Path, _Seen] = {}
+        for path in self._paths():
+            if path == mine:
+                continue
+            with self._reading(path) as descriptor:
+                if descriptor is not None:
+                    seen[path] = _seen(descriptor, known.get(path))
+        return seen
+
+    @contextmanager
+    def _reading(self, path: Path) -> Generator[int | None]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            descriptor = None  # it was empty, and removed
+        except OSError as error:
+            log.warning("journal not read", extra={"detail": str(error)})
+            descriptor = None
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _found(self, connection_id: str) -> tuple[Entry, ...]:
+        found: list[Entry | None] = []
+        mine = self._index.get(connection_id)
+        if mine is not None and self._descriptor is not None:
+            found.append(read(self._descriptor, mine))
+        for path, seen in self._others.items():
+            place = seen.index.get(connection_id)
+            if place is not None:
+                with self._reading(path) as descriptor:
+                    found.append(None if descriptor is None else read(descriptor, place))
+        whole = [entry for entry in found if entry is not None and entry.connection_id == connection_id]
+        return tuple(sorted(whole, key=lambda entry: entry.age, reverse=True))
+
+    def _paths(self) -> Sequence[Path]:
+        return sorted(self._folder.glob("*.journal"))
+
+    # Forgetting
 
     async def sweep(self, *, now: int) -> None:
-        """Wipe the answers of our file that are over."""
+        """Wipe the answers that are over, of our file and of those that no process has, and give room back."""
         async with self._turn:
-            over = [(name, slot) for name, (slot, at) in self._slots.items() if now - at > KEEP]
-            for name, slot in over:
-                at = self._slots[name][1]
-                if now - at <= KEEP:
-                    continue  # reserved anew meanwhile
-                del self._slots[name]  # whoever reserves from here on gets another
+            if self._descriptor is not None:
                 try:
-                    await asyncio.to_thread(_write, self._opened(), slot, bytes(SLOT))
+                    await self._wipe_over(now=now)
+                    await self._shrink()
                 except OSError as error:
                     log.warning("journal not swept", extra={"detail": str(error)})
-                    self._slots.setdefault(name, (slot, at))
-                    return
-                self._free.append(slot)
+        await asyncio.to_thread(self._sweep_unowned, self._path, now)
+
+    async def _wipe_over(self, *, now: int) -> None:
+        for name, room in list(self._rooms.items()):
+            if now - room[2] > KEEP:
+                del self._rooms[name]
+                for slot in range(room[0], room[0] + room[1]):
+                    heapq.heappush(self._free, slot)
+        for name in [name for name in self._index if self._is_over(self._index, name, now=now)]:
+            place = self._index.get(name)
+            if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
+                continue  # reserved anew meanwhile
+            self._index.drop(name)  # whoever reserves from here on gets another
+            try:
+                await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+            except OSError:
+                if self._index.get(name) is None:
+                    self._index.put(name, place)
+                raise
+            for slot in range(place.slot, place.slot + place.slots):
+                heapq.heappush(self._free, slot)
+
+    @staticmethod
+    def _is_over(index: Index, name: str, *, now: int) -> bool:
+        place = index.get(name)
+        return place is not None and now - place.at > KEEP
+
+    async def _shrink(self) -> None:
+        """Move answers from the end of a file that is mostly free to its free slots, and cut the end off."""
+        if len(self._free) < max(2 * GROWTH, self._index.count // 2):
+            return
+        self._is_moving = True  # whoever wants to write from here on waits for the turn
+        try:
+            for _ in range(100):
+                if not self._writing:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                return  # the disk is slow just now: at the next sweep
+            moved = await asyncio.to_thread(self._copy_from_end)
+            left = [place for name in moved if (place := self._index.get(name)) is not None]
+            for name, place in moved.items():
+                self._index.put(name, place)
+            self._free += [slot for place in left for slot in range(place.slot, place.slot + place.slots)]
+            free, end = set(self._free), self._index.count
+            while end - 1 in free:
+                end -= 1
+            end = max(GROWTH, -(-end // GROWTH) * GROWTH)
+            await asyncio.to_thread(self._cut, end, left)
+            self._free = [slot for slot in self._free if slot < end]
+            heapq.heapify(self._free)
+            self._index.resize(end)
+        finally:
+            self._is_moving = False
+
+    def _copy_from_end(self) -> dict[str, Place]:
+        """Write answers once more into free slots further in front; durable, and both copies there, on return."""
+        descriptor = self._opened()
+        placed = ((name, self._index.get(name)) for name in self._index)
+        last = heapq.nlargest(MOVES, ((place.slot, name, place) for name, place in placed if place is not None))
+        moved: dict[str, Place] = {}
+        for slot, name, place in last:
+            target = self._take_slots(place.slots)
+            if target is None:
+                continue  # no room for one of several slots, before smaller ones have moved together
+            if target > slot:
+                self._free += range(target, target + place.slots)
+                continue
+            data = os.pread(descriptor, place.slots * SLOT, slot * SLOT)
+            if os.pwrite(descriptor, data, target * SLOT) != len(data):
+                raise OSError(0, "the disk is full")
+            moved[name] = Place(target, *place[1:])
+        if moved:
+            _sync(descriptor)
+        return moved
+
+    def _cut(self, end: int, left: Sequence[Place]) -> None:
+        """Wipe the places that answers were moved from, and end the file."""
+        for place in left:
+            os.pwrite(self._opened(), bytes(place.slots * SLOT), place.slot * SLOT)
+        os.ftruncate(self._opened(), end * SLOT)
+
+    def _sweep_unowned(self, mine: Path | None, now: int) -> None:
+        """The same in files whose processes have ended; one without an answer is removed."""
+        for path in self._paths():
+            if path == mine:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                index = Index.of(descriptor)
+                over = [name for name in index if self._is_over(index, name, now=now)]
+                for name in over:
+                    place = index.get(name)
+                    if place is not None:
+                        os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+                if len(over) == len(index):
+                    path.unlink()
+                elif over:
+                    _sync(descriptor)
+            except OSError:
+                pass  # its process lives, or it is gone by now
+            finally:
+                os.close(descriptor)
+
+    # The file
 
     def close(self) -> None:
         """Let go of the file; the next process goes on in it."""
@@ -240,7 +451,8 @@ class Journal:
         if self._descriptor is not None:
             self._lost.append(self._descriptor)
         self._descriptor = self._path = None
-        self._slots.clear()
+        self._index = Index()
+        self._rooms.clear()
         self._free.clear()
 
     def _take_file(self) -> None:
@@ -251,68 +463,39 @@ class Journal:
             descriptor = os.open(path, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                    raise FileNotFoundError  # swept away since it was opened
             except OSError:
                 os.close(descriptor)
                 continue
-            self._read_index(descriptor)
-            self._path, self._descriptor = path, descriptor
+            index = _seen(descriptor, self._others.get(path)).index
+            self._free = index.free()
+            self._index, self._path, self._descriptor = index, path, descriptor
             return
         raise OSError(0, "all journal files are in use")
 
-    def _read_index(self, descriptor: int) -> None:
-        """Know the slots of the file as its last owner left them; torn ones are free."""
-        self._count = os.fstat(descriptor).st_size // SLOT
-        for slot in range(self._count):
-            entry = decode(os.pread(descriptor, SLOT, slot * SLOT))
-            if entry is None or entry.connection_id in self._slots:
-                self._free.append(slot)
-            else:
-                self._slots[entry.connection_id] = (slot, entry.at)
-
     def _grow(self) -> None:
         """Allocate by writing: room that is only promised may not be there when an answer comes."""
-        descriptor = self._opened()
-        written = os.pwrite(descriptor, bytes(SLOT * GROWTH), self._count * SLOT)
+        descriptor, count = self._opened(), self._index.count
+        written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
         os.fsync(descriptor)
         sync_folder(self._folder)  # the file may be new: without its name its bytes would be lost with the power
-        self._free.extend(range(self._count, self._count + GROWTH))
-        self._count += GROWTH
+        self._index.resize(count + GROWTH)
+        for slot in range(count, count + GROWTH):
+            heapq.heappush(self._free, slot)
 
     def _opened(self) -> int:
         if self._descriptor is None:
             raise OSError(0, "the journal is closed")
         return self._descriptor
 
-    def _found(self, connection_id: str) -> list[Entry]:
-        """Our own file by what we know of it, the others by looking at every slot."""
-        mine, slot = self._path, self._slots.get(connection_id)
-        found = list(self._scan(_tag(connection_id), but=mine))
-        if mine is not None and slot is not None:
-            entry = decode(os.pread(self._opened(), SLOT, slot[0] * SLOT))
-            found += [] if entry is None else [entry]
-        return found
 
-    def _scan(self, tag: bytes | None, *, but: Path | None = None) -> Iterator[Entry]:
-        for path in self._paths():
-            if path == but:
-                continue
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError as error:
-                log.warning("journal not read", extra={"detail": str(error)})
-                continue
-            try:
-                for offset in range(0, os.fstat(descriptor).st_size, SLOT):
-                    header = os.pread(descriptor, _HEADER.size, offset)
-                    if not header.startswith(_MAGIC) or (tag is not None and header[8:24] != tag):
-                        continue
-                    entry = decode(os.pread(descriptor, SLOT, offset))
-                    if entry is not None:
-                        yield entry
-            finally:
-                os.close(descriptor)
-
-    def _paths(self) -> Sequence[Path]:
-        return sorted(self._folder.glob("*.journal"))
+def _seen(descriptor: int, known: _Seen | None) -> _Seen:
+    """The index of a file: the known one where the file has not changed."""
+    state = _state(descriptor)
+    if known is not None and known.state == state:
+        return known
+    is_settled = time.time_ns() - state[3] > _SETTLED * 1e9
+    return _Seen(Index.of(descriptor), state if is_settled else None)

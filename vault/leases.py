@@ -156,6 +156,11 @@ class Facts:
     def is_leased(self, now: int) -> bool:
         return self.lease_until is not None and now < self.lease_until
 
+    @property
+    def answer_size(self) -> int:
+        """Bytes of the tokens that a refresh deals with, if the new ones are as long: the spent one, and both new."""
+        return 2 * len(self.refresh_sealed or b"") + len(self.access_sealed or b"")
+
     async def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key from the columns read with it."""
         if self.wrapped is None or self.salt is None:

@@ -22,8 +22,8 @@ import asyncpg
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
 from vault.liveness import OwnerLocks
 from vault.postgres_hosts import ERRORS as _ERRORS
+from vault.postgres_hosts import STARTED, Servers, place_of, split_hosts
 from vault.postgres_hosts import Connection as _Connection
-from vault.postgres_hosts import Servers, place_of, split_hosts
 from vault.postgres_owners import OwnerSessions
 from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 
@@ -42,6 +42,7 @@ SESSION = {
     "lock_timeout": str(int(LOCK_WAIT * 1000)),
     "idle_in_transaction_session_timeout": "30000",
     "jit": "off",
+    "synchronous_commit": "on",  # whatever the server's default is: what is committed is durable
 }
 _SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSION.items())
 
@@ -290,6 +291,10 @@ class PostgresDatabase:
         owners = OwnerLocks(data) if has_locks else None
         return cls(pool, servers, clock_difference=difference, owners=owners)
 
+    @property
+    def server_changes(self) -> int:
+        return self._servers.changes
+
     def now(self) -> int:
         return int(time.monotonic() + self._clock_difference) + self.clock_offset
 
@@ -299,6 +304,7 @@ class PostgresDatabase:
             try:
                 async with self._connection() as connection:
                     self._clock_difference = await _clock_difference(connection)
+                    self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
             except (VaultError, *_ERRORS) as error:
                 LOG.warning("the database's clock could not be read", extra={"detail": type(error).__name__})
 

@@ -29,6 +29,9 @@ ERRORS = (
     UnicodeEncodeError,  # text that no column can hold
 )
 
+# When the server that answers was started: another one has another instant.
+STARTED = "select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started"
+_WHO = f"{STARTED}, pg_backend_pid() as pid"
 _SAID = (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 _WRITES = frozenset({READ_WRITE, "primary"})
 _EXAMPLE = "postgresql://USER:PASSWORD@HOST1:5432,HOST2:5432/DATABASE?target_session_attrs=read-write"
@@ -138,7 +141,15 @@ class Servers:
     urls: tuple[str, ...] = field(repr=False)  # with their passwords
     settings: Mapping[str, str]
     is_pooled: bool = False  # a pooler is in between: session state is not ours
+    changes: int = 0  # how often another server answered than before; it may hold an older state
     _first: int = 0
+    _started: int | None = None
+
+    def note(self, started: object) -> None:
+        """The server that answers was started at this instant (`STARTED`)."""
+        if isinstance(started, int):
+            self.changes += self._started not in (None, started)
+            self._started = started
 
     async def connect(self, _url: object = None, /, **options: object) -> Connection:
         """A connection to a server that takes writes; `options` are asyncpg's.
@@ -203,6 +214,8 @@ class Servers:
 
     async def _recognized(self, connection: Connection) -> Connection:
         """A pooler tells its clients process numbers of its own: so one that ignores settings is found too."""
-        if not self.is_pooled and await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
-            self.is_pooled = True
+        row = await connection.fetchrow(_WHO)
+        if row is not None:
+            self.note(row["started"])
+            self.is_pooled = self.is_pooled or row["pid"] != connection.get_server_pid()
         return connection

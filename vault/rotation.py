@@ -192,14 +192,13 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
 async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) -> int | None:
     """Claim a free lease and send once; None: look at the row again."""
     now = vault.database.now()
-    is_unsettled = facts.sent_at is not None or facts.lease_owner is not None
-    if is_unsettled and await adoption.adopt(vault, facts):
+    if await adoption.adopt_if_ahead(vault, facts):
         return None
     policy = _policy(vault, facts)
     await _refuse_unresolved(vault, facts, policy=policy, now=now)
     spender = await _prepare(vault, facts, wish=wish, policy=policy)
     await vault.database.hold_liveness(vault.owner)
-    await vault.journal.reserve(facts.connection_id, now=now)
+    await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
     lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
     if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
         return await spender.spend(lease)

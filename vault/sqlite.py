@@ -311,6 +311,10 @@ class SqliteDatabase:
         self._writer = _Writer(writer)
         self._is_closed = False
 
+    @property
+    def server_changes(self) -> int:
+        return 0
+
     @classmethod
     async def open(cls, stores: SqliteFiles, *, has_locks: bool = True) -> SqliteDatabase:
         """Bring the schema up to date and connect."""
