@@ -191,6 +191,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
     import server.oauth
     import server.portal
     import server.transports
+    from server.addresses import behind_proxies
     from server.direct import Direct
     from server.draining import Counted
     from server.guards import GuardRules, Guards
@@ -208,4 +209,5 @@ def build_app(deployment: Deployment) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
     direct = Direct(app, [route for route in busy if isinstance(route, Route)], proxy=Proxy(deployment))
-    return Counted(Guards(direct, GuardRules.from_settings(deployment.settings)), deployment.drain)
+    guarded = Guards(direct, GuardRules.from_settings(deployment.settings))
+    return behind_proxies(Counted(guarded, deployment.drain), deployment.settings.server.trusted_proxies)

@@ -12,7 +12,7 @@ import http.client
 import json
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from server.connections import Bounds, capacity
 from server.deployment import Deployment
 from server.serving import Listener
 
@@ -76,12 +77,15 @@ class Address:
     port: int
     vault_id: str
     name: str | None = None
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 def address_of(deployment: Deployment) -> Address:
     """The address of a vault's pages."""
     server = deployment.settings.server
-    return Address(server.host, server.port, deployment.vault_id, name=urlsplit(deployment.public_url).netloc)
+    bounds = Bounds(server.connections or capacity(), server.connections_per_address, proxies=server.trusted_proxies)
+    name = urlsplit(deployment.public_url).netloc
+    return Address(server.host, server.port, deployment.vault_id, name=name, bounds=bounds)
 
 
 def look(address: Address) -> Holder:
@@ -130,7 +134,7 @@ class Companion:
             await asyncio.sleep(RETRY)
 
     async def _hold(self, listening: socket.socket) -> None:
-        listener = Listener(self._app, listening)
+        listener = Listener(self._app, listening, self._address.bounds)
         with contextlib.closing(listening):
             serving = asyncio.create_task(listener.run())
             try:

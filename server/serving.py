@@ -13,7 +13,8 @@ from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.connections import BoundedConfig, BoundedProtocol, Bounds, Connections
 
 SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.draining`)
 _POLL: Final = 0.02
@@ -28,37 +29,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Protocol(HttpToolsProtocol):
-    """Without trailers: they are no headers (RFC 9110 §6.5.1), and none of them may come to count as one that was
-    checked, or that a proxy in front has set.
-    """
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """`method` is there from the end of the header section on."""
-        if "method" not in self.scope:
-            super().on_header(name, value)
-
-
-def configured(app: ASGIApp, *, patience: int = SHUTDOWN_TIMEOUT) -> uvicorn.Config:
+def configured(app: ASGIApp, bounds: Bounds | None = None, *, patience: int = SHUTDOWN_TIMEOUT) -> uvicorn.Config:
     """How an application is served; `patience` is for open requests at the end, in seconds."""
-    return uvicorn.Config(
+    config = BoundedConfig(
         app,
-        http=_Protocol,
+        http=BoundedProtocol,
         ws="none",  # nothing here speaks it
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # `server.addresses` reads them, where the settings name a proxy
         timeout_graceful_shutdown=patience,
     )
+    config.open_connections = Connections(bounds or Bounds())
+    return config
 
 
 class Listener:
     """A web server on one socket; `run` returns when it was stopped or cancelled."""
 
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket, bounds: Bounds | None = None) -> None:
         self._listening = listening
-        self._server = _Server(configured(app))
+        self._server = _Server(configured(app, bounds))
         self.started = asyncio.Event()
 
     async def run(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -59,9 +60,30 @@ class ServerSettings(_Section):
     allowed_origins: tuple[str, ...] = Field(
         default=(), description="Further browser origins that may call, scheme://host[:port]"
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="Proxies whose X-Forwarded-For counts, as addresses or networks; default none"
+    )
+    connections: int | None = Field(
+        default=None, ge=16, le=100_000, description="Connections at once; default by the limit of open files"
+    )
+    connections_per_address: int = Field(
+        default=200, ge=8, le=100_000, description="Connections at once of one address, other than this machine's"
+    )
     drain_notice: int = Field(
         default=0, ge=0, le=60, description="Seconds from SIGTERM, when /readyz says no, until nothing new is accepted"
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                network = ip_network(one, strict=False)
+            except ValueError as error:
+                raise ValueError(f"write {one} as an IP address or a network such as 10.0.0.0/8") from error
+            if network.prefixlen == 0:
+                raise ValueError(f"{one} lets anybody choose the address they count as: name the proxies")
+        return value
 
     @field_validator("public_url")
     @classmethod

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.addresses import counted
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.settings import Settings
@@ -94,11 +95,6 @@ def set_cookie(
         httponly=True,
         samesite="lax",
     )
-
-
-def client_address(request: Request) -> str:
-    """The peer's address; a proxy's forwarding headers are the web server's business, not read here."""
-    return request.client.host if request.client is not None else "unknown"
 
 
 # Sessions
@@ -208,7 +204,7 @@ def _buckets(deployment: Deployment, attempt: Attempt, user: User | None) -> lis
     account = hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return [
         (f"sign-in:account:{account}", settings.failures_per_account),
-        (f"sign-in:address:{attempt.address}", settings.failures_per_address),
+        (f"sign-in:address:{counted(attempt.address)}", settings.failures_per_address),
     ]
 
 

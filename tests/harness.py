@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.app import build_app, open_deployment
+from server.connections import Bounds
 from server.deployment import Deployment
 from server.serving import configured
 from server.settings import Settings, load_settings
@@ -38,9 +39,9 @@ def free_socket() -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listening: socket.socket) -> AsyncGenerator[None]:
+async def serving(app: ASGIApp, listening: socket.socket, *, bounds: Bounds | None = None) -> AsyncGenerator[None]:
     """Serve an ASGI application on the socket, as the product does, until the block ends."""
-    server = uvicorn.Server(configured(app, patience=2))
+    server = uvicorn.Server(configured(app, bounds, patience=2))
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:

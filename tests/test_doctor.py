@@ -355,16 +355,21 @@ async def test_a_providers_clock_that_is_off(place: Place, simulator: Simulator)
 
 
 async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    configure(place, 'host = "0.0.0.0"')
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
-    assert_problem(await examine(place, fails=True), "proxy", "FORWARDED_ALLOW_IPS", "server.host")
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
     assert "proxy" not in await examine(place)
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    ignored = await examine(place)
+    assert ignored["proxy"]["verdict"] == "note"
+    assert "server.trusted_proxies" in ignored["proxy"]["mend"]
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    configure(place, 'host = "0.0.0.0"', f'public_url = "https://localhost.example:{place.port}"')
-    behind = await examine(place)
-    assert behind["proxy"]["verdict"] == "note"
-    assert "count as one address" in behind["proxy"]["mend"]
+    public_url = f'public_url = "https://localhost.example:{place.port}"'
+    configure(place, public_url)
+    unnamed = await examine(place)
+    assert unnamed["proxy"]["verdict"] == "note"
+    assert "counts as one address" in unnamed["proxy"]["sentence"]
+    configure(place, public_url, 'trusted_proxies = ["127.0.0.1"]')
+    assert (await examine(place))["proxy"]["verdict"] == "ok"
+    configure(place, 'trusted_proxies = ["0.0.0.0/0"]')
+    assert_problem(await examine(place, fails=True), "settings", "trusted_proxies", "docs/settings.md")
 
 
 @pytest.mark.parametrize("change", [{"client_secret": "wrong"}, {"client_id": "nobody"}])

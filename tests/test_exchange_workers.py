@@ -189,7 +189,12 @@ async def test_a_worker_calls_from_listed_addresses_only(place: ExchangeRoom, ad
     answer = await ask(place, caller, token)
     assert (answer.status_code, refused(answer)) == (403, "access_denied")
     form = place.form(caller, token, kind=JWT, scope="chat:write")
-    forged = {"Forwarded": "for=10.0.0.1", "X-Real-IP": "10.0.0.1", "Auth0-Forwarded-For": "10.0.0.1"}
+    forged = {
+        "Forwarded": "for=10.0.0.1",
+        "X-Forwarded-For": "10.0.0.1",
+        "X-Real-IP": "10.0.0.1",
+        "Auth0-Forwarded-For": "10.0.0.1",
+    }
     assert refused(await place.http.post("/token", data=form, headers=forged)) == "access_denied"
     everywhere = await worker(place, addresses=["127.0.0.0/8", "::1/128"])
     user, _, _ = await someone(place, everywhere)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from server.doctor.findings import Finding, noted, ok, problem
-from server.settings import LOOPBACK_HOSTS, Settings
+from server.settings import Settings
 from vault.keysources.private_file import read_private
 from vault.refusals import KeyUnavailable
 
-FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's: whose X-Forwarded-For counts
+FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's; server.trusted_proxies takes its place here
 
 
 def check_files(
@@ -111,19 +111,18 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
 
 def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Rate limits count by address: a forged header must not choose it, and a proxy must not hide it."""
-    trusted = environment.get(FORWARDED, "").strip()
-    is_open = settings.server.host not in LOOPBACK_HOSTS
-    if is_open and "*" in trusted.split(","):
-        yield problem(
-            "proxy",
-            f"{FORWARDED} is * and server.host is {settings.server.host}: anybody can choose the address they count as",
-            mend=f"set {FORWARDED} to the proxy's address, or server.host to 127.0.0.1",
-        )
-    elif is_open and not settings.is_loopback and not trusted:
+    trusted = settings.server.trusted_proxies
+    if environment.get(FORWARDED, "").strip():
         yield noted(
             "proxy",
-            f"server.host is {settings.server.host} and only proxies on this machine are believed",
-            mend=f"if the proxy is on another machine, name it in {FORWARDED}: else all people count as one address",
+            f"{FORWARDED} is set, and the vault does not read it",
+            mend="name the proxies in server.trusted_proxies",
         )
+    if trusted:
+        yield ok("proxy", f"X-Forwarded-For counts from {', '.join(trusted)} only")
     elif not settings.is_loopback:
-        yield ok("proxy", f"X-Forwarded-For counts from {trusted or '127.0.0.1'} only")
+        yield noted(
+            "proxy",
+            "no proxy is named, so everybody behind one counts as one address",
+            mend='set server.trusted_proxies to the proxy\'s address, for example ["127.0.0.1"]',
+        )

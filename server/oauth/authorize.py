@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import signin
+from server.addresses import address_of, counted
 from server.deployment import Deployment
 from server.oauth import client_auth, pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
@@ -33,7 +34,7 @@ from server.oauth.rules import (
     with_parameters,
     without_loopback_port,
 )
-from server.oauth.wire import address_of, as_oauth_error, read_form
+from server.oauth.wire import as_oauth_error, read_form
 from server.portal.pages import error_page, go
 from vault import audit, clients, grants, limits, tickets
 from vault.database import Transaction
@@ -238,7 +239,9 @@ async def may_wait(deployment: Deployment, address: str) -> bool:
     """Count a request of somebody who is not signed in; False when too many of this address wait already."""
     most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
     async with deployment.database.transaction() as transaction:
-        return await limits.spend(transaction, f"authorize:{address}", limit=most, window=REQUEST_LIFETIME, now=now)
+        return await limits.spend(
+            transaction, f"authorize:{counted(address)}", limit=most, window=REQUEST_LIFETIME, now=now
+        )
 
 
 async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:

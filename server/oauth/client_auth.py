@@ -14,12 +14,12 @@ from urllib.parse import unquote_plus
 
 from starlette.requests import Request
 
+from server.addresses import address_of
 from server.deployment import Deployment
 from server.oauth import client_metadata, jose
 from server.oauth.client_keys import keys_of
 from server.oauth.client_rules import is_metadata_client
 from server.oauth.rules import OAuthError, Parameters
-from server.oauth.wire import address_of
 from vault import clients, replay
 from vault.records import Client
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from providers.address import AddressPolicy
 from providers.http import HttpError, OutboundResponse
+from server.addresses import counted
 from server.deployment import Deployment
 from server.oauth.client_rules import (
     accept,
@@ -97,7 +98,7 @@ async def _may_fetch(deployment: Deployment, address: str, *, now: int) -> bool:
     registration = deployment.settings.registration
     async with deployment.database.transaction() as transaction:
         return await limits.spend(
-            transaction, f"document:{address}", limit=registration.per_address_hourly, window=3600, now=now
+            transaction, f"document:{counted(address)}", limit=registration.per_address_hourly, window=3600, now=now
         ) and await limits.spend(transaction, "document", limit=registration.total_hourly, window=3600, now=now)
 
 

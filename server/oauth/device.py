@@ -14,6 +14,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.addresses import address_of
 from server.deployment import Deployment
 from server.oauth import client_auth
 from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
@@ -21,7 +22,7 @@ from server.oauth.authorize import REQUEST_LIFETIME, may_wait
 from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.resources import api_scopes, known_resource
 from server.oauth.rules import OAuthError, choose_scopes
-from server.oauth.wire import address_of, json_answer, read_form
+from server.oauth.wire import json_answer, read_form
 from vault import replay, tickets
 from vault.records import Client, Session, Ticket, TicketPurpose, parse_scope
 from vault.refusals import TransitionRefused

@@ -8,10 +8,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.addresses import address_of
 from server.deployment import Deployment
 from server.oauth import authorize, client_auth, dpop, pushed_requests
 from server.oauth.rules import OAuthError, Parameters
-from server.oauth.wire import address_of, json_answer, read_form
+from server.oauth.wire import json_answer, read_form
 
 
 async def push(deployment: Deployment, request: Request) -> Response:

@@ -13,12 +13,13 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.addresses import address_of, counted
 from server.deployment import Deployment
 from server.oauth.client_auth import secret_hash
 from server.oauth.client_rules import AcceptedMetadata, accept, integer_member, public_members, redirects_differ
 from server.oauth.rules import OAuthError
 from server.oauth.tokens import TokenRefused, read_authorization
-from server.oauth.wire import NO_STORE, address_of, json_answer, read_json_object
+from server.oauth.wire import NO_STORE, json_answer, read_json_object
 from vault import audit, clients, grants, limits
 from vault.database import Transaction
 from vault.records import Client, ClientKind, Event, new_id
@@ -71,7 +72,7 @@ async def _throttle(deployment: Deployment, transaction: Transaction, address: s
     """Per address and in total; the refusal undoes what was counted, so that it cannot last forever."""
     registration = deployment.settings.registration
     within = await limits.spend(
-        transaction, f"register:{address}", limit=registration.per_address_hourly, window=_WINDOW, now=now
+        transaction, f"register:{counted(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
     ) and await limits.spend(transaction, "register", limit=registration.total_hourly, window=_WINDOW, now=now)
     if not within:
         raise OAuthError(

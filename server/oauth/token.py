@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import cors
+from server.addresses import address_of
 from server.deployment import Deployment
 from server.oauth import client_auth, device, dpop, exchange, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
@@ -28,7 +29,7 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.oauth.token_request import Exchanged, Issue, TokenRequest
-from server.oauth.wire import address_of, as_oauth_error, json_answer, refusal_answer
+from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
 from vault import audit, clients, grants, users
 from vault import tokens as refresh_tokens
 from vault.records import Client, Event, Grant, format_scope, parse_scope

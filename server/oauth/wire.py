@@ -212,8 +212,3 @@ def _preflight(allowed: str) -> Response:
         "Access-Control-Max-Age": "600",
     }
     return Response(status_code=204, headers=headers)
-
-
-def address_of(request: Request) -> str:
-    """The address that a request counts as: the peer's, or what a proxy that is trusted for it says (docs/proxy.md)."""
-    return request.client.host if request.client else "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from server import signin
+from server.addresses import address_of
 from server.portal import pages
 from server.portal.visits import OwnVisit
 from vault.passwords import MIN_LENGTH, PasswordRefused
@@ -33,7 +34,7 @@ async def change(visit: OwnVisit) -> Response:
             visit.user,
             current=form.one("current"),
             new=form.one("password"),
-            address=signin.client_address(request),
+            address=address_of(request),
         )
     except (PasswordRefused, signin.SignInRefused) as refusal:
         return _form(visit, error=refusal.description, status=400)

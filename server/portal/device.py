@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from server import signin
+from server.addresses import address_of, counted
 from server.connect import ConnectRefused, redeem_user_code
 from server.oauth import device as device_grant
 from server.portal import pages
@@ -29,11 +29,11 @@ async def show(visit: OwnVisit) -> Response:
 async def enter(visit: OwnVisit) -> Response:
     """Look the code up, a few times per ten minutes."""
     deployment, typed = visit.deployment, visit.form.one("user_code")[:64]
-    now, address = deployment.now(), signin.client_address(visit.visit.request)
+    now, address = deployment.now(), address_of(visit.visit.request)
     async with deployment.transaction() as transaction:
         by_user = await limits.spend(transaction, f"device:user:{visit.user.id}", limit=_TRIES, window=_WINDOW, now=now)
         by_address = await limits.spend(
-            transaction, f"device:address:{address}", limit=5 * _TRIES, window=_WINDOW, now=now
+            transaction, f"device:address:{counted(address)}", limit=5 * _TRIES, window=_WINDOW, now=now
         )
     if not (by_user and by_address):
         raise PageRefused("Too many codes", "Wait ten minutes, then ask the agent for a new code.", status=429)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from server import openid_signin, signin
+from server.addresses import address_of, counted
 from server.openid_signin import Answer, OpenIDRefused
 from server.portal import pages
 from server.portal.forms import PageRefused
@@ -17,7 +18,7 @@ _STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
 async def start(visit: Visit) -> Response:
     """Send the browser to the provider."""
     deployment, now = visit.deployment, visit.deployment.now()
-    bucket = f"sign-in:openid:{signin.client_address(visit.request)}"
+    bucket = f"sign-in:openid:{counted(address_of(visit.request))}"
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=_STARTS_PER_MINUTE, window=60, now=now)
     if not may:

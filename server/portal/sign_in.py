@@ -7,6 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server import signin
+from server.addresses import address_of
 from server.deployment import Deployment
 from server.owner import OWNER_ISSUER, OWNER_SUBJECT
 from server.portal import pages
@@ -60,7 +61,7 @@ async def with_password(visit: Visit) -> Response:
     return_to = safe_return(form.one("return_to"))
     attempt = signin.Attempt(
         name=form.one("name"),
-        address=signin.client_address(visit.request),
+        address=address_of(visit.request),
         password=form.one("password"),
         known=signin.read_cookie(deployment, visit.request, "known"),
     )

@@ -1,0 +1,50 @@
+"""The address that a request counts as, and what of it limits count: one place for all who ask.
+
+A forwarded address counts only when the connection comes from a proxy that `server.trusted_proxies` names.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+UNKNOWN = "unknown"
+_PREFIX = 64  # bits of an IPv6 address that one customer holds at least (RFC 6177)
+
+
+def address_of(request: HTTPConnection) -> str:
+    """The peer's IP address, or the one that a trusted proxy says it forwards for; `unknown` for anything else."""
+    found = None if request.client is None else _parsed(request.client.host)
+    return UNKNOWN if found is None else str(found)
+
+
+@lru_cache(maxsize=1024)
+def counted(address: str) -> str:
+    """What limits count `address` as: one IPv6 /64 is one customer, an IPv4 address stands for itself."""
+    found = _parsed(address)
+    if found is None:
+        return UNKNOWN
+    if isinstance(found, IPv4Address):
+        return str(found)
+    network = IPv6Address(int(found) >> (128 - _PREFIX) << (128 - _PREFIX))
+    return f"{network}/{_PREFIX}"
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    """The address without its zone; one that IPv6 only carries (RFC 4291 §2.5.5.2) is the IPv4 address."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def behind_proxies(app: ASGIApp, trusted: tuple[str, ...]) -> ASGIApp:
+    """`app`, which sees the address that these proxies put last into X-Forwarded-For; of all others, their own."""
+    if not trusted:
+        return app
+    return ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type, return-value] -- uvicorn's names for the same ASGI types
