@@ -35,6 +35,7 @@ from providers.http_errors import (
     TooLarge,
     translate,
 )
+from providers.lookups import ON_BEHALF_OF, BoundedLookup
 
 __all__ = [
     "AddressRefused",
@@ -55,6 +56,8 @@ ANSWER_LIMIT: Final = 1_000_000  # bytes
 CALLS_PER_PEER: Final = 200
 CALLS_PER_ACCOUNT: Final = 8  # at one peer
 OVERSLEPT: Final = 0.25  # seconds after the deadline at which we notice that this process stood still
+FOREIGN_LOOKUPS: Final = 32  # threads that look names up for strangers
+FOREIGN_SHARE: Final = 4  # of them for one
 LAST_LOOK: Final = 1.0  # seconds for reading what had come meanwhile
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -75,6 +78,7 @@ class OutboundRequest:
     peer: str = ""
     account: str = ""  # whose call it is: one account cannot use up the places of the others
     reuse: bool = True  # False: a connection of its own, for requests whose loss costs a grant
+    is_foreign: bool = False  # a stranger chose the address: its name is looked up apart, on behalf of `account`
     share: int | None = None  # how many of one account may be in flight at this peer; None: the client's limit
 
 
@@ -135,11 +139,6 @@ class StreamedAnswer:
                 yield chunk
 
 
-async def _look_up(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
-
-
 class _GuardedResolver(AbstractResolver):
     """Resolves once and hands out the checked addresses, so that the connection goes to what was checked."""
 
@@ -183,17 +182,20 @@ class Outbound:
         self,
         policy: AddressPolicy = PUBLIC_ONLY,
         *,
-        lookup: Lookup = _look_up,
+        lookup: Lookup | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
         calls_per_peer: int = CALLS_PER_PEER,
         calls_per_account: int = CALLS_PER_ACCOUNT,
     ) -> None:
         self.policy = policy
-        self._lookup = lookup
+        self._lookup: Lookup = lookup or BoundedLookup()
+        self._foreign_lookup: Lookup = lookup or BoundedLookup(
+            threads=FOREIGN_LOOKUPS, share=FOREIGN_SHARE, by_caller=True
+        )
         self._connect_timeout = connect_timeout
         self._calls_per_peer = calls_per_peer
         self._calls_per_account = calls_per_account
-        self._sessions: dict[tuple[AddressPolicy, bool], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[AddressPolicy, bool, bool], aiohttp.ClientSession] = {}
         self._bulkheads: dict[str, Bulkhead] = {}
 
     async def __aenter__(self) -> Self:
@@ -274,16 +276,16 @@ class Outbound:
             bulkhead = self._bulkheads[request.peer] = Bulkhead(self._calls_per_peer, share=share)
         return bulkhead
 
-    def _session(self, policy: AddressPolicy, *, reuse: bool) -> aiohttp.ClientSession:
-        session = self._sessions.get((policy, reuse))
+    def _session(self, policy: AddressPolicy, *, reuse: bool, is_foreign: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get((policy, reuse, is_foreign))
         if session is None:
             connector = aiohttp.TCPConnector(
-                resolver=_GuardedResolver(policy, self._lookup),
+                resolver=_GuardedResolver(policy, self._foreign_lookup if is_foreign else self._lookup),
                 limit=0,  # the bulkheads limit
                 force_close=not reuse,
                 keepalive_timeout=None if not reuse else 15,
             )
-            session = self._sessions[policy, reuse] = aiohttp.ClientSession(
+            session = self._sessions[policy, reuse, is_foreign] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 middlewares=(translate,),
@@ -302,7 +304,10 @@ class Outbound:
             connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
             ceil_threshold=60,
         )
-        return self._session(request.policy or self.policy, reuse=request.reuse).request(
+        session = self._session(request.policy or self.policy, reuse=request.reuse, is_foreign=request.is_foreign)
+        if request.is_foreign:
+            ON_BEHALF_OF.set(request.account)
+        return session.request(
             request.method,
             URL(request.url, encoded=True),
             headers=request.headers,
@@ -316,10 +321,12 @@ class Outbound:
         url: str,
         *,
         policy: AddressPolicy,
+        on_behalf_of: str | None,
         max_bytes: int = 5120,
         timeout: float = 3.0,  # noqa: ASYNC109 -- part of the request; `send` enforces it
     ) -> OutboundResponse:
-        """GET a small document (client metadata, keys) from an address that a stranger chose.
+        """GET a small document (client metadata, keys). `on_behalf_of`: whose share counts, where a stranger chose the
+        address; None where the operator did.
 
         Raises HttpError; its `reason` is for the log. What the stranger is told must be one constant text: anything
         else tells an open port from a closed one.
@@ -332,7 +339,9 @@ class Outbound:
                 timeout=timeout,
                 max_bytes=max_bytes,
                 policy=policy,
-                peer="documents",
+                peer="own documents" if on_behalf_of is None else "documents",
+                account=on_behalf_of or "",
+                is_foreign=on_behalf_of is not None,
                 reuse=False,
             )
         )

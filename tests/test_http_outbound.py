@@ -97,10 +97,10 @@ async def test_no_forbidden_address_is_ever_connected_to(canary: ScriptedServer)
         for template in FORBIDDEN:
             url = template.replace("{port}", str(canary.port))
             with pytest.raises(AddressRefused):
-                await outbound.fetch_document(url, policy=PUBLIC_ONLY)
+                await outbound.fetch_document(url, policy=PUBLIC_ONLY, on_behalf_of="192.0.2.1")
     assert canary.connections == 0
     async with Outbound() as outbound:  # the twin: the same canary answers when loopback is allowed
-        answer = await outbound.fetch_document(canary.url, policy=LOOPBACK)
+        answer = await outbound.fetch_document(canary.url, policy=LOOPBACK, on_behalf_of="192.0.2.1")
     assert (answer.status, canary.connections) == (200, 1)
 
 
@@ -120,7 +120,9 @@ async def test_a_name_with_any_forbidden_address_is_not_connected_to(
 
     async with Outbound(lookup=lookup) as outbound:
         with pytest.raises(AddressRefused):
-            await outbound.fetch_document(f"https://client.example:{canary.port}/", policy=PUBLIC_ONLY)
+            await outbound.fetch_document(
+                f"https://client.example:{canary.port}/", policy=PUBLIC_ONLY, on_behalf_of="192.0.2.1"
+            )
     assert asked == ["client.example"]
     assert canary.connections == 0
 

@@ -51,7 +51,7 @@ async def authenticate(deployment: Deployment, request: Request, form: Parameter
     if assertion is not None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
             raise OAuthError("invalid_request", "client_assertion_type is not supported")
-        await check_assertion(deployment, client, assertion)
+        await check_assertion(deployment, client, assertion, address=address_of(request))
     else:
         given = basic[1] if basic is not None and basic[1] is not None else secret
         _check_secret(client, given, with_challenge=basic is not None)
@@ -120,7 +120,7 @@ def _check_secret(client: Client | None, secret: str | None, *, with_challenge: 
             raise invalid_client("secret missing, wrong or not expected", with_challenge=with_challenge)
 
 
-async def check_assertion(deployment: Deployment, client: Client | None, assertion: str) -> None:
+async def check_assertion(deployment: Deployment, client: Client | None, assertion: str, *, address: str) -> None:
     """RFC 7523 §3: signed by the client's own key, for us, short-lived, once."""
     if client is None or client.auth_method != "private_key_jwt":
         raise invalid_client("assertion of a client that does not use them")
@@ -131,7 +131,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
             header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
         )
         kid = header.get("kid")
-        keys = await keys_of(deployment, client, kid=kid if isinstance(kid, str) else None, now=now)
+        keys = await keys_of(deployment, client, kid=kid if isinstance(kid, str) else None, address=address, now=now)
         claims = first_verified(assertion, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise invalid_client(str(error)) from error

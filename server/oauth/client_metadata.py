@@ -81,7 +81,9 @@ async def resolve(deployment: Deployment, client_id: str, *, address: str, must_
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        answer = await deployment.http.fetch_document(client_id, policy=policy, max_bytes=MAX_BYTES, timeout=FETCH_TIME)
+        answer = await deployment.http.fetch_document(
+            client_id, policy=policy, on_behalf_of=counted(address), max_bytes=MAX_BYTES, timeout=FETCH_TIME
+        )
         found = _read(client_id, answer, known=known, deployment=deployment, now=now)
     except (HttpError, OAuthError, ValueError, RecursionError) as error:
         _log.info("client metadata document refused", extra={"cause": type(error).__name__, "detail": str(error)})

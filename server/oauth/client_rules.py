@@ -135,6 +135,11 @@ def document_host_allowed(url: str, settings: Settings) -> bool:
             return False
 
 
+def key_host_allowed(url: str, settings: Settings) -> bool:
+    """Whether policy lets clients that nobody vouched for keep their keys at this address."""
+    return settings.registration_mode == "open" or _host_allowed(url, settings)
+
+
 def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
     """Known grant types of those asked for; the others are silently not granted (clients list all they know)."""
     asked = frozenset(metadata.grant_types or USUAL_GRANT_TYPES) & frozenset(GRANT_TYPES)
@@ -151,6 +156,8 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
     jwks_uri, in_sandbox = metadata.jwks_uri or "https://", settings.sandbox.loopback_client_metadata
     if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
         raise OAuthError("invalid_client_metadata", "jwks_uri must be https")
+    if metadata.jwks_uri is not None and not key_host_allowed(metadata.jwks_uri, settings):
+        raise OAuthError("invalid_client_metadata", "the operator of this server does not allow the host of jwks_uri")
 
 
 def jwk_members(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:

@@ -89,7 +89,9 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
         kid = header.get("kid")
         policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
         url = trusted.jwks_uri or await _discovered(deployment, trusted, policy, now=now)
-        known = await keys_behind(deployment, url, kid=kid if isinstance(kid, str) else None, policy=policy, now=now)
+        known = await keys_behind(
+            deployment, url, kid=kid if isinstance(kid, str) else None, policy=policy, on_behalf_of=None, now=now
+        )
         claims = client_auth.first_verified(token, known, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise refused(str(error)) from error
@@ -110,7 +112,7 @@ async def _discovered(deployment: Deployment, trusted: IssuerSettings, policy: A
         return remembered[0]
     url = trusted.issuer.rstrip("/") + "/.well-known/openid-configuration"
     try:
-        answer = await deployment.http.fetch_document(url, policy=policy, max_bytes=_DOCUMENT_LIMIT)
+        answer = await deployment.http.fetch_document(url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT)
         found = _Discovered.model_validate_json(answer.body) if answer.status == 200 else None
     except (HttpError, ValidationError) as error:
         raise refused(f"discovery: {type(error).__name__}") from error

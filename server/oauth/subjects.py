@@ -171,7 +171,7 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
     try:
         named = jose.unverified_claims(token).get("sub")
         actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
-        await client_auth.check_assertion(deployment, actor, token)
+        await client_auth.check_assertion(deployment, actor, token, address=asked.address)
     except (OAuthError, jose.TokenMalformed) as error:
         raise refused(f"actor: {error}", "the actor token is not valid here") from error
     if actor is None:

@@ -123,7 +123,9 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
             header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
         )
         kid = header.get("kid")
-        keys = await keys_of(deployment, asked.client, kid=kid if isinstance(kid, str) else None, now=asked.now)
+        keys = await keys_of(
+            deployment, asked.client, kid=kid if isinstance(kid, str) else None, address=asked.address, now=asked.now
+        )
         claims = client_auth.first_verified(token, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise refused(str(error)) from error
