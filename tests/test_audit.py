@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from tests.conftest import Store
 from vault.audit import (
     TEXT_LIMIT,
-    VERIFY_PAGE,
     Activity,
     ChainBroken,
     append,
@@ -22,6 +21,7 @@ from vault.audit import (
     verify,
 )
 from vault.database import Database
+from vault.event_proof import BATCH_PAGE
 from vault.records import Client, ClientKind, Event, Session, User
 from vault.refusals import StorageUnavailable
 
@@ -204,11 +204,11 @@ async def test_a_chain_longer_than_a_page_is_verified_whole(sqlite_store: Store)
     try:
         assert await verify(database) == 0
         async with database.transaction() as transaction:
-            for _ in range(VERIFY_PAGE + 5):
+            for _ in range(BATCH_PAGE + 5):
                 await append(transaction, Event("tool.called"), Event("tool.called"), now=7)
             await append(transaction, now=7)
-        assert await verify(database) == 2 * (VERIFY_PAGE + 5)
-        await change(database, "update events set at = at + 1 where sequence = :s", s=2 * VERIFY_PAGE + 3)
+        assert await verify(database) == 2 * (BATCH_PAGE + 5)
+        await change(database, "update events set at = at + 1 where sequence = :s", s=2 * BATCH_PAGE + 3)
         with pytest.raises(ChainBroken):
             await verify(database)
     finally:

@@ -2,36 +2,37 @@
 
 An event that belongs to a change is appended in the change's own transaction; one that stands alone goes through
 `Activity`, which commits whatever is pending together. Each batch takes the head row once, so replicas wait for one
-another per batch and not per event. Showing events to people is the server's.
+another per batch and not per event. Proving is `event_proof.py`, and showing events to people is the server's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from vault.database import (
-    Database,
-    Program,
-    Reader,
-    Row,
-    Statement,
-    Transaction,
-    Value,
-    binary,
-    integer,
-    text,
-    text_or_none,
-)
+from vault.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
+from vault.event_chain import START, Batch, Entry, begin
+from vault.event_proof import ChainBroken, Head, head, load_start, verify
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
+
+__all__ = [
+    "Activity",
+    "ChainBroken",
+    "Head",
+    "append",
+    "begin_keyed_head",
+    "format_details",
+    "head",
+    "list_events",
+    "restart_keyed_head",
+    "verify",
+]
 
 LOG = logging.getLogger("token_vault.activity")
 
@@ -40,96 +41,62 @@ COMPANY_WAIT = 0.01  # seconds from one commit's start that an event waits for a
 NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
 TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
 DETAILS_LIMIT = 8192  # characters of all details as JSON
-VERIFY_PAGE = 200  # batches read at a time
-
-_LABEL = b"token-vault events 1\x00"
-_START = bytes(32)
-
-
-class ChainBroken(VaultError):
-    """An event or batch was changed, removed, or put in between. `sequence` is the first that does not fit."""
-
-    code = "chain_broken"
-
-    def __init__(self, sequence: int) -> None:
-        super().__init__(f"the activity was tampered with at event {sequence}")
-        self.sequence = sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The end of the chain: number of batches, of events, and the hash of the last batch (32 bytes)."""
-
-    height: int
-    sequence: int
-    hash: bytes
-
-
-async def head(reader: Reader) -> Head:
-    """The head as committed now. It only grows: a lower one than before is a database that went back in time."""
-    row = await reader.fetch_one(
-        "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
-    )
-    if row is None:
-        return Head(0, 0, _START)
-    return Head(integer(row, "height"), integer(row, "sequence"), binary(row, "hash"))
 
 
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
-    """Append events as one batch. Call it last: until the commit it holds the head row, which all others need."""
+    """Append events as one batch. Call it last: what the head's lock refuses is refused with the commit."""
     if events:
-        await transaction.perform(_appending([(event, format_details(event.details)) for event in events], now=now))
+        entries = [_entry(event, format_details(event.details)) for event in events]
+        await transaction.append_events(Batch(now, entries))
 
 
-def _appending(events: Sequence[tuple[Event, str]], *, now: int) -> Program[None]:
-    head = yield from _advancing(len(events))
-    height, last = integer(head, "height"), integer(head, "sequence")
-    first = last - len(events) + 1
-    rows = [
-        _row(event, details, sequence=sequence, now=now)
-        for sequence, (event, details) in enumerate(events, start=first)
-    ]
-    digest = _digest(binary(head, "hash"), height=height, at=now, rows=rows)
-    yield Statement(
-        "insert into events (tenant, sequence, at, kind, outcome, user_id, client_id, connection_id, details) "
-        "values (:tenant, :sequence, :at, :kind, :outcome, :user_id, :client_id, :connection_id, :details)",
-        rows,
+def _entry(event: Event, details: str) -> Entry:
+    return Entry(event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details)
+
+
+async def begin_keyed_head(database: Database, key: bytes) -> None:
+    """Use the vault's key for the activity from now on; where it begins is recorded once, in the key store.
+
+    A chain that has events already says so in an event.
+    """
+    database.event_key = key
+    if await load_start(database) is None:
+        async with database.transaction() as transaction:
+            await restart_keyed_head(transaction, key, now=database.now())
+
+
+async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) -> None:
+    """Key the head as it is, and record that; for the first use, and after a restore of a head without a key."""
+    await transaction.execute(
+        "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
+        "on conflict (tenant) do nothing",
+        {"tenant": TENANT, "start": START},
     )
-    batch: Mapping[str, Value] = {
+    row = await transaction.fetch_one(  # takes the row, so that nobody appends in between
+        "update event_heads set height = height where tenant = :tenant returning height, sequence, hash",
+        {"tenant": TENANT},
+    )
+    if row is None:
+        raise StorageUnavailable("the activity cannot be written", detail="no head row")
+    height, sequence = integer(row, "height"), integer(row, "sequence")
+    keyed = begin(key, height=height, sequence=sequence, hash=binary(row, "hash"))
+    names: Mapping[str, Value] = {
         "tenant": TENANT,
         "height": height,
-        "first": first,
-        "last": last,
-        "previous": binary(head, "hash"),
-        "hash": digest,
-        "at": now,
+        "sequence": sequence,
+        "keyed": keyed,
+        "now": now,
     }
-    yield Statement(
-        "insert into event_batches (tenant, height, first_sequence, last_sequence, previous_hash, hash, at) "
-        "values (:tenant, :height, :first, :last, :previous, :hash, :at)",
-        (batch,),
+    is_first = await transaction.fetch_one(
+        "insert into keys.event_starts (tenant, height, sequence, created_at) "
+        "values (:tenant, :height, :sequence, :now) on conflict (tenant) do nothing returning tenant",
+        names,
     )
-    yield Statement("update event_heads set hash = :hash where tenant = :tenant", (batch,))
-
-
-def _advancing(count: int) -> Program[Row]:
-    """Take the head row for this transaction and move it on; its hash is still that of the batch before."""
-    advance = Statement(
-        "update event_heads set height = height + 1, sequence = sequence + :count where tenant = :tenant "
-        "returning height, sequence, hash",
-        ({"count": count, "tenant": TENANT},),
-    )
-    heads = yield advance
-    if not heads:
-        yield Statement(
-            "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
-            "on conflict (tenant) do nothing",
-            ({"tenant": TENANT, "start": _START},),
-        )
-        heads = yield advance
-    if not heads:
-        raise StorageUnavailable("the activity cannot be written", detail="no head row")
-    return heads[0]
+    if is_first is None:
+        return  # another process was first
+    await transaction.execute("update event_heads set keyed = :keyed where tenant = :tenant", names)
+    if height:
+        await append(transaction, Event("activity.keyed", details={"after": sequence}), now=now)
 
 
 def format_details(details: Mapping[str, object]) -> str:
@@ -172,33 +139,6 @@ def _scalar(value: object) -> object:
     if isinstance(value, list | tuple | frozenset):
         raise TypeError("an event cannot hold lists in lists")
     return _plain(value)
-
-
-def _row(event: Event, details: str, *, sequence: int, now: int) -> Mapping[str, Value]:
-    return {
-        "tenant": TENANT,
-        "sequence": sequence,
-        "at": now,
-        "kind": event.kind,
-        "outcome": event.outcome,
-        "user_id": event.user_id,
-        "client_id": event.client_id,
-        "connection_id": event.connection_id,
-        "details": details,
-    }
-
-
-_COLUMNS = ("tenant", "sequence", "at", "kind", "outcome", "user_id", "client_id", "connection_id", "details")
-
-
-def _digest(previous: bytes, *, height: int, at: int, rows: Sequence[Row]) -> bytes:
-    """SHA-256 over the batch before and every column of every event of this one."""
-    state = hashlib.sha256(_LABEL + previous)
-    lines = [[height, at, len(rows)], *([row[name] for name in _COLUMNS] for row in rows)]
-    for line in lines:
-        encoded = to_json(line)
-        state.update(len(encoded).to_bytes(4, "big") + encoded)
-    return state.digest()
 
 
 _Pending = tuple[Event, str, asyncio.Future[None] | None]
@@ -316,7 +256,7 @@ class Activity:
         failure: VaultError | None = StorageUnavailable("the activity could not be written")
         try:
             now = self._database.now()
-            await self._database.perform(_appending([(event, details) for event, details, _ in taken], now=now))
+            await self._database.append_events(Batch(now, [_entry(event, details) for event, details, _ in taken]))
             failure = None
         except VaultError as error:
             failure = error
@@ -379,52 +319,3 @@ def _event(row: Row) -> Event:
         sequence=integer(row, "sequence"),
         tenant=text(row, "tenant"),
     )
-
-
-async def verify(reader: Reader) -> int:
-    """Recompute the chain up to the head as it is now; the number of events. Raises ChainBroken."""
-    head = await reader.fetch_one(
-        "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
-    )
-    end = 0 if head is None else integer(head, "height")
-    height, sequence, previous = 0, 0, _START
-    while height < end:
-        batches = await reader.fetch(
-            "select height, last_sequence, previous_hash, hash, at from event_batches "
-            "where tenant = :tenant and height > :height and height <= :end order by height limit :limit",
-            {"tenant": TENANT, "height": height, "end": end, "limit": VERIFY_PAGE},
-        )
-        if not batches:
-            raise ChainBroken(sequence + 1)
-        rows = await reader.fetch(
-            "select tenant, sequence, at, kind, outcome, user_id, client_id, connection_id, details from events "
-            "where tenant = :tenant and sequence > :sequence and sequence <= :last order by sequence",
-            {"tenant": TENANT, "sequence": sequence, "last": integer(batches[-1], "last_sequence")},
-        )
-        start = sequence
-        for batch in batches:
-            height += 1
-            mine = rows[sequence - start : integer(batch, "last_sequence") - start]
-            if integer(batch, "height") != height or binary(batch, "previous_hash") != previous:
-                raise ChainBroken(sequence + 1)
-            previous = _checked(batch, mine, sequence=sequence, previous=previous)
-            sequence += len(mine)
-    if head is not None and (sequence != integer(head, "sequence") or previous != binary(head, "hash")):
-        raise ChainBroken(sequence + 1)
-    if head is None and await reader.fetch(
-        "select kind from events where tenant = :tenant limit 1", {"tenant": TENANT}
-    ):
-        raise ChainBroken(1)
-    return sequence
-
-
-def _checked(batch: Row, rows: Sequence[Row], *, sequence: int, previous: bytes) -> bytes:
-    """The hash of a batch that fits. The chain is per batch: a changed event is told apart only by its batch."""
-    for expected, row in enumerate(rows, start=sequence + 1):
-        if integer(row, "sequence") != expected:
-            raise ChainBroken(expected)
-    digest = _digest(previous, height=integer(batch, "height"), at=integer(batch, "at"), rows=rows)
-    is_complete = sequence + len(rows) == integer(batch, "last_sequence")
-    if not rows or not is_complete or digest != binary(batch, "hash"):
-        raise ChainBroken(sequence + 1)
-    return digest

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vault import quarantine
-from vault.audit import append
+from vault.audit import append, restart_keyed_head
 from vault.database import Database, Row, Transaction, Value, binary, schema_files, text
-from vault.keys import ROOT, KeyRing, open_root, vault_id
+from vault.keys import ROOT, KeyRing, event_key, open_root, vault_id
 from vault.keysources import KeySource
 from vault.keysources.private_file import sync_folder
 from vault.records import Event
@@ -237,7 +237,9 @@ async def restore(
             "or restore a backup that was made with --with-keys"
         )
     else:
-        await open_root(source, sealed=binary(root, "sealed"), kek_id=text(root, "kek_id"))
+        database.event_key = event_key(
+            await open_root(source, sealed=binary(root, "sealed"), kek_id=text(root, "kek_id"))
+        )
     if not force:
         for statement in _USED:
             if await database.fetch_one(statement) is not None:
@@ -245,9 +247,18 @@ async def restore(
     async with database.transaction(patient=True) as transaction:
         await _load(transaction, backup, keeps_keys=keeps_keys)
         now = database.now()
+        await _key_head(transaction, database.event_key, now=now)
         judged = await quarantine.quarantine(transaction, policies, now=now)
         await append(transaction, *_events(backup, judged, keeps_keys=keeps_keys), now=now)
     return judged
+
+
+async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) -> None:
+    """A backup from before the activity had a key: key it from here on, whatever the key store here says of later."""
+    keyless = await transaction.fetch_one("select tenant from event_heads where keyed is null")
+    if key is not None and keyless is not None:
+        await transaction.execute("delete from keys.event_starts")
+        await restart_keyed_head(transaction, key, now=now)
 
 
 async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool) -> None:

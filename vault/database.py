@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from vault.event_chain import Batch
 from vault.refusals import StorageUnavailable, VaultError
 
 Value = str | int | bytes | None
@@ -79,11 +80,22 @@ class Transaction(Reader, Protocol):
         """Run a program of statements; on SQLite in one go."""
         ...
 
+    async def append_events(self, batch: Batch) -> None:
+        """Append to the activity at the latest with the commit, so that nobody waits for the head longer than it takes.
+
+        What is refused there is refused on leaving the block. `vault.audit.append` is the way to call this.
+        """
+        ...
+
 
 class Database(Reader, Protocol):
-    """An open database. `clock_offset` moves time for tests; the product never sets it."""
+    """An open database. `clock_offset` moves time for tests; the product never sets it.
+
+    `event_key` (32 bytes) keys the activity's head; the key ring sets it when it opens.
+    """
 
     clock_offset: int
+    event_key: bytes | None
 
     @property
     def server_changes(self) -> int:
@@ -110,6 +122,10 @@ class Database(Reader, Protocol):
 
     async def perform(self, program: Program[T]) -> T:
         """Run a program as a transaction of its own; on SQLite the cheapest way to write: one trip to its thread."""
+        ...
+
+    async def append_events(self, batch: Batch) -> None:
+        """Append to the activity as a transaction of its own, in one trip. Called by `vault.audit.Activity`."""
         ...
 
     async def hold_liveness(self, owner: str) -> None:

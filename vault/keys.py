@@ -17,7 +17,7 @@ from collections import OrderedDict
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from vault import signing
+from vault import audit, signing
 from vault.database import Database, Reader, Row, Transaction, binary, text
 from vault.envelope import KEY_LENGTH, Context, open_sealed, seal
 from vault.keysources import KeySource
@@ -95,6 +95,7 @@ class KeyRing:
             keys = await SigningKeys.load(database, sealing_key=_signing_key(root), now=database.now())
         except CiphertextRejected as error:
             raise KeyUnavailable("the key store is damaged: restore it from a backup", detail=error.detail) from error
+        await audit.begin_keyed_head(database, event_key(root))
         return cls(source, root, keys)
 
     def subkey(self, purpose: str) -> bytes:
@@ -229,6 +230,11 @@ async def _create(database: Database, source: KeySource) -> None:
 
 def _subkey(root: bytes, purpose: str) -> bytes:
     return derive(root, salt=b"", info=b"token-vault subkey\x00" + purpose.encode())
+
+
+def event_key(root: bytes) -> bytes:
+    """The key of the activity's head, under this root secret."""
+    return _subkey(root, "events")
 
 
 def _signing_key(root: bytes) -> bytes:

@@ -19,7 +19,9 @@ from typing import Protocol
 
 import asyncpg
 
+from vault import postgres_events
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
+from vault.event_chain import Batch
 from vault.liveness import OwnerLocks
 from vault.postgres_hosts import ERRORS as _ERRORS
 from vault.postgres_hosts import STARTED, Servers, place_of, split_hosts
@@ -31,7 +33,8 @@ LOG = logging.getLogger("token_vault.storage")
 
 POOL_SIZE = 10
 WAIT = 2.5  # seconds for a connection
-LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock
+LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
+IDLE_LIMIT = 2.0  # seconds after which the server ends a transaction whose process says nothing more
 STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
 PATIENT_TIMEOUT = 600.0  # seconds for one statement of bulk work or of a schema upgrade
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
@@ -40,11 +43,14 @@ SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 # Of every session; behind a pooler, where no session is ours, of every transaction. Names and values are constants.
 SESSION = {
     "lock_timeout": str(int(LOCK_WAIT * 1000)),
-    "idle_in_transaction_session_timeout": "30000",
+    "idle_in_transaction_session_timeout": str(int(IDLE_LIMIT * 1000)),
     "jit": "off",
     "synchronous_commit": "on",  # whatever the server's default is: what is committed is durable
 }
 _SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSION.items())
+
+_BEGIN = "begin isolation level read committed"
+_BEGIN_POOLED = f"{_BEGIN}; {_SET_LOCAL}"
 
 _PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
 _CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
@@ -55,6 +61,7 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # this server is a replica now
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process stood still in a transaction
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,
@@ -157,12 +164,37 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
     )
 
 
+def _given_up(connection: _Connection, error: Exception) -> VaultError:
+    """The refusal. Hang up on a server that did not answer in time, since it will not answer a rollback either, and
+    on one that takes no writes: after a failover the next connection finds its successor."""
+    if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
+        with suppress(*_ERRORS):  # the pool took back a connection that had ended
+            connection.terminate()
+    return refusal(error)
+
+
+async def _roll_back(connection: _Connection) -> None:
+    """End what is open, or the connection; without it the server rolls back."""
+    try:
+        if not connection.is_closed() and connection.is_in_transaction():
+            await connection.execute("rollback")
+    except BaseException as error:
+        with suppress(*_ERRORS):  # as above
+            connection.terminate()
+        if not isinstance(error, _ERRORS):
+            raise
+
+
 class PostgresTransaction:
     """One transaction on one connection."""
 
-    def __init__(self, connection: _Connection, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, connection: _Connection, *, event_key: bytes | None = None, timeout: float | None = None
+    ) -> None:
         self._connection: _Connection | None = connection
         self._timeout = timeout  # of each statement; None: the connection's own
+        self._event_key = event_key
+        self._batches: list[Batch] = []  # of events, which travel with COMMIT
         self.failed = False
 
     def _enter(self) -> _Connection:
@@ -177,20 +209,13 @@ class PostgresTransaction:
         """No statement after this one."""
         self._connection = None
 
-    def _given_up(self, connection: _Connection, error: Exception) -> VaultError:
-        """The refusal. Hang up on a server that did not answer in time, since it will not answer a rollback either, and
-        on one that takes no writes: after a failover the next connection finds its successor."""
-        if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
-            connection.terminate()
-        return refusal(error)
-
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         connection = self._enter()
         query, names = translate(sql)
         try:
             found = await connection.fetch(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
-            raise self._given_up(connection, error) from error
+            raise _given_up(connection, error) from error
         self.failed = False
         return [dict(record.items()) for record in found]
 
@@ -200,7 +225,7 @@ class PostgresTransaction:
         try:
             record = await connection.fetchrow(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
-            raise self._given_up(connection, error) from error
+            raise _given_up(connection, error) from error
         self.failed = False
         return None if record is None else dict(record.items())
 
@@ -212,7 +237,7 @@ class PostgresTransaction:
         try:
             status = await connection.execute(query, *[parameters[name] for name in names], timeout=self._timeout)
         except _ERRORS as error:
-            raise self._given_up(connection, error) from error
+            raise _given_up(connection, error) from error
         self.failed = False
         count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1"
         return int(count) if count.isdigit() else 0
@@ -224,7 +249,7 @@ class PostgresTransaction:
             rows = [[row[name] for name in names] for row in parameters]
             await connection.executemany(query, rows, timeout=self._timeout)
         except _ERRORS as error:
-            raise self._given_up(connection, error) from error
+            raise _given_up(connection, error) from error
         self.failed = False
 
     async def perform(self, program: Program[T]) -> T:
@@ -240,6 +265,20 @@ class PostgresTransaction:
                 statement = program.send(rows)
         except StopIteration as end:
             return end.value
+
+    async def append_events(self, batch: Batch) -> None:
+        self._enter()
+        self.failed = False
+        self._batches.append(batch)
+
+    async def commit(self, connection: _Connection) -> None:
+        """Append the events and commit, in one message. Raises the driver's errors."""
+        if self.failed:
+            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+        statements = [postgres_events.script(batch, key=self._event_key) for batch in self._batches]
+        status = await connection.execute("; ".join([*statements, "commit"]), timeout=self._timeout)
+        if status != "COMMIT":
+            raise StorageUnavailable("the transaction failed", detail=f"COMMIT ended as {status}")
 
 
 async def _connect_alone(servers: Servers) -> _Connection:
@@ -262,6 +301,7 @@ class PostgresDatabase:
 
     def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
         self.clock_offset = 0
+        self.event_key: bytes | None = None
         self._owners = owners
         self._servers = servers
         self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
@@ -325,29 +365,38 @@ class PostgresDatabase:
     @asynccontextmanager
     async def _transaction(self, *, patient: bool = False) -> AsyncGenerator[PostgresTransaction]:
         async with self._connection() as connection:
-            transaction = PostgresTransaction(connection, timeout=PATIENT_TIMEOUT if patient else None)
+            timeout = PATIENT_TIMEOUT if patient else None
+            transaction = PostgresTransaction(connection, event_key=self.event_key, timeout=timeout)
             callers: BaseException | None = None
             try:
-                async with _begun(connection, self._servers):
-                    try:
-                        yield transaction
-                    except BaseException as error:
-                        callers = error
-                        raise
-                    finally:
-                        transaction.finish()
-                    if transaction.failed:
-                        raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
-            except _ERRORS as error:  # of BEGIN, COMMIT or ROLLBACK; without a connection the server rolls back
-                if isinstance(error, TimeoutError):
-                    connection.terminate()
-                if callers is not None:
-                    raise callers from callers.__cause__
-                raise refusal(error) from error
+                await connection.execute(_BEGIN_POOLED if self._servers.is_pooled else _BEGIN)
+                try:
+                    yield transaction
+                except BaseException as error:
+                    callers = error
+                    raise
+                finally:
+                    transaction.finish()
+                await transaction.commit(connection)
+            except BaseException as error:
+                refused = None
+                if callers is None and isinstance(error, _ERRORS):  # of BEGIN or COMMIT
+                    refused = _given_up(connection, error)
+                await _roll_back(connection)
+                if refused is not None:
+                    raise refused from error
+                raise
 
     async def perform(self, program: Program[T]) -> T:
         async with self._transaction() as transaction:
             return await transaction.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        async with self._connection() as connection:
+            try:
+                await postgres_events.append(connection, batch, key=self.event_key)
+            except _ERRORS as error:
+                raise _given_up(connection, error) from error
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[PostgresTransaction]:
         return self._transaction(patient=patient)

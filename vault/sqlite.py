@@ -22,9 +22,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 import aiosqlite
 
 from vault.database import NO_PARAMETERS, Program, Row, T, Value
+from vault.event_chain import Batch
 from vault.liveness import OwnerLocks
 from vault.refusals import StorageUnavailable, VaultError
 from vault.sqlite_connections import ERRORS, VERSIONS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
+from vault.sqlite_events import appending
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 
 LOG = logging.getLogger("token_vault.storage")
@@ -64,8 +66,9 @@ class _Turn:
 class SqliteTransaction:
     """A savepoint in the current batch."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, *, event_key: bytes | None) -> None:
         self._connection: aiosqlite.Connection | None = connection
+        self._event_key = event_key
         self.failed = False
 
     def _enter(self) -> aiosqlite.Connection:
@@ -121,6 +124,9 @@ class SqliteTransaction:
         self.failed = False
         return result
 
+    async def append_events(self, batch: Batch) -> None:
+        await self.perform(appending(batch, key=self._event_key))
+
 
 class _Writer:
     """The task that begins, hands out savepoints and commits."""
@@ -135,7 +141,7 @@ class _Writer:
         self._task = asyncio.create_task(self._run(), name="sqlite-writer")
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[SqliteTransaction]:
+    async def transaction(self, *, event_key: bytes | None) -> AsyncGenerator[SqliteTransaction]:
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
         current = self._current
@@ -144,7 +150,7 @@ class _Writer:
         turn = _Turn(self._loop)
         self._queue.append(turn)
         self._wake.set()
-        transaction = SqliteTransaction(self._connection)
+        transaction = SqliteTransaction(self._connection, event_key=event_key)
         try:
             await turn.begun
             yield transaction
@@ -303,6 +309,7 @@ class SqliteDatabase:
         owners: OwnerLocks | None,
     ) -> None:
         self.clock_offset = 0
+        self.event_key: bytes | None = None
         self._owners = owners
         self._here = here
         self._readers = tuple(readers)
@@ -341,10 +348,13 @@ class SqliteDatabase:
             return None  # closed, or somebody has the files for a moment: the read that follows says it
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
-        return self._writer.transaction()
+        return self._writer.transaction(event_key=self.event_key)
 
     async def perform(self, program: Program[T]) -> T:
         return await self._writer.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        await self._writer.perform(appending(batch, key=self.event_key))
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:

@@ -1,0 +1,114 @@
+"""The bytes of the activity's chain: lines of events, hashes of batches, and the keyed head. Described in `FORMATS.md`.
+
+Two chains run side by side. The hash chain needs no key and shows a change inside. The keyed head is folded from
+values that only a holder of the vault's key can compute and that are stored nowhere: who has the database alone can
+neither add a batch nor compute the head of a shorter chain. Folding needs no key, so PostgreSQL does it in the
+statement that appends. Pure functions only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic_core import to_json
+
+from vault.records import TENANT
+
+START = bytes(32)  # the hash before the first batch
+LABEL = b"token-vault events 1\x00"
+FOLD_LABEL = b"token-vault events keyed 1\x00"
+_MAC_LABEL = b"token-vault events mac 1\x00"
+_TAG_LABEL = b"token-vault events tag 1\x00"
+_BEGIN_LABEL = b"token-vault events begin 1\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event as stored, without its number and time. `details` is JSON."""
+
+    kind: str
+    outcome: str
+    user_id: str | None
+    client_id: str | None
+    connection_id: str | None
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events that are committed together at one time, in seconds."""
+
+    at: int
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The end of the chain after some batch. `keyed` is None before the vault's key was first used."""
+
+    height: int
+    sequence: int
+    hash: bytes
+    keyed: bytes | None
+
+
+def tail(entry: Entry, *, at: int) -> str:
+    """The line of an event after its number: `AT,"KIND",...]`."""
+    row = (at, entry.kind, entry.outcome, entry.user_id, entry.client_id, entry.connection_id, entry.details)
+    return to_json(row).decode()[1:]
+
+
+def line_start() -> str:
+    """The line of an event before its number."""
+    return f"[{to_json(TENANT).decode()},"
+
+
+def digest(previous: bytes, *, height: int, sequence: int, at: int, tails: Sequence[str]) -> bytes:
+    """SHA-256 over the batch before and every column of every event of this one; `sequence` is the last one before."""
+    state = hashlib.sha256(LABEL + previous)
+    state.update(framed(f"[{height},{at},{len(tails)}]"))
+    start = line_start()
+    for number, rest in enumerate(tails, start=sequence + 1):
+        state.update(framed(f"{start}{number},{rest}"))
+    return state.digest()
+
+
+def framed(line: str) -> bytes:
+    """4 bytes of length, big endian, and the line in UTF-8."""
+    encoded = line.encode()
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
+    """What the key says of a batch's content. It is folded into the keyed head and never stored."""
+    state = hmac.new(key, _MAC_LABEL, hashlib.sha256)
+    for rest in tails:
+        state.update(framed(rest))
+    return state.digest()
+
+
+def tag(key: bytes, *, tails: Sequence[str]) -> bytes:
+    """16 bytes that are stored with a batch: they name the batch that somebody without the key wrote or changed."""
+    state = hmac.new(key, _TAG_LABEL, hashlib.sha256)
+    for rest in tails:
+        state.update(framed(rest))
+    return state.digest()[:16]
+
+
+def fold(keyed: bytes, *, previous: bytes, mac: bytes) -> bytes:
+    """The keyed head after a batch; `previous` is the hash of the batch before."""
+    return hashlib.sha256(FOLD_LABEL + keyed + previous + mac).digest()
+
+
+def begin(key: bytes, *, height: int, sequence: int, hash: bytes) -> bytes:  # noqa: A002 -- the column's name
+    """The keyed head where the key is first used, after batch `height`."""
+    return hmac.digest(key, _BEGIN_LABEL + framed(f"[{height},{sequence}]") + hash, hashlib.sha256)
+
+
+def entry_of(row: Mapping[str, str | int | bytes | None]) -> Entry:
+    """The entry that a stored row holds; columns of another type never fit the chain."""
+    named = {name: row[name] for name in ("kind", "outcome", "user_id", "client_id", "connection_id", "details")}
+    return Entry(**named)  # pyright: ignore[reportArgumentType] -- whatever is there is what gets hashed
