@@ -23,6 +23,7 @@ from tests.harness import RunningVault, running_vault
 from tests.person import Person
 
 REDIRECT = "http://127.0.0.1:33418/callback"
+WEB = "https://client.example/callback"  # where an answer reaches the client and no other program of the machine
 SCOPE = "tools connections openid"
 GENEROUS = {"registration": {"per_address_hourly": 100_000, "total_hourly": 100_000}}
 
@@ -99,6 +100,7 @@ class Code:
     client_id: str
     code: str
     verifier: str
+    redirect_uri: str = REDIRECT
 
     def form(self, **changes: str | None) -> dict[str, str]:
         """The honest token request with changes; None leaves a parameter out."""
@@ -107,7 +109,7 @@ class Code:
             "client_id": self.client_id,
             "code": self.code,
             "code_verifier": self.verifier,
-            "redirect_uri": REDIRECT,
+            "redirect_uri": self.redirect_uri,
         }
         return {name: value for name, value in (form | changes).items() if value is not None}
 
@@ -175,7 +177,7 @@ class World:
         client_id = client_id or await self.public_client()
         verifier, challenge = pkce()
         answer = await self.allowed(client_id, challenge, **changes)
-        return Code(client_id, answer["code"], verifier)
+        return Code(client_id, answer["code"], verifier, changes.get("redirect_uri") or REDIRECT)
 
     async def token(self, form: Mapping[str, str], **options: object) -> httpx2.Response:
         return await self.http.post("/token", data=dict(form), **options)  # pyright: ignore[reportArgumentType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,8 +12,9 @@ import pytest
 
 from server.oauth import authorize
 from server.oauth.authorization_request import stored_request
+from server.oauth.rules import without_loopback_port
 from tests.harness import PASSWORD
-from tests.oauth_world import REDIRECT, World, pkce, query_of, vault_with
+from tests.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users
 from vault.audit import list_events
 from vault.records import Client, ClientKind, Session
@@ -244,31 +246,33 @@ async def test_request_objects_are_refused_and_never_fetched(world: World) -> No
 
 @pytest.mark.requirement("S-049")
 async def test_consent_is_remembered_for_exactly_what_was_agreed(world: World) -> None:
-    client_id = await world.public_client(redirect_uris=[REDIRECT, "https://client.example/cb"])
+    both = [WEB, "https://client.example/cb"]
+    client_id = await world.public_client(redirect_uris=both)
 
     async def is_asked(**changes: str | None) -> bool:
-        answer = await world.ask(str(changes.pop("client_id", client_id)), "A" * 43, **changes)
+        asked = str(changes.pop("client_id", client_id))
+        answer = await world.ask(asked, "A" * 43, **({"redirect_uri": WEB} | changes))
         location = answer.headers["location"]
         assert location.startswith("/consent") or "code=" in location
         return location.startswith("/consent")
 
     assert await is_asked()
-    await world.tokens(client_id, scope="tools openid")
+    await world.tokens(client_id, scope="tools openid", redirect_uri=WEB)
     assert not await is_asked(scope="tools openid")
     assert not await is_asked(scope="tools")
-    assert not await is_asked(scope="tools", redirect_uri="http://127.0.0.1:999/callback")
     assert await is_asked(scope="tools connections")
     assert await is_asked(scope="tools", redirect_uri="https://client.example/cb")
     assert await is_asked(scope="tools", resource=f"{world.url}/sse")
     assert await is_asked(scope="tools", prompt="consent")
-    assert await is_asked(scope="tools", client_id=await world.public_client())
+    assert await is_asked(scope="tools", client_id=await world.public_client(redirect_uris=both))
+    url = world.authorize_url(client_id, "A" * 43, scope="tools", redirect_uri=WEB)
     async with world.vault.person() as bob:
         await world.vault.add_user("bob")
         await bob.sign_in("bob", PASSWORD)
-        answer = await bob.http.get(world.authorize_url(client_id, "A" * 43, scope="tools"))
+        answer = await bob.http.get(url)
         assert answer.headers["location"].startswith("/consent")
     async with world.vault.person() as anonymous:
-        answer = await anonymous.http.get(world.authorize_url(client_id, "A" * 43, scope="tools"))
+        answer = await anonymous.http.get(url)
         assert answer.headers["location"].startswith("/consent")
         page = await anonymous.open(answer.headers["location"])
         assert "/sign-in" in str(page.url)
@@ -276,12 +280,13 @@ async def test_consent_is_remembered_for_exactly_what_was_agreed(world: World) -
 
 @pytest.mark.requirement("S-049")
 async def test_who_signs_in_for_a_request_is_not_asked_again_what_was_agreed(world: World) -> None:
-    client_id = await world.public_client()
-    await world.tokens(client_id, scope="tools openid")
+    client_id = await world.public_client(redirect_uris=[WEB])
+    await world.tokens(client_id, scope="tools openid", redirect_uri=WEB)
 
     async def is_asked(name: str = "alice", **changes: str | None) -> bool:
+        wanted = {"scope": "tools", "redirect_uri": WEB} | changes
         async with world.vault.person() as newcomer:
-            page = await newcomer.open(world.authorize_url(client_id, "A" * 43, **({"scope": "tools"} | changes)))
+            page = await newcomer.open(world.authorize_url(client_id, "A" * 43, **wanted))
             assert page.url.path == "/sign-in"
             answer = await newcomer.sign_in(name, PASSWORD, page=page)
             assert answer.url.path == "/consent"
@@ -324,10 +329,57 @@ async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path
 
 @pytest.mark.requirement("S-049")
 async def test_a_revoked_grant_is_no_consent(world: World) -> None:
-    issued = await world.tokens()
-    assert "code=" in (await world.ask(issued["client_id"])).headers["location"]
+    issued = await world.tokens(await world.public_client(redirect_uris=[WEB]), redirect_uri=WEB)
+    assert "code=" in (await world.ask(issued["client_id"], redirect_uri=WEB)).headers["location"]
     await world.http.post("/revoke", data={"client_id": issued["client_id"], "token": issued["refresh_token"]})
-    assert (await world.ask(issued["client_id"])).headers["location"].startswith("/consent")
+    assert (await world.ask(issued["client_id"], redirect_uri=WEB)).headers["location"].startswith("/consent")
+
+
+@pytest.mark.requirement("S-062")
+@pytest.mark.parametrize("kind", [ClientKind.MANUAL, ClientKind.DYNAMIC, ClientKind.METADATA])
+@pytest.mark.parametrize(
+    ("redirect_uri", "asked", "method", "is_asked"),
+    [
+        (REDIRECT, REDIRECT, "none", True),
+        (REDIRECT, "http://127.0.0.1:999/callback", "none", True),  # another program's port
+        ("cursor://callback", "cursor://callback", "none", True),
+        (WEB, WEB, "none", False),
+        (REDIRECT, "http://127.0.0.1:999/callback", "client_secret_post", False),  # worth nothing without the secret
+    ],
+)
+async def test_a_client_that_any_local_program_can_claim_to_be_is_asked_about_each_time(
+    world: World, kind: ClientKind, redirect_uri: str, asked: str, method: str, is_asked: bool
+) -> None:
+    """RFC 8252 §8.6: whoever knows the id of a public client could fetch a code silently, at a port of its own."""
+    client = Client(
+        id=f"https://client.example/{secrets.token_hex(8)}" if kind is ClientKind.METADATA else secrets.token_hex(8),
+        kind=kind,
+        name="An installed app",
+        auth_method=method,
+        redirect_uris=(redirect_uri,),
+        created_at=world.now(),
+        metadata={"fresh_until": world.now() + 1000},
+    )
+    alice = await users.find_user(world.vault.deployment.database, "alice")
+    assert alice is not None
+    async with world.vault.deployment.transaction() as transaction:
+        await clients.save_client(transaction, client)
+        await grants.create_grant(
+            transaction,
+            user_id=alice.id,
+            client_id=client.id,
+            scopes=frozenset({"tools", "openid"}),
+            resource=f"{world.url}/mcp",
+            redirect_uri=without_loopback_port(redirect_uri),
+            now=world.now(),
+        )
+    answer = await world.ask(client.id, scope="tools", redirect_uri=asked)
+    assert answer.headers["location"].startswith("/consent") == is_asked
+    silent = query_of(
+        (await world.ask(client.id, scope="tools", redirect_uri=asked, prompt="none")).headers["location"]
+    )
+    assert (silent.get("error") == "consent_required") == is_asked
+    assert ("code" in silent) != is_asked
 
 
 async def test_prompt_none_answers_without_a_page(world: World) -> None:
@@ -336,8 +388,9 @@ async def test_prompt_none_answers_without_a_page(world: World) -> None:
     async with world.vault.person() as anonymous:
         answer = await anonymous.http.get(world.authorize_url(client_id, "A" * 43, prompt="none"))
         assert refused(answer, world) == "login_required"
-    await world.tokens(client_id)
-    assert "code=" in (await world.ask(client_id, prompt="none")).headers["location"]
+    web = await world.public_client(redirect_uris=[WEB])
+    await world.tokens(web, redirect_uri=WEB)
+    assert "code=" in (await world.ask(web, prompt="none", redirect_uri=WEB)).headers["location"]
     assert refused(await world.ask(client_id, prompt="none login"), world) == "invalid_request"
 
 

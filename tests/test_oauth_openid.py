@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from tests.harness import PASSWORD
-from tests.oauth_world import Code, World, claims_of, pkce, query_of
+from tests.oauth_world import WEB, Code, World, claims_of, pkce, query_of
 from tests.person import Person
 
 pytest_plugins = ["tests.oauth_fixtures"]
@@ -77,7 +77,8 @@ def is_sign_in(page: httpx2.Response) -> bool:
 async def redeemed(world: World, client_id: str, answer: httpx2.Response, verifier: str) -> dict[str, object]:
     """The claims of the ID token that an answer of the authorization endpoint leads to."""
     assert answer.status_code == 303, f"{answer.status_code} at {answer.url}"
-    code = Code(client_id, query_of(answer.headers["location"])["code"], verifier)
+    redirect_uri, _, query = answer.headers["location"].partition("?")
+    code = Code(client_id, query_of(f"?{query}")["code"], verifier, redirect_uri)
     return claims_of((await world.token(code.form())).json()["id_token"])
 
 
@@ -148,28 +149,29 @@ async def test_the_session_that_was_not_fresh_cannot_answer_the_request(world: W
 
 
 async def test_a_fresh_sign_in_leads_on_to_what_was_allowed_before(world: World) -> None:
-    client_id = await world.public_client()
+    client_id = await world.public_client(redirect_uris=[WEB])
     async with signed_in(world) as person:
         for round_ in range(2):
             verifier, challenge = pkce()
-            page = await person.open(world.authorize_url(client_id, challenge, prompt="login"))
+            page = await person.open(world.authorize_url(client_id, challenge, prompt="login", redirect_uri=WEB))
             assert is_sign_in(page)
             answer = await person.sign_in("alice", PASSWORD, page=page)
             assert (answer.status_code == 200) == (round_ == 0), "consent is asked once"
             if answer.status_code == 200:
                 answer = await person.submit(answer, form="/consent", button=("decision", "allow"))
             assert "auth_time" in await redeemed(world, client_id, answer, verifier)
-        page = await person.open(world.authorize_url(client_id, "A" * 43, prompt="login consent"))
+        page = await person.open(world.authorize_url(client_id, "A" * 43, prompt="login consent", redirect_uri=WEB))
         page = await person.sign_in("alice", PASSWORD, page=page)
         assert page.url.path == "/consent", "prompt=consent asks although it was allowed"
 
 
 async def test_no_page_is_shown_to_a_client_that_wants_none(world: World) -> None:
-    issued = await world.tokens()
+    issued = await world.tokens(await world.public_client(redirect_uris=[WEB]), redirect_uri=WEB)
     async with signed_in(world) as person:
         for age, outcome in (("60", "error"), ("200", "code")):
             with world.elapsed(100):
-                url = world.authorize_url(issued["client_id"], "A" * 43, prompt="none", max_age=age)
+                wanted = {"prompt": "none", "max_age": age, "redirect_uri": WEB}
+                url = world.authorize_url(issued["client_id"], "A" * 43, **wanted)
                 query = query_of((await person.http.get(url)).headers["location"])
             assert outcome in query
             assert query.get("error") in {None, "login_required"}

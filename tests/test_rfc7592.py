@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from tests.oauth_world import REDIRECT, World, error_of
+from tests.oauth_world import REDIRECT, WEB, World, error_of
 
 pytest_plugins = ["tests.oauth_fixtures"]
 
@@ -88,17 +88,63 @@ async def test_a_public_client_that_becomes_confidential_gets_a_secret(world: Wo
 
 
 async def test_a_changed_redirect_list_ends_the_use_of_earlier_consent(world: World) -> None:
-    client = await world.register()
+    await _change(world, {"redirect_uris": [WEB, "https://more.example/cb"]}, is_asked=True)
+
+
+@pytest.mark.requirement("S-063")
+@pytest.mark.parametrize(
+    ("change", "is_asked"),
+    [
+        ({"client_name": "Your bank"}, True),
+        ({"client_uri": "https://bank.example/"}, True),
+        ({"token_endpoint_auth_method": "client_secret_post"}, True),
+        ({"software_version": "2"}, False),  # the person was not shown it
+        ({}, False),
+    ],
+)
+async def test_a_client_that_looks_different_after_consent_is_asked_about_again(
+    world: World, change: dict[str, object], *, is_asked: bool
+) -> None:
+    await _change(world, change, is_asked=is_asked)
+
+
+async def _change(world: World, change: dict[str, object], *, is_asked: bool) -> None:
+    """A client that was allowed changes itself; whether it is asked about again, and then again not."""
+    client = await world.register(redirect_uris=[WEB])
     client_id = str(client["client_id"])
-    await world.tokens(client_id)
-    assert "code=" in (await world.ask(client_id)).headers["location"]  # remembered
+
+    async def ask() -> str:
+        return (await world.ask(client_id, redirect_uri=WEB)).headers["location"]
+
+    await world.tokens(client_id, redirect_uri=WEB)
+    assert "code=" in await ask()  # remembered
     with world.elapsed(5):
-        body = {"redirect_uris": [REDIRECT, "https://more.example/cb"]}
-        await world.http.put(path(client), headers=bearer(client), json=body)
+        same = {"client_name": "Test agent", "redirect_uris": [WEB], "token_endpoint_auth_method": "none"}
+        answer = await world.http.put(path(client), headers=bearer(client), json=same | change)
+        assert answer.status_code == 200, answer.text
     with world.elapsed(10):
-        assert (await world.ask(client_id)).headers["location"].startswith("/consent")
-        await world.tokens(client_id)
-        assert "code=" in (await world.ask(client_id)).headers["location"]
+        assert (await ask()).startswith("/consent") == is_asked
+        if "token_endpoint_auth_method" not in change:  # else it has a secret now
+            await world.tokens(client_id, redirect_uri=WEB)
+            assert "code=" in await ask()
+
+
+@pytest.mark.requirement("S-063")
+@pytest.mark.parametrize("decision", ["allow", "deny"])
+async def test_a_client_that_changes_its_name_while_the_person_looks_is_shown_again(
+    world: World, decision: str
+) -> None:
+    client = await world.register(redirect_uris=[WEB], client_name="Weather")
+    client_id = str(client["client_id"])
+    page = await world.alice.open(world.authorize_url(client_id, "A" * 43, redirect_uri=WEB))
+    assert "Weather" in page.text
+    body = {"client_name": "Your bank", "redirect_uris": [WEB], "token_endpoint_auth_method": "none"}
+    await world.http.put(path(client), headers=bearer(client), json=body)
+    page = await world.alice.submit(page, form="/consent", button=("decision", decision))
+    assert (page.status_code, page.url.path) == (200, "/consent")
+    assert "Your bank" in page.text
+    page = await world.alice.submit(page, form="/consent", button=("decision", decision))
+    assert page.headers["location"].startswith(WEB)
 
 
 @pytest.mark.requirement("S-030")

@@ -23,7 +23,7 @@ from server.oauth.client_rules import (
     accept,
     document_host_allowed,
     integer_member,
-    redirects_differ,
+    with_change_noted,
 )
 from server.oauth.rules import OAuthError, is_loopback_redirect, json_object
 from vault import audit, clients, limits
@@ -121,13 +121,7 @@ def _read(
     accepted = accept(content, settings=deployment.settings, default_auth_method="none")
     if accepted.auth_method not in {"none", "private_key_jwt"}:
         raise ValueError("a public document cannot name a secret's method")
-    changed_at = None if known is None else integer_member(known, "redirects_changed_at")
-    if known is not None and redirects_differ(known, accepted):
-        changed_at = now
-    rest = {**accepted.rest, "fetched_at": now, "fresh_until": now + freshness(answer.headers, now=now)}
-    if changed_at is not None:
-        rest["redirects_changed_at"] = changed_at
-    return Client(
+    found = Client(
         id=client_id,
         kind=ClientKind.METADATA,
         name=accepted.name,
@@ -136,8 +130,9 @@ def _read(
         grant_types=accepted.grant_types,
         created_at=now if known is None else known.created_at,
         last_used_at=None if known is None else known.last_used_at,
-        metadata=rest,
+        metadata={**accepted.rest, "fetched_at": now, "fresh_until": now + freshness(answer.headers, now=now)},
     )
+    return with_change_noted(found, before=known, now=now)
 
 
 def freshness(headers: Mapping[str, str], *, now: int) -> int:

@@ -5,9 +5,11 @@ Shared by registration requests and client ID metadata documents. Nothing named 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -24,7 +26,7 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.settings import Settings
-from vault.records import Client, ClientKind, format_scope, parse_scope
+from vault.records import Client, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
@@ -32,9 +34,8 @@ GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN
 # What a client gets that names none. The device grant must be asked for: it is the easiest to abuse on a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
-PRIVATE_MEMBERS: Final = frozenset(
-    {"redirects_changed_at", "fetched_at", "fresh_until", "origins", "release", "worker"}
-)
+CHANGED_AT: Final = "redirects_changed_at"  # when redirects or what is shown changed; named as 0.1.0 reads it
+PRIVATE_MEMBERS: Final = frozenset({CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker"})
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
 
 Text = Annotated[str, Field(max_length=2048)]
@@ -213,10 +214,24 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
     return rest
 
 
-def redirects_differ(client: Client, accepted: AcceptedMetadata) -> bool:
-    """Whether new metadata changes where codes may be sent; consent given before must not carry over then."""
-    old = {without_loopback_port(uri) for uri in client.redirect_uris}
-    return old != {without_loopback_port(uri) for uri in accepted.redirect_uris}
+def appearance(client: Client) -> str:
+    """A digest of what a person is shown of a client, and of where codes may be sent: to compare two states of it."""
+    shown = (
+        client.kind.value,
+        client.name,
+        client.is_public,
+        client.metadata.get("client_uri"),
+        sorted({without_loopback_port(uri) for uri in client.redirect_uris}),
+    )
+    return hashlib.sha256(json.dumps(shown).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def with_change_noted(client: Client, *, before: Client | None, now: int) -> Client:
+    """A client with new metadata: consent that was given to a client which looked different must not carry over."""
+    changed_at = None if before is None else integer_member(before, CHANGED_AT)
+    if before is not None and appearance(before) != appearance(client):
+        changed_at = now
+    return client if changed_at is None else replace(client, metadata={**client.metadata, CHANGED_AT: changed_at})
 
 
 def is_loopback_only(client: Client) -> bool:
@@ -252,9 +267,11 @@ def is_metadata_client(client_id: str) -> bool:
 def trusts_consent(client: Client, redirect_uri: str, *, given_at: int) -> bool:
     """Whether a consent given earlier may be used without asking again.
 
-    Not for a document client on loopback: any local program can claim its id. Not after the redirect list changed.
+    Only where the answer reaches that client and nobody else: at an https address, or where the code is worth nothing
+    without the client's secret. On loopback and under private-use schemes any local program that knows the client's id
+    could fetch a code silently (RFC 8252 §8.6). Not after the client changed what the person saw.
     """
-    if client.kind is ClientKind.METADATA and is_loopback_redirect(redirect_uri):
+    if client.is_public and not redirect_uri.startswith("https:"):
         return False
-    changed_at = integer_member(client, "redirects_changed_at")
-    return changed_at is None or given_at >= changed_at
+    changed_at = integer_member(client, CHANGED_AT)
+    return changed_at is None or given_at > changed_at

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from server.addresses import address_of, counted
 from server.deployment import Deployment
 from server.oauth.client_auth import secret_hash
-from server.oauth.client_rules import AcceptedMetadata, accept, integer_member, public_members, redirects_differ
+from server.oauth.client_rules import AcceptedMetadata, accept, public_members, with_change_noted
 from server.oauth.rules import OAuthError
 from server.oauth.tokens import TokenRefused, read_authorization
 from server.oauth.wire import NO_STORE, json_answer, read_json_object
@@ -109,19 +109,16 @@ async def update(deployment: Deployment, request: Request) -> Response:
 
 
 def _changed(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Client, str | None]:
-    """The client with new metadata; a new redirect list ends the use of earlier consent."""
-    rest = dict(accepted.rest)
-    changed_at = now if redirects_differ(client, accepted) else integer_member(client, "redirects_changed_at")
-    if changed_at is not None:
-        rest["redirects_changed_at"] = changed_at
-    changed = replace(
+    """The client with new metadata; a new look or redirect list ends the use of earlier consent."""
+    replaced = replace(
         client,
         name=accepted.name,
         auth_method=accepted.auth_method,
         redirect_uris=accepted.redirect_uris,
         grant_types=accepted.grant_types,
-        metadata=rest,
+        metadata=accepted.rest,
     )
+    changed = with_change_noted(replaced, before=client, now=now)
     needs_secret = accepted.auth_method.startswith("client_secret")
     if needs_secret and client.secret_hash is not None:
         return changed, None

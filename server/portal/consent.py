@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from server.oauth import authorize
+from server.oauth.client_rules import appearance
 from server.portal import pages, permissions, words
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit, sign_in_path
@@ -44,6 +45,7 @@ async def show(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "client": client,
         "handle": pending.handle,
+        "seen": appearance(client),
         "unverified": words.is_unverified(client),
         "kind": words.client_kind(client),
         "redirect_host": pending.redirect_host,
@@ -70,6 +72,8 @@ async def decide(visit: OwnVisit) -> Response:
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
+    if visit.form.one("seen") != appearance(pending.client):  # it changed its name while the person looked: ask again
+        return pages.go(f"/consent?request={pending.handle}")
     match visit.form.one("decision"):
         case "deny":
             return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
