@@ -118,7 +118,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
     with pytest.raises(tokens.RefreshRefused):
         await tokens.rotate(database, refresh, request=tokens.RefreshRequest(alice.client.id), now=NOW + 1)
     with pytest.raises(TransitionRefused):
-        async with grants.redeem_code(database, key_ring, code, now=NOW + 1):
+        async with grants.redeem_code(database, key_ring, code, is_holder=lambda _: True, now=NOW + 1):
             pass
 
 

@@ -8,7 +8,7 @@ Grants that clients hold by others' tokens are made in `derived_grants.py`; they
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -61,11 +61,14 @@ class Redemption:
 
 
 @asynccontextmanager
-async def redeem_code(database: Database, ring: KeyRing, code: str, *, now: int) -> AsyncGenerator[Redemption, None]:
+async def redeem_code(
+    database: Database, ring: KeyRing, code: str, *, is_holder: Callable[[Ticket], bool], now: int
+) -> AsyncGenerator[Redemption, None]:
     """Redeem an authorization code: the block checks the request, makes the grant and its tokens in one transaction.
 
     A refusal raised in the block leaves the code unused. When the code was redeemed before, the grant of the first
-    redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2).
+    redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2). `is_holder` says
+    whether the caller could have redeemed the code: somebody who merely saw it must not end the grant.
     """
     replay: tickets.TicketReplayed | None = None
     async with database.transaction() as transaction:
@@ -73,7 +76,8 @@ async def redeem_code(database: Database, ring: KeyRing, code: str, *, now: int)
             ticket = await tickets.consume(transaction, ring, code, purpose=TicketPurpose.CODE, now=now)
         except tickets.TicketReplayed as refusal:
             replay = refusal
-            await _revoke_replayed(transaction, refusal.outcome, now=now)
+            if refusal.ticket is not None and is_holder(refusal.ticket):
+                await _revoke_replayed(transaction, refusal.outcome, now=now)
         else:
             redemption = Redemption(transaction, ticket, code)
             yield redemption

@@ -32,18 +32,23 @@ from vault.refusals import StorageUnavailable, TransitionRefused
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
-_KEPT = 86400  # after expiry, so that a late use is told apart from a forgery
-_REPLAY_WATCH = 90 * 86400  # a replayed code must find its grant for as long as a refresh token of it can live
+_KEPT = 86400  # after expiry, so that a late use is told apart from a forgery, and the replay of a code ends its grant
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that reads like a digit
 _CODE_HALF = 4
 
 
 class TicketReplayed(TransitionRefused):
-    """The ticket was used before. `outcome` is what its first use noted: for a code, the id of the grant it made."""
+    """The ticket was used before.
 
-    def __init__(self, description: str, *, outcome: str | None, detail: str = "") -> None:
+    `outcome` is what its first use noted: for a code, the id of the grant it made. `ticket` is what it stood for.
+    """
+
+    def __init__(
+        self, description: str, *, outcome: str | None, ticket: Ticket | None = None, detail: str = ""
+    ) -> None:
         super().__init__(description, detail=detail)
         self.outcome = outcome
+        self.ticket = ticket
 
 
 async def issue(
@@ -127,7 +132,8 @@ async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpo
     if row is not None:
         return _ticket(row, ring)
     seen = await transaction.fetch_one(
-        "select consumed_at, outcome from tickets"
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at,"
+        " outcome from tickets"
         " where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose",
         key,
     )
@@ -136,7 +142,10 @@ async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpo
     if integer_or_none(seen, "consumed_at") is None:
         raise TransitionRefused("this link or code has expired", detail=f"{purpose} expired")
     raise TicketReplayed(
-        "this link or code was already used", outcome=text_or_none(seen, "outcome"), detail=f"{purpose} replayed"
+        "this link or code was already used",
+        outcome=text_or_none(seen, "outcome"),
+        ticket=_ticket(seen, ring) if binary(seen, "payload") else None,  # 0.1.0 empties those of used codes
+        detail=f"{purpose} replayed",
     )
 
 
@@ -183,15 +192,10 @@ async def expire_client_tickets(
 
 
 async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
-    """Forget what can no longer matter. Redeemed codes stay (without payload) to recognise a replay."""
-    await transaction.execute(
-        "update tickets set payload = :empty where tenant = :tenant and expires_at <= :before and outcome is not null",
-        {"tenant": TENANT, "empty": b"", "before": now - _KEPT},
-    )
+    """Forget what can no longer matter: a thief redeems a code before its client does, never a day later."""
     return await transaction.execute(
-        "delete from tickets where tenant = :tenant and"
-        " ((outcome is null and expires_at <= :before) or expires_at <= :long_before)",
-        {"tenant": TENANT, "before": now - _KEPT, "long_before": now - _REPLAY_WATCH},
+        "delete from tickets where tenant = :tenant and expires_at <= :before",
+        {"tenant": TENANT, "before": now - _KEPT},
     )
 
 

@@ -32,7 +32,7 @@ from server.oauth.token_request import Exchanged, Issue, TokenRequest
 from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
 from vault import audit, clients, grants, users
 from vault import tokens as refresh_tokens
-from vault.records import Client, Event, Grant, format_scope, parse_scope
+from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
 
@@ -159,10 +159,20 @@ async def _redeem(
 ) -> Issue:
     """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made.
 
-    `check` returns the resource that the code is good for, or refuses.
+    `check` returns the resource that the code is good for, or refuses. It comes first for a second redemption, too.
     """
+
+    def is_holder(ticket: Ticket) -> bool:
+        try:
+            check(stored_request(ticket.payload))
+        except (OAuthError, TransitionRefused):
+            return False
+        return True
+
     try:
-        async with grants.redeem_code(deployment.database, deployment.keys, code, now=asked.now) as redemption:
+        async with grants.redeem_code(
+            deployment.database, deployment.keys, code, is_holder=is_holder, now=asked.now
+        ) as redemption:
             wanted = stored_request(redemption.ticket.payload)
             resource = check(wanted)
             user_id = redemption.ticket.user_id
