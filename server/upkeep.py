@@ -60,6 +60,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
     while True:
         try:
             try:
+                await recovery.watch(deployment.vault)
                 await recovery.take_up(deployment.vault)
             finally:
                 settled.set()

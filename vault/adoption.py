@@ -8,8 +8,9 @@ disconnected meanwhile goes to its pending revocation, so that these tokens end 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
-from vault import leases
+from vault import leases, sightings
 from vault.database import integer, text
 from vault.flights import Vault, Wish
 from vault.journal import JOURNAL, Entry, read_answer
@@ -38,7 +39,10 @@ async def adopt_if_ahead(vault: Vault, facts: Facts) -> bool:
         era = vault.database.server_changes
         if not await vault.journal.is_ahead(facts.connection_id, generation=facts.generation, era=era):
             return False
-        log.warning("the row is older than this host's journal", extra={"connection": facts.connection_id})
+        if await adopt(vault, facts):
+            _note_older(vault, [facts.connection_id])
+            return True
+        return False
     return await adopt(vault, facts)
 
 
@@ -64,7 +68,7 @@ async def adopt_all(vault: Vault) -> int:
         return 0
     rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT})
     known = {text(row, "id"): integer(row, "generation") for row in rows}
-    adopted = 0
+    adopted, older = 0, list[str]()
     for connection_id, (generation, _) in newest.items():
         if generation < known.get(connection_id, generation + 1):
             continue
@@ -72,10 +76,28 @@ async def adopt_all(vault: Vault) -> int:
         if facts is None:
             continue
         try:
-            adopted += await adopt(vault, facts)
+            if await adopt(vault, facts):
+                adopted += 1
+                older += [connection_id] if _went_back(facts, generation) else []
         except VaultError as error:  # one account's trouble is not the others'
             log.warning("answer not adopted", extra={"connection": connection_id, "code": error.code})
+    if older:
+        _note_older(vault, older)
     return adopted
+
+
+def _went_back(facts: Facts, generation: int) -> bool:
+    """Whether no crash explains that the journal is ahead: the refresh of this generation left no trace in the row."""
+    is_untouched = facts.sent_at is None and facts.lease_owner is None
+    return not facts.is_ended and (generation > facts.generation or is_untouched)
+
+
+def _note_older(vault: Vault, connections: Sequence[str]) -> None:
+    log.warning(
+        "the database is older than this host's journal, which had the newer tokens: run token-vault doctor",
+        extra={"connections": len(connections), "first": connections[0]},
+    )
+    sightings.note_older_rows(vault.journal.data, len(connections), now=vault.database.now())
 
 
 async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:

@@ -82,7 +82,8 @@ class Appointments:
 class Flights:
     """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
 
-    `waits` counts the exchanges that had to wait for a refresh.
+    `waits` counts the exchanges that had to wait for a refresh; `server_changes` are those of the database that were
+    dealt with.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,7 @@ class Flights:
         self.lanes = Lanes()
         self.appointments = Appointments()
         self.waits = 0
+        self.server_changes = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}

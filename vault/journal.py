@@ -106,6 +106,7 @@ class Journal:
     """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
 
     def __init__(self, data: Path) -> None:
+        self.data = data  # the host's folder, in which `journal/` stands
         self._folder = data / FOLDER
         self._descriptor: int | None = None
         self._path: Path | None = None

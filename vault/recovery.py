@@ -11,7 +11,7 @@ import asyncio
 import logging
 from itertools import islice
 
-from vault import leases, rotation, takeover
+from vault import adoption, leases, rotation, sightings, takeover
 from vault.database import Value, text
 from vault.flights import Vault
 from vault.leases import Facts
@@ -29,6 +29,25 @@ _UNFINISHED = """
     )
     order by k.id
 """
+
+
+async def watch(vault: Vault) -> sightings.Rollback | None:
+    """Notice a database that went back in time; behind another server, first commit what this host holds newer.
+
+    Also shows that this process lives, before it has anything to refresh: nobody restores the vault under it.
+    """
+    await vault.database.hold_liveness(vault.owner)
+    changes = vault.database.server_changes
+    if changes != vault.flights.server_changes:
+        await adoption.adopt_all(vault)
+        vault.flights.server_changes = changes
+    rollback = await sightings.note(vault.database, vault.journal.data)
+    if rollback is not None:
+        log.error(
+            "the database went back in time: refresh tokens in it may be spent; run token-vault doctor",
+            extra={"lost_events": rollback.lost_events, "older_rows": rollback.older_rows},
+        )
+    return rollback
 
 
 async def take_up(vault: Vault) -> int:

@@ -219,7 +219,8 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
     if facts.state is not ConnectionState.ACTIVE:
         raise needs_reauth(facts)
     newest = facts.access_generation if wish.scopes is None else facts.narrowed_generation
-    if newest > wish.generation:
+    has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
+    if newest > wish.generation and not has_ended:  # an answer that was adopted late may be over
         return facts, newest
     waiting = vault.flights.paused_for(wish, now=now)
     if waiting:
