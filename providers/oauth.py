@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlencode
@@ -113,8 +113,18 @@ class AuthlibUpstream:
         )
         return _with_names(url, provider) if provider.rename.authorize else url
 
-    async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
-        """Redeem an authorization code and look up the account. Raises UpstreamError."""
+    async def redeem(
+        self,
+        *,
+        code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
+    ) -> TokenAnswer:
+        """Redeem an authorization code and look up the account. Raises UpstreamError.
+
+        `keep` is given the tokens as soon as they are here, before the account is known and even if it never is.
+        """
         provider = self._provider
         parameters = {"grant_type": "authorization_code", **provider.params.token, "code": code}
         parameters["redirect_uri"] = redirect_uri
@@ -122,6 +132,8 @@ class AuthlibUpstream:
             parameters["code_verifier"] = code_verifier
         outcome = await self._ask(provider.hosts.token_url, parameters, self._asked(code, code_verifier))
         if isinstance(outcome, TokenAnswer):
+            if keep is not None:
+                await keep(outcome)
             outcome = await self._lengthened(outcome)
         match outcome:
             case TokenAnswer():

@@ -27,6 +27,7 @@ from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.settings import ProviderSettings, Settings
 from server.toolbox import hidden_tools, load_tools
+from vault import consents
 from vault.adoption import adopt_all
 from vault.audit import Activity
 from vault.database import open_database
@@ -84,6 +85,7 @@ async def open_deployment(
             mint=OwnApis(settings, keys),
         )
         await adopt_all(vault)
+        await consents.adopt_all(vault)
         yield Deployment(
             settings=settings,
             data=data,

@@ -261,19 +261,8 @@ async def allow(deployment: Deployment, request: ConnectRequest, *, connection: 
             scopes=request.scopes,
             now=now,
         )
-        event = delegated_event(connection, client_id=request.client_id, scopes=request.scopes)
+        event = delegations.extended_event(connection, client_id=request.client_id, scopes=request.scopes)
         await audit.append(transaction, event, now=now)
-
-
-def delegated_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:
-    """What is recorded when an agent is let use a connection with further scopes."""
-    return Event(
-        kind="delegation.extended",
-        user_id=connection.user_id,
-        client_id=client_id,
-        connection_id=connection.id,
-        details={"provider": connection.provider, "account": connection.label, "scopes": sorted(scopes)},
-    )
 
 
 def known_provider(deployment: Deployment, name: str) -> Provider:

@@ -1,31 +1,37 @@
 """The trip to a provider and back: the `state` that counts once, the callback's checks, and what is stored in the end.
 
-The account and the agent's delegation are stored together or not at all. Which scopes to ask for is decided by the
+The account and the agent's delegation are stored together or not at all; from the provider's answer on, that is
+`vault.consents`. Which scopes to ask for is decided by the
 pages (`server.portal`); speaking OAuth is `providers.oauth`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from providers.catalog import Provider
-from server.connect import LIFETIME, ConnectRefused, ConnectRequest, delegated_event, issue_link, known_provider
+from server.connect import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
 from server.upstream_errors import mend_for
-from vault import audit, connections, delegations, tickets
+from vault import connections, consents, tickets
 from vault.attenuate import meet, missing
+from vault.consents import Consent, Stored
+from vault.keys import ConnectionKey
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
-from vault.refusals import TransitionRefused
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FOREIGN_TEXT_LIMIT: Final = 200
+_PATIENCE: Final = 8.0  # seconds that a person who loads the page again waits for what is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +131,120 @@ async def finish_callback(
 ) -> Connected:
     """Redeem the provider's code and store the connection and the agent's delegation together.
 
-    Raises ConnectRefused; nothing is linked then, and the refusal is an event.
+    From the moment when the provider answered the consent is not lost any more: raises TemporarilyUnavailable where it
+    is stored later, and finds it stored when the same answer comes again after that. Raises ConnectRefused; nothing is
+    linked then, and the refusal is an event.
     """
     try:
         provider = known_provider(deployment, provider_name)
-        ticket = await _claim_state(deployment, provider, callback, user=user, session=session)
-        answer = await _redeem(deployment, provider, callback, ticket)
+        late = await _stored_late(deployment, provider, callback, user=user, session=session)
+        if late is not None:
+            return late
+        ticket, key = await _claim_state(deployment, provider, callback, user=user, session=session)
+        completing = _complete(deployment, provider, callback, ticket, key=key)
+        # Whoever closes the page now does not stop what was begun.
+        return await asyncio.shield(deployment.vault.flights.finish(consents.consent_of(ticket).name, completing))
     except ConnectRefused as refusal:
         details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
         await deployment.activity.record(
             Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
         )
         raise
-    trip = Trip(
-        provider.name,
-        parse_scope(str(ticket.payload["scopes"])),
-        client_id=ticket.client_id,
-        delegated=parse_scope(str(ticket.payload["delegated"])),
+
+
+async def _complete(
+    deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket, *, key: ConnectionKey
+) -> Connected:
+    """Redeem, keep, store. What cannot be stored at once is stored by itself as soon as the storage lets us."""
+    vault, consent = deployment.vault, consents.consent_of(ticket)
+    kept: list[TokenAnswer] = []
+
+    async def keep(answer: TokenAnswer) -> None:
+        kept.append(answer)
+        await consents.keep(vault, consent, answer, key=key, at_ms=consents.milliseconds(vault))
+
+    try:
+        answer = await _redeem(deployment, provider, callback, ticket, keep=keep)
+    except ConnectRefused:
+        if kept:  # there are tokens, of an account that nobody knows
+            await _leave(deployment, consent, kept[-1])
+        else:
+            await consents.refuse(vault, consent)
+        raise
+    at_ms = consents.milliseconds(vault)
+    is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
+    try:
+        stored = await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)
+    except TransitionRefused as error:
+        await _leave(deployment, consent, answer)
+        raise ConnectRefused(error.description, detail="no_account") from error
+    except (StorageUnavailable, TemporarilyUnavailable) as error:
+        vault.flights.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
+        raise _under_way() from error
+    if stored is None:
+        raise ConnectRefused("This answer was used already. Look at your connections.", detail="state")
+    return _connected(deployment, consent, stored)
+
+
+async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
+    """Have a grant ended that makes no connection, now or when the storage is back."""
+    vault, nobodys = deployment.vault, replace(answer, account=None)
+    try:
+        await consents.give_up(vault, consent, nobodys)
+    except (StorageUnavailable, TemporarilyUnavailable):
+        vault.flights.finish(consent.name, consents.finish(vault, consent, nobodys, at_ms=0, is_kept=False))
+
+
+def _under_way() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        "The provider agreed and its answer is kept here, but it cannot be stored just now. Load this page again in a "
+        "moment, or look at your connections then: the account is connected as soon as the storage works.",
+        retry_after=5,
     )
-    return await _store(deployment, trip, answer, user_id=user.id)
+
+
+def _connected(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+    policy = deployment.vault.policies[consent.provider]
+    not_granted = missing(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
+    return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
+
+
+async def _stored_late(
+    deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
+) -> Connected | None:
+    """What became of this answer, where it came before and could not be stored at once. Raises TemporarilyUnavailable
+    while it still cannot.
+    """
+    vault, now = deployment.vault, deployment.now()
+    used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
+    if used is None or not _is_own(used[0], provider, user=user, session=session):
+        return None
+    ticket, outcome = used
+    consent = consents.consent_of(ticket)
+    if outcome is None:
+        await vault.flights.finished(consent.name, patience=_PATIENCE)
+        try:
+            is_held = vault.flights.is_finishing(consent.name) or await consents.adopt(vault, ticket)
+        except (StorageUnavailable, TemporarilyUnavailable) as error:
+            raise _under_way() from error
+        used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
+        outcome = None if used is None else used[1]
+        if outcome is None and is_held:
+            raise _under_way()
+    if outcome is None or not outcome.startswith(consents.LATE):
+        return None
+    found = await connections.get_connection(deployment.database, outcome.removeprefix(consents.LATE), user_id=user.id)
+    if found is None:
+        return None
+    policy = vault.policies[provider.name]
+    delegated = frozenset[str]() if consent.client_id is None else meet(consent.delegated, found.scopes, policy.covers)
+    return _connected(deployment, consent, Stored(found, delegated))
+
+
+def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
+    """Whether this `state` was made for this person, provider and browser session."""
+    is_same_browser = hmac.compare_digest(ticket.binding or b"", session.token_hash)
+    return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
 
 
 async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Connected:
@@ -151,15 +252,22 @@ async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Con
 
     What is sealed is empty: a token is made for each call.
     """
-    account = Account(user.id, user.name)
-    answer = TokenAnswer(access_token="", scopes=trip.scopes, account=account)
-    return await _store(deployment, trip, answer, user_id=user.id)
+    consent = Consent(user.id, trip.provider, trip.scopes, client_id=trip.client_id, delegated=trip.delegated)
+    answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
+    at_ms = consents.milliseconds(deployment.vault)
+    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
+    if stored is None:
+        raise ConnectRefused("Nothing was connected. Try again.", detail="state")
+    return _connected(deployment, consent, stored)
 
 
 async def _claim_state(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
-) -> Ticket:
-    """The ticket behind `state`, used up. Another browser, user or provider leaves it as it is."""
+) -> tuple[Ticket, ConnectionKey]:
+    """The ticket behind `state`, used up, and the key for the answer; there is room for it on the disk.
+
+    Another browser, user or provider leaves the ticket as it is.
+    """
     now = deployment.now()
     refused = ConnectRefused(
         "This answer does not belong to anything that you started in this browser, or it came twice or too late. "
@@ -169,22 +277,19 @@ async def _claim_state(
     ticket = await tickets.peek(
         deployment.database, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
     )
-    if (
-        ticket is None
-        or ticket.user_id != user.id
-        or not hmac.compare_digest(ticket.binding or b"", session.token_hash)
-        or ticket.payload.get("provider") != provider.name
-    ):
+    if ticket is None or not _is_own(ticket, provider, user=user, session=session):
         raise refused
     if not is_issuer_of(callback.issuer, provider):
         raise ConnectRefused(
             "The answer does not come from the service that you were sent to. Nothing was connected.", detail="issuer"
         )
+    await consents.reserve(deployment.vault, ticket)
     try:
         async with deployment.transaction() as transaction:
-            return await tickets.consume(
+            used = await tickets.consume(
                 transaction, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
             )
+            return used, await consents.make_key(transaction, deployment.vault, consents.consent_of(used))
     except TransitionRefused as error:
         raise refused from error
 
@@ -202,7 +307,14 @@ def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
     return (sent.scheme, sent.netloc.lower()) == (asked.scheme, asked.netloc.lower())
 
 
-async def _redeem(deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket) -> TokenAnswer:
+async def _redeem(
+    deployment: Deployment,
+    provider: Provider,
+    callback: Callback,
+    ticket: Ticket,
+    *,
+    keep: Callable[[TokenAnswer], Awaitable[None]],
+) -> TokenAnswer:
     if callback.error or not callback.code:
         refusal = provider_refusal(deployment, provider, callback.error or "no_code", text=callback.error_description)
         refusal.retry = await _retry_path(deployment, ticket)
@@ -212,6 +324,7 @@ async def _redeem(deployment: Deployment, provider: Provider, callback: Callback
             code=callback.code,
             redirect_uri=callback_url(deployment, provider.name),
             code_verifier=str(ticket.payload["verifier"]),
+            keep=keep,
         )
     except UpstreamError as error:
         raise provider_refusal(deployment, provider, error.code, text=error.description) from error
@@ -241,48 +354,3 @@ def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, t
     printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _FOREIGN_TEXT_LIMIT])
     foreign = f"{known}: {printable.strip()}" if printable.strip() else known
     return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)
-
-
-async def _store(deployment: Deployment, trip: Trip, answer: TokenAnswer, *, user_id: str) -> Connected:
-    policy = deployment.vault.policies[trip.provider]
-    now = deployment.now()
-    async with deployment.transaction() as transaction:
-        connection = await connections.open_connection(
-            transaction,
-            deployment.keys,
-            user_id=user_id,
-            provider=trip.provider,
-            answer=answer,
-            asked=trip.scopes,
-            policy=policy,
-            now=now,
-        )
-        delegated = (
-            meet(trip.delegated, connection.scopes, policy.covers) if trip.client_id is not None else frozenset[str]()
-        )
-        events = [
-            Event(
-                kind="connection.opened",
-                user_id=user_id,
-                client_id=trip.client_id,
-                connection_id=connection.id,
-                details={
-                    "provider": trip.provider,
-                    "account": connection.label,
-                    "scopes": sorted(connection.scopes),
-                },
-            )
-        ]
-        if trip.client_id is not None and delegated:
-            await delegations.extend(
-                transaction,
-                user_id=user_id,
-                client_id=trip.client_id,
-                connection_id=connection.id,
-                scopes=delegated,
-                now=now,
-            )
-            events.append(delegated_event(connection, client_id=trip.client_id, scopes=delegated))
-        await audit.append(transaction, *events, now=now)
-    not_granted = missing(trip.scopes, connection.scopes, policy.covers) - policy.always_granted
-    return Connected(connection, trip.client_id, delegated, not_granted)

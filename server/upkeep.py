@@ -15,6 +15,7 @@ from server.deployment import Deployment
 from vault import (
     approvals,
     clients,
+    consents,
     expiries,
     handles,
     limits,
@@ -64,6 +65,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
                 await recovery.take_up(deployment.vault)
             finally:
                 settled.set()
+            await consents.adopt_all(deployment.vault)
             await revocations.run_due(deployment.vault)
             await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:
@@ -104,6 +106,7 @@ async def sweep(deployment: Deployment) -> None:
     await keep_alive(deployment.vault)
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.database.transaction(patient=True) as transaction:
+        await consents.forget_lost(transaction, deployment.vault, now=now)
         await tickets.sweep_tickets(transaction, now=now)
         await sessions.sweep_sessions(transaction, now=now)
         await limits.sweep(transaction, now=now)

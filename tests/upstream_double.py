@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from vault.upstream import (
@@ -95,7 +96,14 @@ class UpstreamDouble:
     ) -> str:
         raise NotImplementedError
 
-    async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
+    async def redeem(
+        self,
+        *,
+        code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
+    ) -> TokenAnswer:
         raise NotImplementedError
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vault.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
-from vault.records import TENANT, Delegation, format_scope, parse_scope
+from vault.records import TENANT, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 
 _SELECT = """
@@ -206,3 +206,14 @@ async def list_for_client(reader: Reader, user_id: str, *, client_id: str) -> tu
     """What a user delegated to one agent, live or not."""
     rows = await reader.fetch(_FOR_CLIENT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
     return tuple(_delegation(row) for row in rows)
+
+
+def extended_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:
+    """What is recorded when an agent is let use a connection with further scopes."""
+    return Event(
+        kind="delegation.extended",
+        user_id=connection.user_id,
+        client_id=client_id,
+        connection_id=connection.id,
+        details={"provider": connection.provider, "account": connection.label, "scopes": sorted(scopes)},
+    )

@@ -59,6 +59,13 @@ _INSERT_ENDED = """
     values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :reason, :generation, :metadata,
         :now, :now)
 """
+# A person who was deleted meanwhile has a key again, for as long as this takes.
+_WITHOUT_PERSON = """
+    insert into deletions (tenant, user_id, name, requested_at)
+    select cast(:tenant as text), cast(:user_id as text), cast(:nothing as text), cast(:now as bigint)
+    where not exists (select 1 from users u where u.tenant = :tenant and u.id = :user_id)
+    on conflict (tenant, user_id) do nothing
+"""
 _SUPERSEDED = """
     select k.id from upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id
     where r.tenant = :tenant and r.user_id = :user_id and r.done_at is null and k.reason = :superseded
@@ -73,8 +80,8 @@ _RELEASE_HELD = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (
         select k.id from connections k
-        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.account = :account
-            and k.ended_at is not null
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider
+            and (k.account = :account or k.account = :unknown) and k.ended_at is not null
     )
 """
 
@@ -107,6 +114,7 @@ async def set_aside(
         "now": now,
     }
     await transaction.execute(_INSERT_ENDED, which)
+    await transaction.execute(_WITHOUT_PERSON, {**which, "nothing": ""})
     is_readable = bool(grant.refresh_token or grant.access_token)
     is_held = not is_over and policy.revoke_ends_grant is not False
     sealed = _sealed(key, grant) if is_readable else None
@@ -139,7 +147,7 @@ async def add_pending(
 async def release_held(transaction: Transaction, *, user_id: str, provider: str, account: str, now: int) -> None:
     """Let the grants of an account that were held be ended: there is no newer one any more."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "provider": provider, "account": account}
-    await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "now": now})
+    await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "unknown": "", "now": now})
 
 
 def _sealed(key: ConnectionKey, grant: Aside) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from vault.attenuate import scope_key
 from vault.audit import Activity
@@ -25,6 +26,7 @@ from vault.watches import Watches
 
 log = logging.getLogger("token_vault.rotation")
 
+R = TypeVar("R")
 TIDYING = 0.5  # seconds that the end of a process waits for what nobody waits for
 
 
@@ -95,6 +97,7 @@ class Flights:
         self.server_changes = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
+        self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever they come back with
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
@@ -122,6 +125,30 @@ class Flights:
         task = asyncio.get_running_loop().create_task(work)
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+
+    def finish(self, name: str, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
+        """Begin what no caller can cancel and the end of the process waits for; `name` says of what it is the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._finishing.setdefault(name, set()).add(task)
+        task.add_done_callback(lambda done: self._finished(name, done))
+        return task
+
+    def _finished(self, name: str, task: asyncio.Task[R]) -> None:
+        rest = self._finishing.get(name, set())
+        rest.discard(task)
+        if not rest:
+            self._finishing.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, VaultError):
+            log.error("consent broke", exc_info=error)
+
+    def is_finishing(self, name: str) -> bool:
+        """Whether that is under way in this process."""
+        return name in self._finishing
+
+    async def finished(self, name: str, *, patience: float) -> None:
+        """Wait until it is no longer under way, at most this long."""
+        if tasks := set(self._finishing.get(name, ())):
+            await asyncio.wait(tasks, timeout=patience)
 
     async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[int]]) -> int:
         """Run after every earlier refresh of the same connection in this process."""
@@ -165,8 +192,9 @@ class Flights:
         """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
         self.appointments.cancel()
         self.lanes.clear()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks.values()), timeout=patience)
+        running = {*self._tasks.values(), *(task for tasks in self._finishing.values() for task in tasks)}
+        if running:
+            await asyncio.wait(running, timeout=patience)
         if self._tidying:
             tidying = set(self._tidying)
             _, late = await asyncio.wait(tidying, timeout=TIDYING)

@@ -47,8 +47,8 @@ _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and exists (
         select 1 from connections k
-        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.account = :account
-            and k.ended_at is null
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider
+            and (k.account = :account or cast(:account as text) = cast(:unknown as text)) and k.ended_at is null
     )
 """
 _DONE = """
@@ -161,7 +161,7 @@ async def _hold(vault: Vault, pending: Revocation) -> bool:
     policy = vault.policies.get(pending.provider)
     if policy is not None and policy.revoke_ends_grant is False:
         return False
-    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "held": HELD}
+    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "held": HELD, "unknown": ""}
     account = {"user_id": pending.user_id, "provider": pending.provider, "account": pending.account}
     async with vault.database.transaction() as transaction:
         return await transaction.execute(_HOLD, {**which, **account}) == 1

@@ -165,6 +165,89 @@ async def note_outcome(
     )
 
 
+# States at providers, whose answers outlive their use (`vault.consents`)
+
+_UNSETTLED_KEPT = 8 * 86400  # seconds: longer than any answer journal keeps an answer
+
+
+async def state_with_outcome(
+    reader: Reader, ring: KeyRing, secret: str, *, now: int
+) -> tuple[Ticket, str | None] | None:
+    """A `state` that was used, and what came of it; None when it was not, or when that is over."""
+    row = await reader.fetch_one(
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at,"
+        " outcome from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
+        " and consumed_at is not null and expires_at > :over",
+        {
+            "tenant": TENANT,
+            "ticket_hash": _digest(secret, TicketPurpose.UPSTREAM_STATE),
+            "purpose": TicketPurpose.UPSTREAM_STATE.value,
+            "over": now - _KEPT,
+        },
+    )
+    return None if row is None else (_ticket(row, ring), text_or_none(row, "outcome"))
+
+
+async def unfinished_states(reader: Reader, ring: KeyRing, *, now: int) -> tuple[Ticket, ...]:
+    """The used states of which nobody knows yet what came of them."""
+    rows = await reader.fetch(
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
+        " from tickets where tenant = :tenant and purpose = :purpose and consumed_at > :since and outcome is null",
+        {"tenant": TENANT, "purpose": TicketPurpose.UPSTREAM_STATE.value, "since": now - _UNSETTLED_KEPT},
+    )
+    return tuple(_ticket(row, ring) for row in rows)
+
+
+async def has_unfinished_states(reader: Reader, user_id: str, *, now: int) -> bool:
+    """Whether an answer for this user may still be on its way into the database."""
+    row = await reader.fetch_one(
+        "select ticket_hash from tickets where tenant = :tenant and purpose = :purpose and consumed_at > :since"
+        " and outcome is null and user_id = :user_id",
+        {
+            "tenant": TENANT,
+            "purpose": TicketPurpose.UPSTREAM_STATE.value,
+            "since": now - _KEPT,
+            "user_id": user_id,
+        },
+    )
+    return row is not None
+
+
+async def settle_state(
+    transaction: Transaction, ticket_hash: bytes, *, outcome: str, before: str | None = None
+) -> bool:
+    """Note what came of a used state, once; False when it was noted already. `before` replaces an earlier word."""
+    changed = await transaction.execute(
+        "update tickets set outcome = :outcome where tenant = :tenant and ticket_hash = :ticket_hash"
+        " and purpose = :purpose and consumed_at is not null"
+        " and coalesce(outcome, cast(:nothing as text)) = cast(:before as text)",
+        {
+            "tenant": TENANT,
+            "ticket_hash": ticket_hash,
+            "purpose": TicketPurpose.UPSTREAM_STATE.value,
+            "outcome": outcome,
+            "nothing": "",
+            "before": before or "",
+        },
+    )
+    return changed == 1
+
+
+async def settle_lost_states(transaction: Transaction, *, outcome: str, now: int) -> tuple[tuple[bytes, str], ...]:
+    """Settle the states whose answer cannot come any more; their hashes and users."""
+    rows = await transaction.fetch(
+        "update tickets set outcome = :outcome where tenant = :tenant and purpose = :purpose and consumed_at <= :since"
+        " and outcome is null returning ticket_hash, user_id",
+        {
+            "tenant": TENANT,
+            "purpose": TicketPurpose.UPSTREAM_STATE.value,
+            "outcome": outcome,
+            "since": now - _UNSETTLED_KEPT,
+        },
+    )
+    return tuple((binary(row, "ticket_hash"), text(row, "user_id")) for row in rows)
+
+
 async def expire_user_tickets(transaction: Transaction, user_id: str, *, now: int) -> int:
     """End every unused ticket of a user: codes, links, states."""
     return await transaction.execute(
@@ -194,8 +277,9 @@ async def expire_client_tickets(
 async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
     """Forget what can no longer matter: a thief redeems a code before its client does, never a day later."""
     return await transaction.execute(
-        "delete from tickets where tenant = :tenant and expires_at <= :before",
-        {"tenant": TENANT, "before": now - _KEPT},
+        "delete from tickets where tenant = :tenant and expires_at <= :before"
+        " and (purpose <> :state or consumed_at is null or outcome is not null)",  # else its answer may still come
+        {"tenant": TENANT, "before": now - _KEPT, "state": TicketPurpose.UPSTREAM_STATE.value},
     )
 
 

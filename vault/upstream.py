@@ -6,7 +6,7 @@ nothing of ours, so both packages can depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -171,8 +171,18 @@ class UpstreamOAuth(Protocol):
         """Where to send the person's browser; adds PKCE S256 where the provider has it."""
         ...
 
-    async def redeem(self, *, code: str, redirect_uri: str, code_verifier: str) -> TokenAnswer:
-        """Redeem an authorization code and look up the account. Raises UpstreamError."""
+    async def redeem(
+        self,
+        *,
+        code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
+    ) -> TokenAnswer:
+        """Redeem an authorization code and look up the account. Raises UpstreamError.
+
+        `keep` is given the tokens as soon as they are here, before the account is known and even if it never is.
+        """
         ...
 
     async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:

@@ -1,0 +1,348 @@
+"""The answer to a consent: kept on this host before it is stored, and stored however long the storage is away.
+
+A provider redeems a code once, so that its answer is the only copy of a live grant, as that of a refresh is. It goes
+into the answer journal, sealed by a key of its own, before anything else is done with it. What a process could not
+store, it stores later, or the next start, or another process of the host: the `state` that led to it is settled in the
+same transaction, so that it happens once. What cannot be stored as a connection is left to `vault.revocations`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass
+
+from vault import adoption, connections, delegations, endings, leases, tickets
+from vault.attenuate import meet
+from vault.audit import append
+from vault.database import Conflict, Transaction
+from vault.endings import Aside
+from vault.flights import Vault
+from vault.journal import Entry
+from vault.keys import ConnectionKey
+from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
+from vault.refusals import (
+    CiphertextRejected,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    TransitionRefused,
+    VaultError,
+)
+from vault.upstream import Account, RevokeOutcome, TokenAnswer, UpstreamPolicy
+
+log = logging.getLogger("token_vault.consents")
+
+CONSENT = "consent"  # the purpose under which an answer is sealed
+STORED = "stored"  # outcome of a state whose answer was stored at once, by whoever redeemed the code
+LATE = "late:"  # and of one that was stored later: the connection's id follows
+REFUSED = "refused"  # the provider answered with no token
+GIVEN_UP = "given_up"  # stored as a grant to be ended, or lost with its host
+STORE_WAIT = (0.1, 5.0)  # seconds between attempts to store an answer
+UNKEPT_WAIT = 20.0  # seconds after which an answer that no disk has is rather ended at the provider
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a person went to a provider for, and what an agent gets of it afterwards.
+
+    `ticket_hash` names the `state` of the trip; None for a consent that was given on a page of ours.
+    """
+
+    user_id: str
+    provider: str
+    scopes: frozenset[str]
+    client_id: str | None = None
+    delegated: frozenset[str] = frozenset()
+    ticket_hash: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """What its key and its place in the journal are called."""
+        return f"consent:{(self.ticket_hash or b'').hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What came of a consent."""
+
+    connection: Connection
+    delegated: frozenset[str]
+
+
+def consent_of(ticket: Ticket) -> Consent:
+    """The consent that a `state` stands for."""
+    return Consent(
+        user_id=ticket.user_id or "",
+        provider=str(ticket.payload["provider"]),
+        scopes=parse_scope(str(ticket.payload["scopes"])),
+        client_id=ticket.client_id,
+        delegated=parse_scope(str(ticket.payload["delegated"])),
+        ticket_hash=ticket.ticket_hash,
+    )
+
+
+def milliseconds(vault: Vault) -> int:
+    """Now, fine enough to tell which of two consents came last."""
+    return time.time_ns() // 1_000_000 + vault.database.clock_offset * 1000
+
+
+# Keeping
+
+
+async def reserve(vault: Vault, ticket: Ticket) -> None:
+    """Room for the answer, before the code is sent. Raises StorageUnavailable."""
+    await vault.journal.reserve(consent_of(ticket).name, now=vault.database.now())
+
+
+async def make_key(transaction: Transaction, vault: Vault, consent: Consent) -> ConnectionKey:
+    """The key under which the answer will be kept, in the transaction that uses the `state` up."""
+    now = vault.database.now()
+    return await vault.keys.create_keys(transaction, user_id=consent.user_id, connection_id=consent.name, now=now)
+
+
+async def keep(vault: Vault, consent: Consent, answer: TokenAnswer, *, key: ConnectionKey, at_ms: int) -> bool:
+    """Write the answer to the journal; False where that cannot be done. Later words replace earlier ones."""
+    sealed = key.seal(_written(answer, at_ms), purpose=CONSENT, provider=consent.provider, account="", generation=0)
+    entry = Entry(consent.name, 0, vault.owner, fence=0, at=vault.database.now(), sealed=sealed)
+    try:
+        await vault.journal.append(entry)
+    except StorageUnavailable as error:
+        log.error("consent not journalled", extra={"detail": error.detail})  # noqa: TRY400  the trace would add nothing
+        return False
+    return True
+
+
+def _written(answer: TokenAnswer, at_ms: int) -> str:
+    account = answer.account
+    return json.dumps(
+        {
+            "access_token": answer.access_token,
+            "refresh_token": answer.refresh_token,
+            "scope": None if answer.scopes is None else format_scope(answer.scopes),
+            "expires_in": answer.expires_in,
+            "grant_expires_in": answer.grant_expires_in,
+            "account": None if account is None else [account.id, account.label],
+            "metadata": dict(answer.metadata),
+            "at": at_ms,
+        },
+        separators=(",", ":"),
+    )
+
+
+def _read(opened: str) -> tuple[TokenAnswer, int]:
+    kept = json.loads(opened)
+    answer = TokenAnswer(
+        access_token=kept["access_token"],
+        refresh_token=kept["refresh_token"],
+        scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
+        expires_in=kept["expires_in"],
+        grant_expires_in=kept["grant_expires_in"],
+        account=None if kept["account"] is None else Account(*kept["account"]),
+        metadata=kept["metadata"],
+    )
+    return answer, kept["at"]
+
+
+# Storing
+
+
+async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool) -> Stored | None:
+    """Connect the account and let the agent use it, in one transaction; None when somebody has stored this answer.
+
+    Raises TransitionRefused when the answer names no account or its person is gone; StorageUnavailable and
+    TemporarilyUnavailable when it may be tried again.
+    """
+    await _take_what_is_newer(vault, consent, answer)
+    for _ in range(5):
+        try:
+            async with vault.database.transaction() as transaction:
+                return await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
+        except Conflict:
+            continue  # another tab connected the same account at this moment: together with it, the newer one counts
+    raise TemporarilyUnavailable("This account is being connected just now.", retry_after=2)
+
+
+async def _store(
+    transaction: Transaction, vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool
+) -> Stored | None:
+    now = vault.database.now()
+    if consent.ticket_hash is not None:
+        if not await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE if is_late else STORED):
+            return None
+        await vault.keys.destroy_connection_key(transaction, consent.name)
+    person = await transaction.fetch_one(
+        "select id from users where tenant = :tenant and id = :id", {"tenant": TENANT, "id": consent.user_id}
+    )
+    if person is None:
+        raise TransitionRefused("This person was deleted, so nothing was connected.")
+    policy = _policy(vault, consent)
+    connection = await connections.open_connection(
+        transaction,
+        vault.keys,
+        user_id=consent.user_id,
+        provider=consent.provider,
+        answer=answer,
+        asked=consent.scopes,
+        policy=policy,
+        now=now,
+        consented_ms=at_ms,
+    )
+    if is_late and consent.ticket_hash is not None:
+        await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
+    details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}
+    events = [
+        Event(
+            kind="connection.opened",
+            user_id=consent.user_id,
+            client_id=consent.client_id,
+            connection_id=connection.id,
+            details=details | ({"late": True} if is_late else {}),
+        )
+    ]
+    delegated = frozenset[str]()
+    if consent.client_id is not None:
+        delegated = meet(consent.delegated, connection.scopes, policy.covers)
+    if consent.client_id is not None and delegated:
+        await delegations.extend(
+            transaction,
+            user_id=consent.user_id,
+            client_id=consent.client_id,
+            connection_id=connection.id,
+            scopes=delegated,
+            now=now,
+        )
+        events.append(delegations.extended_event(connection, client_id=consent.client_id, scopes=delegated))
+    await append(transaction, *events, now=now)
+    return Stored(connection, delegated)
+
+
+def _policy(vault: Vault, consent: Consent) -> UpstreamPolicy:
+    return vault.policies.get(consent.provider) or UpstreamPolicy(consent.provider)
+
+
+async def _take_what_is_newer(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
+    """Commit what this host was answered for the account before: the grant that is replaced has to be the newest."""
+    if answer.account is None:
+        return
+    for known in await connections.find(vault.database, consent.user_id, provider=consent.provider):
+        if known.account != answer.account.id:
+            continue
+        facts = await leases.read(vault.database, known.id)
+        if facts is not None and (facts.sent_at is not None or facts.lease_owner is not None):
+            await adoption.adopt(vault, facts)
+
+
+async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
+    """Leave an answer that makes no connection to be ended at its provider."""
+    now, account = vault.database.now(), answer.account or Account("", consent.provider)
+    grant = Aside(
+        consent.user_id,
+        consent.provider,
+        account.id,
+        account.label,
+        scopes=answer.scopes or consent.scopes,
+        refresh_token=answer.refresh_token,
+        access_token=answer.access_token,
+    )
+    async with vault.database.transaction() as transaction:
+        if consent.ticket_hash is not None:
+            if not await tickets.settle_state(transaction, consent.ticket_hash, outcome=GIVEN_UP):
+                return
+            await vault.keys.destroy_connection_key(transaction, consent.name)
+        await endings.set_aside(transaction, vault.keys, grant, policy=_policy(vault, consent), now=now, is_over=True)
+        event = Event(
+            "connection.given_up",
+            outcome="failed",
+            user_id=consent.user_id,
+            client_id=consent.client_id,
+            details={"provider": consent.provider, "account": account.label},
+        )
+        await append(transaction, event, now=now)
+
+
+async def refuse(vault: Vault, consent: Consent) -> None:
+    """Note that no answer will come, as far as the storage lets us; else it is noted when it cannot come any more."""
+    if consent.ticket_hash is None:
+        return
+    try:
+        async with vault.database.transaction() as transaction:
+            if await tickets.settle_state(transaction, consent.ticket_hash, outcome=REFUSED):
+                await vault.keys.destroy_connection_key(transaction, consent.name)
+    except (StorageUnavailable, TemporarilyUnavailable) as error:
+        log.warning("refused consent not noted", extra={"detail": error.detail})
+
+
+async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_kept: bool) -> None:
+    """Store an answer that could not be stored at once, or have it ended; comes back when that is done.
+
+    An answer that is on no disk may be all there is of its grant: after a while it is ended at the provider instead.
+    """
+    wait, loop = STORE_WAIT[0], asyncio.get_running_loop()
+    started = loop.time()
+    while True:
+        try:
+            await _store_or_give_up(vault, consent, answer, at_ms=at_ms)
+        except (StorageUnavailable, TemporarilyUnavailable):
+            log.error("consent not stored yet", extra={"provider": consent.provider})  # noqa: TRY400
+        else:
+            return
+        if not is_kept and loop.time() - started > UNKEPT_WAIT and await _ended_at_provider(vault, consent, answer):
+            return
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, STORE_WAIT[1])
+
+
+async def _store_or_give_up(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int) -> bool:
+    try:
+        return await store(vault, consent, answer, at_ms=at_ms, is_late=True) is not None
+    except TransitionRefused as refusal:
+        log.warning("consent makes no connection", extra={"detail": refusal.description})
+        await give_up(vault, consent, answer)
+        return True
+
+
+async def _ended_at_provider(vault: Vault, consent: Consent, answer: TokenAnswer) -> bool:
+    upstream = vault.upstreams[consent.provider]
+    outcome = await upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
+    return outcome is RevokeOutcome.REVOKED
+
+
+# Taking up what a process left
+
+
+async def adopt(vault: Vault, ticket: Ticket) -> bool:
+    """Store the answer that this host holds for a `state`, if any; whether there was one."""
+    consent = consent_of(ticket)
+    entries = await vault.journal.find(consent.name)
+    if not entries:
+        return False
+    try:
+        key = await vault.keys.load_key(vault.database, user_id=consent.user_id, connection_id=consent.name)
+        opened = key.open(entries[0].sealed, purpose=CONSENT, provider=consent.provider, account="", generation=0)
+    except CiphertextRejected:  # settled meanwhile, or its person's key was destroyed
+        return False
+    answer, at_ms = _read(opened)
+    return await _store_or_give_up(vault, consent, answer, at_ms=at_ms)
+
+
+async def adopt_all(vault: Vault) -> int:
+    """Store every consent that this host holds and nobody stored; how many. Done at start and every half minute."""
+    now, adopted = vault.database.now(), 0
+    for ticket in await tickets.unfinished_states(vault.database, vault.keys, now=now):
+        consent = consent_of(ticket)
+        if vault.flights.is_finishing(consent.name):
+            continue
+        try:
+            adopted += await adopt(vault, ticket)
+        except VaultError as error:  # one consent's trouble is not the others'
+            log.warning("consent not adopted", extra={"provider": consent.provider, "code": error.code})
+    return adopted
+
+
+async def forget_lost(transaction: Transaction, vault: Vault, *, now: int) -> None:
+    """Destroy the keys of consents whose answer never came: no journal holds one any more."""
+    for ticket_hash, user_id in await tickets.settle_lost_states(transaction, outcome=GIVEN_UP, now=now):
+        consent = Consent(user_id, "", frozenset(), ticket_hash=ticket_hash)
+        await vault.keys.destroy_connection_key(transaction, consent.name)
