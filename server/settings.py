@@ -227,6 +227,14 @@ class IssuerSettings(_Section):
         return value
 
 
+class ActivitySettings(_Section):
+    """How long it is kept what people and agents did."""
+
+    retention_days: int = Field(
+        default=400, ge=0, le=36500, description="Days after which events are pruned in sealed segments; 0 keeps all"
+    )
+
+
 class ApprovalSettings(_Section):
     """Calls that need the person's yes each time, whatever they chose themselves."""
 
@@ -331,6 +339,7 @@ class Settings(BaseSettings):
     exchange: ExchangeSettings = ExchangeSettings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
+    activity: ActivitySettings = ActivitySettings()
     tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()

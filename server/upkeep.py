@@ -16,6 +16,7 @@ from vault import (
     approvals,
     clients,
     consents,
+    event_segments,
     expiries,
     handles,
     limits,
@@ -27,6 +28,7 @@ from vault import (
     tickets,
     tokens,
 )
+from vault.event_proof import ChainBroken
 from vault.flights import Vault
 from vault.refusals import VaultError
 from vault.upstream import Rotation
@@ -90,6 +92,16 @@ async def keep_alive(vault: Vault) -> int:
     return started
 
 
+async def keep_activity(deployment: Deployment) -> None:
+    """Verify and seal what was added to the activity, and prune what is older than its retention."""
+    database, now = deployment.database, deployment.now()
+    try:
+        await event_segments.seal(database, now=now)
+        await event_segments.prune(database, retention_days=deployment.settings.activity.retention_days, now=now)
+    except ChainBroken as broken:  # said at each sweep; nothing is sealed or pruned until somebody has looked
+        logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
+
+
 def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
     """How long refresh tokens of this deployment live."""
     settings = deployment.settings.tokens
@@ -104,6 +116,7 @@ async def sweep(deployment: Deployment) -> None:
     await deployment.vault.journal.sweep(now=now)
     await expiries.announce(deployment.database)
     await keep_alive(deployment.vault)
+    await keep_activity(deployment)
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.database.transaction(patient=True) as transaction:
         await consents.forget_lost(transaction, deployment.vault, now=now)

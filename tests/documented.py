@@ -140,7 +140,11 @@ def commands() -> dict[str, Any]:
         if not hasattr(command, "commands"):
             yield " ".join(words), command
             return
+        if hasattr(command, "default_command"):
+            yield " ".join(words), command.commands[command.default_command]
         for name, inner in command.commands.items():
+            if name == getattr(command, "default_command", None):
+                continue
             yield from walk(inner, (*words, name))
 
     return dict(walk(typer.main.get_command(app), ()))

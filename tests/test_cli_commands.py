@@ -9,8 +9,10 @@ import os
 import pty
 import re
 import shutil
+import sqlite3
 import stat
 import termios
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
@@ -22,9 +24,13 @@ from server.app import open_deployment
 from server.cli import app
 from server.commands.history import described, in_a_line
 from server.settings import load_settings
+from server.upkeep import sweep
+from tests.conftest import Store
 from tests.person import Person
 from tests.processes import PROGRAM, Place, free_port
 from vault import connections, users
+from vault.audit import append, list_events
+from vault.event_segments import SEAL_AFTER, seal
 from vault.records import Event
 from vault.upstream import Account, TokenAnswer
 
@@ -450,3 +456,103 @@ async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Pa
         process.terminate()
         async with asyncio.timeout(20):
             assert await process.wait() == 0
+
+
+async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    whole = await run(place, "activity", "verify")
+    assert whole.exit_code == 0, whole.output
+    assert "Events 1 to 1 are whole" in whole.stdout
+    report = await content(place, "activity", "verify")
+    assert (report["whole"], report["first"], report["last"]) == (True, 1, 1)  # type: ignore[index]
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("update events set outcome = 'forged' where sequence = 1")
+        database.commit()
+    broken = await run(place, "activity", "verify")
+    assert broken.exit_code == 1
+    assert "tampered with at event 1" in broken.stdout
+    told = await run(place, "activity", "verify", "--json")
+    assert told.exit_code == 1
+    assert json.loads(told.stdout)["sequence"] == 1
+
+
+async def test_an_event_of_an_earlier_release_is_accepted_when_that_is_said(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
+    database = await store.open()  # without its key, as an earlier release appends
+    async with database.transaction() as transaction:
+        await append(transaction, Event("tool.called"), now=database.now())
+    await database.close()
+    refused = await run(place, "activity", "verify")
+    assert refused.exit_code == 1
+    assert "1 events came without the vault's key (2 to 2)" in refused.stdout
+    assert (await run(place, "activity", "verify", "--allow-unkeyed")).exit_code == 0
+    doctor = json.loads((await run(place, "doctor", "--json")).stdout)
+    (finding,) = [one for one in doctor if one["check"] == "activity"]
+    assert finding["verdict"] == "note"
+
+
+async def test_verifying_since_a_date_trusts_what_was_sealed_before(place: Place) -> None:
+    for _ in range(2):
+        await content(place, "keys", "rotate-signing")
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        (at,) = database.execute("select max(at) from events").fetchone()
+    await content(place, "activity", "verify", "--since", "2001-01-01")
+    refused = await run(place, "activity", "verify", "--since", "yesterday")
+    assert refused.exit_code == 1
+    assert "write a date such as" in refused.stderr
+    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
+    opened = await store.open()
+    await store.open_keys(opened)
+    await seal(opened, now=opened.now() + SEAL_AFTER)
+    await opened.close()
+    after = datetime.fromtimestamp(at + 60, UTC).isoformat()
+    report = await content(place, "activity", "verify", "--since", after)
+    assert (report["trusted"], report["first"]) == (2, 3)  # type: ignore[index]
+    said = await run(place, "activity", "verify", "--since", after)
+    assert "Events up to 2 were verified when they were sealed" in said.stdout
+
+
+async def test_doctor_says_whether_the_activity_can_be_proved(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+
+    async def finding() -> dict[str, str]:
+        findings = json.loads((await run(place, "doctor", "--json")).stdout)
+        (found,) = [one for one in findings if one["check"] == "activity"]
+        return found
+
+    assert (await finding())["verdict"] == "ok"
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("delete from events")
+        database.execute("delete from event_batches")
+        database.execute("update event_heads set height = 0, sequence = 0, hash = zeroblob(32)")
+        database.commit()
+    assert (await finding())["verdict"] == "problem"
+
+
+async def test_a_broken_activity_is_said_in_the_log_and_stops_no_upkeep(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await content(place, "keys", "rotate-signing")
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("update events set outcome = 'forged'")
+        database.commit()
+    async with open_deployment(load_settings(), data=place.data) as deployment:
+        await sweep(deployment)
+    assert "the activity does not fit its chain" in caplog.text
+
+
+async def test_the_upkeep_prunes_what_is_older_than_the_settings_say(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    async with open_deployment(
+        load_settings(overrides={"activity": {"retention_days": 1}}), data=place.data
+    ) as deployment:
+        await sweep(deployment)
+        assert len(await list_events(deployment.database)) == 1
+        deployment.database.clock_offset += 3 * 86400
+        await sweep(deployment)
+        (kept,) = await list_events(deployment.database)
+    assert kept.kind == "activity.pruned"
+    said = (await run(place, "activity", "verify")).stdout
+    assert "Events 1 to 1" in said
+    assert "pruned under a retention of 1 days" in said

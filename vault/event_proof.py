@@ -196,7 +196,7 @@ async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = No
     """The newest checkpoint, or the newest whose events are all from before a time. Raises ChainBroken."""
     row = await reader.fetch_one(
         "select * from event_checkpoints where tenant = :tenant and last_at < :before "
-        "order by last_at desc, first_height desc limit 1",
+        "order by first_height desc limit 1",
         {"tenant": TENANT, "before": 2**62 if before is None else before},
     )
     return None if row is None else Checkpoint.opened(row, key)
@@ -311,7 +311,7 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class End:
     """The head, and what lies beyond it, as one statement sees them."""
 
     link: Link
@@ -319,7 +319,8 @@ class _End:
     last_batch: int
 
 
-async def _end_now(reader: Reader) -> _End:
+async def load_end(reader: Reader) -> End:
+    """The head, and what lies beyond it, as committed now."""
     rows = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
         "(select max(sequence) from events where tenant = :tenant) as last_event, "
@@ -332,7 +333,7 @@ async def _end_now(reader: Reader) -> _End:
     link = Link(0, 0, START, None)
     if height is not None:
         link = Link(height, integer(row, "sequence"), binary(row, "hash"), binary_or_none(row, "keyed"))
-    return _End(link, integer_or_none(row, "last_event") or 0, integer_or_none(row, "last_batch") or 0)
+    return End(link, integer_or_none(row, "last_event") or 0, integer_or_none(row, "last_batch") or 0)
 
 
 async def prove(database: Database, *, since: Checkpoint | None = None, limit: int | None = None) -> Report:
@@ -362,7 +363,7 @@ async def _pruned_to(reader: Reader) -> int:
 async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None) -> Report:
     key = database.event_key
     start = None if key is None else await load_start(database)
-    end = await _end_now(database)
+    end = await load_end(database)
     pruned: list[Pruned] = []
     if key is None:
         walk = Walk(database, key=None, start=None, link=await _after_pruned(database))
@@ -373,7 +374,7 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     await walk.go(end.link.height, events=limit)
     is_complete = walk.link.height >= end.link.height
     if is_complete:
-        _check_end(walk, end, start)
+        check_end(walk, end, start)
     return Report(
         first=walk.first,
         last=walk.link.sequence,
@@ -387,7 +388,7 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     )
 
 
-async def _along_checkpoints(database: Database, walk: Walk, *, key: bytes, end: _End, pruned: list[Pruned]) -> None:
+async def _along_checkpoints(database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned]) -> None:
     """From checkpoint to checkpoint up to the last one before the head."""
     while page := await load_checkpoints(database, key, after=walk.link.height):
         for checkpoint in page:
@@ -434,7 +435,8 @@ async def _after_pruned(reader: Reader) -> Link:
     return Link(integer(row, "height"), integer(row, "sequence"), binary(row, "previous_hash"), None)
 
 
-def _check_end(walk: Walk, end: _End, start: Start | None) -> None:
+def check_end(walk: Walk, end: End, start: Start | None) -> None:
+    """Compare a walk up to the head with the head. Raises ChainBroken."""
     beyond = walk.link.sequence + 1
     if (walk.link.height, walk.link.sequence, walk.link.hash) != (end.link.height, end.link.sequence, end.link.hash):
         raise ChainBroken(beyond, "the head does not fit", after=walk.confirmed)

@@ -93,6 +93,7 @@ async def _examined(setup: Setup) -> list[Finding]:
 async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
     from providers.catalog import ProviderFileRefused
     from server.app import open_deployment
+    from server.doctor.activity import check_activity
     from server.doctor.findings import ok, problem
     from server.doctor.history import check_history
     from server.doctor.providers import check_providers
@@ -109,6 +110,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
             await probes.check_writable(deployment.database)
             findings.append(ok("database", "opens, has the schema of this program and takes writes"))
             findings.append(await check_history(deployment))
+            findings += await check_activity(deployment)
             findings += await check_serving(deployment)
             findings += await check_providers(deployment)
     except KeyUnavailable as refused:

@@ -16,7 +16,7 @@ create table event_checkpoints (
     pruned_at bigint,
     primary key (tenant, first_height)
 );
-create index event_checkpoints_time on event_checkpoints (tenant, last_at);
+create index event_checkpoints_kept on event_checkpoints (tenant, first_height) where pruned_at is null;
 
 -- Where the vault's key was first used; apart from what it vouches for.
 
