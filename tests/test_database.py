@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import vault.postgres
+import vault.schema_shape
 import vault.sqlite
 import vault.sqlite_files
 from tests.conftest import PostgresCluster, Store
@@ -249,7 +250,7 @@ def test_parameters_are_numbered_in_order_of_first_use() -> None:
 async def test_the_first_run_makes_the_schema_and_the_next_keeps_it(empty_store: Store) -> None:
     for _ in range(2):
         database = await empty_store.open()
-        rows = await database.fetch("select number from schema_versions")
+        rows = await database.fetch("select number from schema_migrations order by number")
         assert [row["number"] for row in rows] == [file.number for file in schema_files()]
         await database.close()
 
@@ -513,7 +514,7 @@ async def test_an_upgrade_that_fails_leaves_the_version_it_found(
 ) -> None:
     *earlier, last = schema_files()
     broken = SchemaFile(last.number, (*last.vault, "create nonsense"), last.keys)
-    monkeypatch.setattr(vault.sqlite_files, "schema_files", lambda: (*earlier, broken))
+    monkeypatch.setattr(vault.schema_shape, "schema_files", lambda: (*earlier, broken))
     with pytest.raises(StorageUnavailable):
         await empty_sqlite_store.open()
     monkeypatch.undo()

@@ -171,9 +171,10 @@ class Backup:
                 header = Header.decoded(read_header(file))
         except OSError as error:
             raise BackupRefused(f"cannot read {path}: {error.strerror}", detail=str(error)) from error
-        if header.schema != len(schema_files()):
-            raise BackupRefused(
-                f"the backup has schema version {header.schema} and this program {len(schema_files())}: "
+        known = schema_files()
+        if header.schema > len(known) or header.schema < known[-1].compatible_from:
+            raise BackupRefused(  # what an older schema lacks has defaults, until a file takes something away
+                f"the backup has schema version {header.schema} and this program {len(known)}: "
                 "restore it with the version that made it, then upgrade"
             )
         try:

@@ -40,6 +40,7 @@ Program = Generator[Statement, Sequence[Row], T]
 NO_PARAMETERS: Mapping[str, Value] = {}
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)
 _KEY_STORE = re.compile(r"\bkeys\.")
 
 
@@ -97,6 +98,8 @@ class Database(Reader, Protocol):
     clock_offset: int
     event_key: bytes | None
 
+    fingerprint: str  # of the schema that was found when it was opened; see `schema_shape`
+
     @property
     def server_changes(self) -> int:
         """How often another server was found behind the address: after a failover, what it holds may be older."""
@@ -147,11 +150,15 @@ class Database(Reader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SchemaFile:
-    """One numbered schema file, its statements parted by the store they belong to."""
+    """One numbered schema file, its statements parted by the store they belong to.
+
+    `compatible_from`: programs that know the schema up to this number can use the database after it.
+    """
 
     number: int
     vault: tuple[str, ...]
     keys: tuple[str, ...]
+    compatible_from: int = 1
 
 
 @cache
@@ -162,13 +169,16 @@ def schema_files() -> tuple[SchemaFile, ...]:
         match = _FILE_NAME.fullmatch(entry.name)
         if match is None:
             continue
-        lines = (line.partition("--")[0] for line in entry.read_text(encoding="utf-8").splitlines())
+        written = entry.read_text(encoding="utf-8")
+        breaking = _COMPATIBLE_FROM.search(written)  # absent: it only expands
+        lines = (line.partition("--")[0] for line in written.splitlines())
         statements = [part.strip() for part in "\n".join(lines).split(";") if part.strip()]
         found.append(
             SchemaFile(
                 number=int(match[1]),
                 vault=tuple(part for part in statements if not _KEY_STORE.search(part)),
                 keys=tuple(part for part in statements if _KEY_STORE.search(part)),
+                compatible_from=int(breaking[1]) if breaking else (found[-1].compatible_from if found else 1),
             )
         )
     if [file.number for file in found] != list(range(1, len(found) + 1)):
@@ -176,12 +186,12 @@ def schema_files() -> tuple[SchemaFile, ...]:
     return tuple(found)
 
 
-def check_version(version: int) -> None:
-    """Refuse a database that a newer program has written."""
+def check_version(compatible_from: int) -> None:
+    """Refuse a database that only newer programs can use; one that was merely expanded is fine."""
     known = len(schema_files())
-    if version > known:
+    if compatible_from > known:
         raise StorageUnavailable(
-            f"the database has schema version {version} and this program knows {known}: "
+            f"the database needs a program that knows schema version {compatible_from}, and this one knows {known}: "
             "start the newer Token Vault that wrote it, or restore a backup from before the upgrade"
         )
 

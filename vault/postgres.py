@@ -20,14 +20,16 @@ from typing import Protocol
 import asyncpg
 
 from vault import postgres_events
-from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value, check_version, schema_files
+from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.event_chain import Batch
 from vault.liveness import OwnerLocks
 from vault.postgres_hosts import ERRORS as _ERRORS
 from vault.postgres_hosts import STARTED, Servers, place_of, split_hosts
 from vault.postgres_hosts import Connection as _Connection
 from vault.postgres_owners import OwnerSessions
+from vault.postgres_schema import PATIENT_TIMEOUT, upgrade
 from vault.refusals import StorageBusy, StorageUnavailable, VaultError
+from vault.schema_shape import fingerprint
 
 LOG = logging.getLogger("token_vault.storage")
 
@@ -36,9 +38,7 @@ WAIT = 2.5  # seconds for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
 IDLE_LIMIT = 1.4  # seconds after which the server ends a transaction whose process says nothing more; twice is below 3
 STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
-PATIENT_TIMEOUT = 600.0  # seconds for one statement of bulk work or of a schema upgrade
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
-SCHEMA_LOCK = 0x746F6B656E5661  # advisory lock of schema upgrades: "tokenVa"
 
 # Of every session; behind a pooler, where no session is ours, of every transaction. Names and values are constants.
 SESSION = {
@@ -104,6 +104,15 @@ async def _keep_session(_connection: object) -> None:
     """Instead of asyncpg's reset query (70 us per call): we change no session state. Open ones still end."""
 
 
+@asynccontextmanager
+async def _borrowed(pool: _Pool) -> AsyncGenerator[_Connection]:
+    connection = await pool.acquire(timeout=WAIT)
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
+
+
 async def _connect_pool(servers: Servers) -> _Pool:
     pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
         connect=servers.connect,
@@ -116,41 +125,6 @@ async def _connect_pool(servers: Servers) -> _Pool:
         max_cached_statement_lifetime=0,
     )
     return pool
-
-
-async def _upgrade(connection: _Connection, servers: Servers) -> None:
-    """Apply missing schema files in one transaction; processes that start together take turns."""
-    found = await connection.fetchval("select cast(to_regclass('schema_versions') is not null as int)")
-    version = await connection.fetchval("select max(number) from schema_versions") or 0 if found else 0
-    check_version(version)
-    if version == len(schema_files()):
-        return
-    async with _begun(connection, servers):
-        await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK, timeout=PATIENT_TIMEOUT)
-        await connection.execute("create schema if not exists keys")
-        await connection.execute(
-            "create table if not exists schema_versions "
-            "(number bigint not null primary key, applied_at bigint not null)"
-        )
-        version = await connection.fetchval("select max(number) from schema_versions") or 0
-        check_version(version)
-        for file in schema_files()[version:]:
-            for statement in (*file.keys, *file.vault):
-                await connection.execute(statement, timeout=PATIENT_TIMEOUT)
-            await connection.execute(
-                "insert into schema_versions (number, applied_at) "
-                "values ($1, cast(extract(epoch from now()) as bigint))",
-                file.number,
-            )
-
-
-@asynccontextmanager
-async def _begun(connection: _Connection, servers: Servers) -> AsyncGenerator[None]:
-    """A transaction with the settings that the vault needs, whoever holds the session."""
-    async with connection.transaction(isolation="read_committed"):
-        if servers.is_pooled:
-            await connection.execute(_SET_LOCAL)
-        yield
 
 
 def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
@@ -302,6 +276,7 @@ class PostgresDatabase:
     def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
         self.clock_offset = 0
         self.event_key: bytes | None = None
+        self.fingerprint = ""
         self._owners = owners
         self._servers = servers
         self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
@@ -318,7 +293,7 @@ class PostgresDatabase:
             pool = await _connect_pool(servers)
             connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
             try:
-                await _upgrade(connection, servers)
+                shape = await upgrade(connection, partial(_borrowed, pool), is_pooled=servers.is_pooled)
                 difference = await _clock_difference(connection)
             finally:
                 await pool.release(connection)
@@ -329,7 +304,9 @@ class PostgresDatabase:
                 raise _cannot_open(url, error) from error
             raise
         owners = OwnerLocks(data) if has_locks else None
-        return cls(pool, servers, clock_difference=difference, owners=owners)
+        opened = cls(pool, servers, clock_difference=difference, owners=owners)
+        opened.fingerprint = fingerprint(shape)
+        return opened
 
     @property
     def server_changes(self) -> int:

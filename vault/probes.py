@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from vault.database import Database, schema_files
+from vault.database import Database, integer, schema_files
 from vault.refusals import KeyUnavailable, StorageUnavailable
 
 _BUCKET = "readiness"
 
 
 async def check_schema(database: Database) -> None:
-    """The schema is the one that this program works with. Raises StorageUnavailable."""
-    row = await database.fetch_one("select max(number) as number from schema_versions")
-    if row is None or row["number"] != len(schema_files()):
-        raise StorageUnavailable("the schema of the database is of another version", detail=str(row and row["number"]))
+    """This program can work with the schema, also when a newer one has expanded it. Raises StorageUnavailable."""
+    row = await database.fetch_one(
+        "select (select max(number) from schema_versions) as needed,"
+        " (select max(number) from schema_migrations) as applied"
+    )
+    known = len(schema_files())
+    if row is None or integer(row, "needed") > known or integer(row, "applied") < known:
+        raise StorageUnavailable("the schema of the database is of another version", detail=f"{row}")
 
 
 async def check_keys(database: Database) -> None:

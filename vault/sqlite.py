@@ -25,6 +25,7 @@ from vault.database import NO_PARAMETERS, Program, Row, T, Value
 from vault.event_chain import Batch
 from vault.liveness import OwnerLocks
 from vault.refusals import StorageUnavailable, VaultError
+from vault.schema_shape import fingerprint
 from vault.sqlite_connections import ERRORS, VERSIONS, commit, connect, connect_here, in_one_trip, refusal, rows_of, run
 from vault.sqlite_events import appending
 from vault.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
@@ -307,9 +308,11 @@ class SqliteDatabase:
         here: sqlite3.Connection,
         *,
         owners: OwnerLocks | None,
+        fingerprint: str,
     ) -> None:
         self.clock_offset = 0
         self.event_key: bytes | None = None
+        self.fingerprint = fingerprint
         self._owners = owners
         self._here = here
         self._readers = tuple(readers)
@@ -325,7 +328,7 @@ class SqliteDatabase:
     @classmethod
     async def open(cls, stores: SqliteFiles, *, has_locks: bool = True) -> SqliteDatabase:
         """Bring the schema up to date and connect."""
-        await asyncio.to_thread(prepare, stores)
+        shape = await asyncio.to_thread(prepare, stores)
         opened: list[aiosqlite.Connection] = []
         try:
             for number in range(READERS + 1):
@@ -336,7 +339,7 @@ class SqliteDatabase:
                 await connection.close()
             raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
         owners = OwnerLocks(stores.vault.parent) if has_locks else None
-        return cls(opened[:READERS], opened[READERS], here, owners=owners)
+        return cls(opened[:READERS], opened[READERS], here, owners=owners, fingerprint=fingerprint(shape))
 
     def now(self) -> int:
         return int(time.time()) + self.clock_offset

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vault import schema_shape
 from vault.database import SchemaFile, check_version, schema_files
 from vault.refusals import StorageUnavailable
 
@@ -36,8 +37,9 @@ class SqliteFiles:
         return cls(vault, vault.with_name(name))
 
 
-def prepare(stores: SqliteFiles) -> None:
-    """Create or upgrade the files, blocking. Any number of processes may do it at once."""
+def prepare(stores: SqliteFiles) -> schema_shape.Shape:
+    """Create or upgrade the files, blocking; what they hold. Any number of processes may do it at once."""
+    shape: schema_shape.Shape = frozenset()
     try:
         if stores.vault.exists() and stores.vault.stat().st_size and not stores.keys.exists():
             raise StorageUnavailable(f"{stores.keys} is missing beside {stores.vault.name}: restore it")
@@ -50,13 +52,14 @@ def prepare(stores: SqliteFiles) -> None:
                 # One store alone: an upgrade never holds two locks, so it cannot deadlock with a writer.
                 if is_keys:
                     connection.execute("attach database ? as keys", (str(path),))
-                _upgrade(connection, prefix="keys." if is_keys else "")
+                shape |= _upgrade(connection, prefix="keys." if is_keys else "")
     except OSError as error:
         raise StorageUnavailable(f"cannot use {stores.vault}: {error.strerror}", detail=str(error)) from error
     except sqlite3.Error as error:
         # SQLite says of a folder without writes only that it cannot open the file
         why = "" if os.access(stores.vault.parent, os.W_OK) else "; its folder is read-only for this user"
         raise StorageUnavailable(f"cannot open {stores.vault}: {error}{why}", detail=str(error)) from error
+    return shape
 
 
 def _own(path: Path) -> None:
@@ -78,32 +81,53 @@ def _own(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> None:
+def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Shape:
+    """Bring one store up to date; what it holds then."""
     _use_wal(connection, prefix)
-    version = _version(connection, prefix)
-    check_version(version)
-    if version == len(schema_files()):
-        return  # nothing is written: a start that goes no further leaves the files as they were
-    connection.execute("begin immediate")
-    try:
+    applied, found = _examine(connection, prefix)
+    if applied < len(schema_files()):
+        connection.execute("begin immediate")
+        try:
+            applied, _ = _examine(connection, prefix)  # another process may have been first
+            _apply(connection, prefix, applied=applied)
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+        _, found = _examine(connection, prefix)
+    wanted = schema_shape.expected(len(schema_files()), keys=bool(prefix))
+    if building := schema_shape.missing_indexes(found, wanted):
+        for statement in building:
+            connection.execute(statement)  # by itself: others write in between
+        _, found = _examine(connection, prefix)
+    return found  # a start that goes no further has written nothing
+
+
+def _examine(connection: sqlite3.Connection, prefix: str) -> tuple[int, schema_shape.Shape]:
+    """The last file that was applied and what is there. Raises StorageUnavailable where one contradicts the other."""
+    applied, compatible_from = _versions(connection, prefix)
+    check_version(compatible_from)
+    found = schema_shape.sqlite_shape(connection, store="keys" if prefix else "main", prefix=prefix)
+    schema_shape.check_shape(found, schema_shape.expected(min(applied, len(schema_files())), keys=bool(prefix)))
+    return applied, found
+
+
+def _apply(connection: sqlite3.Connection, prefix: str, *, applied: int) -> None:
+    for statement in schema_shape.BOOKKEEPING:
+        connection.execute(statement.format(prefix=prefix))
+    now = int(time.time())
+    for file, statements in schema_shape.pending(applied, lambda file: _statements(file, prefix)):
+        for statement in statements:
+            connection.execute(statement)
         connection.execute(
-            f"create table if not exists {prefix}schema_versions "
-            "(number bigint not null primary key, applied_at bigint not null)"
+            f"insert into {prefix}schema_migrations (number, compatible_from, applied_at) values (?, ?, ?)",  # noqa: S608 -- as below
+            (file.number, file.compatible_from, now),
         )
-        version = _version(connection, prefix)  # another process may have been first
-        check_version(version)
-        for file in schema_files()[version:]:
-            for statement in _statements(file, prefix):
-                connection.execute(statement)
-            connection.execute(
-                f"insert into {prefix}schema_versions (number, applied_at) values (?, ?)",  # noqa: S608 -- as below
-                (file.number, int(time.time())),
-            )
-        connection.execute("commit")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("rollback")
-        raise
+        connection.execute(
+            f"insert into {prefix}schema_versions (number, applied_at) values (?, ?) on conflict do nothing",  # noqa: S608 -- as below
+            (file.compatible_from, now),
+        )
 
 
 def _statements(file: SchemaFile, prefix: str) -> tuple[str, ...]:
@@ -124,11 +148,18 @@ def _use_wal(connection: sqlite3.Connection, prefix: str) -> None:
             return
 
 
-def _version(connection: sqlite3.Connection, prefix: str) -> int:
-    known = connection.execute(
-        f"select 1 from {prefix}sqlite_master where type = 'table' and name = 'schema_versions'"  # noqa: S608 -- prefix is one of two constants
-    ).fetchone()
-    if known is None:
-        return 0
-    row = connection.execute(f"select max(number) from {prefix}schema_versions").fetchone()  # noqa: S608 -- as above
-    return int(row[0] or 0)
+def _versions(connection: sqlite3.Connection, prefix: str) -> tuple[int, int]:
+    """The last file that was applied, and the schema that a program must know. Release 0.1.0 noted both as one."""
+
+    def highest(table: str) -> int:
+        there = connection.execute(
+            f"select 1 from {prefix}sqlite_master where type = 'table' and name = ?",  # noqa: S608 -- prefix is one of two constants
+            (table,),
+        ).fetchone()
+        if there is None:
+            return 0
+        row = connection.execute(f"select max(number) from {prefix}{table}").fetchone()  # noqa: S608 -- constants
+        return int(row[0] or 0)
+
+    compatible_from = highest("schema_versions")
+    return highest("schema_migrations") or compatible_from, compatible_from

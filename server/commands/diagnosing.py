@@ -100,6 +100,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
     from server.doctor.serving import check_serving
     from server.settings import SettingsRefused
     from vault import probes
+    from vault.database import schema_files
     from vault.refusals import KeyUnavailable, VaultError
 
     findings: list[Finding] = []
@@ -108,7 +109,8 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
             await probes.check_schema(deployment.database)
             await probes.check_keys(deployment.database)
             await probes.check_writable(deployment.database)
-            findings.append(ok("database", "opens, has the schema of this program and takes writes"))
+            schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
+            findings.append(ok("database", f"opens, has {schema} and takes writes"))
             findings.append(await check_history(deployment))
             findings += await check_activity(deployment)
             findings += await check_serving(deployment)

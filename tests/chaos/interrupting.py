@@ -256,7 +256,7 @@ async def kill_first_starts(places: list[Store], interrupting: Interrupting) -> 
         await first_start(store)
         database = await store.open()
         try:
-            versions = await _count(database, "select count(*) as n from schema_versions")
+            versions = await _count(database, "select count(*) as n from schema_migrations")
             roots = await _count(database, "select count(*) as n from keys.ring where id = :id", id="root")
         finally:
             await database.close()

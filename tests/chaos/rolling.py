@@ -25,6 +25,7 @@ from server.settings import load_settings
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.world import (
     ROOT,
+    Provider,
     World,
     end,
     environment,
@@ -122,11 +123,12 @@ class Replica:
     data: Path
     port: int
     process: asyncio.subprocess.Process | None = None
+    code: Path = ROOT  # where the program is; another release for an upgrade
 
     async def start(self, proxy: Proxy) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "token_vault", "serve", "--data", str(self.data),
-            stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
+            stderr=asyncio.subprocess.DEVNULL, cwd=self.code, env=environment(),
         )  # fmt: skip
         async with asyncio.timeout(60):
             while self.port not in proxy.ready:
@@ -147,14 +149,14 @@ class Replica:
             await end(self.process)
 
 
-def configuration(world: World, proxy: Proxy, port: int) -> str:
+def configuration(provider: Provider, url: str, proxy: Proxy, port: int) -> str:
     """config.toml of a replica."""
     lines = [
         "[server]", f"port = {port}", f'public_url = "http://localhost:{proxy.port}"', "drain_notice = 1",
-        "[database]", f"url = {json.dumps(world.store.url)}", "[sandbox]", "loopback_upstreams = true",
+        "[database]", f"url = {json.dumps(url)}", "[sandbox]", "loopback_upstreams = true",
         "[tools]", "calls_per_minute = 1000000",
     ]  # fmt: skip
-    for name, section in world.provider.providers.items():
+    for name, section in provider.providers.items():
         plain = {key: value for key, value in section.items() if not isinstance(value, dict)}  # type: ignore[attr-defined]
         lines += [f"[providers.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
         for key, value in section.items():  # type: ignore[attr-defined]
@@ -215,50 +217,72 @@ async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
     return outcome, time.monotonic() - started
 
 
-async def rolling(world: World, *, restarts: int, rate: float) -> Figure:
-    """Restart the replicas in turn; each time the token expires too, so that refreshes fall into the draining."""
-    async with AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="tvroll"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        ports = [free_port(), free_port()]
-        proxy = await stack.enter_async_context(proxy_before(ports))
-        token = await agent_token(world, proxy)
-        replicas = [Replica(folder / str(port), port) for port in ports]
-        for replica in replicas:
-            replica.data.mkdir(mode=0o700)
-            shutil.copy2(world.store.data / "master.key", replica.data)
-            (replica.data / "config.toml").write_text(configuration(world, proxy, replica.port))
-            stack.push_async_callback(replica.close)
-        await asyncio.gather(*(replica.start(proxy) for replica in replicas))
-        calls: list[asyncio.Task[tuple[str, float]]] = []
-        over = asyncio.Event()
+@asynccontextmanager
+async def loaded(proxy: Proxy, token: str, *, rate: float) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
+    """Calls at a steady rate as long as the block runs, whether or not the earlier ones have come back."""
+    calls: list[asyncio.Task[tuple[str, float]]] = []
+    over = asyncio.Event()
 
-        async def load() -> None:
-            loop = asyncio.get_running_loop()
-            first = loop.time()
-            while not over.is_set():
-                calls.append(asyncio.create_task(one(proxy, token, len(calls) + 1)))
-                await asyncio.sleep(max(0.0, first + len(calls) / rate - loop.time()))
+    async def load() -> None:
+        loop = asyncio.get_running_loop()
+        first = loop.time()
+        while not over.is_set():
+            calls.append(asyncio.create_task(one(proxy, token, len(calls) + 1)))
+            await asyncio.sleep(max(0.0, first + len(calls) / rate - loop.time()))
 
-        loading = asyncio.create_task(load())
-        stopping: list[float] = []
-        for number in range(restarts):
-            await world.expire()
-            replica = replicas[number % len(replicas)]
-            stopping.append(await replica.stop())
-            await replica.start(proxy)
+    loading = asyncio.create_task(load())
+    try:
+        yield calls
+    finally:
         over.set()
         await loading
-        outcomes = await asyncio.gather(*calls)
+
+
+async def tally(calls: list[asyncio.Task[tuple[str, float]]]) -> tuple[int, int, float]:
+    """How many calls there were, how many failed, and the milliseconds that 99 of 100 stayed below."""
+    outcomes = await asyncio.gather(*calls)
     counted = Counter(outcome for outcome, _ in outcomes)
     failed = sum(count for outcome, count in counted.items() if outcome != "ok")
     if failed:
         print(counted, file=sys.stderr)
-    slow = quantile([seconds for _, seconds in outcomes], 0.99) * 1000
+    return len(outcomes), failed, quantile([seconds for _, seconds in outcomes], 0.99) * 1000
+
+
+@asynccontextmanager
+async def replicas_of(
+    provider: Provider, url: str, proxy: Proxy, *, key: Path, ports: list[int]
+) -> AsyncGenerator[list[Replica]]:
+    """Replicas that are ready to be started, each with a data directory of its own."""
+    async with AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="tvroll"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        replicas = [Replica(folder / str(port), port) for port in ports]
+        for replica in replicas:
+            replica.data.mkdir(mode=0o700)
+            shutil.copy2(key, replica.data / "master.key")
+            (replica.data / "config.toml").write_text(configuration(provider, url, proxy, replica.port))
+            stack.push_async_callback(replica.close)
+        yield replicas
+
+
+async def rolling(world: World, *, restarts: int, rate: float) -> Figure:
+    """Restart the replicas in turn; each time the token expires too, so that refreshes fall into the draining."""
+    ports, stopping = [free_port(), free_port()], list[float]()
+    async with proxy_before(ports) as proxy:
+        token, key = await agent_token(world, proxy), world.store.data / "master.key"
+        async with replicas_of(world.provider, world.store.url, proxy, key=key, ports=ports) as replicas:
+            await asyncio.gather(*(replica.start(proxy) for replica in replicas))
+            async with loaded(proxy, token, rate=rate) as calls:
+                for number in range(restarts):
+                    await world.expire()
+                    replica = replicas[number % len(replicas)]
+                    stopping.append(await replica.stop())
+                    await replica.start(proxy)
+            count, failed, slow = await tally(calls)
     twice = await world.spent_twice()
     return Figure(
         f"{restarts} rolling restarts of 2 servers on PostgreSQL at {rate:.0f} calls/s",
-        f"{failed} of {len(outcomes)} calls fail, p99 {slow:.0f} ms, slowest stop {max(stopping):.1f} s; "
+        f"{failed} of {count} calls fail, p99 {slow:.0f} ms, slowest stop {max(stopping):.1f} s; "
         f"{twice} spent tokens presented",
         "0 fail, 0 spent",
         failed == 0 and twice == 0,
