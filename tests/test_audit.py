@@ -255,6 +255,10 @@ def test_details_are_compact_short_and_finite() -> None:
     assert len(long) == TEXT_LIMIT
     assert long.endswith("…")
     assert format_details({"text": "\x00"}) == '{"text":"\\u0000"}'
+    many = json.loads(format_details({"uris": ["x" * 400] * 30, "name": "kept", "few": ["y"]}))
+    assert many["uris"] == ["x" * 400] * 7 + ["… 23 more"]
+    assert (many["name"], many["few"]) == ("kept", ["y"])
+    assert len(json.loads(format_details({"uris": ["x" * 100] * 30}))["uris"]) == 30
     with pytest.raises(ValueError, match="too long"):
         format_details({f"{number}": "x" * TEXT_LIMIT for number in range(100)})
     with pytest.raises(ValueError, match="no form for"):

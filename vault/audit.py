@@ -40,6 +40,7 @@ BATCH_LIMIT = 500  # events per commit
 COMPANY_WAIT = 0.01  # seconds from one commit's start that an event waits for as much company as that commit had
 NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
 TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
+LIST_LIMIT = 3000  # characters as JSON that are left of a list when all details are too long
 DETAILS_LIMIT = 8192  # characters of all details as JSON
 
 
@@ -108,9 +109,26 @@ def format_details(details: Mapping[str, object]) -> str:
         formatted = to_json(plain).decode()
     except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
         formatted = json.dumps(plain, separators=(",", ":"))
+    if len(formatted) > DETAILS_LIMIT:  # by what requests may list; to record less beats refusing them
+        formatted = json.dumps({name: _shortened(value) for name, value in plain.items()}, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
+
+
+def _shortened(value: object) -> object:
+    """A long list cut to its first items, which says how many there were more."""
+    if not isinstance(value, list):
+        return value
+    kept: list[object] = []
+    size = 0
+    items: list[object] = value  # pyright: ignore[reportUnknownVariableType] -- items are scalars
+    for item in items:
+        size += len(json.dumps(item)) + 1
+        if size > LIST_LIMIT:
+            return [*kept, f"… {len(items) - len(kept)} more"]
+        kept.append(item)
+    return kept
 
 
 def _name(name: object) -> str:

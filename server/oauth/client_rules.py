@@ -36,6 +36,7 @@ USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
 CHANGED_AT: Final = "redirects_changed_at"  # when redirects or what is shown changed; named as 0.1.0 reads it
 PRIVATE_MEMBERS: Final = frozenset({CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker"})
+REDIRECTS_LIMIT: Final = 8192  # characters of all redirect URIs together
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
 
 Text = Annotated[str, Field(max_length=2048)]
@@ -114,6 +115,8 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
 
 
 def _check_redirects(uris: tuple[str, ...], settings: Settings) -> None:
+    if sum(map(len, uris)) > REDIRECTS_LIMIT:
+        raise OAuthError("invalid_redirect_uri", f"redirect_uris are longer than {REDIRECTS_LIMIT} characters together")
     for uri in uris:
         check_redirect_uri(uri, private_use_schemes=settings.registration.private_use_schemes)
         if settings.registration_mode == "allow_list" and uri.startswith("https:") and not _host_allowed(uri, settings):
