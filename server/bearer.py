@@ -17,6 +17,7 @@ from server import retry_later
 from server.deployment import Deployment
 from server.errors import answer_for, retry_after, tool_text
 from server.oauth import tokens
+from server.oauth.dpop import sent_path
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import ORDINARY_SCOPES
 from vault.records import Principal, format_scope
@@ -50,7 +51,7 @@ class Bearer:
         headers = Headers(scope=scope)
         try:
             principal = await tokens.authenticate(
-                self._deployment, headers, method=scope["method"], path=scope["path"], grant_later=grant_later
+                self._deployment, headers, method=scope["method"], path=sent_path(scope), grant_later=grant_later
             )
         except (tokens.TokenRefused, VaultError) as refused:
             await self._refuse(scope, send, refused)

@@ -68,6 +68,55 @@ async def test_a_bound_token_works_with_a_proof_of_its_key(world: World) -> None
 
 
 @pytest.mark.requirement("S-100")
+@pytest.mark.parametrize("endpoint", ["/userinfo", "/token", "/mcp"])
+async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world: World, endpoint: str) -> None:
+    """What a lenient parser would drop or decode is refused: one proof stands for one address."""
+    origin, port = world.url, world.url.rpartition(":")[2]
+    token = (await bound(world))["access_token"]
+
+    client_id = await world.public_client()
+
+    async def passes(htu: str, *, path: str = endpoint) -> bool:
+        method = "GET" if endpoint == "/userinfo" else "POST"
+        headers = {"DPoP": proof(world, method, endpoint, ath=token_hash(token), htu=htu)}
+        if endpoint == "/token":
+            form = {"client_id": client_id, "grant_type": "refresh_token", "refresh_token": "none"}
+            return error_of(await world.http.post(path, data=form, headers=headers)) != "invalid_dpop_proof"
+        headers["Authorization"] = f"DPoP {token}"
+        return (await world.http.request(method, path, headers=headers)).status_code != 401
+
+    letter = f"%{ord(endpoint[1]):02X}{endpoint[2:]}"
+    for htu in (
+        f"http://user@localhost:{port}{endpoint}",
+        f"http://user:word@localhost:{port}{endpoint}",
+        f"http://@localhost:{port}{endpoint}",
+        f" {origin}{endpoint}",
+        f"{origin}{endpoint} ",
+        f"{origin}{endpoint[:3]}\t{endpoint[3:]}",
+        f"{origin}{endpoint[:3]}\n{endpoint[3:]}",
+        f"{origin}{endpoint}?a b",
+        f"{origin}/{letter}",
+        f"{origin}/{letter.lower()}",
+        f"http://%6cocalhost:{port}{endpoint}",
+        f"http://localhost:0{port}{endpoint}",
+        f"{origin}/.{endpoint}",
+        f"{origin}{endpoint}%",
+        f"{origin}{endpoint}\u00e9",
+        endpoint,
+        "",
+    ):
+        assert not await passes(htu), htu
+    assert not await passes(f"{origin}{endpoint}", path=f"/{letter}"), "another address was called"
+    assert not await passes(f"{origin}/{letter}", path=f"/{letter}"), "an address that no client writes"
+    for htu in (
+        f"{origin}{endpoint}",
+        f"HTTP://LocalHost:{port}{endpoint}",
+        f"{origin}{endpoint}?a=1#f",
+    ):
+        assert await passes(htu), htu
+
+
+@pytest.mark.requirement("S-100")
 async def test_a_bound_token_is_never_a_bearer_token(world: World) -> None:
     token = (await bound(world))["access_token"]
     good = proof(world, "GET", "/userinfo", ath=token_hash(token))

@@ -6,12 +6,13 @@ Binding is kept by others: in access tokens as `cnf`, in refresh tokens of publi
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from server.deployment import Deployment
 from server.oauth import jose
@@ -20,6 +21,14 @@ from vault import replay
 
 PROOF_LIFETIME: Final = 300  # seconds; §11.1: a short window
 _CLOCK_SKEW: Final = 30
+_PORTS: Final = {"https": "443", "http": "80"}
+_URL: Final = re.compile(
+    r"(https?)://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?(/[!\"$->@-~]*)?(?:[?#][!-~]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_NEEDLESS_ESCAPE: Final = re.compile(
+    r"%(?![0-9A-Fa-f]{2})|%(?:2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,8 @@ def check_proof(proof: str, *, method: str, url: str, now: int, access_token: st
         raise _refused("jti or iat missing")
     if not now - PROOF_LIFETIME <= issued_at <= now + _CLOCK_SKEW:
         raise _refused("iat out of the window")
-    if claims.get("htm") != method or not isinstance(htu, str) or _bare(htu) != _bare(url):
+    named = _bare(htu) if isinstance(htu, str) else None
+    if claims.get("htm") != method or named is None or named != _bare(url):
         raise _refused("htm or htu is of another request")
     if access_token is not None and claims.get("ath") != token_hash(access_token):
         raise _refused("ath is of another token")
@@ -71,15 +81,22 @@ def token_hash(access_token: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(access_token.encode()).digest()).rstrip(b"=").decode()
 
 
+def sent_path(scope: Scope) -> str:
+    """The path of a request exactly as it was sent, still escaped: what `htu` must say."""
+    return bytes(scope["raw_path"]).decode("latin-1")
+
+
 def _bare(url: str) -> str | None:
-    """§4.3 step 9: compared without query and fragment, after normalising scheme, host and port."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
+    """§4.3 step 9: compared without query and fragment, after normalising scheme, host and port.
+
+    None for what a client has no reason to write: user information, blanks, other bytes than visible ASCII, escaped
+    letters and digits (RFC 3986 §6.2.2.2). Lenient reading would let one proof stand for several addresses.
+    """
+    found = _URL.fullmatch(url)
+    if found is None or _NEEDLESS_ESCAPE.search(url):
         return None
-    default = {"https": 443, "http": 80}.get(parts.scheme)
-    return f"{parts.scheme}://{parts.hostname}:{port or default}{parts.path or '/'}"
+    scheme, host, port, path = found[1].lower(), found[2].lower(), found[3], found[4]
+    return f"{scheme}://{host}:{port or _PORTS[scheme]}{path or '/'}"
 
 
 async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:

@@ -42,6 +42,6 @@ async def _proved_key(deployment: Deployment, request: Request) -> str | None:
     if sent is None:
         return None
     now = deployment.now()
-    proof = dpop.check_proof(sent, method="POST", url=deployment.url("/par"), now=now)
+    proof = dpop.check_proof(sent, method="POST", url=deployment.url(dpop.sent_path(request.scope)), now=now)
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint

@@ -108,7 +108,7 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
             raise OAuthError("invalid_dpop_proof", "a DPoP proof is required")
         return None
     now = deployment.now()
-    proof = dpop.check_proof(sent, method="POST", url=deployment.url(request.url.path), now=now)
+    proof = dpop.check_proof(sent, method="POST", url=deployment.url(dpop.sent_path(request.scope)), now=now)
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint
 

@@ -195,6 +195,7 @@ async def authenticate(
 ) -> Principal:
     """As `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from.
 
+    `path` is the path as it was sent, still escaped (`dpop.sent_path`).
     With `grant_later` the caller sees to it that no answer leaves before the grant was found live.
     """
     scheme, token = read_authorization(headers)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth import tokens
+from server.oauth import dpop, tokens
 from server.oauth.wire import json_answer
 from vault import users
 
@@ -14,7 +14,9 @@ from vault import users
 async def userinfo(deployment: Deployment, request: Request) -> Response:
     """GET or POST /userinfo with the token in the header, nowhere else."""
     try:
-        principal = await tokens.authenticate(deployment, request.headers, method=request.method, path=request.url.path)
+        principal = await tokens.authenticate(
+            deployment, request.headers, method=request.method, path=dpop.sent_path(request.scope)
+        )
     except tokens.TokenRefused as refusal:
         return _challenge(refusal.code, status=refusal.status)
     if "openid" not in principal.scopes:

@@ -149,7 +149,7 @@ class Proxy:
             standing.handle.check_key(None)
             return standing
         sent = dpop.read_proof(passage.headers) or ""
-        url = self._deployment.url(passage.scope["raw_path"].decode("latin-1"))
+        url = self._deployment.url(dpop.sent_path(passage.scope))
         proof = dpop.check_proof(sent, method=passage.method, url=url, now=now, access_token=value)
         standing.handle.check_key(proof.thumbprint)
         await dpop.spend(self._deployment, proof, now=now)
