@@ -30,6 +30,7 @@ from vault import (
 )
 from vault.event_proof import ChainBroken
 from vault.flights import Vault
+from vault.journal import KEEP
 from vault.refusals import VaultError
 from vault.upstream import Rotation
 
@@ -59,7 +60,7 @@ async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
 
 
 async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
-    rounds = 0
+    rounds, scrubbed = 0, deployment.now() - KEEP
     while True:
         try:
             try:
@@ -69,6 +70,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
                 settled.set()
             await consents.adopt_all(deployment.vault)
             await revocations.run_due(deployment.vault)
+            scrubbed = await scrub(deployment.vault, since=scrubbed)
             await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:
                 await sweep(deployment)
@@ -76,6 +78,15 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
             logger.warning("upkeep failed", extra={"code": error.code, "detail": error.detail})
         rounds += 1
         await asyncio.sleep(INTERVAL)
+
+
+async def scrub(vault: Vault, *, since: int) -> int:
+    """Wipe what this process and the files still hold of keys that anybody destroyed; until when that is done."""
+    now = vault.database.now()
+    names = await revocations.done_since(vault.database, since)
+    if names or vault.flights.has_traces:
+        await revocations.scrub(vault, names)
+    return since if vault.flights.has_traces else now - 1
 
 
 async def keep_alive(vault: Vault) -> int:

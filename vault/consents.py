@@ -148,6 +148,15 @@ def _read(opened: str) -> tuple[TokenAnswer, int]:
 # Storing
 
 
+async def _wipe(vault: Vault, consent: Consent) -> None:
+    """Nothing that is settled stays in the journal; what cannot be wiped now is over in a week, and does not open."""
+    vault.flights.has_traces = True
+    try:
+        await vault.journal.forget((consent.name,))
+    except StorageUnavailable as error:
+        log.warning("consent not wiped", extra={"detail": error.detail})
+
+
 async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool) -> Stored | None:
     """Connect the account and let the agent use it, in one transaction; None when somebody has stored this answer.
 
@@ -158,9 +167,12 @@ async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: i
     for _ in range(5):
         try:
             async with vault.database.transaction() as transaction:
-                return await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
+                stored = await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
         except Conflict:
             continue  # another tab connected the same account at this moment: together with it, the newer one counts
+        if consent.ticket_hash is not None:
+            await _wipe(vault, consent)
+        return stored
     raise TemporarilyUnavailable("This account is being connected just now.", retry_after=2)
 
 
@@ -260,6 +272,7 @@ async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
             details={"provider": consent.provider, "account": account.label},
         )
         await append(transaction, event, now=now)
+    await _wipe(vault, consent)
 
 
 async def refuse(vault: Vault, consent: Consent) -> None:

@@ -143,6 +143,13 @@ class Database(Reader, Protocol):
         """
         ...
 
+    async def wipe(self) -> bool:
+        """Let no file of ours hold what was deleted: True when that is so, False while somebody still reads it.
+
+        On a server nothing can be said about its files.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         ...

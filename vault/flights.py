@@ -94,6 +94,7 @@ class Flights:
         self.lanes = Lanes()
         self.appointments = Appointments()
         self.waits = 0
+        self.has_traces = True  # whether files may hold what was destroyed: at the start nobody knows
         self.server_changes = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()

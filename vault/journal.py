@@ -26,12 +26,12 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vault.journal_slots import SLOT, Entry, Index, Place, decode, encode, read, slots_for_answer
+from vault.journal_slots import SLOT, Entry, Index, Place, decode, encode, read, slots_for_answer, wipe_remains
 from vault.keysources.private_file import sync_folder
 from vault.records import format_scope, parse_scope
 from vault.refusals import StorageUnavailable
@@ -84,6 +84,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _write(descriptor: int, slot: int, data: bytes) -> None:
+    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # nothing of an answer that stood there before is left
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
         raise OSError(0, "the disk is full")
     _sync(descriptor)
@@ -352,6 +353,55 @@ class Journal:
                 raise
             for slot in range(place.slot, place.slot + place.slots):
                 heapq.heappush(self._free, slot)
+
+    async def forget(self, names: Collection[str]) -> None:
+        """Overwrite what is known of these connections, in our file and in those that no process has.
+
+        Other living processes do it in theirs. Raises StorageUnavailable.
+        """
+        if not names:
+            return
+        async with self._turn:
+            try:
+                if self._descriptor is not None:
+                    for name in names:
+                        place = self._index.get(name)
+                        if place is None or name in self._writing:
+                            continue
+                        self._index.drop(name)
+                        await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+                        for slot in range(place.slot, place.slot + place.slots):
+                            heapq.heappush(self._free, slot)
+                    await asyncio.to_thread(wipe_remains, self._opened(), tuple(self._free), names)
+                await asyncio.to_thread(self._forget_unowned, self._path, names)
+            except OSError as error:
+                raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+
+    def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
+        for descriptor in self._unowned(mine):
+            index = Index.of(descriptor)
+            for place in [index.get(name) for name in names]:
+                if place is not None:
+                    os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+            wipe_remains(descriptor, Index.of(descriptor).free(), names)
+
+    def _unowned(self, mine: Path | None) -> Iterator[int]:
+        """The files whose processes have ended, each locked and open while it is looked at."""
+        for path in self._paths():
+            if path == mine:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # its process lives
+            else:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     @staticmethod
     def _is_over(index: Index, name: str, *, now: int) -> bool:

@@ -18,7 +18,7 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -222,3 +222,20 @@ def _glanced(descriptor: int, slot: int) -> tuple[str, Place] | None:
     if entry is None:
         return None
     return entry.connection_id, Place(slot, slots, entry.generation, entry.fence, entry.at)
+
+
+def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str]) -> None:
+    """Overwrite what free slots still hold of answers for these connections: only the first bytes of an answer are
+    taken back when a newer one is written elsewhere.
+    """
+    tags, count, known = {_tag(name) for name in names}, 0, frozenset(free)
+    for slot in free:
+        start = os.pread(descriptor, _HEADER.size, slot * SLOT)
+        if len(start) == _HEADER.size and start[8:24] in tags:
+            _, length, _, _ = _HEADER.unpack(start)
+            for further in range(slot, slot + slots_for(min(length, LONGEST * SLOT))):
+                if further in known:
+                    os.pwrite(descriptor, bytes(SLOT), further * SLOT)
+                    count += 1
+    if count:
+        os.fsync(descriptor)

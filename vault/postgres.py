@@ -423,6 +423,9 @@ class PostgresDatabase:
         except _ERRORS as error:
             raise refusal(error) from error
 
+    async def wipe(self) -> bool:
+        return True
+
     async def close(self) -> None:
         """Wait for connections in use, bounded."""
         if self._owners is not None:

@@ -9,15 +9,17 @@ journalled and could not commit before the disconnection holds newer tokens: tho
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from vault import connections, tickets, users
 from vault.adoption import hand_over
 from vault.audit import append
 from vault.database import Reader, Row, binary_or_none, integer, integer_or_none, text
 from vault.endings import HELD, SUPERSEDED, open_revocation
 from vault.flights import Vault
 from vault.records import TENANT, Event
-from vault.refusals import CiphertextRejected
+from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import RevokeOutcome
 
 log = logging.getLogger("token_vault.revocations")
@@ -51,6 +53,22 @@ _HOLD = """
             and (k.account = :account or cast(:account as text) = cast(:unknown as text)) and k.ended_at is null
     )
 """
+_RELEASE_ALL = """
+    update upstream_revocations set outcome = :pending, next_at = :now
+    where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null
+"""
+_FINISH_DELETION = """
+    delete from deletions where tenant = :tenant and user_id = :user_id and not exists (
+        select 1 from upstream_revocations r
+        where r.tenant = :tenant and r.user_id = :user_id and r.done_at is null
+    ) returning user_id
+"""
+_DESTROY_SALTS = """
+    delete from keys.connection_keys where tenant = :tenant and connection_id in (
+        select k.id from connections k where k.tenant = :tenant and k.user_id = :user_id
+    )
+"""
+_DONE_SINCE = "select connection_id from upstream_revocations where tenant = :tenant and done_at >= :since"
 _DONE = """
     update upstream_revocations set outcome = :outcome, sealed = null, next_at = null, done_at = :now
     where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
@@ -118,7 +136,50 @@ async def run_due(vault: Vault) -> int:
     rows = await vault.database.fetch(_DUE, {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH})
     for row in rows:
         await revoke_upstream(vault, text(row, "connection_id"))
+    await finish_deletions(vault)
     return len(rows)
+
+
+async def finish_deletions(vault: Vault) -> int:
+    """Destroy the keys of deleted people of whom no grant is left to be ended; how many."""
+    finished = 0
+    for deletion in await users.list_deletions(vault.database):
+        now, which = vault.database.now(), {"tenant": TENANT, "user_id": deletion.user_id}
+        for connection in await connections.list_connections(vault.database, deletion.user_id):
+            async with vault.database.transaction() as transaction:
+                await connections.disconnect(transaction, vault.keys, connection, now=now)
+        async with vault.database.transaction() as transaction:
+            await transaction.execute(_RELEASE_ALL, {**which, "held": HELD, "pending": "pending", "now": now})
+            if await tickets.has_unfinished_states(transaction, deletion.user_id, now=now):
+                continue
+            if await transaction.fetch_one(_FINISH_DELETION, which) is None:
+                continue
+            await transaction.execute(_DESTROY_SALTS, which)
+            await vault.keys.destroy_user_key(transaction, deletion.user_id)
+            event = Event("user.key_destroyed", user_id=deletion.user_id)
+            await append(transaction, event, now=now)
+        finished += 1
+    if finished:
+        await scrub(vault, ())
+    return finished
+
+
+async def done_since(reader: Reader, since: int) -> tuple[str, ...]:
+    """The connections whose keys were destroyed since, by any process."""
+    rows = await reader.fetch(_DONE_SINCE, {"tenant": TENANT, "since": since})
+    return tuple(text(row, "connection_id") for row in rows)
+
+
+async def scrub(vault: Vault, names: Collection[str]) -> None:
+    """Overwrite what files of this host still hold of destroyed keys and of what they sealed; what cannot be done just
+    now is done by the upkeep (`flights.has_traces`).
+    """
+    vault.flights.has_traces = True
+    try:
+        await vault.journal.forget(names)
+        vault.flights.has_traces = not await vault.database.wipe()
+    except (StorageUnavailable, TemporarilyUnavailable) as error:
+        log.warning("traces not wiped yet", extra={"detail": error.detail})
 
 
 async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
@@ -200,6 +261,7 @@ async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
             return "pending"
         await vault.keys.destroy_connection_key(transaction, pending.connection_id)
         await append(transaction, _event(pending, outcome=outcome), now=now)
+    await scrub(vault, (pending.connection_id,))
     if outcome != "revoked":
         log.warning("grant not ended at the provider", extra={"connection": pending.connection_id, "outcome": outcome})
     return outcome

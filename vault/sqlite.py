@@ -183,6 +183,23 @@ class _Writer:
         await turn.committed
         return result.result()
 
+    async def wipe(self) -> bool:
+        """Move what the write-ahead logs hold into the files, where deleted bytes are overwritten, and cut them off."""
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        were_cut: list[bool] = []
+
+        async def work() -> None:
+            for name in ("keys", "vault"):
+                found = await self._connection.execute_fetchall(f"pragma {name}.wal_checkpoint(truncate)")
+                were_cut.extend(row[0] == 0 for row in found)
+
+        turn = _Turn(self._loop, work)
+        self._queue.append(turn)
+        self._wake.set()
+        await turn.committed
+        return all(were_cut)
+
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Wait, bounded, for other processes' transactions. Only the beginning can be refused as busy."""
         deadline = self._loop.time() + BUSY_WAIT
@@ -397,6 +414,9 @@ class SqliteDatabase:
 
     async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
         return self._owners is not None and self._owners.is_gone(owner) is not False
+
+    async def wipe(self) -> bool:
+        return await self._writer.wipe()
 
     async def close(self) -> None:
         if self._is_closed:

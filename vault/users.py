@@ -7,6 +7,7 @@ Changing a password and disabling a user end every session, grant, refresh token
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 
 from vault import grants, tickets
 from vault.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
@@ -146,12 +147,46 @@ async def enable_user(transaction: Transaction, user_id: str) -> bool:
 
 
 async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
-    """Forget the person: name, password and identities. Grants stay as revoked records without a name."""
+    """Forget the person: name, password and identities. Grants stay as revoked records without a name.
+
+    The person's key is destroyed when no grant of theirs is left to be ended at a provider; until then the deletion
+    waits (`list_deletions`; `vault.revocations`).
+    """
     await end_user_access(transaction, user_id, reason="user_deleted", now=now)
     key = {"tenant": TENANT, "id": user_id}
+    await transaction.execute(
+        "insert into deletions (tenant, user_id, name, requested_at)"
+        " select u.tenant, u.id, u.name, cast(:now as bigint) from users u where u.tenant = :tenant and u.id = :id"
+        " on conflict (tenant, user_id) do nothing",
+        key | {"now": now},
+    )
     await transaction.execute("delete from identities where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A person who was deleted and of whom `grants` are not ended at their providers yet."""
+
+    user_id: str
+    name: str
+    requested_at: int
+    grants: int
+
+
+async def list_deletions(reader: Reader) -> tuple[Deletion, ...]:
+    """The deletions that wait, oldest first."""
+    rows = await reader.fetch(
+        "select d.user_id, d.name, d.requested_at, (select count(*) from upstream_revocations r"
+        " where r.tenant = d.tenant and r.user_id = d.user_id and r.done_at is null) as grants"
+        " from deletions d where d.tenant = :tenant order by d.requested_at, d.user_id",
+        {"tenant": TENANT},
+    )
+    return tuple(
+        Deletion(text(row, "user_id"), text(row, "name"), integer(row, "requested_at"), integer(row, "grants"))
+        for row in rows
+    )
 
 
 async def link_identity(transaction: Transaction, *, issuer: str, subject: str, user_id: str, now: int) -> None:

@@ -11,6 +11,7 @@ from server.commands.setup import Setup, command, fail, note, user_at_browser, u
 
 if TYPE_CHECKING:
     from vault.records import User
+    from vault.users import Deletion
 
 app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
 Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
@@ -24,6 +25,7 @@ def described(user: User) -> dict[str, object]:
         "admin": user.is_admin,
         "created_at": when(user.created_at),
         "disabled_at": when(user.disabled_at),
+        "deletion": None,
     }
 
 
@@ -71,9 +73,15 @@ def list_(setup: Setup) -> None:
         from vault import users
 
         async with setup.open() as deployment:
-            return [described(user) for user in await users.list_users(deployment.database)]
+            rows = [described(user) for user in await users.list_users(deployment.database)]
+            for one in await users.list_deletions(deployment.database):
+                facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
+                waiting = f"waiting for {one.grants} grants to be ended"
+                rows.append(facts | {"created_at": None, "disabled_at": None, "deletion": waiting})
+            return rows
 
-    setup.show(setup.run(read()), columns=("name", "admin", "created_at", "disabled_at"), empty="There is no user yet.")
+    columns = ("name", "admin", "created_at", "disabled_at", "deletion")
+    setup.show(setup.run(read()), columns=columns, empty="There is no user yet.")
 
 
 @command(app, "disable")
@@ -92,9 +100,24 @@ def enable(setup: Setup, name: Name) -> None:
 
 @command(app, "remove")
 def remove(setup: Setup, name: Name) -> None:
-    """Forget a person: connections are ended at the providers, keys destroyed."""
+    """Forget a person: connections are ended at the providers, then keys destroyed."""
     user = setup.run(_change(setup, name, what="removed"))
-    setup.show_one(described(user), sentence=f"{user.name} is removed.")
+    waiting = next((one for one in setup.run(_deletions(setup)) if one.user_id == user.id), None)
+    row = described(user) | {"deletion": None if waiting is None else "waiting"}
+    sentence = f"{user.name} is removed."
+    if waiting is not None:
+        sentence += (
+            f" {waiting.grants} of their grants are not ended at their providers yet. A running server goes on with "
+            "that and destroys the key afterwards; token-vault users list shows when it is done."
+        )
+    setup.show_one(row, sentence=sentence)
+
+
+async def _deletions(setup: Setup) -> tuple[Deletion, ...]:
+    from vault import users
+
+    async with setup.open() as deployment:
+        return await users.list_deletions(deployment.database)
 
 
 @command(app, "link")
@@ -126,7 +149,7 @@ def link(
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:
     from server.commands.accounts import end_connection
-    from vault import audit, connections, users
+    from vault import audit, connections, revocations, users
     from vault.records import Event
 
     async with setup.open() as deployment:
@@ -141,9 +164,10 @@ async def _change(setup: Setup, name: str, *, what: str) -> User:
             elif what == "enabled":
                 await users.enable_user(transaction, user.id)
             else:
-                await deployment.keys.destroy_user_key(transaction, user.id)
                 await users.delete_user(transaction, user.id, now=now)
             await audit.append(transaction, Event(kind=f"user.{what}", user_id=user.id), now=now)
+        if what == "removed":
+            await revocations.finish_deletions(deployment.vault)
         return await users.get_user(deployment.database, user.id) or user
 
 
