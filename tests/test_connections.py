@@ -503,6 +503,26 @@ async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(ro
     assert not room.slack.families[0].is_alive
 
 
+async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_is_away(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnect(room, connection)
+        room.pass_time(61)
+        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+        room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+    assert room.slack.families[0].is_alive
+    assert await revocations.run_due(room.vault) == 1
+    assert not room.slack.families[0].is_alive
+
+
 async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)

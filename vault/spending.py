@@ -354,7 +354,23 @@ class Spender:
         done = outcome is RevokeOutcome.REVOKED
         kind = "connection.upstream_revoked" if done else "connection.upstream_revocation_failed"
         event = event_of(self.facts, kind, outcome="ok" if done else "failed", reason="late_answer")
-        await self.vault.activity.record(event)
+        if outcome is not RevokeOutcome.FAILED:
+            await self.vault.activity.record(event)
+            return
+        now, facts = self.vault.database.now(), self.facts
+        grant = endings.Aside(
+            facts.user_id,
+            facts.provider,
+            facts.account,
+            facts.label,
+            scopes=facts.scopes,
+            refresh_token=answer.refresh_token,
+            access_token=answer.access_token,
+            generation=facts.generation,
+        )
+        async with self.vault.database.transaction() as transaction:
+            await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
+            await append(transaction, event, now=now)
 
     def _sealed(self, answer: TokenAnswer, *, facts: Facts, generation: int, now: int) -> Refreshed:
         scopes, narrowed = self.wish.scopes, self.wish.scope_key
