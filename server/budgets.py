@@ -24,13 +24,17 @@ class Budgets:
         """How many counts are remembered."""
         return len(self._paid_until)
 
+    def wait(self, user_id: str, provider: str, *, now: float) -> int:
+        """The seconds until a call at this moment would count; 0 when it would at once. Nothing is counted."""
+        left = max(self._paid_until.get((user_id, provider), now), now) + self._step - now
+        return max(1, math.ceil(left - MINUTE)) if left > MINUTE + 1e-6 else 0
+
     def spend(self, user_id: str, provider: str, *, now: float) -> int:
         """Count a call at this moment; 0, or the seconds to wait, and nothing was counted."""
         key = user_id, provider
-        paid_until = max(self._paid_until.get(key, now), now) + self._step
-        if paid_until - now > MINUTE + 1e-6:
-            return max(1, math.ceil(paid_until - now - MINUTE))
+        if wait := self.wait(user_id, provider, now=now):
+            return wait
         if len(self._paid_until) >= _KEPT and key not in self._paid_until:
             self._paid_until = {one: until for one, until in self._paid_until.items() if until > now}
-        self._paid_until[key] = paid_until
+        self._paid_until[key] = max(self._paid_until.get(key, now), now) + self._step
         return 0

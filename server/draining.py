@@ -109,7 +109,7 @@ class Counted:
                 leave()
 
         async def ending() -> Message:
-            return await _first(receive, self._drain.over)
+            return await first_of(receive, self._drain.over)
 
         try:
             await self._app(scope, ending, watched)
@@ -126,8 +126,8 @@ def _is_stream(message: Message) -> bool:
     )
 
 
-async def _first(receive: Receive, over: asyncio.Event) -> Message:
-    """The next message, or a disconnect as soon as the process ends."""
+async def first_of(receive: Receive, over: asyncio.Event) -> Message:
+    """The next message, or a disconnect as soon as it is over."""
     message = asyncio.ensure_future(receive())
     end = asyncio.ensure_future(over.wait())
     try:

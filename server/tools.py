@@ -173,10 +173,7 @@ async def _answer(
         return _Outcome(ladder.declined(request.asking.offered), "refused", "declined")
     if request.asking.leaves_account:
         return _Outcome(failed("The person did not choose an account, so nothing was done."), "refused", "declined")
-    wait = deployment.budgets.spend(request.principal.user_id, spec.provider, now=started)
-    if wait:
-        text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
-        raise RateLimited(text, retry_after=wait)
+    _check_budget(deployment.budgets.wait(request.principal.user_id, spec.provider, now=started))
     wanted = ExchangeRequest(
         principal=request.principal,
         provider=spec.provider,
@@ -194,6 +191,13 @@ async def _answer(
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
     except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
         return await _ask(deployment, request, missing, wanted=wanted)
+
+
+def _check_budget(wait: int) -> None:
+    """Raises RateLimited with the seconds to wait, when there are any."""
+    if wait:
+        text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
+        raise RateLimited(text, retry_after=wait)
 
 
 async def _answered(deployment: Deployment, request: ToolRequest) -> bool:
@@ -216,6 +220,9 @@ async def _perform(
 ) -> _Outcome:
     """Exchange and call; a token that the provider calls dead is renewed once, for the request that it refused."""
     held = [await exchange(wanted, vault=deployment.vault, now=deployment.now())]
+    # Only now: an agent that may not call does not use up what those may that do.
+    spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
+    _check_budget(spent)
 
     async def renew() -> Authority:
         spoiled = held[-1].generation

@@ -43,6 +43,7 @@ from server import companion, event_stream, mcp_bodies, plain_calls, readiness, 
 from server.bearer import Bearer
 from server.deployment import Deployment
 from server.ladder import Asking
+from server.mcp_sessions import Bounds, Sessions
 from server.retry_later import ON_AWAY, RetryLater
 from server.version import VERSION
 from vault.records import Principal
@@ -58,6 +59,7 @@ _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
     "again once they have opened it. `connections` shows what is connected."
 )
+_BOUNDS: Final = Bounds()
 Context = ServerRequestContext[dict[str, object], object]
 
 
@@ -65,23 +67,24 @@ Context = ServerRequestContext[dict[str, object], object]
 class _Managers:
     """The SDK's session managers: plain JSON answers, and event streams for calls that report progress."""
 
-    answering: StreamableHTTPSessionManager
+    answering: Sessions
     streaming: StreamableHTTPSessionManager
     stamp: Mapping[str, object]  # who answers, beside each result of 2026-07-28
 
 
-def lifespan(deployment: Deployment) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
+def lifespan(
+    deployment: Deployment, bounds: Bounds = _BOUNDS
+) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
     """The lifespan of the application that serves `routes`: sessions live in it, requests find it in their state."""
 
     @contextlib.asynccontextmanager
     async def run(app: Starlette) -> AsyncGenerator[Mapping[str, object]]:
         server = build_server(deployment, transport="http")
-        managers = _Managers(
-            StreamableHTTPSessionManager(server, json_response=True),
-            StreamableHTTPSessionManager(server, json_response=False),
-            server.server_info_stamp,
-        )
-        async with managers.answering.run(), managers.streaming.run():
+        # Only the first has sessions; how many, is decided where they are opened.
+        answering = StreamableHTTPSessionManager(server, json_response=True, max_sessions=None)
+        streaming = StreamableHTTPSessionManager(server, json_response=False)
+        managers = _Managers(Sessions(answering, bounds), streaming, server.server_info_stamp)
+        async with answering.run(), streaming.run():
             yield {_STATE_KEY: managers}
 
     return run
@@ -225,6 +228,7 @@ class _WithPrincipal:
         if principal is None:
             return
         scope["user"] = _user(principal)
+        send = _uncached(send)
         reset = PRINCIPAL.set(principal)
         try:
             if grant_later:
@@ -248,6 +252,18 @@ class _WithPrincipal:
             and headers.get(b"mcp-name") in self._reading
             and version in MODERN_PROTOCOL_VERSIONS
         )
+
+
+def _uncached(send: Send) -> Send:
+    """What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it."""
+
+    async def send_uncached(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [one for one in message.get("headers", ()) if one[0].lower() != b"cache-control"]
+            message = {**message, "headers": [*headers, (b"cache-control", b"no-store, no-transform")]}
+        await send(message)
+
+    return send_uncached
 
 
 class _LiveAnswer:

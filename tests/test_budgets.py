@@ -10,7 +10,8 @@ from mcp_types import CallToolResult, TextContent
 
 from server import budgets
 from server.budgets import Budgets
-from tests.mcp_room import SLACK, Agent, Room, room
+from tests.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from vault import grants
 
 
 def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
@@ -70,3 +71,31 @@ async def connected(place: Room, name: str) -> Agent:
     agent = await place.agent(name)
     await place.connect(agent, "slack", scopes=SLACK)
     return agent
+
+
+def test_looking_how_long_to_wait_counts_nothing() -> None:
+    counted = Budgets(1)
+    assert [counted.wait("alice", "slack", now=0.0) for _ in range(3)] == [0, 0, 0]
+    assert counted.spend("alice", "slack", now=0.0) == 0
+    assert counted.wait("alice", "slack", now=0.0) == counted.spend("alice", "slack", now=0.0) == 60
+
+
+async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
+        agent = await connected(place, "alice")
+        cut_off, unpermitted = await connected(place, "alice"), await place.agent("alice")
+        async with place.vault.deployment.transaction() as transaction:
+            await grants.revoke_grant(
+                transaction, cut_off.principal.grant_id, reason="test", now=place.vault.deployment.now()
+            )
+        call = modern("tools/call", {"name": "slack_channels", "arguments": {}})
+        headers = modern_headers("tools/call", "slack_channels")
+        async with place.http(cut_off) as ended, place.http(unpermitted) as asking, place.http(agent) as http:
+            for _ in range(3):
+                assert (await ended.post("/mcp", json=call, headers=headers)).status_code == 401
+                assert "error" in (await asking.post("/mcp", json=call, headers=headers)).text.lower()
+            for _ in range(2):
+                answer = (await http.post("/mcp", json=call, headers=headers)).json()
+                assert not answer["result"].get("isError"), answer
+            late = (await http.post("/mcp", json=call, headers=headers)).json()  # the twin: what is carried out counts
+            assert late["result"]["isError"]
