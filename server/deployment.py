@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from providers.catalog import Catalog
 from providers.http import Outbound
@@ -17,6 +18,8 @@ from vault.audit import Activity
 from vault.database import Database, Transaction
 from vault.exchange import Vault
 from vault.keys import KeyRing
+
+ROWS_PER_MINUTE: Final = 3000  # single-use values that requests of one address may leave behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Deployment:
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
     drain: Drain = field(default_factory=Drain)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
+    rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id
 
     def now(self) -> int:

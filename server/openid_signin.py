@@ -222,10 +222,12 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
 
 
 async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
-    """The user behind the provider's answer. Raises OpenIDRefused; the refusal is an event."""
+    """The user behind the provider's answer. Raises OpenIDRefused, which is an event where a sign-in was under way:
+    anybody can call with a state that never was.
+    """
+    registered = _registered(deployment, name)
+    payload = await _claim_state(deployment, name, answer)
     try:
-        registered = _registered(deployment, name)
-        payload = await _claim_state(deployment, name, answer)
         metadata = await discover(deployment, registered)
         _check_answer(metadata, answer)
         token = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])

@@ -37,6 +37,7 @@ from vault.upstream import Rotation
 INTERVAL: Final = 30.0  # seconds
 HEAD_START: Final = 1.0  # seconds
 SWEEP_EVERY: Final = 20  # rounds: ten minutes
+SHED_EVERY: Final = 4  # rounds: two minutes
 logger = logging.getLogger("token_vault.upkeep")
 
 
@@ -74,6 +75,8 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
             await deployment.keys.signing.reload(deployment.database)
             if rounds % SWEEP_EVERY == 0:
                 await sweep(deployment)
+            elif rounds % SHED_EVERY == 0:
+                await shed(deployment)
         except VaultError as error:  # the storage may come back; the next round tries again
             logger.warning("upkeep failed", extra={"code": error.code, "detail": error.detail})
         rounds += 1
@@ -121,9 +124,19 @@ def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
     )
 
 
+async def shed(deployment: Deployment) -> None:
+    """Forget what strangers can make most of: tickets, counters and single-use values that can no longer matter."""
+    now = deployment.now()
+    async with deployment.database.transaction(patient=True) as transaction:
+        await tickets.sweep_tickets(transaction, now=now)
+        await limits.sweep(transaction, now=now)
+        await replay.sweep(transaction, now=now)
+
+
 async def sweep(deployment: Deployment) -> None:
     """Forget tickets, sessions, counters and never-used clients that can no longer matter."""
     now = deployment.now()
+    await shed(deployment)
     await deployment.vault.journal.sweep(now=now)
     await expiries.announce(deployment.database)
     await keep_alive(deployment.vault)
@@ -131,11 +144,8 @@ async def sweep(deployment: Deployment) -> None:
     unused = now - deployment.settings.registration.unused_lifetime
     async with deployment.database.transaction(patient=True) as transaction:
         await consents.forget_lost(transaction, deployment.vault, now=now)
-        await tickets.sweep_tickets(transaction, now=now)
         await sessions.sweep_sessions(transaction, now=now)
-        await limits.sweep(transaction, now=now)
         await approvals.sweep(transaction, now=now)
-        await replay.sweep(transaction, now=now)
         await handles.sweep(transaction, now=now)
         await clients.reap_unused(transaction, before=unused)
         await tokens.sweep_tokens(transaction, now=now, lifetimes=refresh_lifetimes(deployment))

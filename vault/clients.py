@@ -138,12 +138,21 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 
 
 async def reap_unused(transaction: Transaction, *, before: int) -> int:
-    """Forget dynamically registered clients older than `before` that nobody ever used."""
+    """Forget clients older than `before` that any stranger can make, nobody ever used and nobody is asked about.
+
+    A client of a metadata document is fetched again when it comes back.
+    """
     return await transaction.execute(
-        "delete from clients where tenant = :tenant and kind = :kind and last_used_at is null"
+        "delete from clients where tenant = :tenant and kind in (:dynamic, :metadata) and last_used_at is null"
         " and created_at <= :before and not exists (select 1 from grants"
-        " where grants.tenant = clients.tenant and grants.client_id = clients.id)",
-        {"tenant": TENANT, "kind": ClientKind.DYNAMIC.value, "before": before},
+        " where grants.tenant = clients.tenant and grants.client_id = clients.id)"
+        " and id not in (select client_id from tickets where client_id is not null and expires_at > :before)",
+        {
+            "tenant": TENANT,
+            "dynamic": ClientKind.DYNAMIC.value,
+            "metadata": ClientKind.METADATA.value,
+            "before": before,
+        },
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from vault.database import Reader, Transaction, integer
 
 LONGEST_WINDOW = 86400  # seconds
+USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, others within days
 
 
 async def spend(transaction: Transaction, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
@@ -34,8 +35,14 @@ async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Forget windows that no longer count; the number of counters."""
-    return await transaction.execute(
+    """Forget windows that no longer count; the number of counters. Each address that ever called has one."""
+    forgotten = 0
+    for window in USUAL_WINDOWS:  # keys begin with the window's length
+        forgotten += await transaction.execute(
+            "delete from limits where bucket like :prefix and window_start < :before",
+            {"prefix": f"{window}:%", "before": now - 2 * window},
+        )
+    return forgotten + await transaction.execute(
         "delete from limits where window_start < :before", {"before": now - 2 * LONGEST_WINDOW}
     )
 

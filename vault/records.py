@@ -114,6 +114,11 @@ class Client:
     tenant: str = TENANT
 
     @property
+    def is_vouched_for(self) -> bool:
+        """Whether somebody who runs this vault made the client; any stranger can register the others."""
+        return self.kind in {ClientKind.MANUAL, ClientKind.LOCAL}
+
+    @property
     def is_public(self) -> bool:
         return self.auth_method == "none"
 

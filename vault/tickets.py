@@ -32,6 +32,7 @@ from vault.refusals import StorageUnavailable, TransitionRefused
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
+_KEPT_OF_STRANGERS = 300  # after expiry, where nobody was signed in when it was made: any stranger can make many
 _KEPT = 86400  # after expiry, so that a late use is told apart from a forgery, and the replay of a code ends its grant
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that reads like a digit
 _CODE_HALF = 4
@@ -276,6 +277,16 @@ async def expire_client_tickets(
 
 async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
     """Forget what can no longer matter: a thief redeems a code before its client does, never a day later."""
+    await transaction.execute(
+        "delete from tickets where tenant = :tenant and user_id is null and outcome is null"
+        " and (consumed_at is null or purpose = :pushed) and purpose <> :bootstrap and expires_at <= :before",
+        {
+            "tenant": TENANT,
+            "pushed": TicketPurpose.PUSHED.value,
+            "bootstrap": TicketPurpose.BOOTSTRAP.value,
+            "before": now - _KEPT_OF_STRANGERS,
+        },
+    )
     return await transaction.execute(
         "delete from tickets where tenant = :tenant and expires_at <= :before"
         " and (purpose <> :state or consumed_at is null or outcome is not null)",  # else its answer may still come

@@ -8,7 +8,9 @@ Signing in and asking the person is left to `server.portal`, which calls `load_p
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -44,6 +46,8 @@ from vault.refusals import TransitionRefused, VaultError
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
+_ADDRESSES: Final = 20  # from so many addresses as many requests as each may have can wait
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
     "The agent is not known here: let it register again. If it introduces itself by a document, whoever runs this "
     "vault lets its host in with registration.allowed_hosts, and the vault has to reach it"
@@ -168,6 +172,9 @@ async def _read(
     nonce, state = parameters.get("nonce"), parameters.get("state")
     if len(nonce or "") > _NONCE_LIMIT or len(state or "") > _STATE_LIMIT:
         raise OAuthError("invalid_request", "nonce or state is too long")
+    dpop_jkt = parameters.get("dpop_jkt")
+    if dpop_jkt is not None and not _THUMBPRINT.fullmatch(dpop_jkt):
+        raise OAuthError("invalid_request", "dpop_jkt is not the SHA-256 thumbprint of a key (RFC 9449 §10)")
     resource = await resources.known_resource(deployment, parameters.get("resource"), client=client)
     return AuthorizationRequest(
         client_id=client.id,
@@ -181,7 +188,7 @@ async def _read(
         resource=resource,
         state=state,
         nonce=nonce,
-        dpop_thumbprint=parameters.get("dpop_jkt"),
+        dpop_thumbprint=dpop_jkt,
         names_redirect_uri=parameters.get("redirect_uri") is not None,
         names_resource=parameters.get("resource") is not None,
     )
@@ -236,12 +243,20 @@ def _throttled(request: Request) -> Response:
 
 
 async def may_wait(deployment: Deployment, address: str) -> bool:
-    """Count a request of somebody who is not signed in; False when too many of this address wait already."""
+    """Count a request of somebody who is not signed in; False when too many of this address, or of all, wait already.
+
+    The total is far above what people do; below it a flood from many addresses leaves room for no more bytes than that.
+    """
     most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
+    total = partial(limits.spend, bucket="authorize", limit=_ADDRESSES * most, window=REQUEST_LIFETIME, now=now)
+    own = partial(limits.spend, bucket=f"authorize:{counted(address)}", limit=most, window=REQUEST_LIFETIME, now=now)
     async with deployment.database.transaction() as transaction:
-        return await limits.spend(
-            transaction, f"authorize:{counted(address)}", limit=most, window=REQUEST_LIFETIME, now=now
-        )
+        if not await total(transaction):
+            return False
+        if await own(transaction):
+            return True
+        await total(transaction, cost=-1)  # an address at its limit uses up nothing of the others'
+        return False
 
 
 async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:

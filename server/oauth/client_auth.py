@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from base64 import b64decode
 from typing import Final
 from urllib.parse import unquote_plus
 
 from starlette.requests import Request
 
-from server.addresses import address_of
+from server.addresses import address_of, counted
 from server.deployment import Deployment
 from server.oauth import client_metadata, jose
 from server.oauth.client_keys import keys_of
@@ -143,12 +144,27 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
         raise invalid_client("exp missing, past or too far")
     if not_before > now + _CLOCK_SKEW or not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
         raise invalid_client("nbf in the future or jti missing")
+    check_rows(deployment, client, address=address)
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
             transaction, "client-assertion", f"{client.id} {token_id}", expires_at=expires_at + _CLOCK_SKEW, now=now
         )
     if not is_first:
         raise invalid_client("assertion replayed")
+
+
+def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
+    """Count a single-use value that a client leaves behind whom nobody vouched for. Raises OAuthError."""
+    if client.is_vouched_for:
+        return
+    wait = deployment.rows.spend(counted(address), "", now=time.monotonic())
+    if wait:
+        raise OAuthError(
+            "temporarily_unavailable",
+            "there were too many requests from this address: try again later",
+            status=429,
+            headers={"Retry-After": str(wait)},
+        )
 
 
 def first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algorithm: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from server.addresses import counted
 from server.deployment import Deployment
 from server.oauth.client_rules import jwk_members, key_host_allowed
 from server.oauth.rules import json_object
-from vault.records import Client, ClientKind
+from vault.records import Client
 
 KEPT: Final = 300
 RETRY: Final = 60
@@ -59,7 +59,7 @@ async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, ad
     url = client.metadata.get("jwks_uri")
     if not isinstance(url, str):
         return ()
-    is_foreign = client.kind is not ClientKind.MANUAL
+    is_foreign = not client.is_vouched_for
     if is_foreign and not key_host_allowed(url, deployment.settings):  # stored under a looser setting
         return ()
     policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_client_metadata)

@@ -23,6 +23,7 @@ from server.oauth.client_rules import (
     accept,
     document_host_allowed,
     integer_member,
+    shown_redirects,
     with_change_noted,
 )
 from server.oauth.rules import OAuthError, is_loopback_redirect, json_object
@@ -164,7 +165,7 @@ async def _store(deployment: Deployment, found: Client, *, known: Client | None,
         event = Event(
             kind="client.registered",
             client_id=found.id,
-            details={"by": "metadata document", "name": found.name, "redirect_uris": list(found.redirect_uris)},
+            details={"by": "metadata document", "name": found.name, "redirect_uris": shown_redirects(found)},
         )
         await audit.append(transaction, event, now=now)
     return replace(found)

@@ -37,6 +37,9 @@ USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 CHANGED_AT: Final = "redirects_changed_at"  # when redirects or what is shown changed; named as 0.1.0 reads it
 PRIVATE_MEMBERS: Final = frozenset({CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker"})
 REDIRECTS_LIMIT: Final = 8192  # characters of all redirect URIs together
+_KEPT: Final = 32 * 1024  # characters of what is stored of one client
+_SHOWN: Final = 200
+_SHOWN_URIS: Final = 5
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
 
 Text = Annotated[str, Field(max_length=2048)]
@@ -105,12 +108,15 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
         raise OAuthError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
     if metadata.response_types is not None and "code" not in metadata.response_types:
         raise OAuthError("invalid_client_metadata", "the only response type is code")
+    rest = _rest(metadata)
+    if sum(map(len, metadata.redirect_uris)) + len(json.dumps(rest)) > _KEPT:
+        raise OAuthError("invalid_client_metadata", f"the metadata is longer than {_KEPT} characters")
     return AcceptedMetadata(
         name=clean_name(metadata.client_name or "") or "Unnamed agent",
         auth_method=auth_method,
         redirect_uris=tuple(dict.fromkeys(metadata.redirect_uris)),
         grant_types=_grant_types(metadata),
-        rest=_rest(metadata),
+        rest=rest,
     )
 
 
@@ -235,6 +241,13 @@ def with_change_noted(client: Client, *, before: Client | None, now: int) -> Cli
     if before is not None and appearance(before) != appearance(client):
         changed_at = now
     return client if changed_at is None else replace(client, metadata={**client.metadata, CHANGED_AT: changed_at})
+
+
+def shown_redirects(client: Client) -> list[str]:
+    """The redirect URIs for an event, which stays for ever while a stranger can make one: the first few, cut short."""
+    shown = [uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…" for uri in client.redirect_uris[:_SHOWN_URIS]]
+    more = len(client.redirect_uris) - len(shown)
+    return [*shown, f"{more} more"] if more else shown
 
 
 def is_loopback_only(client: Client) -> bool:

@@ -11,8 +11,10 @@ from starlette.responses import Response
 from server.addresses import address_of
 from server.deployment import Deployment
 from server.oauth import authorize, client_auth, dpop, pushed_requests
+from server.oauth.client_auth import check_rows
 from server.oauth.rules import OAuthError, Parameters
 from server.oauth.wire import json_answer, read_form
+from vault.records import Client
 
 
 async def push(deployment: Deployment, request: Request) -> Response:
@@ -21,12 +23,15 @@ async def push(deployment: Deployment, request: Request) -> Response:
     client = await client_auth.authenticate(deployment, request, form)
     if form.get("request_uri") is not None:  # §2.1
         raise OAuthError("invalid_request", "request_uri cannot be pushed")
-    thumbprint = await _proved_key(deployment, request)
-    values = dict(form.values) | {"client_id": client.id}
+    thumbprint = await _proved_key(deployment, request, client)
+    values = {name: form.values[name] for name in pushed_requests.KNOWN if name in form.values}
+    values["client_id"] = client.id
     if thumbprint is not None and values.setdefault("dpop_jkt", thumbprint) != thumbprint:  # RFC 9449 §10.1
         raise OAuthError("invalid_dpop_proof", "dpop_jkt is not the key of the proof")
-    await authorize.check_request(deployment, Parameters(values), client=client)
-    if client.is_public and not await authorize.may_wait(deployment, address_of(request)):
+    await authorize.check_request(deployment, Parameters(values, form.repeated), client=client)
+    if sum(map(len, values.values())) > pushed_requests.LIMIT:
+        raise OAuthError("invalid_request", f"the request is longer than {pushed_requests.LIMIT} characters")
+    if not client.is_vouched_for and not await authorize.may_wait(deployment, address_of(request)):
         raise OAuthError(
             "temporarily_unavailable",
             "too many requests of agents are waiting for a sign-in from this address",
@@ -37,11 +42,12 @@ async def push(deployment: Deployment, request: Request) -> Response:
     return json_answer({"request_uri": request_uri, "expires_in": pushed_requests.LIFETIME}, status=201)
 
 
-async def _proved_key(deployment: Deployment, request: Request) -> str | None:
+async def _proved_key(deployment: Deployment, request: Request, client: Client) -> str | None:
     sent = dpop.read_proof(request.headers)
     if sent is None:
         return None
     now = deployment.now()
     proof = dpop.check_proof(sent, method="POST", url=deployment.url(dpop.sent_path(request.scope)), now=now)
+    check_rows(deployment, client, address=address_of(request))
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint

@@ -17,7 +17,24 @@ from vault.refusals import TransitionRefused
 PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 LIFETIME: Final = 60  # seconds
 MUST_PUSH: Final = "require_pushed_authorization_requests"  # RFC 9126 §6
-CREDENTIALS: Final = frozenset({"client_secret", "client_assertion", "client_assertion_type"})
+LIMIT: Final = 8192  # characters of all values together
+# What `authorize` reads, and nothing else that a client may send: unknown parameters are ignored (RFC 6749 §3.1).
+KNOWN: Final = (
+    "client_id",
+    "response_type",
+    "response_mode",
+    "redirect_uri",
+    "scope",
+    "state",
+    "nonce",
+    "code_challenge",
+    "code_challenge_method",
+    "resource",
+    "prompt",
+    "max_age",
+    "dpop_jkt",
+    "request",  # named only to be refused
+)
 
 
 async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]) -> str:
@@ -27,7 +44,7 @@ async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]
             transaction,
             deployment.keys,
             purpose=TicketPurpose.PUSHED,
-            payload={name: value for name, value in values.items() if name not in CREDENTIALS},
+            payload=values,
             lifetime=LIFETIME,
             now=deployment.now(),
             client_id=client.id,

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from server.addresses import address_of, counted
 from server.deployment import Deployment
 from server.oauth.client_auth import secret_hash
-from server.oauth.client_rules import AcceptedMetadata, accept, public_members, with_change_noted
+from server.oauth.client_rules import AcceptedMetadata, accept, public_members, shown_redirects, with_change_noted
 from server.oauth.rules import OAuthError
 from server.oauth.tokens import TokenRefused, read_authorization
 from server.oauth.wire import NO_STORE, json_answer, read_json_object
@@ -26,6 +26,7 @@ from vault.records import Client, ClientKind, Event, new_id
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _WINDOW: Final = 3600
+_REWRITES: Final = 20  # of one client in the window
 
 
 async def register(deployment: Deployment, request: Request) -> Response:
@@ -75,12 +76,16 @@ async def _throttle(deployment: Deployment, transaction: Transaction, address: s
         transaction, f"register:{counted(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
     ) and await limits.spend(transaction, "register", limit=registration.total_hourly, window=_WINDOW, now=now)
     if not within:
-        raise OAuthError(
-            "temporarily_unavailable",
-            "too many registrations: try again later",
-            status=429,
-            headers={"Retry-After": str(_WINDOW)},
-        )
+        raise _too_many()
+
+
+def _too_many() -> OAuthError:
+    return OAuthError(
+        "temporarily_unavailable",
+        "too many registrations: try again later",
+        status=429,
+        headers={"Retry-After": str(_WINDOW)},
+    )
 
 
 async def read(deployment: Deployment, request: Request) -> Response:
@@ -102,6 +107,11 @@ async def update(deployment: Deployment, request: Request) -> Response:
     now = deployment.now()
     changed, secret = _changed(client, accepted, now=now)
     async with deployment.database.transaction() as transaction:
+        await _throttle(deployment, transaction, address_of(request), now=now)
+        if not await limits.spend(
+            transaction, f"register:client:{client.id}", limit=_REWRITES, window=_WINDOW, now=now
+        ):
+            raise _too_many()
         if not await clients.update_client(transaction, changed):
             raise TokenRefused("client gone")
         await audit.append(transaction, _event("client.updated", changed), now=now)
@@ -170,5 +180,5 @@ def _event(kind: str, client: Client) -> Event:
     return Event(
         kind=kind,
         client_id=client.id,
-        details={"by": "registration", "name": client.name, "redirect_uris": list(client.redirect_uris)},
+        details={"by": "registration", "name": client.name, "redirect_uris": shown_redirects(client)},
     )

@@ -109,6 +109,7 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
         return None
     now = deployment.now()
     proof = dpop.check_proof(sent, method="POST", url=deployment.url(dpop.sent_path(request.scope)), now=now)
+    client_auth.check_rows(deployment, client, address=address_of(request))
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint
 

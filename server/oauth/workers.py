@@ -69,9 +69,12 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """The subject that a worker names. Raises OAuthError; the refusal is an event."""
+    """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is none."""
+    rules = rules_of(asked.client)
+    if rules is None:
+        raise refused("not a worker", "this client is no worker: an operator makes it one")
     try:
-        return await _verified(deployment, asked, token)
+        return await _verified(deployment, asked, token, rules)
     except OAuthError as error:
         details: dict[str, object] = {"reason": error.detail or error.code, "address": asked.address}
         event = Event("worker.refused", outcome="refused", client_id=asked.client.id, details=details)
@@ -79,10 +82,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
         raise
 
 
-async def _verified(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    rules = rules_of(asked.client)
-    if rules is None:
-        raise refused("not a worker", "this client is no worker: an operator makes it one")
+async def _verified(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
     if not rules.admits(asked.address):
         raise OAuthError("access_denied", "this worker may not call from there", status=403, detail="address")
     claims = await _claims(deployment, asked, token)

@@ -13,16 +13,22 @@ from server.portal.visits import Visit, safe_return
 from vault import limits
 
 _STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
+_RETURNS_PER_MINUTE = 60  # per address
+
+
+async def _count(visit: Visit, what: str, *, limit: int) -> None:
+    """Count a request of this address. Raises PageRefused beyond the limit."""
+    bucket, now = f"sign-in:{what}:{counted(address_of(visit.request))}", visit.deployment.now()
+    async with visit.deployment.transaction() as transaction:
+        may = await limits.spend(transaction, bucket, limit=limit, window=60, now=now)
+    if not may:
+        raise PageRefused("Too many sign-ins", "Wait a minute, then try again.", status=429)
 
 
 async def start(visit: Visit) -> Response:
     """Send the browser to the provider."""
-    deployment, now = visit.deployment, visit.deployment.now()
-    bucket = f"sign-in:openid:{counted(address_of(visit.request))}"
-    async with deployment.transaction() as transaction:
-        may = await limits.spend(transaction, bucket, limit=_STARTS_PER_MINUTE, window=60, now=now)
-    if not may:
-        raise PageRefused("Too many sign-ins", "Wait a minute, then try again.", status=429)
+    deployment = visit.deployment
+    await _count(visit, "openid", limit=_STARTS_PER_MINUTE)
     name = str(visit.request.path_params["name"])
     try:
         begun = await openid_signin.start(
@@ -37,6 +43,7 @@ async def start(visit: Visit) -> Response:
 
 async def callback(visit: Visit) -> Response:
     """The provider sends the browser back; a new session starts."""
+    await _count(visit, "back", limit=_RETURNS_PER_MINUTE)
     answer = Answer(
         state=visit.query("state")[:200],
         code=visit.query("code")[:4096],
