@@ -110,7 +110,8 @@ class DatabaseSettings(_Section):
     """Where everything is kept."""
 
     url: SecretStr | None = Field(
-        default=None, description="sqlite:///ABSOLUTE/PATH or postgresql://...; default SQLite in the data directory"
+        default=None,
+        description="sqlite:///ABSOLUTE/PATH or postgresql://HOST[,HOST]/NAME; default SQLite in the data directory",
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
     liveness: Literal["locks", "none"] = Field(

@@ -25,6 +25,7 @@ from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
 from tests.harness import free_socket, serving
 from tests.mcp_room import room
+from tests.poolers import pgbouncer
 from tests.private import private_mounts
 from tests.processes import Place, free_port
 from tests.tls import make_authority, tls_proxy
@@ -221,6 +222,20 @@ async def test_a_database_that_takes_no_writes(postgres_store: Store, postgres: 
     assert_problem(await examine(place, fails=True), "database", "writable")
     await postgres._execute(f'alter database "{name}" reset default_transaction_read_only')
     assert (await examine(place))["database"]["verdict"] == "ok"
+
+
+async def test_a_pooler_in_front_of_the_database(postgres_store: Store) -> None:
+    place = Place(postgres_store.data, free_port())
+    configure(place, "[database]", f'url = "{postgres_store.url}"')
+    assert "pooler" not in await examine(place)
+    async with pgbouncer(postgres_store.url) as url:
+        configure(place, "[database]", f'url = "{url}"')
+        found = await examine(place)
+        assert (found["pooler"]["verdict"], found["database"]["verdict"]) == ("note", "ok")
+        assert "server_login_retry = 1" in str(found["pooler"]["mend"])
+    async with pgbouncer(postgres_store.url, {"max_prepared_statements": 0}) as url:
+        configure(place, "[database]", f'url = "{url}"')
+        assert_problem(await examine(place, fails=True), "database", "max_prepared_statements = 200", "database.url")
 
 
 async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:

@@ -105,6 +105,11 @@ class Database(Reader, Protocol):
         """How often another server was found behind the address: after a failover, what it holds may be older."""
         ...
 
+    @property
+    def is_pooled(self) -> bool:
+        """A connection pooler stands between us and the database."""
+        ...
+
     def now(self) -> int:
         """The database's time in integer seconds; costs no query."""
         ...
@@ -206,8 +211,7 @@ def check_version(compatible_from: int) -> None:
 async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
     """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and bring its schema up to date.
 
-    `has_locks` False: no lock tells the living from the dead (PgBouncer in transaction mode), so nobody is ever taken
-    for dead.
+    `has_locks` False: no lock tells the living from the dead, so nobody is ever taken for dead.
     Raises StorageUnavailable with one line that says the mend.
     """
     parts = urlsplit(url)

@@ -27,6 +27,7 @@ from vault.postgres_hosts import ERRORS as _ERRORS
 from vault.postgres_hosts import STARTED, Servers, place_of, split_hosts
 from vault.postgres_hosts import Connection as _Connection
 from vault.postgres_owners import OwnerSessions
+from vault.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
 from vault.postgres_schema import PATIENT_TIMEOUT, upgrade
 from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 from vault.schema_shape import fingerprint
@@ -255,11 +256,12 @@ class PostgresTransaction:
             raise StorageUnavailable("the transaction failed", detail=f"COMMIT ended as {status}")
 
 
-async def _connect_alone(servers: Servers) -> _Connection:
+async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -> _Connection:
     """A connection that the server notices the end of within seconds, also when our host vanished."""
     return await servers.connect(
         timeout=ceil(WAIT),
         command_timeout=STATEMENT_TIMEOUT,
+        statement_cache_size=statement_cache_size,
         server_settings={
             "application_name": "token-vault owner",
             "idle_in_transaction_session_timeout": "0",
@@ -293,6 +295,8 @@ class PostgresDatabase:
             pool = await _connect_pool(servers)
             connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
             try:
+                if servers.is_pooled:
+                    await check_pooler(partial(_connect_alone, servers, statement_cache_size=0))
                 shape = await upgrade(connection, partial(_borrowed, pool), is_pooled=servers.is_pooled)
                 difference = await _clock_difference(connection)
             finally:
@@ -300,6 +304,8 @@ class PostgresDatabase:
         except BaseException as error:
             if pool is not None:
                 pool.terminate()
+            if isinstance(error, MIXED_UP):
+                raise StorageUnavailable(MIXES_UP) from error
             if isinstance(error, (*_ERRORS, ValueError)):
                 raise _cannot_open(url, error) from error
             raise
@@ -311,6 +317,10 @@ class PostgresDatabase:
     @property
     def server_changes(self) -> int:
         return self._servers.changes
+
+    @property
+    def is_pooled(self) -> bool:
+        return self._servers.is_pooled
 
     def now(self) -> int:
         return int(time.monotonic() + self._clock_difference) + self.clock_offset
@@ -369,6 +379,10 @@ class PostgresDatabase:
             return await transaction.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
+        if self._servers.is_pooled:  # a statement alone would be committed with somebody else's settings
+            async with self._transaction() as transaction:
+                await transaction.append_events(batch)
+            return
         async with self._connection() as connection:
             try:
                 await postgres_events.append(connection, batch, key=self.event_key)

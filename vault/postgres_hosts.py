@@ -64,6 +64,7 @@ class Connection(Protocol):
     async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
     async def execute(self, query: str, /, *args: Value, timeout: float | None = None) -> str: ...  # noqa: ASYNC109
     async def executemany(self, command: str, /, args: Sequence[Sequence[Value]], *, timeout: float | None) -> None: ...  # noqa: ASYNC109
+    async def prepare(self, query: str, /, *, name: str) -> object: ...
     def transaction(self, *, isolation: str) -> Block: ...
     def is_closed(self) -> bool: ...
     def is_in_transaction(self) -> bool: ...
@@ -215,7 +216,8 @@ class Servers:
 
     async def _recognized(self, connection: Connection) -> Connection:
         """A pooler tells its clients process numbers of its own: so one that ignores settings is found too."""
-        row = await connection.fetchrow(_WHO)
+        async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here, run there
+            row = await connection.fetchrow(_WHO)
         if row is not None:
             self.note(row["started"])
             self.is_pooled = self.is_pooled or row["pid"] != connection.get_server_pid()

@@ -87,14 +87,15 @@ class OwnerSessions:
                 self._held.clear()
                 self._connection = await self._connect()
                 self._since = asyncio.get_running_loop().time()
-                self._lock = "select pg_advisory_lock($1)"
+                self._lock = "pg_advisory_lock"
                 if self._is_pooled():
                     # A pooler lends its connection for one transaction: this one lasts. It holds no snapshot.
                     await self._connection.execute("begin; set local idle_in_transaction_session_timeout = 0")
-                    self._lock = "select pg_advisory_xact_lock($1)"
+                    self._lock = "pg_advisory_xact_lock"
             for owner in self._wanted:
                 if owner not in self._held:
-                    await self._connection.execute(self._lock, owner_key(owner))
+                    # a parameter would leave a portal open, and that a snapshot
+                    await self._connection.execute(f"select {self._lock}({owner_key(owner)})")
                     self._held.add(owner)
         except BaseException:
             if self._connection is not None:

@@ -358,6 +358,10 @@ class SqliteDatabase:
         owners = OwnerLocks(stores.vault.parent) if has_locks else None
         return cls(opened[:READERS], opened[READERS], here, owners=owners, fingerprint=fingerprint(shape))
 
+    @property
+    def is_pooled(self) -> bool:
+        return False
+
     def now(self) -> int:
         return int(time.time()) + self.clock_offset
 

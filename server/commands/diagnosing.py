@@ -98,6 +98,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
     from server.doctor.history import check_history
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
+    from server.doctor.storage import check_pooler
     from server.settings import SettingsRefused
     from vault import probes
     from vault.database import schema_files
@@ -113,6 +114,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
             findings.append(ok("database", f"opens, has {schema} and takes writes"))
             findings.append(await check_history(deployment))
             findings += await check_activity(deployment)
+            findings += check_pooler(deployment.database)
             findings += await check_serving(deployment)
             findings += await check_providers(deployment)
     except KeyUnavailable as refused:
