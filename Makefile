@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench chaos soak fuzz first-hour clean lock serve node
+.PHONY: help demo test lint types bench chaos soak ha fuzz first-hour clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 55 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
+	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
 	@echo "make fuzz         every property of the suite with 20,000 random examples (TESTS=tests/test_masking.py takes one file)"
 	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
 	@echo "make lock         write the hashed lock files anew"
@@ -55,6 +56,9 @@ chaos: .venv/.dev
 
 soak: .venv/.dev
 	$(RUN) -m tests.chaos.soak $(SOAK)
+
+ha: .venv/.dev
+	$(RUN) -m tests.ha $(HA)
 
 fuzz: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(TESTS)

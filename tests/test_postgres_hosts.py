@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -14,12 +15,19 @@ import pytest
 
 from tests.chaos.world import Server, postgres_server
 from tests.conftest import Store
+from tests.documented import DOCS
 from vault import limits
 from vault.database import Database, open_database
 from vault.postgres_hosts import place_of, split_hosts
 from vault.refusals import StorageBusy, StorageUnavailable
 
 SOCKET = ".s.PGSQL.5432"
+
+
+def test_the_documented_address_names_two_hosts() -> None:
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    (url,) = re.findall(r"^```text\n(postgresql://.*)\n```$", page, flags=re.MULTILINE)
+    assert len(split_hosts(url)) == 2
 
 
 def test_each_host_becomes_an_address_of_its_own_that_must_take_writes() -> None:

@@ -212,8 +212,10 @@ async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
     head, _, body = answer.partition(b"\r\n\r\n")
     outcome = head.split(b" ", 2)[1].decode() if b" " in head else "nothing"
     if outcome == "200":
-        result = json.loads(body).get("result", {})
-        outcome = "ok" if "structuredContent" in result and not result.get("isError") else body.decode()[:300]
+        answer = json.loads(body)
+        result = answer.get("result", {})
+        said = result.get("content") or answer
+        outcome = "ok" if "structuredContent" in result and not result.get("isError") else json.dumps(said)[:300]
     return outcome, time.monotonic() - started
 
 

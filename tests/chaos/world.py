@@ -177,23 +177,26 @@ async def strict_provider(**rotation: object) -> AsyncGenerator[Provider]:
 
 
 @asynccontextmanager
-async def open_world(store: Store, provider: Provider) -> AsyncGenerator[World]:
-    """A vault at the store with one account connected at the provider. The provider is forgotten first."""
+async def open_world(store: Store, provider: Provider, *, person: str = "chaos") -> AsyncGenerator[World]:
+    """A vault at the store with one account of this person connected at the provider."""
     async with AsyncExitStack() as stack:
         database = await store.open()
         stack.push_async_callback(database.close)
         keys = await store.open_keys(database)
         app = SlackApp(provider, provider.http)  # type: ignore[arg-type]
         tokens = await app.connect()
-        principal, connection_id = await _seed(database, keys, tokens)
+        principal, connection_id = await _seed(database, keys, tokens, person=person)
         yield World(store, provider, database, principal, connection_id, stack)
 
 
-async def _seed(database: Database, keys: KeyRing, tokens: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+async def _seed(
+    database: Database, keys: KeyRing, tokens: Mapping[str, Any], *, person: str
+) -> tuple[dict[str, str], str]:
     now = database.now()
     async with database.transaction() as transaction:
-        user = await users.create_user(transaction, "chaos", now=now)
-        client = Client("chaos-agent", ClientKind.MANUAL, "Chaos agent", "none", ("http://127.0.0.1/callback",), now)
+        user = await users.create_user(transaction, person, now=now)
+        callback = ("http://127.0.0.1/callback",)
+        client = Client(f"{person}-agent", ClientKind.MANUAL, "Chaos agent", "none", callback, now)
         await clients.save_client(transaction, client)
         grant = await grants.create_grant(
             transaction,
