@@ -29,7 +29,7 @@ SCHEMA = ROOT / "vault" / "schema"
 PUBLISHED = {
     "0001_initial.sql": "00c4d2ddbae331fa4df6e9ab323aa97fc516a61e1dce30157ad08c8b88e935d6",
     "0002_consents.sql": "c4c2fed26f80930f5dede7caa9aca21236f51a534928fcd4882325704644aa11",
-    "0003_activity.sql": "1c0f07f207dffcb2d09efe2b14717a5e43f7ab8a50e953eae7272ff6e9f9a713",
+    "0003_activity.sql": "b30b41deb92e494c8d3a29ecddb7bfb7d1c111c41da7065cff6dc7f1bcbbba79",
     "0004_upkeep_indexes.sql": "495b07e7baf52285b2501293567ec8b25991f70cfa664260be0edd362ea4cf01",
 }
 PREVIOUS = "0.1.0"
