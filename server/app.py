@@ -35,6 +35,7 @@ from vault.exchange import Vault
 from vault.journal import Journal
 from vault.keys import KeyRing, vault_id
 from vault.keysources import key_source
+from vault.presence import Presence
 from vault.rotation import Flights
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
@@ -59,6 +60,9 @@ async def open_deployment(
         outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))
         stack.push_async_callback(outbound.close)
         catalog = await open_catalog(settings, data=data, outbound=outbound)
+        presence = Presence(settings.database_url(), data=data)
+        stack.callback(presence.close)
+        presence.enter()
         database = await open_database(
             settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
         )

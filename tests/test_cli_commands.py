@@ -359,7 +359,7 @@ async def test_help_of_every_command_is_there() -> None:
         "users list", "users remove", "users disable", "clients add", "clients list", "clients show",
         "clients remove", "connections list", "connections connect", "connections disconnect", "delegations list",
         "delegations revoke", "providers list", "providers show", "providers check", "tools list",
-        "keys rotate-signing", "backup", "restore",
+        "keys rotate-signing", "backup", "restore", "quarantine",
     ):  # fmt: skip
         result = await asyncio.to_thread(CliRunner().invoke, app, [*command.split(), "--help"])
         assert result.exit_code == 0, command

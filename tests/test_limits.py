@@ -138,3 +138,25 @@ async def test_expired_values_are_forgotten_and_kept_only_as_hashes(database: Da
     async with database.transaction() as transaction:
         assert await replay.sweep(transaction, NOON + 60) == 1
     assert not await first_use(database, "later", now=NOON + 60)
+
+
+async def test_after_a_restore_what_was_made_before_it_counts_no_more_and_what_is_made_later_does(
+    database: Database,
+) -> None:
+    async def use(value: str, *, made_at: int | None, now: int) -> bool:
+        async with database.transaction() as transaction:
+            return await replay.first_use(transaction, "jti", value, expires_at=now + 60, now=now, made_at=made_at)
+
+    assert await use("before", made_at=NOON, now=NOON + 1)
+    async with database.transaction() as transaction:
+        await replay.note_restore(transaction, now=NOON + 10)
+    assert not await use("a", made_at=NOON + 9, now=NOON + 11)
+    assert not await use("b", made_at=NOON + 10, now=NOON + 11)
+    assert await use("c", made_at=NOON + 11, now=NOON + 11)
+    assert not await use("c", made_at=NOON + 11, now=NOON + 12)
+    assert await use("no secret", made_at=None, now=NOON + 11)
+    async with database.transaction() as transaction:
+        await replay.sweep(transaction, NOON + 3700)
+        assert await replay.first_use(
+            transaction, "jti", "d", expires_at=NOON + 4000, now=NOON + 3700, made_at=NOON
+        ) is (False)

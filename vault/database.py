@@ -155,6 +155,13 @@ class Database(Reader, Protocol):
         """
         ...
 
+    async def count_others(self) -> int:
+        """Sessions that other processes of the vault have at the server just now; on SQLite there is none.
+
+        To be asked before anything else: later ones of our own would count.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         ...

@@ -86,3 +86,17 @@ class OwnerLocks:
                         path.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def is_anybody_alive(data: Path) -> bool:
+    """Whether any process holds a name in this data directory, also one of an earlier release."""
+    for path in (data / FOLDER).glob("*.lock"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            finally:
+                os.close(descriptor)
+    return False

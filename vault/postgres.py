@@ -54,6 +54,10 @@ _BEGIN = "begin isolation level read committed"
 _BEGIN_POOLED = f"{_BEGIN}; {_SET_LOCAL}"
 
 _PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
+_OTHERS = """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and application_name like 'token-vault%' and pid <> pg_backend_pid()
+"""
 _CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
 _TRANSIENT = (
     asyncpg.PostgresConnectionError,
@@ -439,6 +443,13 @@ class PostgresDatabase:
 
     async def wipe(self) -> bool:
         return True
+
+    async def count_others(self) -> int:
+        try:
+            async with self._connection() as connection:
+                return await connection.fetchval(_OTHERS) or 0
+        except _ERRORS as error:
+            raise refusal(error) from error
 
     async def close(self) -> None:
         """Wait for connections in use, bounded."""

@@ -205,7 +205,8 @@ class Servers:
 
     async def _open(self, number: int, options: Mapping[str, object]) -> Connection:
         own = options.get("server_settings")
-        settings: dict[str, object] = {"application_name": "token-vault"} if self.is_pooled else {**self.settings}
+        settings: dict[str, object] = {"application_name": "token-vault"}
+        settings |= {} if self.is_pooled else self.settings
         if isinstance(own, Mapping) and not self.is_pooled:
             settings |= own  # pyright: ignore[reportUnknownArgumentType] -- a mapping of text, as asyncpg wants it
         connection: Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types

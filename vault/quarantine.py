@@ -3,7 +3,8 @@
 A refresh token of a provider that rotates may have been spent since the backup, and presenting it again can end the
 whole grant; it is destroyed, so that no code can present it. Its connection goes on with its access token to the end,
 then needs the person. Where refresh tokens outlive their use nothing changes. Connections whose keys were destroyed
-stay deleted. Sessions, links and agents' refresh tokens of then count no more: some were used or ended since.
+stay deleted. Whatever counts once counts no more, since it may have been used since: sessions, codes and links, agents'
+refresh tokens, approvals; and assertions and proofs that were made before the restore, whose `jti` nobody remembers.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vault import replay
 from vault.accounts import MARGIN
-from vault.database import Row, Transaction, Value, integer, integer_or_none, text, text_or_none
+from vault.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.records import TENANT, ConnectionState, Event
 from vault.upstream import Rotation, UpstreamPolicy
 
@@ -53,6 +55,7 @@ _CLEARED = (  # all of a tenant
     "delete from tickets where tenant = :tenant",
     "delete from handles where tenant = :tenant",
     "delete from refresh_tokens where tenant = :tenant",
+    "delete from approvals where tenant = :tenant",  # a yes may have been used since, a no forgotten
 )
 
 
@@ -108,23 +111,33 @@ async def quarantine(
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
+    await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []
     for row in await transaction.fetch(_ALL, tenant):
-        policy = policies.get(text(row, "provider")) or UpstreamPolicy(text(row, "provider"))
-        verdict = judge(row, policy=policy, now=now)
-        await _apply(transaction, row, verdict=verdict, rotates=policy.rotation is not Rotation.NONE, now=now)
-        judged.append(
-            Restored(
-                text(row, "id"),
-                text(row, "user_id"),
-                text_or_none(row, "name") or text(row, "user_id"),
-                text(row, "provider"),
-                text(row, "label"),
-                verdict,
-                integer_or_none(row, "access_expires_at") if verdict is Verdict.UNTIL_EXPIRY else None,
-            )
-        )
+        one, policy = _judged(row, policies, now=now)
+        await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not Rotation.NONE, now=now)
+        judged.append(one)
     return tuple(judged)
+
+
+async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
+    """What `quarantine` would make of each connection; changes nothing."""
+    return tuple([_judged(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
+
+
+def _judged(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, UpstreamPolicy]:
+    policy = policies.get(text(row, "provider")) or UpstreamPolicy(text(row, "provider"))
+    verdict = judge(row, policy=policy, now=now)
+    judged = Restored(
+        text(row, "id"),
+        text(row, "user_id"),
+        text_or_none(row, "name") or text(row, "user_id"),
+        text(row, "provider"),
+        text(row, "label"),
+        verdict,
+        integer_or_none(row, "access_expires_at") if verdict is Verdict.UNTIL_EXPIRY else None,
+    )
+    return judged, policy
 
 
 async def _apply(transaction: Transaction, row: Row, *, verdict: Verdict, rotates: bool, now: int) -> None:

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import hashlib
 
-from vault.database import Transaction
+from vault.database import Transaction, integer_or_none
+
+_RESTORED = "restored"
+_LONGEST = 7200  # seconds that a value can count at most: as long a restore matters
+_FIRST = """
+    insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at)
+    on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at where seen.expires_at <= :now
+    returning expires_at, (select max(r.expires_at) from seen r where r.purpose = :restored) as restored
+"""
 
 
-async def first_use(transaction: Transaction, purpose: str, value: str, *, expires_at: int, now: int) -> bool:
-    """True the first time; False while an earlier use is remembered. Commit it even when the request is refused."""
+async def first_use(
+    transaction: Transaction, purpose: str, value: str, *, expires_at: int, now: int, made_at: int | None = None
+) -> bool:
+    """True the first time; False while an earlier use is remembered. Commit it even when the request is refused.
+
+    `made_at`: the value is not older than that. One that may be older than the last restore is refused: whether it was
+    used is not remembered. None: it may be used again after a restore.
+    """
     row = await transaction.fetch_one(
-        "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
-        "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at "
-        "where seen.expires_at <= :now returning expires_at",
+        _FIRST,
         {
             "purpose": purpose,
             "value_hash": hashlib.sha256(value.encode()).digest(),
             "expires_at": expires_at,
             "now": now,
+            "restored": _RESTORED,
         },
     )
-    return row is not None
+    if row is None:
+        return False
+    restored = integer_or_none(row, "restored")
+    return made_at is None or restored is None or restored - _LONGEST < made_at
+
+
+async def note_restore(transaction: Transaction, *, now: int) -> None:
+    """What was used since the backup was made is not remembered: refuse what was made before now."""
+    await transaction.execute(
+        "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
+        "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at",
+        {"purpose": _RESTORED, "value_hash": hashlib.sha256(b"").digest(), "expires_at": now + _LONGEST},
+    )
 
 
 async def sweep(transaction: Transaction, now: int) -> int:

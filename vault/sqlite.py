@@ -422,6 +422,9 @@ class SqliteDatabase:
     async def wipe(self) -> bool:
         return await self._writer.wipe()
 
+    async def count_others(self) -> int:
+        return 0
+
     async def close(self) -> None:
         if self._is_closed:
             return

@@ -145,9 +145,15 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
     if not_before > now + _CLOCK_SKEW or not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
         raise invalid_client("nbf in the future or jti missing")
     check_rows(deployment, client, address=address)
+    issued_at = jose.integer_claim(claims, "iat")
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
-            transaction, "client-assertion", f"{client.id} {token_id}", expires_at=expires_at + _CLOCK_SKEW, now=now
+            transaction,
+            "client-assertion",
+            f"{client.id} {token_id}",
+            expires_at=expires_at + _CLOCK_SKEW,
+            now=now,
+            made_at=(expires_at - _ASSERTION_LIFETIME if issued_at is None else issued_at) - _CLOCK_SKEW,
         )
     if not is_first:
         raise invalid_client("assertion replayed")

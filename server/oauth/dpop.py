@@ -107,6 +107,7 @@ async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
             "dpop",
             f"{proof.thumbprint}:{proof.token_id}",
             expires_at=proof.issued_at + PROOF_LIFETIME + _CLOCK_SKEW,
+            made_at=proof.issued_at - _CLOCK_SKEW,
             now=now,
         )
     if not is_first:

@@ -99,7 +99,7 @@ async def _verified(deployment: Deployment, asked: TokenRequest, token: str, rul
     user = await users.get_user(deployment.database, subject) if isinstance(subject, str) else None
     if user is None or user.disabled_at is not None:
         raise refused("user unknown or disabled")
-    await _spend(deployment, asked, token_id, until=issued_at + MAX_AGE + _CLOCK_SKEW)
+    await _spend(deployment, asked, token_id, issued_at=issued_at)
     return Subject(
         user_id=user.id,
         grant_id="",
@@ -145,10 +145,15 @@ def _reason(claims: dict[str, object]) -> str:
     return reason
 
 
-async def _spend(deployment: Deployment, asked: TokenRequest, token_id: str, *, until: int) -> None:
+async def _spend(deployment: Deployment, asked: TokenRequest, token_id: str, *, issued_at: int) -> None:
     async with deployment.transaction() as transaction:
         is_first = await replay.first_use(
-            transaction, "worker", f"{asked.client.id} {token_id}", expires_at=until, now=asked.now
+            transaction,
+            "worker",
+            f"{asked.client.id} {token_id}",
+            expires_at=issued_at + MAX_AGE + _CLOCK_SKEW,
+            now=asked.now,
+            made_at=issued_at - _CLOCK_SKEW,
         )
     if not is_first:
         raise refused("replayed")
