@@ -9,10 +9,11 @@ from vault.database import Database
 
 
 def check_pooler(database: Database) -> Iterator[Finding]:
-    """PgBouncer's defaults work, and two of them make a fail-over 15 s longer. It does not tell us what they are."""
+    """PgBouncer's defaults work, and some of them make a fail-over longer. It does not tell us what they are."""
     if database.is_pooled:
         yield noted(
             "pooler",
             "database.url leads through a connection pooler, which works",
-            mend="for a short fail-over, set server_login_retry = 1 and server_connect_timeout = 2 in pgbouncer.ini",
+            mend="for a short fail-over, set in pgbouncer.ini: server_login_retry = 1, server_connect_timeout = 2, "
+            "query_wait_timeout = 5",
         )

@@ -95,7 +95,7 @@ async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
             (data / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "token_vault", "serve", "--data", str(data),
-                stderr=None, cwd=ROOT, env=environment(),
+                stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
             )  # fmt: skip
             stack.push_async_callback(end, process)
             await ready(port, process)

@@ -167,7 +167,7 @@ async def vault_at(cluster: Cluster, database: str, provider: Provider) -> Async
         for replica in replicas:
             replica.data.mkdir(mode=0o700)
             shutil.copy2(data / "master.key", replica.data)
-            (replica.data / "config.toml").write_text(configuration(worlds[0], proxy, replica.port))
+            (replica.data / "config.toml").write_text(configuration(provider, store.url, proxy, replica.port))
             stack.push_async_callback(replica.close)
         await asyncio.gather(*(replica.start(proxy) for replica in replicas))
         yield Vault(database, worlds, proxy, tokens)
