@@ -38,11 +38,11 @@ def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
-        return Silent(f"status {answer.status}")
+        return Silent(f"status {answer.status}", is_over=True)
     if answer.status in (408, 425):
-        return Silent(f"status {answer.status}")
+        return Silent(f"status {answer.status}", is_over=True)
     if content is None:
-        return Silent(f"status {answer.status} without a JSON object")
+        return Silent(f"status {answer.status} without a JSON object", is_over=True)
     says_no = provider.response.ok_flag is not None and at(content, provider.response.ok_flag) is not True
     if answer.status < 300 and not says_no:
         tokens = _tokens(provider, content, asked)
@@ -56,13 +56,13 @@ def _refusal(
 ) -> Refused | NotSent | Silent:
     code = text_at(content, provider.response.error)
     if code is None:
-        return Silent(f"status {answer.status} with neither token nor error")
+        return Silent(f"status {answer.status} with neither token nor error", is_over=True)
     code = clean_code(code, asked.secrets)
     errors = provider.errors
     if code in errors.busy:
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
     if code in errors.unknown_outcome:
-        return Silent(code)
+        return Silent(code, is_over=True)
     description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)
     return Refused(code=code, description=description, ends_grant=code in errors.ends_grant)
 

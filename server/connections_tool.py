@@ -36,7 +36,7 @@ class ConnectionEntry(BaseModel):
 
     provider: str
     account: str
-    status: str = Field(description="active, expiring, ambiguous or needs_reauth")
+    status: str = Field(description="active, expiring, waiting (for the provider), ambiguous or needs_reauth")
     ends_at: str | None = Field(description="When the provider ends this connection by itself (UTC), if it does")
     ends_unless_used: bool = Field(description="Whether using it before puts that off")
     granted_scopes: list[str] = Field(description="What the account granted to the vault")

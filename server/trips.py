@@ -171,6 +171,7 @@ async def _complete(
         else:
             await consents.refuse(vault, consent)
         raise
+    vault.flights.breakers.note_answer(provider.name, now=deployment.now())  # it works, and knows us
     at_ms = consents.milliseconds(vault)
     is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
     try:

@@ -118,7 +118,7 @@ async def test_connecting_again_without_a_refresh_token_does_not_settle_an_unkno
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
     unsettled = await open_with(room, room.slack.consent("alice", SLACK_SCOPES, refreshable=False))
-    assert (unsettled.id, unsettled.status(room.now)) == (connection.id, "ambiguous")
+    assert (unsettled.id, unsettled.status(room.now)) == (connection.id, "waiting")
     settled = await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
     assert settled.status(room.now) == "active"
     assert list(await room.database.fetch("select owner from intents")) == []

@@ -228,3 +228,30 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> 
     (tmp_path / "owners").write_text("in the way")
     with pytest.raises(Exception, match="cannot write in"):
         OwnerLocks(tmp_path).hold("me")
+
+
+def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp_path: Path) -> None:
+    living, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    for path in (tmp_path / "owners").iterdir():
+        path.unlink()
+    assert looking.is_gone("living") is None
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    (path,) = (tmp_path / "owners").iterdir()
+    path.unlink()
+    path.touch(mode=0o600)  # somebody put a copy back: nobody's lock is on it
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    living.close()
+    assert looking.is_gone("living") is True
+
+
+async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_store: Store) -> None:
+    database = await sqlite_store.open()
+    try:
+        assert not await database.is_dead("never seen")
+        assert not await database.is_dead("never seen", certainly=True)
+    finally:
+        await database.close()

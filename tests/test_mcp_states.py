@@ -12,6 +12,7 @@ from tests.conftest import Store
 from tests.mcp_room import Agent, Room, modern, modern_headers, room
 from vault import connections, leases
 from vault.records import Connection
+from vault.rotation_rules import LEASE
 
 SCOPES = frozenset({"chat:write"})
 
@@ -50,16 +51,16 @@ async def needs_reauth(place: Room, connection: Connection) -> None:
 
 
 async def ambiguous(place: Room, connection: Connection) -> None:
-    """Three sends that nobody knows the end of."""
+    """A send whose answer a process may bring of which nothing is known, for longer than a lease."""
     await change(place, connection, "access_expires_at = :at", at=place.vault.deployment.now() - 1)
-    database = place.vault.deployment.database
-    for _ in range(3):
-        facts = await leases.read(database, connection.id)
-        assert facts is not None
-        async with database.transaction() as transaction:
-            lease = await leases.claim(transaction, facts, owner="gone", now=database.now())
-            assert lease is not None
-            await leases.settle(transaction, lease, now=database.now())
+    vault = place.vault.deployment.vault
+    facts = await leases.read(vault.database, connection.id)
+    assert facts is not None
+    async with vault.database.transaction() as transaction:
+        lease = await leases.claim(transaction, facts, owner="unknown", now=vault.database.now())
+        assert lease is not None
+        await leases.release(transaction, lease)
+    vault.flights.watches.seconds(connection.id, lease.fence, now=vault.database.now() - LEASE)
 
 
 async def revoked(place: Room, connection: Connection) -> None:
@@ -90,6 +91,21 @@ async def test_tools_stay_listed_and_each_state_has_its_own_answer_with_a_link(p
     texts = [json.loads(answer)["content"][0]["text"] for answer in said.values()]
     words = {text.partition(place.url)[0] for text in texts}
     assert len(words) == 3, texts
+
+
+async def test_an_account_whose_provider_does_not_answer_is_waited_for_without_a_link(place: Room) -> None:
+    place.simulator.control("clear_faults")
+    agent = await place.agent("who waits")
+    connection = await place.connect(agent, "slack", scopes=SCOPES)
+    await change(place, connection, "access_expires_at = :at", at=place.vault.deployment.now() - 1)
+    place.simulator.fault("slack.token.refresh", "status", status=500, body="", times=None)
+    for _ in range(4):
+        said = await post(place, agent)
+        assert "tries again by itself" in said
+        assert f"{place.url}/connect/" not in said
+    shown = await ask(place, agent, "tools/call", {"name": "connections", "arguments": {}}, name="connections")
+    assert "waiting" in shown
+    place.simulator.control("clear_faults")
 
 
 async def test_an_agent_in_a_loop_gets_no_more_links_for_a_while(place: Room) -> None:

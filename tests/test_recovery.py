@@ -23,6 +23,7 @@ from vault import leases
 from vault.records import Connection, ConnectionState
 from vault.recovery import take_up
 from vault.refusals import TemporarilyUnavailable
+from vault.rotation_rules import PAUSE
 from vault.spending import open_refresh_token
 from vault.upstream import Rotation
 
@@ -109,7 +110,7 @@ async def test_where_re_use_revokes_the_old_access_token_is_used_up_first(sqlite
         assert (await room.row(connection)).state is ConnectionState.NEEDS_REAUTH
 
 
-async def test_a_silence_is_followed_by_one_attempt_and_then_left_to_callers(sqlite_store: Store) -> None:
+async def test_a_silence_is_followed_by_one_attempt_at_once_and_then_by_a_pause(sqlite_store: Store) -> None:
     async with open_room(sqlite_store, rotation=Rotation.STRICT) as room:
         connection = await room.connect()
         room.pass_time(3600)
@@ -119,6 +120,7 @@ async def test_a_silence_is_followed_by_one_attempt_and_then_left_to_callers(sql
         assert await take_up(room.vault) == 1
         assert await take_up(room.vault) == 0
         assert len(room.slack.sends) == 2
+        room.pass_time(PAUSE[0])
         assert await room.exchange()
         assert (await room.row(connection)).generation == 2
 

@@ -84,6 +84,8 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
     assert first is None or isinstance(first, TemporarilyUnavailable)
     await vault.flights.close()
     vault = replace(vault, flights=Flights())  # as if the pauses had passed
+    async with deployment.transaction() as transaction:
+        await transaction.execute("update connections set retry_at = null where id = :id", {"id": connection.id})
     then = await call(vault, request)
 
     if when == "after" and rotation is not Rotation.GRACE:

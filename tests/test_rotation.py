@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -20,14 +21,17 @@ from tests.upstream_double import (
     UNREACHABLE,
     Fault,
 )
-from vault import connections, leases, postgres_owners
+from vault import breakers, connections, leases, postgres_owners
 from vault.connections import get_connection, list_connections
 from vault.exchange import UpstreamToken
 from vault.flights import Flights, Wish
+from vault.liveness import OwnerLocks
 from vault.records import Connection
-from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.recovery import take_up
+from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
 from vault.rotation import refresh
-from vault.upstream import Rotation
+from vault.rotation_rules import HANDLING, PAUSE
+from vault.upstream import Rotation, Silent
 
 WAIT = 20.0  # seconds: the bound of every wait here
 ROTATING = [Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES]
@@ -403,8 +407,8 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
     room: Room, fault: Fault
 ) -> None:
     connection = await go_silent(room, fault, before_end=45)
-    assert await shown(room, connection) == "ambiguous"
-    with pytest.raises(TemporarilyUnavailable) as refused:
+    assert await shown(room, connection) == "waiting"
+    with pytest.raises(ProviderSilent) as refused:
         await refresh(room.vault, connection.id, if_generation=1)
     assert 0 < refused.value.retry_after <= 60
     assert len(room.slack.sends) == 1
@@ -450,29 +454,114 @@ async def test_where_re_use_is_only_refused_a_silent_refresh_is_sent_again_at_on
         assert len(room.slack.sends) == 2
 
 
-async def test_after_three_sends_without_an_answer_only_the_person_can_mend_it(room: Room) -> None:
+SERVER_ERROR = Fault(before=Silent("status 500", is_over=True))
+
+
+async def test_a_silent_provider_is_asked_again_after_growing_pauses_however_eager_the_agents_are(room: Room) -> None:
+    connection = await go_silent(room, SERVER_ERROR)
+    room.slack.faults.extend([SERVER_ERROR] * 100)
+    began, sent_at = room.now, list[int]()
+    async with second_process(room) as other:
+        while room.now - began < 86400:
+            for process in (room, other, room):
+                before = len(room.slack.sends)
+                with pytest.raises(TemporarilyUnavailable):
+                    await process.exchange()
+                sent_at += [room.now] * (len(room.slack.sends) - before)
+            assert await shown(room, connection) == "waiting"
+            for process in (room, other):
+                process.pass_time(20)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
+    assert all(earlier <= later + 25 for earlier, later in itertools.pairwise(pauses))  # calls come each 20 s
+    assert (pauses[0] >= PAUSE[0], 4 * 3600 < pauses[-1] < 7 * 3600) == (True, True)
+    assert 20 < len(sent_at) < 50
+
+
+async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> None:
     connection = await go_silent(room, LOST_REQUEST)
-    room.slack.faults.extend([LOST_REQUEST, LOST_REQUEST])
-    for _ in range(2):
-        with pytest.raises(TemporarilyUnavailable):
-            await room.exchange()
-    for _ in range(2):
-        with pytest.raises(ConnectionRequired) as ended:
-            await room.exchange()
-        assert (ended.value.reason, ended.value.connection_id) == ("ambiguous", connection.id)
-    assert len(room.slack.sends) == 3
-    assert await shown(room, connection) == "ambiguous"
+    with pytest.raises(ProviderSilent, match="tries again by itself"):
+        await room.exchange()
+    assert len(room.slack.sends) == 1
     await room.connect()
     assert await shown(room, connection) == "active"
+    assert (await room.row(connection)).retry_at is None
+    room.pass_time(3600)
     assert await room.exchange()
+
+
+@pytest.mark.parametrize("outage", [60, 3600, 86400], ids=["1 min", "1 h", "1 day"])
+@pytest.mark.parametrize("rotation", list(Rotation))
+async def test_after_a_providers_bad_hour_every_account_works_again_within_one_pause(
+    sqlite_store: Store, rotation: Rotation, outage: int
+) -> None:
+    async with open_room(sqlite_store, rotation=rotation) as room:
+        room.slack.has_grace = rotation is Rotation.GRACE
+        connection = await room.connect()
+        room.pass_time(3600)
+        began = room.now
+        step = max(5, outage // 200)
+        while room.now - began < outage:
+            room.slack.faults.extend([SERVER_ERROR, SERVER_ERROR])
+            with pytest.raises(TemporarilyUnavailable):
+                await room.exchange()
+            room.slack.faults.clear()
+            room.pass_time(step)
+        longest = max(PAUSE[0], (room.now - began) // 4, breakers.PAUSE) + step
+        back = room.now
+        while room.now - back <= longest:
+            try:
+                assert room.slack.issued[(await room.exchange()).value]
+                break
+            except TemporarilyUnavailable:
+                room.pass_time(step)
+        assert room.now - back <= longest
+        assert await shown(room, connection) == "active"
+
+
+async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is_over(room: Room) -> None:
+    connection = await go_silent(room, SERVER_ERROR)
+    room.slack.faults.extend([SERVER_ERROR] * 2)
+    assert await take_up(room.vault) == 1
+    assert await take_up(room.vault) == 0
+    room.pass_time(PAUSE[0])
+    assert await take_up(room.vault) == 1
+    assert await take_up(room.vault) == 0
+    room.pass_time(PAUSE[0])
+    assert await take_up(room.vault) == 1
+    assert len(room.slack.sends) == 4
+    assert await shown(room, connection) == "active"
+
+
+async def test_a_request_that_its_provider_may_still_handle_is_not_followed_by_another(room: Room) -> None:
+    """Rule 12."""
+    connection = await go_silent(room, LOST_REQUEST)
+    for _ in range(3):
+        with pytest.raises(ProviderSilent):
+            await room.exchange()
+    assert len(room.slack.sends) == 1
+    room.pass_time(HANDLING)
+    assert await room.exchange()
+    assert await shown(room, connection) == "active"
+
+
+async def test_a_token_that_its_api_refused_is_not_waited_for_after_a_silence(room: Room) -> None:
+    connection = await go_silent(room, SERVER_ERROR, before_end=45)
+    with pytest.raises(ProviderSilent):
+        await refresh(room.vault, connection.id, if_generation=1)
+    assert len(room.slack.sends) == 1
+    full = await room.exchange(everything=True)
+    again = await room.exchange(everything=True, after_unauthorized=full.generation)
+    assert (len(room.slack.sends), again.generation) == (2, full.generation + 1)
 
 
 async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room) -> None:
     connection = await go_silent(room, LOST_ANSWER)
+    room.pass_time(HANDLING)
     room.slack.faults.append(UNREACHABLE)
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
-    assert await shown(room, connection) == "ambiguous"
+    assert len(room.slack.sends) == 2
+    assert await shown(room, connection) == "waiting"
     (left,) = await leases.unresolved(room.database, await room.row(connection))
     assert (left.sends, left.is_settled, left.owner) == (1, True, room.vault.owner)
 
@@ -523,6 +612,9 @@ async def left_behind(room: Room, owner: str) -> Connection:
 @pytest.mark.parametrize("rotation", list(Rotation))
 async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: Store, rotation: Rotation) -> None:
     async with open_room(sqlite_store, rotation=rotation) as room:
+        died = OwnerLocks(sqlite_store.data)
+        died.hold("died")
+        died.close()
         connection = await left_behind(room, "died")
         assert room.slack.issued[(await room.exchange()).value]
         assert len(room.slack.sends) == 1
@@ -679,6 +771,23 @@ async def test_a_refusal_of_our_registration_touches_no_connection(room: Room) -
     assert "connection.refresh_refused" in await room.kinds()
     room.pass_time(61)
     assert await room.exchange()
+
+
+async def test_connecting_again_ends_the_pause_after_a_refusal_of_our_registration(room: Room) -> None:
+    connection = await room.connect()
+    await room.connect(account="bob")
+    room.pass_time(3600)
+    room.slack.faults.append(INVALID_CLIENT)
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange(account="alice")
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange(account="bob")
+    assert len(room.slack.sends) == 1
+    assert (await room.connect()).id == connection.id  # the operator has corrected it
+    generation = (await room.exchange(account="alice")).generation
+    again = await room.exchange(account="alice", after_unauthorized=generation)
+    assert again.generation == generation + 1
+    assert await room.exchange(account="bob")
 
 
 async def test_a_refusal_of_our_registration_spares_the_provider_all_other_accounts(room: Room) -> None:

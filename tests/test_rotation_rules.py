@@ -12,18 +12,19 @@ from tests.exchanging import open_room, second_process
 from tests.refresh_model import Rules
 from tests.test_refresh_model import BROKEN
 from vault import leases, rotation, rotation_rules, takeover
+from vault.accounts import Wanted, read_accounts
 from vault.refusals import TemporarilyUnavailable
 from vault.upstream import Rotation
 
 
-def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_the_seven() -> None:
+def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_them() -> None:
     made = {name: one for name, one in vars(rotation_rules).items() if inspect.isfunction(one)}
     ours = {name: one for name, one in made.items() if one.__module__ == rotation_rules.__name__}
     theirs = {one.name: one.default for one in fields(Rules) if inspect.isfunction(one.default)}
     assert theirs == ours
     told = {line.partition(".")[0] for line in (rotation_rules.__doc__ or "").splitlines() if line[:1].isdigit()}
     broken = {one.name.partition(":")[0] for one in BROKEN if one.name[:1].isdigit()}
-    assert told == broken == set("1234567")
+    assert told == broken == {str(number) for number in range(1, 13)}
 
 
 async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store) -> None:
@@ -105,3 +106,25 @@ async def test_that_an_earlier_sender_is_gone_does_not_free_the_lease_of_another
             facts = await room.row(connection)
             assert facts.lease_owner == other.vault.owner
             assert await takeover.is_free(room.vault, facts, now=room.now) is not holder_lives
+
+
+@pytest.mark.parametrize("rotation", list(Rotation))
+@pytest.mark.parametrize("age", [-300, -1, 0, 39, 40, 41, 61, 4000])
+async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end_alike(
+    sqlite_store: Store, rotation: Rotation, age: int
+) -> None:
+    async with open_room(sqlite_store, rotation=rotation) as room:
+        connection = await room.connect()
+        policy = room.vault.policies["slack"]
+        for owner, sent_at in (("first", room.now - age), ("newest", room.now - max(0, age - 30))):
+            facts = await room.row(connection)
+            async with room.database.transaction() as transaction:
+                lease = await leases.claim(transaction, facts, owner=owner, now=sent_at)
+                if lease is None:
+                    continue
+                await leases.release(transaction, lease)
+        sends = await leases.unresolved(room.database, await room.row(connection))
+        wanted = Wanted(room.request().principal, "slack", "")
+        (held,) = await read_accounts(room.database, wanted)
+        decided = rotation_rules.may_send(policy, sends, now=room.now, access_expires_at=None)
+        assert held.may_refresh(policy, now=room.now) is (decided is rotation_rules.Decision.SEND)

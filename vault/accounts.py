@@ -14,8 +14,8 @@ from vault.database import Reader, Row, Value, binary_or_none, integer, integer_
 from vault.keys import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
 from vault.refusals import CiphertextRejected, GrantEnded
-from vault.rotation_rules import SEND_DEADLINE
-from vault.upstream import Rotation, UpstreamPolicy
+from vault.rotation_rules import Decision, Unresolved, may_send
+from vault.upstream import UpstreamPolicy
 
 SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
 MARGIN = 5  # seconds before its end from which a token may die on the way, and counts as dead
@@ -23,8 +23,8 @@ MARGIN = 5  # seconds before its end from which a token may die on the way, and 
 COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
         k.access_expires_at, k.refreshed_at, k.lease_until,
         case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
-        (select max(i.sent_at) from intents i
-         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at,
+        (select min(i.sent_at) from intents i
+         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at, k.retry_at,
         d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
         d.ask, coalesce(d.is_default, 0) as is_default,
         uk.wrapped, uk.kek_id, ck.salt,
@@ -99,7 +99,8 @@ class HeldAccount:
     narrowed: HeldToken | None
     has_refresh_token: bool
     lease_until: int | None
-    sent_at: int | None
+    sent_at: int | None  # of the first send of its refresh token that has no known end
+    retry_at: int | None
     delegated: frozenset[str]
     delegation_state: str  # none | revoked | live
     delegated_until: int | None
@@ -120,12 +121,14 @@ class HeldAccount:
         return self.lease_until is not None and now < self.lease_until
 
     def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
-        """Whether a refresh can bring a token: none is known to have gone unanswered."""
+        """Whether a refresh can bring a token, whoever may still bring the answer to an earlier one."""
         if not self.has_refresh_token:
             return False
-        if self.sent_at is None or self.is_leased(now) or policy.rotation is Rotation.NONE:
+        if self.sent_at is None or self.is_leased(now):
             return True
-        return policy.rotation is Rotation.GRACE and self.sent_at + policy.grace - 2 * SEND_DEADLINE > now
+        sends = (Unresolved("", self.sent_at),)
+        decided = may_send(policy, sends, now=now, access_expires_at=None, retry_at=self.retry_at)
+        return decided is Decision.SEND
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns that came in the same read."""
@@ -209,6 +212,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         has_refresh_token=integer(row, "has_refresh_token") == 1,
         lease_until=integer_or_none(row, "lease_until"),
         sent_at=integer_or_none(row, "sent_at"),
+        retry_at=integer_or_none(row, "retry_at"),
         delegated=frozenset() if delegated is None else parse_scope(delegated),
         delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
         delegated_until=integer_or_none(row, "delegated_until"),

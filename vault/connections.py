@@ -54,7 +54,11 @@ _COLUMNS = """
     case when k.lease_owner is null and exists (
         select 1 from intents i
         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation
-    ) then 1 else 0 end as is_ambiguous
+    ) then 1 else 0 end as is_ambiguous,
+    case when exists (
+        select 1 from intents i
+        where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation and i.settled_at is null
+    ) then 0 else 1 end as is_settled, k.retry_at
 """
 _LIST = f"select {_COLUMNS} from connections k where k.tenant = :tenant and k.user_id = :user_id"  # noqa: S608  constants
 _LIST_ALL = f"{_LIST} order by k.provider, k.created_at, k.id"
@@ -80,7 +84,7 @@ _RECONNECT = """
     update connections set label = :label, scopes = :scopes, state = :state, reason = null, generation = :generation,
         refresh_sealed = :refresh_sealed, access_sealed = :access_sealed, access_generation = :generation,
         access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at,
-        idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now,
+        idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now, retry_at = null,
         consented_ms = :consented_ms
     where tenant = :tenant and id = :id and generation = :previous and ended_at is null
 """
@@ -113,6 +117,8 @@ def connection_from(row: Row) -> Connection:
         idle_expires_at=integer_or_none(row, "idle_expires_at"),
         refreshed_at=integer_or_none(row, "refreshed_at"),
         is_ambiguous=integer(row, "is_ambiguous") == 1,
+        is_settled=integer(row, "is_settled") == 1,
+        retry_at=integer_or_none(row, "retry_at"),
         metadata=metadata,
     )
 

@@ -113,7 +113,10 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         known = 0 if token is None else token.generation
         try:
-            arrived = await rotation.refresh(vault, held.id, scopes=scopes, item=item, if_generation=known)
+            refused = spoiled if scopes is None and known == spoiled else 0
+            arrived = await rotation.refresh(
+                vault, held.id, scopes=scopes, item=item, if_generation=known, spoiled=refused
+            )
         except NarrowingRefused:
             continue  # enforced from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)

@@ -16,7 +16,14 @@ from vault.database import Reader
 from vault.decision import ExchangeRequest, choose, settle
 from vault.flights import Vault
 from vault.records import Connection, ConnectionState, Grant, Principal, User, format_scope
-from vault.refusals import CiphertextRejected, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    ProviderSilent,
+    ScopeRefused,
+    VaultError,
+)
 
 
 class Step(StrEnum):
@@ -182,6 +189,8 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
             return Explanation(None, made.scopes, made.narrowing.value, refreshes=refreshes)
         case ConnectionRequired():
             mend = again
+        case ProviderSilent():
+            mend = "nothing to do: the vault tries again by itself until the provider answers"
         case _ if (upstream := vault.upstreams.get(held.provider)) is None or not upstream.is_configured:
             mend = f"set providers.{held.provider}.client_id and its secret"
         case _:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from vault.attenuate import scope_key
 from vault.audit import Activity
 from vault.breakers import Breakers
-from vault.database import Database
+from vault.database import Database, Transaction
 from vault.journal import Journal
 from vault.keys import KeyRing
 from vault.lanes import Lanes
@@ -38,6 +38,7 @@ class Wish:
     generation: int
     scopes: frozenset[str] | None = None
     item: str | None = None
+    spoiled: int = 0  # up to this generation full access tokens were refused by their API, whatever their end says
 
     @property
     def scope_key(self) -> str:
@@ -96,11 +97,12 @@ class Flights:
         self.waits = 0
         self.has_traces = True  # whether files may hold what was destroyed: at the start nobody knows
         self.server_changes = 0
+        self.owed: dict[str, list[Callable[[Transaction], Awaitable[None]]]] = {}  # by connection: `vault.attempts`
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
         self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever they come back with
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._pauses: dict[tuple[str, str], int] = {}
+        self._pauses: dict[tuple[str, str], tuple[int, int]] = {}
         self._refused: dict[tuple[str, str], int] = {}
 
     def join(
@@ -151,7 +153,7 @@ class Flights:
         if tasks := set(self._finishing.get(name, ())):
             await asyncio.wait(tasks, timeout=patience)
 
-    async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[int]]) -> int:
+    async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[R]]) -> R:
         """Run after every earlier refresh of the same connection in this process."""
         lock, users = self._turns.get(connection_id, (asyncio.Lock(), 0))
         self._turns[connection_id] = (lock, users + 1)
@@ -165,15 +167,15 @@ class Flights:
             else:
                 self._turns[connection_id] = (lock, users - 1)
 
-    def pause(self, wish: Wish, *, until: int) -> None:
-        """Do not contact the provider for this token before `until`."""
-        self._pauses[wish.connection_id, wish.scope_key] = until
+    def pause(self, wish: Wish, *, until: int, generation: int) -> None:
+        """Do not ask for this token before `until`, unless a newer `generation` shows that the provider works."""
+        self._pauses[wish.connection_id, wish.scope_key] = (until, generation)
 
-    def paused_for(self, wish: Wish, *, now: int) -> int:
-        """Seconds that this token still has to wait; 0 when it may be fetched."""
+    def paused_for(self, wish: Wish, *, now: int, generation: int = 0) -> int:
+        """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
         key = (wish.connection_id, wish.scope_key)
-        until = self._pauses.get(key, 0)
-        if until <= now:
+        until, paused_at = self._pauses.get(key, (0, 0))
+        if until <= now or generation > paused_at:
             self._pauses.pop(key, None)
             return 0
         return until - now

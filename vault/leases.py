@@ -3,10 +3,14 @@
 A lease is a row's `lease_owner`, `lease_until` and `fence`; an intent is the durable sentence "this owner is about to
 spend generation n". An intent whose generation is the row's and that no lease covers is *unresolved*: the token may
 have been spent. Sending, waiting and deciding is `vault.rotation`; nothing here waits for anything but the database.
+
+Owner and fence name one attempt, committed or not, for ever. What ends an attempt changes what it finds under that
+name and nothing else, so that it may be done late, twice, or for an attempt that was never committed.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,10 +36,10 @@ _ACTIVE = ConnectionState.ACTIVE.value
 _READ = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
         k.refresh_sealed, k.access_sealed, k.access_generation, k.access_expires_at, k.refreshed_at,
-        k.lease_owner, k.lease_until, k.ended_at,
+        k.lease_owner, k.lease_until, k.retry_at, k.ended_at,
         uk.wrapped, uk.kek_id, ck.salt,
         t.generation as narrowed_generation,
-        (select max(i.sent_at) from intents i
+        (select min(i.sent_at) from intents i
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at
     from connections k
     left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
@@ -45,18 +49,18 @@ _READ = """
 """
 # The fence makes the claim void if anybody claimed since the row was read, even if they have let go again.
 _CLAIM = """
-    update connections set lease_owner = :owner, lease_until = :until, fence = fence + 1
-    where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
+    update connections set lease_owner = :owner, lease_until = :until, fence = :fence
+    where tenant = :tenant and id = :id and generation = :generation and fence = :read_fence and state = :active
         and ended_at is null and (lease_until is null or lease_until <= :now or lease_owner = :gone)
     returning id
 """
 _INTEND = """
-    insert into intents (tenant, connection_id, owner, generation, sent_at, sends, settled_at)
-    values (:tenant, :id, :owner, :generation, :now, 1, null)
+    insert into intents (tenant, connection_id, owner, generation, sent_at, sends, settled_at, fence)
+    values (:tenant, :id, :owner, :generation, :now, 1, null, :fence)
     on conflict (tenant, connection_id, owner) do update set
         sent_at = case when intents.generation = excluded.generation then intents.sent_at else excluded.sent_at end,
         sends = case when intents.generation = excluded.generation then intents.sends + 1 else 1 end,
-        generation = excluded.generation, settled_at = null
+        generation = excluded.generation, settled_at = null, fence = excluded.fence
 """
 _RELEASE = """
     update connections set lease_owner = null, lease_until = null
@@ -66,19 +70,19 @@ _LAPSE = """
     update connections set lease_owner = null, lease_until = null
     where tenant = :tenant and id = :id and fence = :fence
 """
-_SETTLE = """
-    update intents set settled_at = :now
-    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
-"""
-_UNSEND = """
-    update intents set sends = sends - 1, settled_at = :now
-    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
-"""
+_OF_ATTEMPT = "where tenant = :tenant and connection_id = :id and owner = :owner and fence = :fence"
+_SETTLE = f"update intents set settled_at = :now {_OF_ATTEMPT} and settled_at is null"  # noqa: S608  constants
+# Without its fence the intent is that of no attempt any more: an undoing that is repeated finds nothing.
+_UNSEND = f"update intents set sends = sends - 1, settled_at = :now, fence = null {_OF_ATTEMPT}"  # noqa: S608
 _DROP_UNSENT = "delete from intents where tenant = :tenant and connection_id = :id and sends <= 0"
-_DROP_INTENT = """
-    delete from intents
-    where tenant = :tenant and connection_id = :id and owner = :owner and generation = :generation
+_DROP_INTENT = f"delete from intents {_OF_ATTEMPT}"  # noqa: S608
+_PAUSE = """
+    update connections set retry_at = :retry_at
+    where tenant = :tenant and id = :id and generation = :generation and ended_at is null
 """
+_AWAIT_OTHERS = "update connections set fence = fence where tenant = :tenant and id = :id"
+_UNSETTLED_OWNERS = "select distinct owner from intents where tenant = :tenant and settled_at is null"
+_SETTLE_ALL = "update intents set settled_at = :now where tenant = :tenant and owner = :owner and settled_at is null"
 _UNRESOLVED = """
     select owner, sent_at, sends, settled_at from intents
     where tenant = :tenant and connection_id = :id and generation = :generation
@@ -94,7 +98,7 @@ _LEASE_ENDS = """
 """
 # A state other than active is overruled: whoever gave the connection up did not know of this answer.
 _REFRESHED = f"""
-    generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null,
+    generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null, retry_at = null,
     idle_expires_at = :idle_expires_at, {_LEASE_ENDS}
 """
 _WHERE_SPENT = "where tenant = :tenant and id = :id and generation = :generation and ended_at is null returning id"
@@ -144,7 +148,7 @@ class Facts:
     access_expires_at: int | None
     lease_owner: str | None
     lease_until: int | None
-    sent_at: int | None  # of the newest intent to spend this generation
+    sent_at: int | None  # of the oldest intent to spend this generation
     is_ended: bool
     refresh_sealed: bytes | None = field(repr=False)
     access_sealed: bytes | None = field(repr=False)
@@ -152,6 +156,7 @@ class Facts:
     wrapped: bytes | None = field(repr=False)
     kek_id: str = ""
     salt: bytes | None = field(repr=False, default=None)
+    retry_at: int | None = None  # its sends met silence: none before this
 
     def is_leased(self, now: int) -> bool:
         return self.lease_until is not None and now < self.lease_until
@@ -203,6 +208,7 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Fa
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",
         salt=binary_or_none(row, "salt"),
+        retry_at=integer_or_none(row, "retry_at"),
     )
 
 
@@ -220,9 +226,17 @@ async def unresolved(reader: Reader, facts: Facts) -> tuple[Unresolved, ...]:
     )
 
 
+def next_fence(fence: int) -> int:
+    """The name of a new attempt: no other one has it, and the answers of a connection sort by it.
+
+    A column holds about 10^8 of them. The release before this one counts on from it by one.
+    """
+    return fence + 2 + secrets.randbits(36)
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one owner to spend one generation once."""
+    """The right of one owner to spend one generation once; `fence` names the attempt."""
 
     connection_id: str
     owner: str
@@ -239,19 +253,31 @@ class Lease:
             "fence": self.fence,
         }
 
+    @classmethod
+    def attempt(cls, facts: Facts, *, owner: str) -> Lease:
+        """A new attempt to spend what was read; it has to be claimed."""
+        return cls(facts.connection_id, owner, generation=facts.generation, fence=next_fence(facts.fence))
+
 
 async def claim(
-    transaction: Transaction, facts: Facts, *, owner: str, now: int, gone: str | None = None
+    transaction: Transaction,
+    facts: Facts,
+    *,
+    owner: str,
+    now: int,
+    gone: str | None = None,
+    attempt: Lease | None = None,
 ) -> Lease | None:
     """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first.
 
-    `gone` is the owner that has certainly ended: its lease, and no other, does not have to lapse.
+    `gone` is the owner that has certainly ended: its lease, and no other, does not have to lapse. Who wants to undo a
+    claim whose commit fails makes the `attempt` first.
     """
-    wanted = Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence)
-    claimed: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
-    if not await transaction.perform(_claiming({**wanted.parameters, **claimed})):
+    lease = attempt or Lease.attempt(facts, owner=owner)
+    read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
+    if not await transaction.perform(_claiming({**lease.parameters, **read, "read_fence": facts.fence})):
         return None
-    return Lease(facts.connection_id, owner, generation=facts.generation, fence=facts.fence + 1)
+    return lease
 
 
 def _claiming(parameters: Mapping[str, Value]) -> Program[bool]:
@@ -267,27 +293,58 @@ async def release(transaction: Transaction, lease: Lease) -> None:
     await transaction.execute(_RELEASE, {**which, "fence": lease.fence, "owner": lease.owner})
 
 
-async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> None:
-    """Nothing left under this claim; earlier sends of the same owner stay unresolved."""
+async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> bool:
+    """Nothing left under this claim; earlier sends of the same owner stay unresolved. False: it was no claim."""
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
-    changed = {**which, "owner": lease.owner, "generation": lease.generation, "now": now}
-    if await transaction.execute(_UNSEND, changed):
-        await transaction.execute(_DROP_UNSENT, which)
+    if not await transaction.execute(_UNSEND, {**which, "owner": lease.owner, "fence": lease.fence, "now": now}):
+        return False
+    await transaction.execute(_DROP_UNSENT, which)
+    return True
 
 
-async def settle(transaction: Transaction, lease: Lease, *, now: int) -> None:
-    """The provider kept silent: the token may have been spent, and nobody can bring the answer any more."""
+async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
+    """The provider kept silent: the token may have been spent, and nobody can bring the answer any more.
+
+    False: it was settled before, or its end has come otherwise.
+    """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
-    await transaction.execute(_SETTLE, {**which, "owner": lease.owner, "generation": lease.generation})
+    return await transaction.execute(_SETTLE, {**which, "owner": lease.owner, "fence": lease.fence}) == 1
 
 
-async def resolve(transaction: Transaction, lease: Lease) -> None:
-    """The provider answered, and the answer changes nothing here: the sends of this owner have ended."""
+async def pause(transaction: Transaction, facts: Facts, *, until: int) -> None:
+    """No process sends this refresh token before `until`, while its sends are unresolved."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
+    await transaction.execute(_PAUSE, {**which, "retry_at": until})
+
+
+async def resolve(transaction: Transaction, lease: Lease) -> bool:
+    """The provider answered, and the answer changes nothing here: the sends of this owner have ended.
+
+    False: their end was written down before.
+    """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
-    await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "generation": lease.generation})
+    return await transaction.execute(_DROP_INTENT, {**which, "owner": lease.owner, "fence": lease.fence}) == 1
+
+
+async def await_others(transaction: Transaction, connection_id: str) -> None:
+    """Wait until no other transaction can change the row any more: one whose end was not told may still be committed.
+
+    From here on the transaction sees what became of it. On SQLite it has ended before this one begins.
+    """
+    await transaction.execute(_AWAIT_OTHERS, {"tenant": TENANT, "id": connection_id})
+
+
+async def unsettled_owners(reader: Reader) -> tuple[str, ...]:
+    """Everybody who may still bring the answer to a send, as far as is written down."""
+    return tuple(text(row, "owner") for row in await reader.fetch(_UNSETTLED_OWNERS, {"tenant": TENANT}))
+
+
+async def settle_all(transaction: Transaction, owner: str, *, now: int) -> None:
+    """This owner has certainly ended, and with it its sends."""
+    await transaction.execute(_SETTLE_ALL, {"tenant": TENANT, "owner": owner, "now": now})
 
 
 async def outdate(transaction: Transaction, lease: Lease) -> None:
@@ -363,7 +420,7 @@ def _storing(lease: Lease, refreshed: Refreshed, *, following: int, now: int) ->
 
 
 async def end(transaction: Transaction, facts: Facts, *, fence: int, reason: str) -> bool:
-    """Mark that only the person can mend this connection; False when the row has moved since it was read."""
+    """Mark that only the person can reconnect this account; False when the row has moved since it was read."""
     changed = await transaction.execute(
         _END,
         {

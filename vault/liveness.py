@@ -1,7 +1,8 @@
 """Which processes of this host live: one lock file per process, freed by the kernel at its end, however it ends.
 
-A pause frees nothing, so that a stopped process is told from a dead one. Files stand in the data directory; processes
-of other hosts are the database driver's matter.
+A pause frees nothing, so that a stopped process is told from a dead one. Only a file that is there and whose lock can
+be had proves a death: where there is none, somebody may have cleared the folder away under a living process. Files
+stand in the data directory; processes of other hosts are the database driver's matter.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 from vault.refusals import StorageUnavailable
 
 FOLDER = "owners"
-KEEP = 3600  # seconds from when a death is first noticed: until then the file is kept, as the proof of it
+KEEP = 30 * 86400  # seconds from when a death is first noticed: until then the file is kept, as the proof of it
 
 
 class OwnerLocks:
@@ -27,11 +29,11 @@ class OwnerLocks:
         self._held: dict[str, int] = {}
 
     def hold(self, owner: str) -> None:
-        """Show that this process uses the name `owner`, until it ends. Holding twice is holding once."""
-        if owner in self._held:
-            return
+        """Show that this process uses the name `owner`, until it ends; again, if its file is gone."""
         path = self._path(owner)
-        unseen = path.with_name("." + path.name)
+        if self._is_in_place(owner, path):
+            return
+        unseen = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._sweep()
@@ -44,10 +46,22 @@ class OwnerLocks:
                 raise
         except OSError as error:
             raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
-        self._held[owner] = descriptor
+        before, self._held[owner] = self._held.get(owner), descriptor
+        if before is not None:
+            os.close(before)
+
+    def _is_in_place(self, owner: str, path: Path) -> bool:
+        """Whether our lock is on the file that others look at."""
+        descriptor = self._held.get(owner)
+        if descriptor is None:
+            return False
+        try:
+            return os.path.samestat(path.lstat(), os.fstat(descriptor))
+        except OSError:
+            return False
 
     def is_gone(self, owner: str) -> bool | None:
-        """Whether the process of this name has ended; None when this host knows nothing of it."""
+        """Whether the process of this name has ended; None when nothing here tells."""
         path = self._path(owner)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

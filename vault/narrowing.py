@@ -101,7 +101,7 @@ class Narrower:
             case NotSent() | Silent():
                 wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
                 raise TemporarilyUnavailable(
-                    f"{facts.provider} cannot be reached just now. Nothing is lost.",
+                    f"{facts.provider} cannot be reached just now. Try again in a moment.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
@@ -141,7 +141,8 @@ class Narrower:
     async def _refused(self, refused: Refused) -> VaultError:
         if not is_about_us(refused.code):
             return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
-        self.vault.flights.pause(self.wish, until=self.vault.database.now() + BROKEN_PAUSE)
+        until = self.vault.database.now() + BROKEN_PAUSE
+        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         return TemporarilyUnavailable(

@@ -211,7 +211,7 @@ class Ticket:
 
 
 class ConnectionState(StrEnum):
-    """Stored states; `ambiguous` and `expiring` are derived."""
+    """Stored states; `waiting`, `ambiguous` and `expiring` are derived."""
 
     ACTIVE = "active"
     NEEDS_REAUTH = "needs_reauth"
@@ -238,6 +238,8 @@ class Connection:
     idle_expires_at: int | None = None  # unless it is refreshed before
     refreshed_at: int | None = None
     is_ambiguous: bool = False  # an unresolved intent exists
+    is_settled: bool = False  # and nobody can bring an answer any more: the vault tries again
+    retry_at: int | None = None  # not before this
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tenant: str = TENANT
 
@@ -252,11 +254,13 @@ class Connection:
         return self.idle_expires_at is not None and self.ends_at == self.idle_expires_at
 
     def status(self, now: int) -> str:
-        """`active`, `needs_reauth`, `revoked`, or derived: `ambiguous`, `expiring` (dies within 7 days)."""
+        """`active`, `needs_reauth`, `revoked`, or derived: `waiting` for a provider that did not answer a refresh,
+        `ambiguous` (somebody may have its answer), `expiring` (dies within 7 days).
+        """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
         if self.is_ambiguous:
-            return "ambiguous"
+            return "waiting" if self.is_settled else "ambiguous"
         if self.ends_at is not None and self.ends_at - now <= EXPIRING:
             return "expiring"
         return self.state.value

@@ -2,7 +2,7 @@
 
 A provider's grace lasts seconds, so that an answer that died with its process is fetched again at once, and where
 nothing brings it back the person is asked at once. What may be sent is decided by `vault.rotation`, as for a caller;
-one automatic attempt is made, later ones are left to callers.
+one automatic attempt is made at once, and one at the end of each pause after a silence.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ log = logging.getLogger("token_vault.rotation")
 AT_ONCE = 10  # refreshes
 
 _UNFINISHED = """
-    select k.id from connections k
-    where k.tenant = :tenant and k.state = :active and k.ended_at is null and 1 = (
-        select sum(i.sends) from intents i
-        where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation
-    )
+    select k.id from (
+        select connection_id, generation, sum(sends) as sends from intents
+        where tenant = :tenant group by connection_id, generation
+    ) i
+    join connections k on k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
+    where k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
     order by k.id
 """
 
@@ -52,7 +53,13 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
 
 async def take_up(vault: Vault) -> int:
     """Refresh every connection whose last refresh has no known end, where that may be done now; how many."""
-    which: dict[str, Value] = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value}
+    await vault.database.hold_liveness(vault.owner)  # its file may have been cleared away
+    await takeover.settle_gone(vault)
+    which: dict[str, Value] = {
+        "tenant": TENANT,
+        "active": ConnectionState.ACTIVE.value,
+        "now": vault.database.now(),
+    }
     waiting = iter([text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)])
     count = 0
     while some := list(islice(waiting, AT_ONCE)):

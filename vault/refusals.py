@@ -137,13 +137,17 @@ class GrantEnded(VaultError):
 
 
 class TemporarilyUnavailable(VaultError):
-    """Nothing is lost; try again. `retry_after` is in seconds."""
+    """Try again after `retry_after` seconds: nothing has to be done about it."""
 
     code = "temporarily_unavailable"
 
     def __init__(self, description: str, *, retry_after: int, detail: str = "") -> None:
         super().__init__(description, detail=detail)
         self.retry_after = retry_after
+
+
+class ProviderSilent(TemporarilyUnavailable):
+    """The provider did not answer a refresh, so whether its token was spent is unknown. The vault tries again."""
 
 
 class StorageBusy(TemporarilyUnavailable):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 
-from vault import adoption, leases, narrowing, takeover
+from vault import adoption, attempts, leases, narrowing, takeover
 from vault.accounts import HeldAccount, HeldToken
 from vault.attenuate import derives
 from vault.audit import append
@@ -24,11 +24,12 @@ from vault.records import ConnectionState
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
+    ProviderSilent,
     StorageUnavailable,
     TemporarilyUnavailable,
     VaultError,
 )
-from vault.rotation_rules import LEASE, is_claim_void
+from vault.rotation_rules import is_claim_void
 from vault.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.upstream import UpstreamPolicy
 
@@ -48,18 +49,20 @@ async def refresh(
     scopes: frozenset[str] | None = None,
     item: str | None = None,
     if_generation: int,
+    spoiled: int = 0,
 ) -> int:
     """The generation of a token newer than `if_generation`, fetched by us, by another caller or another process.
 
-    Cancelling the caller leaves the refresh running. Raises ConnectionRequired, TemporarilyUnavailable and
-    CiphertextRejected; none of them costs a token.
+    `spoiled` is the generation of the newest full access token that its API refused. Cancelling the caller leaves the
+    refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
+    token.
     """
-    wish = Wish(connection_id, if_generation, scopes=scopes, item=item)
+    wish = Wish(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
     vault.flights.waits += 1
     task = vault.flights.join(wish, lambda: _fly(vault, wish))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
-        raise TemporarilyUnavailable("The provider is slow to answer. Nothing is lost.", retry_after=5)
+        raise TemporarilyUnavailable("The provider is slow to answer. Its answer is kept when it comes.", retry_after=5)
     outcome = task.result()
     if isinstance(outcome, VaultError):
         raise outcome.with_traceback(None)  # shared by all waiting callers: each starts its own traceback
@@ -124,7 +127,7 @@ async def _narrow(vault: Vault, wish: Wish) -> int:
         if not derives(policy):
             return await _get(vault, wish)
         if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
-            await _get(vault, Wish(wish.connection_id, facts.access_generation))
+            await _get(vault, Wish(wish.connection_id, facts.access_generation, spoiled=dead))
             facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
         upstream = vault.upstreams.get(facts.provider)
         if upstream is None or not upstream.is_configured:
@@ -141,6 +144,7 @@ async def _get(vault: Vault, wish: Wish) -> int:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
     wait = WATCH[0]
+    await attempts.pay(vault, wish.connection_id)
     while True:
         started = loop.time()
         facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
@@ -153,7 +157,7 @@ async def _get(vault: Vault, wish: Wish) -> int:
             if generation is not None:
                 return generation
         if loop.time() >= give_up_at:
-            raise TemporarilyUnavailable("This account is being refreshed. Nothing is lost.", retry_after=5)
+            raise TemporarilyUnavailable("This account is being refreshed. Try again in a moment.", retry_after=5)
         await asyncio.sleep(wait)
         wait = min(wait * 2, WATCH[1])
 
@@ -195,7 +199,7 @@ async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) ->
     if await adoption.adopt_if_ahead(vault, facts):
         return None
     policy = _policy(vault, facts)
-    await _refuse_unresolved(vault, facts, policy=policy, now=now)
+    await _refuse_unresolved(vault, facts, policy=policy, now=now, spoiled=wish.spoiled)
     spender = await _prepare(vault, facts, wish=wish, policy=policy)
     await vault.database.hold_liveness(vault.owner)
     await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
@@ -203,7 +207,7 @@ async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) ->
     if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
         return await spender.spend(lease)
     if lease is not None:  # we slept: what was decided may not hold any more
-        await _release(vault, lease)
+        await attempts.write(vault, facts.connection_id, attempts.undoing(vault, lease))
     return None
 
 
@@ -222,10 +226,12 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
     has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
     if newest > wish.generation and not has_ended:  # an answer that was adopted late may be over
         return facts, newest
-    waiting = vault.flights.paused_for(wish, now=now)
+    waiting = vault.flights.paused_for(wish, now=now, generation=facts.generation)
     if waiting:
         raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
-    closed_for = vault.flights.breakers.waits(facts.provider, facts.connection_id, now=now)
+    closed_for = vault.flights.breakers.waits(
+        facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
+    )
     if closed_for:
         raise TemporarilyUnavailable(
             f"{facts.provider} does not work with this server just now. Nothing is lost.", retry_after=closed_for
@@ -237,12 +243,12 @@ def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
     return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
 
 
-async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> None:
+async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int) -> None:
     """Refuse while a send of this very token has no known end, unless sending it again is free."""
-    refusal = await takeover.refusal(vault, facts, policy=policy, now=now)
+    refusal = await takeover.refusal(vault, facts, policy=policy, now=now, spoiled=spoiled)
     if refusal is None:
         return
-    if isinstance(refusal, ConnectionRequired) and facts.lease_until is not None:
+    if isinstance(refusal, ConnectionRequired | ProviderSilent) and facts.lease_until is not None:
         async with vault.database.transaction() as transaction:
             await leases.lapse(transaction, facts)
     raise refusal
@@ -270,34 +276,15 @@ async def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None
 
 
 async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | None:
-    """Claim in one commit. A commit that fails is undone as far as the storage lets us: nothing was sent."""
+    """Claim in one commit. One that is reported failed may have happened: it is undone, since nothing was sent."""
+    attempt = Lease.attempt(facts, owner=vault.owner)
+    now = vault.database.now()
     try:
         async with vault.database.transaction() as transaction:
-            return await leases.claim(transaction, facts, owner=vault.owner, now=vault.database.now(), gone=gone)
+            return await leases.claim(transaction, facts, owner=vault.owner, now=now, gone=gone, attempt=attempt)
     except (StorageUnavailable, TemporarilyUnavailable):
-        undone = Lease(facts.connection_id, vault.owner, generation=facts.generation, fence=facts.fence + 1)
-        vault.flights.tidy(_undo(vault, undone))  # the storage may take as long again
+        attempts.owe(vault, facts.connection_id, attempts.undoing(vault, attempt))
         raise
-
-
-async def _undo(vault: Vault, lease: Lease) -> None:
-    """Let go of what may have been claimed; after a lease's length it has lapsed by itself."""
-    wait = WATCH[1]
-    while wait < LEASE:
-        try:
-            await _release(vault, lease)
-        except VaultError:
-            await asyncio.sleep(wait)
-            wait *= 2
-        else:
-            return
-    log.warning("claim left behind", extra={"connection": lease.connection_id})
-
-
-async def _release(vault: Vault, lease: Lease) -> None:
-    """Undo a claim that nothing was sent for."""
-    async with vault.database.transaction() as transaction:
-        await leases.unsend(transaction, lease, now=vault.database.now())
 
 
 async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPolicy) -> Spender:

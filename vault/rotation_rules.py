@@ -1,7 +1,7 @@
 """The rules of spending a rotating refresh token, without storage or clock: who may send, and what an answer changes.
 
 `vault.rotation` decides with these functions, and the exhaustive model in the tests explores every interleaving with
-the same ones. Seven rules, each forced by a counter-example:
+the same ones. Twelve rules, each forced by a counter-example:
 
 1. A token that dies when it is used is taken over on proof that its sender is gone, never on an expired lease.
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
@@ -11,6 +11,13 @@ the same ones. Seven rules, each forced by a counter-example:
    seems to lie in the future was written by another clock: nothing is known of the grace then.
 6. A claim that slept longer than one request deadline is void: what was true when it was decided may not be now.
 7. That an owner is gone ends its own lease only, never the live lease of a live owner.
+8. No two attempts share a fence: what is made good after a commit of unknown end touches its own attempt only.
+9. An intent changes only through the attempt that is in it, whoever holds the lease by then.
+10. That nothing shows that an owner lives is no proof of its end: only a lock that it held and holds no longer is.
+11. Silence never ends a connection. Its token is tried again after a pause that grows with the silence: where re-use
+   revokes, a try after the old access token has ended costs nothing that is not lost already.
+12. Where re-use revokes, no try follows a request that the provider may still be busy with: the try would be answered
+   first, and the request would then be the re-use.
 """
 
 from __future__ import annotations
@@ -23,13 +30,14 @@ from vault.upstream import Rotation, UpstreamPolicy
 
 SEND_DEADLINE = 10  # seconds that one request may take; promised by UpstreamOAuth.refresh
 LEASE = 60  # seconds; longer than a claim's life and a send together
-MAX_SENDS = 3  # of one refresh token
+PAUSE = (60, 86400)  # seconds, least and most, between tries of a token whose sends stay unanswered
+HANDLING = 30  # seconds after a request without an answer, in which its provider may still handle it
 CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in the future says nothing of its age
 
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """Sends of the current refresh token by one owner that nobody has reported the end of."""
+    """The current refresh token's sends by one owner that nobody has reported the end of."""
 
     owner: str
     sent_at: int  # of the first of them
@@ -41,21 +49,34 @@ class Decision(Enum):
     """What to do about a refresh token whose use may be under way."""
 
     SEND = auto()
-    WAIT = auto()  # somebody may bring the answer, or the old access token is worth more than a try
-    STOP = auto()  # tried often enough: only the person can mend it
+    WAIT = auto()  # a pause, or somebody may bring the answer, or the old access token is worth more than a try
+
+
+def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int) -> bool:
+    """Whether the provider still issues again what these sends may have brought."""
+    first_sent_at = min(one.sent_at for one in unresolved)
+    left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
+    return policy.rotation is Rotation.GRACE and left > 0 and first_sent_at <= now + CLOCKS
 
 
 def may_send(
-    policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, access_expires_at: int | None
+    policy: UpstreamPolicy,
+    unresolved: Collection[Unresolved],
+    *,
+    now: int,
+    access_expires_at: int | None,
+    retry_at: int | None = None,
 ) -> Decision:
-    """Whether the current refresh token may be sent although these sends of it have no known end."""
+    """Whether the current refresh token may be sent although these sends of it have no known end.
+
+    `access_expires_at` is `now` for a token that its API refused. `retry_at` is the end of the row's pause; one that
+    no rule here would set was written by another clock, and is none.
+    """
     if not unresolved or policy.rotation is Rotation.NONE:
         return Decision.SEND
-    if sum(one.sends for one in unresolved) >= MAX_SENDS:
-        return Decision.STOP
-    first_sent_at = min(one.sent_at for one in unresolved)
-    left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
-    if policy.rotation is Rotation.GRACE and left > 0 and first_sent_at <= now + CLOCKS:
+    if retry_at is not None and now < retry_at <= now + PAUSE[1]:
+        return Decision.WAIT
+    if is_in_grace(policy, unresolved, now=now):
         return Decision.SEND
     if not all(one.is_settled for one in unresolved):
         return Decision.WAIT
@@ -64,6 +85,25 @@ def may_send(
     # Where re-use kills what is left, only the running access token is at stake: use it up first.
     has_run_out = access_expires_at is None or access_expires_at <= now
     return Decision.SEND if has_run_out else Decision.WAIT
+
+
+def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, is_over: bool = False) -> int:
+    """Seconds until the next try of a token whose newest send, one of these, met silence.
+
+    `is_over`: there was an answer, if only an error, so that the provider is done with the request.
+
+    The first try follows at once where it does no harm. Later ones take a quarter of the time that the silence has
+    lasted: whoever comes back is noticed soon, and one that stays away is not pestered.
+    """
+    if not unresolved or policy.rotation is Rotation.NONE:
+        return 0
+    is_first = sum(one.sends for one in unresolved) <= 1
+    if is_in_grace(policy, unresolved, now=now):
+        return 0 if is_first else SEND_DEADLINE
+    if is_first:
+        return 0 if is_over or policy.rotation is Rotation.STRICT else HANDLING
+    least, most = PAUSE
+    return min(max(least, (now - min(one.sent_at for one in unresolved)) // 4), most)
 
 
 def may_claim(*, lease_until: int | None, now: int, holder_is_gone: bool) -> bool:

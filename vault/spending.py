@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import assert_never
 
-from vault import connections, endings, leases
+from vault import attempts, connections, endings, leases
 from vault.attenuate import expand, is_within, missing
 from vault.audit import append
 from vault.connections import idle_expiry
@@ -25,8 +25,8 @@ from vault.keys import ConnectionKey
 from vault.leases import Facts, Lease, Refreshed
 from vault.records import Event
 from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
-from vault.rotation_rules import LEASE, is_newer, may_give_up
-from vault.takeover import unresolved
+from vault.rotation_rules import is_newer, may_give_up, pause_after
+from vault.takeover import silent, unresolved
 from vault.upstream import (
     Downscope,
     NotSent,
@@ -49,7 +49,7 @@ BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a n
 
 
 def needs_reauth(facts: Facts) -> ConnectionRequired:
-    """The refusal for a connection that only the person can mend."""
+    """The refusal for a connection that its person has to connect again."""
     return ConnectionRequired(
         f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
         provider=facts.provider,
@@ -158,7 +158,7 @@ class Spender:
                 if outcome.retry_after is not None:
                     self._pause(outcome.retry_after)
                 raise TemporarilyUnavailable(
-                    f"{self.facts.provider} cannot be reached just now. Nothing is lost.",
+                    f"{self.facts.provider} cannot be reached just now. Nothing was sent.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
@@ -174,7 +174,9 @@ class Spender:
             case Rotated() | Refused(ends_grant=True):
                 breakers.note_answer(provider, now=now)
             case Refused() if is_about_us(outcome.code):
-                breakers.note_refusal_of_us(provider, now=now)
+                breakers.note_refusal_of_us(
+                    provider, self.facts.connection_id, generation=self.facts.generation, now=now
+                )
             case Silent() | NotSent(retry_after=None):
                 if breakers.note_silence(provider, self.facts.connection_id, now=now):
                     log.warning("provider is silent", extra={"provider": provider})
@@ -182,31 +184,34 @@ class Spender:
                 pass
 
     async def _unsend(self, lease: Lease, *, event: Event | None = None) -> None:
-        async with self.vault.database.transaction() as transaction:
-            now = self.vault.database.now()
-            await leases.unsend(transaction, lease, now=now)
-            if event is not None:
-                await append(transaction, event, now=now)
+        undoing = attempts.undoing(self.vault, lease, event=event)
+        await attempts.write(self.vault, lease.connection_id, undoing)
 
     def _pause(self, seconds: int) -> None:
-        self.vault.flights.pause(self.wish, until=self.vault.database.now() + seconds)
+        until = self.vault.database.now() + seconds
+        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
 
     async def _give_up(self, lease: Lease, refused: Refused) -> None:
         """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
         others = [one for one in await unresolved(self.vault, self.facts) if one.owner != lease.owner]
-        is_final = may_give_up(others)
-        async with self.vault.database.transaction() as transaction:
+        is_final, ended = may_give_up(others), False
+
+        async def ending(transaction: Transaction) -> None:
+            nonlocal ended
             ended = is_final and await leases.end(transaction, self.facts, fence=lease.fence, reason=refused.code)
             await leases.resolve(transaction, lease)
             if ended:
                 event = event_of(self.facts, "connection.needs_reauth", reason=refused.code)
                 await append(transaction, event, now=self.vault.database.now())
+
+        await attempts.write(self.vault, lease.connection_id, ending)
         if ended:
             log.warning("connection needs its person", extra={"connection": self.facts.connection_id})
             raise needs_reauth(replace(self.facts, reason=refused.code))
         if not is_final:
             raise TemporarilyUnavailable(
-                f"Another process may hold a newer token of {self.facts.provider}. Nothing is lost.", retry_after=5
+                f"Another process may hold a newer token of {self.facts.provider}. Try again in a moment.",
+                retry_after=5,
             )
 
     async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
@@ -215,13 +220,13 @@ class Spender:
         self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
-        mend = (
+        fix = (
             f"corrects that with: token-vault providers setup {self.facts.provider}"
             if is_about_us(refused.code)
             else "has to look"
         )
         return TemporarilyUnavailable(
-            f"{self.facts.provider} refused this server's request ({refused.code}); its operator {mend}.",
+            f"{self.facts.provider} refused this server's request ({refused.code}); its operator {fix}.",
             retry_after=BROKEN_PAUSE,
         )
 
@@ -230,19 +235,29 @@ class Spender:
         await self._unsend(lease)
         return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
 
-    async def _mark_unanswered(self, lease: Lease, silent: Silent) -> TemporarilyUnavailable:
+    async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
         """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
-        is_free = self.policy.rotation is Rotation.NONE
-        event = event_of(self.facts, "connection.refresh_unanswered", reason=silent.reason)
-        async with self.vault.database.transaction() as transaction:
+        is_free, wait = self.policy.rotation is Rotation.NONE, 0
+        event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
+
+        async def ending(transaction: Transaction) -> None:
+            nonlocal wait
             now = self.vault.database.now()
-            await (leases.resolve(transaction, lease) if is_free else leases.settle(transaction, lease, now=now))
-            await append(transaction, event, now=now)
-        return TemporarilyUnavailable(
-            f"{self.facts.provider} did not answer. Nothing is lost.",
-            retry_after=5 if self.policy.rotation is not Rotation.REVOKES else LEASE,
-            detail=silent.reason,
-        )
+            if is_free:
+                is_news = await leases.resolve(transaction, lease)
+            elif is_news := await leases.settle(transaction, lease, now=now):
+                sends = await leases.unresolved(transaction, self.facts)
+                if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over):
+                    await leases.pause(transaction, self.facts, until=now + wait)
+            if is_news:
+                await append(transaction, event, now=now)
+
+        await attempts.write(self.vault, lease.connection_id, ending)
+        if is_free:
+            return TemporarilyUnavailable(
+                f"{self.facts.provider} did not answer. Nothing is lost.", retry_after=5, detail=outcome.reason
+            )
+        return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 
     # Storing an answer
 

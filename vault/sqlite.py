@@ -417,7 +417,7 @@ class SqliteDatabase:
             self._owners.hold(owner)
 
     async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
-        return self._owners is not None and self._owners.is_gone(owner) is not False
+        return self._owners is not None and self._owners.is_gone(owner) is True
 
     async def wipe(self) -> bool:
         return await self._writer.wipe()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from vault import leases
 from vault.flights import Vault
 from vault.leases import Facts
-from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
 from vault.rotation_rules import LEASE, Decision, Unresolved, may_claim, may_send
 from vault.upstream import UpstreamPolicy
 
@@ -54,20 +54,50 @@ async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
     )
 
 
-async def refusal(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int) -> VaultError | None:
+async def settle_gone(vault: Vault) -> None:
+    """Write down whose sends nobody can bring the answer to any more, as long as there is proof of it."""
+    for owner in await leases.unsettled_owners(vault.database):
+        if owner != vault.owner and await vault.database.is_dead(owner, certainly=True):
+            async with vault.database.transaction() as transaction:
+                await leases.settle_all(transaction, owner, now=vault.database.now())
+
+
+def silent(facts: Facts, *, wait: int, detail: str = "") -> ProviderSilent:
+    """The refusal while the vault waits for a provider that did not answer."""
+    return ProviderSilent(
+        f"{facts.provider} did not answer the last refresh of {facts.label}. The vault tries again by itself; "
+        "you do not have to connect this account again.",
+        retry_after=wait,
+        detail=detail,
+    )
+
+
+async def refusal(
+    vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int = 0
+) -> VaultError | None:
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 
-    The person is asked only after this process has watched for the length of a lease: by what was written down it
+    `spoiled`: full access tokens up to this generation were refused by their API, so that none is left to use up. The
+    person is asked only after this process has watched for the length of a lease: by what was written down it
     would be at once, if our clock or the writer's were off.
     """
     sends = await unresolved(vault, facts)
-    expires_at = facts.access_expires_at
-    decision = may_send(policy, sends, now=now, access_expires_at=expires_at)
-    if decision is Decision.SEND:
+    expires_at = now if spoiled >= facts.access_generation else facts.access_expires_at
+
+    def may_be_sent(*, retry_at: int | None) -> bool:
+        decided = may_send(policy, sends, now=now, access_expires_at=expires_at, retry_at=retry_at)
+        return decided is Decision.SEND
+
+    if may_be_sent(retry_at=facts.retry_at):
         vault.flights.watches.forget(facts.connection_id)
         return None
+    if all(one.is_settled for one in sends):
+        paused_until = now + 1 if facts.retry_at is None else facts.retry_at
+        if expires_at is not None and not may_be_sent(retry_at=None):
+            paused_until = max(paused_until, expires_at)
+        return silent(facts, wait=max(1, paused_until - now))
     watched = _watched(vault, facts, now=now)
-    if decision is Decision.STOP or watched >= LEASE:
+    if watched >= LEASE:
         return ConnectionRequired(
             f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
             "Connect this account again.",
@@ -76,9 +106,6 @@ async def refusal(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: in
             scopes=facts.scopes,
             connection_id=facts.connection_id,
         )
-    wait = LEASE - watched
-    if all(one.is_settled for one in sends) and expires_at is not None:
-        wait = min(wait, max(1, expires_at - now))  # then it may be tried
     return TemporarilyUnavailable(
-        f"{facts.provider} has not answered the last refresh. Nothing is lost.", retry_after=wait
+        f"{facts.provider} has not answered the last refresh yet. Try again in a moment.", retry_after=LEASE - watched
     )

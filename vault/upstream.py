@@ -123,9 +123,13 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The request left and no usable answer came: whether the token was spent is unknown."""
+    """The request left and no usable answer came: whether the token was spent is unknown.
+
+    `is_over`: there was an answer, so that the provider is not still busy with the request.
+    """
 
     reason: str
+    is_over: bool = False
 
 
 RefreshOutcome = Rotated | Refused | NotSent | Silent

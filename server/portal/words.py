@@ -26,12 +26,14 @@ _KINDS: Final[Mapping[ClientKind, str]] = {
 _STATUS: Final[Mapping[str, str]] = {
     "active": "connected",
     "expiring": "ends within a week",
+    "waiting": "waiting for the provider",
     "ambiguous": "last renewal uncertain",
     "needs_reauth": "needs you again",
     "revoked": "disconnected",
 }
 _STATUS_HINTS: Final[Mapping[str, str]] = {
     "expiring": "The provider ends this connection soon. Reconnect to keep it.",
+    "waiting": "The provider did not answer the last renewal. The vault tries again by itself.",
     "ambiguous": "The provider did not answer the last renewal. If tools keep failing, reconnect.",
     "needs_reauth": "The provider does not accept this connection any more. Reconnect to use it again.",
 }

@@ -1,4 +1,4 @@
-"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages and a failing commit.
+"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages and failing commits.
 
 States that differ in nothing that can matter are visited once (`tests.refresh_model.Seen`), one class of provider per
 process. Every rule is changed in turn, too, and the model has to notice.
@@ -11,21 +11,33 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
-from tests.refresh_model import FULL, PROVIDERS, SMALL, WIDE, Budget, Findings, Provider, explore
+from tests.refresh_model import (
+    FILES,
+    FULL,
+    HOUR,
+    PROVIDERS,
+    SMALL,
+    STORAGE,
+    WIDE,
+    Budget,
+    Findings,
+    Provider,
+    explore,
+)
 from tests.test_refresh_model import BROKEN
 
 SIBLING = PROVIDERS[2]
 
 
 def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
-    """What may happen: FULL, and more of everything.
+    """What may happen: FULL, more of everything, a storage that fails, a missing owner file, a provider's bad hour.
 
     Of siblings the newest ends the others here. Two processes that are stopped for longer than a lease, one after the
     other, each with an answer to the same token, can then lose the grant: no rule here prevents that.
     """
     if scale is Scale.SMALL:
         return (SMALL,)
-    return FULL, WIDE._replace(pauses=1) if provider is SIBLING else WIDE
+    return FULL, WIDE._replace(pauses=1) if provider is SIBLING else WIDE, STORAGE, FILES, HOUR
 
 
 def explored(provider: Provider, budget: Budget) -> Findings:
@@ -35,18 +47,18 @@ def explored(provider: Provider, budget: Budget) -> Findings:
 
 def is_noticed(number: int) -> bool:
     """Whether the model finds the harm of one changed rule."""
-    broken = BROKEN[number]
-    found = explore(broken.provider, rules=broken.rules, budget=broken.budget, until_harm=True)
-    return bool(found.doubled if broken.doubles else found.lost)
+    return BROKEN[number].is_noticed()
 
 
 def line(provider: Provider, budget: Budget, found: Findings) -> Figure:
-    wrong = found.lost or found.doubled
+    wrong = found.lost or found.doubled or found.stuck
     many = f"{budget.kills} kills, {budget.pauses} pauses, {budget.losses} lost messages, {budget.claims} sends"
+    if budget.unknown or budget.files:
+        many += f", {budget.unknown} commits of unknown end, {budget.files} missing owner files"
     return Figure(
         f"every interleaving of two processes, {many}; provider: {provider.name}",
         " ".join(wrong) if wrong else f"{found.states:,} states explored, {found.lost_in_gap:,} lost in the gap",
-        "0 lost outside the gap, 0 sent twice",
+        "0 lost outside the gap, 0 sent twice, 0 stuck",
         holds=not wrong,
     )
 
