@@ -39,7 +39,6 @@ from vault import backups
 from vault.backups import Backup
 from vault.keysources import key_source
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
-from vault.rotation_rules import MAX_SENDS
 from vault.snapshots import snapshot
 from vault.upstream import Rotated, Rotation
 
@@ -72,7 +71,6 @@ class VaultMachine(RuleBasedStateMachine):
         self.gaps: set[int] = set()  # families of which an answer was lost: trying again may end them, and is right
         self.was_restored = False
         self.backups = 0
-        self.deaths = 0  # since the last success
 
     def do(self, work: Coroutine[object, object, T]) -> T:
         """Run to the end, bounded."""
@@ -126,7 +124,6 @@ class VaultMachine(RuleBasedStateMachine):
                     raise outcome
                 case _:
                     assert outcome.value in self.room.slack.issued  # type: ignore[attr-defined]
-                    self.deaths = 0
 
     def expire(self) -> None:
         for room in self.rooms:
@@ -151,8 +148,6 @@ class VaultMachine(RuleBasedStateMachine):
         for room in self.rooms:
             self.do(room.settle())
         self.expire()
-        self.deaths += 1
-        self.unknown = self.unknown or self.deaths >= MAX_SENDS  # tried often enough, whatever became of it
         if self.do(self.dying(step)):
             self.unknown = True
             self.gaps.add(len(self.room.slack.families) - 1)
