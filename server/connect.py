@@ -6,7 +6,7 @@ Nothing is linked unless the person who opens the link is the user it was made f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from providers.catalog import Provider
@@ -25,7 +25,7 @@ from vault.records import (
     format_scope,
     parse_scope,
 )
-from vault.refusals import TransitionRefused
+from vault.refusals import ConnectionRequired, DelegationRequired, TransitionRefused
 
 LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
 _ACCOUNT_LIMIT: Final = 320  # characters of an account's name that go along: longer than any address
@@ -58,6 +58,10 @@ class ConnectLink:
     device_url: str
     user_code: str
     message: str
+
+    def members(self) -> dict[str, str]:
+        """What a JSON answer has of it."""
+        return {"connect_uri": self.url, "verification_uri": self.device_url, "user_code": self.user_code}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,95 @@ async def connect_link(
         user_code=user_code,
         message=_message(title, reason=reason, tool=tool),
     )
+
+
+# What agents are told
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A refusal to link as an agent may hear it: the same words over MCP, at /token and by the proxy."""
+
+    refusal: ConnectionRequired | DelegationRequired  # names no account that the agent may not use
+    reason: str  # missing | needs_reauth | scopes | ambiguous | delegation
+    text: str
+    is_configured: bool  # False: the operator has to act first, so there is no link
+    link: ConnectLink | None  # None: there is none, or this grant had too many lately
+
+
+async def tell(
+    deployment: Deployment,
+    refusal: ConnectionRequired | DelegationRequired,
+    principal: Principal,
+    *,
+    tool: str,
+    account: str | None = None,
+    offered: ConnectLink | None = None,
+) -> Told:
+    """What to tell an agent of a refusal of `vault.exchange`, with a link for its person, or the one `offered` before.
+
+    Name, state and scopes of an account belong to agents that may use it. Of every other account there is one answer,
+    whether it is worn out, too narrow or just not allowed. The link leads the person to the true reason.
+    """
+    heard = refusal if await _may_know(deployment, refusal, principal) else _hidden(refusal)
+    reason = _reason(heard)
+    upstream = deployment.vault.upstreams.get(refusal.provider)
+    if upstream is None or not upstream.is_configured:
+        text = (
+            f"This vault is not registered with {refusal.provider} yet, so nobody can connect it. "
+            f"Whoever runs it does that with `token-vault providers setup {refusal.provider}`, "
+            f"or with what stands at {deployment.url('/first-run')}."
+        )
+        return Told(heard, reason, text, is_configured=False, link=None)
+    link = offered or await connect_link(
+        deployment,
+        principal=principal,
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        reason=_reason(refusal),
+        tool=tool,
+        account=refusal.connection_id or account,
+    )
+    if link is None:
+        text = (
+            f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
+            f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
+        )
+        return Told(heard, reason, text, is_configured=True, link=None)
+    if link is not offered:
+        found = deployment.catalog.get(refusal.provider)
+        message = _message(refusal.provider if found is None else found.title, reason=reason, tool=tool)
+        link = replace(link, message=f"{message} {heard.description}" if heard is refusal else message)
+    return Told(heard, reason, link.message, is_configured=True, link=link)
+
+
+async def _may_know(
+    deployment: Deployment, refusal: ConnectionRequired | DelegationRequired, principal: Principal
+) -> bool:
+    """Whether the refusal names no account, or one that this agent may use."""
+    if refusal.connection_id is None:
+        return isinstance(refusal, ConnectionRequired)  # else it differs for an account that there is
+    held = await delegations.get(
+        deployment.database,
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        connection_id=refusal.connection_id,
+    )
+    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
+
+
+def _hidden(refusal: ConnectionRequired | DelegationRequired) -> DelegationRequired:
+    return DelegationRequired(
+        f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        connection_id=None,
+        detail=refusal.detail or refusal.code,
+    )
+
+
+def _reason(refusal: ConnectionRequired | DelegationRequired) -> str:
+    return refusal.reason if isinstance(refusal, ConnectionRequired) else "delegation"
 
 
 def _message(title: str, *, reason: str, tool: str) -> str:

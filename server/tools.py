@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -22,14 +22,14 @@ from pydantic import BaseModel, ValidationError
 from providers.api import Authority, RateLimited, ToolRefused, UpstreamAPI
 from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
-from server.connect import ConnectLink, connect_link
+from server.connect import ConnectLink, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, retry_after, tool_text
 from server.ladder import Asking
 from server.retry_later import STORAGE_AWAY
 from server.signin import owner_link
 from server.tool_answers import failed, misfit, succeeded
-from vault import delegations, tickets
+from vault import tickets
 from vault.approvals import ToolCall
 from vault.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
@@ -264,40 +264,25 @@ async def _ask(
 ) -> _Outcome:
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
-    upstream = deployment.vault.upstreams.get(missing.provider)
-    if upstream is None or not upstream.is_configured:
-        text = (
-            f"This vault is not registered with {missing.provider} yet, so nobody can connect it. "
-            f"Whoever runs it does that with `token-vault providers setup {missing.provider}`, "
-            f"or with what stands at {deployment.url('/first-run')}."
-        )
+    told = await tell(
+        deployment,
+        missing,
+        request.principal,
+        tool=request.name,
+        account=wanted.account,
+        offered=await _still_offered(deployment, request.asking),
+    )
+    if not told.is_configured:
+        text = told.text
         if request.transport == "stdio":  # the owner's own agent may know where it looks
             text += (
                 f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
                 "client's entry from `token-vault client-config` with the same --data."
             )
         return _Outcome(failed(text), "refused", "provider_not_configured")
-    reason = missing.reason if isinstance(missing, ConnectionRequired) else "delegation"
-    link = await _still_offered(deployment, request.asking)
-    if link is None:
-        link = await connect_link(
-            deployment,
-            principal=request.principal,
-            provider=missing.provider,
-            scopes=missing.scopes,
-            reason=reason,
-            tool=request.name,
-            account=missing.connection_id or wanted.account,
-        )
-        if link is None:
-            text = (
-                f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
-                f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
-            )
-            return _Outcome(failed(text), "refused", missing.code)
-        if await _may_know(deployment, request.principal, missing):
-            link = replace(link, message=f"{link.message} {missing.description}")
-    return await _offer(deployment, request, link, code=missing.code)
+    if told.link is None:
+        return _Outcome(failed(told.text), "refused", told.refusal.code)
+    return await _offer(deployment, request, told.link, code=told.refusal.code)
 
 
 async def _ask_approval(
@@ -321,21 +306,6 @@ async def _offer(deployment: Deployment, request: ToolRequest, link: ConnectLink
         return _Outcome(ladder.offer(link, request.asking), "refused", code)
     except MCPError as error:
         return _Outcome(error, "refused", code)
-
-
-async def _may_know(
-    deployment: Deployment, principal: Principal, missing: ConnectionRequired | DelegationRequired
-) -> bool:
-    """Whether the refusal's sentence names no account, or one that this agent may use: other accounts are not told."""
-    if missing.connection_id is None:
-        return isinstance(missing, ConnectionRequired)  # else it differs for an account that there is
-    held = await delegations.get(
-        deployment.database,
-        user_id=principal.user_id,
-        client_id=principal.client_id,
-        connection_id=missing.connection_id,
-    )
-    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
 
 
 async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink | None:

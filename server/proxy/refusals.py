@@ -11,7 +11,7 @@ from typing import Final
 
 from providers.http import Crowded, HttpError, NotReached, TooLarge
 from providers.provider import Provider, Rule
-from server.connect import connect_link
+from server.connect import tell
 from server.deployment import Deployment
 from server.errors import answer_for, retry_after, tool_text
 from server.oauth.jose import FOREIGN_ALGORITHMS
@@ -41,17 +41,15 @@ async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, ha
     status = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), answer_for(error).status)
     if status == 401:
         return _unauthenticated(error.code, error.description, detail=error.detail, scheme="Bearer")
-    wait = retry_after(error)
-    more = {}
     if isinstance(error, ConnectionRequired | DelegationRequired) and handle is not None:
-        more = await _link(deployment, error, handle)
+        return await _with_link(deployment, error, handle, status=status)
+    wait = retry_after(error)
     return ProxyRefused(
         error.code,
         tool_text(error),
         status=status,
         detail=error.detail,
         headers={} if wait is None else {"Retry-After": str(wait)},
-        more=more,
     )
 
 
@@ -69,26 +67,14 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-async def _link(
-    deployment: Deployment, error: ConnectionRequired | DelegationRequired, handle: Handle
-) -> dict[str, object]:
-    """Members of the problem: where the person mends it."""
-    upstream = deployment.vault.upstreams.get(error.provider)
-    if upstream is None or not upstream.is_configured:
-        return {}
+async def _with_link(
+    deployment: Deployment, error: ConnectionRequired | DelegationRequired, handle: Handle, *, status: int
+) -> ProxyRefused:
+    """In the words that the agent may hear, with the link for the person."""
     client = await clients.get_client(deployment.database, handle.principal.client_id)
-    link = await connect_link(
-        deployment,
-        principal=handle.principal,
-        provider=error.provider,
-        scopes=error.scopes,
-        reason=error.reason if isinstance(error, ConnectionRequired) else "delegation",
-        tool="this program" if client is None else client.name,
-        account=error.connection_id,
-    )
-    if link is None:
-        return {}
-    return {"connect_uri": link.url, "verification_uri": link.device_url, "user_code": link.user_code}
+    told = await tell(deployment, error, handle.principal, tool="this program" if client is None else client.name)
+    more = {} if told.link is None else told.link.members()
+    return ProxyRefused(told.refusal.code, told.text, status=status, detail=error.detail, more=more)
 
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
