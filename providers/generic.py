@@ -12,6 +12,7 @@ from typing import Final
 
 from providers.answers import at, is_array, text_at
 from providers.http import HttpError, Outbound, OutboundRequest
+from providers.issuers import configuration_url, is_same_issuer
 from providers.provider import Provider
 
 IDENTITY: Final = ("openid", "email")
@@ -37,14 +38,16 @@ class Endpoints:
 
 async def discover(issuer: str, outbound: Outbound) -> Endpoints:
     """The endpoints that an issuer publishes. Raises DiscoveryFailed."""
-    issuer = issuer.rstrip("/")
-    request = OutboundRequest("GET", f"{issuer}/.well-known/openid-configuration", {"Accept": "application/json"})
+    request = OutboundRequest("GET", configuration_url(issuer), {"Accept": "application/json"})
     try:
         answer = await outbound.send(request)
     except HttpError as error:
         raise DiscoveryFailed(f"{issuer} does not answer: {error.reason}") from error
     content = answer.json_object() if answer.status == 200 else None
-    if content is None or (text_at(content, "issuer") or "").rstrip("/") != issuer:
+    named = None if content is None else text_at(content, "issuer")
+    if content is not None and not is_same_issuer(named, issuer) and (named or "").rstrip("/") == issuer.rstrip("/"):
+        raise DiscoveryFailed(f"{issuer} calls itself {named}: write it exactly so, with or without the slash")
+    if content is None or not is_same_issuer(named, issuer):
         raise DiscoveryFailed(f"{issuer} publishes no OpenID configuration of its own (status {answer.status})")
     return read_configuration(issuer, content)
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.address import AddressPolicy
 from providers.http import HttpError, OutboundRequest
+from providers.issuers import configuration_url, is_same_issuer
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.settings import OpenIDSettings
@@ -154,13 +155,12 @@ async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | No
 
 async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
     """The provider's metadata; its issuer is exactly the configured one (OpenID Connect Discovery §4.3)."""
-    url = registered.issuer.rstrip("/") + "/.well-known/openid-configuration"
-    body = await _fetch(deployment, url)
+    body = await _fetch(deployment, configuration_url(registered.issuer))
     try:
         metadata = Metadata.model_validate_json(body)
     except ValidationError as error:
         raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="metadata") from error
-    if metadata.issuer != registered.issuer:
+    if not is_same_issuer(metadata.issuer, registered.issuer):
         raise OpenIDRefused("The sign-in service is not the one that was set up here.", detail="metadata issuer")
     parts = urlsplit(metadata.authorization_endpoint)
     is_safe = parts.scheme == "https" or (
@@ -268,7 +268,7 @@ async def _claim_state(deployment: Deployment, name: str, answer: Answer) -> dic
 def _check_answer(metadata: Metadata, answer: Answer) -> None:
     """RFC 9207 §2.4: another issuer is refused, and so is none where the provider says it sends one. Errors after."""
     is_missing = answer.issuer is None and metadata.authorization_response_iss_parameter_supported
-    if is_missing or (answer.issuer is not None and answer.issuer != metadata.issuer):
+    if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
         raise OpenIDRefused("The answer came from another sign-in service. Nothing happened.", detail="answer issuer")
     if answer.error or not answer.code:
         raise OpenIDRefused("The sign-in service did not sign you in. Nothing happened; try again.", detail="error")
@@ -343,7 +343,7 @@ def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now:
     """The first claim that does not fit, or None."""
     audience = claims.audience()
     checks = {
-        "iss": claims.iss == registered.issuer,
+        "iss": is_same_issuer(claims.iss, registered.issuer),
         "aud": registered.client_id in audience,
         "azp": claims.azp == registered.client_id if claims.azp is not None else len(audience) == 1,
         "exp": claims.exp > now - _LEEWAY,

@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from providers.catalog import Provider
+from providers.issuers import is_same_issuer
 from server.connect import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
@@ -299,8 +300,10 @@ def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
     """RFC 9207 §2.4: the `iss` that the provider promises, character by character. Of a provider that promises none,
     one that comes must be on the origin that we send people to.
     """
-    if provider.hosts.issuer is not None or issuer is None:
-        return issuer == provider.hosts.issuer
+    if issuer is None:
+        return provider.hosts.issuer is None
+    if provider.hosts.issuer is not None:
+        return is_same_issuer(issuer, provider.hosts.issuer)
     try:
         asked, sent = urlsplit(provider.hosts.authorize_url), urlsplit(issuer)
     except ValueError:

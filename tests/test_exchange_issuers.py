@@ -215,3 +215,41 @@ async def test_a_token_of_ours_for_an_api_carries_only_what_both_have(company: C
     assert claims["act"] == {"sub": company.caller.client.id, "act": {"sub": "company:intranet"}}
     wider = await company.ask(company.token(), audience=f"{company.place.url}/mcp", scope="connections")
     assert refused(wider) == "invalid_scope"
+
+
+def _act(*actors: object) -> object:
+    """A nested `act`, outermost first."""
+    nested: object = None
+    for actor in reversed(actors):
+        nested = {"sub": actor} if nested is None else {"sub": actor, "act": nested}
+    return nested
+
+
+@pytest.mark.requirement("S-114")
+@pytest.mark.parametrize(
+    ("act", "is_good"),
+    [
+        (_act("a", "b", "c"), True),
+        (_act("a", "b", "c", "d"), False),  # with the calling client there would be five
+        (_act("a", "b", "c", "d", "e"), False),
+        (_act("a", "b", "c", "d", "e", "f", "g"), False),
+        (_act("a", None, "c"), False),
+        (_act("a", 7), False),
+        (_act(""), False),
+        ("a", False),
+        ([], False),
+    ],
+)
+async def test_a_chain_of_another_issuer_is_taken_whole_or_not_at_all(
+    company: Company, act: object, is_good: bool
+) -> None:
+    """As one of ours: at most four may act, and nobody of a longer chain is silently forgotten."""
+    answer = await company.ask(company.token(act=act))
+    if not is_good:
+        assert refused(answer) == "invalid_request"
+        return
+    assert answer.status_code == 200, answer.text
+    found = await handles.find(
+        company.place.deployment.database, answer.json()["access_token"], now=company.place.now()
+    )
+    assert found.principal.actors == (company.caller.client.id, "company:a", "company:b", "company:c")

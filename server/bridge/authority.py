@@ -15,6 +15,7 @@ from typing import Final
 
 import httpx2
 
+from providers.issuers import is_same_issuer
 from server.bridge.address import RemoteVault
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
@@ -95,7 +96,7 @@ class Authority:
         issuer = answer.text("issuer")
         if answer.status != 200 or not issuer:
             raise BridgeRefused(f"there is no token vault at {self._vault.origin}: correct --url")
-        if issuer != self._vault.origin:
+        if not is_same_issuer(issuer, self._vault.origin):
             raise BridgeRefused(f"the vault at {self._vault.origin} is known as another address: use that one as --url")
         found = {name: self._own(answer.text(f"{name}_endpoint")) for name in _ENDPOINTS}
         authorize, token = found["authorization"], found["token"]

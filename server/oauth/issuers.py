@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from providers.address import AddressPolicy
 from providers.http import HttpError, Outbound
+from providers.issuers import configuration_url, is_same_issuer
 from server.deployment import Deployment
 from server.oauth import client_auth, jose
 from server.oauth.client_keys import KEPT, keys_behind
 from server.oauth.subjects import Subject, refused
 from server.oauth.token_request import TokenRequest
+from server.oauth.tokens import MAX_ACTORS, actors_of
 from server.settings import IssuerSettings
 from vault import users
 from vault.records import ClientKind, parse_scope
@@ -74,7 +76,7 @@ def _trusted(deployment: Deployment, asked: TokenRequest, issuer: object) -> tup
     if asked.client.kind is not ClientKind.MANUAL:
         raise refused("not registered by an operator")
     for name, trusted in deployment.settings.issuers.items():
-        if trusted.issuer == issuer and asked.client.id in (trusted.clients or (asked.client.id,)):
+        if is_same_issuer(issuer, trusted.issuer) and asked.client.id in (trusted.clients or (asked.client.id,)):
             return name, trusted
     raise refused("issuer not trusted, or not for this client")
 
@@ -99,7 +101,7 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
         raise refused("typ")
     audience = claims.get("aud")
     audiences: list[object] = audience if isinstance(audience, list) else [audience]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
-    if claims.get("iss") != trusted.issuer or trusted.audience not in audiences:
+    if not is_same_issuer(claims.get("iss"), trusted.issuer) or trusted.audience not in audiences:
         raise refused("iss or aud is another")
     return claims
 
@@ -110,13 +112,13 @@ async def _discovered(deployment: Deployment, trusted: IssuerSettings, policy: A
     remembered = known.get(trusted.issuer)
     if remembered is not None and now - remembered[1] < KEPT:
         return remembered[0]
-    url = trusted.issuer.rstrip("/") + "/.well-known/openid-configuration"
+    url = configuration_url(trusted.issuer)
     try:
         answer = await deployment.http.fetch_document(url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT)
         found = _Discovered.model_validate_json(answer.body) if answer.status == 200 else None
     except (HttpError, ValidationError) as error:
         raise refused(f"discovery: {type(error).__name__}") from error
-    if found is None or found.issuer != trusted.issuer:
+    if found is None or not is_same_issuer(found.issuer, trusted.issuer):
         raise refused("discovery: no answer, or of another issuer")
     if not found.jwks_uri.startswith("https://") and not policy.allow_loopback:
         raise refused("discovery: keys without TLS")
@@ -138,14 +140,11 @@ def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
 
 def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
     """Who acted at the issuer, told apart from clients of ours by the issuer's name."""
-    found: list[str] = []
-    act = claims.get("act")
-    while isinstance(act, dict) and len(found) < 5:
-        subject: object = act.get("sub")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
-        if isinstance(subject, str):
-            found.append(f"{name}:{subject}")
-        act = act.get("act")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    try:
+        found = actors_of(claims.get("act"))
+    except jose.TokenMalformed as error:
+        raise refused(str(error), f"the act claim names nobody, or more than {MAX_ACTORS} who acted") from error
     holder = claims.get("azp", claims.get("client_id"))
     if not found and isinstance(holder, str):
-        found.append(f"{name}:{holder}")
-    return tuple(found)
+        found = (holder,)
+    return tuple(f"{name}:{one}" for one in found)

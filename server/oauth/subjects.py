@@ -7,7 +7,6 @@ other issuers are `workers` and `issuers`. A refused token is `invalid_request` 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from server.deployment import Deployment
 from server.oauth import client_auth, jose, tokens
@@ -16,8 +15,6 @@ from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from vault import apis, clients, derived_grants, grants
 from vault import tokens as refresh_tokens
 from vault.records import Client, Principal
-
-MAX_ACTORS: Final = tokens.MAX_ACTORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +185,10 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
     for link in (actor, client.id, *subject.actors):
         if not links or links[-1] != link:
             links.append(link)
-    if len(links) > MAX_ACTORS:
-        raise refused("chain too long", f"the subject token was passed on too often: at most {MAX_ACTORS} may act")
+    if len(links) > tokens.MAX_ACTORS:
+        raise refused(
+            "chain too long", f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} may act"
+        )
     return tuple(links)
 
 

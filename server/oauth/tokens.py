@@ -25,7 +25,7 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 3600
-MAX_ACTORS: Final = 4  # of a chain that we issue
+MAX_ACTORS: Final = 4  # of a chain, whoever issued it
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
 
@@ -281,7 +281,7 @@ def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims
         issued_at=issued_at,
         expires_at=expires_at,
         token_id=values["jti"],
-        actors=_actors(claims.get("act")),
+        actors=actors_of(claims.get("act")),
         key_thumbprint=_thumbprint(claims.get("cnf")),
     )
 
@@ -303,12 +303,17 @@ def act_of(actors: tuple[str, ...]) -> dict[str, object]:
     return nested
 
 
-def _actors(act: object) -> tuple[str, ...]:
-    """RFC 8693 §4.1: outermost first, at most four."""
+def actors_of(act: object) -> tuple[str, ...]:
+    """The chain that an `act` claim tells, outermost first (RFC 8693 §4.1), of our tokens and of other issuers'.
+
+    Raises TokenMalformed for a chain of more than MAX_ACTORS, or with a link that names nobody: what is cut off or left
+    out would not be in any record of who acted.
+    """
     actors: list[str] = []
-    while isinstance(act, dict) and len(actors) < MAX_ACTORS:
-        subject: object = act.get("sub")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
-        if isinstance(subject, str):
-            actors.append(subject)
+    while act is not None:
+        subject: object = act.get("sub") if isinstance(act, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
+        if not isinstance(act, dict) or not isinstance(subject, str) or not subject or len(actors) == MAX_ACTORS:
+            raise jose.TokenMalformed("act names nobody, or too many")
+        actors.append(subject)
         act = act.get("act")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     return tuple(actors)
