@@ -281,6 +281,7 @@ class Outbound:
         if session is None:
             connector = aiohttp.TCPConnector(
                 resolver=_GuardedResolver(policy, self._foreign_lookup if is_foreign else self._lookup),
+                use_dns_cache=not is_foreign,  # a stranger could fill it
                 limit=0,  # the bulkheads limit
                 force_close=not reuse,
                 keepalive_timeout=None if not reuse else 15,

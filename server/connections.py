@@ -240,8 +240,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body follows. An exception stops the parser."""
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD:
-            self._refuse(431)
+        if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
+            self._refuse(431)  # what came of the body with it does not count
             raise _HeadRefused
         if len(self.pipeline) >= PIPELINED:
             self._refuse(400)

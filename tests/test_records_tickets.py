@@ -354,3 +354,33 @@ async def test_sweeping_forgets_tickets_a_day_after_their_end(database: Database
     with pytest.raises(TransitionRefused, match="not known"):
         await _redeem(database, key_ring, redeemed, seeded, now=NOW + 60 + 86400)
     assert len(await grants.list_grants(database, seeded.user.id)) == 2
+
+
+async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: Database, key_ring: KeyRing) -> None:
+    made: dict[str, str] = {}
+
+    async def issue(name: str, purpose: TicketPurpose, user_id: str | None = None) -> None:
+        async with database.transaction() as transaction:
+            made[name] = await tickets.issue(
+                transaction, key_ring, purpose=purpose, payload={}, lifetime=60, now=NOW, user_id=user_id
+            )
+
+    await issue("waiting", TicketPurpose.AUTHORIZATION)
+    await issue("answered", TicketPurpose.AUTHORIZATION)
+    await issue("pushed", TicketPurpose.PUSHED)
+    await issue("start", TicketPurpose.SIGN_IN_STATE)
+    await issue("bootstrap", TicketPurpose.BOOTSTRAP)
+    await issue("link", TicketPurpose.CONNECT, user_id="somebody")
+    for name, purpose in (("answered", TicketPurpose.AUTHORIZATION), ("pushed", TicketPurpose.PUSHED)):
+        async with database.transaction() as transaction:
+            await tickets.consume(transaction, key_ring, made[name], purpose=purpose, now=NOW)
+
+    async def left(now: int) -> int:
+        async with database.transaction() as transaction:
+            await tickets.sweep_tickets(transaction, now=now)
+        return len(await database.fetch("select purpose from tickets"))
+
+    assert await left(NOW + 60 + 299) == 6
+    assert await left(NOW + 60 + 300) == 3
+    kept = {str(row["purpose"]) for row in await database.fetch("select purpose from tickets")}
+    assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the one that somebody answered
