@@ -92,13 +92,18 @@ async def test_a_token_of_the_future_is_refused(world: World) -> None:
 
 async def test_the_chain_of_actors_is_read_outermost_first_and_bounded(world: World) -> None:
     token = (await world.tokens())["access_token"]
-    act: object = None
-    for name in ("e", "d", "c", "b", "a"):
-        act = {"sub": name} | ({} if act is None else {"act": act})
-    claims = claims_of(token) | {"act": act}
-    principal = await tokens.verify(world.vault.deployment, signed(header_of(token), claims, own_key(world)))
-    assert principal.actors == ("a", "b", "c", "d")
-    assert (await tokens.verify(world.vault.deployment, token)).actors == ()
+
+    def acted_by(names: str) -> str:
+        act: object = None
+        for name in reversed(names):
+            act = {"sub": name} | ({} if act is None else {"act": act})
+        return signed(header_of(token), claims_of(token) | {"act": act}, own_key(world))
+
+    deployment = world.vault.deployment
+    assert (await tokens.verify(deployment, acted_by("abcd"))).actors == ("a", "b", "c", "d")
+    with pytest.raises(tokens.TokenRefused):  # nobody is left out of the record of who acted
+        await tokens.verify(deployment, acted_by("abcde"))
+    assert (await tokens.verify(deployment, token)).actors == ()
 
 
 async def test_a_token_is_for_the_audiences_that_a_caller_names(world: World) -> None:
