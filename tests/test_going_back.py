@@ -18,6 +18,7 @@ from vault import recovery, sightings
 from vault.adoption import adopt_all
 from vault.audit import Event, append
 from vault.database import open_database
+from vault.journal import Entry
 from vault.refusals import VaultError
 from vault.sightings import Rollback
 from vault.upstream import Rotation
@@ -94,6 +95,14 @@ async def test_a_start_says_how_many_rows_were_older_and_how_many_events_are_mis
         assert found is not None
         assert (found.older_rows, found.lost_events > 0) == (2, True)
         assert await sightings.look(started.database, room.store.data) == found
+
+
+async def test_a_row_is_known_to_be_older_also_where_the_newer_answer_cannot_be_opened(room: Room) -> None:
+    connection = await room.connect()
+    await room.vault.journal.append(Entry(connection.id, 5, "them", fence=5, at=room.now, sealed=b"of another key"))
+    assert await adopt_all(room.vault) == 0
+    found = await sightings.look(room.database, room.store.data)
+    assert found == Rollback(0, 1)
 
 
 async def test_other_events_in_the_place_of_those_that_were_seen_are_noticed(room: Room) -> None:

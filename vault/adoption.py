@@ -76,9 +76,10 @@ async def adopt_all(vault: Vault) -> int:
         if facts is None:
             continue
         try:
-            if await adopt(vault, facts):
-                adopted += 1
-                older += [connection_id] if _went_back(facts, generation) else []
+            done = await adopt(vault, facts)
+            adopted += done
+            if _went_back(facts, generation) and (done or generation > facts.generation):
+                older.append(connection_id)
         except VaultError as error:  # one account's trouble is not the others'
             log.warning("answer not adopted", extra={"connection": connection_id, "code": error.code})
     if older:
