@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -26,13 +27,23 @@ class Presence:
         self._descriptor: int | None = None
 
     def enter(self) -> None:
-        """Have the vault open from now on. Raises StorageBusy while it is being replaced."""
-        if not self._lock(fcntl.LOCK_SH):
-            raise StorageBusy("this vault is being restored: start again when that has ended", retry_after=5)
+        """Have the vault open from now on. Raises StorageBusy while it is being replaced.
+
+        A place that takes no writes says so when the database is opened, in better words.
+        """
+        with suppress(OSError):
+            if not self._lock(fcntl.LOCK_SH):
+                raise StorageBusy("this vault is being restored: start again when that has ended", retry_after=5)
 
     def take_alone(self) -> bool:
-        """Keep everybody else of this host out from now on; False while somebody has the vault open."""
-        return self._lock(fcntl.LOCK_EX) and not is_anybody_alive(self._folder)
+        """Keep everybody else of this host out from now on; False while somebody has the vault open.
+
+        Raises StorageUnavailable where the place takes no writes.
+        """
+        try:
+            return self._lock(fcntl.LOCK_EX) and not is_anybody_alive(self._folder)
+        except OSError as error:
+            raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
 
     def close(self) -> None:
         """Let go."""
@@ -41,12 +52,8 @@ class Presence:
             self._descriptor = None
 
     def _lock(self, how: int) -> bool:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._folder / FILE, flags, 0o600)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
         except OSError:
