@@ -119,7 +119,7 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
             client_id=approval.client_id,
             details={"reason": "another_user"},
         )
-        await deployment.activity.record(refused)
+        await deployment.activity.record_refusal(refused)
         raise ApproveRefused(
             "This was asked of somebody else, so you cannot answer it. If an agent of yours gave you the link, sign "
             "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",

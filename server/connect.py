@@ -281,7 +281,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
             "This link was used already or is older than ten minutes. Ask the agent for a new one.", status=410
         )
     if ticket.user_id != user.id:
-        await deployment.activity.record(
+        await deployment.activity.record_refusal(
             Event(
                 kind="connect.refused",
                 outcome="refused",

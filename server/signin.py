@@ -171,7 +171,7 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
         )
     is_right = await verify_password(None if user is None else user.password_hash, attempt.password)
     if not is_right or user is None or user.disabled_at is not None:
-        await deployment.activity.record(
+        await deployment.activity.record_refusal(
             Event(
                 kind="session.refused",
                 outcome="refused",

@@ -165,8 +165,10 @@ async def _answer(
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
+        _count(deployment, request, now=started)
         return _Outcome(failed(misfit(spec, error)), "refused", "invalid_arguments")
     if spec.provider is None:
+        _count(deployment, request, now=started)
         output = await connections_tool.look(deployment, request.principal, arguments)
         return _Outcome(succeeded(spec, output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
@@ -331,6 +333,15 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
     deployment.open_browser(await owner_link(deployment, request.principal.user_id, return_to=path))
 
 
+def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
+    """What reaches no provider leaves an event too, and counts for its agent. Raises RateLimited."""
+    principal = request.principal
+    wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
+    if wait:
+        text = f"An agent may not call so often. Nothing was done; try again in {wait} s."
+        raise RateLimited(text, retry_after=wait)
+
+
 def _record(
     deployment: Deployment, request: ToolRequest, spec: ToolSpec, outcome: _Outcome, *, milliseconds: int
 ) -> None:
@@ -340,7 +351,10 @@ def _record(
     token = outcome.token
     if token is not None:
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
-    deployment.activity.note(
+    activity = deployment.activity
+    is_refusal = outcome.outcome == "refused" or outcome.code == RateLimited.code
+    note = activity.note_refusal if is_refusal else activity.note
+    note(
         Event(
             kind="tool.called",
             outcome=outcome.outcome,

@@ -147,7 +147,7 @@ async def finish_callback(
         return await asyncio.shield(deployment.vault.flights.finish(consents.consent_of(ticket).name, completing))
     except ConnectRefused as refusal:
         details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
-        await deployment.activity.record(
+        await deployment.activity.record_refusal(
             Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
         )
         raise

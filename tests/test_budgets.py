@@ -12,6 +12,7 @@ from server import budgets
 from server.budgets import Budgets
 from tests.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import grants
+from vault.audit import list_events
 
 
 def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
@@ -99,3 +100,18 @@ async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path
                 assert not answer["result"].get("isError"), answer
             late = (await http.post("/mcp", json=call, headers=headers)).json()  # the twin: what is carried out counts
             assert late["result"]["isError"]
+
+
+async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_leaves_few_rows(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
+        alice = await connected(place, "alice")
+        before = len(await list_events(place.vault.deployment.database, limit=1000))
+        async with place.client(alice) as client:
+            told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
+            wrong = [text_of(await client.call_tool("slack_channels", {"nonsense": 1})) for _ in range(20)]
+            assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: what counts for the provider
+        assert sum("An agent may not call so often" in one for one in told) == 15
+        assert all("An agent may not call so often" in one for one in wrong)
+        place.vault.deployment.activity.note_repeats()
+        await place.vault.deployment.activity.settle()
+        assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20

@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from vault.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
 from vault.event_chain import START, Batch, Entry, begin
 from vault.event_proof import ChainBroken, Head, head, load_start, verify
+from vault.event_repeats import Repeats
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
 
@@ -178,6 +179,8 @@ class Activity:
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._repeats = Repeats()
+        self._repeats_alarm: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._idle = asyncio.Event()
@@ -197,6 +200,44 @@ class Activity:
         else:
             self._wake_at(self._started + COMPANY_WAIT, loop)
         await done
+
+    async def record_refusal(self, event: Event) -> None:
+        """Record a refusal that whoever was refused can repeat at will; of repeats within a minute only their number.
+
+        The first one is durable on return, like any event.
+        """
+        loop = asyncio.get_running_loop()
+        if self._repeats.is_repeat(event, at=self._database.now(), now=loop.time()):
+            return
+        self._await_repeats(loop)
+        try:
+            await self.record(event)
+        except VaultError:
+            self._repeats.forget(event)
+            raise
+
+    def note_refusal(self, event: Event) -> None:
+        """As `record_refusal`, without waiting."""
+        loop = asyncio.get_running_loop()
+        if not self._repeats.is_repeat(event, at=self._database.now(), now=loop.time()):
+            self._await_repeats(loop)
+            self.note(event)
+
+    def _await_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
+        when = self._repeats.next_due()
+        if when is not None and self._repeats_alarm is None:
+            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop)
+
+    def note_repeats(self) -> None:
+        """Note what was counted so far, before its minute is over."""
+        for event in self._repeats.due(None):
+            self.note(event)
+
+    def _note_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._repeats_alarm = None
+        for event in self._repeats.due(loop.time()):
+            self.note(event)
+        self._await_repeats(loop)
 
     def note(self, event: Event) -> None:
         """Record without waiting: with the next commit, at most `NOTE_DELAY` from now. For what only describes."""
@@ -228,6 +269,10 @@ class Activity:
 
     async def close(self) -> None:
         """Write what is pending and stop."""
+        if self._repeats_alarm is not None:
+            self._repeats_alarm.cancel()
+        for event in () if self._closing else self._repeats.due(None):
+            self._put(event, None)
         self._closing = True
         self._wake.set()
         if self._task is not None:

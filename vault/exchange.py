@@ -56,7 +56,7 @@ async def exchange(
     except (StorageUnavailable, StorageBusy):
         raise  # nowhere to write an event either
     except VaultError as refusal:
-        await vault.activity.record(_refused(request, refusal))
+        await vault.activity.record_refusal(_refused(request, refusal))
         raise
     event = _exchanged(request, token) if request.event is None else request.event(token)
     if event is not None:

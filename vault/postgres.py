@@ -37,7 +37,7 @@ LOG = logging.getLogger("token_vault.storage")
 POOL_SIZE = 10
 WAIT = 2.5  # seconds for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
-IDLE_LIMIT = 1.4  # seconds after which the server ends a transaction whose process says nothing more; twice is below 3
+IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process says nothing more
 STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 

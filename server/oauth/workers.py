@@ -78,7 +78,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
     except OAuthError as error:
         details: dict[str, object] = {"reason": error.detail or error.code, "address": asked.address}
         event = Event("worker.refused", outcome="refused", client_id=asked.client.id, details=details)
-        await deployment.activity.record(event)
+        await deployment.activity.record_refusal(event)
         raise
 
 

@@ -352,10 +352,13 @@ class Proxy:
             details["code"] = code
         if token is not None:
             details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
-        self._deployment.activity.note(
+        outcome = "ok" if code is None else "failed" if code in refusals.FAILURES else "refused"
+        activity = self._deployment.activity
+        note = activity.note_refusal if outcome == "refused" else activity.note
+        note(
             Event(
                 "proxy.called",
-                outcome="ok" if code is None else "failed" if code in refusals.FAILURES else "refused",
+                outcome=outcome,
                 user_id=handle.principal.user_id,
                 client_id=handle.principal.client_id,
                 connection_id=handle.connection_id,
