@@ -1,4 +1,6 @@
-"""Token revocation (RFC 7009): a client ends its own grant, by refresh or access token, or just a handle of its own.
+"""Token revocation (RFC 7009): a client ends its own grant, by its refresh token, or just a handle of its own.
+
+A client that authenticates can do it by an access token as well; a public one cannot (§2.2.1).
 
 Unknown tokens answer 200.
 """
@@ -10,6 +12,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.oauth import client_auth, tokens
+from server.oauth.rules import OAuthError
 from server.oauth.wire import NO_STORE, read_form
 from vault import audit, grants, handles
 from vault import tokens as refresh_tokens
@@ -22,6 +25,11 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
     client = await client_auth.authenticate(deployment, request, form)
     token = form.require("token")
     grant_id = await _own_access_grant(deployment, token, client)
+    if grant_id is not None and client.is_public:
+        # Everybody knows the client's id: an API that received this token of minutes must not end the whole grant.
+        raise OAuthError(
+            "unsupported_token_type", "a public client revokes its refresh token, which ends its access tokens too"
+        )
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
         if handles.is_handle(token):
