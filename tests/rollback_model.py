@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 from tests.refresh_model import Answer, Budget, Findings, Model, Provider, Rules, State, Way
 
-_ROW = tuple(
-    name for name in ("generation", "token", "active", "access", "lease", "intents", "waits") if name in State._fields
-)
+_ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
 _AT_REST = frozenset({"idle", "down"})
 
 
@@ -51,7 +49,8 @@ class RollbackModel(Model):
                 i = int(name[-1])
                 kept = (after.journal[0], kept[1]) if i == 0 else (kept[0], after.journal[1])
             yield name, world._replace(state=after, kept=kept)
-        if any(process.doing not in _AT_REST for process in s.processes) or world.has_gone_back:
+        is_busy = any(process.doing not in _AT_REST for process in s.processes) or s.late != (None, None)
+        if is_busy or s.stray is not None or world.has_gone_back:
             return
         if world.copy is None and not self._shows_send(s):
             yield "copy", world._replace(copy=tuple(getattr(s, name) for name in _ROW))
