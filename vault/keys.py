@@ -11,13 +11,13 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-import time
 from collections import OrderedDict
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault import audit, signing
+from vault.clock import elapsed
 from vault.database import Database, Reader, Row, Transaction, binary, text
 from vault.envelope import KEY_LENGTH, Context, open_sealed, seal
 from vault.keysources import KeySource
@@ -156,7 +156,7 @@ class KeyRing:
         """The connection's key from columns read in this call. Raises CiphertextRejected when a row was swapped."""
         name = (wrapped, salt, user_id, connection_id)
         known = self._unwrapped.get(name)
-        now = time.monotonic()
+        now = elapsed()
         if known is not None and now < known[0]:
             return known[1]
         try:

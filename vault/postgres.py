@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache, partial
@@ -20,6 +19,7 @@ from typing import Protocol
 import asyncpg
 
 from vault import postgres_events
+from vault.clock import elapsed
 from vault.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.event_chain import Batch
 from vault.liveness import OwnerLocks
@@ -287,7 +287,7 @@ class PostgresDatabase:
         self._servers = servers
         self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
-        self._clock_difference = clock_difference  # the server's clock minus our monotonic one
+        self._clock_difference = clock_difference  # the server's clock minus our own, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
 
     @classmethod
@@ -327,7 +327,7 @@ class PostgresDatabase:
         return self._servers.is_pooled
 
     def now(self) -> int:
-        return int(time.monotonic() + self._clock_difference) + self.clock_offset
+        return int(elapsed() + self._clock_difference) + self.clock_offset
 
     async def _calibrate(self) -> None:
         while True:
@@ -467,7 +467,7 @@ class PostgresDatabase:
 
 
 async def _clock_difference(connection: _Connection) -> float:
-    before = time.monotonic()
+    before = elapsed()
     milliseconds = await connection.fetchval(_CLOCK)
-    after = time.monotonic()
+    after = elapsed()
     return (milliseconds or 0) / 1000 - (before + after) / 2
