@@ -40,6 +40,7 @@ class Deployment:
     drain: Drain = field(default_factory=Drain)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
+    failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id
 
     def now(self) -> int:

@@ -69,7 +69,8 @@ def ready_route(deployment: Deployment) -> Route:
         failing = await readiness.failing()
         headers = {"cache-control": "no-store"}
         if failing is None:
-            return JSONResponse({"status": "ready"}, headers=headers)
+            late = sorted(deployment.failing_upkeep)  # said, and no reason to send calls elsewhere
+            return JSONResponse({"status": "ready"} | ({"upkeep": late} if late else {}), headers=headers)
         return JSONResponse(
             {"status": "not ready", "failing": failing}, status_code=503, headers={**headers, "retry-after": "1"}
         )

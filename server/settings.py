@@ -236,6 +236,17 @@ class ActivitySettings(_Section):
     )
 
 
+class RetentionSettings(_Section):
+    """How long records are kept that ended."""
+
+    ended_days: int = Field(
+        default=400,
+        ge=0,
+        le=36500,
+        description="Days after which ended connections, grants and permissions are forgotten; 0 keeps all",
+    )
+
+
 class ApprovalSettings(_Section):
     """Calls that need the person's yes each time, whatever they chose themselves."""
 
@@ -341,6 +352,7 @@ class Settings(BaseSettings):
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()
+    retention: RetentionSettings = RetentionSettings()
     tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()

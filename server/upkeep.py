@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
@@ -22,12 +23,14 @@ from vault import (
     limits,
     recovery,
     replay,
+    retention,
     revocations,
     rotation,
     sessions,
     tickets,
     tokens,
 )
+from vault.database import SWEEP_BATCH, Transaction
 from vault.event_proof import ChainBroken
 from vault.flights import Vault
 from vault.journal import KEEP
@@ -36,8 +39,9 @@ from vault.upstream import Rotation
 
 INTERVAL: Final = 30.0  # seconds
 HEAD_START: Final = 1.0  # seconds
-SWEEP_EVERY: Final = 20  # rounds: ten minutes
-SHED_EVERY: Final = 4  # rounds: two minutes
+SWEEP_EVERY: Final = 600.0  # seconds
+SHED_EVERY: Final = 120.0  # seconds
+STEP_LIMIT: Final = 300.0  # seconds for one step of one round
 logger = logging.getLogger("token_vault.upkeep")
 
 
@@ -60,27 +64,57 @@ async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
         await asyncio.gather(working, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part of the upkeep, named in the log and by `/readyz` when it fails."""
+
+    name: str
+    every: float  # seconds
+    work: Callable[[Deployment], Awaitable[object]]
+
+
 async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
-    rounds, scrubbed = 0, deployment.now() - KEEP
+    """Each step by itself, so that one that fails or is slow holds up no other; the unfinished refreshes first."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_repeat(deployment, FIRST, settled))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                await settled.wait()
+        for step in (*STEPS, _scrubbing(deployment)):
+            group.create_task(_repeat(deployment, (step,)))
+        group.create_task(_repeat(deployment, SHED))
+        group.create_task(_repeat(deployment, SWEEPS))
+
+
+async def _repeat(deployment: Deployment, steps: Sequence[Step], done_once: asyncio.Event | None = None) -> None:
+    """Steps that take turns: sweeps that run together would crowd the database."""
     while True:
-        try:
-            try:
-                await recovery.watch(deployment.vault)
-                await recovery.take_up(deployment.vault)
-            finally:
-                settled.set()
-            await consents.adopt_all(deployment.vault)
-            await revocations.run_due(deployment.vault)
-            scrubbed = await scrub(deployment.vault, since=scrubbed)
-            await deployment.keys.signing.reload(deployment.database)
-            if rounds % SWEEP_EVERY == 0:
-                await sweep(deployment)
-            elif rounds % SHED_EVERY == 0:
-                await shed(deployment)
-        except VaultError as error:  # the storage may come back; the next round tries again
-            logger.warning("upkeep failed", extra={"code": error.code, "detail": error.detail})
-        rounds += 1
-        await asyncio.sleep(INTERVAL)
+        for step in steps:
+            await run_step(deployment, step)
+        if done_once is not None:
+            done_once.set()
+        await asyncio.sleep(steps[0].every)
+
+
+async def run_step(deployment: Deployment, step: Step) -> None:
+    """Do it once; whatever goes wrong is noted, and the next round tries again."""
+    code = None
+    try:
+        async with asyncio.timeout(STEP_LIMIT):
+            await step.work(deployment)
+    except VaultError as error:  # the storage may come back
+        code = error.code
+        logger.warning("upkeep failed", extra={"step": step.name, "code": code, "detail": error.detail})
+    except TimeoutError:
+        code = "timeout"
+        logger.warning("upkeep failed", extra={"step": step.name, "code": code})
+    except Exception as error:  # a defect of one step must not end the others
+        code = type(error).__name__
+        logger.exception("upkeep failed", extra={"step": step.name, "code": code})
+    if code is None:
+        deployment.failing_upkeep.pop(step.name, None)
+    else:
+        deployment.failing_upkeep[step.name] = code
 
 
 async def scrub(vault: Vault, *, since: int) -> int:
@@ -90,6 +124,16 @@ async def scrub(vault: Vault, *, since: int) -> int:
     if names or vault.flights.has_traces:
         await revocations.scrub(vault, names)
     return since if vault.flights.has_traces else now - 1
+
+
+def _scrubbing(deployment: Deployment) -> Step:
+    scrubbed = deployment.now() - KEEP
+
+    async def work(deployment: Deployment) -> None:
+        nonlocal scrubbed
+        scrubbed = await scrub(deployment.vault, since=scrubbed)
+
+    return Step("traces", INTERVAL, work)
 
 
 async def keep_alive(vault: Vault) -> int:
@@ -124,28 +168,76 @@ def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
     )
 
 
+def _batches(forget: Callable[[Transaction, Deployment], Awaitable[int]]) -> Callable[[Deployment], Awaitable[None]]:
+    """Batch after batch, each a transaction of its own: others write in between."""
+
+    async def work(deployment: Deployment) -> None:
+        while True:
+            async with deployment.database.transaction(patient=True) as transaction:
+                count = await forget(transaction, deployment)
+            if count < SWEEP_BATCH:
+                return
+            await asyncio.sleep(0)
+
+    return work
+
+
+async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
+    await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
+    return 0
+
+
+async def _forget_ended(transaction: Transaction, deployment: Deployment) -> int:
+    days = deployment.settings.retention.ended_days
+    return await retention.forget_ended(transaction, before=deployment.now() - days * 86400) if days else 0
+
+
+def _unused_since(deployment: Deployment) -> int:
+    return deployment.now() - deployment.settings.registration.unused_lifetime
+
+
+FIRST: Final = (
+    Step("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
+    Step("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
+)
+STEPS: Final = (
+    Step("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
+    Step("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
+    Step("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
+    Step("activity", SWEEP_EVERY, keep_activity),
+)
+# What strangers can make most of.
+SHED: Final = (
+    Step("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
+    Step("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),
+    Step("single-use values", SHED_EVERY, _batches(lambda t, d: replay.sweep(t, now=d.now()))),
+)
+SWEEPS: Final = (
+    Step("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
+    Step("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
+    Step("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
+    Step("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
+    Step("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
+    Step("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
+    Step("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
+    Step("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
+    Step(
+        "refresh tokens",
+        SWEEP_EVERY,
+        _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=refresh_lifetimes(d))),
+    ),
+    Step("ended records", SWEEP_EVERY, _batches(_forget_ended)),
+)
+
+
 async def shed(deployment: Deployment) -> None:
     """Forget what strangers can make most of: tickets, counters and single-use values that can no longer matter."""
-    now = deployment.now()
-    async with deployment.database.transaction(patient=True) as transaction:
-        await tickets.sweep_tickets(transaction, now=now)
-        await limits.sweep(transaction, now=now)
-        await replay.sweep(transaction, now=now)
+    for step in SHED:
+        await step.work(deployment)
 
 
 async def sweep(deployment: Deployment) -> None:
-    """Forget tickets, sessions, counters and never-used clients that can no longer matter."""
-    now = deployment.now()
-    await shed(deployment)
-    await deployment.vault.journal.sweep(now=now)
-    await expiries.announce(deployment.database)
-    await keep_alive(deployment.vault)
-    await keep_activity(deployment)
-    unused = now - deployment.settings.registration.unused_lifetime
-    async with deployment.database.transaction(patient=True) as transaction:
-        await consents.forget_lost(transaction, deployment.vault, now=now)
-        await sessions.sweep_sessions(transaction, now=now)
-        await approvals.sweep(transaction, now=now)
-        await handles.sweep(transaction, now=now)
-        await clients.reap_unused(transaction, before=unused)
-        await tokens.sweep_tokens(transaction, now=now, lifetimes=refresh_lifetimes(deployment))
+    """Everything that is done each ten minutes and each two, once and at once. Raises what a step raises."""
+    for step in (*SHED, *STEPS, *SWEEPS):
+        if step.every >= SHED_EVERY:
+            await step.work(deployment)

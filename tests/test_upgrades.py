@@ -31,6 +31,8 @@ PUBLISHED = {
     "0002_consents.sql": "c4c2fed26f80930f5dede7caa9aca21236f51a534928fcd4882325704644aa11",
     "0003_activity.sql": "b30b41deb92e494c8d3a29ecddb7bfb7d1c111c41da7065cff6dc7f1bcbbba79",
     "0004_upkeep_indexes.sql": "495b07e7baf52285b2501293567ec8b25991f70cfa664260be0edd362ea4cf01",
+    "0005_attempts.sql": "acde63b254c5eacfe3ef808824d516e5b7e61535ac506265a9525ec26b757f91",
+    "0006_sweep_indexes.sql": "050be66980b8a92208b1ecdcf3513359727c46eb9acc8ce7b6f9e3f71a02d366",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")

@@ -23,11 +23,13 @@ from vault.upstream import UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
-_GENERATIONS = """
+PAGE = 100  # connections per look
+_GENERATIONS = f"""
     select k.id, k.generation from connections k
     left join upstream_revocations r on r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
-    where k.tenant = :tenant and (k.ended_at is null or r.connection_id is not null)
-"""
+    where k.tenant = :tenant and k.id in ({", ".join(f":id_{number}" for number in range(PAGE))})
+        and (k.ended_at is null or r.connection_id is not null)
+"""  # noqa: S608 -- a constant
 
 
 async def adopt_if_ahead(vault: Vault, facts: Facts) -> bool:
@@ -66,8 +68,7 @@ async def adopt_all(vault: Vault) -> int:
     newest = await vault.journal.newest()
     if not newest:
         return 0
-    rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT})
-    known = {text(row, "id"): integer(row, "generation") for row in rows}
+    known = await _generations(vault, list(newest))
     adopted, older = 0, list[str]()
     for connection_id, (generation, _) in newest.items():
         if generation < known.get(connection_id, generation + 1):
@@ -85,6 +86,17 @@ async def adopt_all(vault: Vault) -> int:
     if older:
         _note_older(vault, older)
     return adopted
+
+
+async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, int]:
+    """The generations of these connections' rows, where an answer may still be stored."""
+    known: dict[str, int] = {}
+    for first in range(0, len(connections), PAGE):
+        page = connections[first : first + PAGE]
+        which = {f"id_{number}": page[min(number, len(page) - 1)] for number in range(PAGE)}
+        rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT, **which})
+        known |= {text(row, "id"): integer(row, "generation") for row in rows}
+    return known
 
 
 def _went_back(facts: Facts, generation: int) -> bool:

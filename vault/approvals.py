@@ -17,7 +17,7 @@ from typing import TypeGuard
 
 import rfc8785
 
-from vault.database import Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
+from vault.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 from vault.envelope import Context, open_sealed, seal
 from vault.keys import KeyRing
 from vault.records import TENANT, ApprovalState, Principal
@@ -214,8 +214,9 @@ async def consume(transaction: Transaction, *, principal: Principal, digest: byt
 async def sweep(transaction: Transaction, *, now: int) -> int:
     """Forget what ended a day ago; the activity keeps that it was asked, and what came of it."""
     return await transaction.execute(
-        "delete from approvals where tenant = :tenant and expires_at <= :before",
-        {"tenant": TENANT, "before": now - _KEPT},
+        "delete from approvals where tenant = :tenant and id in"
+        " (select id from approvals where expires_at <= :before limit :batch)",
+        {"tenant": TENANT, "before": now - _KEPT, "batch": SWEEP_BATCH},
     )
 
 

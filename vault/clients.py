@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, TypeGuard
 
 from vault import grants, tickets
-from vault.database import Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
+from vault.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 
@@ -143,15 +143,18 @@ async def reap_unused(transaction: Transaction, *, before: int) -> int:
     A client of a metadata document is fetched again when it comes back.
     """
     return await transaction.execute(
-        "delete from clients where tenant = :tenant and kind in (:dynamic, :metadata) and last_used_at is null"
-        " and created_at <= :before and not exists (select 1 from grants"
-        " where grants.tenant = clients.tenant and grants.client_id = clients.id)"
-        " and id not in (select client_id from tickets where client_id is not null and expires_at > :before)",
+        "delete from clients where tenant = :tenant and id in (select c.id from clients c"
+        " where c.tenant = :tenant and c.kind in (:dynamic, :metadata) and c.last_used_at is null"
+        " and c.created_at <= :before"
+        " and not exists (select 1 from grants g where g.tenant = c.tenant and g.client_id = c.id)"
+        " and c.id not in (select client_id from tickets where client_id is not null and expires_at > :before)"
+        " limit :batch)",
         {
             "tenant": TENANT,
             "dynamic": ClientKind.DYNAMIC.value,
             "metadata": ClientKind.METADATA.value,
             "before": before,
+            "batch": SWEEP_BATCH,
         },
     )
 

@@ -38,6 +38,7 @@ class Statement:
 Program = Generator[Statement, Sequence[Row], T]
 
 NO_PARAMETERS: Mapping[str, Value] = {}
+SWEEP_BATCH = 500  # rows that a sweep removes in one transaction: others write in between
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)

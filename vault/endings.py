@@ -67,8 +67,9 @@ _WITHOUT_PERSON = """
     on conflict (tenant, user_id) do nothing
 """
 _SUPERSEDED = """
-    select k.id from upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id
-    where r.tenant = :tenant and r.user_id = :user_id and r.done_at is null and k.reason = :superseded
+    select k.id from upstream_revocations r cross join connections k
+    where k.tenant = r.tenant and k.id = r.connection_id
+        and r.tenant = :tenant and r.user_id = :user_id and r.done_at is null and k.reason = :superseded
         and k.provider = :provider and k.account = :account and k.generation = :generation
 """
 _RENEW_ASIDE = """

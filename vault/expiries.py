@@ -18,8 +18,11 @@ BATCH = 100  # connections per transaction
 _SOON = """
     select id, user_id, provider, label, grant_expires_at, idle_expires_at from connections
     where tenant = :tenant and ended_at is null and state = :active
-        and ((grant_expires_at > :now and grant_expires_at <= :soon)
-            or (idle_expires_at > :now and idle_expires_at <= :soon))
+        and grant_expires_at > :now and grant_expires_at <= :soon
+    union
+    select id, user_id, provider, label, grant_expires_at, idle_expires_at from connections
+    where tenant = :tenant and ended_at is null and state = :active
+        and idle_expires_at > :now and idle_expires_at <= :soon
     order by id
 """
 # Only while an agent may use it: a grant that nobody may use is better dead.

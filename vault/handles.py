@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vault.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
+from vault.database import SWEEP_BATCH, Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.records import TENANT, Principal, format_scope, parse_scope
 from vault.refusals import VaultError
 
@@ -174,8 +174,12 @@ async def remove(transaction: Transaction, value: str, *, client_id: str) -> boo
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Forget what has ended; the number of handles."""
-    return await transaction.execute("delete from handles where expires_at <= :before", {"before": now - _KEPT})
+    """Forget what has ended, at most a batch; the number of handles."""
+    return await transaction.execute(
+        "delete from handles where handle_hash in"
+        " (select handle_hash from handles where expires_at <= :before limit :batch)",
+        {"before": now - _KEPT, "batch": SWEEP_BATCH},
+    )
 
 
 def _refused(detail: str) -> HandleRefused:

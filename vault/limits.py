@@ -6,7 +6,7 @@ covers. Spend in a transaction of its own: one that is rolled back by the refusa
 
 from __future__ import annotations
 
-from vault.database import Reader, Transaction, integer
+from vault.database import SWEEP_BATCH, Reader, Transaction, integer
 
 LONGEST_WINDOW = 86400  # seconds
 USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, others within days
@@ -35,16 +35,16 @@ async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Forget windows that no longer count; the number of counters. Each address that ever called has one."""
+    """Forget windows that no longer count, in a few batches; how many. Each address that ever called has one."""
+    batches = [(f"{window}:%", now - 2 * window) for window in USUAL_WINDOWS]  # keys begin with the window's length
     forgotten = 0
-    for window in USUAL_WINDOWS:  # keys begin with the window's length
+    for prefix, before in (*batches, ("%", now - 2 * LONGEST_WINDOW)):
         forgotten += await transaction.execute(
-            "delete from limits where bucket like :prefix and window_start < :before",
-            {"prefix": f"{window}:%", "before": now - 2 * window},
+            "delete from limits where (bucket, window_start) in (select bucket, window_start from limits"
+            " where window_start < :before and bucket like :prefix limit :batch)",
+            {"prefix": prefix, "before": before, "batch": SWEEP_BATCH},
         )
-    return forgotten + await transaction.execute(
-        "delete from limits where window_start < :before", {"before": now - 2 * LONGEST_WINDOW}
-    )
+    return forgotten
 
 
 def _key(bucket: str, window: int) -> str:

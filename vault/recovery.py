@@ -21,6 +21,7 @@ log = logging.getLogger("token_vault.rotation")
 
 AT_ONCE = 10  # refreshes
 
+# From the few intents to their connections (`cross join` keeps SQLite's planner to that order), of a million or not.
 _UNFINISHED = """
     select k.id from (
         select connection_id, generation, sum(sends) as sends from intents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from vault.database import Transaction, integer_or_none
+from vault.database import SWEEP_BATCH, Transaction, integer_or_none
 
 _RESTORED = "restored"
 _LONGEST = 7200  # seconds that a value can count at most: as long a restore matters
@@ -49,5 +49,9 @@ async def note_restore(transaction: Transaction, *, now: int) -> None:
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Forget what has expired; the number of values."""
-    return await transaction.execute("delete from seen where expires_at <= :now", {"now": now})
+    """Forget what has expired, at most a batch; the number of values."""
+    return await transaction.execute(
+        "delete from seen where (purpose, value_hash) in"
+        " (select purpose, value_hash from seen where expires_at <= :now limit :batch)",
+        {"now": now, "batch": SWEEP_BATCH},
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from vault.database import Reader, Row, Transaction, binary, integer, integer_or_none, text
+from vault.database import SWEEP_BATCH, Reader, Row, Transaction, binary, integer, integer_or_none, text
 from vault.records import TENANT, Session, User
 from vault.users import end_user_sessions as end_user_sessions
 from vault.users import user_from_row
@@ -107,10 +107,11 @@ async def end_session(transaction: Transaction, token_hash: bytes, *, now: int) 
 
 
 async def sweep_sessions(transaction: Transaction, *, now: int) -> int:
-    """Forget sessions that ended long ago."""
+    """Forget sessions that ended long ago, at most a batch; how many."""
     return await transaction.execute(
-        "delete from sessions where tenant = :tenant and (expires_at <= :before or ended_at <= :before)",
-        {"tenant": TENANT, "before": now - _KEPT},
+        "delete from sessions where token_hash in (select token_hash from sessions"
+        " where tenant = :tenant and (expires_at <= :before or ended_at <= :before) limit :batch)",
+        {"tenant": TENANT, "before": now - _KEPT, "batch": SWEEP_BATCH},
     )
 
 

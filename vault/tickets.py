@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TypeGuard
 
 from vault.database import (
+    SWEEP_BATCH,
     Reader,
     Row,
     Transaction,
@@ -288,9 +289,15 @@ async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
         },
     )
     return await transaction.execute(
-        "delete from tickets where tenant = :tenant and expires_at <= :before"
-        " and (purpose <> :state or consumed_at is null or outcome is not null)",  # else its answer may still come
-        {"tenant": TENANT, "before": now - _KEPT, "state": TicketPurpose.UPSTREAM_STATE.value},
+        "delete from tickets where ticket_hash in (select ticket_hash from tickets"
+        " where tenant = :tenant and expires_at <= :before"
+        " and (purpose <> :state or consumed_at is null or outcome is not null) limit :batch)",  # else it may come
+        {
+            "tenant": TENANT,
+            "before": now - _KEPT,
+            "state": TicketPurpose.UPSTREAM_STATE.value,
+            "batch": SWEEP_BATCH,
+        },
     )
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault import audit, grants
 from vault.database import (
+    SWEEP_BATCH,
     Database,
     Reader,
     Row,
@@ -38,6 +39,8 @@ from vault.refusals import GrantEnded, ScopeRefused, VaultError
 _NOT_VALID = "the refresh token is not valid"
 _SEALED_UNDER = "predecessor"
 _KEPT = 86400  # after the family's end
+# Generations of a family that are kept. Using one of them again ends the grant; an older one is only refused.
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +180,19 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
 
 
 async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
-    """Erase successors whose grace has ended, and forget families past their absolute end."""
+    """Erase successors whose grace has ended, and forget families past their absolute end; at most a batch of each.
+
+    The number that was forgotten.
+    """
     await transaction.execute(
-        "update refresh_tokens set successor_sealed = null"
-        " where tenant = :tenant and successor_sealed is not null and consumed_at <= :before",
-        {"tenant": TENANT, "before": now - lifetimes.grace},
+        "update refresh_tokens set successor_sealed = null where token_hash in (select token_hash from refresh_tokens"
+        " where tenant = :tenant and successor_sealed is not null and consumed_at <= :before limit :batch)",
+        {"tenant": TENANT, "before": now - lifetimes.grace, "batch": SWEEP_BATCH},
     )
     return await transaction.execute(
-        "delete from refresh_tokens where tenant = :tenant and expires_at <= :before",
-        {"tenant": TENANT, "before": now - _KEPT},
+        "delete from refresh_tokens where token_hash in"
+        " (select token_hash from refresh_tokens where tenant = :tenant and expires_at <= :before limit :batch)",
+        {"tenant": TENANT, "before": now - _KEPT, "batch": SWEEP_BATCH},
     )
 
 
@@ -276,8 +283,24 @@ async def _succeed(
     await _insert(transaction, successor)
     await transaction.execute(  # this token arrived and works, so nobody needs it a second time
         "update refresh_tokens set successor_sealed = null"
-        " where tenant = :tenant and grant_id = :grant_id and successor_hash = :token_hash",
-        {"tenant": TENANT, "grant_id": stored.grant_id, "token_hash": stored.token_hash},
+        " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :before"
+        " and successor_sealed is not null",
+        {
+            "tenant": TENANT,
+            "grant_id": stored.grant_id,
+            "family": stored.family,
+            "before": stored.generation - 1,
+        },
+    )
+    await transaction.execute(  # an agent that is always on makes one each few minutes, for months
+        "delete from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
+        " and generation <= :forgotten",
+        {
+            "tenant": TENANT,
+            "grant_id": stored.grant_id,
+            "family": stored.family,
+            "forgotten": successor.generation - REMEMBERED,
+        },
     )
     return token_after
 
