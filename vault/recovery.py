@@ -27,8 +27,9 @@ _UNFINISHED = """
         select connection_id, generation, sum(sends) as sends from intents
         where tenant = :tenant group by connection_id, generation
     ) i
-    join connections k on k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
-    where k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
+    cross join connections k
+    where k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
+        and k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
     order by k.id
 """
 
