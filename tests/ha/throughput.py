@@ -28,7 +28,9 @@ from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import ROOT, Server, end, environment, fresh_store, postgres_server
 from tests.conftest import Store
 from tests.processes import free_port
+from vault.audit import Activity
 from vault.database import integer
+from vault.records import Event
 
 LIMIT = 600.0
 WARM = 300  # exchanges of each replica before it is measured
@@ -161,8 +163,38 @@ async def batches(store: Store) -> int:
         await database.close()
 
 
+async def chain(server: Server, *, writers: int, seconds: float) -> Figure:
+    """Appends one after the other by so many writers: all commits of the activity take turns at its head."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(fresh_store(server))
+        recorders: list[Activity] = []
+        for _ in range(writers):
+            database = await store.open()
+            stack.push_async_callback(database.close)
+            await store.open_keys(database)
+            recorders.append(Activity(database))
+            stack.push_async_callback(recorders[-1].close)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+
+        async def write(recorder: Activity) -> int:
+            count = 0
+            while loop.time() < until:
+                await recorder.record(Event("user.created"))
+                count += 1
+            return count
+
+        done = sum(await asyncio.gather(*(write(recorder) for recorder in recorders)))
+    return Figure(
+        f"the activity's chain alone, {writers} writer{'s' if writers > 1 else ''} of one event after the other",
+        f"{done / seconds:.0f} commits/s",
+        "every append succeeds",
+        holds=True,  # else `record` has raised
+    )
+
+
 async def figures(scale: Scale) -> list[Figure]:
-    """Replicas one after the other, two kinds of exchange each."""
+    """Replicas one after the other, two kinds of exchange each; then the chain alone."""
     calls = 4000 if scale is Scale.FULL else 400
     found: list[Figure] = []
     async with postgres_server() as server:
@@ -174,4 +206,6 @@ async def figures(scale: Scale) -> list[Figure]:
                 ):
                     found.append(await measure(where, scope=scope, calls=calls // replicas, what=what))
                     print(f"  {found[-1].what}: {found[-1].measured}", file=sys.stderr, flush=True)
+        for writers in (1, 4, 16):
+            found.append(await chain(server, writers=writers, seconds=5.0 if scale is Scale.FULL else 1.0))
     return found
