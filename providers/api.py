@@ -20,6 +20,8 @@ from urllib.parse import quote, urlencode
 
 from providers.answers import at, text_at
 from providers.http import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
+from providers.masking import mask, mask_text, needles
+from providers.paths import path_problem
 from providers.patience import UNANSWERED, Repeat, is_limited, wait_of
 from providers.provider import Provider
 from providers.rules import Call, allowed
@@ -125,6 +127,7 @@ class UpstreamAPI:
         self._provider = provider
         self._outbound = outbound
         self._token = token
+        self._secrets = needles(token)
         self._scopes = scopes
         self._granted = granted
         self._renew = renew
@@ -133,7 +136,7 @@ class UpstreamAPI:
 
     def acting_with(self, token: str) -> UpstreamAPI:
         """The same call with a token that the provider gave for part of the account, such as a page; in hand only."""
-        return UpstreamAPI(
+        acting = UpstreamAPI(
             self._provider,
             self._outbound,
             token=token,
@@ -143,6 +146,8 @@ class UpstreamAPI:
             now=self.now,
             deadline=self._deadline,
         )
+        acting._secrets += self._secrets
+        return acting
 
     async def get(
         self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
@@ -220,6 +225,7 @@ class UpstreamAPI:
                 renew, self._renew = self._renew, None
                 fresh = await renew()
                 self._token, self._scopes, self._granted = fresh.token, fresh.scopes, fresh.granted
+                self._secrets += needles(fresh.token)
             return self._token != used
 
     async def _call_once(
@@ -268,6 +274,7 @@ class UpstreamAPI:
             answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
         except HttpError as error:
             raise self._failed(error, is_write=is_write) from error
+        answer = replace(answer, body=mask(answer.body, self._secrets))
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
         if form == "text" and answer.status == 200:
             return {"text": self._text(answer)}
@@ -284,7 +291,7 @@ class UpstreamAPI:
             raise UpstreamRefused(
                 "not_text", f"What {self._provider.title} sent is no text, so it cannot be read here."
             )
-        return text.removeprefix("\ufeff")
+        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # once more: what a charset hid
 
     def _failed(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
@@ -333,15 +340,13 @@ class UpstreamAPI:
 
     def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
         """The code of an error answer as it came, to compare (at GitHub it has spaces); code and message to show,
-        cleaned, and without the token should the provider have echoed it.
+        cleaned.
         """
         errors = self._provider.errors
         said = code = _first(content, errors.code)
         message = _first(content, errors.message) or ""
-        if self._token in message:
-            message = ""
         if code is not None:
-            code = re.sub(r"[^A-Za-z0-9_.-]", "", code.replace(self._token, ""))[:64] or None
+            code = re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or None
         return said, code, as_data(message, limit=200).replace("\n", " ")
 
     def _unavailable(self, reason: str, *, is_write: bool, is_passing: bool = False) -> UpstreamUnavailable:
@@ -362,9 +367,10 @@ def path_of(template: str, segments: Sequence[str]) -> str:
         raise ValueError("segments do not fit the path")
     filled = parts[0]
     for segment, rest in zip(segments, parts[1:], strict=True):
-        if segment.strip(".") == "" or not segment.isprintable():
+        quoted = quote(segment, safe="")
+        if path_problem(f"/{quoted}") is not None:
             raise RuleRefused("An id of this call cannot stand in an address. Nothing was sent.")
-        filled += quote(segment, safe="") + rest
+        filled += quoted + rest
     return filled
 
 

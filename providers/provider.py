@@ -30,6 +30,7 @@ from providers.parts import (
     Source,
     Title,
 )
+from providers.paths import fold
 from vault.upstream import Downscope, ItemLimit, Rotation, UpstreamPolicy
 
 
@@ -199,6 +200,11 @@ class Scope(Part):
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
+def _pattern(template: str) -> re.Pattern[str]:
+    open_parts = {"{}": "[^/]+", "{+}": ".+"}
+    return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
+
+
 def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -222,15 +228,17 @@ class Rule(Part):
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:
-        open_parts = {"{}": "[^/]+", "{+}": ".+"}
-        return re.compile(
-            "".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", self.path))
-        )
+        return _pattern(self.path)
 
     @cached_property
-    def openness(self) -> tuple[int, int]:
+    def folded_pattern(self) -> re.Pattern[str]:
+        """For paths that were folded."""
+        return _pattern(fold(self.path))
+
+    @cached_property
+    def openness(self) -> tuple[int, int, int]:
         """How much its path leaves open: of two rules that fit a call, the one that leaves less decides."""
-        return self.path.count("{+}"), self.path.count("{}")
+        return self.path.count("{+}"), self.path.count("{}"), -len(self.path)
 
     @cached_property
     def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:

@@ -5,13 +5,11 @@ Used before anything is sent, by `providers.api` and by whoever lets clients cal
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
-from urllib.parse import unquote
 
+from providers.paths import path_problem, readings
 from providers.provider import Provider, Rule
 
 _SETS: Final = 1024  # of scopes, remembered per provider
@@ -53,16 +51,26 @@ def deciding(
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
     """The rules for this method and path, whatever the parameters. What they need of those: `Rule.where`.
 
-    Of rules whose paths both fit, those that leave less open decide: `/files/trash` is not `/files/{}`.
+    Of rules whose paths both fit, those that leave less open decide: `/files/trash` is not `/files/{}`. A path that
+    some server could read so that other rules decide has none.
     """
-    if not _is_plain(path):
+    if path_problem(path) is not None:
         return ()
     rules = provider.rules_by_call.get((api, method), ())
-    found = tuple(rule for rule in rules if rule.path_pattern.fullmatch(path) is not None)
-    if all(rule.path == found[0].path for rule in found):
+    found = _closest([rule for rule in rules if rule.path_pattern.fullmatch(path) is not None])
+    if not found or found[0].openness[:2] == (0, 0):  # nothing, or a path that the file names letter by letter
         return found
-    least = min(rule.openness for rule in found)
-    return tuple(rule for rule in found if rule.openness == least)
+    decoded, folded = readings(path)
+    if decoded != path and found != _closest([rule for rule in rules if rule.path_pattern.fullmatch(decoded)]):
+        return ()
+    return found if found == _closest([rule for rule in rules if rule.folded_pattern.fullmatch(folded)]) else ()
+
+
+def _closest(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    if len(rules) < 2:
+        return tuple(rules)
+    least = min(rule.openness for rule in rules)
+    return tuple(rule for rule in rules if rule.openness == least)
 
 
 def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
@@ -86,20 +94,6 @@ def _matching(provider: Provider, call: Call) -> Iterator[Rule]:
     for rule in of_path(provider, api=call.api, method=call.method, path=call.path):
         if fits(rule, call.parameters):
             yield rule
-
-
-@lru_cache(maxsize=1024)
-def _is_plain(path: str) -> bool:
-    """No dot segment, empty segment or control character in any encoding: servers must see the path that was judged."""
-    if "\\" in path or "?" in path or "#" in path:
-        return False
-    return all(_is_plain_segment(segment) for segment in path.split("/")[1:])
-
-
-def _is_plain_segment(segment: str) -> bool:
-    seen = unquote(segment)
-    parts = re.split(r"[/\\]", seen)
-    return seen.isprintable() and all(part.strip(".") != "" for part in parts)
 
 
 def _as_text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
@@ -342,6 +343,38 @@ async def test_errors_show_neither_token_nor_what_is_not_text(bench: Bench) -> N
     assert str(caught.value).isprintable() or "…" in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 320
     assert TOKEN not in repr(bench.google())
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        TOKEN,
+        TOKEN.replace("c", "\\u0063"),
+        TOKEN.replace("-", "%2d"),
+        b64encode(f"user:{TOKEN}".encode()).decode(),
+    ],
+)
+async def test_a_token_that_a_good_answer_repeats_is_masked(bench: Bench, spelled: str) -> None:
+    body = f'{{"ok": true, "seen": "{spelled}", "other": "kept-0123456789"}}'.encode()
+    bench.server.answer = lambda _: Reply(body=body, headers={"content-type": "application/json"})
+    answer = await bench.slack().get("web", "/conversations.list")
+    seen = str(answer["seen"])
+    assert "*" * 20 in seen and spelled not in seen and TOKEN not in seen
+    assert answer["other"] == "kept-0123456789"  # the twin: what is no token stays
+    bench.server.answer = lambda _: Reply(body=f"x {spelled} y".encode(), headers={"content-type": "text/plain"})
+    assert spelled not in await bench.slack().get_text("web", "/conversations.list")
+
+
+async def test_a_token_in_another_charset_is_masked_too(bench: Bench) -> None:
+    text = f"x {TOKEN} y".encode("cp037")
+    bench.server.answer = lambda _: Reply(body=text, headers={"content-type": "text/plain; charset=cp037"})
+    assert await bench.slack().get_text("web", "/conversations.list") == f"x {'*' * len(TOKEN)} y"
+
+
+async def test_the_token_of_a_part_of_the_account_and_the_accounts_own_are_both_masked(bench: Bench) -> None:
+    bench.server.answer = lambda _: json_reply({"ok": True, "a": TOKEN, "b": "page-token-canary-9876"})
+    answer = await bench.slack().acting_with("page-token-canary-9876").get("web", "/conversations.list")
+    assert answer == {"ok": True, "a": "*" * len(TOKEN), "b": "*" * 22}
 
 
 def test_paths_are_made_of_whole_segments() -> None:

@@ -106,6 +106,25 @@ async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream,
     assert answer.headers["content-length"] == str(len(body))
 
 
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        UPSTREAM_TOKEN.replace("x", "\\u0078"),
+        UPSTREAM_TOKEN.replace("c", "\\u0063", 1),
+        "".join(f"\\u{ord(one):04X}" for one in UPSTREAM_TOKEN),
+        UPSTREAM_TOKEN.replace("y", "%79"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 2, 9])
+async def test_a_credential_with_an_escaped_letter_is_masked(
+    upstream: Upstream, handle: Proxied, spelled: str, pieces: int
+) -> None:
+    body = f'{{"token":"{spelled}","x":"\\u0078"}}'.encode()
+    step = len(body) // pieces + 1
+    upstream.answer = replying(*(body[at : at + step] for at in range(0, len(body), step)))
+    assert (await get(handle)).text == f'{{"token":"{"*" * len(spelled)}","x":"\\u0078"}}'
+
+
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_an_answer_that_is_compressed_all_the_same_is_masked(
     upstream: Upstream, handle: Proxied, encoding: str, pack: Callable[[bytes], bytes]
@@ -342,6 +361,34 @@ async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
         upstream.answer = replying(b"", status=status, headers=[(b"location", location.encode())])
         answer = await get(handle)
         assert (answer.status_code, answer.headers["location"]) == (status, f"{handle.base()}/users.list?a=b")
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        "../oauth",
+        "%2e%2e/oauth",
+        "x/%2E%2e/%2e%2e/admin",
+        "..%2foauth",
+        "..\\oauth",
+        "x/..;/y",
+        "%252e%252e/x",
+        "./x",
+        "//x",
+    ],
+)
+async def test_a_redirect_that_climbs_out_of_the_api_is_refused(
+    upstream: Upstream, handle: Proxied, below: str
+) -> None:
+    location = f"{upstream.url}/slack/{below}"
+    upstream.answer = replying(b"", status=302, headers=[(b"location", location.encode())])
+    answer = await get(handle)
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
+    upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+    answer = await get(handle)
+    assert (answer.status_code, answer.headers.get("location")) == (201, None)
+    upstream.answer = replying(b"", status=302, headers=[(b"location", f"{upstream.url}/slack/x..y?a=../b".encode())])
+    assert (await get(handle)).headers["location"] == f"{handle.base()}/x..y?a=../b"
 
 
 async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: Proxied) -> None:

@@ -86,6 +86,7 @@ async def test_the_handle_never_leaves_and_the_credential_never_comes(room: Prox
             "/x%ef%bc%8fy",
             "/%ef%bc%8e%ef%bc%8e/y",
         ),
+        *("/conversations%2Elist", "/conversation%73.list", "/..%252f..%252fadmin", "/conversations.list%2f"),
         *('/conversations.list"', "/conversations.list<", "/{}", "/conversations.list|"),
     ],
 )

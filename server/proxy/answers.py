@@ -6,7 +6,8 @@ Whether an answer is handed on at all, and what is done about one that calls the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urljoin
 
@@ -15,9 +16,10 @@ from starlette.types import Receive, Send
 
 from providers.answers import at, parse_object, text_at
 from providers.http import StreamedAnswer
+from providers.masking import Replacer
+from providers.paths import path_problem
 from providers.provider import Provider
 from server.proxy import refusals
-from server.proxy.masking import Replacer
 from server.proxy.passage import Call, Passage
 from server.proxy.wire import DECODED, response_headers
 
@@ -55,17 +57,17 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
 
 
 async def hand_on(
-    passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, masks: Mapping[bytes, bytes]
+    passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
 ) -> None:
     """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
         raise refusals.unreadable(call.provider)
-    masker = replacer = Replacer(masks)
+    masker = replacer = Replacer(secrets)
     headers = response_headers(answer.headers, masker)
     if call.provider.proxied.links:
-        linker = Replacer({**masks, **dict(call.links)})
+        linker = Replacer(secrets, dict(call.links))
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
@@ -117,11 +119,17 @@ def _location(call: Call, location: str, *, status: int) -> bytes | None:
     """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
-    if there.startswith(base + "/") and (status in _REDIRECTS or "?" not in there):
-        return f"{call.our_base}/{call.target.api}{there.removeprefix(base)}".encode("latin-1", "replace")
+    below = there.removeprefix(base)
+    if there.startswith(base + "/") and (status in _REDIRECTS or "?" not in there) and _stays(below):
+        return f"{call.our_base}/{call.target.api}{below}".encode("latin-1", "replace")
     if status in _REDIRECTS:
         raise refusals.led_away(call.provider)
     return None
+
+
+def _stays(below: str) -> bool:
+    """Whether whoever follows a redirect ends at this very path: dot segments lead elsewhere, out of the vault too."""
+    return path_problem(re.split("[?#]", below, maxsplit=1)[0]) is None and below.isprintable()
 
 
 async def send_whole(send: Send, status: int, *, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:

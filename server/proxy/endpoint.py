@@ -262,7 +262,7 @@ class Proxy:
             async with self._deployment.http.open(self._request(passage, call, opening.token)) as answer:
                 body = await read_small(answer)
                 if not is_unauthorized(call.provider, answer, body):
-                    await hand_on(passage, call, answer, body=body, masks=opening.masks)
+                    await hand_on(passage, call, answer, body=body, secrets=opening.needles)
                     return
             if is_last:
                 break

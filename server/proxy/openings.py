@@ -7,11 +7,11 @@ a revocation, a disconnected account or a smaller permission ends it at once. Ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from server.proxy.masking import mask_of
+from providers.masking import needles
 from vault.exchange import UpstreamToken
 from vault.handles import Standing
 
@@ -25,7 +25,7 @@ class Opening:
     """A token, and what hides it in an answer."""
 
     token: UpstreamToken
-    masks: Mapping[bytes, bytes] = field(repr=False)
+    needles: Sequence[bytes] = field(repr=False)
     until: int
 
 
@@ -52,7 +52,7 @@ class Openings:
             ends.append(standing.until)
         if token.expires_at is not None:
             ends.append(token.expires_at - _AGEING)
-        opening = Opening(token, mask_of(token.value), min(ends))
+        opening = Opening(token, needles(token.value), min(ends))
         if now < opening.until and len(self.standings) < _MOST:
             digest = standing.handle.digest
             self.standings[digest], self._openings[digest] = standing, opening

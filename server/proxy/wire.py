@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl
 
 from providers.catalog import Provider
-from server.proxy.masking import Replacer
+from providers.masking import Replacer
+from providers.paths import path_problem
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
 _PREFIX: Final = "/proxy/"
 _TARGET_LIMIT: Final = 8192
-_PATH: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/-]+")
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
@@ -101,23 +100,11 @@ def read_target(raw_path: bytes) -> Target:
     below = "/" + (rest[0] if rest else "")
     if not path.startswith(_PREFIX) or not connection or not api or below == "/":
         raise ProxyRefused("unknown_target", "The path must be /proxy/CONNECTION/API/PATH.", status=404)
-    if _PATH.fullmatch(below) is None or _BAD_ESCAPE.search(below) is not None:
-        raise _ambiguous("the path has characters that must be escaped")
-    for segment in below[1:].split("/"):
-        _check_segment(segment)
+    if (problem := path_problem(below)) is not None:
+        raise _ambiguous(problem)
+    if "%2f" in below.lower():
+        raise _ambiguous("the path has an encoded slash")
     return Target(connection, api, below)
-
-
-def _check_segment(segment: str) -> None:
-    try:
-        seen = unquote_to_bytes(segment).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _ambiguous("the path is not UTF-8") from error
-    folded = seen if seen.isascii() else unicodedata.normalize("NFKC", seen)
-    if not seen.isprintable() or folded.strip(". ") == "":
-        raise _ambiguous("the path has an empty or dot segment, or control characters")
-    if any(one in folded for one in "/\\;%") or (folded != seen and any(one in folded for one in "?#")):
-        raise _ambiguous("the path has an encoded slash, a backslash, a semicolon or a double encoding")
 
 
 def _ambiguous(detail: str) -> ProxyRefused:

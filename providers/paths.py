@@ -1,0 +1,63 @@
+"""Paths of calls: which of them every server reads alike, and how else some would read the others. Pure.
+
+Used for tools, for what clients send through the proxy, and for redirects: one answer at all doors.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote, unquote_to_bytes
+
+_CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/-]+")  # RFC 3986 §3.3 without `;`
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"%(?:2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|5[0-9AaFf]|7[0-9AaEe])")  # §2.3
+_SUFFIX: Final = re.compile(r"(?<=[^/])\.(?:json|xml)\Z")
+
+
+@lru_cache(maxsize=1024)
+def path_problem(path: str) -> str | None:
+    """Why two servers could read this percent-encoded path differently; None where they could not.
+
+    An encoded slash is left to the caller: `readings` shows what it can mean.
+    """
+    if _CHARACTERS.fullmatch(path) is None or _BAD_ESCAPE.search(path) is not None or not path.startswith("/"):
+        return "the path has characters that must be escaped"
+    if _UNRESERVED.search(path) is not None:  # RFC 3986 §6.2.2.2
+        return "the path escapes characters that need no escape"
+    return next((problem for one in path[1:].split("/") if (problem := _segment_problem(one)) is not None), None)
+
+
+def _segment_problem(segment: str) -> str | None:
+    try:
+        seen = unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError:
+        return "the path is not UTF-8"
+    folded = seen if seen.isascii() else unicodedata.normalize("NFKC", seen)
+    if not seen.isprintable() or any(part.strip(". ") == "" for part in folded.split("/")):
+        return "the path has an empty or dot segment, or control characters"
+    if any(one in folded for one in "\\;%"):
+        return "the path has a backslash, a semicolon or a double encoding"
+    if folded != seen and any(folded.count(one) != seen.count(one) for one in "/?#"):
+        return "the path has a character that some servers take for a slash, a question mark or a number sign"
+    return None
+
+
+def readings(path: str) -> tuple[str, str]:
+    """How servers could read a path without problem: decoded before it is split; and folded as well, as hosts do that
+    look at neither case nor trailing dots and blanks nor the format at the end (`.json`).
+    """
+    decoded = unquote(path) if "%" in path else path
+    return decoded, fold(decoded)
+
+
+def fold(path: str) -> str:
+    """The path, or a rule's template, as the least exact host reads it."""
+    if not path.isascii():
+        path = unicodedata.normalize("NFKC", path)
+    path = path.casefold()
+    if " " in path or "./" in path or path.endswith("."):
+        path = "/".join(one.rstrip(". ").lstrip(" ") for one in path.split("/"))
+    return _SUFFIX.sub("", path)
