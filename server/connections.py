@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
@@ -142,6 +143,41 @@ class _HeadRefused(Exception):
     """Stops the parser; the client was told."""
 
 
+_Fields = Sequence[tuple[bytes, bytes]]
+
+
+def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
+    """Whether a head that the parser takes can be read in another way, or asks for what no server of ours does.
+
+    RFC 9112 §3.2: one path, of the host that the field names; nobody's proxy. §6.1: the only coding is `chunked`, which
+    HTTP/1.0 does not know. What is no HTTP/1 at all (§2.3) some parsers read as if it were.
+    """
+    if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:
+        return True
+    for name, value in fields:
+        if name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
+            return True
+    if target.startswith(b"/"):
+        return False
+    if target == b"*":
+        return method != b"OPTIONS"
+    scheme, _, there = target.partition(b"://")
+    hosts = [value.lower() for name, value in fields if name == b"host"]
+    return scheme.lower() not in {b"http", b"https"} or hosts != [re.split(rb"[/?]", there, maxsplit=1)[0].lower()]
+
+
+def _without_upgrade(method: bytes, target: bytes, version: str, fields: _Fields) -> bytes:
+    """The same head, whose `Connection` does not name the upgrade (RFC 9110 §7.8: a server may ignore it)."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    for name, value in fields:
+        if name == b"connection":
+            kept = [part for part in value.split(b",") if part.strip().lower() != b"upgrade"]
+            lines += [b"connection:" + b",".join(kept)] if kept else []
+        else:
+            lines.append(name + b":" + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 class BoundedConfig(uvicorn.Config):
     """uvicorn's configuration with the connections of one listener."""
 
@@ -153,6 +189,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Trailers are dropped: they are no headers (RFC 9110 §6.5.1), and none of them may come to count as one that was
     checked, or that a proxy in front has set.
+
+    A head that a proxy in front could read differently is refused. An upgrade is not made: the parser would leave out
+    the body of such a request and read it as the next one, so it gets the head once more without that wish.
     """
 
     def __init__(
@@ -175,6 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._line = 0  # bytes of its last line so far
         self._raw = 0  # bytes that came for this body, with framing
         self._body = 0  # bytes of them that are the body's
+        self._plain_head: bytes | None = None  # of a request that asked for an upgrade, without that
 
     # Connections
 
@@ -217,20 +257,36 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
         else:
             self._raw += len(data)
-        if self.parser is None:  # the connection is gone
+        if self.parser is None:  # pyright: ignore[reportUnnecessaryComparison] -- the connection is gone
             return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(400)
             return
-        except httptools.HttpParserUpgrade:  # nothing here speaks it: answered as an ordinary request
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_plainly(data[upgrade.args[0] :])
             return
         if self.transport.is_closing():
             return
         if not self._is_in_head and self._raw > LINE + (1 + FRAMING_PER_BYTE) * self._body:
             self._refuse(400)
         elif self._head or not self._is_in_head:
+            self._expect()
+
+    def _read_plainly(self, rest: bytes) -> None:
+        """Go on with the head that had asked for an upgrade, and with what came behind it."""
+        head, self._plain_head = self._plain_head or b"", None
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserError:
+            self._refuse(400)
+            return
+        if rest and not self.transport.is_closing():
+            self._take(rest)
+        elif not self._is_in_head:
             self._expect()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -243,13 +299,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
             self._refuse(431)  # what came of the body with it does not count
             raise _HeadRefused
-        if len(self.pipeline) >= PIPELINED:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if len(self.pipeline) >= PIPELINED or _is_ambiguous(method, self.url, version, self.headers):
             self._refuse(400)
             raise _HeadRefused
+        if self.parser.should_upgrade():
+            self._plain_head = _without_upgrade(method, self.url, version, self.headers)
+            return
+        super().on_headers_complete()
         self._is_in_head = False
         self._head = self._line = self._raw = self._body = 0
         self._since = self.loop.time()
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -258,6 +318,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole, and nothing limits the time of its answer here."""
+        if self._plain_head is not None:
+            return
         self._is_in_head = True
         self._stop_timer()
         self._neighbors.work(self)

@@ -1,0 +1,170 @@
+"""A strict reader of HTTP/1.1 requests (RFC 9112), independent of the server's: the oracle of what bytes mean.
+
+It knows one reading of each message, or refuses. Wherever RFC 9112 lets a recipient repair or choose, it refuses: two
+programs that repair differently are how requests are smuggled. Two things carry nothing and change no reading, and are
+left out: line breaks before a request (§2.2), and more than one blank between method and target (§3).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_LINE: Final = re.compile(rb"(" + _TOKEN + rb") +([\x21-\x7e]+) HTTP/1\.([01])")
+_FIELD: Final = re.compile(
+    rb"(" + _TOKEN + rb"):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+)
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_EXTENSION: Final = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One request. Field names in lower case, trailers left out."""
+
+    method: str
+    target: str
+    fields: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the bytes of one connection mean: whole requests, and why nothing follows them.
+
+    `end` is "empty" (nothing is left), "unfinished" (the rest could become a request), "refused" (the rest can never
+    be one) or "closed" (the client said that nothing comes).
+    """
+
+    requests: tuple[Reading, ...]
+    end: str
+
+
+class _Unfinished(Exception):
+    pass
+
+
+class _Refused(Exception):
+    pass
+
+
+def read(data: bytes) -> Readings:
+    """Every request in the bytes, up to the first that is not whole or not right."""
+    found: list[Reading] = []
+    at = 0
+    while True:
+        while data[at : at + 1] in {b"\r", b"\n"}:
+            at += 1
+        if at == len(data):
+            return Readings(tuple(found), "empty")
+        try:
+            one, at, is_last = _request(data, at)
+        except _Unfinished:
+            return Readings(tuple(found), "unfinished")
+        except _Refused:
+            return Readings(tuple(found), "refused")
+        found.append(one)
+        if is_last:
+            return Readings(tuple(found), "closed")
+
+
+def _request(data: bytes, at: int) -> tuple[Reading, int, bool]:
+    line, at = _line(data, at)
+    matched = _LINE.fullmatch(line)
+    if matched is None:
+        raise _Refused
+    method, target, minor = matched[1].decode(), matched[2].decode(), matched[3]
+    fields, at = _fields(data, at)
+    if method == "CONNECT" or not _is_target(method, target):
+        raise _Refused
+    if not target.startswith(("/", "*")):
+        target = _own_path(target, fields)
+    body, at = _body(data, at, fields, is_old=minor == b"0")
+    options = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
+    return (
+        Reading(method, target, fields, body),
+        at,
+        "close" in options or (minor == b"0" and "keep-alive" not in options),
+    )
+
+
+def _is_target(method: str, target: str) -> bool:
+    """RFC 9112 §3.2: origin-form, absolute-form, or `*` with OPTIONS."""
+    if "#" in target:
+        return False
+    return (
+        target.startswith("/")
+        or re.match(r"https?://[^/?]", target) is not None
+        or (method, target) == ("OPTIONS", "*")
+    )
+
+
+def _own_path(target: str, fields: tuple[tuple[str, str], ...]) -> str:
+    """The path of an absolute-form that names the host of the field (RFC 9112 §3.2.2)."""
+    authority, slash, path = target.partition("://")[2].partition("/")
+    if not slash or "?" in authority or [authority.lower()] != [v.lower() for name, v in fields if name == "host"]:
+        raise _Refused
+    return "/" + path
+
+
+def _line(data: bytes, at: int) -> tuple[bytes, int]:
+    end = data.find(b"\n", at)
+    line = data[at:] if end < 0 else data[at : end + 1]
+    inside = line.removesuffix(b"\r") if end < 0 else line[:-2]
+    if (end >= 0 and not line.endswith(b"\r\n")) or any(bad in inside for bad in (b"\r", b"\0")):
+        raise _Refused
+    if end < 0:
+        raise _Unfinished
+    return inside, end + 1
+
+
+def _fields(data: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], int]:
+    found: list[tuple[str, str]] = []
+    while True:
+        line, at = _line(data, at)
+        if not line:
+            return tuple(found), at
+        matched = _FIELD.fullmatch(line)
+        if matched is None:
+            raise _Refused
+        found.append((matched[1].decode().lower(), matched[2].decode("latin-1")))
+
+
+def _body(data: bytes, at: int, fields: tuple[tuple[str, str], ...], *, is_old: bool) -> tuple[bytes, int]:
+    lengths = [value for name, value in fields if name == "content-length"]
+    codings = [value for name, value in fields if name == "transfer-encoding"]
+    if codings:
+        if lengths or is_old or [one.lower() for one in codings] != ["chunked"]:
+            raise _Refused
+        return _chunks(data, at)
+    if not lengths:
+        return b"", at
+    if len(lengths) > 1 or re.fullmatch(r"[0-9]{1,15}", lengths[0]) is None:
+        raise _Refused
+    end = at + int(lengths[0])
+    if end > len(data):
+        raise _Unfinished
+    return data[at:end], end
+
+
+def _chunks(data: bytes, at: int) -> tuple[bytes, int]:
+    body = bytearray()
+    while True:
+        line, at = _line(data, at)
+        matched = _CHUNK.fullmatch(line)
+        if matched is None:
+            raise _Refused
+        size = int(matched[1], 16)
+        if size == 0:
+            return bytes(body), _fields(data, at)[1]
+        part = data[at : at + size]
+        mark = data[at + size : at + size + 2]
+        if not b"\r\n".startswith(mark):
+            raise _Refused
+        if len(mark) < 2:
+            raise _Unfinished
+        body += part
+        at += size + 2
