@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,11 +242,42 @@ def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp
     assert looking.is_gone("living") is False
     (path,) = (tmp_path / "owners").iterdir()
     path.unlink()
-    path.touch(mode=0o600)  # somebody put a copy back: nobody's lock is on it
+    path.touch(mode=0o600)  # somebody put another one there: nobody's lock is on it
     living.hold("living")
     assert looking.is_gone("living") is False
     living.close()
     assert looking.is_gone("living") is True
+
+
+def test_a_copied_folder_that_is_put_back_under_a_living_process_proves_no_death(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "owners", tmp_path / "copy"
+    living, dead, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    dead.hold("dead")
+    dead.close()
+    OwnerLocks(tmp_path).hold("passing by")  # notices the death
+    assert (looking.is_gone("living"), looking.is_gone("dead")) == (False, True)
+    shutil.copytree(folder, copy)
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    assert (looking.is_gone("living"), looking.is_gone("dead")) == (None, None)
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    living.close()
+    assert looking.is_gone("living") is True
+
+
+def test_a_file_of_the_release_before_proves_a_death_as_it_did(tmp_path: Path) -> None:
+    dead, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    dead.hold("dead")
+    (path,) = (tmp_path / "owners").iterdir()
+    os.truncate(path, 0)
+    assert looking.is_gone("dead") is False
+    dead.close()
+    assert looking.is_gone("dead") is True
+    OwnerLocks(tmp_path).hold("passing by")
+    assert path.read_bytes() == b"gone\n"
+    assert looking.is_gone("dead") is True
 
 
 async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_store: Store) -> None:

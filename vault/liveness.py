@@ -1,8 +1,10 @@
 """Which processes of this host live: one lock file per process, freed by the kernel at its end, however it ends.
 
-A pause frees nothing, so that a stopped process is told from a dead one. Only a file that is there and whose lock can
-be had proves a death: where there is none, somebody may have cleared the folder away under a living process. Files
-stand in the data directory; processes of other hosts are the database driver's matter.
+A pause frees nothing, so that a stopped process is told from a dead one. Only the file that the process locked proves
+its death, when its lock can be had: where there is none, somebody may have cleared the folder away under a living
+process, and a copy that was put back has nobody's lock. The file says its own inode number, which no other file gets
+while the process holds it open. Files stand in the data directory; processes of other hosts are the database driver's
+matter.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from vault.refusals import StorageUnavailable
 
 FOLDER = "owners"
 KEEP = 30 * 86400  # seconds from when a death is first noticed: until then the file is kept, as the proof of it
+
+_GONE = b"gone\n"
+_LONGEST = 64  # bytes of a file
 
 
 class OwnerLocks:
@@ -40,6 +45,7 @@ class OwnerLocks:
             descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+                os.write(descriptor, _identity(descriptor))
                 unseen.rename(path)  # locked before anybody can see it
             except OSError:
                 os.close(descriptor)
@@ -69,11 +75,13 @@ class OwnerLocks:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+            return True if _is_original(descriptor) else None
+        except BlockingIOError:
             return False
+        except OSError:
+            return None
         finally:
             os.close(descriptor)
-        return True
 
     def close(self) -> None:
         """Let go of every name. The files stay as proof until they are swept."""
@@ -94,12 +102,23 @@ class OwnerLocks:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as `is_gone`: nobody looks alive by it
                     status = os.fstat(descriptor)
-                    if status.st_size == 0 and not path.name.startswith("."):  # else its owner is about to lock it
-                        os.write(descriptor, b"gone\n")
+                    is_noticed = os.pread(descriptor, _LONGEST, 0).endswith(_GONE)
+                    if not is_noticed and not path.name.startswith("."):  # else its owner is about to lock it
+                        os.pwrite(descriptor, _GONE, status.st_size)
                     elif time.time() - status.st_mtime > KEEP:
                         path.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def _identity(descriptor: int) -> bytes:
+    return f"{os.fstat(descriptor).st_ino}\n".encode()
+
+
+def _is_original(descriptor: int) -> bool:
+    """Whether this is the file that its owner locked, and no copy; those of a release before schema 5 do not say."""
+    said = os.pread(descriptor, _LONGEST, 0).removesuffix(_GONE)
+    return said in (b"", _identity(descriptor))
 
 
 def is_anybody_alive(data: Path) -> bool:
