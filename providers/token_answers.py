@@ -38,7 +38,7 @@ def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
-        return Silent(f"status {answer.status}", is_over=True)
+        return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
     if answer.status in (408, 425):
         return Silent(f"status {answer.status}", is_over=True)
     if content is None:
@@ -49,6 +49,14 @@ def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
         if tokens is not None:
             return tokens
     return _refusal(provider, content, answer, asked)
+
+
+def _is_of_gateway(status: int) -> bool:
+    """Whether a gateway gave up on the provider, which may be busy with the request still (RFC 9110 §15.6.3, §15.6.5).
+
+    From 520 on are statuses of content delivery networks.
+    """
+    return status in (502, 504) or status >= 520
 
 
 def _refusal(

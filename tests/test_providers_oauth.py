@@ -367,6 +367,30 @@ async def test_a_refresh_says_whether_the_token_was_spent(
     assert isinstance(await upstream.refresh(REFRESH_TOKEN), Rotated)
 
 
+@pytest.mark.parametrize(
+    ("reply", "is_over"),
+    [
+        (Reply(500), True),
+        (Reply(503), True),
+        (Reply(200, b"<html>"), True),
+        (error("server_error", status=400), True),
+        (Reply(502), False),
+        (Reply(504), False),
+        (Reply(524), False),
+        (Reply(close=True), False),
+    ],
+    ids=["500", "503", "html", "server_error", "502", "504", "524", "reset"],
+)
+async def test_only_an_answer_of_the_provider_itself_says_that_it_is_done_with_the_request(
+    upstreams: Upstreams, reply: Reply, *, is_over: bool
+) -> None:
+    """A gateway that gave up on the provider says nothing of what the provider still does."""
+    upstreams.server.answer = lambda _: reply
+    outcome = await upstreams.google.refresh(REFRESH_TOKEN)
+    assert isinstance(outcome, Silent), outcome
+    assert outcome.is_over is is_over
+
+
 async def test_a_provider_that_cannot_be_reached_was_not_sent_anything() -> None:
     unused = socket.create_server(("127.0.0.1", 0))
     port = unused.getsockname()[1]
