@@ -28,7 +28,7 @@ from server.upkeep import sweep
 from tests.conftest import Store
 from tests.person import Person
 from tests.processes import PROGRAM, Place, free_port
-from vault import connections, users
+from vault import connections, leases, users
 from vault.audit import append, list_events
 from vault.event_segments import SEAL_AFTER, seal
 from vault.records import Event
@@ -247,6 +247,37 @@ async def connect(place: Place, provider: str) -> None:
             policy=opened.vault.policies[provider],
             now=opened.now(),
         )
+
+
+async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_asked_to_connect(place: Place) -> None:
+    place.configure({"providers": {"slack": {"client_id": "ours", "client_secret": "secret"}}})
+    (place.data / "config.toml").chmod(0o600)
+    await connect(place, "slack")
+    settings = load_settings(data=place.data)
+
+    async def shown() -> tuple[object, str, str]:
+        (one,) = await content(place, "connections", "list", "--user", "alice")  # type: ignore[misc]
+        doctor = json.loads((await run(place, "doctor", "--json")).stdout)
+        (found,) = [found for found in doctor if found["check"] == "refreshes"]
+        return one["status"], found["verdict"], f"{found['sentence']}; {found['mend']}"
+
+    async with open_deployment(settings, data=place.data) as opened:
+        (row,) = await opened.database.fetch("select id from connections")
+        facts = await leases.read(opened.database, str(row["id"]))
+        assert facts is not None
+        async with opened.transaction() as work:
+            lease = await leases.claim(work, facts, owner=opened.vault.owner, now=opened.now())
+            assert lease is not None
+        assert (await shown())[:2] == ("active", "ok")  # its answer is on the way
+        async with opened.transaction() as work:
+            await leases.settle(work, lease, now=opened.now())
+        status, verdict, said = await shown()
+        assert (status, verdict) == ("waiting", "note")
+        assert "slack did not answer the last refresh of 1 of its accounts" in said
+        assert "nobody has to connect again" in said
+        async with opened.transaction() as work:
+            await leases.resolve(work, lease)
+        assert (await shown())[:2] == ("active", "ok")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from providers.simulator.person import consent
 from tests.person import forms_of
 from tests.portal_room import CHAT, Room, query_of, running_room
-from vault import audit, connections, delegations, grants, revocations
+from vault import audit, connections, delegations, grants, leases, revocations
 from vault.records import Client, ClientKind, Connection, Event, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
@@ -61,6 +61,27 @@ async def test_a_person_connects_a_provider_with_the_scopes_they_tick(room: Room
     assert "No agent may use it yet" in done.text
     assert (await _only(room, user)).scopes == {"channels:read"}
     assert not await delegations.list_for_user(room.deployment.database, user.id)
+
+
+async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_asked_to_reconnect(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, {"scope": ["channels:read"]}, form="/connections/connect")
+    await person.open(await consent(answer.headers["location"]))
+    facts = await leases.read(room.deployment.database, (await _only(room, user)).id)
+    assert facts is not None
+    async with room.deployment.transaction() as transaction:
+        lease = await leases.claim(transaction, facts, owner="me", now=room.deployment.now())
+        assert lease is not None
+        await leases.settle(transaction, lease, now=room.deployment.now())
+    page = (await person.open("/connections")).text
+    assert "waiting for the provider" in page
+    assert "The vault tries again by itself." in page
+    assert "needs you again" not in page
+    async with room.deployment.transaction() as transaction:
+        await leases.resolve(transaction, lease)
+    assert "waiting for the provider" not in (await person.open("/connections")).text
 
 
 async def test_what_tools_need_stands_first_and_the_rest_of_a_large_service_is_folded_away(room: Room) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from itertools import islice
 
 from vault import adoption, leases, rotation, sightings, takeover
-from vault.database import Value, text
+from vault.database import Reader, Value, integer, text
 from vault.flights import Vault
 from vault.leases import Facts
 from vault.records import TENANT, ConnectionState
@@ -32,12 +33,37 @@ _UNFINISHED = """
         and k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
     order by k.id
 """
+# As `Connection.status`: a send without a lease, and nobody can bring its answer any more.
+_WAITING = """
+    select provider, count(*) as accounts, min(since) as since from (
+        select k.provider, k.id, min(i.sent_at) as since from intents i
+        join connections k on k.tenant = i.tenant and k.id = i.connection_id and k.generation = i.generation
+        where i.tenant = :tenant and k.state = :active and k.ended_at is null and k.lease_owner is null
+        group by k.provider, k.id having min(case when i.settled_at is null then 0 else 1 end) = 1
+    ) waiting group by provider order by provider
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many accounts of one provider wait for it after a refresh without an answer; the first since then (Unix)."""
+
+    provider: str
+    accounts: int
+    since: int
+
+
+async def waiting(reader: Reader) -> tuple[Waiting, ...]:
+    """The providers that did not answer a refresh of some account, and have not since."""
+    rows = await reader.fetch(_WAITING, {"tenant": TENANT, "active": ConnectionState.ACTIVE.value})
+    return tuple(Waiting(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows)
 
 
 async def watch(vault: Vault) -> sightings.Rollback | None:
     """Notice a database that went back in time; behind another server, first commit what this host holds newer.
 
-    Also shows that this process lives, before it has anything to refresh: nobody restores the vault under it.
+    Also shows that this process lives, before it has anything to refresh: nobody restores the vault under it. Its
+    file may have been cleared away since.
     """
     await vault.database.hold_liveness(vault.owner)
     changes = vault.database.server_changes
@@ -55,7 +81,6 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
 
 async def take_up(vault: Vault) -> int:
     """Refresh every connection whose last refresh has no known end, where that may be done now; how many."""
-    await vault.database.hold_liveness(vault.owner)  # its file may have been cleared away
     await takeover.settle_gone(vault)
     which: dict[str, Value] = {
         "tenant": TENANT,

@@ -95,7 +95,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
     from server.app import open_deployment
     from server.doctor.activity import check_activity
     from server.doctor.findings import ok, problem
-    from server.doctor.history import check_history
+    from server.doctor.history import check_history, check_refreshes
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
     from server.doctor.storage import check_pooler
@@ -113,6 +113,7 @@ async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
             schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
             findings.append(ok("database", f"opens, has {schema} and takes writes"))
             findings.append(await check_history(deployment))
+            findings += await check_refreshes(deployment)
             findings += await check_activity(deployment)
             findings += check_pooler(deployment.database)
             findings += await check_serving(deployment)

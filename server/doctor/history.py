@@ -1,10 +1,12 @@
-"""Checks whether the database is the one that this host saw last, or an older one that somebody put in its place."""
+"""Checks whether the database is the one that this host saw last, and which providers did not answer a refresh."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from server.deployment import Deployment
-from server.doctor.findings import Finding, ok, problem
-from vault import sightings
+from server.doctor.findings import Finding, noted, ok, problem
+from vault import recovery, sightings
 
 
 async def check_history(deployment: Deployment) -> Finding:
@@ -27,3 +29,22 @@ async def check_history(deployment: Deployment) -> Finding:
             "runs on this host and it went back by less than 7 days, since the journal here then had every newer token"
         ),
     )
+
+
+async def check_refreshes(deployment: Deployment) -> list[Finding]:
+    """An account whose provider kept silent is waited for: nobody has to connect it again."""
+    waiting = await recovery.waiting(deployment.database)
+    if not waiting:
+        return [ok("refreshes", "no account waits for the answer of its provider")]
+    return [
+        noted(
+            "refreshes",
+            f"{one.provider} did not answer the last refresh of {one.accounts} of its accounts, the first at "
+            f"{datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M} UTC",
+            mend=(
+                "nobody has to connect again: the vault tries again by itself, at least once a day; if it lasts, look "
+                f"at the status page of {one.provider}"
+            ),
+        )
+        for one in waiting
+    ]
