@@ -87,7 +87,7 @@ async def test_a_server_without_a_free_connection_under_load_loses_nothing() -> 
         strict_provider() as provider,
         open_world(store, provider) as world,
     ):
-        figure = await under(world, "crowded", crowd_out(1.0), processes=1, seconds=1.0, after=2.0)
+        figure = await under(world, "crowded", crowd_out(1.0), processes=1, seconds=1.0, after=6.0)
     assert figure.holds, figure.measured
     assert "503" in figure.measured
 

@@ -7,6 +7,7 @@ it. Afterwards the account must work, and the provider's books must show no refr
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import signal
 import sys
@@ -153,18 +154,22 @@ def cut(seconds: float) -> Fault:
 
 
 def crowd_out(seconds: float) -> Fault:
-    """Somebody else takes every connection that the server gives, those that the workers had too."""
+    """Somebody else takes every connection that the server gives, those that the workers had too.
+
+    It lasts from when the server has none left: taking them takes its time on a busy machine.
+    """
 
     async def work(world: World) -> None:
         import asyncpg
 
-        until = time.monotonic() + seconds
+        until = math.inf
         async with AsyncExitStack() as stack:
             ours = await stack.enter_async_context(_aside(world))
             while time.monotonic() < until:
                 try:
                     await stack.enter_async_context(_aside(world))
                 except asyncpg.TooManyConnectionsError:
+                    until = min(until, time.monotonic() + seconds)
                     await ours.execute(_CUT)  # what becomes free is taken in the next turn, by us or by them
                     await asyncio.sleep(0.02)
 

@@ -152,6 +152,7 @@ async def people(store: Store) -> None:
     database = await store.open()
     try:
         keys, scopes = await store.open_keys(database), frozenset({"chat:write"})
+        policy = load_catalog().provider("slack").policy()  # reads many files: not while a transaction waits
         async with database.transaction() as transaction:
             for number in range(PEOPLE):
                 user = await users.create_user(transaction, f"person {number}", now=database.now())
@@ -162,7 +163,7 @@ async def people(store: Store) -> None:
                     provider="slack",
                     answer=TokenAnswer("access", "refresh", scopes, 3600, Account(f"{number}", f"{number}")),
                     asked=scopes,
-                    policy=load_catalog().provider("slack").policy(),
+                    policy=policy,
                     now=database.now(),
                 )
     finally:
