@@ -205,6 +205,17 @@ async def test_waiting_ends_when_the_caller_gives_up(slack: SlackApp, kind: str,
     assert (await slack.refresh(token)).json()["ok"] is (spent == 0)
 
 
+async def test_a_slow_request_can_take_effect_although_its_caller_gave_up(slack: SlackApp) -> None:
+    token = (await slack.connect())["refresh_token"]
+    slack.simulator.fault("slack.token.refresh", "slow", seconds=0.3, persists=True)
+    async with httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(10, read=0.1)) as impatient:
+        with pytest.raises(httpx2.ReadTimeout):
+            await SlackApp(slack.simulator, impatient).refresh(token)
+    async with asyncio.timeout(10):
+        while generation(slack.simulator) == 0:
+            await asyncio.sleep(0.01)
+
+
 async def test_held_requests_wait_for_their_release(slack: SlackApp) -> None:
     token = (await slack.connect())["refresh_token"]
     slack.simulator.fault("slack.token.refresh", "hold", times=2)

@@ -56,6 +56,7 @@ class Fault(BaseModel):
     retry_after: int | None = 1
     location: str | None = None
     seconds: float = Field(default=1.0, ge=0, le=600)
+    persists: bool = False  # a slow request takes effect although its caller gave up
     size: int = Field(default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024)  # bytes of a huge body
     change: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])  # dotted paths into the answer
     remove: list[str] = Field(default_factory=list[str])

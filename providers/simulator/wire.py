@@ -137,7 +137,8 @@ def _family(sandbox: Sandbox, face: Face, call: Call) -> str | None:
 async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:
     """Wait as the fault says. False when the caller gave up, or the simulator stops, before it was over."""
     over: asyncio.Task[None] | None = None
-    gone = asyncio.create_task(_disconnected(request.receive), name="simulator-caller")
+    leaving = asyncio.Event().wait() if fault.persists else _disconnected(request.receive)
+    gone = asyncio.create_task(leaving, name="simulator-caller")
     closing = asyncio.create_task(_closing(sandbox), name="simulator-closing")
     tasks = {gone, closing}
     if fault.kind == "hold":

@@ -1,86 +1,295 @@
-"""Slow and fast providers, with a storage that fails in the middle: no token is sent twice, and no account is lost.
+"""Providers of every class take 2 to 30 s for a refresh while the storage fails for 1 to 60 s at some moment.
 
-Two processes call at a steady rate while the token ends and the storage takes no writes for 1 to 60 s; the provider
-takes up to 30 s for a refresh. An answer that takes longer than the 10 s of a request is lost on its way: there the
-law of the gap speaks, and the provider's books say that it was so.
+Two processes call for all accounts without a rest. In each wave every token ends, every account's next refresh takes
+its own time at the provider, which goes through with it although the caller gave up, and the storage fails once. What
+counts is the providers' books: a token comes again only if its answer came too late for the 10 s of a request, and an
+account is lost only then, too: that is the law of the gap. Afterwards every account that is left is refreshed anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import sys
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from tests.chaos.faults import demote, lock, restart
+import asyncpg
+
+from tests.chaos.estate import Estate, Held, open_estate
+from tests.chaos.faults import freeze, holding
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.world import Server, fresh_store, open_world, postgres_server, strict_provider
-from vault.rotation_rules import HANDLING, SEND_DEADLINE
+from tests.chaos.kills import GRACE
+from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.world import Server, fresh_store, postgres_server
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault.rotation_rules import SEND_DEADLINE
 
-LIMIT = 1200.0  # seconds
-RATE = 4.0  # calls per second and process
+R = TypeVar("R")
 
-
-@dataclass(frozen=True)
-class Episode:
-    """How slow the provider is, and for how long the storage fails, in seconds."""
-
-    answer: float
-    fault: float
-
-
-FAST_AND_SLOW = (Episode(0, 1), Episode(4, 6))
-MORE = (Episode(8, 6), Episode(8, 26))
-LATE = Episode(30, 6)  # longer than a request may take
-LONG = Episode(8, 60)
+PEOPLE = {Scale.FULL: 3, Scale.SMALL: 1}  # each with an account of every class
+TIME = {Scale.FULL: 270.0, Scale.SMALL: 1.0}  # seconds on one database, after which no wave begins
+ANSWERS = ((2.0, 8.0), (8.0, 30.0))  # seconds that a refresh takes; each range for one half
+FAULTS = (1.0, 60.0)  # seconds for which the storage fails
+DECIDED = 240.0  # seconds within which every account of a wave works or asks for its person
+LATE = SEND_DEADLINE - 1.5  # seconds from which an answer may miss its request on a busy machine
+OUT_OF_GRACE = GRACE - 3 * SEND_DEADLINE - 15  # seconds without storage after which a try may come too late
+LIMIT = 2 * (TIME[Scale.FULL] + DECIDED + 120)
 
 
-async def episode(one: Episode, server: Server | None, *, kills: bool = False) -> Figure:
-    """One provider, one account, two processes, one fault, during which the access token ends."""
-    async with AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(strict_provider())
-        store = await stack.enter_async_context(fresh_store(server))
-        world = await stack.enter_async_context(open_world(store, provider))
-        workers = await world.workers(2)
-        await asyncio.gather(*(worker.ask(exchange=2) for worker in workers))
-        if one.answer:
-            slow = {"endpoint": "slack.token.refresh", "kind": "slow", "seconds": one.answer}
-            await provider.control("faults", **slow)
-        is_late = one.answer > SEND_DEADLINE
-        whole = 1.0 + one.fault + (HANDLING + 20.0 if is_late else 2 * one.answer + 15.0)
-        running = [asyncio.create_task(worker.ask(load=whole, rate=RATE)) for worker in workers]
-        await world.expire(after=1)
+async def patiently(work: Callable[[], Awaitable[R]]) -> R:
+    """Ours, whose connections to the storage the failure ended, too."""
+    for _ in range(20):
+        try:
+            return await work()
+        except (StorageUnavailable, TemporarilyUnavailable):
+            await asyncio.sleep(0.5)
+    return await work()
+
+
+@dataclass
+class Wave:
+    """One time that all tokens end."""
+
+    answers: Mapping[str, float]  # by account: seconds that its first refresh takes
+    families: Mapping[str, str]
+    fault: str
+    seconds: float  # that the storage failed
+    began: float = 0.0  # of the books' clock
+    ended: float = 0.0
+    outcomes: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass
+class Tally:
+    """What came of all waves."""
+
+    waves: int = 0
+    failed: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # how, and seconds
+    late: int = 0  # refreshes whose answer missed the request
+    timely: int = 0
+    retried: Counter[str] = field(default_factory=Counter[str])
+    in_the_gap: Counter[str] = field(default_factory=Counter[str])
+    wrong: list[str] = field(default_factory=list[str])
+
+
+class Slow:
+    """One vault under slow providers."""
+
+    def __init__(self, estate: Estate, server: Server | None, chance: random.Random) -> None:
+        self.estate, self.server, self.chance = estate, server, chance
+        self.waves: list[Wave] = []
+
+    async def wave(self, living: Sequence[Mortal], *, longest: float) -> None:
+        """Let everything end, slowly, with one failure of the storage, until every account is decided."""
+        chance, estate = self.chance, self.estate
+        names = list(estate.held)
+        shortest = FAULTS[0]
+        answers = {name: chance.uniform(*chance.choice(ANSWERS)) for name in names}
+        seconds = longest if not self.waves else shortest * (longest / shortest) ** chance.random()
+        kind = "locked" if self.server is None else ("read-only", "killed", "frozen")[len(self.waves) % 3]
+        after = chance.uniform(0, 15)
+        seconds = 0.0 if kind == "killed" else seconds
+        said = f"{kind} after {after:.1f} s" + ("" if kind == "killed" else f" for {seconds:.0f} s")
+        this = Wave(
+            answers, {name: held.families[-1] for name, held in estate.held.items()}, said, seconds, began=time.time()
+        )
+        for name, held in estate.held.items():
+            await estate.simulators[held.provider].control(
+                "faults", endpoint="slack.token.refresh", kind="slow", when=chance.choice(["before", "after"]),
+                seconds=answers[name], families=[held.families[-1]], persists=True,
+            )  # fmt: skip
+        ends = {name: chance.randint(-1, 8) for name in names}
+        await patiently(lambda: self.expire(ends))
+        failing = asyncio.create_task(self.fail(kind, after=after, seconds=seconds))
+        undecided, until = set(names), time.monotonic() + DECIDED
+        while undecided and time.monotonic() < until:
+            asked = [one.ask(exchange=names, pace=1.0) for one in living]
+            found = [answer["calls"] for answer in await asyncio.gather(*asked)]
+            this.outcomes = {name: found[0][name][0] for name in names}
+            if not failing.done():
+                continue
+            pending = await patiently(self.pending)
+            undecided = {name for name in names if name in pending or this.outcomes[name] not in ("ok", "needs_reauth")}
+        await failing
+        await self.heard(this)
+        for name in undecided:
+            this.outcomes[name] = f"undecided ({this.outcomes[name]})"
+        for simulator in estate.simulators.values():
+            await simulator.control("clear_faults")
+        this.ended = time.time()
+        self.waves.append(this)
+        said = f"{said}: {dict(Counter(this.outcomes.values()))} {[n for n in names if this.outcomes[n] != 'ok']}"
+        print(said, file=sys.stderr, flush=True)
+        for name, outcome in this.outcomes.items():
+            if outcome != "ok":
+                held = estate.held[name]
+                await patiently(lambda held=held: estate.connect(held))
+
+    async def expire(self, after: Mapping[str, int]) -> None:
+        """Each account's access token ends in so many seconds."""
+        now = self.estate.database.now()
+        async with self.estate.database.transaction() as transaction:
+            for name, seconds in after.items():
+                which = {"id": self.estate.held[name].connection_id, "at": now + seconds}
+                await transaction.execute("update connections set access_expires_at = :at where id = :id", which)
+
+    async def pending(self) -> set[str]:
+        """The accounts with a refresh that has no end yet, or whose old token still serves."""
+        now = self.estate.database.now()
+        rows = await self.estate.database.fetch(
+            "select k.id from connections k where k.state = :active and (k.access_expires_at < :soon or exists "
+            "(select 1 from intents i where i.connection_id = k.id and i.generation = k.generation))",
+            {"soon": now + 30, "active": "active"},
+        )
+        ids = {row["id"] for row in rows}
+        return {name for name, held in self.estate.held.items() if held.connection_id in ids}
+
+    async def heard(self, this: Wave) -> None:
+        """Wait until the providers have gone through with every slow request, also with those nobody waits for."""
+        until = time.monotonic() + ANSWERS[-1][1] + 5
+        while time.monotonic() < until:
+            books = await self.estate.refreshes()
+            named = [(held.provider, this.families[name]) for name, held in self.estate.held.items()]
+            if all(any(_is_slow(entry, this) for entry in books.get(one, [])) for one in named):
+                return
+            await asyncio.sleep(1)
+
+    async def fail(self, kind: str, *, after: float, seconds: float) -> None:
+        """The storage takes no writes for some time."""
+        await asyncio.sleep(after)
+        store, server = self.estate.store, self.server
         if server is None:
-            await lock(one.fault)(world)
+            async with holding(str(store.data / "vault.sqlite"), seconds) as process:
+                await process.wait()
+        elif kind == "frozen":
+            await freeze(server, seconds)(None)  # type: ignore[arg-type]  it asks nothing of a world
+        elif kind == "killed":
+            await asyncio.to_thread(server.restart)
         else:
-            await (restart(server) if kills else demote(one.fault))(world)
-        outcomes = Counter[str]()
-        for answer in await asyncio.gather(*running):
-            outcomes.update(answer["outcomes"])
-        last = await workers[0].ask(exchange=1)
-        twice, row = await world.spent_twice(), await world.row()
-    works = last["outcomes"].get("ok", 0) == 1
-    said = ", ".join(f"{count} {code}" for code, count in sorted(outcomes.items()))
-    where = "SQLite locked" if server is None else "PostgreSQL read-only"
-    what = "PostgreSQL killed and restarted" if kills else f"{where} for {one.fault:.0f} s"
-    return Figure(
-        f"{what} while a token ends, the provider answers after {one.answer:.0f} s",
-        f"{twice} tokens sent twice, account {row['state']} and {'works' if works else 'does not work'}; {said}",
-        "0 twice; it works" + (", or its answer was lost on the way" if is_late else ""),
-        twice == 0 and (works or is_late),
-    )
+            aside = await asyncpg.connect(server.url, server_settings={"default_transaction_read_only": "off"})
+            try:
+                for value in ("on", "off"):
+                    await aside.execute(f"alter system set default_transaction_read_only = {value}")
+                    await aside.execute("select pg_reload_conf()")
+                    await asyncio.sleep(seconds if value == "on" else 1)
+            finally:
+                await aside.close()
+
+    async def judge(self) -> Tally:
+        """Compare every account's fate with the books."""
+        tally, books = (
+            Tally(len(self.waves), [(one.fault.partition(" ")[0], one.seconds) for one in self.waves]),
+            await self.estate.refreshes(),
+        )
+        for number, this in enumerate(self.waves):
+            for name, held in self.estate.held.items():
+                entries = [
+                    entry
+                    for entry in books.get((held.provider, this.families[name]), [])
+                    if this.began <= entry["at"] <= this.ended
+                ]
+                for problem in _judged(tally, held, entries, is_late=this.answers[name] >= LATE):
+                    tally.wrong.append(
+                        f"wave {number}, {this.fault}: {name} after {this.answers[name]:.1f} s: {problem}"
+                    )
+                outcome = this.outcomes[name]
+                if outcome == "needs_reauth" and this.answers[name] >= LATE and _may_be_lost(held, this):
+                    tally.in_the_gap[held.provider] += 1
+                elif outcome != "ok":
+                    tally.wrong.append(
+                        f"wave {number}, {this.fault}: {name} after {this.answers[name]:.1f} s: {outcome}"
+                    )
+        return tally
+
+
+def _is_slow(entry: Mapping[str, Any], this: Wave) -> bool:
+    return entry["at"] >= this.began and entry["fault"] == "slow"
+
+
+def _may_be_lost(held: Held, this: Wave) -> bool:
+    """Where a provider sends an answer again within its grace, only a storage that fails meanwhile prevents that."""
+    return not held.provider_class.survives_the_gap or (held.provider != "stays" and this.seconds > OUT_OF_GRACE)
+
+
+def _judged(tally: Tally, held: Held, entries: Sequence[Mapping[str, Any]], *, is_late: bool) -> list[str]:
+    """What the provider's books of one account and wave hold against the vault."""
+    if not any(entry["fault"] == "slow" for entry in entries):
+        return ["no slow refresh reached the provider"]
+    tally.late += is_late
+    tally.timely += not is_late
+    by_token: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:  # in the order in which they took effect
+        by_token.setdefault(entry["token_hash"], []).append(entry)
+    wrong: list[str] = []
+    for presented in by_token.values():
+        if held.provider == "stays" or len(presented) == 1:
+            continue
+        tally.retried[held.provider] += 1
+        if not is_late or all(entry["fault"] != "slow" for entry in presented):
+            wrong.append("a token came again although its answer was in time")
+        elif held.provider == "revokes" and presented[0]["fault"] != "slow":
+            wrong.append("a token was sent again while its provider was busy with it")
+    return wrong
+
+
+def _in_words(failed: Sequence[tuple[str, float]]) -> str:
+    """`read-only for 3 and 60 s, killed 2 times`."""
+    parts: list[str] = []
+    for kind in dict.fromkeys(kind for kind, _ in failed):
+        lasted = sorted(seconds for one, seconds in failed if one == kind)
+        times = ", ".join(f"{seconds:.0f}" for seconds in lasted)
+        parts.append(f"{kind} {len(lasted)} times" if kind == "killed" else f"{kind} for {times} s")
+    return ", ".join(parts)
+
+
+async def slowly(server: Server | None, nursery: Nursery, *, scale: Scale, seed: int) -> Tally:
+    """All waves on one database."""
+    async with fresh_store(server) as store, open_estate(store, users=PEOPLE[scale]) as estate:
+        slow = Slow(estate, server, random.Random(seed))
+        living = [await nursery.start(estate.order()) for _ in range(2)]
+        for one in living:
+            await one.answer()
+        until = time.monotonic() + TIME[scale]
+        while not slow.waves or time.monotonic() < until:
+            await slow.wave(living, longest=FAULTS[scale is Scale.FULL])
+        tally = await slow.judge()
+        await patiently(estate.expire)
+        calls = (await living[1].ask(exchange=None))["calls"]
+        tally.wrong += [f"{name} at the end: {outcome}" for name, (outcome, _) in calls.items() if outcome != "ok"]
+        for one in living:
+            await one.kill()
+        return tally
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases; PostgreSQL's faults are those of the whole server, so one after the other."""
-    full = scale is Scale.FULL
-    locked = (*FAST_AND_SLOW, *MORE, LATE, LONG) if full else FAST_AND_SLOW
-
-    async def on_postgres() -> list[Figure]:
-        async with postgres_server() as server:
-            found = [await episode(one, server) for one in ((*FAST_AND_SLOW, *MORE) if full else FAST_AND_SLOW[:1])]
-            return [*found, await episode(FAST_AND_SLOW[1], server, kills=True)] if full else found
-
-    there = asyncio.create_task(on_postgres())
-    here = [await asyncio.gather(*(episode(one, None) for one in locked[n : n + 3])) for n in range(0, len(locked), 3)]
-    return [*(figure for some in here for figure in some), *await there]
+    """One database after the other. CHAOS_SEED repeats the choices, not the machine's timing; CHAOS_PLACES chooses."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 30))
+    places = (os.environ.get("CHAOS_PLACES") or "SQLite,PostgreSQL").split(",")
+    print(f"CHAOS_SEED={seed}", file=sys.stderr)
+    found: list[Figure] = []
+    for place in places:
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(postgres_server()) if place == "PostgreSQL" else None
+            nursery = await stack.enter_async_context(open_nursery())
+            tally = await slowly(server, nursery, scale=scale, seed=seed)
+        for line in tally.wrong[:20]:
+            print(line, file=sys.stderr)
+        gaps = ", ".join(f"{name} {count}" for name, count in sorted(tally.in_the_gap.items())) or "none"
+        accounts = 5 * PEOPLE[scale]
+        found.append(
+            Figure(
+                f"{tally.waves} waves of {accounts} accounts of every class, refreshes of 2 to 30 s, two processes, "
+                f"{place} {_in_words(tally.failed)}",
+                f"{tally.timely} answers in time, {tally.late} too late; {len(tally.wrong)} sent twice, lost or "
+                f"undecided outside the gap; lost in the gap: {gaps}",
+                "0 outside the gap; every account that is left is refreshed",
+                not tally.wrong,
+            )
+        )
+    return found
