@@ -93,6 +93,9 @@ def test_two_agents_and_two_vaults_never_share_credentials() -> None:
         ({"issuer": None}, "no token vault"),
         ({"token_endpoint": "https://elsewhere.example/token"}, "not what a token vault says"),
         ({"authorization_endpoint": "{origin}@elsewhere.example/authorize"}, "not what a token vault says"),
+        ({"authorization_endpoint": "{origin}/authorize\r\nSet-Cookie: a=b"}, "not what a token vault says"),
+        ({"authorization_endpoint": "{origin}/authorize\u202e"}, "not what a token vault says"),
+        ({"token_endpoint": "{origin}/token\n"}, "not what a token vault says"),
         ({"code_challenge_methods_supported": ["plain", "S256"]}, "not what a token vault says"),
     ],
 )
@@ -117,6 +120,40 @@ async def test_a_document_that_leads_elsewhere_is_not_believed(change: dict[str,
                 await found.endpoints()
         else:
             assert (await found.endpoints()).token == f"{origin}/token"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user_code": "ABCD\u009b2J"},
+        {"user_code": "ABCD\r\nEFGH"},
+        {"verification_uri": "{origin}/device\x1b[2J"},
+        {"device_code": "d\n"},
+    ],
+)
+async def test_what_the_person_is_told_of_a_code_cannot_steer_their_terminal(change: dict[str, str]) -> None:
+    listening = free_socket()
+    origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    right = {"verification_uri": f"{origin}/device", "user_code": "ABCD-EFGH", "device_code": "d"}
+    answers = [right | {name: value.format(origin=origin) for name, value in change.items()}, right]
+
+    async def document(request: Request) -> Response:
+        names = ("authorization", "token", "device_authorization")
+        content = {"issuer": origin, "code_challenge_methods_supported": ["S256"]}
+        return JSONResponse(content | {f"{name}_endpoint": f"{origin}/{name}" for name in names})
+
+    async def device(request: Request) -> Response:
+        return JSONResponse(answers.pop(0))
+
+    routes = [
+        Route("/.well-known/oauth-authorization-server", document),
+        Route("/device_authorization", device, methods=["POST"]),
+    ]
+    async with serving(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False) as http:
+        authority = Authority(http, RemoteVault(origin, "Test"))
+        with pytest.raises(BridgeRefused):
+            await authority.ask_device("client")
+        assert (await authority.ask_device("client")).user_code == "ABCD-EFGH"
 
 
 async def test_a_vault_that_is_away_is_no_verdict(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ SCOPE: Final = "connections offline_access tools"
 REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
 _TIMEOUT: Final = 15.0  # seconds
 _ANSWER_LIMIT: Final = 1_000_000  # bytes
+_URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
+_VISIBLE: Final = re.compile(r"[!-~]+")
 _SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
 
 
@@ -67,6 +70,11 @@ class _Answer:
         value = self.content.get(name)
         return value if isinstance(value, str) else ""
 
+    def word(self, name: str) -> str:
+        """A value of visible ASCII characters, as codes, ids and tokens are (RFC 6749 appendix A); else empty."""
+        value = self.text(name)
+        return value if _VISIBLE.fullmatch(value) else ""
+
     def seconds(self, name: str, default: int) -> int:
         value = self.content.get(name)
         return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6 else default
@@ -105,8 +113,11 @@ class Authority:
         return Endpoints(authorize, token, found["registration"], found["device_authorization"], found["revocation"])
 
     def _own(self, url: str) -> str | None:
-        """An endpoint if it is below the vault's own origin."""
-        return url if url.startswith(f"{self._vault.origin}/") and "@" not in url and "\\" not in url else None
+        """An endpoint if it is below the vault's own origin, and in characters of a URI (RFC 3986 §2): others could
+        end the header or the line on a terminal that it stands in.
+        """
+        is_own = url.startswith(f"{self._vault.origin}/") and _URI.fullmatch(url) is not None and "@" not in url
+        return url if is_own else None
 
     async def register(self) -> Credentials:
         """RFC 7591: a public client by the name of this agent and machine."""
@@ -123,13 +134,13 @@ class Authority:
         answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
         if answer is not None and answer.status == 429:
             raise BridgeRefused("the vault takes no more registrations from here for now: try again in an hour")
-        if answer is None or answer.status != 201 or not answer.text("client_id"):
+        if answer is None or answer.status != 201 or not answer.word("client_id"):
             raise BridgeRefused(
                 f"{self._vault.origin} registers no agents by themselves: ask its operator for"
                 f" `token-vault clients add NAME --redirect-uri {REDIRECT_URI}`, and give the id as --client-id"
             )
         url = self._own(answer.text("registration_client_uri"))
-        return Credentials(answer.text("client_id"), url or "", answer.text("registration_access_token") if url else "")
+        return Credentials(answer.word("client_id"), url or "", answer.word("registration_access_token") if url else "")
 
     async def is_registered(self, credentials: Credentials) -> bool:
         """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True where nobody can ask."""
@@ -156,15 +167,15 @@ class Authority:
         answer = await self._ask(
             "POST", endpoint, form={"client_id": client_id, "scope": SCOPE, "resource": self._vault.resource}
         )
-        page, user_code = self._own(answer.text("verification_uri")), answer.text("user_code")[:20]
-        if answer.status != 200 or page is None or not user_code or not answer.text("device_code"):
+        page, user_code = self._own(answer.text("verification_uri")), answer.word("user_code")[:20]
+        if answer.status != 200 or page is None or not user_code or not answer.word("device_code"):
             raise self._refused(answer)
         return DevicePrompt(
             page,
             user_code,
             lifetime=answer.seconds("expires_in", 600),
             interval=answer.seconds("interval", 5),
-            device_code=answer.text("device_code"),
+            device_code=answer.word("device_code"),
         )
 
     async def poll_device(self, client_id: str, prompt: DevicePrompt) -> Credentials:
@@ -197,12 +208,12 @@ class Authority:
     async def _tokens(self, credentials: Credentials, form: Mapping[str, str]) -> Credentials:
         shared = {"client_id": credentials.client_id, "resource": self._vault.resource}
         answer = await self._ask("POST", (await self.endpoints()).token, form={**form, **shared})
-        token_type, access_token = answer.text("token_type").lower(), answer.text("access_token")
+        token_type, access_token = answer.text("token_type").lower(), answer.word("access_token")
         if answer.status == 200 and token_type == "bearer" and access_token:
             return replace(
                 credentials,
                 access_token=access_token,
-                refresh_token=answer.text("refresh_token") or credentials.refresh_token,
+                refresh_token=answer.word("refresh_token") or credentials.refresh_token,
                 expires_at=int(time.time()) + answer.seconds("expires_in", 60),
             )
         raise self._refused(answer)
