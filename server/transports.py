@@ -42,9 +42,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import companion, event_stream, mcp_bodies, plain_calls, readiness, tools
 from server.bearer import Bearer
 from server.deployment import Deployment
+from server.draining import first_of
 from server.ladder import Asking
 from server.mcp_sessions import Bounds, Sessions
 from server.retry_later import ON_AWAY, RetryLater
+from server.stream_watch import StreamWatch
 from server.version import VERSION
 from vault.records import Principal
 
@@ -130,7 +132,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
         version=VERSION,
         title="Token Vault",
         instructions=_INSTRUCTIONS,
-        website_url=deployment.public_url,
+        website_url=None if transport == "stdio" else deployment.public_url,  # there a stranger may hold it
         get_tool_input_schema=schema_of,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
@@ -180,29 +182,25 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`. Both spellings of
     the transports': a redirect of a POST loses the bearer token in several clients.
     """
+    watch = StreamWatch(deployment)
+    bearer, reading = Bearer(deployment, path="/mcp"), _reading(deployment)
     found: list[BaseRoute] = [
-        *_both(
-            "/mcp",
-            _WithPrincipal(_StreamableHTTP(deployment), Bearer(deployment, path="/mcp"), reading=_reading(deployment)),
-        ),
+        *_both("/mcp", _WithPrincipal(_StreamableHTTP(deployment), bearer, watch=watch, reading=reading)),
         companion.health_route(deployment),
         readiness.ready_route(deployment),
     ]
     if deployment.settings.transports.sse:
         transport = SseServerTransport("/messages/")
         stream = event_stream.EventStream(build_server(deployment, transport="sse"), transport)
-        found += _both("/sse", _authenticated(deployment, stream, path="/sse"))
+        bearer = Bearer(deployment, path="/sse")
+        found += _both("/sse", _WithPrincipal(stream, bearer, watch=watch))
         messages = event_stream.Messages(transport.handle_post_message)
-        found += _both("/messages", _authenticated(deployment, messages, path="/sse"))
+        found += _both("/messages", _WithPrincipal(messages, bearer, watch=watch))
     return found
 
 
 def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
     return [Route(path, endpoint), Route(path + "/", endpoint)]
-
-
-def _authenticated(deployment: Deployment, app: ASGIApp, *, path: str) -> ASGIApp:
-    return _WithPrincipal(app, Bearer(deployment, path=path))
 
 
 def _reading(deployment: Deployment) -> frozenset[bytes]:
@@ -215,10 +213,14 @@ class _WithPrincipal:
 
     A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway,
     in the statement that brings the upstream token. No answer leaves before that, or a read here, found it alive.
+    A stream (GET) ends with the grant.
     """
 
-    def __init__(self, app: ASGIApp, bearer: Bearer, *, reading: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, app: ASGIApp, bearer: Bearer, *, watch: StreamWatch, reading: frozenset[bytes] = frozenset()
+    ) -> None:
         self._app = app
+        self._watch = watch
         self._bearer = bearer
         self._reading = reading
 
@@ -235,11 +237,30 @@ class _WithPrincipal:
                 answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope, send))
                 _ON_LIVE.set(answer.allow)
                 await self._app(scope, receive, answer.send)
+            elif scope["method"] == "GET":
+                await self._stream(principal, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
         finally:
             PRINCIPAL.reset(reset)
             _ON_LIVE.set(None)
+
+    async def _stream(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        is_open = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_open
+            await send(message)
+            is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
+
+        with self._watch.watched(principal) as over:
+
+            async def ending() -> Message:
+                return await first_of(receive, over)
+
+            await self._app(scope, ending, watched)
+            if is_open and over.is_set():  # it ends, it does not break
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _reads_grant(self, scope: Scope) -> bool:
         """By the headers that MCP 2026-07-28 wants beside each body, and that the SDK compares with it."""

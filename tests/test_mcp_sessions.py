@@ -23,6 +23,7 @@ from tests.mcp_room import (
     modern_headers,
     room,
 )
+from vault import grants
 
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
 
@@ -112,6 +113,39 @@ async def test_what_opens_no_session_takes_no_place(place: Room) -> None:
         for _ in range(PER_CLIENT + 1):
             assert (await http.post("/mcp", json=LIST, headers=legacy_headers())).status_code == 400
         assert await status(http, kept) == 200
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_a_stream_ends_with_the_grant_that_it_was_opened_on(place: Room, path: str) -> None:
+    agent, other = await place.agent("alice"), await place.agent("alice", client_name="Stays")
+    async with place.http(agent) as http, place.http(other) as theirs:
+
+        async def follow(client: httpx2.AsyncClient, is_open: asyncio.Event) -> None:
+            headers = {"accept": "text/event-stream"}
+            if path == "/mcp":
+                headers |= {"mcp-session-id": await legacy_session(client), "mcp-protocol-version": "2025-11-25"}
+            async with client.stream("GET", path, headers=headers, timeout=60) as answer:
+                assert answer.status_code == 200
+                is_open.set()
+                async for _ in answer.aiter_raw():
+                    pass
+
+        opened = asyncio.Event(), asyncio.Event()
+        streams = [asyncio.create_task(follow(one, event)) for one, event in zip((http, theirs), opened, strict=True)]
+        try:
+            async with asyncio.timeout(60):
+                await asyncio.gather(*[event.wait() for event in opened])
+                deployment = place.vault.deployment
+                async with deployment.transaction() as transaction:
+                    await grants.revoke_grant(
+                        transaction, agent.principal.grant_id, reason="test", now=deployment.now()
+                    )
+                await streams[0]  # it ends, it does not break
+            assert not streams[1].done()
+        finally:
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
 
 
 async def test_the_oldest_event_stream_of_an_agent_ends_when_it_opens_too_many(place: Room) -> None:
