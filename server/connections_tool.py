@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from providers.api import UpstreamAPI
 from providers.tools import Progress, ToolSpec
 from server.deployment import Deployment
-from vault import connections, delegations
+from vault import connections, delegations, grants
 from vault.records import Connection, Principal
+from vault.refusals import GrantEnded
 
 SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
@@ -50,14 +51,21 @@ class ConnectionsOutput(BaseModel):
     not_connected: list[str] = Field(
         description="Providers that this vault knows and of which no account is shown here"
     )
-    manage_url: str = Field(description="Where the person connects, reconnects and disconnects accounts")
+    manage_url: str | None = Field(
+        description="Where the person connects, reconnects and disconnects accounts; null while `problem` says why"
+    )
+    problem: str | None = Field(default=None, description="Why the person's pages cannot be opened safely just now")
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
     """What is connected for this principal's user, seen by this principal's client.
 
-    A token without the scope `connections` sees only the accounts that its agent may use.
+    A token without the scope `connections` sees only the accounts that its agent may use. Raises GrantEnded: a local
+    client has no token that anybody checked before.
     """
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
     wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
     if wanted is not None:
         found = deployment.catalog.get(wanted)
@@ -79,10 +87,12 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
         if wanted in (None, connection.provider)
     ]
     connected = {connection.provider for connection in known}
+    trouble = await deployment.pages.trouble()
     return ConnectionsOutput(
         connections=entries,
         not_connected=[name for name in deployment.catalog.names if name not in connected and wanted in (None, name)],
-        manage_url=deployment.url("/connections"),
+        manage_url=deployment.url("/connections") if trouble is None else None,
+        problem=trouble,
     )
 
 
@@ -115,7 +125,10 @@ def _in_words(output: BaseModel) -> str:
     ]
     if output.not_connected:
         lines.append(f"not connected: {', '.join(output.not_connected)} (call one of its tools to get a link)")
-    return "\n".join([*(lines or ["Nothing is connected."]), f"The person manages this at {output.manage_url}"])
+    manage = f"The person manages this at {output.manage_url}"
+    if output.problem is not None:
+        manage = f"The person's pages cannot be opened safely: {output.problem}"
+    return "\n".join([*(lines or ["Nothing is connected."]), manage])
 
 
 async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:

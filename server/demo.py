@@ -166,7 +166,7 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
             "sandbox": {"loopback_upstreams": True},
         }
         deployment = await stack.enter_async_context(open_deployment(load_settings(overrides=sections), data=data))
-        listener = Listener(build_app(deployment), listening)
+        listener = Listener(build_app(deployment), [listening])
         serving = asyncio.create_task(listener.run())
         stack.push_async_callback(_end, serving)
         await listener.started.wait()

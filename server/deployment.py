@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,23 @@ from vault.keys import KeyRing
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests of one address may leave behind
 
 
+class Pages:
+    """Whether the address of our pages leads to us. It does, unless somebody was told to `watch` it and sees otherwise:
+    a stdio process gives out links to an address that another program may hold.
+    """
+
+    def __init__(self) -> None:
+        self._trouble: Callable[[], Awaitable[str | None]] | None = None
+
+    def watch(self, trouble: Callable[[], Awaitable[str | None]]) -> None:
+        """Ask `trouble` from now on: a sentence, or None."""
+        self._trouble = trouble
+
+    async def trouble(self) -> str | None:
+        """Why no link may be given just now, in a sentence that says the fix."""
+        return None if self._trouble is None else await self._trouble()
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """What one process has open. `vault_id` names the vault (not secret): processes of one vault share it."""
@@ -38,6 +55,7 @@ class Deployment:
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
     drain: Drain = field(default_factory=Drain)
+    pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step

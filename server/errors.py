@@ -18,6 +18,12 @@ class PersonRefused(VaultError):
     """Base of what this package refuses a person on a page or in a terminal; never raised itself."""
 
 
+class PagesElsewhere(PersonRefused):
+    """The address of this vault's pages leads to somebody else, so no link to them is given."""
+
+    code = "pages_elsewhere"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a refusal becomes on the wire. `oauth_error` is a registered code (RFC 6749 §5.2, RFC 8693 §2.2.2)."""

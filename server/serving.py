@@ -8,7 +8,7 @@ import gc
 import importlib.util
 import logging
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Final
 
 import uvicorn
@@ -47,16 +47,16 @@ def configured(app: ASGIApp, bounds: Bounds | None = None, *, patience: int = SH
 
 
 class Listener:
-    """A web server on one socket; `run` returns when it was stopped or cancelled."""
+    """A web server on one or more sockets; `run` returns when it was stopped or cancelled."""
 
-    def __init__(self, app: ASGIApp, listening: socket.socket, bounds: Bounds | None = None) -> None:
-        self._listening = listening
+    def __init__(self, app: ASGIApp, listening: Sequence[socket.socket], bounds: Bounds | None = None) -> None:
+        self._listening = list(listening)
         self._server = _Server(configured(app, bounds))
         self.started = asyncio.Event()
 
     async def run(self) -> None:
         """Serve. A cancelled run still closes its connections, bounded."""
-        serving = asyncio.create_task(self._server.serve(sockets=[self._listening]))
+        serving = asyncio.create_task(self._server.serve(sockets=self._listening))
         try:
             await self._wait_until_started(serving)
             await asyncio.shield(serving)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -28,6 +28,14 @@ DEFAULT_PORT = 8765
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 # read by themselves, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
 OTHER_VARIABLES = frozenset({"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE"})
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a listener at this address is reached from this machine alone."""
+    try:
+        return host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # another name: what it means is up to a name server
+        return False
 
 
 class SettingsRefused(Exception):
@@ -391,6 +399,19 @@ class Settings(BaseSettings):
         return _secret(self.database.url, self.database.url_file, name="database.url") or "sqlite:"
 
     @model_validator(mode="after")
+    def _loopback_listens_on_loopback(self) -> Self:
+        """What is easy on loopback (open registration, plain http, owner windows) must be reachable from there alone:
+        whoever reaches a listener can send `Host: localhost`.
+        """
+        if self.is_loopback and not is_loopback_host(self.server.host):
+            raise ValueError(
+                f"server.host {self.server.host} is reached from other machines, and server.public_url is"
+                f" {self.public_url}: set server.public_url to the https address that clients see, or server.host to"
+                " 127.0.0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sandbox_on_loopback_only(self) -> Self:
         switched = [name for name in SandboxSettings.model_fields if getattr(self.sandbox, name)]
         if switched and not self.is_loopback:
@@ -401,9 +422,16 @@ class Settings(BaseSettings):
 
 
 def default_data_directory() -> Path:
-    """TOKEN_VAULT_DATA, else the platform's place for a user's application data."""
+    """TOKEN_VAULT_DATA, else the platform's place for a user's application data. Raises SettingsRefused where the user
+    has none, as in many containers.
+    """
     chosen = os.environ.get("TOKEN_VAULT_DATA")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("token-vault", appauthor=False))
+    try:
+        return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("token-vault", appauthor=False))
+    except RuntimeError as error:  # no HOME, and no entry in the user database
+        raise SettingsRefused(
+            "this user has no home directory: give an absolute data directory with --data or TOKEN_VAULT_DATA"
+        ) from error
 
 
 def load_settings(

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server import peers
 from server.addresses import counted
 from server.deployment import Deployment
 from server.errors import PersonRefused
@@ -31,6 +32,7 @@ FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
+_PEER: Final = "token_vault.peer"  # in the ASGI scope: one look for each request
 UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it asked the person
 
 Cookie = Literal["session", "browser", "known", "openid"]
@@ -71,23 +73,84 @@ class Attempt:
 # Cookies
 
 
-def cookie_name(settings: Settings, cookie: Cookie) -> str:
-    """`__Host-` wherever the origin is https; the prefix needs Secure, which plain http on loopback cannot have."""
-    prefix = "__Host-" if settings.public_url.startswith("https://") else ""
-    return prefix + _COOKIE_NAMES[cookie]
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The operating-system user whose program sent a request; `uid` is None when nobody holds that end any more."""
+
+    uid: int | None
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether it is the user that the vault runs as, or root."""
+        return peers.is_ours(self.uid)
+
+
+def peer_of(deployment: Deployment, request: Request) -> Peer | None:
+    """Whose program sent the request; None where that cannot be told or means nothing: on other platforms than Linux,
+    and where a proxy is in front.
+    """
+    if _PEER not in request.scope:
+        request.scope[_PEER] = _look_for_peer(deployment.settings, request)
+    found: Peer | None = request.scope[_PEER]
+    return found
+
+
+def _look_for_peer(settings: Settings, request: Request) -> Peer | None:
+    ours, theirs = request.scope.get("server"), request.client
+    is_direct = settings.public_url.startswith("http://") and settings.is_loopback
+    if not is_direct or settings.server.trusted_proxies or ours is None or theirs is None or not peers.can_tell():
+        return None
+    return Peer(peers.peer_uid((ours[0], ours[1]), (theirs.host, theirs.port)))
+
+
+def cookie_name(deployment: Deployment, cookie: Cookie) -> str:
+    """`__Host-` wherever the origin is https; the prefix needs Secure, which plain http on loopback cannot have.
+
+    There browsers send a cookie to every port of the name (RFC 6265 §8.5), so each vault has names of its own.
+    """
+    if deployment.public_url.startswith("https://"):
+        return f"__Host-{_COOKIE_NAMES[cookie]}"
+    return f"{_COOKIE_NAMES[cookie]}_{deployment.vault_id[:8]}"
 
 
 def read_cookie(deployment: Deployment, request: Request, cookie: Cookie) -> str:
-    """The cookie's value, empty when there is none."""
-    return request.cookies.get(cookie_name(deployment.settings, cookie), "")
+    """The cookie's value, empty when there is none.
+
+    On loopback a cookie counts only for programs of the operating-system user that it was given to: servers of other
+    users on other ports of `localhost` are sent it, and can set one, which would sign the victim in as somebody else.
+    """
+    sent = request.cookies.get(cookie_name(deployment, cookie), "")
+    peer = peer_of(deployment, request) if sent else None
+    if peer is None:
+        return sent
+    value, _, mac = sent.rpartition(".")
+    right = _bound_mac(deployment, cookie, value, peer=peer)
+    is_right = hmac.compare_digest(mac.encode("utf-8", "surrogatepass"), right.encode())
+    return value if is_right and peer.uid is not None else ""
+
+
+def _bound_mac(deployment: Deployment, cookie: Cookie, value: str, *, peer: Peer) -> str:
+    message = f"{cookie}\n{peer.uid}\n{value}".encode("utf-8", "surrogatepass")
+    return hmac.new(deployment.keys.subkey("cookie-user"), message, hashlib.sha256).hexdigest()[:32]
 
 
 def set_cookie(
-    deployment: Deployment, response: Response, cookie: Cookie, *, value: str, lifetime: int | None = None
+    deployment: Deployment,
+    request: Request,
+    response: Response,
+    cookie: Cookie,
+    *,
+    value: str,
+    lifetime: int | None = None,
 ) -> None:
-    """Set a cookie that scripts and other sites' forms do not get; an empty value removes it."""
+    """Set a cookie that scripts, other sites' forms and other users of this machine cannot use; an empty value
+    removes it.
+    """
+    peer = peer_of(deployment, request) if value else None
+    if peer is not None:
+        value = f"{value}.{_bound_mac(deployment, cookie, value, peer=peer)}"
     response.set_cookie(
-        cookie_name(deployment.settings, cookie),
+        cookie_name(deployment, cookie),
         value,
         max_age=lifetime if value else 0,
         path="/",
@@ -139,19 +202,19 @@ async def begin_session(
             await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
         event = Event(kind="session.started", user_id=user.id, details={"method": method})
         await audit.append(transaction, event, now=now)
-    set_cookie(deployment, response, "session", value=token, lifetime=lifetime)
-    set_cookie(deployment, response, "browser", value="")
+    set_cookie(deployment, request, response, "session", value=token, lifetime=lifetime)
+    set_cookie(deployment, request, response, "browser", value="")
     known = _new_known_value(deployment, user.id)
-    set_cookie(deployment, response, "known", value=known, lifetime=KNOWN_BROWSER_LIFETIME)
+    set_cookie(deployment, request, response, "known", value=known, lifetime=KNOWN_BROWSER_LIFETIME)
 
 
-async def sign_out(deployment: Deployment, response: Response, *, session: Session) -> None:
+async def sign_out(deployment: Deployment, request: Request, response: Response, *, session: Session) -> None:
     """End the session on the server and remove its cookie; the browser stays known."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await sessions.end_session(transaction, session.token_hash, now=now)
         await audit.append(transaction, Event(kind="session.ended", user_id=session.user_id), now=now)
-    set_cookie(deployment, response, "session", value="")
+    set_cookie(deployment, request, response, "session", value="")
 
 
 # Passwords

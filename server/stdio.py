@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from mcp.server.stdio import stdio_server
-
 from server.app import build_app
 from server.companion import Companion, Holder, address_of
 from server.deployment import Deployment
 from server.owner import local_principal
 from server.serving import tune
+from server.stdio_streams import standard_streams
 from server.transports import PRINCIPAL, build_server
 
 logger = logging.getLogger("token_vault.stdio")
@@ -25,17 +24,15 @@ async def serve_stdio(deployment: Deployment, client_name: str) -> None:
     """Speak MCP on stdin and stdout until the client closes stdin, with the companion beside it."""
     principal = await local_principal(deployment, client_name)
     companion = Companion(build_app(deployment), address_of(deployment))
+    deployment.pages.watch(companion.trouble)  # no link leaves while a stranger would get it
     watching = asyncio.create_task(companion.run())
     try:
         if await companion.first_look() is Holder.FOREIGN:
-            logger.warning(
-                "another program holds the address of the connect pages; end it or set server.port",
-                extra={"port": deployment.settings.server.port},
-            )
+            logger.warning("no links are given until this is fixed", extra={"cause": await companion.trouble()})
         tune()
         PRINCIPAL.set(principal)
         server = build_server(deployment, transport="stdio")
-        async with stdio_server() as (read, write):
+        async with standard_streams() as (read, write):
             await server.run(read, write, server.create_initialization_options())
     finally:
         watching.cancel()

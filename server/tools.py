@@ -24,7 +24,7 @@ from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, tell
 from server.deployment import Deployment
-from server.errors import STORAGE_RETRY, retry_after, tool_text
+from server.errors import STORAGE_RETRY, PagesElsewhere, retry_after, tool_text
 from server.ladder import Asking
 from server.retry_later import STORAGE_AWAY
 from server.signin import owner_link
@@ -264,6 +264,9 @@ async def _ask(
     *,
     wanted: ExchangeRequest,
 ) -> _Outcome:
+    trouble = await deployment.pages.trouble()
+    if trouble is not None:
+        raise PagesElsewhere(f"This needs the person at a page of the vault, and its address is not safe: {trouble}")
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
     told = await tell(

@@ -21,7 +21,7 @@ from server.bridge.address import remote_vault
 from tests.harness import PASSWORD
 from tests.mcp_room import Agent
 from tests.person import Person
-from tests.processes import PROGRAM, ROOT
+from tests.processes import PROGRAM, ROOT, opened_url
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Machine:
                 await asyncio.sleep(0.02)
         found = self.opened.read_text()
         self.opened.unlink()
-        return found
+        return opened_url(found)
 
     async def code(self) -> tuple[str, str]:
         """Page and code that the bridge has told on standard error."""

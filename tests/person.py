@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
+
+_SESSION = re.compile(r"(__Host-)?token_vault(_[0-9a-f]{8})?")
+
+
+def session_cookie(http: httpx2.AsyncClient) -> str:
+    """`name=value` of the cookie that signs this browser in."""
+    (found,) = [one for one in http.cookies.jar if _SESSION.fullmatch(one.name)]
+    return f"{found.name}={found.value}"
+
+
+def session_token(http: httpx2.AsyncClient) -> str:
+    """The secret of the session, as the vault knows it: without what binds the cookie to this operating-system user."""
+    return session_cookie(http).partition("=")[2].partition(".")[0]
 
 
 @dataclass

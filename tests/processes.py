@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 from mcp import Client
@@ -18,6 +21,16 @@ from mcp.client.stdio import StdioServerParameters
 
 PROGRAM = [sys.executable, "-m", "token_vault"]
 ROOT = Path(__file__).parent.parent
+
+
+def opened_url(address: str) -> str:
+    """Where the browser ends up that was told to open `address`: it is a file that only its owner can read."""
+    file = Path(unquote(urlsplit(address).path))
+    assert urlsplit(address).scheme == "file"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    (found,) = re.findall(r'http-equiv=refresh content="0; url=([^"]+)"', file.read_text(encoding="utf-8"))
+    return html.unescape(found)
 
 
 def free_port() -> int:

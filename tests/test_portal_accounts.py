@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from providers.simulator.person import consent
-from tests.person import forms_of
+from tests.person import forms_of, session_token
 from tests.portal_room import CHAT, Room, query_of, running_room
 from vault import audit, connections, delegations, grants, leases, revocations
 from vault.records import Client, ClientKind, Connection, Event, User
@@ -441,7 +441,7 @@ async def test_events_hold_no_secret_of_a_whole_journey(room: Room) -> None:
         link.user_code,
         query_of(url)["state"],
         query_of(callback)["code"],
-        person.http.cookies["token_vault"],
+        session_token(person.http),
     ]
     recorded = repr(await room.events(user))
     assert "connection.opened" in recorded

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from server.signin import cookie_name
 from tests.harness import PASSWORD, free_socket, running_vault
-from tests.person import Person, forms_of
+from tests.person import Person, forms_of, session_token
 from tests.portal_room import Room, running_room
 from vault import connections, sessions
 
@@ -138,7 +139,7 @@ async def test_cookies_of_an_https_vault_are_host_bound_secure_and_hidden_from_s
 async def test_cookies_on_plain_loopback_are_hidden_and_lax_too(room: Room) -> None:
     page = await (await room.browser()).http.get("/sign-in")
     (cookie,) = page.headers.get_list("set-cookie")
-    assert cookie.startswith("token_vault_browser=")
+    assert cookie.startswith(cookie_name(room.deployment, "browser") + "=")
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
 
@@ -285,7 +286,7 @@ async def test_a_sign_in_form_from_another_site_is_refused(room: Room, headers: 
     data = await _password_form(person)
     foreign = await person.http.post("/sign-in", data=data, headers=headers)
     assert foreign.status_code == 403
-    assert "token_vault=" not in str(foreign.headers.get_list("set-cookie"))
+    assert cookie_name(room.deployment, "session") + "=" not in str(foreign.headers.get_list("set-cookie"))
     own = await person.http.post("/sign-in", data=data, headers={"origin": room.url})
     assert own.status_code == 303
 
@@ -399,7 +400,7 @@ async def test_an_ended_session_sends_the_person_to_sign_in(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     assert (await person.http.get("/connections")).status_code == 200
-    cookie = person.http.cookies["token_vault"]
+    cookie = session_token(person.http)
     async with room.deployment.transaction() as transaction:
         await sessions.end_session(transaction, sessions.session_hash(cookie), now=room.deployment.now())
     assert (await person.http.get("/connections")).status_code == 303

@@ -355,7 +355,7 @@ async def test_a_provider_that_switches_protocols_is_not_followed(room: ProxyRoo
 async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: Proxied) -> None:
     from server.signin import cookie_name
 
-    name = cookie_name(room.vault.settings, "session")
+    name = cookie_name(room.vault.deployment, "session")
     refused = await handle.call("GET", "/conversations.list", headers={"cookie": f"a=b; {name}=x"})
     assert refused.headers["token-vault-refusal"] == "cookie_refused"
     assert room.provider.arrivals == []

@@ -14,7 +14,7 @@ from server.oauth.client_rules import DEVICE_GRANT
 from server.oauth.device import INTERVAL
 from tests.harness import PASSWORD, RunningVault
 from tests.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
-from tests.person import Person
+from tests.person import Person, session_token
 from vault import sessions, tickets
 from vault.records import TicketPurpose
 
@@ -244,7 +244,7 @@ async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_
 
 
 async def _name_of(world: World, person: Person) -> str:
-    token = person.http.cookies["token_vault"]
+    token = session_token(person.http)
     found = await sessions.find_session(world.vault.deployment.database, token, now=world.now(), idle_lifetime=3600)
     assert found is not None
     return found[1].name

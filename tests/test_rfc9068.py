@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
 from tests.oauth_world import World, b64, claims_of, header_of, signed, vault_with
+from tests.person import session_token
 
 pytest_plugins = ["tests.oauth_fixtures"]
 
@@ -320,7 +321,7 @@ async def test_no_other_kind_of_token_works_as_an_access_token(world: World) -> 
         issued["id_token"],
         str(client["registration_access_token"]),
         str(client["client_id"]),
-        world.alice.http.cookies["token_vault"],
+        session_token(world.alice.http),
         signed(
             {"alg": "RS256", "typ": "JWT", "kid": own_key(world).kid}, claims_of(issued["access_token"]), own_key(world)
         ),

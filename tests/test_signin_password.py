@@ -12,7 +12,7 @@ import pytest
 from server import signin
 from server.app import build_app, open_deployment
 from tests.harness import PASSWORD, free_socket, serving
-from tests.person import Person, forms_of
+from tests.person import Person, forms_of, session_cookie
 from tests.portal_room import Room, running_room
 from vault import grants, users
 
@@ -44,16 +44,17 @@ async def _try(person: Person, name: str, password: str) -> int:
 async def test_signing_in_never_takes_over_a_session_id_that_the_browser_brings(room: Room) -> None:
     planted = "p" * 43
     victim = await room.browser()
-    victim.http.cookies.set("token_vault", planted, domain="localhost.local", path="/")
+    name = signin.cookie_name(room.deployment, "session")
+    victim.http.cookies.set(name, planted, domain="localhost.local", path="/")
     assert (await victim.sign_in("alice", PASSWORD)).url.path == "/connections"
-    fresh = victim.http.cookies["token_vault"]
+    fresh = victim.http.cookies[name]
     assert fresh != planted
     assert len(fresh) >= 43
     mallory = await room.browser()
-    assert (await mallory.http.get("/connections", headers={"cookie": f"token_vault={planted}"})).status_code == 303
-    assert (await mallory.http.get("/connections", headers={"cookie": f"token_vault={fresh}"})).status_code == 200
+    assert (await mallory.http.get("/connections", headers={"cookie": f"{name}={planted}"})).status_code == 303
+    assert (await mallory.http.get("/connections", headers={"cookie": f"{name}={fresh}"})).status_code == 200
     again = await room.signed_in()
-    assert again.http.cookies["token_vault"] != fresh
+    assert again.http.cookies[name] != fresh
 
 
 async def test_signing_in_over_a_live_session_ends_it(room: Room) -> None:
@@ -61,24 +62,24 @@ async def test_signing_in_over_a_live_session_ends_it(room: Room) -> None:
     person = await room.browser()
     page = await person.open("/sign-in")
     await person.sign_in(user.name, PASSWORD, page=page)
-    first = person.http.cookies["token_vault"]
+    first = session_cookie(person.http)
     link = await signin.owner_link(room.deployment, user.id)
     await person.open(link)
-    assert person.http.cookies["token_vault"] != first
+    assert session_cookie(person.http) != first
     other = await room.browser()
-    assert (await other.http.get("/connections", headers={"cookie": f"token_vault={first}"})).status_code == 303
+    assert (await other.http.get("/connections", headers={"cookie": first})).status_code == 303
 
 
 @pytest.mark.requirement("S-133")
 async def test_signing_out_ends_the_session_on_the_server(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
-    old = person.http.cookies["token_vault"]
+    old = session_cookie(person.http)
     page = await person.open("/connections")
     assert page.status_code == 200
     page = await person.submit(page, form="/sign-out")
     assert page.url.path == "/sign-in"
-    replayed = await (await room.browser()).http.get("/connections", headers={"cookie": f"token_vault={old}"})
+    replayed = await (await room.browser()).http.get("/connections", headers={"cookie": old})
     assert replayed.status_code == 303
     assert await room.kinds(user) == ["session.started", "session.ended"]
 

@@ -18,7 +18,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from providers.simulator.person import consent
 from providers.simulator.running import Simulator, running_simulator
 from tests.person import Person
-from tests.processes import Place, free_port
+from tests.processes import Place, free_port, opened_url
 
 POST = {"channel": "#general", "text": "hello"}
 
@@ -129,11 +129,12 @@ async def test_the_owners_browser_comes_up_signed_in_and_the_model_never_sees_th
         async with asyncio.timeout(10):
             while not opened.exists():
                 await asyncio.sleep(0.02)
-        url = opened.read_text()
+        url = opened_url(opened.read_text())
         assert url.startswith(f"{place.url}/sign-in/local?")
         assert parse_qs(urlsplit(url).query)["ticket"][0] not in repr(told)
         async with Person(place.url) as owner:
             page = await owner.open(url)  # one time: signed in, and at the page that the link leads to
+            assert not list((place.data / "opening").iterdir()), "the file is gone with its use"
             assert str(page.url) in text(told)
             page = await owner.submit(page, form="/connect/", button=("decision", "allow"))
             await owner.open(await consent(page.headers["location"]))

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 from mcp.client.streamable_http import streamable_http_client
-from mcp.server.stdio import stdio_server
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
@@ -35,6 +34,7 @@ from mcp_types import (
 
 from server.bridge.address import RemoteVault
 from server.bridge.remote import SESSION_LOST, RemoteClient
+from server.stdio_streams import standard_streams
 
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"
@@ -67,7 +67,7 @@ class Relay:
 
     async def run(self) -> None:
         """Until the client closes standard input."""
-        async with stdio_server() as (inbox, outbox), inbox, outbox:  # its writer ends when its stream is closed
+        async with standard_streams() as (inbox, outbox), inbox, outbox:  # its writer ends when its stream is closed
             again: JSONRPCRequest | None = None
             while True:
                 self._remote.session_lost = False

@@ -22,6 +22,7 @@ class Way:
     """How the person signs in here."""
 
     open_browser: Callable[[str], bool] | None  # None: there is no browser
+    forget: Callable[[str], None]  # an address that was opened is over
     by_code: bool = False
     may_open: bool = True
     client_id: str | None = None  # that the operator gave
@@ -72,7 +73,10 @@ class SignIn:
             is_opened = open_browser is not None and open_browser(attempt.address)
             where = "in the browser that has opened, or open" if is_opened else "and open"
             self._tell(f"Sign in to {self._vault.origin} {where} {attempt.address} on this machine.")
-            return await redeemed(attempt, self._authority, client_id=client_id)
+            try:
+                return await redeemed(attempt, self._authority, client_id=client_id)
+            finally:
+                self._way.forget(attempt.address)
 
     async def _ask_by_code(self, client_id: str) -> Credentials:
         prompt = await self._authority.ask_device(client_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.agents import UserOption
-from server.commands.setup import Setup, command, fail, note, say, user_at_browser, user_named, when
+from server.commands.setup import Setup, check_pages, command, fail, note, say, user_at_browser, user_named, when
 
 if TYPE_CHECKING:
     from providers.tools import ToolSpec
@@ -74,6 +74,7 @@ def connect(
                     "unless the vault runs with --sandbox."
                 )
             owner = await user_at_browser(deployment, user)
+            await check_pages(deployment)
             path = "/connections/connect?" + urlencode({"provider": provider})
             return await owner_link(deployment, owner.id, return_to=path)
 

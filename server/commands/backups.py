@@ -232,11 +232,11 @@ async def _alone(
 
 def _refuse_serving(settings: Settings, vault: str) -> None:
     """Somebody of this vault answers at its address, on whatever host."""
-    from server.companion import Address, Holder, look
+    from server.companion import Address, look
 
     name = urlsplit(settings.public_url).netloc
     address = Address(settings.server.host, settings.server.port, vault, name=name)
-    if look(address) is Holder.OURS:
+    if look(address).is_served:
         fail(f"this vault is running at {settings.public_url}: stop all its processes first")
 
 

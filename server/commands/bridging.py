@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from server.commands.setup import Setup, note, say
@@ -34,7 +35,7 @@ async def bridge(setup: Setup, wish: Wish) -> None:
     from server.bridge.authority import Authority, plain_client
     from server.bridge.credentials import credential_store
     from server.bridge.sign_in import SignIn, Way
-    from server.browser import browser_opener
+    from server.browser import browser_opener, forget
     from server.data_folder import prepare_data_directory
 
     vault = remote_vault(wish.url, agent=wish.agent)
@@ -50,7 +51,8 @@ async def bridge(setup: Setup, wish: Wish) -> None:
             return
         access = Access(authority, store, vault=vault, data=data, say=_tell)
         if wish.sign_in:
-            way = Way(browser_opener(), by_code=wish.by_code, may_open=may_open, client_id=wish.client_id)
+            opener = browser_opener(data)
+            way = Way(opener, partial(forget, data), by_code=wish.by_code, may_open=may_open, client_id=wish.client_id)
             async with access.opened(SignIn(authority, vault, way, tell=access.tell)):
                 await _sign_in(setup, access, wish, origin=vault.origin)
             return

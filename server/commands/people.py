@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.setup import Setup, command, fail, note, user_at_browser, user_named, when
+from server.commands.setup import Setup, check_pages, command, fail, note, user_at_browser, user_named, when
 
 if TYPE_CHECKING:
     from vault.records import User
@@ -189,6 +189,7 @@ def register_sign_in(root: typer.Typer) -> None:
                 found = await user_at_browser(deployment, user)
                 from server.signin import owner_link
 
+                await check_pages(deployment)
                 return await owner_link(deployment, found.id), found.name
 
         url, name = setup.run(make())

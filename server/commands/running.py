@@ -130,7 +130,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     async with (
         _placed(setup, overrides, sandbox=sandbox) as (settings, data),
         open_deployment(
-            settings, data=data, open_browser=browser_opener() if settings.is_loopback else None
+            settings, data=data, open_browser=browser_opener(data) if settings.is_loopback else None
         ) as deployment,
         upkeep(deployment),
     ):
@@ -189,7 +189,7 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
     try:
         match await companion.first_look():
             case Holder.FOREIGN:
-                fail(f"port {server.port} of {server.host} is taken by another program: end it or choose --port")
+                fail(await asyncio.to_thread(companion.who))
             case Holder.OURS:
                 note(f"Another process of this vault serves {deployment.public_url}; this one takes over when it ends.")
             case _:
@@ -211,7 +211,7 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
     from server.upkeep import upkeep
 
     async with _placed(setup, {}, sandbox=sandbox) as (settings, data):
-        opener = browser_opener() if may_open and settings.stdio.open_browser else None
+        opener = browser_opener(data) if may_open and settings.stdio.open_browser else None
         async with (
             open_deployment(settings, data=data, open_browser=opener) as deployment,
             upkeep(deployment),

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, NoReturn, ParamSpec, TypeVar, get_type_hints
 
 import typer
+
+from server.printable import printable
 
 if TYPE_CHECKING:
     from providers.catalog import Catalog
@@ -100,7 +103,7 @@ class Setup:
         from rich.text import Text
 
         heads = [column.replace("_", " ") for column in columns]
-        cells = [[Text(_cell(row.get(column))) for column in columns] for row in rows]
+        cells = [[Text(printable(_cell(row.get(column)))) for column in columns] for row in rows]
         console = Console()
         # A program that reads the table (grep, awk) has no width: one line for each row.
         room = console.width if sys.stdout.isatty() else _UNBOUNDED
@@ -125,7 +128,7 @@ class Setup:
             return
         width = max(len(name) for name in row) + 1
         for name, value in row.items():
-            say(f"{name:{width}}{_cell(value)}".rstrip())
+            say(printable(f"{name:{width}}{_cell(value)}").rstrip())
 
     def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
         """Print one result: a JSON object, or a sentence."""
@@ -140,14 +143,14 @@ class Setup:
 
 
 def say(text: str) -> None:
-    """Print a line of a result."""
-    sys.stdout.write(text + "\n")
+    """Print a line of a result, or several."""
+    sys.stdout.write(printable(text, kept="\n\t") + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """Print a line for the person at the terminal, beside the result."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text, kept="\n\t") + "\n")
     sys.stderr.flush()
 
 
@@ -243,6 +246,9 @@ class _refusals:  # noqa: N801 -- used as a context manager
         from vault.refusals import VaultError
 
         found = _first(error)
+        if isinstance(found, BrokenPipeError):  # `| head`: whoever read has what they wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+            raise typer.Exit(1)
         if isinstance(found, VaultError):
             fail(found.description)
         if isinstance(found, (SettingsRefused, ProviderFileRefused, ToolFileRefused)):
@@ -256,6 +262,18 @@ def _first(error: BaseException) -> BaseException:
         return error
     group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
     return _first(group.exceptions[0])
+
+
+async def check_pages(deployment: Deployment) -> None:
+    """End unless a link to our pages would reach this vault, or nobody: never a stranger who holds the address."""
+    from server.companion import Holder, address_of, foreign_holder, look
+
+    if not deployment.settings.is_loopback:  # TLS says who answers there, perhaps on another machine
+        return
+    address = address_of(deployment)
+    sight = await asyncio.to_thread(look, address)
+    if sight.holder is Holder.FOREIGN:
+        fail(f"no link is made, since it would lead to somebody else: {foreign_holder(address, sight)}")
 
 
 async def user_named(reader: Reader, name: str | None) -> User:

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from providers.answers import parse_object
-from server.companion import Holder, address_of, look
+from server.companion import Holder, Sight, address_of, foreign_holder, look
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
 
@@ -58,22 +58,21 @@ def fetch(url: str) -> Seen:
 
 async def check_serving(deployment: Deployment) -> Iterator[Finding]:
     """Port, public URL, clock."""
-    holder = await asyncio.to_thread(look, address_of(deployment))
+    sight = await asyncio.to_thread(look, address_of(deployment))
     health = await asyncio.to_thread(fetch, deployment.url("/healthz"))
     metadata = await asyncio.to_thread(fetch, deployment.url("/.well-known/oauth-authorization-server"))
     return iter(
-        (_port(deployment, holder), _public(deployment, holder, health, metadata), check_clock(deployment, health))
+        (_port(deployment, sight), _public(deployment, sight.holder, health, metadata), check_clock(deployment, health))
     )
 
 
-def _port(deployment: Deployment, holder: Holder) -> Finding:
+def _port(deployment: Deployment, sight: Sight) -> Finding:
     server = deployment.settings.server
     where = f"port {server.port} of {server.host}"
-    match holder:
+    match sight.holder:
         case Holder.FOREIGN:
-            return problem(
-                "port", f"{where} is taken by another program, or another vault", mend="end it, or choose server.port"
-            )
+            who = foreign_holder(address_of(deployment), sight).partition(". ")[0]
+            return problem("port", f"{where}: {who}", mend="end it, or choose server.port")
         case Holder.NOBODY:
             return noted("port", f"{where} is free: nobody serves this vault just now", mend=_SERVE)
         case _:

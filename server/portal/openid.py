@@ -37,7 +37,9 @@ async def start(visit: Visit) -> Response:
     except OpenIDRefused as refusal:
         raise _page(refusal) from refusal
     response = pages.go(begun.url)
-    signin.set_cookie(deployment, response, "openid", value=begun.browser, lifetime=openid_signin.LIFETIME)
+    signin.set_cookie(
+        deployment, visit.request, response, "openid", value=begun.browser, lifetime=openid_signin.LIFETIME
+    )
     return response
 
 
@@ -64,7 +66,7 @@ async def callback(visit: Visit) -> Response:
         method="openid",
         signed_in_at=signin.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
     )
-    signin.set_cookie(visit.deployment, response, "openid", value="")
+    signin.set_cookie(visit.deployment, visit.request, response, "openid", value="")
     return response
 
 

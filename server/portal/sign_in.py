@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from server import signin
 from server.addresses import address_of
+from server.browser import forget
 from server.deployment import Deployment
 from server.owner import OWNER_ISSUER, OWNER_SUBJECT
 from server.portal import pages
@@ -83,8 +84,11 @@ async def with_password(visit: Visit) -> Response:
 
 
 async def open_window(visit: Visit) -> Response:
-    """Have this computer open its owner's browser, signed in. Whoever asks sees nothing of the link."""
+    """Have this computer open its owner's browser, signed in. Whoever asks sees nothing of the link, and must be the
+    owner's own programs: for others on a shared machine nothing is opened.
+    """
     deployment = visit.deployment
+    _check_own_user(visit)
     owner = await local_owner(deployment)
     if owner is None:
         raise PageRefused("Not here", "This vault has no owner on this computer.", status=403)
@@ -101,18 +105,36 @@ async def open_window(visit: Visit) -> Response:
 
 
 async def with_owner_link(visit: Visit) -> Response:
-    """The one-time link itself: signs this browser in and goes on without the secret in the address."""
+    """The one-time link itself: signs this browser in and goes on without the secret in the address.
+
+    A link that another user of the machine got hold of is not even used up by them.
+    """
+    _check_own_user(visit)
     try:
         user = await signin.redeem_owner_link(visit.deployment, visit.query("ticket"))
     except signin.SignInRefused as refusal:
         raise PageRefused("This link is over", refusal.description, status=403) from refusal
+    forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
     await signin.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
     return response
 
 
+def _check_own_user(visit: Visit) -> None:
+    """Refuse a browser of another user of this machine, where the platform tells. Behind a proxy it cannot."""
+    user = signin.peer_of(visit.deployment, visit.request)
+    if user is not None and not user.is_owner:
+        raise PageRefused(
+            "Not for you",
+            "This vault belongs to another user of this computer, so nothing was done. Sign in with your name and"
+            " password instead, or open the link in a browser of the user that the vault runs as.",
+            status=403,
+            detail="another user of this machine",
+        )
+
+
 async def out(visit: OwnVisit) -> Response:
     """Sign out."""
     response = pages.go("/sign-in")
-    await signin.sign_out(visit.deployment, response, session=visit.session)
+    await signin.sign_out(visit.deployment, visit.visit.request, response, session=visit.session)
     return response

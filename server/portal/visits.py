@@ -65,7 +65,7 @@ class Visit:
             template, values, status=status, form_targets=form_targets, token_field=self.token_field
         )
         if self.session is None:
-            signin.set_cookie(self.deployment, response, "browser", value=self.secret)
+            signin.set_cookie(self.deployment, self.request, response, "browser", value=self.secret)
         return response
 
 

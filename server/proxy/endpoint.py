@@ -60,7 +60,7 @@ class Proxy:
         self._deployment = deployment
         self._settings = deployment.settings.proxy
         self._openings = Openings()
-        self._cookie = cookie_name(deployment.settings, "session")
+        self._cookie = cookie_name(deployment, "session")
         passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
         self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
 
