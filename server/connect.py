@@ -199,7 +199,11 @@ async def tell(
     if link is not offered:
         found = deployment.catalog.get(refusal.provider)
         message = _message(refusal.provider if found is None else found.title, reason=reason, tool=tool)
-        link = replace(link, message=f"{message} {heard.description}" if heard is refusal else message)
+        if isinstance(heard, DelegationRequired) and heard.accounts:
+            message = heard.description
+        elif heard is refusal:
+            message = f"{message} {heard.description}"
+        link = replace(link, message=message)
     return Told(heard, reason, link.message, is_configured=True, link=link)
 
 
@@ -207,8 +211,10 @@ async def _may_know(
     deployment: Deployment, refusal: ConnectionRequired | DelegationRequired, principal: Principal
 ) -> bool:
     """Whether the refusal names no account, or one that this agent may use."""
-    if refusal.connection_id is None:
-        return isinstance(refusal, ConnectionRequired)  # else it differs for an account that there is
+    if (
+        refusal.connection_id is None
+    ):  # a permission that is missing says that there is an account, or names usable ones
+        return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
     held = await delegations.get(
         deployment.database,
         user_id=principal.user_id,

@@ -298,8 +298,9 @@ async def test_several_accounts_are_never_chosen_for_the_agent(room: Room) -> No
     assert refused.value.accounts == ("alice@example.com", "work@example.com")
     for name in ("work", "work@example.com", "WORK@example.com"):
         assert (await room.exchange(account=name)).account == "work"
-    with pytest.raises(AccountRequired):
+    with pytest.raises(DelegationRequired) as unknown:
         await room.exchange(account="nobody@example.com")
+    assert unknown.value.accounts == ("alice@example.com", "work@example.com")
 
 
 async def test_the_only_account_that_an_agent_may_use_is_the_one_that_is_meant(room: Room) -> None:

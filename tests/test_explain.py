@@ -42,7 +42,7 @@ async def ask(
 
 async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> VaultError:
     """What the exchange itself refuses with."""
-    request = ExchangeRequest(principal_of(room.alice), connection.provider, scopes, account=connection.id)
+    request = ExchangeRequest(principal_of(room.alice), connection.provider, scopes, connection_id=connection.id)
     with pytest.raises(VaultError) as raised:
         await exchange(request, vault=room.vault, now=room.now)
     return raised.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -132,3 +133,50 @@ async def test_of_an_account_that_it_may_use_an_agent_hears_what_is_wrong(
     answer, connection = await refused_at(place, door, spoil, is_allowed=True)
     assert told in answer
     assert connection.label in answer
+
+
+# A name that an agent tries, beside an account that it may use
+
+BOB = "bob (Sandbox)"
+
+
+async def tried(place: ExchangeRoom, door: str, name: str) -> str:
+    """What an agent hears that may use one account and names another; `ID` is replaced by that of the other."""
+    caller = await place.caller()
+    agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
+    await place.slack(agent, account="alice")
+    private = await place.slack(agent, account="bob", delegated=frozenset())
+    name = name.replace("ID", private.id)
+    if door == "tool":
+        arguments = {"channel": "#general", "text": "hello", "account": name}
+        message = modern("tools/call", {"name": "slack_post", "arguments": arguments})
+        headers = modern_headers("tools/call", "slack_post", authorization=f"Bearer {agent.token}")
+        answer = await place.http.post("/mcp", json=message, headers=headers)
+    elif door == "token":
+        answer = await place.exchange(caller, agent.token, scope=SCOPE, account=name)
+    else:
+        handle = (await place.exchange(caller, agent.token, scope=SCOPE)).json()
+        host, _, _ = handle["api_base_url"].partition("/proxy/")
+        headers = {"authorization": f"Bearer {handle['access_token']}"}
+        form = {"channel": "#general", "text": "hello"}
+        answer = await place.http.post(f"{host}/proxy/{name}/web/chat.postMessage", data=form, headers=headers)
+    links = r"[A-Za-z0-9_-]{43}|[A-Z0-9]{4}-[A-Z0-9]{4}"  # each answer has its own
+    return f"{answer.status_code} {re.sub(links, '', answer.text)}"
+
+
+@pytest.mark.requirement("S-118")
+@pytest.mark.parametrize("door", DOORS)
+async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_such_an_account(
+    place: ExchangeRoom, door: str
+) -> None:
+    nobody = await tried(place, door, "nobody")
+    assert '"isError":true' in nobody or nobody.startswith("4"), nobody
+    for name in (BOB, BOB.upper(), "ID"):
+        assert await tried(place, door, name) == nobody
+    assert "bob" not in nobody
+    if door != "proxy":
+        assert "alice" in nobody  # so that it can name the right one
+        assert "/connect/" in nobody  # so that the person can allow another
+        good = await tried(place, door, "ALICE (sandbox)")  # the twin
+        assert '"isError":true' not in good
+        assert good.startswith("200")

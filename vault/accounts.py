@@ -111,7 +111,8 @@ class HeldAccount:
     salt: bytes | None = field(repr=False)
 
     def is_delegated(self, now: int) -> bool:
-        return self.delegation_state == "live" and not self.delegation_ended(now)
+        """Whether this agent may use it for anything at all."""
+        return self.delegation_state == "live" and bool(self.delegated) and not self.delegation_ended(now)
 
     def delegation_ended(self, now: int) -> bool:
         return self.delegated_until is not None and now >= self.delegated_until

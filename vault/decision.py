@@ -155,14 +155,28 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
         matching = _meant(accounts, now=now)
         why = f"There are several {provider} accounts. Say which one to use."
     else:
-        matching = [one for one in accounts if _fits(one, request.account)]
-        why = f"That does not name exactly one connected {provider} account. Say which one to use."
+        matching = [one for one in accounts if one.is_delegated(now) and _fits(one, request.account)]
+        if not matching:  # the same for an account that it may not use and for none: else it could guess names
+            names = _names(accounts, now=now)
+            raise DelegationRequired(
+                f"This agent may use {', '.join(names)} ({provider}), and no other account. "
+                "Name one of these, or have the person allow another one.",
+                provider=provider,
+                scopes=request.scopes or frozenset(),
+                connection_id=None,
+                accounts=names,
+            )
+        why = f"That names several {provider} accounts. Say which one to use."
     if len(matching) == 1:
         return matching[0]
+    raise AccountRequired(why, provider=provider, accounts=_names(accounts, now=now))
+
+
+def _names(accounts: Sequence[HeldAccount], *, now: int) -> tuple[str, ...]:
+    """What the accounts that this agent may use are called, so that each name is of one of them."""
     shown = [one for one in accounts if one.is_delegated(now)]
     labels = [one.label for one in shown]
-    names = sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown)
-    raise AccountRequired(why, provider=provider, accounts=tuple(names))
+    return tuple(sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown))
 
 
 def _fits(held: HeldAccount, named: str | None) -> bool:

@@ -94,7 +94,7 @@ async def explain(question: Question, *, vault: Vault, now: int) -> Explanation:
             )
         )
     principal = Principal(user.id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
-    request = ExchangeRequest(principal, connection.provider, question.scopes, account=connection.id)
+    request = ExchangeRequest(principal, connection.provider, question.scopes, connection_id=connection.id)
     key = "" if question.scopes is None else scope_key(question.scopes)
     wanted = Wanted(principal, connection.provider, key)
     try:

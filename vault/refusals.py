@@ -49,7 +49,7 @@ class DelegationRequired(VaultError):
     """The connection exists, but the person has not let this agent use it with these scopes.
 
     `missing` names the scopes that the agent's live permission lacks; empty when it has none. `connection_id` is None
-    where no account is meant yet.
+    where no account is meant yet; `accounts` then names those that the agent may use, where it named another one.
     """
 
     code = "delegation_required"
@@ -62,6 +62,7 @@ class DelegationRequired(VaultError):
         scopes: frozenset[str],
         connection_id: str | None,
         missing: frozenset[str] = frozenset(),
+        accounts: tuple[str, ...] = (),
         detail: str = "",
     ) -> None:
         super().__init__(description, detail=detail)
@@ -69,6 +70,7 @@ class DelegationRequired(VaultError):
         self.scopes = scopes
         self.connection_id = connection_id
         self.missing = missing
+        self.accounts = accounts
 
 
 class ApprovalRequired(VaultError):

@@ -70,9 +70,11 @@ async def _with_link(
     if not told.is_configured:
         members = {"reason": "not_configured", "provider": refusal.provider}
         return OAuthError("invalid_target", told.text, members=members)
-    members = {"reason": told.reason, "provider": refusal.provider}
+    members: dict[str, object] = {"reason": told.reason, "provider": refusal.provider}
     if told.link is not None:
         members |= told.link.members()
+    if isinstance(told.refusal, DelegationRequired) and told.refusal.accounts:
+        members["accounts"] = list(told.refusal.accounts)
     missing, known = told.refusal.missing, as_oauth_error(told.refusal)
     if missing:
         members["missing_scope"] = format_scope(missing)
