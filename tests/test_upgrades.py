@@ -33,6 +33,7 @@ PUBLISHED = {
     "0004_upkeep_indexes.sql": "495b07e7baf52285b2501293567ec8b25991f70cfa664260be0edd362ea4cf01",
     "0005_attempts.sql": "acde63b254c5eacfe3ef808824d516e5b7e61535ac506265a9525ec26b757f91",
     "0006_sweep_indexes.sql": "050be66980b8a92208b1ecdcf3513359727c46eb9acc8ce7b6f9e3f71a02d366",
+    "0007_revoked_tokens.sql": "5d5762212af254e0349b19177e3d0ecfc691bfb8780d846906695eaa34625fd9",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from vault import revoked_tokens
 from vault.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.keys import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
@@ -29,7 +30,7 @@ COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k
         d.ask, coalesce(d.is_default, 0) as is_default,
         uk.wrapped, uk.kek_id, ck.salt,
         t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
-        t.expires_at as narrowed_expires_at"""
+        t.expires_at as narrowed_expires_at, g.revoked_tokens"""
 SOURCES: Final = """
     from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
@@ -141,13 +142,15 @@ class HeldAccount:
 
 
 async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
-    """The accounts behind a live grant, oldest first. Raises GrantEnded.
+    """The accounts behind a live grant and a token that was not revoked, oldest first. Raises GrantEnded.
 
     RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it.
     """
     rows = await reader.look_up(_READ, parameters_of(wanted))
     if not rows:
         raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+    if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):
+        raise GrantEnded("This access token was revoked. Refresh it, or sign in again.")
     return accounts_of(rows, wanted)
 
 

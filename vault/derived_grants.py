@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vault import audit, grants
+from vault import audit, grants, revoked_tokens
 from vault.database import Database, Reader, Transaction, Value
 from vault.grants import grant_from
 from vault.records import TENANT, Event, Grant
@@ -27,6 +27,7 @@ async def derived_grant(
     """The live grant that this client holds for this user by `derived_from`, made at the first time.
 
     `derived_from` is the id of the grant it ends with, or names what stands for one: it then holds a colon.
+    Raises GrantEnded.
     """
     which: Mapping[str, Value] = {
         "tenant": TENANT,
@@ -53,6 +54,8 @@ async def derived_grant(
             "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
             {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
         )
+        if ":" not in derived_from:
+            await revoked_tokens.inherit(transaction, grant.id, derived_from=derived_from)
         await audit.append(transaction, _derived_event(grant, derived_from), now=now)
     return grant
 

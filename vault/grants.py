@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from vault import audit, tickets
+from vault import audit, revoked_tokens, tickets
 from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 from vault.keys import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
@@ -172,11 +172,14 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
     return tuple(grant_from(row) for row in rows)
 
 
-async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | None:
-    """The grant with its client and user, unless any of the three has ended. One read; every call makes it."""
+async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
+    """The grant with its client and user, unless any of the three has ended, or the access token with this id. One
+    read; every call makes it.
+    """
     rows = await reader.look_up(
         "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
-        " g.revoked_reason, c.kind as client_kind, c.name as client_name, c.auth_method, u.name as user_name"
+        " g.revoked_reason, g.revoked_tokens, c.kind as client_kind, c.name as client_name, c.auth_method,"
+        " u.name as user_name"
         " from grants g"
         " join clients c on c.tenant = g.tenant and c.id = g.client_id"
         " join users u on u.tenant = g.tenant and u.id = g.user_id"
@@ -184,7 +187,9 @@ async def live_principal_facts(reader: Reader, grant_id: str) -> LiveGrant | Non
         " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null",
         {"tenant": TENANT, "id": grant_id},
     )
-    return _live_grant(rows[0]) if rows else None
+    if not rows or revoked_tokens.is_revoked(rows[0], token_id):
+        return None
+    return _live_grant(rows[0])
 
 
 async def live_among(reader: Reader, grant_ids: frozenset[str]) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Proxy handles: opaque values that stand for one account and some scopes of it, in the hands of one agent.
 
-A handle is no authority of its own. It names what `vault.exchange` is asked for on each use, so that a revoked grant, a
-disconnected account or a smaller permission ends it at once. Stored as a hash; it opens nothing at a provider.
+A handle is no authority of its own. It names what `vault.exchange` is asked for on each use, so that a revoked grant,
+the revoked token that it was exchanged for, a disconnected account or a smaller permission ends it at once. Stored as a
+hash; it opens nothing at a provider.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Standing:
 
 _STANDING: Final = """
     select h.user_id, h.client_id, h.grant_id, h.actors, h.connection_id, h.provider, h.scopes, h.key_thumbprint,
-        h.issued_at, h.expires_at, g.revoked_at as grant_revoked_at, g.id as found_grant, c.id as found_client,
-        c.removed_at, u.id as found_user, u.disabled_at, k.id as found_connection, k.label, k.scopes as granted,
+        h.issued_at, h.expires_at, h.token_id, g.revoked_tokens, g.revoked_at as grant_revoked_at, g.id as found_grant,
+        c.id as found_client, c.removed_at, u.id as found_user, u.disabled_at, k.id as found_connection, k.label,
+        k.scopes as granted,
         k.state, k.generation, k.access_generation, k.access_expires_at, k.ended_at, d.scopes as delegated,
         d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at, d.ask
     from handles h
@@ -102,9 +104,9 @@ async def issue(
     value = PREFIX + secrets.token_urlsafe(32)
     await transaction.execute(
         "insert into handles (tenant, handle_hash, user_id, client_id, grant_id, actors, connection_id, provider,"
-        " scopes, key_thumbprint, issued_at, expires_at)"
+        " scopes, key_thumbprint, issued_at, expires_at, token_id)"
         " values (:tenant, :handle_hash, :user_id, :client_id, :grant_id, :actors, :connection_id, :provider,"
-        " :scopes, :key_thumbprint, :now, :expires_at)",
+        " :scopes, :key_thumbprint, :now, :expires_at, :token_id)",
         {
             "tenant": TENANT,
             "handle_hash": handle_hash(value),
@@ -118,6 +120,7 @@ async def issue(
             "key_thumbprint": key_thumbprint,
             "now": now,
             "expires_at": expires_at,
+            "token_id": principal.token_id or None,
         },
     )
     return value
@@ -133,7 +136,7 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
     digest = handle_hash(value)
     rows = await reader.look_up(
         "select user_id, client_id, grant_id, actors, connection_id, provider, scopes, key_thumbprint, issued_at,"
-        " expires_at from handles where tenant = :tenant and handle_hash = :handle_hash",
+        " expires_at, token_id from handles where tenant = :tenant and handle_hash = :handle_hash",
         {"tenant": TENANT, "handle_hash": digest},
     )
     if not rows:
@@ -198,6 +201,7 @@ def _handle(row: Row, digest: bytes) -> Handle:
             audience="",
             actors=tuple(actors),
             expires_at=expires_at,
+            token_id=text_or_none(row, "token_id") or "",
         ),
         connection_id=text(row, "connection_id"),
         provider=text(row, "provider"),

@@ -46,6 +46,7 @@ class Principal:
     tenant: str = TENANT
     actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; the agent itself when empty
     expires_at: int | None = None
+    token_id: str = ""  # `jti` of the access token that it came by, with which what is made of it ends
 
 
 @dataclass(frozen=True, slots=True)

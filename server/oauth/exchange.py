@@ -19,7 +19,7 @@ from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.subjects import Limits, Subject, refused
 from server.oauth.targets import OwnTarget, UpstreamTarget
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, Release, TokenRequest
-from vault import audit, connections, grants, handles
+from vault import audit, connections, grants, handles, revoked_tokens
 from vault.attenuate import expand
 from vault.exchange import ExchangeRequest, UpstreamToken
 from vault.exchange import exchange as exchange_upstream
@@ -103,6 +103,8 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
     asked, subject, principal = made.asked, made.subject, made.principal
     if subject.scopes is None:
         raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
+    if revoked_tokens.is_deep(subject.token_id):
+        raise refused("made of too many tokens", "the subject token was exchanged too often: use the first one")
     await subjects.check_live(deployment, subject, principal)
     await known_resource(deployment, target.resource, client=asked.client)
     available = subject.scopes & (SCOPES | target.scopes)
@@ -111,9 +113,9 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         raise _too_wide(missing, "the subject token, or that API, does not have")
     if not wanted:
         raise OAuthError("invalid_scope", "the subject token has no scope that this API knows")
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None:
-        raise refused("grant ended")
+        raise refused("grant ended, or token revoked")
     token, lifetime = tokens.mint(
         deployment,
         live.grant,
@@ -123,6 +125,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         key_thumbprint=asked.key_thumbprint,
         actors=principal.actors,
         expires_at=subject.expires_at,
+        parent=subject.token_id,
     )
     details = {"resource": target.resource, "scopes": format_scope(wanted), "actors": list(principal.actors)}
     await deployment.activity.record(

@@ -44,7 +44,7 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         deployment.database, claims.audience, client_id=client.id
     ):
         return None
-    live = await grants.live_principal_facts(deployment.database, claims.grant_id)
+    live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
     if live is None:
         return None
     facts: dict[str, object] = {

@@ -37,5 +37,6 @@ class OwnApis:
             audience=audience,
             scopes=scopes,
             actors=principal.actors,
+            parent=principal.token_id,
         )
         return Minted(tokens.signed(self.keys, facts, now=now, expires_at=ends), expires_at=ends)

@@ -24,7 +24,7 @@ from server.oauth.exchange import SHORTEST
 from server.oauth.rules import OAuthError
 from server.oauth.token_request import Exchanged, Release
 from server.oauth.wire import json_answer
-from vault import repeats
+from vault import repeats, revoked_tokens
 from vault.audit import format_details
 from vault.database import Row
 from vault.records import Client, Event
@@ -84,7 +84,7 @@ def question_of(request: Request, body: bytes) -> Question | None:
 
 
 def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
-    """All of a subject token that an exchange depends on, but for its end."""
+    """All of a subject token that an exchange depends on, but for its end and its id, which are looked at each time."""
     return (
         question.digest,
         claims.subject,
@@ -129,6 +129,8 @@ class Repeats:
                 self._answers.pop(key, None)
                 return None
             known.mark = mark
+        if revoked_tokens.is_revoked(known.rows[0], claims.token_id):  # not every token of the same claims is
+            return None
         basis.keep_fresh(deployment.vault, now=now)
         await deployment.activity.record(known.event, details=known.details)
         ends = claims.expires_at, known.release.expires_at

@@ -45,6 +45,7 @@ class Subject:
     limits: Limits | None = None
     is_live: bool = True  # False: that its grant lives has still to be looked at
     details: dict[str, object] = field(default_factory=dict[str, object])
+    token_id: str = ""  # of an access token of ours, with which what is made of it ends
 
 
 def refused(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
@@ -76,6 +77,7 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
         expires_at=claims.expires_at,
         kind="access_token",
         is_live=not is_own,
+        token_id=claims.token_id,
     )
 
 
@@ -103,9 +105,9 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
 
 
 async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
-    live = await grants.live_principal_facts(deployment.database, claims.grant_id)
+    live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
     if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
-        raise refused("grant ended")
+        raise refused("grant ended, or token revoked")
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
@@ -215,6 +217,7 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
         audience=subject.audience,
         actors=actors,
         expires_at=subject.expires_at,
+        token_id=subject.token_id,
     )
 
 
@@ -222,6 +225,6 @@ async def check_live(deployment: Deployment, subject: Subject, principal: Princi
     """Look at the grant where nothing that follows does. Raises OAuthError."""
     if subject.is_live:
         return
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise refused("grant ended")
+        raise refused("grant ended, or token revoked")

@@ -7,7 +7,6 @@ the database on each call, so that a revoked agent fails at once.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from starlette.datastructures import Headers
 from server.deployment import Deployment
 from server.oauth import dpop, jose
 from server.oauth.rules import OAuthError, own_resources
-from vault import grants
+from vault import grants, revoked_tokens
 from vault.keys import KeyRing
 from vault.records import Grant, Principal, format_scope, parse_scope
 
@@ -55,7 +54,7 @@ class AccessClaims:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a token of ours says; `actors` outermost first."""
+    """What a token of ours says; `actors` outermost first, `parent` the id of the token that it is made of."""
 
     issuer: str
     user_id: str
@@ -65,6 +64,7 @@ class Facts:
     scopes: frozenset[str]
     actors: tuple[str, ...] = ()
     key_thumbprint: str | None = None
+    parent: str = ""
 
 
 class _Verdicts:
@@ -101,10 +101,12 @@ def mint(
     key_thumbprint: str | None = None,
     actors: tuple[str, ...] = (),
     expires_at: int | None = None,
+    parent: str = "",
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
     `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime.
+    `parent` is the id of the token that this one is made of and ends with.
     """
     lifetime = deployment.settings.tokens.access_lifetime
     if expires_at is not None:
@@ -118,6 +120,7 @@ def mint(
         scopes=scopes,
         actors=actors,
         key_thumbprint=key_thumbprint,
+        parent=parent,
     )
     return signed(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
 
@@ -131,7 +134,7 @@ def signed(keys: KeyRing, facts: Facts, *, now: int, expires_at: int) -> str:
         "client_id": facts.client_id,
         "azp": facts.client_id,
         "scope": format_scope(facts.scopes),
-        "jti": secrets.token_urlsafe(16),
+        "jti": revoked_tokens.new_token_id(facts.parent),
         "iat": now,
         "exp": expires_at,
         "gid": facts.grant_id,
@@ -156,10 +159,10 @@ async def verify(
 
 
 async def check_grant(deployment: Deployment, principal: Principal) -> None:
-    """The grant, its client and its person as they are now, in one read. Raises TokenRefused."""
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    """The grant, its client, its person and the token as they are now, in one read. Raises TokenRefused."""
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise TokenRefused("grant ended")
+        raise TokenRefused("grant ended, or token revoked")
 
 
 async def _verify_claims(
@@ -181,6 +184,7 @@ async def _verify_claims(
         audience=claims.audience,
         actors=claims.actors,
         expires_at=claims.expires_at,
+        token_id=claims.token_id,
     )
 
 

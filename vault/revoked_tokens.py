@@ -1,0 +1,114 @@
+"""Access tokens that were revoked before their time, while the grant behind them lives on (RFC 7009 §2.1).
+
+Their ids stand in the row of the grant, which each use of a token reads anyway. The id of a token made of another one
+begins with that one's (`parent.own`), so it ends with it; so does a handle, which keeps the id of its token.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from vault.database import Row, Transaction, text, text_or_none
+from vault.records import TENANT, Event
+from vault.refusals import GrantEnded, TemporarilyUnavailable
+
+MOST: Final = 128  # of one grant at one time: each call reads them
+MAX_DEPTH: Final = 8  # tokens that are made of one another
+
+
+def new_token_id(parent: str = "") -> str:
+    """The id (`jti`) of a new token, made of the one with the id `parent` or of none."""
+    own = secrets.token_urlsafe(16)
+    return f"{parent}.{own}" if parent else own
+
+
+def is_deep(token_id: str) -> bool:
+    """Whether no further token can be made of this one."""
+    return token_id.count(".") + 1 >= MAX_DEPTH
+
+
+def is_revoked(row: Row, token_id: str) -> bool:
+    """Whether the token, or one that it was made of, is in the column `revoked_tokens` of its grant's row."""
+    listed = text_or_none(row, "revoked_tokens")
+    if not listed or not token_id:
+        return False
+    return not {_own(entry) for entry in listed.split()}.isdisjoint(token_id.split("."))
+
+
+async def revoke_access_token(
+    transaction: Transaction, grant_id: str, *, client_id: str, token_id: str, expires_at: int, now: int
+) -> Event | None:
+    """End one access token of this client, and what was made of it, at once.
+
+    The event to record; None when there was nothing to end: another client's, ended before, or its grant has. Raises
+    TemporarilyUnavailable while the grant has MOST revoked tokens that have not expired.
+    """
+    own = token_id.rpartition(".")[2]
+    row = await lock_grant(transaction, grant_id)
+    if row is None or text(row, "client_id") != client_id or is_revoked(row, token_id):
+        return None
+    await _add(transaction, row, entry=f"{expires_at}:{own}", now=now)
+    return Event(
+        "token.revoked",
+        user_id=text(row, "user_id"),
+        client_id=client_id,
+        details={"grant": grant_id, "token": own},
+    )
+
+
+async def lock_grant(transaction: Transaction, grant_id: str) -> Row | None:
+    """A live grant's row, which nobody else writes to until the transaction ends."""
+    rows = await transaction.fetch(
+        "update grants set revoked_tokens = revoked_tokens"
+        " where tenant = :tenant and id = :id and revoked_at is null"
+        " returning id, user_id, client_id, revoked_tokens",
+        {"tenant": TENANT, "id": grant_id},
+    )
+    return rows[0] if rows else None
+
+
+async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str) -> None:
+    """Give a new derived grant the revoked tokens of the one that it stands on: one of them may have led to it.
+
+    That one is locked, so that it does not end unseen meanwhile. Raises GrantEnded.
+    """
+    parent = await lock_grant(transaction, derived_from)
+    if parent is None:
+        raise GrantEnded("The access that this one stands on was ended. Sign in again.")
+    if (listed := text_or_none(parent, "revoked_tokens")) is not None:
+        await _store(transaction, grant_id, listed)
+
+
+async def _add(transaction: Transaction, row: Row, *, entry: str, now: int) -> None:
+    """Into the grant's own list and those of the grants derived from it, where what was made of the token stands."""
+    grant_id = text(row, "id")
+    listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) > now]
+    if len(listed) >= MOST:
+        raise TemporarilyUnavailable(
+            "Too many access tokens of this grant were revoked one by one. Revoke the refresh token, or try later.",
+            retry_after=min(map(_end, listed)) - now,
+        )
+    await _store(transaction, grant_id, " ".join([*listed, entry]))
+    derived = await transaction.fetch(
+        "update grants set revoked_tokens = revoked_tokens"
+        " where tenant = :tenant and derived_from = :id and revoked_at is null returning id, revoked_tokens",
+        {"tenant": TENANT, "id": grant_id},
+    )
+    for one in derived:
+        await _add(transaction, one, entry=entry, now=now)
+
+
+async def _store(transaction: Transaction, grant_id: str, listed: str) -> None:
+    await transaction.execute(
+        "update grants set revoked_tokens = :listed where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": grant_id, "listed": listed},
+    )
+
+
+def _end(entry: str) -> int:
+    return int(entry.partition(":")[0])
+
+
+def _own(entry: str) -> str:
+    return entry.partition(":")[2]
