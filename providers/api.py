@@ -241,8 +241,11 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
-        call = Call(api, method, path, {**params, **(body or {})})
+        call = Call(api, method, path, {**params, **(body or {})}, frozenset(params))
         if not allowed(self._provider, call, self._scopes, granted=self._granted):
+            if allowed(self._provider, replace(call, query=frozenset()), self._scopes, granted=self._granted):
+                names = ", ".join(sorted(params))
+                raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"

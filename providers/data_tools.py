@@ -20,11 +20,12 @@ from providers.answers import at, integer_at, is_array, objects_at, text_at
 from providers.api import UpstreamAPI, UpstreamRefused
 from providers.catalog import Catalog
 from providers.provider import Provider
-from providers.rules import expand, of_path
+from providers.rules import changes_method, expand, of_path, unknown_query
 from providers.tool_files import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, as_data, as_id, quoted
 
 LIST_BUDGET: Final = 40_000  # characters of texts in one answer; items after it are left out
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 _WORD: Final = re.compile(r"[\x21-\x7e]+")
 _TYPES: Final[Mapping[str, Any]] = {  # pydantic takes types as values
@@ -88,11 +89,33 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     # whether the parameters fit too is seen when it is called
     rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
     held = expand(provider, declared.scopes)
-    if all(rule.scopes.isdisjoint(held) or rule.tells_secrets for rule in rules):
+    if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
         raise ToolFileRefused(
             f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} call "
             f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"
         )
+    query = _query_names(declared)
+    strange = [unknown_query(provider, rule, query) for rule in rules if not rule.scopes.isdisjoint(held)]
+    if provider.audience is None and all(strange):
+        names = ", ".join(sorted(min(strange, key=len)))
+        raise ToolFileRefused(
+            f"{where}: no request rule of {provider.name} knows {names} in the query of {declared.request.path}: add "
+            "it to `query` of the rule in the provider's file, if it shows nothing beyond the rule's scopes"
+        )
+    for name in (*query, *declared.request.body):
+        if changes_method(provider, name):
+            raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
+
+
+def _query_names(declared: Tool) -> frozenset[str]:
+    in_body = declared.request.method in _WITH_BODY
+    arguments = {
+        argument.name or name
+        for name, argument in declared.arguments.items()
+        if (argument.place or ("path" if name in declared.request.placeholders else "body" if in_body else "query"))
+        == "query"
+    }
+    return frozenset(declared.request.query) | arguments
 
 
 def _input_model(declared: Tool) -> type[BaseModel]:
@@ -178,7 +201,7 @@ class _Runner:
             self._template,
             segments=sent.segments,
             params=sent.query,
-            body=sent.body if request.method in {"POST", "PUT", "PATCH"} else None,
+            body=sent.body if request.method in _WITH_BODY else None,
             is_write=self._tool.effect != "read",
         )
         result = self._tool.result
@@ -210,7 +233,7 @@ class _Runner:
         body: dict[str, object] = {}
         for name, value in request.body.items():
             _put(body, name, value)
-        in_body = request.method in {"POST", "PUT", "PATCH"}
+        in_body = request.method in _WITH_BODY
         for name, argument in self._tool.arguments.items():
             value: object = getattr(arguments, name)
             if value is None:

@@ -12,12 +12,15 @@ from yarl import URL
 
 from providers.address import AddressPolicy, is_loopback_host, url_problem
 from providers.inputs import examples, filled, input_problems, names_in
+from providers.parts import METHOD_HEADERS
 from providers.provider import Provider
 from vault.upstream import Downscope, ItemLimit, Rotation
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
-_OF_OWN_API = frozenset({"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules"})
+_OF_OWN_API = frozenset(
+    {"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules", "query", "overrides"}
+)
 _OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are filled in for each request
 
 
@@ -41,6 +44,10 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
                 re.compile(pattern)
             except re.error:
                 yield f"{where}.where.{parameter}: not a regular expression; correct it"
+        twice = rule.query & (provider.query | rule.where.keys())
+        if twice:
+            yield f"{where}.query: {min(twice)!r} is known already; remove it"
+    yield from _override_problems(provider)
     for name, separator in (
         ("separator", provider.scope.separator),
         ("response_separator", provider.scope.response_separator),
@@ -52,6 +59,23 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
             yield f"{where}: {path!r} is not a path like team.id; correct it"
     if provider.refresh_tokens == "never" and (provider.hosts.refresh_url or provider.params.refresh):
         yield "refresh_tokens: never, yet it is said how to refresh; remove one of them"
+
+
+def _override_problems(provider: Provider) -> Iterator[str]:
+    """A call that turns into one of another method is judged by the wrong rule: with rules, somebody looked."""
+    overrides = provider.overrides
+    if overrides is None:
+        if provider.rules:
+            yield "overrides: missing; say which parameters and headers change a call's method there, or that none do"
+        return
+    unknown = sorted(set(overrides.sources) - set(provider.sources))
+    if unknown:
+        yield f"overrides.sources: {unknown[0]!r} is not under [sources]; add it"
+    if not overrides.sources and provider.audience is None:
+        yield "overrides.sources: missing; name who says so under [sources]"
+    passed = provider.proxied.headers & (overrides.headers | METHOD_HEADERS)
+    if passed:
+        yield f"proxied.headers: {min(passed)!r} changes the method; remove it"
 
 
 def _kind_problems(provider: Provider) -> Iterator[str]:
@@ -142,6 +166,7 @@ def _scope_problems(provider: Provider) -> Iterator[str]:
     named += [(f"scopes.{name}.covers", scope.covers) for name, scope in provider.scopes.items()]
     for index, rule in enumerate(provider.rules):
         named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
+        named.append((f"rules.{index}.needs", rule.needs))
     for where, scopes in named:
         for scope in sorted(scopes - known):
             yield f"{where}: unknown scope {scope!r}; add it under [scopes]"

@@ -6,8 +6,11 @@ The whole file is `providers.provider`. Whether the parts make sense together is
 from __future__ import annotations
 
 import datetime as dt
+import re
+import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from functools import cached_property, lru_cache
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -15,6 +18,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 FactName = Literal[
     "endpoints",
     "client_auth",
@@ -27,6 +31,9 @@ FactName = Literal[
     "identity",
     "console",
 ]
+
+
+METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})  # everywhere
 
 
 class Part(BaseModel):
@@ -85,6 +92,31 @@ class Fact(Part):
 
     status: Literal["checked", "cited", "unknown"]
     sources: tuple[Key, ...] = ()
+
+
+class Overrides(Part):
+    """What turns a call into one of another method at this provider, so that it is refused; empty where somebody looked
+    and found nothing.
+
+    `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
+    who says so.
+    """
+
+    parameters: frozenset[QueryName] = frozenset()
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()
+    sources: tuple[Key, ...] = ()
+
+    @cached_property
+    def folded(self) -> frozenset[str]:
+        """The parameters as `fold_name` writes them."""
+        return frozenset(fold_name(name) for name in self.parameters)
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """A parameter's name as the least exact framework reads it: PHP takes `_method[x]` and ` .method` for names too."""
+    plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
+    return re.sub(r"[ .-]", "_", plain)
 
 
 class Proxied(Part):

@@ -23,8 +23,10 @@ from providers.parts import (
     Key,
     LongLived,
     Name,
+    Overrides,
     Part,
     Proxied,
+    QueryName,
     Renames,
     ScopeName,
     Source,
@@ -215,7 +217,9 @@ class Rule(Part):
     `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
     a pattern that its whole value must match; an absent parameter is the empty text. `inseparable`: scopes that widen
     what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
-    hold it too. `tells_secrets`: the answer holds a credential; only coded tools, which show none, make the call.
+    hold it too. `needs`: scopes that the caller holds besides, all of them. `query`: parameters that may stand in the
+    query where the token can do more than the caller, beyond those of the file and of `where`: others could widen what
+    the answer shows. `tells_secrets`: the answer holds a credential; only coded tools, which show none, make the call.
     """
 
     api: Key
@@ -224,6 +228,8 @@ class Rule(Part):
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
+    needs: frozenset[ScopeName] = frozenset()
+    query: frozenset[QueryName] = frozenset()
     tells_secrets: bool = False
 
     @cached_property
@@ -277,6 +283,8 @@ class Provider(Part):
     apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
+    query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
+    overrides: Overrides | None = None  # said wherever there are rules
     rules: tuple[Rule, ...] = ()
     rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
     console: Console | None = None
@@ -327,6 +335,11 @@ class Provider(Part):
     def covers(self) -> Mapping[str, frozenset[str]]:
         """Scope -> every scope that it includes, through any number of steps, itself left out."""
         return {name: reach for name in self.scopes if (reach := self._reach(name))}
+
+    @cached_property
+    def everything(self) -> frozenset[str]:
+        """All of its scopes."""
+        return frozenset(self.scopes)
 
     @cached_property
     def reached(self) -> dict[frozenset[str], frozenset[str]]:

@@ -9,9 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from providers.parts import fold_name
 from providers.paths import path_problem, readings
 from providers.provider import Provider, Rule
 
+# Frameworks that many APIs are built on take the method from these, so they are refused everywhere.
+_METHOD_PARAMETERS: Final = frozenset(
+    {"_method", "_httpmethod", "$httpmethod", "x_http_method_override", "x_http_method", "x_method_override"}
+)
 _SETS: Final = 1024  # of scopes, remembered per provider
 
 
@@ -23,6 +28,7 @@ class Call:
     method: str
     path: str
     parameters: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+    query: frozenset[str] = frozenset()  # names of the parameters that stand in the query
 
 
 def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...]:
@@ -32,20 +38,56 @@ def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...
 
 def allowed(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
-    return deciding(provider, _matching(provider, call), scopes, granted=granted) is not None
+    if any(changes_method(provider, name) for name in call.parameters):
+        return False
+    return deciding(provider, _matching(provider, call), scopes, granted=granted, query=call.query) is not None
 
 
 def deciding(
-    provider: Provider, rules: Iterable[Rule], scopes: frozenset[str], *, granted: frozenset[str] | None = None
+    provider: Provider,
+    rules: Iterable[Rule],
+    scopes: frozenset[str],
+    *,
+    granted: frozenset[str] | None = None,
+    query: frozenset[str] = frozenset(),
 ) -> Rule | None:
-    """The first of the rules that lets `scopes` through; `granted` as for `allowed`."""
+    """The first of the rules that lets `scopes` through, with this in the query; `granted` as for `allowed`.
+
+    Only a token that can do more than `scopes` can show more for a parameter that no rule names.
+    """
     held = expand(provider, scopes)
+    beyond = frozenset[str]() if granted is None else expand(provider, granted) - held - provider.always_granted
     for rule in rules:
-        if not rule.scopes.isdisjoint(held) and (
-            not rule.inseparable or granted is None or rule.inseparable.isdisjoint(expand(provider, granted) - held)
+        if (
+            not rule.scopes.isdisjoint(held)
+            and rule.needs <= held
+            and rule.inseparable.isdisjoint(beyond)
+            and (not beyond or not unknown_query(provider, rule, query))
         ):
             return rule
     return None
+
+
+def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
+    """The parameters of a query that the rule does not know."""
+    return query - provider.query - rule.query - rule.where.keys()
+
+
+def authority(
+    provider: Provider, *, scopes: frozenset[str], granted: frozenset[str], is_narrow: bool
+) -> frozenset[str]:
+    """What a token itself can do: its scopes where the provider made it narrow; else the grant, or where the app has
+    the scopes, everything that an app may have, since nobody is told what this one has.
+    """
+    if is_narrow:
+        return scopes
+    return provider.everything if provider.scope.app_level else granted
+
+
+def changes_method(provider: Provider, name: str) -> bool:
+    """Whether a parameter of this name, in the query or the body, makes the call one of another method."""
+    folded = fold_name(name)
+    return folded in _METHOD_PARAMETERS or (provider.overrides is not None and folded in provider.overrides.folded)
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:

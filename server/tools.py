@@ -20,6 +20,7 @@ from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, Tool,
 from pydantic import BaseModel, ValidationError
 
 from providers.api import Authority, RateLimited, ToolRefused, UpstreamAPI
+from providers.rules import authority
 from providers.tools import Progress, ToolSpec
 from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, tell
@@ -229,14 +230,19 @@ async def _perform(
     async def renew() -> Authority:
         spoiled = held[-1].generation
         held.append(await exchange(wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled))
-        return _authority(held[-1])
+        return _authority(deployment, held[-1], wanted.provider)
 
     output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
     return _Outcome(succeeded(spec, output, held[-1]), token=held[-1])
 
 
-def _authority(token: UpstreamToken) -> Authority:
-    granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
+def _authority(deployment: Deployment, token: UpstreamToken, provider: str) -> Authority:
+    granted = authority(
+        deployment.catalog.provider(provider),
+        scopes=token.scopes,
+        granted=token.granted,
+        is_narrow=token.narrowing is Narrowing.UPSTREAM,
+    )
     return Authority(token.value, token.scopes, granted=granted)
 
 
@@ -244,14 +250,14 @@ def _api(
     deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken, *, renew: Callable[[], Awaitable[Authority]]
 ) -> UpstreamAPI:
     provider, _ = deployment.catalog.resolve(wanted.provider)
-    authority = _authority(token)
+    held = _authority(deployment, token, wanted.provider)
     return UpstreamAPI(
         provider,
         deployment.http,
-        token=authority.token,
-        scopes=authority.scopes,
+        token=held.token,
+        scopes=held.scopes,
         account=token.account,
-        granted=authority.granted,
+        granted=held.granted,
         renew=renew,
         now=deployment.now(),
     )

@@ -146,9 +146,17 @@ def posted(_: Arrival) -> Reply:
 
 @asynccontextmanager
 async def proxy_room(
-    data: Path, *, database_url: str | None = None, apis_at: str | None = None, **overrides: object
+    data: Path,
+    *,
+    database_url: str | None = None,
+    apis_at: str | None = None,
+    others: Mapping[str, str] = {},
+    **overrides: object,
 ) -> AsyncGenerator[ProxyRoom]:
-    """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`."""
+    """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`.
+
+    `others`: further providers, each with the API that stands at `/NAME` there.
+    """
     secret = secrets.token_urlsafe(8)
     async with running_simulator() as simulator, scripted_server(posted) as server:
         providers = {
@@ -163,8 +171,12 @@ async def proxy_room(
                     for key in load_catalog().provider(name).apis
                 },
             }
-            for name, api in (("slack", "web"), ("google", "calendar"), ("github", "rest"))
+            for name, api in (("slack", "web"), ("google", "calendar"), ("github", "rest"), *others.items())
         }
+        for name in others:
+            providers[name]["userinfo_url"] = f"{server.url}/{name}/userinfo"
+            if load_catalog().provider(name).long_lived is not None:
+                providers[name]["long_lived_url"] = f"{server.url}/{name}/long"
         providers["google"]["userinfo_url"] = f"{server.url}/google/userinfo"
         async with running_vault(
             data, database_url=database_url, providers=providers, overrides=overrides or None

@@ -117,7 +117,6 @@ def test_no_declared_tool_asks_for_it_either(tmp_path: Path) -> None:
     path.write_text(QUESTION)
     with pytest.raises(ToolFileRefused, match="no request rule of facebook"):
         data_tools([(path, read_tool_file(path))], load_catalog())
-    path.write_text(
-        QUESTION.replace('"/{page}"', '"/{page}/feed"').replace('"GET"', '"POST"').replace("read", "create")
-    )
+    telling = QUESTION.replace('query = { fields = "access_token" }\n', "").replace('"/{page}"', '"/{page}/feed"')
+    path.write_text(telling.replace('"GET"', '"POST"').replace("read", "create"))
     assert data_tools([(path, read_tool_file(path))], load_catalog())  # the twin: what tells no secret

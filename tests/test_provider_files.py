@@ -174,8 +174,9 @@ def test_a_wide_pattern_lets_no_value_leave_its_place(tmp_path: Path) -> None:
 
 
 SOURCES = """
-[sources]
-page = { name = "docs.example.com", date = 2026-11-25 }
+[sources.page]
+name = "docs.example.com"
+date = 2026-11-25
 
 [facts]
 endpoints = { status = "checked", sources = ["page"] }

@@ -34,6 +34,13 @@ main = "https://api.example.com/v1"
 read = { title = "Read things" }
 write = { title = "Change things", covers = ["read"] }
 
+[sources]
+docs = { name = "example.com/docs", date = 2026-11-26 }
+
+[overrides]
+parameters = []
+sources = ["docs"]
+
 [[rules]]
 api = "main"
 method = "GET"

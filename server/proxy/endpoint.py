@@ -35,6 +35,7 @@ from server.proxy.wire import (
     ProxyRefused,
     Target,
     merged,
+    query_names,
     read_body,
     read_query,
     read_target,
@@ -181,7 +182,9 @@ class Proxy:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
         query = read_query(passage.scope["query_string"], provider)
-        body, in_body = await self._read(passage, provider, is_judged=bool(judged))
+        body, in_body = await self._read(
+            passage, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
+        )
         parameters = merged(query, in_body, judged)
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
@@ -196,7 +199,9 @@ class Proxy:
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
-        call = Call(provider, target, fitting, our_base=our_base, url=url, headers=headers, body=body)
+        call = Call(
+            provider, target, fitting, query=query_names(query), our_base=our_base, url=url, headers=headers, body=body
+        )
         return call.outward()
 
     async def _read(self, passage: Passage, provider: Provider, *, is_judged: bool) -> tuple[bytes | None, Parameters]:
@@ -290,10 +295,18 @@ class Proxy:
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = self._openings.keep(standing, token, now=now)
         token = opening.token
-        granted = token.scopes if token.narrowing is Narrowing.UPSTREAM else token.granted
+        granted = rules.authority(
+            call.provider,
+            scopes=token.scopes,
+            granted=token.granted,
+            is_narrow=token.narrowing is Narrowing.UPSTREAM,
+        )
         passage.token = token
-        decided = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
+        decided = rules.deciding(call.provider, call.rules, token.scopes, granted=granted, query=call.query)
         if decided is None:
+            plain = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
+            if plain is not None:
+                raise refusals.unknown_query(call.provider, rules.unknown_query(call.provider, plain, call.query))
             raise refusals.inseparable(call.provider)
         passage.rule = decided
         return opening

@@ -55,6 +55,7 @@ class Call:
     provider: Provider
     target: Target
     rules: Sequence[Rule]
+    query: frozenset[str]  # names of its parameters
     our_base: str  # where the provider's APIs are here, without a slash at the end
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)

@@ -145,6 +145,17 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     )
 
 
+def unknown_query(provider: Provider, names: Iterable[str]) -> ProxyRefused:
+    """The account's token can do more than the handle, and nobody looked whether these parameters show more."""
+    told = ", ".join(sorted(name[:40] for name in names))
+    return ProxyRefused(
+        "unknown_parameter",
+        f"The connected {provider.title} account can do more than the handle, and no request rule knows {told} in the "
+        "query of this call. Nothing was sent. Send the call without, or add the parameter to the provider file.",
+        status=403,
+    )
+
+
 def inseparable(provider: Provider) -> ProxyRefused:
     """The account's token would reach more with this very request than the handle may."""
     return ProxyRefused(

@@ -16,7 +16,9 @@ from urllib.parse import parse_qsl
 
 from providers.catalog import Provider
 from providers.masking import Replacer
+from providers.parts import METHOD_HEADERS
 from providers.paths import path_problem
+from providers.rules import changes_method
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
 _PREFIX: Final = "/proxy/"
@@ -52,8 +54,6 @@ DECODED: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})  # by 
 _CREDENTIALS: Final = frozenset(
     {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
 )
-_OVERRIDING: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
-_OVERRIDES: Final = _OVERRIDING | {"_method", "$httpmethod"}
 
 
 class ProxyRefused(Exception):
@@ -197,7 +197,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Para
             raise ProxyRefused(
                 "credential_refused", f"The parameter {name[:40]!r} is a credential; the vault brings its own."
             )
-        if small in _OVERRIDES:
+        if changes_method(provider, name):
             raise ProxyRefused("method_override", f"The parameter {name[:40]!r} would change the method.")
         if name in values:
             repeated.add(name)
@@ -220,6 +220,12 @@ def merged(query: Parameters, body: Parameters, judged: Iterable[str]) -> Mappin
     return {**query.values, **body.values}
 
 
+def query_names(query: Parameters) -> frozenset[str]:
+    """The names in a query, with `;` where some servers would find more of them."""
+    is_split = any(";" in value for value in query.values.values() if isinstance(value, str))
+    return frozenset(query.values) | (frozenset({";"}) if is_split else frozenset[str]())
+
+
 def _two_ways(name: str) -> ProxyRefused:
     return ProxyRefused(
         "ambiguous_parameter", f"Two servers could read the parameter {name[:40]!r} differently. Nothing was sent."
@@ -237,7 +243,7 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) 
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
     found: dict[str, str] = {}
     for name, value in fields:
-        if name in _OVERRIDING:
+        if name in METHOD_HEADERS or (provider.overrides is not None and name in provider.overrides.headers):
             raise ProxyRefused("method_override", f"The header {name} would change the method: send the call as it is.")
         if name in _SINGLE and (name in named or name in found):
             raise ProxyRefused("ambiguous_header", f"The header {name} stands twice, or is for this hop only.")

@@ -59,16 +59,25 @@ def methods(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
 
 def accepted(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
     """API key, HTTP method, path below the API's base, and the known scopes that Google accepts there; maybe none."""
+    for api, method, path, scopes, _ in described(known):
+        yield api, method, path, scopes
+
+
+def described(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str]]]:
+    """As `accepted`, with the names of the query's parameters."""
     for name in DOCUMENTS:
         key, _, version = name.partition(".")
         for method in methods(document(name)):
             scopes = frozenset(method.get("scopes", [])) & known
             path = str(method["path"]).removeprefix(f"{key}/{version}/")
-            yield key, str(method["httpMethod"]), placeholders(path), scopes
+            query = frozenset(
+                str(name) for name, one in method.get("parameters", {}).items() if one["location"] == "query"
+            )
+            yield key, str(method["httpMethod"]), placeholders(path), scopes, query
             upload = method.get("mediaUpload", {}).get("protocols", {}).get("simple")
             if upload is not None:
                 at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
-                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes
+                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query
 
 
 def placeholders(path: str) -> str:
@@ -76,14 +85,16 @@ def placeholders(path: str) -> str:
     return "/" + re.sub(r"\{[^}]*\}", "{}", path)
 
 
-def rules(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str]]]:
+def rules(
+    known: frozenset[str],
+) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str]]]:
     """The rules: one for the scopes that reach everything, one for each that reaches a part."""
-    for api, method, path, scopes in accepted(known):
+    for api, method, path, scopes, query in described(known):
         whole = scopes - PARTIAL
         if whole:
-            yield api, method, path, whole, frozenset()
+            yield api, method, path, whole, frozenset(), query
         for part in sorted(scopes & PARTIAL):
-            yield api, method, path, frozenset({part}), scopes - {part}
+            yield api, method, path, frozenset({part}), scopes - {part}, query
 
 
 def known_scopes() -> frozenset[str]:
@@ -99,10 +110,12 @@ def written() -> str:
         **{name: f"revision {document(name)['revision']}" for name in DOCUMENTS},
     }
     lines: list[str] = []
-    for api, method, path, scopes, inseparable in rules(known_scopes()):
+    for api, method, path, scopes, inseparable, query in rules(known_scopes()):
         rule: dict[str, object] = {"api": api, "method": method, "path": path, "scopes": sorted(scopes)}
         if inseparable:
             rule["inseparable"] = sorted(inseparable)
+        if query:
+            rule["query"] = sorted(query)
         lines.append(json.dumps(rule))
     return '{"source": ' + json.dumps(source, indent=1) + ',\n"rules": [\n' + ",\n".join(lines) + "\n]}\n"
 
