@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -244,6 +244,9 @@ class ActivitySettings(_Section):
     )
 
 
+SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and goes back 7
+
+
 class RetentionSettings(_Section):
     """How long records are kept that ended."""
 
@@ -251,8 +254,19 @@ class RetentionSettings(_Section):
         default=400,
         ge=0,
         le=36500,
-        description="Days after which ended connections, grants and permissions are forgotten; 0 keeps all",
+        description="Days after which ended connections, grants, permissions and removed agents are forgotten, "
+        f"at least {SHORTEST_RETENTION}; 0 keeps all",
     )
+
+    @field_validator("ended_days")
+    @classmethod
+    def _outlives_the_journal(cls, value: int) -> int:
+        if 0 < value < SHORTEST_RETENTION:
+            raise ValueError(
+                f"set at least {SHORTEST_RETENTION} days, or 0 to keep all: the answer journal goes back 7 days and "
+                "needs the connections that it names"
+            )
+        return value
 
 
 class ApprovalSettings(_Section):

@@ -187,9 +187,11 @@ async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
     return 0
 
 
-async def _forget_ended(transaction: Transaction, deployment: Deployment) -> int:
-    days = deployment.settings.retention.ended_days
-    return await retention.forget_ended(transaction, before=deployment.now() - days * 86400) if days else 0
+async def _forget_ended(deployment: Deployment) -> None:
+    database, now, days = deployment.database, deployment.now(), deployment.settings.retention.ended_days
+    if days:
+        await retention.forget_ended(database, before=now - days * retention.DAY)
+    await retention.forget_done(database, now=now)
 
 
 def _unused_since(deployment: Deployment) -> int:
@@ -226,7 +228,7 @@ SWEEPS: Final = (
         SWEEP_EVERY,
         _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=refresh_lifetimes(d))),
     ),
-    Step("ended records", SWEEP_EVERY, _batches(_forget_ended)),
+    Step("ended records", SWEEP_EVERY, _forget_ended),
 )
 
 

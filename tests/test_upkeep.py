@@ -13,12 +13,13 @@ import pytest
 import server.upkeep
 import vault.clock
 from server.deployment import Deployment
-from server.settings import RetentionSettings
+from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from server.upkeep import SHED, STEPS, SWEEPS, Step, run_step, upkeep
 from tests.conftest import Store
 from tests.harness import RunningVault, running_vault
 from vault import retention
 from vault.database import SWEEP_BATCH, Database
+from vault.journal import KEEP
 from vault.refusals import StorageUnavailable
 from vault.tickets import sweep_tickets
 
@@ -157,8 +158,7 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
     for name, revoked_at, parent in (("old", 10, ""), ("new", 11, ""), ("live", None, ""), ("stood on", 10, "")):
         await grant(database, name, revoked_at=revoked_at, derived_from=parent)
     await grant(database, "child", revoked_at=None, derived_from="stood on")
-    async with database.transaction() as transaction:
-        assert await retention.forget_ended(transaction, before=10) == 1
+    assert await retention.forget_ended(database, before=10) == 2
     assert await ids(database, "connections") == ["alive", "due", "later"]
     assert await ids(database, "delegations", "connection_id") == ["alive", "due", "later"]
     assert await ids(database, "upstream_revocations", "connection_id") == ["due"]
@@ -168,11 +168,74 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
 async def test_retention_of_zero_days_keeps_all(running: RunningVault) -> None:
     (step,) = [one for one in SWEEPS if one.name == "ended records"]
     await connection(running.deployment.database, "gone", ended_at=10)
-    for days, left in ((0, ["gone"]), (1, [])):
+    for days, left in ((0, ["gone"]), (SHORTEST_RETENTION, [])):
         chosen = {"retention": RetentionSettings(ended_days=days)}
         settings = running.deployment.settings.model_copy(update=chosen)
         await run_step(replace(running.deployment, settings=settings), step)
         assert await ids(running.deployment.database, "connections") == left
+
+
+def test_records_outlive_the_answer_journal() -> None:
+    assert SHORTEST_RETENTION * DAY > KEEP
+    with pytest.raises(SettingsRefused, match=r"^retention\.ended_days: set at least 8 days, or 0 to keep all"):
+        load_settings(overrides={"retention": {"ended_days": SHORTEST_RETENTION - 1}})
+    for days in (0, SHORTEST_RETENTION):
+        assert load_settings(overrides={"retention": {"ended_days": days}}).retention.ended_days == days
+
+
+async def client(database: Database, name: str, *, removed_at: int | None) -> None:
+    await insert(
+        database, "clients", tenant="default", id=name, kind="dynamic", name=name, auth_method="none",
+        redirect_uris="[]", grant_types="[]", resources="[]", metadata="{}", created_at=1, last_used_at=1,
+        removed_at=removed_at,
+    )  # fmt: skip
+
+
+async def test_a_removed_agent_is_forgotten_after_its_last_grant(database: Database) -> None:
+    for name, removed_at in (("gone", 10), ("later", 11), ("kept", None), ("held", 10)):
+        await client(database, name, removed_at=removed_at)
+        await insert(
+            database, "delegations", tenant="default", user_id="u", client_id=name, connection_id="k", scopes="",
+            created_at=1, changed_at=1,
+        )  # fmt: skip
+        await insert(database, "api_clients", tenant="default", resource="r", client_id=name, created_at=1)
+    await insert(
+        database, "grants", tenant="default", id="g", user_id="u", client_id="held", scopes="", resource="r",
+        redirect_uri="", created_at=1, revoked_at=11,
+    )  # fmt: skip
+    assert await retention.forget_ended(database, before=10) == 1
+    for table, column in (("clients", "id"), ("delegations", "client_id"), ("api_clients", "client_id")):
+        assert await ids(database, table, column) == ["held", "kept", "later"], table
+    assert await retention.forget_ended(database, before=11) == 3  # the grant, and two agents
+    assert await ids(database, "clients") == ["kept"]
+
+
+async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kept(running: RunningVault) -> None:
+    database, now = running.deployment.database, running.deployment.now()
+    (step,) = [one for one in SWEEPS if one.name == "ended records"]
+    for name, done_at in (
+        ("old", now - retention.DONE_KEPT - 1),
+        ("new", now - retention.DONE_KEPT + 60),
+        ("due", None),
+    ):
+        await connection(database, name, ended_at=now - 60 * DAY)
+        await revocation(database, name, done_at=done_at)
+    await run_step(running.deployment, step)
+    assert await ids(database, "upstream_revocations", "connection_id") == ["due", "new"]
+    assert await ids(database, "connections") == ["due", "new", "old"]
+
+
+async def test_what_ended_is_forgotten_batch_after_batch(database: Database) -> None:
+    count = 2 * SWEEP_BATCH + 1
+    row = {"tenant": "default", "client": "c", "none": "", "at": 10}
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into grants (tenant, id, user_id, client_id, scopes, resource, redirect_uri, created_at,"
+            " revoked_at) values (:tenant, :id, :client, :client, :none, :none, :none, :at, :at)",
+            [{**row, "id": f"g{number}"} for number in range(count)],
+        )
+    assert await retention.forget_ended(database, before=10) == count
+    assert await ids(database, "grants") == []
 
 
 async def test_the_database_time_counts_the_sleep_of_this_machine(

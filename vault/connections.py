@@ -66,6 +66,14 @@ _LIST_LIVE = f"{_LIST} and k.ended_at is null order by k.provider, k.created_at,
 _GET = f"{_LIST} and k.id = :id"
 _FIND = f"{_LIST} and k.provider = :provider and k.ended_at is null order by k.created_at, k.id"
 
+_COUNT_GRANTED = """
+    select g.provider, g.scopes, g.n, k.user_id, k.label from (
+        select provider, scopes, count(*) as n, min(id) as first from connections
+        where tenant = :tenant and ended_at is null group by provider, scopes
+    ) g
+    join connections k on k.tenant = :tenant and k.id = g.first
+    order by g.provider, g.first
+"""
 _EXISTING = """
     select id, user_id, provider, account, label, scopes, state, generation, access_generation, refresh_sealed,
         access_sealed, access_expires_at, grant_expires_at, lease_until, consented_ms
@@ -127,6 +135,28 @@ async def list_connections(reader: Reader, user_id: str, *, include_ended: bool 
     """A user's connections, by provider and age."""
     rows = await reader.fetch(_LIST_ALL if include_ended else _LIST_LIVE, {"tenant": TENANT, "user_id": user_id})
     return tuple(connection_from(row) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Live connections of a provider with the same scopes: how many, and one of them."""
+
+    provider: str
+    scopes: frozenset[str]
+    count: int
+    user_id: str
+    label: str
+
+
+async def count_granted(reader: Reader) -> tuple[Granted, ...]:
+    """What the live connections of everybody hold. Reads all of them, for a command."""
+    return tuple(
+        Granted(
+            text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
+            text(row, "label"),
+        )
+        for row in await reader.fetch(_COUNT_GRANTED, {"tenant": TENANT})
+    )  # fmt: skip
 
 
 async def get_connection(reader: Reader, connection_id: str, *, user_id: str) -> Connection | None:

@@ -1,57 +1,123 @@
-"""Forgetting connections, grants and permissions that ended long ago; what happened with them is in the activity.
+"""Forgetting connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
 
-A connection whose revocation at its provider is still due stays, and so does a grant that another one stands on.
+A connection whose revocation at its provider is still due stays, and so does a grant that another one stands on. Every
+batch is a transaction of its own: others write in between.
 """
 
 from __future__ import annotations
 
-from vault.database import SWEEP_BATCH, Transaction, text
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vault.database import SWEEP_BATCH, Database, text
 from vault.records import TENANT
 
-_CONNECTIONS = """
+DAY: Final = 86400
+DONE_KEPT: Final = 30 * DAY  # that a finished revocation is kept: the page shows it, and `scrub` reads it, for 7 days
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What to look for, at most `batch` ids at once, and what to delete of each."""
+
+    chosen: str
+    deleted: Sequence[str]
+    batch: int
+
+
+_CONNECTIONS: Final = _Kind(
+    """
     select k.id from connections k
     where k.tenant = :tenant and k.ended_at is not null and k.ended_at <= :before and not exists (
         select 1 from upstream_revocations r
         where r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
     )
     limit :batch
-"""
-_OF_CONNECTION = (
-    "delete from narrowed_tokens where tenant = :tenant and connection_id = :id",
-    "delete from intents where tenant = :tenant and connection_id = :id",
-    "delete from delegations where tenant = :tenant and connection_id = :id",
-    "delete from upstream_revocations where tenant = :tenant and connection_id = :id",
-    "delete from keys.connection_keys where tenant = :tenant and connection_id = :id",
-    "delete from connections where tenant = :tenant and id = :id",
+    """,
+    (
+        "delete from narrowed_tokens where tenant = :tenant and connection_id = :id",
+        "delete from intents where tenant = :tenant and connection_id = :id",
+        "delete from delegations where tenant = :tenant and connection_id = :id",
+        "delete from upstream_revocations where tenant = :tenant and connection_id = :id",
+        "delete from keys.connection_keys where tenant = :tenant and connection_id = :id",
+        "delete from connections where tenant = :tenant and id = :id",
+    ),
+    batch=100,
 )
-_GRANTS = """
+_GRANTS: Final = _Kind(
+    """
     select g.id from grants g
     where g.tenant = :tenant and g.revoked_at is not null and g.revoked_at <= :before and not exists (
         select 1 from grants d where d.tenant = g.tenant and d.derived_from = g.id and d.revoked_at is null
     )
     limit :batch
-"""
-_OF_GRANT = (
-    "delete from refresh_tokens where tenant = :tenant and grant_id = :id",
-    "delete from grants where tenant = :tenant and id = :id",
+    """,
+    (
+        "delete from refresh_tokens where tenant = :tenant and grant_id = :id",
+        "delete from grants where tenant = :tenant and id = :id",
+    ),
+    batch=250,
 )
-_DELEGATIONS = """
+# The grants of a removed agent ended with it, so that they go first or at the same age.
+_CLIENTS: Final = _Kind(
+    """
+    select c.id from clients c
+    where c.tenant = :tenant and c.removed_at is not null and c.removed_at <= :before and not exists (
+        select 1 from grants g where g.tenant = c.tenant and g.client_id = c.id
+    )
+    limit :batch
+    """,
+    (
+        "delete from delegations where tenant = :tenant and client_id = :id",
+        "delete from api_clients where tenant = :tenant and client_id = :id",
+        "delete from clients where tenant = :tenant and id = :id",
+    ),
+    batch=250,
+)
+_DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
         select tenant, user_id, client_id, connection_id from delegations
         where tenant = :tenant and revoked_at is not null and revoked_at <= :before limit :batch
     )
 """
+_REVOCATIONS: Final = """
+    delete from upstream_revocations where connection_id in (
+        select connection_id from upstream_revocations
+        where tenant = :tenant and done_at is not null and done_at <= :before limit :batch
+    )
+"""
 
 
-async def forget_ended(transaction: Transaction, *, before: int) -> int:
-    """Forget what ended at `before` or earlier, at most a batch of each kind; the largest number of one kind."""
-    which = {"tenant": TENANT, "before": before, "batch": SWEEP_BATCH}
-    counts: list[int] = []
-    for chosen, statements in ((_CONNECTIONS, _OF_CONNECTION), (_GRANTS, _OF_GRANT)):
-        keys = [{"tenant": TENANT, "id": text(row, "id")} for row in await transaction.fetch(chosen, which)]
-        counts.append(len(keys))
-        if keys:
-            for statement in statements:
+async def forget_ended(database: Database, *, before: int) -> int:
+    """Forget connections, grants, permissions and agents that ended at `before` or earlier; how many rows."""
+    counts = [await _forget(database, kind, before=before) for kind in (_CONNECTIONS, _GRANTS, _CLIENTS)]
+    return sum(counts) + await _delete(database, _DELEGATIONS, before=before)
+
+
+async def forget_done(database: Database, *, now: int) -> int:
+    """Forget revocations that were finished long enough ago that nobody asks for them; how many."""
+    return await _delete(database, _REVOCATIONS, before=now - DONE_KEPT)
+
+
+async def _forget(database: Database, kind: _Kind, *, before: int) -> int:
+    which = {"tenant": TENANT, "before": before, "batch": kind.batch}
+    total, count = 0, kind.batch
+    while count == kind.batch:
+        async with database.transaction(patient=True) as transaction:
+            keys = [{"tenant": TENANT, "id": text(row, "id")} for row in await transaction.fetch(kind.chosen, which)]
+            for statement in kind.deleted if keys else ():
                 await transaction.execute_many(statement, keys)
-    counts.append(await transaction.execute(_DELEGATIONS, which))
-    return max(counts)
+        count = len(keys)
+        total += count
+    return total
+
+
+async def _delete(database: Database, sql: str, *, before: int) -> int:
+    which = {"tenant": TENANT, "before": before, "batch": SWEEP_BATCH}
+    total, count = 0, SWEEP_BATCH
+    while count == SWEEP_BATCH:
+        async with database.transaction(patient=True) as transaction:
+            count = await transaction.execute(sql, which)
+        total += count
+    return total

@@ -9,7 +9,7 @@ The token endpoint is asked with a code that cannot exist: whoever answers `inva
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from providers.http import HttpError, OutboundRequest
@@ -152,20 +152,25 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 async def _granted(deployment: Deployment) -> list[Finding]:
     """Connections that hold less than connecting asks for: the app there may lack a scope, or a box was left empty."""
-    found: list[Finding] = []
-    for user in await users.list_users(deployment.database):
-        for one in await connections.list_connections(deployment.database, user.id):
-            provider = deployment.catalog.get(one.provider)
-            if provider is None:
-                continue
-            included = one.scopes.union(*(provider.covers.get(scope, frozenset[str]()) for scope in one.scopes))
-            lacking = provider.scope.default - included
-            if lacking:
-                found.append(
-                    noted(
-                        f"{one.provider}.scopes",
-                        f"{one.label} of {user.name} has not granted {' '.join(sorted(lacking))}",
-                        mend=f"add them to the app at {provider.title} if they are missing there, then connect again",
-                    )
-                )
-    return found
+    lacking: dict[tuple[str, str], list[connections.Granted]] = {}
+    for one in await connections.count_granted(deployment.database):
+        provider = deployment.catalog.get(one.provider)
+        if provider is None:
+            continue
+        included = one.scopes.union(*(provider.covers.get(scope, frozenset[str]()) for scope in one.scopes))
+        if missing := " ".join(sorted(provider.scope.default - included)):
+            lacking.setdefault((one.provider, missing), []).append(one)
+    return [await _lacks(deployment, *which, found) for which, found in lacking.items()]
+
+
+async def _lacks(deployment: Deployment, provider: str, missing: str, found: Sequence[connections.Granted]) -> Finding:
+    first, others = found[0], sum(one.count for one in found) - 1
+    owner = await users.get_user(deployment.database, first.user_id)
+    who = f"{first.label} of {first.user_id if owner is None else owner.name}"
+    have = f"{who} has" if not others else f"{who} and {others} other{'s' if others > 1 else ''} have"
+    return noted(
+        f"{provider}.scopes",
+        f"{have} not granted {missing}",
+        mend=f"add them to the app at {deployment.catalog.provider(provider).title} if they are missing there, "
+        "then connect again",
+    )
