@@ -11,7 +11,8 @@ from server.upkeep import keep_alive
 from tests.conftest import Store
 from tests.exchanging import Room, open_room, second_process
 from vault.connections import get_connection
-from vault.expiries import announce
+from vault.database import Database, integer
+from vault.expiries import BATCH, announce
 from vault.flights import Vault
 from vault.records import Connection
 from vault.upstream import Rotation
@@ -110,6 +111,36 @@ async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_be
         assert await announce(room.database) == 1
         (event,) = await room.events("connection.expiring")
         assert event.details["why"] == why
+
+
+async def test_many_ends_at_one_time_are_announced_once_each_a_batch_at_a_time(database: Database) -> None:
+    now = database.now()
+    row: dict[str, str | int | None] = {
+        "tenant": "default", "user_id": "u", "provider": "slack", "scopes": "", "state": "active", "metadata": "{}",
+    }  # fmt: skip
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation,"
+            " metadata, created_at, grant_expires_at, idle_expires_at) values (:tenant, :id, :user_id, :provider,"
+            " :account, :account, :scopes, :state, 1, :metadata, 1, :at, :rest)",
+            [
+                # by age, by rest, and by both, so that either way finds it
+                {
+                    **row,
+                    "id": f"c{n}",
+                    "account": f"a{n}",
+                    "at": now + DAY if n % 3 else None,
+                    "rest": now + DAY + 1 if n % 3 < 2 else None,
+                }
+                for n in range(2 * BATCH + 50)
+            ],
+        )
+    assert await announce(database) == 2 * BATCH + 50
+    assert await announce(database) == 0
+    batches = await database.fetch("select first_sequence, last_sequence from event_batches")
+    sizes = [integer(row, "last_sequence") - integer(row, "first_sequence") + 1 for row in batches]
+    assert sum(sizes) == 2 * BATCH + 50
+    assert max(sizes) <= BATCH
 
 
 async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:

@@ -6,25 +6,28 @@ When a grant ends, by its age or because nobody used it, is in its row; what the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vault import replay
 from vault.audit import append
-from vault.database import Database, Row, integer, integer_or_none, text
+from vault.database import Database, Row, Value, integer, integer_or_none, text
 from vault.records import EXPIRING, TENANT, ConnectionState, Event
 
-BATCH = 100  # connections per transaction
+BATCH = replay.PAGE  # connections per read and transaction
+_PURPOSE = "connection.expiring"
 
-_SOON = """
-    select id, user_id, provider, label, grant_expires_at, idle_expires_at from connections
-    where tenant = :tenant and ended_at is null and state = :active
-        and grant_expires_at > :now and grant_expires_at <= :soon
-    union
-    select id, user_id, provider, label, grant_expires_at, idle_expires_at from connections
-    where tenant = :tenant and ended_at is null and state = :active
-        and idle_expires_at > :now and idle_expires_at <= :soon
-    order by id
-"""
+# A page of the ends to come, from the end after which the last page stopped. By age and by rest apart: each has its
+# index, and what ends by both is announced for the nearer one, which comes first.
+_SOON = tuple(
+    f"""
+    select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
+    where tenant = :tenant and ended_at is null and {end} is not null and state = :active
+        and {end} >= :from and {end} <= :soon and ({end} > :from or id > :after)
+    order by {end}, id limit :limit
+    """  # noqa: S608 -- names of columns
+    for end in ("grant_expires_at", "idle_expires_at")
+)
 # Only while an agent may use it: a grant that nobody may use is better dead.
 _RESTING = """
     select k.id, k.provider, k.access_generation from connections k
@@ -42,22 +45,33 @@ _RESTING = """
 
 async def announce(database: Database) -> int:
     """Record `connection.expiring` once for every connection that its provider ends within a week; how many."""
-    now = database.now()
-    which = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value, "now": now, "soon": now + EXPIRING}
-    rows = await database.fetch(_SOON, which)
-    announced = 0
-    for first in range(0, len(rows), BATCH):
-        async with database.transaction() as transaction:
-            events: list[Event] = []
-            for row in rows[first : first + BATCH]:
-                ends_at, _ = _end(row, now=now)
-                named = f"{text(row, 'id')} {ends_at}"  # a new consent is announced anew
-                if await replay.first_use(transaction, "connection.expiring", named, expires_at=ends_at, now=now):
-                    events.append(_event(row, now=now))
-            if events:
-                await append(transaction, *events, now=now)
-        announced += len(events)
+    return sum([await _announce(database, sql) for sql in _SOON])
+
+
+async def _announce(database: Database, sql: str) -> int:
+    now, announced = database.now(), 0
+    page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
+    which: dict[str, Value] = {"active": ConnectionState.ACTIVE.value, "soon": now + EXPIRING}
+    while rows := await database.fetch(sql, {"tenant": TENANT, **which, **page}):
+        announced += await _announce_page(database, rows, now=now)
+        page |= {"from": integer(rows[-1], "ends_at"), "after": text(rows[-1], "id")}
     return announced
+
+
+async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
+    named = {f"{text(row, 'id')} {_end(row, now=now)[0]}": row for row in rows}  # a new consent is announced anew
+    known = await replay.used(database, _PURPOSE, tuple(named), now=now)  # nearly all: a week has many sweeps
+    new = {name: row for name, row in named.items() if name not in known}
+    if not new:
+        return 0
+    async with database.transaction() as transaction:
+        events = [
+            _event(row, now=now)
+            for name, row in new.items()
+            if await replay.first_use(transaction, _PURPOSE, name, expires_at=_end(row, now=now)[0], now=now)
+        ]
+        await append(transaction, *events, now=now)
+    return len(events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ def _end(row: Row, *, now: int) -> tuple[int, str]:
 def _event(row: Row, *, now: int) -> Event:
     ends_at, why = _end(row, now=now)
     return Event(
-        "connection.expiring",
+        _PURPOSE,
         user_id=text(row, "user_id"),
         connection_id=text(row, "id"),
         details={
