@@ -9,6 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from providers.simulator.person import consent
+from server.portal.agents import PAGE_SIZE
+from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.person import forms_of, session_token
 from tests.portal_room import CHAT, Room, query_of, running_room
 from vault import audit, connections, delegations, grants, leases, revocations, rotation
@@ -325,6 +327,41 @@ async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room)
     assert held.is_live(room.deployment.now())
     assert (await room.kinds(user))[-2:] == ["delegation.revoked", "delegation.changed"]
     assert not await delegations.list_for_client(room.deployment.database, user.id, client_id=other.id)
+
+
+async def test_many_agents_are_shown_a_page_at_a_time_and_fewer_with_many_accounts(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    for number in range(PAGE_SIZE + 1):
+        await _grant(room, user, await room.agent(name=f"Bot number {number}."))
+    first = await person.open("/agents")
+    assert first.text.count("<h2") == PAGE_SIZE
+    assert 'href="/agents?page=2">More agents' in first.text
+    assert "Previous agents" not in first.text
+    second = await person.open("/agents?page=2")
+    shown = {name for number in range(PAGE_SIZE + 1) for name in [f"Bot number {number}."]}
+    assert shown <= {*re.findall(r"Bot number \d+\.", first.text + second.text)}
+    assert 'href="/agents?page=1">Previous agents' in second.text
+    assert "More agents" not in second.text
+    for odd in ("0", "-1", "x", "٣", ""):
+        assert (await person.open(f"/agents?page={odd}")).text.count("<h2") == first.text.count("<h2"), odd
+    assert "Previous agents" in (await person.open("/agents?page=9999999")).text
+
+
+async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation,"
+            " metadata, created_at) values ('default', :id, :user, 'slack', :id, :id, '', 'active', 1, '{}', 1)",
+            [{"id": f"{user.id}-{number:02}", "user": user.id} for number in range(CONNECTIONS + 1)],
+        )
+    first, second = await person.open("/connections"), await person.open("/connections?page=2")
+    assert first.text.count(f"<bdi>{user.id}-") == CONNECTIONS
+    assert second.text.count(f"<bdi>{user.id}-") == 1
+    assert "More connections" in first.text
+    assert "Previous connections" in second.text
 
 
 async def test_saving_without_a_change_records_nothing(room: Room) -> None:

@@ -35,7 +35,9 @@ _READ = """
     where r.tenant = :tenant
 """
 _ONE = f"{_READ} and r.connection_id = :id"
-_OF_USER = f"{_READ} and r.user_id = :user_id order by r.created_at desc"
+_OF_USER = f"""
+    {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
+"""
 _DUE = """
     select connection_id from upstream_revocations
     where tenant = :tenant and done_at is null and next_at <= :now order by next_at limit :limit
@@ -108,9 +110,9 @@ async def find_revocation(reader: Reader, connection_id: str) -> Revocation | No
     return _revocation(rows[0]) if rows else None
 
 
-async def list_revocations(reader: Reader, user_id: str) -> tuple[Revocation, ...]:
-    """Every revocation of a user's disconnected connections, newest first."""
-    rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id, "nothing": ""})
+async def list_revocations(reader: Reader, user_id: str, *, since: int = 0) -> tuple[Revocation, ...]:
+    """Revocations of a user's disconnected connections, newest first: those to come, and those begun after `since`."""
+    rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id, "nothing": "", "since": since})
     return tuple(_revocation(row) for row in rows)
 
 

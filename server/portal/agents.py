@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -10,47 +11,68 @@ from starlette.responses import Response
 from server.portal import pages, permissions, words
 from server.portal.forms import PageRefused
 from server.portal.visits import OwnVisit
-from vault import audit, clients, delegations, grants
-from vault.records import Client, Event, Grant
+from vault import audit, clients, connections, delegations, grants
+from vault.records import Client, Delegation, Event, Grant
 
 _USES: Final = frozenset({"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed"})
+PAGE_SIZE: Final = 20  # agents
+_MOST_ACCOUNTS: Final = 400  # sets of checkboxes on a page: fewer agents where a person has many accounts
 _LOOK_BACK: Final = 500  # events in which to find an agent's last use
 
 
-async def _own_agents(visit: OwnVisit) -> dict[str, list[Grant]]:
+async def _own_agents(visit: OwnVisit, permitted: Sequence[Delegation] | None = None) -> dict[str, list[Grant]]:
     """Client id to live grants, for every client with a grant or a delegation of this person."""
     database, now = visit.deployment.database, visit.deployment.now()
     found: dict[str, list[Grant]] = {}
     for grant in await grants.list_grants(database, visit.user.id):
         found.setdefault(grant.client_id, []).append(grant)
-    for delegation in await delegations.list_for_user(database, visit.user.id):
+    if permitted is None:
+        permitted = await delegations.list_for_user(database, visit.user.id)
+    for delegation in permitted:
         if delegation.is_live(now):
             found.setdefault(delegation.client_id, [])
     return found
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Every agent with the checkboxes of what it may use."""
+    """Agents with the checkboxes of what they may use, as many as fit on a page."""
     database = visit.deployment.database
-    recent = await audit.list_events(database, user_id=visit.user.id, limit=_LOOK_BACK, newest_first=True)
-    last_used: dict[str, int] = {}
-    for event in recent:
-        if event.client_id is not None and event.kind in _USES:
-            last_used.setdefault(event.client_id, event.at)
+    permitted = await delegations.list_for_user(database, visit.user.id)
+    owned = await connections.list_connections(database, visit.user.id)
+    everybody = list((await _own_agents(visit, permitted)).items())
+    size = max(1, min(PAGE_SIZE, _MOST_ACCOUNTS // max(1, len(owned))))
+    part = pages.part(everybody, visit.visit.query("page"), size=size)
+    last_used = await _last_used(visit)
     agents: list[dict[str, object]] = []
-    for client_id, live in (await _own_agents(visit)).items():
+    for client_id, live in part.items:
         client = await clients.get_client(database, client_id)
         if client is not None:
-            agents.append(await _shown(visit, client, live, used_at=last_used.get(client_id)))
+            mine = [one for one in permitted if one.client_id == client_id]
+            accounts = permissions.choices_of(visit.deployment, owned, mine)
+            agents.append(_shown(client, live, accounts=accounts, used_at=last_used.get(client_id)))
     context: dict[str, object] = {
         "agents": agents,
         "field": permissions.FIELD,
         "mcp": visit.deployment.url("/mcp"),
+        "part": part,
     }
     return visit.page("agents.html", context)
 
 
-async def _shown(visit: OwnVisit, client: Client, live: list[Grant], *, used_at: int | None) -> dict[str, object]:
+async def _last_used(visit: OwnVisit) -> dict[str, int]:
+    """When each agent of the person's recent events was last used."""
+    database = visit.deployment.database
+    recent = await audit.list_events(database, user_id=visit.user.id, limit=_LOOK_BACK, newest_first=True)
+    found: dict[str, int] = {}
+    for event in recent:
+        if event.client_id is not None and event.kind in _USES:
+            found.setdefault(event.client_id, event.at)
+    return found
+
+
+def _shown(
+    client: Client, live: list[Grant], *, accounts: Sequence[permissions.AccountChoices], used_at: int | None
+) -> dict[str, object]:
     scopes = frozenset[str]().union(*(grant.scopes for grant in live))
     return {
         "client": client,
@@ -60,7 +82,7 @@ async def _shown(visit: OwnVisit, client: Client, live: list[Grant], *, used_at:
         "since": min((grant.created_at for grant in live), default=None),
         "used_at": used_at,
         "scopes": [words.token_scope(scope) for scope in sorted(scopes)],
-        "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
+        "accounts": accounts,
     }
 
 

@@ -31,6 +31,7 @@ from vault import connections, revocations
 from vault.attenuate import expand
 from vault.records import Connection
 
+PAGE_SIZE: Final = 50  # connections
 _REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt goes on and is repeated anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
 _BY_HAND: Final = "Remove the app in your account settings at the provider to end it there too."
@@ -52,10 +53,12 @@ async def show(visit: OwnVisit) -> Response:
     """Everything that is connected, and what was disconnected lately."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
-    ended = await revocations.list_revocations(deployment.database, visit.user.id)
+    ended = await revocations.list_revocations(deployment.database, visit.user.id, since=now - _SHOWN_FOR)
     configured = [provider for provider in deployment.catalog if _is_configured(visit, provider)]
+    part = pages.part(owned, visit.visit.query("page"), size=PAGE_SIZE)
     context: dict[str, object] = {
-        "connections": [_shown(visit, connection, now=now) for connection in owned],
+        "connections": [_shown(visit, connection, now=now) for connection in part.items],
+        "part": part,
         "ended": [
             {
                 "title": _title(visit, one.provider),
@@ -65,7 +68,6 @@ async def show(visit: OwnVisit) -> Response:
                 "next_at": one.next_at,
             }
             for one in ended
-            if one.done_at is None or one.created_at > now - _SHOWN_FOR
         ],
         "providers": configured,
         "setup": [] if configured else provider_facts(deployment),

@@ -7,10 +7,11 @@ modules beside this one; who the person is, by `server.signin`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Final
+from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+Item = TypeVar("Item")
 STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
 _STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
 _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
@@ -50,6 +52,23 @@ _ENVIRONMENT: Final = Environment(
 _ENVIRONMENT.filters["time"] = _time
 _ENVIRONMENT.filters["sentence"] = _sentence
 _STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Item]):
+    """One page of a long list; `previous` and `next` are numbers of pages, 0 where there is none."""
+
+    items: Sequence[Item]
+    previous: int
+    next: int
+
+
+def part(items: Sequence[Item], wanted: str, *, size: int) -> Part[Item]:
+    """The page of `?page=wanted`: the first where that is no number, the last where it is beyond."""
+    pages = max(1, -(-len(items) // size))
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else 1
+    number = min(max(1, number), pages)
+    return Part(items[(number - 1) * size : number * size], number - 1, number + 1 if number < pages else 0)
 
 
 def _no_form(action: str) -> Markup:

@@ -6,6 +6,7 @@ chosen, whatever a form says.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,16 +52,19 @@ class AccountChoices:
 
 async def account_choices(deployment: Deployment, user: User, *, client_id: str) -> tuple[AccountChoices, ...]:
     """The person's accounts with what this agent may use of each now."""
+    held = await delegations.list_for_client(deployment.database, user.id, client_id=client_id)
+    return choices_of(deployment, await connections.list_connections(deployment.database, user.id), held)
+
+
+def choices_of(
+    deployment: Deployment, owned: Sequence[Connection], delegated: Sequence[Delegation]
+) -> tuple[AccountChoices, ...]:
+    """These accounts with what was delegated of each to one agent and still holds."""
     now = deployment.now()
-    held = {
-        delegation.connection_id: delegation
-        for delegation in await delegations.list_for_client(deployment.database, user.id, client_id=client_id)
-        if delegation.is_live(now)
-    }
-    owned = await connections.list_connections(deployment.database, user.id)
-    providers = [connection.provider for connection in owned]
+    held = {delegation.connection_id: delegation for delegation in delegated if delegation.is_live(now)}
+    several = Counter(connection.provider for connection in owned)
     return tuple(
-        replace(found, is_one_of_several=providers.count(connection.provider) > 1)
+        replace(found, is_one_of_several=several[connection.provider] > 1)
         for connection in owned
         if (found := _choices(deployment, connection, held.get(connection.id), now=now)) is not None
     )
