@@ -209,8 +209,9 @@ async def _story(stage: Stage) -> None:
     await _disconnect(stage)
     stage.console.print(Text("\nWhat the vault recorded", "bold"))
     await stage.deployment.activity.settle()
-    names = await names_of(stage.deployment)
-    for event in await audit.list_events(stage.deployment.database, limit=200):
+    events = await audit.list_events(stage.deployment.database, limit=200)
+    names = await names_of(stage.deployment, events)
+    for event in events:
         stage.console.print(Text("  " + in_a_line(described(event, names=names))), soft_wrap=True)
 
 

@@ -106,13 +106,13 @@ def list_delegations(setup: Setup, *, user: UserOption = None) -> None:
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             known = {one.id: one for one in await connections.list_connections(deployment.database, owner.id)}
-            names = {one.id: one.name for one in await clients.list_clients(deployment.database)}
-            now = deployment.now()
-            return [
-                _delegated(found, known[found.connection_id], name=names.get(found.client_id))
-                for found in await delegations.list_for_user(deployment.database, owner.id)
-                if found.is_live(now) and found.connection_id in known
-            ]
+            held = await delegations.list_for_user(deployment.database, owner.id)
+            live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
+            names: dict[str, str] = {}
+            for client_id in {one.client_id for one in live}:
+                if (client := await clients.get_client(deployment.database, client_id)) is not None:
+                    names[client_id] = client.name
+            return [_delegated(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
 
     columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
     setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,12 +52,18 @@ def in_a_line(row: Mapping[str, object]) -> str:
     return words.visible(line.replace("\n", " ").replace("\t", " "))
 
 
-async def names_of(deployment: Deployment) -> dict[str, str]:
-    """Names of users and clients by id."""
+async def names_of(deployment: Deployment, events: Sequence[Event]) -> dict[str, str]:
+    """Names of the users and agents of these events by id, as far as they are still there."""
     from vault import clients, users
 
-    people = {user.id: user.name for user in await users.list_users(deployment.database)}
-    return people | {client.id: client.name for client in await clients.list_clients(deployment.database)}
+    database, names = deployment.database, dict[str, str]()
+    for user_id in {event.user_id for event in events if event.user_id is not None}:
+        if (user := await users.get_user(database, user_id)) is not None:
+            names[user_id] = user.name
+    for client_id in {event.client_id for event in events if event.client_id is not None}:
+        if (client := await clients.get_client(database, client_id)) is not None:
+            names[client_id] = client.name
+    return names
 
 
 class _Activity(typer.core.TyperGroup):
@@ -109,8 +115,8 @@ async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int)
 
     async with setup.open() as deployment:
         user_id = None if user is None else (await user_named(deployment.database, user)).id
-        names = await names_of(deployment)
         latest = await audit.list_events(deployment.database, user_id=user_id, limit=limit, newest_first=True)
+        names = await names_of(deployment, latest)
         rows = [described(event, names=names) for event in reversed(latest)]
         if setup.as_json and not follow:
             setup.show_json(rows)
@@ -120,7 +126,7 @@ async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int)
         while follow:
             new = await audit.list_events(deployment.database, user_id=user_id, after=last, limit=limit)
             if new:
-                names = await names_of(deployment)
+                names = await names_of(deployment, new)
                 last = new[-1].sequence
                 _print(setup, [described(event, names=names) for event in new])
             else:
