@@ -106,7 +106,10 @@ async def _renew(replica: Replica, code: Path, proxy: Proxy) -> None:
 
 
 async def upgrading(store: Store, provider: Provider, *, version: str, rate: float) -> Figure:
-    """One server after the other gets the new code. The token expires at each step."""
+    """A server of the new code comes up beside one of the old, which starts again, and then gets the new code too.
+
+    The token expires at each step.
+    """
     ports = [free_port(), free_port()]
     async with (
         release(version) as old,
@@ -118,18 +121,17 @@ async def upgrading(store: Store, provider: Provider, *, version: str, rate: flo
         assert await open_with(old, store) == 0
         await copy_rows(seeded, store)
         async with replicas_of(provider, store.url, proxy, key=key, ports=ports) as replicas:
-            for replica in replicas:
-                replica.code = old
-            await asyncio.gather(*(replica.start(proxy) for replica in replicas))
+            replicas[0].code = old
+            await replicas[0].start(proxy)
             async with loaded(proxy, token, rate=rate) as calls:
                 await asyncio.sleep(SETTLED)
-                await _renew(replicas[0], ROOT, proxy)  # brings the schema up to date beside the old one
+                await replicas[1].start(proxy)  # brings the schema up to date beside the old one
                 database = await store.open()
                 try:
                     world = replace(made, store=store, database=database)
-                    for number, code in ((1, old), (1, ROOT)):  # the old one also starts on the newer schema
+                    for code in (old, ROOT):  # the old one also starts on the newer schema
                         await world.expire()
-                        await _renew(replicas[number], code, proxy)
+                        await _renew(replicas[0], code, proxy)
                     await world.expire()
                     await asyncio.sleep(SETTLED)
                 finally:
