@@ -24,7 +24,7 @@ from server.cli import app
 from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
 from tests.harness import free_socket, serving
-from tests.mcp_room import room
+from tests.mcp_room import Room, room
 from tests.poolers import pgbouncer
 from tests.private import private_mounts
 from tests.processes import Place, free_port
@@ -566,6 +566,20 @@ async def test_scopes_that_an_account_did_not_get(tmp_path: Path) -> None:
         found = await examine(place)
         assert found["slack.scopes"]["verdict"] == "note"
         assert "chat:write" in found["slack.scopes"]["sentence"]
+        assert " others have" not in found["slack.scopes"]["sentence"]
+        for number in range(3):  # one finding says it of all who lack the same, however many there are
+            await insert_connection(healthy, f"account-{number}", scopes="channels:read")
+        await insert_connection(healthy, "full", scopes="channels:history channels:read chat:write users:read")
+        assert " and 3 others have not granted " in (await examine(place))["slack.scopes"]["sentence"]
+
+
+async def insert_connection(room: Room, account: str, *, scopes: str) -> None:
+    async with room.vault.deployment.transaction() as transaction:
+        await transaction.execute(
+            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, "
+            "metadata, created_at) values ('default', :id, 'u', 'slack', :id, :id, :scopes, 'active', 1, '{}', 1)",
+            {"id": account, "scopes": scopes},
+        )
 
 
 async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> None:
