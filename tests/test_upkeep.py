@@ -238,6 +238,21 @@ async def test_what_ended_is_forgotten_batch_after_batch(database: Database) -> 
     assert await ids(database, "grants") == []
 
 
+async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(running: RunningVault) -> None:
+    database, now = running.deployment.database, running.deployment.now()
+    row = {"tenant": "default", "none": "", "then": now - 3600, "later": now + DAY, "sealed": b"x"}
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,"
+            " issued_at, expires_at, idle_expires_at, consumed_at, successor_hash, successor_sealed) values (:tenant,"
+            " :hash, :none, :none, :none, 1, :none, :none, :then, :later, :later, :then, :sealed, :sealed)",
+            [{**row, "hash": number.to_bytes(4, "big")} for number in range(2 * SWEEP_BATCH + 1)],
+        )
+    (step,) = [one for one in SWEEPS if one.name == "refresh tokens"]
+    await run_step(running.deployment, step)
+    assert await database.fetch("select token_hash from refresh_tokens where successor_sealed is not null") == []
+
+
 async def test_the_database_time_counts_the_sleep_of_this_machine(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,13 @@ from vault.database import SWEEP_BATCH, Reader, Transaction, binary, integer_or_
 
 PAGE = 100  # values that are looked for at once
 _RESTORED = "restored"
+_OF_RESTORE = hashlib.sha256(b"").digest()  # its one row is found by its key: PostgreSQL looked for it among all
 _LONGEST = 7200  # seconds that a value can count at most: as long a restore matters
 _FIRST = """
     insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at)
     on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at where seen.expires_at <= :now
-    returning expires_at, (select max(r.expires_at) from seen r where r.purpose = :restored) as restored
+    returning expires_at,
+        (select r.expires_at from seen r where r.purpose = :restored and r.value_hash = :of_restore) as restored
 """
 
 _USED = f"""
@@ -38,6 +40,7 @@ async def first_use(
             "expires_at": expires_at,
             "now": now,
             "restored": _RESTORED,
+            "of_restore": _OF_RESTORE,
         },
     )
     if row is None:
@@ -60,7 +63,7 @@ async def note_restore(transaction: Transaction, *, now: int) -> None:
     await transaction.execute(
         "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
         "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at",
-        {"purpose": _RESTORED, "value_hash": hashlib.sha256(b"").digest(), "expires_at": now + _LONGEST},
+        {"purpose": _RESTORED, "value_hash": _OF_RESTORE, "expires_at": now + _LONGEST},
     )
 
 

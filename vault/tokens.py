@@ -182,18 +182,19 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
 async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
     """Erase successors whose grace has ended, and forget families past their absolute end; at most a batch of each.
 
-    The number that was forgotten.
+    The larger of the two numbers.
     """
-    await transaction.execute(
+    erased = await transaction.execute(
         "update refresh_tokens set successor_sealed = null where token_hash in (select token_hash from refresh_tokens"
         " where tenant = :tenant and successor_sealed is not null and consumed_at <= :before limit :batch)",
         {"tenant": TENANT, "before": now - lifetimes.grace, "batch": SWEEP_BATCH},
     )
-    return await transaction.execute(
+    forgotten = await transaction.execute(
         "delete from refresh_tokens where token_hash in"
         " (select token_hash from refresh_tokens where tenant = :tenant and expires_at <= :before limit :batch)",
         {"tenant": TENANT, "before": now - _KEPT, "batch": SWEEP_BATCH},
     )
+    return max(erased, forgotten)
 
 
 async def _rotate(
