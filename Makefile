@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench chaos soak ha fuzz first-hour clean lock serve node
+.PHONY: help demo test lint types bench million chaos soak ha fuzz first-hour clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
+	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
 	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
 	@echo "make fuzz         every property of the suite with 20,000 random examples (TESTS=tests/test_masking.py takes one file)"
@@ -45,6 +46,9 @@ node: .venv/.dev
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
+
+million: .venv/.dev
+	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)
 
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev
