@@ -126,7 +126,11 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
         yield "hosts.authorize_url", hosts.authorize_url
     if hosts.token_url:
         yield "hosts.token_url", hosts.token_url
-    for name, url in (("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url)):
+    for name, url in (
+        ("refresh_url", hosts.refresh_url),
+        ("revoke_url", hosts.revoke_url),
+        ("issuer", hosts.issuer),
+    ):
         if url is not None:
             yield f"hosts.{name}", url
     if provider.identity.url is not None:

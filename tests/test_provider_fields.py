@@ -42,6 +42,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("title", "asana", "title", ""),
     ("audience", "brokerage", "audience", "brokerage"),
     ("hosts.authorize_url", "asana", "hosts.authorize_url", "http://app.asana.com/-/oauth_authorize"),
+    ("hosts.issuer", "asana", "hosts.issuer", "http://app.asana.com"),
     ("hosts.token_url", "asana", "hosts.token_url", "app.asana.com/-/oauth_token"),
     ("long_lived.url", "facebook", "long_lived.url", "https://{nothing}/oauth/access_token"),
     ("identity.url", "asana", "identity.url", "//app.asana.com"),

@@ -26,7 +26,7 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.settings import Settings
-from vault.records import Client, format_scope, parse_scope
+from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
@@ -284,10 +284,12 @@ def trusts_consent(client: Client, redirect_uri: str, *, given_at: int) -> bool:
     """Whether a consent given earlier may be used without asking again.
 
     Only where the answer reaches that client and nobody else: at an https address, or where the code is worth nothing
-    without the client's secret. On loopback and under private-use schemes any local program that knows the client's id
-    could fetch a code silently (RFC 8252 §8.6). Not after the client changed what the person saw.
+    without the client's secret, or where the id was made for one installation, which keeps it beside its tokens. Ids
+    that everybody may know, of documents and of an operator's clients, let any local program fetch a code silently on
+    loopback and under private-use schemes (RFC 8252 §8.6). Not after the client changed what the person saw.
     """
-    if client.is_public and not redirect_uri.startswith("https:"):
+    is_known_id = client.kind is not ClientKind.DYNAMIC
+    if client.is_public and is_known_id and not redirect_uri.startswith("https:"):
         return False
     changed_at = integer_member(client, CHANGED_AT)
     return changed_at is None or given_at > changed_at
