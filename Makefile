@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million chaos soak ha fuzz first-hour clean lock serve node
+.PHONY: help demo test lint types bench million chaos soak ha fuzz attack first-hour clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -18,7 +18,8 @@ help:
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
 	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
-	@echo "make fuzz         every property of the suite with 20,000 random examples (TESTS=tests/test_masking.py takes one file)"
+	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/test_masking.py takes one file)"
+	@echo "make attack       some 600 attacks on a running vault, black box; prints what held and what fell (3 minutes; not a part of make test)"
 	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"
@@ -66,6 +67,10 @@ ha: .venv/.dev
 
 fuzz: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(TESTS)
+
+# a vault of its own in a temporary folder; ATTACK=tests/attacks/attack_proxy.py takes one surface
+attack: .venv/.dev
+	$(RUN) -m tests.attacks $(ATTACK)
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt

@@ -13,11 +13,6 @@ MINUTE: Final = 60.0
 _KEPT: Final = 10_000  # people and providers remembered before those that are idle are forgotten
 
 
-def agent(client_id: str) -> str:
-    """What calls of this agent that reach no provider are counted under, in place of a provider."""
-    return f"agent {client_id}"
-
-
 class Budgets:
     """So many calls a minute for each person at each provider, all at once or spread; used ones come back evenly."""
 

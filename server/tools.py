@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from providers.api import Authority, RateLimited, ToolRefused, UpstreamAPI
 from providers.rules import authority
 from providers.tools import Progress, ToolSpec
-from server import approve, budgets, connections_tool, ladder
+from server import approve, connections_tool, ladder
 from server.connect import ConnectLink, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere, retry_after, tool_text
@@ -187,15 +187,9 @@ async def _answer(
     )
     try:
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
-    except (StorageUnavailable, StorageBusy):  # no doing of the agent's
-        raise
     except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
         if not await _answered(deployment, request):
-            _count(deployment, request, now=started)
             return await _ask(deployment, request, missing, wanted=wanted)
-    except VaultError:
-        _count(deployment, request, now=started)
-        raise
     try:  # the person opened the link that this retry brought back
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
     except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
@@ -351,7 +345,7 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
 def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
     """What reaches no provider leaves an event too, and counts for its agent. Raises RateLimited."""
     principal = request.principal
-    wait = deployment.budgets.spend(principal.user_id, budgets.agent(principal.client_id), now=now)
+    wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
     if wait:
         text = f"An agent may not call so often. Nothing was done; try again in {wait} s."
         raise RateLimited(text, retry_after=wait)

@@ -333,8 +333,9 @@ class _StreamableHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         managers: _Managers = scope["state"][_STATE_KEY]
-        if scope["method"] != "POST":
-            await managers.answering.handle_request(scope, receive, send)
+        if scope["method"] != "POST":  # no stream can be resumed, so a new one begins; the SDK would answer nothing
+            fields = [one for one in scope["headers"] if one[0] != b"last-event-id"]
+            await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
             return
         try:
             body = await mcp_bodies.read_body(receive)

@@ -84,7 +84,7 @@ class Place:
             stderr=asyncio.subprocess.PIPE,
             env=self.environment(),
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, err = await process.communicate(feed.encode())
         return process.returncode or 0, out.decode(), err.decode()
 

@@ -2,7 +2,7 @@
 
 It knows one reading of each message, or refuses. Wherever RFC 9112 lets a recipient repair or choose, it refuses: two
 programs that repair differently are how requests are smuggled. Two things carry nothing and change no reading, and are
-left out: line breaks before a request (§2.2), and more than one blank between method and target (§3).
+left out: line breaks before a request (§2.2), and more than one blank between the parts of a request line (§3).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_LINE: Final = re.compile(rb"(" + _TOKEN + rb") +([\x21-\x7e]+) HTTP/1\.([01])")
+_LINE: Final = re.compile(rb"(" + _TOKEN + rb") +([\x21-\x7e]+) +HTTP/1\.([01])")
 _FIELD: Final = re.compile(
     rb"(" + _TOKEN + rb"):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )

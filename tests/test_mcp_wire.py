@@ -222,3 +222,12 @@ async def test_tools_are_the_same_for_everybody_in_one_order_and_say_what_they_c
     reading = {name for name, tool in found.items() if tool["annotations"]["readOnlyHint"]}
     assert reading >= {"slack_channels", "slack_history", "calendar_list", "connections"}
     assert not reading & {"slack_post", "calendar_create", "calendar_delete"}
+
+
+@pytest.mark.parametrize("last", [None, "1", "x" * 5000])
+async def test_a_stream_that_cannot_be_resumed_begins_anew(place: Room, last: str | None) -> None:
+    async with place.http(await place.agent("alice")) as http:
+        headers = legacy_headers(await legacy_session(http)) | ({} if last is None else {"last-event-id": last})
+        async with asyncio.timeout(10), http.stream("GET", "/mcp", headers=headers) as stream:
+            assert stream.status_code == 200
+            assert stream.headers["content-type"].startswith("text/event-stream")

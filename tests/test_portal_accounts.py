@@ -13,9 +13,8 @@ from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.person import forms_of, session_token
 from tests.portal_room import CHAT, Room, query_of, running_room
-from vault import audit, connections, delegations, grants, leases, revocations, rotation
+from vault import audit, connections, delegations, grants, leases, revocations
 from vault.records import Client, ClientKind, Connection, Event, User
-from vault.refusals import TemporarilyUnavailable
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -85,33 +84,6 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
     async with room.deployment.transaction() as transaction:
         await leases.resolve(transaction, lease)
     assert "waiting for the provider" not in (await person.open("/connections")).text
-
-
-async def test_connecting_again_ends_the_pause_after_a_refusal_of_our_registration_for_everybody(room: Room) -> None:
-    async def connect(user: User) -> Connection:
-        person = await room.signed_in(user)
-        page = await person.open("/connections/connect?provider=slack")
-        answer = await person.submit(page, {"scope": ["channels:read"]}, form="/connections/connect")
-        await person.open(await consent(answer.headers["location"]))
-        return await _only(room, user)
-
-    async def refresh(connection: Connection) -> int:
-        facts = await leases.read(room.deployment.database, connection.id)
-        assert facts is not None
-        known = facts.access_generation
-        return await rotation.refresh(room.deployment.vault, connection.id, if_generation=known) - known
-
-    one, another = await room.user(), await room.user()
-    theirs, other = await connect(one), await connect(another)
-    room.simulator.fault("slack.token.refresh", "ok_false", error="invalid_client_id", times=None)
-    for connection in (theirs, other):
-        with pytest.raises(TemporarilyUnavailable):
-            await refresh(connection)
-    room.simulator.control("clear_faults")  # the operator has corrected it
-    with pytest.raises(TemporarilyUnavailable, match="does not work with this server just now"):
-        await refresh(other)
-    await connect(one)
-    assert await refresh(other) == 1
 
 
 async def test_what_tools_need_stands_first_and_the_rest_of_a_large_service_is_folded_away(room: Room) -> None:

@@ -111,7 +111,7 @@ async def allow(
 async def test_no_call_reaches_the_wrong_account_or_leaves_its_scopes(tmp_path: Path) -> None:
     chance = random.Random(20260728)
     async with (
-        proxy_room(tmp_path, tools={"calls_per_minute": 1_000_000}) as room,
+        proxy_room(tmp_path) as room,
         httpx2.AsyncClient(trust_env=False, timeout=30) as http,
     ):
         held, allowed = await crowd(room, chance)

@@ -528,19 +528,6 @@ async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_wi
             assert await shown(room, connection) == "active"
 
 
-async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room: Room) -> None:
-    await go_silent(room, LOST_ANSWER)
-    said = set[str]()
-    for number in range(breakers.SILENCES + 1):  # the last ones meet the open breaker
-        with pytest.raises(TemporarilyUnavailable) as refused:
-            await room.exchange()
-        said.add(refused.value.description)
-        room.vault.flights.breakers.note_silence("slack", f"of somebody {number}", now=room.now)
-    assert any("does not work with this server" in one for one in said)
-    assert any("tries again by itself" in one for one in said)
-    assert not any("lost" in one for one in said), said
-
-
 async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is_over(room: Room) -> None:
     connection = await go_silent(room, SERVER_ERROR)
     room.slack.faults.extend([SERVER_ERROR] * 2)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import strategies as st
+
+Connection = tuple[bytes, tuple[int, ...]]  # what is sent, and where it is cut into packets, in thousandths
 
 LINE_ENDS = (b"\r\n",) * 40 + (b"\n", b"\r", b"\r\r\n", b"\n\r\n", b"\r\n ", b"\x00\r\n", b"")
 METHODS = (b"GET", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"HEAD") * 2 + (
@@ -147,12 +151,20 @@ def requests(
 @st.composite
 def connections(
     draw: st.DrawFn, starts: tuple[bytes, ...], targets: tuple[bytes, ...], fields: tuple[bytes, ...] = ()
-) -> list[bytes]:
-    """What one client sends, in the pieces that it is sent in."""
+) -> Connection:
+    """What one client sends."""
     data = b""
     for one in draw(st.lists(requests(starts, targets, fields), min_size=1, max_size=3)):
         data += one + draw(st.sampled_from(JOINS))
     if draw(st.integers(0, 7)) == 7:
         data = data[: draw(st.integers(0, len(data)))]
-    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=3)))
-    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    return data, tuple(sorted(draw(st.lists(st.integers(0, 1000), max_size=3))))
+
+
+def pieces_of(connection: Connection, names: Mapping[bytes, bytes]) -> list[bytes]:
+    """The pieces to send, with these words in place of the names."""
+    data, cuts = connection
+    for name, value in names.items():
+        data = data.replace(name, value)
+    ends = [len(data) * cut // 1000 for cut in cuts]
+    return [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]

@@ -119,7 +119,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         except NarrowingRefused:
             continue  # enforced from now on, with the full token
-    raise TemporarilyUnavailable("This account's tokens are changing just now.", retry_after=2)
+    raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
 
 
 async def _minted(

@@ -189,7 +189,7 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
         return await vault.flights.lanes.enter(provider, patience=patience)
     except TimeoutError as error:
         raise TemporarilyUnavailable(
-            f"Many accounts of {provider} are being refreshed just now.", retry_after=5
+            f"Many accounts of {provider} are being refreshed just now. Nothing is lost.", retry_after=5
         ) from error
 
 
@@ -228,14 +228,13 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
         return facts, newest
     waiting = vault.flights.paused_for(wish, now=now, generation=facts.generation)
     if waiting:
-        raise TemporarilyUnavailable(f"{facts.provider} asked for patience.", retry_after=waiting)
+        raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
     closed_for = vault.flights.breakers.waits(
         facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
     )
     if closed_for:
         raise TemporarilyUnavailable(
-            f"{facts.provider} does not work with this server just now. The vault tries again by itself.",
-            retry_after=closed_for,
+            f"{facts.provider} does not work with this server just now. Nothing is lost.", retry_after=closed_for
         )
     return facts, None
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from providers import rules
 from providers.http import HttpError, OutboundRequest
 from providers.provider import Provider
-from server import budgets, cors
+from server import cors
 from server.deployment import Deployment
 from server.oauth import dpop
 from server.oauth.rules import OAuthError
@@ -102,7 +102,6 @@ class Proxy:
             correlation = secrets.token_hex(8)
             logger.exception("call failed", extra={"correlation": correlation})
             refused = refusals.broken(correlation)
-        refused = self._counted(passage, refused)
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
         if not passage.is_answering:  # else the answer is cut off, and nobody takes it for whole
             await self._refuse(passage, refused)
@@ -156,15 +155,6 @@ class Proxy:
         standing.handle.check_key(proof.thumbprint)
         await dpop.spend(self._deployment, proof, now=now)
         return standing
-
-    def _counted(self, passage: Passage, refused: ProxyRefused) -> ProxyRefused:
-        """Refused calls count for their agent, as those of tools do; what it is told beyond that."""
-        if passage.handle is None or refused.code in refusals.FAILURES or refused.status == 503:
-            return refused
-        principal = passage.handle.principal
-        agent = budgets.agent(principal.client_id)
-        wait = self._deployment.budgets.spend(principal.user_id, agent, now=time.monotonic())
-        return refusals.too_often(wait) if wait else refused
 
     async def _check_origin(self, passage: Passage, handle: Handle) -> None:
         """A page of another origin than the client's may neither call nor read."""

@@ -145,16 +145,6 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     )
 
 
-def too_often(wait: int) -> ProxyRefused:
-    """Too many calls of this agent were refused; `wait` in seconds."""
-    return ProxyRefused(
-        "too_many_refusals",
-        f"Too many calls of this agent were refused. Nothing was sent; try again in {wait} s.",
-        status=429,
-        headers={"Retry-After": str(wait)},
-    )
-
-
 def unknown_query(provider: Provider, names: Iterable[str]) -> ProxyRefused:
     """The account's token can do more than the handle, and nobody looked whether these parameters show more."""
     told = ", ".join(sorted(name[:40] for name in names))

@@ -25,14 +25,7 @@ from vault.refusals import VaultError
 PEOPLE = ("ann", "ben")  # with an account each, at every vault
 RATE = 10.0  # tool calls per second at every vault
 EVERY = 0.1  # seconds between two writes of the probe
-REFUSED = (
-    "503",
-    "temporarily",
-    "storage",
-    "Nothing is lost",
-    "Try again in",
-    "did not finish in time. Nothing was changed",
-)
+REFUSED = ("503", "temporarily", "storage", "Nothing is lost", "did not finish in time. Nothing was changed")
 
 
 @dataclass
