@@ -336,6 +336,41 @@ async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
     assert "Previous connections" in second.text
 
 
+async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await _grant(room, user, client)
+    await room.connect(person, user, client)
+    form = f"/agents/{quote(client.id, safe='')}/scopes"
+    old = await person.open("/agents")
+    taken = await person.submit(old, {"use": None}, form=form)
+    assert taken.status_code == 200
+    refused = await person.submit(old, form=form)  # another tab would give back what was just taken away
+    assert refused.status_code == 409
+    assert (await room.kinds(user))[-1] == "delegation.revoked"
+    again = await person.submit(await person.open("/agents"), form=form)
+    assert again.status_code == 200
+
+
+async def test_a_consent_page_of_older_permissions_asks_again(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    old = await person.open(room.authorize_path(client))
+    await person.submit(await person.open("/agents"), {"use": None}, form=f"/agents/{quote(client.id, safe='')}/scopes")
+    page = await person.submit(old, form="/consent", button=("decision", "allow"))
+    assert page.status_code == 200
+    assert page.url.path == "/consent"
+    answer = await person.submit(page, form="/consent", button=("decision", "allow"))
+    assert "code=" in answer.headers["location"]
+    assert (await room.kinds(user)).count("delegation.revoked") == 1
+    assert not [
+        one
+        for one in await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+        if one.is_live(room.deployment.now())
+    ]
+
+
 async def test_saving_without_a_change_records_nothing(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     person = await room.signed_in(user)

@@ -103,6 +103,12 @@ async def change(visit: OwnVisit) -> Response:
     """Set what the agent may use to exactly what is ticked."""
     client = await _agent(visit)
     accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
+    if not permissions.is_current(accounts, visit.form.many(permissions.HELD_FIELD)):
+        raise PageRefused(
+            "This page was too old",
+            "Nothing was saved: what this agent may use has changed since the page was opened. Open it again.",
+            status=409,
+        )
     wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
     deployment, user = visit.deployment, visit.user

@@ -79,6 +79,10 @@ async def decide(visit: OwnVisit) -> Response:
             return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
         case "allow":
             accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
+            if not permissions.is_current(
+                accounts, visit.form.many(permissions.HELD_FIELD)
+            ):  # ask about what is so now
+                return pages.go(f"/consent?request={pending.handle}")
             target = await _approve(visit, pending)
             wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)

@@ -6,6 +6,8 @@ chosen, whatever a form says.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from vault.attenuate import expand
 from vault.records import Connection, Delegation, Event, User
 
 FIELD = "use"
+HELD_FIELD = "held"
 ASK_FIELD = "ask"
 DEFAULT_FIELD = "default"
 
@@ -48,6 +51,18 @@ class AccountChoices:
     @property
     def asks(self) -> int:
         return len(self.ask)
+
+    @property
+    def held(self) -> str:
+        """What the agent holds of the account, in a form field: a form of an older state is not saved over a newer."""
+        allowed = sorted(choice.scope for choice in self.choices if choice.is_allowed)
+        content = json.dumps([allowed, sorted(self.ask), self.is_default])
+        return f"{self.connection.id} {hashlib.sha256(content.encode()).hexdigest()[:32]}"
+
+
+def is_current(accounts: Sequence[AccountChoices], sent: frozenset[str]) -> bool:
+    """Whether a form was made of these permissions: of none that were given or taken away since."""
+    return sent == frozenset(account.held for account in accounts)
 
 
 async def account_choices(deployment: Deployment, user: User, *, client_id: str) -> tuple[AccountChoices, ...]:
