@@ -162,8 +162,8 @@ async def test_prompt_none_never_asks_and_never_consents(target: Target) -> None
     assert "error=login_required" in answer.headers["location"]
 
 
-async def test_a_remembered_yes_does_not_reach_another_loopback_port(target: Target) -> None:
-    client_id = str((await target.register(redirect_uris=["http://127.0.0.1/callback"]))["client_id"])
+async def test_a_remembered_yes_to_a_known_id_does_not_reach_another_loopback_port(target: Target) -> None:
+    client_id = target.clients["desktop"]["client_id"]
     await target.agent(client=client_id, redirect_uri="http://127.0.0.1:33418/callback")
     answer = await target.alice.http.get(
         target.authorize_url(client_id, "A" * 43, redirect_uri="http://127.0.0.1:44444/callback")

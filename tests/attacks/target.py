@@ -43,6 +43,7 @@ _PROMPT = re.compile(r"enter this secret, once:\s+(\S+)")
 _CLIENTS = {
     "backend": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--release", "proxy"),
     "rival": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--resource", API),
+    "desktop": ("--redirect-uri", "http://127.0.0.1/callback"),
     "device": ("--device", "--redirect-uri", REDIRECT),
 }
 _WORKER = (
