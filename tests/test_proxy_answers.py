@@ -422,7 +422,7 @@ async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, hand
 async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     room: ProxyRoom, upstream: Upstream
 ) -> None:
-    scopes = frozenset({"issues:read"})
+    scopes = frozenset({"issues:read", "pull_requests:read"})  # its list of issues has the pull requests, too
     agent = await room.agent()
     connection = await room.account(agent, provider="github", scopes=scopes | {"issues:write"})
     handle = await room.handle(agent, connection, scopes=scopes)

@@ -14,7 +14,7 @@ from vault.records import TENANT, Event
 from vault.refusals import GrantEnded, TemporarilyUnavailable
 
 MOST: Final = 128  # of one grant at one time: each call reads them
-MAX_DEPTH: Final = 8  # tokens that are made of one another
+MAX_DEPTH: Final = 32  # tokens that are made of one another: an id of some 700 characters
 
 
 def new_token_id(parent: str = "") -> str:
