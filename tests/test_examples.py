@@ -35,7 +35,7 @@ CALENDAR = "https://www.googleapis.com/auth/calendar.events"
 SLACK = frozenset({"chat:write", "channels:read"})
 POSTING = frozenset({"chat:write"})
 HANDLES = {"default": "proxy"}  # what `clients add --release proxy` stores
-GITHUB = frozenset({"metadata:read", "issues:write"})
+GITHUB = frozenset({"metadata:read", "issues:write", "pull_requests:write"})
 
 
 def example(title: str, *, language: str) -> str:

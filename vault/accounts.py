@@ -101,7 +101,6 @@ class HeldAccount:
     has_refresh_token: bool
     lease_until: int | None
     sent_at: int | None  # of the first send of its refresh token that has no known end
-    retry_at: int | None
     delegated: frozenset[str]
     delegation_state: str  # none | revoked | live
     delegated_until: int | None
@@ -110,6 +109,7 @@ class HeldAccount:
     wrapped: bytes | None = field(repr=False)
     kek_id: str
     salt: bytes | None = field(repr=False)
+    retry_at: int | None = None  # its sends met silence: none before this
 
     def is_delegated(self, now: int) -> bool:
         """Whether this agent may use it for anything at all."""
