@@ -32,6 +32,7 @@ from tests.first_hour.guide import Guide
 from tests.first_hour.internet import AGENT, VAULT, Internet
 from tests.first_hour.terminal import Shown, Terminal, empty_environment
 from tests.person import Person
+from tests.processes import opened_url
 from tests.tls import Authority, tls_proxy
 
 PASSWORD = "the password of a new user"
@@ -306,7 +307,7 @@ async def _come_up(opened: Path) -> str:
             await asyncio.sleep(0.02)
     address = opened.read_text(encoding="utf-8")
     opened.unlink()
-    return address
+    return opened_url(address)
 
 
 def _worked(where: str, shown: Shown) -> None:
