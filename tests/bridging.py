@@ -81,9 +81,9 @@ class Machine:
         async with asyncio.timeout(20):
             while not self.opened.exists():
                 await asyncio.sleep(0.02)
-        found = self.opened.read_text()
+        self.shown = self.opened.read_text()
         self.opened.unlink()
-        return opened_url(found)
+        return opened_url(self.shown)
 
     async def code(self) -> tuple[str, str]:
         """Page and code that the bridge has told on standard error."""

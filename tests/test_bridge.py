@@ -119,10 +119,10 @@ async def test_an_impatient_client_does_not_end_the_sign_in_that_it_started(pers
     process = await machine.start()
     assert process.stdin is not None
     process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
-    address = await machine.address()
+    await machine.address()
     process.kill()
     await process.wait()
-    machine.opened.write_text(address)
+    machine.opened.write_text(machine.shown)
     assert "Signed in" in await in_the_browser(machine, person)
     async with machine.client() as client:
         assert await works(client)

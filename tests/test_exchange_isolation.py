@@ -87,7 +87,9 @@ async def test_no_call_of_many_mixed_ones_gets_what_is_not_its_own(room: Room, s
             owner[outcome.value] = connection
         else:
             assert isinstance(outcome, DelegationRequired)
-            assert outcome.connection_id == (connection.id if may else None)  # an account of others is not told from none
+            assert outcome.connection_id == (
+                connection.id if may else None
+            )  # an account of others is not told from none
 
     async with asyncio.timeout(60):
         await asyncio.gather(*(call() for _ in range(CALLS)))

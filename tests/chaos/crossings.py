@@ -30,6 +30,10 @@ ACCOUNTS = (  # user -> what is connected: no account belongs to two people
 )
 
 
+# A parameter of each provider that the request rules know and the simulator ignores.
+MARKERS = {"slack": "team_id", "google": "quotaUser"}
+
+
 @dataclass(frozen=True)
 class Try:
     """One kind of call to a provider's API."""
@@ -178,7 +182,7 @@ class Play:
         response = await http.request(
             call.method,
             f"{base}{call.path}",
-            params={"marker": f"call-{number}"},
+            params={MARKERS[connection.provider]: f"call-{number}"},
             json=call.body,
             headers={"Authorization": f"Bearer {content['access_token']}"},
         )
@@ -199,7 +203,8 @@ class Play:
         arrived = 0
         for entry in self.place.room.simulator.books()["api_calls"]:
             query = entry["query"]
-            marker = query.get("marker") if isinstance(query, Mapping) else None
+            found = [query[name] for name in MARKERS.values() if name in query] if isinstance(query, Mapping) else []
+            marker = found[0] if found else None
             if marker is None:
                 continue
             arrived += 1
