@@ -18,7 +18,7 @@ help:
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
 	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
-	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/test_masking.py takes one file)"
+	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py takes one file)"
 	@echo "make attack       some 600 attacks on a running vault, black box; prints what held and what fell (3 minutes; not a part of make test)"
 	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
 	@echo "make lock         write the hashed lock files anew"
@@ -54,7 +54,7 @@ million: .venv/.dev
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev
 	$(RUN) -m tests.first_hour
-	FIRST_HOUR=all $(RUN) -m pytest -q tests/test_first_hour.py
+	FIRST_HOUR=all $(RUN) -m pytest -q tests/journeys/test_first_hour.py
 
 chaos: .venv/.dev
 	$(RUN) -m tests.chaos $(SCENARIOS)

@@ -13,30 +13,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from providers.address import AddressPolicy
-from providers.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
-from providers.http import Outbound
-from providers.oauth import AuthlibUpstream
-from providers.provider import Provider
-from server.asking import Asking
-from server.budgets import Budgets
-from server.data_folder import prepare_data_directory
+from providers.definitions.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
+from providers.definitions.model import Provider
+from providers.oauth.client import AuthlibUpstream
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
 from server.deployment import Deployment
-from server.issuers import endpoints_of_issuers
+from server.mcp.approval_settings import Asking
+from server.mcp.registry import hidden_tools, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
+from server.runtime.data_directory import prepare_data_directory
+from server.runtime.rate_limits import Budgets
 from server.settings import ProviderSettings, Settings
-from server.toolbox import hidden_tools, load_tools
+from server.sign_in.discovery import endpoints_of_issuers
 from vault import consents
-from vault.adoption import adopt_all
-from vault.audit import Activity
-from vault.database import open_database
-from vault.exchange import Vault
-from vault.journal import Journal
-from vault.keys import KeyRing, vault_id
-from vault.keysources import key_source
-from vault.presence import Presence
-from vault.rotation import Flights
+from vault.audit.audit import Activity
+from vault.exchange.exchange import Vault
+from vault.keys.key_ring import KeyRing, vault_id
+from vault.keys.sources import key_source
+from vault.refresh.journal import Journal
+from vault.refresh.journal_recovery import adopt_all
+from vault.refresh.rotation import Flights
+from vault.storage.database import open_database
+from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
 if TYPE_CHECKING:
@@ -194,23 +194,23 @@ def build_app(deployment: Deployment) -> ASGIApp:
     from starlette.applications import Starlette
     from starlette.routing import Route
 
+    import server.mcp.transports
     import server.oauth
     import server.portal
-    import server.transports
-    from server.addresses import behind_proxies
-    from server.direct import Direct
-    from server.draining import Counted
-    from server.guards import GuardRules, Guards
-    from server.portal.pages import nowhere
+    from server.http.addresses import behind_proxies
+    from server.http.fast_routes import Direct
+    from server.http.guards import GuardRules, Guards
+    from server.http.pages import nowhere
     from server.proxy import Proxy
+    from server.runtime.draining import Counted
 
-    busy = [*server.transports.routes(deployment), *server.oauth.routes(deployment)]
+    busy = [*server.mcp.transports.routes(deployment), *server.oauth.routes(deployment)]
     app = Starlette(
         routes=[
             *busy,
             *server.portal.routes(deployment),
         ],
-        lifespan=server.transports.lifespan(deployment),
+        lifespan=server.mcp.transports.lifespan(deployment),
         exception_handlers={404: nowhere},
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token

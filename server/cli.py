@@ -8,17 +8,16 @@ from typing import Annotated
 import typer
 
 from server.commands import (
-    accounts,
-    adding,
-    agents,
+    activity,
     apis,
     backups,
-    describing,
-    diagnosing,
-    history,
-    joining,
-    people,
-    running,
+    client_config,
+    clients,
+    connections,
+    doctor,
+    providers,
+    serve,
+    users,
 )
 
 app = typer.Typer(
@@ -30,7 +29,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from server.version import VERSION
+        from server.runtime.version import VERSION
 
         typer.echo(VERSION)
         raise typer.Exit
@@ -46,21 +45,21 @@ def program(
     """A self-hosted MCP server whose tools act on a person's own accounts through a token vault."""
 
 
-running.register(app)
-joining.register(app)
-diagnosing.register(app)
-people.register_sign_in(app)
-history.register_activity(app)
+serve.register(app)
+client_config.register(app)
+doctor.register(app)
+users.register_sign_in(app)
+activity.register_activity(app)
 backups.register(app)
-app.add_typer(people.app, name="users")
-app.add_typer(agents.clients_app, name="clients")
-adding.register(agents.clients_app)
+app.add_typer(users.app, name="users")
+app.add_typer(clients.clients_app, name="clients")
+clients.register(clients.clients_app)
 app.add_typer(apis.app, name="apis")
-app.add_typer(accounts.connections_app, name="connections")
-app.add_typer(agents.delegations_app, name="delegations")
-app.add_typer(describing.providers_app, name="providers")
-app.add_typer(accounts.tools_app, name="tools")
-app.add_typer(history.keys_app, name="keys")
+app.add_typer(connections.connections_app, name="connections")
+app.add_typer(clients.delegations_app, name="delegations")
+app.add_typer(providers.providers_app, name="providers")
+app.add_typer(connections.tools_app, name="tools")
+app.add_typer(activity.keys_app, name="keys")
 
 
 def main() -> None:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from providers.catalog import Catalog
-from providers.http import Outbound
-from providers.tools import ToolSpec
-from server.budgets import Budgets
-from server.draining import Drain
+from providers.definitions.catalog import Catalog
+from providers.outbound.client import Outbound
+from providers.tools.spec import ToolSpec
+from server.runtime.draining import Drain
+from server.runtime.rate_limits import Budgets
 from server.settings import Settings
-from vault.audit import Activity
-from vault.database import Database, Transaction
-from vault.exchange import Vault
-from vault.keys import KeyRing
+from vault.audit.audit import Activity
+from vault.exchange.exchange import Vault
+from vault.keys.key_ring import KeyRing
+from vault.storage.database import Database, Transaction
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests of one address may leave behind
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vault import audit, clients, database, handles, passwords, refusals, sealed_file, tokens, users
+from vault import clients, handles, refusals, tokens, users
+from vault.audit import audit
+from vault.keys import passwords, sealed_file
 from vault.refusals import VaultError
+from vault.storage import database
 
 
 class PersonRefused(VaultError):

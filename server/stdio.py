@@ -1,7 +1,7 @@
 """The stdio transport: the owner of the data directory calls through a local client, without any token.
 
-Owner, client and grant come from `server.owner`; from there on it is the same exchange, delegations and activity.
-Pages that a person needs are served by the loopback companion (`server.companion`).
+Owner, client and grant come from `server.mcp.local_owner`; from there on it is the same exchange, delegations and
+activity. Pages that a person needs are served by the loopback companion (`server.lifecycle.loopback`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import logging
 
 from server.app import build_app
-from server.companion import Companion, Holder, address_of
 from server.deployment import Deployment
-from server.owner import local_principal
-from server.serving import tune
-from server.stdio_streams import standard_streams
-from server.transports import PRINCIPAL, build_server
+from server.lifecycle.loopback import Companion, Holder, address_of
+from server.mcp.local_owner import local_principal
+from server.mcp.transports import PRINCIPAL, build_server
+from server.runtime.serving import tune
+from server.runtime.stdio_streams import standard_streams
 
 logger = logging.getLogger("token_vault.stdio")
 

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from hypothesis import HealthCheck, settings
 
-from vault.audit import Activity
-from vault.database import Database, open_database
-from vault.keys import KeyRing
-from vault.keysources import key_source
+from vault.audit.audit import Activity
+from vault.keys.key_ring import KeyRing
+from vault.keys.sources import key_source
+from vault.storage.database import Database, open_database
 
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vault import derived_grants, grants
-from vault.database import Reader, Row, Transaction, integer, text
+from vault import grants
 from vault.records import TENANT, format_scope, parse_scope
+from vault.storage.database import Reader, Row, Transaction, integer, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ async def unlink_client(transaction: Transaction, resource: str, *, client_id: s
         {"tenant": TENANT, "resource": resource, "client_id": client_id},
     )
     if removed:
-        await derived_grants.revoke_derived_grants(
+        await grants.revoke_derived_grants(
             transaction, client_id=client_id, resource=resource, reason="api_unlinked", now=now
         )
     return removed > 0

@@ -1,7 +1,8 @@
 """OAuth clients, that is, agents: saved, changed, removed, and forgotten when never used.
 
 Removing a client ends its grants, tokens, codes and delegations at once. What a registration may ask for is decided in
-`server.oauth.registration`; fetching a client ID metadata document in `server.oauth.client_metadata`.
+`server.oauth.clients.registration`; fetching a client ID metadata document in
+`server.oauth.clients.metadata_documents`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,19 @@ from types import MappingProxyType
 from typing import Final, TypeGuard
 
 from vault import grants, tickets
-from vault.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    binary_or_none,
+    integer,
+    integer_or_none,
+    text,
+)
 
 UNUSED_LIFETIME = 86400
 _TOUCH_INTERVAL = 3600

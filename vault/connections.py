@@ -3,8 +3,8 @@
 Connecting an account again replaces its tokens. The grant before is not forgotten: it becomes an ended connection of
 its own with a pending revocation, `held` until the account is disconnected where ending it might end the new one too.
 
-Refreshing is `vault.rotation`, ending a grant at the provider is `vault.revocations`, who may use a connection is
-`vault.delegations`. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
+Refreshing is `vault.refresh.rotation`, ending a grant at the provider is `vault.revocations`, who may use a connection
+is `vault.delegations`. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
 `access_generation`, a pending revocation at generation 0; each value opens in its own row and column only.
 """
 
@@ -14,8 +14,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vault.audit import append
-from vault.database import (
+from vault.audit.audit import append
+from vault.endings import (
+    ACCESS_TOKEN,
+    REFRESH_TOKEN,
+    Aside,
+    add_pending,
+    release_held,
+    seal_revocation,
+    set_aside,
+)
+from vault.keys.key_ring import ConnectionKey, KeyRing
+from vault.records import TENANT, Connection, ConnectionState, Event, format_scope, new_id, parse_scope
+from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
+from vault.storage.database import (
     Reader,
     Row,
     Transaction,
@@ -26,18 +38,6 @@ from vault.database import (
     text,
     text_or_none,
 )
-from vault.endings import (
-    ACCESS_TOKEN,
-    REFRESH_TOKEN,
-    Aside,
-    add_pending,
-    release_held,
-    seal_revocation,
-    set_aside,
-)
-from vault.keys import ConnectionKey, KeyRing
-from vault.records import TENANT, Connection, ConnectionState, Event, format_scope, new_id, parse_scope
-from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 

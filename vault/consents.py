@@ -14,15 +14,14 @@ import logging
 import time
 from dataclasses import dataclass
 
-from vault import adoption, connections, delegations, endings, leases, tickets
-from vault.attenuate import meet
-from vault.audit import append
-from vault.database import Conflict, Transaction
+from vault import connections, delegations, endings, tickets
+from vault.audit.audit import append
 from vault.endings import Aside
-from vault.flights import Vault
-from vault.journal import Entry
-from vault.keys import ConnectionKey
+from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
+from vault.refresh import journal_recovery, leases
+from vault.refresh.concurrency import Vault
+from vault.refresh.journal import Entry
 from vault.refusals import (
     CiphertextRejected,
     StorageUnavailable,
@@ -30,6 +29,8 @@ from vault.refusals import (
     TransitionRefused,
     VaultError,
 )
+from vault.scopes import meet
+from vault.storage.database import Conflict, Transaction
 from vault.upstream import Account, RevokeOutcome, TokenAnswer, UpstreamPolicy
 
 log = logging.getLogger("token_vault.consents")
@@ -243,7 +244,7 @@ async def _take_what_is_newer(vault: Vault, consent: Consent, answer: TokenAnswe
             continue
         facts = await leases.read(vault.database, known.id)
         if facts is not None and (facts.sent_at is not None or facts.lease_owner is not None):
-            await adoption.adopt(vault, facts)
+            await journal_recovery.adopt(vault, facts)
 
 
 async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:

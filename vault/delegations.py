@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vault.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 from vault.records import TENANT, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
+from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 
 _SELECT = """
     select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask, is_default

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vault.database import Transaction, Value, text
-from vault.keys import ConnectionKey, KeyRing
+from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, format_scope, new_id
+from vault.storage.database import Transaction, Value, text
 from vault.upstream import UpstreamPolicy
 
 REFRESH_TOKEN = "refresh_token"

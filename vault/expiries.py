@@ -1,7 +1,7 @@
 """Telling people once that a provider will end a connection soon, while reconnecting still costs nobody a failed call.
 
 When a grant ends, by its age or because nobody used it, is in its row; what the pages show of it is
-`Connection.status`. Keeping an unused one alive is `server.upkeep`; which may be is said here.
+`Connection.status`. Keeping an unused one alive is `server.lifecycle.maintenance`; which may be is said here.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vault import replay
-from vault.audit import append
-from vault.database import Database, Row, Value, integer, integer_or_none, text
+from vault.audit.audit import append
 from vault.records import EXPIRING, TENANT, ConnectionState, Event
+from vault.storage.database import Database, Row, Value, integer, integer_or_none, text
 
 BATCH = replay.PAGE  # connections per read and transaction
 _PURPOSE = "connection.expiring"

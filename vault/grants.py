@@ -8,15 +8,26 @@ Grants that clients hold by others' tokens are made in `derived_grants.py`; they
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from vault import audit, revoked_tokens, tickets
-from vault.database import Database, Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
-from vault.keys import KeyRing
+from vault import grants, revoked_tokens, tickets
+from vault.audit import audit
+from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
+from vault.storage.database import (
+    Database,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,3 +360,95 @@ def _live_grant(row: Row) -> LiveGrant:
         auth_method=text(row, "auth_method"),
         user_name=text(row, "user_name"),
     )
+
+
+async def derived_grant(
+    database: Database,
+    *,
+    user_id: str,
+    client_id: str,
+    derived_from: str,
+    scopes: frozenset[str],
+    resource: str,
+    now: int,
+) -> Grant:
+    """The live grant that this client holds for this user by `derived_from`, made at the first time.
+
+    `derived_from` is the id of the grant it ends with, or names what stands for one: it then holds a colon.
+    Raises GrantEnded.
+    """
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": user_id,
+        "client_id": client_id,
+        "derived_from": derived_from,
+        "resource": resource,
+    }
+    if (held := await _find_derived(database, which)) is not None:
+        return held
+    async with database.transaction() as transaction:
+        if (held := await _find_derived(transaction, which)) is not None:
+            return held
+        grant = await grants.create_grant(
+            transaction,
+            user_id=user_id,
+            client_id=client_id,
+            scopes=scopes,
+            resource=resource,
+            redirect_uri="",
+            now=now,
+        )
+        await transaction.execute(
+            "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
+            {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
+        )
+        if ":" not in derived_from:
+            await revoked_tokens.inherit(transaction, grant.id, derived_from=derived_from)
+        await audit.append(transaction, _derived_event(grant, derived_from), now=now)
+    return grant
+
+
+def _derived_event(grant: Grant, derived_from: str) -> Event:
+    return Event(
+        kind="grant.derived",
+        user_id=grant.user_id,
+        client_id=grant.client_id,
+        details={
+            "grant": grant.id,
+            "scopes": sorted(grant.scopes),
+            "resource": grant.resource,
+            "derived_from": derived_from,
+        },
+    )
+
+
+async def _find_derived(reader: Reader, which: Mapping[str, Value]) -> Grant | None:
+    rows = await reader.look_up(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " and derived_from = :derived_from and resource = :resource and revoked_at is null"
+        " order by created_at, id limit 1",
+        which,
+    )
+    return grant_from(rows[0]) if rows else None
+
+
+async def revoke_derived_grants(
+    transaction: Transaction, *, client_id: str, resource: str, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """End every grant that a client derived from tokens for a resource, of all users."""
+    rows = await transaction.fetch(
+        "update grants set revoked_at = :now, revoked_reason = :reason"
+        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> :nothing"
+        " and revoked_at is null"
+        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
+        {
+            "tenant": TENANT,
+            "client_id": client_id,
+            "resource": resource,
+            "nothing": "",
+            "now": now,
+            "reason": reason,
+        },
+    )
+    return await grants.ended_with(transaction, rows, now=now)

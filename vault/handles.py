@@ -14,9 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vault.database import SWEEP_BATCH, Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.records import TENANT, Principal, format_scope, parse_scope
 from vault.refusals import VaultError
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
 
 PREFIX: Final = "tvp_"
 _LENGTH: Final = len(PREFIX) + 43  # 256 bit in base64url

@@ -6,7 +6,7 @@ covers. Spend in a transaction of its own: one that is rolled back by the refusa
 
 from __future__ import annotations
 
-from vault.database import SWEEP_BATCH, Reader, Transaction, integer
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer
 
 LONGEST_WINDOW = 86400  # seconds
 USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, others within days

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from vault.database import SWEEP_BATCH, Reader, Transaction, binary, integer_or_none
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, binary, integer_or_none
 
 PAGE = 100  # values that are looked for at once
 _RESTORED = "restored"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vault.database import SWEEP_BATCH, Database, text
 from vault.records import TENANT
+from vault.storage.database import SWEEP_BATCH, Database, text
 
 DAY: Final = 86400
 DONE_KEPT: Final = 30 * DAY  # that a finished revocation is kept: the page shows it, and `scrub` reads it, for 7 days

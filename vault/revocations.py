@@ -13,13 +13,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from vault import connections, tickets, users
-from vault.adoption import hand_over
-from vault.audit import append
-from vault.database import Reader, Row, binary_or_none, integer, integer_or_none, text
+from vault.audit.audit import append
 from vault.endings import HELD, SUPERSEDED, open_revocation
-from vault.flights import Vault
 from vault.records import TENANT, Event
+from vault.refresh.concurrency import Vault
+from vault.refresh.journal_recovery import hand_over
 from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
+from vault.storage.database import Reader, Row, binary_or_none, integer, integer_or_none, text
 from vault.upstream import RevokeOutcome
 
 log = logging.getLogger("token_vault.revocations")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from vault.database import Row, Transaction, text, text_or_none
 from vault.records import TENANT, Event
 from vault.refusals import GrantEnded, TemporarilyUnavailable
+from vault.storage.database import Row, Transaction, text, text_or_none
 
 MOST: Final = 128  # of one grant at one time: each call reads them
 MAX_DEPTH: Final = 32  # tokens that are made of one another: an id of some 700 characters

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from vault.database import SWEEP_BATCH, Reader, Row, Transaction, binary, integer, integer_or_none, text
 from vault.records import TENANT, Session, User
+from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, binary, integer, integer_or_none, text
 from vault.users import end_user_sessions as end_user_sessions
 from vault.users import user_from_row
 

@@ -13,7 +13,11 @@ import secrets
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from vault.database import (
+from vault.envelope import Context, open_sealed, seal
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT, Ticket, TicketPurpose
+from vault.refusals import StorageUnavailable, TransitionRefused
+from vault.storage.database import (
     SWEEP_BATCH,
     Reader,
     Row,
@@ -25,10 +29,6 @@ from vault.database import (
     text,
     text_or_none,
 )
-from vault.envelope import Context, open_sealed, seal
-from vault.keys import KeyRing
-from vault.records import TENANT, Ticket, TicketPurpose
-from vault.refusals import StorageUnavailable, TransitionRefused
 
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 

@@ -17,8 +17,13 @@ from dataclasses import dataclass, field, replace
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from vault import audit, grants
-from vault.database import (
+from vault import grants
+from vault.audit import audit
+from vault.envelope import Context, open_sealed, seal
+from vault.grants import LiveGrant
+from vault.records import TENANT, Grant, RefreshToken, format_scope, parse_scope
+from vault.refusals import GrantEnded, ScopeRefused, VaultError
+from vault.storage.database import (
     SWEEP_BATCH,
     Database,
     Reader,
@@ -31,10 +36,6 @@ from vault.database import (
     text,
     text_or_none,
 )
-from vault.envelope import Context, open_sealed, seal
-from vault.grants import LiveGrant
-from vault.records import TENANT, Grant, RefreshToken, format_scope, parse_scope
-from vault.refusals import GrantEnded, ScopeRefused, VaultError
 
 _NOT_VALID = "the refresh token is not valid"
 _SEALED_UNDER = "predecessor"

@@ -204,3 +204,6 @@ class UpstreamOAuth(Protocol):
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
         """End the grant at the provider, or as much of it as the provider lets us."""
         ...
+
+
+SEND_DEADLINE = 10  # seconds that one request may take; promised by UpstreamOAuth.refresh

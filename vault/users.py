@@ -10,9 +10,9 @@ import unicodedata
 from dataclasses import dataclass
 
 from vault import grants, tickets
-from vault.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
+from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 MAX_NAME = 200
 

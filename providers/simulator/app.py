@@ -12,15 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from providers.simulator import google_api, google_errors, google_oauth, slack_api, slack_oauth
-from providers.simulator.brokerage import brokerage_routes
+from providers.simulator.brokerage.api import brokerage_routes
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
-from providers.simulator.drive_methods import EXPORT_FILE, GET_FILE, LIST_FILES
 from providers.simulator.families.routes import family_routes
-from providers.simulator.gmail_methods import CREATE_DRAFT, GET_MESSAGE, LIST_MESSAGES, SEND_MESSAGE
-from providers.simulator.google_caller import Method
-from providers.simulator.google_methods import (
+from providers.simulator.google import api as google_api
+from providers.simulator.google import errors, oauth
+from providers.simulator.google.calendar_methods import (
     CALENDAR_LIST,
     DELETE_EVENT,
     FREE_BUSY,
@@ -30,9 +28,14 @@ from providers.simulator.google_methods import (
     LIST_EVENTS,
     PATCH_EVENT,
 )
-from providers.simulator.identity import discovery, keys
+from providers.simulator.google.caller import Method
+from providers.simulator.google.drive_methods import EXPORT_FILE, GET_FILE, LIST_FILES
+from providers.simulator.google.gmail_methods import CREATE_DRAFT, GET_MESSAGE, LIST_MESSAGES, SEND_MESSAGE
+from providers.simulator.google.identity import discovery, keys
 from providers.simulator.pages import home_page
 from providers.simulator.sandbox import Sandbox
+from providers.simulator.slack import api as slack_api
+from providers.simulator.slack import oauth as slack_oauth
 from providers.simulator.tokens import fingerprint
 from providers.simulator.wire import MAX_BODY, Call, endpoint
 
@@ -111,9 +114,9 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
     authorize = authorization_handler(
         sandbox,
         "google",
-        read=partial(google_oauth.read_authorization, sandbox),
-        fixed_scopes=google_oauth.IDENTITY_SCOPES,
-        extra=lambda _request, granted: google_oauth.success_parameters(sandbox, granted),
+        read=partial(oauth.read_authorization, sandbox),
+        fixed_scopes=oauth.IDENTITY_SCOPES,
+        extra=lambda _request, granted: oauth.success_parameters(sandbox, granted),
     )
 
     def google(verb: str, path: str, method: Method) -> Route:
@@ -123,26 +126,26 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
         return Route(path, endpoint(sandbox, "google", f"api.{method.api}.{method.fault_name}", api), methods=[verb])
 
     def document(_call: Call) -> Response:
-        return discovery(sandbox, google_oauth.issuer(sandbox))
+        return discovery(sandbox, oauth.issuer(sandbox))
 
     return [
         Route("/google/o/oauth2/v2/auth", endpoint(sandbox, "google", "authorize", authorize), methods=["GET", "POST"]),
         Route(
             "/google/token",
-            endpoint(sandbox, "google", slack_oauth.token_endpoint_name, partial(google_oauth.token, sandbox)),
+            endpoint(sandbox, "google", slack_oauth.token_endpoint_name, partial(oauth.token, sandbox)),
             methods=["POST"],
         ),
         Route(
             "/google/revoke",
-            endpoint(sandbox, "google", "revoke", partial(google_oauth.revoke, sandbox)),
+            endpoint(sandbox, "google", "revoke", partial(oauth.revoke, sandbox)),
             methods=["POST"],
         ),
         Route(
             "/google/oauth2/v3/userinfo",
-            endpoint(sandbox, "google", "userinfo", partial(google_oauth.userinfo, sandbox)),
+            endpoint(sandbox, "google", "userinfo", partial(oauth.userinfo, sandbox)),
             methods=["GET", "POST"],
         ),
-        Route(google_errors.PATH, endpoint(sandbox, "google", "error", google_errors.error_page)),
+        Route(errors.PATH, endpoint(sandbox, "google", "error", errors.error_page)),
         Route("/google/.well-known/openid-configuration", endpoint(sandbox, "google", "discovery", document)),
         Route("/google/oauth2/v3/certs", endpoint(sandbox, "google", "keys", lambda _call: keys())),
         *(google(*route) for route in GOOGLE_APIS),

@@ -15,7 +15,7 @@ from providers.simulator.authorize import (
     check_redirect_uri,
     with_parameters,
 )
-from providers.simulator.google_errors import error_location
+from providers.simulator.google.errors import error_location
 from providers.simulator.pages import ConsentView, consent_page, refused_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Call, Handler

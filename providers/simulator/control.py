@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from providers.simulator import crowd
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face, RegisteredClient
 from providers.simulator.authorize import Decision
+from providers.simulator.brokerage.market import Market
 from providers.simulator.families.endings import end_family
 from providers.simulator.faults import Fault
-from providers.simulator.google_oauth import end_grant as end_google_grant
-from providers.simulator.market import Market
+from providers.simulator.google.oauth import end_grant as end_google_grant
 from providers.simulator.rules import FaceRules
 from providers.simulator.sandbox import IdTokenChanges, Sandbox
-from providers.simulator.slack_oauth import end_grant as end_slack_grant
+from providers.simulator.slack.oauth import end_grant as end_slack_grant
 from providers.simulator.tokens import Family
 
 Answer = dict[str, object]

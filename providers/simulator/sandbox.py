@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from providers.simulator.accounts import CLIENTS, FACES, PEOPLE, Face, RegisteredClient
 from providers.simulator.authorize import Authorizations, Decision
 from providers.simulator.books import Books, Entry
-from providers.simulator.calendars import Calendars
+from providers.simulator.brokerage.market import Market
 from providers.simulator.clock import Clock
-from providers.simulator.drives import Drives
 from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
-from providers.simulator.mailboxes import Mailboxes
-from providers.simulator.market import Market
-from providers.simulator.repositories import Repositories
+from providers.simulator.github.repositories import Repositories
+from providers.simulator.google.calendars import Calendars
+from providers.simulator.google.drives import Drives
+from providers.simulator.google.mailboxes import Mailboxes
 from providers.simulator.rules import FaceRules, default_rules
+from providers.simulator.slack.workspace import Workspace
 from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
-from providers.simulator.workspace import Workspace
 
 PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
 

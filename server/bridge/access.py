@@ -15,8 +15,8 @@ from typing import Final
 
 from server.bridge.address import RemoteVault
 from server.bridge.authority import Authority
+from server.bridge.background_sign_in import Errand
 from server.bridge.credentials import Credentials, CredentialStore, one_at_a_time
-from server.bridge.errand import Errand
 from server.bridge.refusals import BridgeRefused, GrantOver, SignInNeeded
 from server.bridge.sign_in import SignIn
 from vault.refusals import VaultError

@@ -16,13 +16,13 @@ from typing import Final
 
 import httpx2
 
-from providers.issuers import is_same_issuer
+from providers.definitions.issuers import is_same_issuer
 from server.bridge.address import RemoteVault
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
-from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.rules import json_object
-from server.version import VERSION
+from server.runtime.version import VERSION
 
 HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}
 SCOPE: Final = "connections offline_access tools"

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from server.bridge.address import RemoteVault
 from server.bridge.refusals import BridgeRefused
-from vault.keysources.private_file import read_private
+from vault.keys.sources.private_file import read_private
 
 _SERVICE: Final = "token-vault"
 _LOOK: Final = 0.05  # seconds between two looks whether the lock is free

@@ -34,7 +34,7 @@ from mcp_types import (
 
 from server.bridge.address import RemoteVault
 from server.bridge.remote import SESSION_LOST, RemoteClient
-from server.stdio_streams import standard_streams
+from server.runtime.stdio_streams import standard_streams
 
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"

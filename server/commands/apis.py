@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.setup import Setup, command, fail, when
+from server.commands.context import Setup, command, fail
+from server.event_texts import when
 
 if TYPE_CHECKING:
     from vault.apis import Api
-    from vault.database import Reader
+    from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Your own APIs: audiences of access tokens.")
 Url = Annotated[str, typer.Argument(help="The API's identifier, an absolute URL.", show_default=False)]
@@ -47,9 +48,10 @@ def add(
 async def _add(
     setup: Setup, url: str, *, client_ids: list[str], name: str | None, scopes: list[str] | None
 ) -> dict[str, object]:
-    from server.commands.agents import client_of
+    from server.commands.clients import client_of
     from server.oauth.rules import clean_name
-    from vault import apis, audit
+    from vault import apis
+    from vault.audit import audit
     from vault.records import Event
 
     async with setup.open() as deployment:
@@ -132,7 +134,8 @@ def remove(
     """Forget an API; every grant for it ends."""
 
     async def end() -> None:
-        from vault import apis, audit
+        from vault import apis
+        from vault.audit import audit
         from vault.records import Event
 
         async with setup.open() as deployment:

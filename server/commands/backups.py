@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 
 import typer
 
-from server.commands.setup import Setup, command, fail, note, when
+from server.commands.context import Setup, command, fail, note
+from server.event_texts import when
 
 if TYPE_CHECKING:
-    from providers.catalog import Catalog
+    from providers.definitions.catalog import Catalog
     from server.settings import Settings
-    from vault.backups import Summary
-    from vault.database import Database
-    from vault.keysources import KeySource
-    from vault.quarantine import Restored
+    from vault.backup.backups import Summary
+    from vault.backup.quarantine import Restored
+    from vault.keys.sources import KeySource
+    from vault.storage.database import Database
 
 FileArgument = Annotated[Path, typer.Argument(help="The backup file.", show_default=False)]
 RunningOption = Annotated[
@@ -103,8 +104,8 @@ def register(root: typer.Typer) -> None:
 
 
 def _source(settings: Settings, data: Path, passphrase_file: Path | None) -> KeySource:
-    from vault.keysources import key_source
-    from vault.keysources.passphrase import PassphraseKeySource
+    from vault.keys.sources import key_source
+    from vault.keys.sources.passphrase import PassphraseKeySource
 
     if passphrase_file is not None:
         return PassphraseKeySource({}, file=passphrase_file)
@@ -112,8 +113,10 @@ def _source(settings: Settings, data: Path, passphrase_file: Path | None) -> Key
 
 
 async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file: Path | None) -> Summary:
-    from vault import audit, backups, snapshots
+    from vault.audit import audit
+    from vault.backup import backups
     from vault.records import Event
+    from vault.storage import snapshots
 
     async with setup.open() as deployment:
         source = _source(deployment.settings, deployment.data, passphrase_file)
@@ -145,9 +148,10 @@ class _How:
 
 async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tuple[Restored, ...]:
     from server.app import policies_of
-    from server.data_folder import prepare_data_directory
-    from vault import backups, sightings
-    from vault.keysources import key_source
+    from server.runtime.data_directory import prepare_data_directory
+    from vault.backup import backups
+    from vault.keys.sources import key_source
+    from vault.refresh import sightings
 
     settings = setup.settings()
     data = prepare_data_directory(setup.directory())
@@ -168,12 +172,13 @@ async def _quarantine(
     setup: Setup, catalog: Catalog, *, is_dry: bool, accepts: bool, ignores_running: bool
 ) -> tuple[Restored, ...] | None:
     from server.app import policies_of
-    from server.data_folder import prepare_data_directory
-    from vault import quarantine, sightings
-    from vault.audit import append
-    from vault.keys import KeyRing, vault_id
-    from vault.keysources import key_source
+    from server.runtime.data_directory import prepare_data_directory
+    from vault.audit.audit import append
+    from vault.backup import quarantine
+    from vault.keys.key_ring import KeyRing, vault_id
+    from vault.keys.sources import key_source
     from vault.records import Event
+    from vault.refresh import sightings
 
     settings, policies = setup.settings(), policies_of(catalog)
     data = prepare_data_directory(setup.directory())
@@ -203,8 +208,8 @@ async def _alone(
     settings: Settings, data: Path, *, vault: str | None, ignores_running: bool
 ) -> AsyncGenerator[Database]:
     """The database, with nobody else at it: who goes on working would mix what it remembers with what is restored."""
-    from vault.database import open_database
-    from vault.presence import Presence
+    from vault.storage.database import open_database
+    from vault.storage.presence import Presence
 
     presence = Presence(settings.database_url(), data=data)
     try:
@@ -232,7 +237,7 @@ async def _alone(
 
 def _refuse_serving(settings: Settings, vault: str) -> None:
     """Somebody of this vault answers at its address, on whatever host."""
-    from server.companion import Address, look
+    from server.lifecycle.loopback import Address, look
 
     name = urlsplit(settings.public_url).netloc
     address = Address(settings.server.host, settings.server.port, vault, name=name)

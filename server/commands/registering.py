@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.accounts import providers_app
-from server.commands.setup import Setup, command, fail, note, say
+from server.commands.connections import providers_app
+from server.commands.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
-    from providers.provider import Provider
-    from server.consoles import Guide
-    from server.provider_files import Files
+    from providers.definitions.model import Provider
+    from server.setup.provider_consoles import Guide
+    from server.setup.provider_registration import Files
 
 
 @command(providers_app, "setup")
@@ -70,15 +70,15 @@ def set_up(
 
 
 def _files(setup: Setup, name: str) -> Files:
-    from server.provider_files import Files
+    from server.setup.provider_registration import Files
 
     data = setup.directory()
     return Files(config=(setup.config or data / "config.toml").expanduser().absolute(), data=data, provider=name)
 
 
 def _guide(setup: Setup, provider: Provider) -> Guide:
-    from server.consoles import GUIDED, general, guide
-    from server.toolbox import load_tools
+    from server.mcp.registry import load_tools
+    from server.setup.provider_consoles import GUIDED, general, guide
 
     settings = setup.settings()
     used = [spec.scopes for spec in load_tools(settings, setup.catalog()) if spec.provider == provider.name]
@@ -99,8 +99,8 @@ def _guide(setup: Setup, provider: Provider) -> Guide:
 
 def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
     """The inputs of the provider's addresses, asked for where they were not given and have no default."""
-    from providers.inputs import InputRefused, value_problem
-    from providers.inputs import given as complete
+    from providers.definitions.inputs import InputRefused, value_problem
+    from providers.definitions.inputs import given as complete
 
     found = dict(one.split("=", 1) for one in given if "=" in one)
     if len(found) != len(given):
@@ -131,7 +131,7 @@ def _print(guide: Guide) -> None:
 
 def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[str, str | None]:
     """Client id and secret, asked for where they were not given."""
-    from server.consoles import id_problem, secret_problem
+    from server.setup.provider_consoles import id_problem, secret_problem
 
     is_public = guide.client == "public"
     asks = client_id is None or not (is_public or from_stdin)
@@ -165,9 +165,9 @@ def _write(
     testing: bool,
     inputs: dict[str, str],
 ) -> None:
-    from server.config_file import ConfigFileRefused
-    from server.data_folder import prepare_data_directory
-    from server.provider_files import write
+    from server.runtime.data_directory import prepare_data_directory
+    from server.setup.provider_registration import write
+    from server.setup.settings_file import ConfigFileRefused
 
     prepare_data_directory(files.data)
     try:
@@ -187,8 +187,8 @@ def _warn_of_environment(name: str) -> None:
 
 
 def _undo(setup: Setup, files: Files) -> None:
-    from server.config_file import ConfigFileRefused
-    from server.provider_files import NothingToUndo, undo
+    from server.setup.provider_registration import NothingToUndo, undo
+    from server.setup.settings_file import ConfigFileRefused
 
     try:
         undo(files)

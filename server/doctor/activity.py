@@ -6,7 +6,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
-from vault.event_proof import ChainBroken, last_checkpoint, prove
+from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
 LIMIT: Final = 100_000  # events that are read; a running vault seals what it verified every ten minutes
 _CHECK: Final = "activity"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server.doctor.findings import Finding, noted, ok, problem
 from server.settings import Settings
-from vault.keysources.private_file import read_private
+from vault.keys.sources.private_file import read_private
 from vault.refusals import KeyUnavailable
 
 FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's; server.trusted_proxies takes its place here

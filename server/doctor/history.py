@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
-from vault import recovery, sightings
+from vault.refresh import recovery, sightings
 
 
 async def check_history(deployment: Deployment) -> Finding:

@@ -1,6 +1,6 @@
 """Checks of our registrations at the providers: https, client id and secret, scopes, their clock.
 
-Redirect address and scopes are compared by the provider's own authorization page (`server.doctor.knocking`).
+Redirect address and scopes are compared by the provider's own authorization page (`server.doctor.authorize_page`).
 
 The token endpoint is asked with a code that cannot exist: whoever answers `invalid_client` knows no such client, and
 `invalid_grant` (Slack: `invalid_code`) means that id and secret were accepted. Nothing is spent or changed by it.
@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from providers.http import HttpError, OutboundRequest
-from providers.provider import Provider
+from providers.definitions.model import Provider
+from providers.outbound.client import HttpError, OutboundRequest
+from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
+from server.doctor.authorize_page import knock
 from server.doctor.findings import Finding, noted, ok, problem
-from server.doctor.knocking import knock
 from server.doctor.serving import SKEW, instant
-from server.trips import needs_https
 from vault import connections, users
 from vault.upstream import UpstreamError
 

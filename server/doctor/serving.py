@@ -12,10 +12,10 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from providers.answers import parse_object
-from server.companion import Holder, Sight, address_of, foreign_holder, look
+from providers.outbound.json_values import parse_object
 from server.deployment import Deployment
 from server.doctor.findings import Finding, noted, ok, problem
+from server.lifecycle.loopback import Holder, Sight, address_of, foreign_holder, look
 
 TIMEOUT: Final = 5.0  # seconds
 SKEW: Final = 30  # seconds that clocks may differ: proofs and tokens are accepted within about that

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from server.doctor.findings import Finding, noted
-from vault.database import Database
+from vault.storage.database import Database
 
 
 def check_pooler(database: Database) -> Iterator[Finding]:

@@ -14,8 +14,9 @@ from server.deployment import Deployment
 def routes(deployment: Deployment) -> list[Route]:
     """Every route of the authorization server."""
     # Imported here: pages need rules of this package, and endpoints of this package show pages.
-    from server.oauth import authorize, device, introspection, metadata, par, registration, revocation, token, userinfo
-    from server.oauth.repeats import Repeats
+    from server.oauth import authorize, device, identity, introspection, metadata, par, revocation, token
+    from server.oauth.clients import registration
+    from server.oauth.exchange.recent import Repeats
     from server.oauth.wire import endpoint
 
     answer_token = partial(token.token, repeats=Repeats())
@@ -41,7 +42,7 @@ def routes(deployment: Deployment) -> list[Route]:
         ),
         *endpoint(deployment, "/revoke", {"POST": revocation.revoke}, is_cross_origin=True),
         *endpoint(deployment, "/introspect", {"POST": introspection.introspect}),
-        *endpoint(deployment, "/userinfo", {"GET": userinfo.userinfo, "POST": userinfo.userinfo}),
+        *endpoint(deployment, "/userinfo", {"GET": identity.userinfo, "POST": identity.userinfo}),
         *(
             route
             for path in ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")

@@ -16,12 +16,13 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server import signin
-from server.addresses import address_of, counted
 from server.deployment import Deployment
-from server.oauth import client_auth, pushed_requests, resources
+from server.http.addresses import address_of, counted
+from server.http.pages import error_page, go
+from server.oauth import pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
-from server.oauth.client_rules import is_loopback_only, trusts_consent
+from server.oauth.clients import authentication
+from server.oauth.clients.rules import is_loopback_only, trusts_consent
 from server.oauth.rules import (
     OAuthError,
     Parameters,
@@ -37,11 +38,12 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.oauth.wire import as_oauth_error, read_form
-from server.portal.pages import error_page, go
-from vault import audit, clients, grants, limits, tickets
-from vault.database import Transaction
+from server.sign_in import password
+from vault import clients, grants, limits, tickets
+from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
 from vault.refusals import TransitionRefused, VaultError
+from vault.storage.database import Transaction
 
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
@@ -133,7 +135,7 @@ async def _destination(deployment: Deployment, request: Request, parameters: Par
     client = None
     if client_id is not None:
         address = address_of(request)
-        client = await client_auth.find_client(deployment, client_id, address=address, must_be_fresh=True)
+        client = await authentication.find_client(deployment, client_id, address=address, must_be_fresh=True)
     if client is None:
         raise OAuthError("invalid_client", _UNKNOWN_AGENT)
     return client, _redirect_uri(parameters, client)
@@ -218,7 +220,7 @@ async def _proceed(
     max_age: int | None,
 ) -> Response:
     """Answer at once where the person said yes to exactly this before; else keep the request and ask."""
-    browser = await signin.current_session(deployment, request)
+    browser = await password.current_session(deployment, request)
     session = None if browser is None else browser[0]
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
     if browser is not None and wanted.accepts(browser[0]):

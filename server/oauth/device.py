@@ -14,12 +14,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.addresses import address_of
 from server.deployment import Deployment
-from server.oauth import client_auth
+from server.http.addresses import address_of
 from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
 from server.oauth.authorize import REQUEST_LIFETIME, may_wait
-from server.oauth.client_rules import DEVICE_GRANT
+from server.oauth.clients import authentication
+from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.resources import api_scopes, known_resource
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import json_answer, read_form
@@ -33,7 +33,7 @@ INTERVAL: Final = 5  # seconds between two polls (§3.2)
 async def authorize_device(deployment: Deployment, request: Request) -> Response:
     """POST /device_authorization (§3.1, §3.2)."""
     form = await read_form(request)
-    client = await client_auth.authenticate(deployment, request, form)
+    client = await authentication.authenticate(deployment, request, form)
     if DEVICE_GRANT not in client.grant_types:
         raise OAuthError("unauthorized_client", "this client may not use the device grant")
     scope, address = form.get("scope"), address_of(request)

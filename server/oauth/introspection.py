@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth import client_auth, tokens
-from server.oauth.client_auth import invalid_client
+from server.oauth import tokens
+from server.oauth.clients import authentication
+from server.oauth.clients.authentication import invalid_client
 from server.oauth.wire import json_answer, read_form
 from vault import apis, grants, handles
 from vault import tokens as refresh_tokens
-from vault.exchange import ExchangeRequest
-from vault.explain import check_exchange
+from vault.exchange.exchange import ExchangeRequest
+from vault.exchange.explain import check_exchange
 from vault.records import Client, format_scope
 from vault.refusals import VaultError
 
@@ -22,7 +23,7 @@ from vault.refusals import VaultError
 async def introspect(deployment: Deployment, request: Request) -> Response:
     """POST /introspect."""
     form = await read_form(request)
-    client = await client_auth.authenticate(deployment, request, form)
+    client = await authentication.authenticate(deployment, request, form)
     if client.is_public:
         raise invalid_client("a public client cannot introspect")
     token = form.require("token")

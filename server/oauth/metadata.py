@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth.client_rules import AUTH_METHODS, GRANT_TYPES
+from server.oauth.clients.rules import AUTH_METHODS, GRANT_TYPES
 from server.oauth.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
 from server.oauth.rules import ORDINARY_SCOPES, SCOPES
 from server.oauth.wire import cached_answer

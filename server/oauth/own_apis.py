@@ -11,7 +11,7 @@ from typing import Final
 
 from server.oauth import tokens
 from server.settings import Settings
-from vault.keys import KeyRing
+from vault.keys.key_ring import KeyRing
 from vault.minting import Minted
 from vault.records import Principal
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.addresses import address_of
 from server.deployment import Deployment
-from server.oauth import authorize, client_auth, dpop, pushed_requests
-from server.oauth.client_auth import check_rows
+from server.http.addresses import address_of
+from server.oauth import authorize, dpop, pushed_requests
+from server.oauth.clients import authentication
+from server.oauth.clients.authentication import check_rows
 from server.oauth.rules import OAuthError, Parameters
 from server.oauth.wire import json_answer, read_form
 from vault.records import Client
@@ -20,7 +21,7 @@ from vault.records import Client
 async def push(deployment: Deployment, request: Request) -> Response:
     """Check the request and answer with the `request_uri` that stands for it, good for one minute and one use."""
     form = await read_form(request)
-    client = await client_auth.authenticate(deployment, request, form)
+    client = await authentication.authenticate(deployment, request, form)
     if form.get("request_uri") is not None:  # §2.1
         raise OAuthError("invalid_request", "request_uri cannot be pushed")
     thumbprint = await _proved_key(deployment, request, client)

@@ -10,17 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth import client_auth, tokens
+from server.oauth import tokens
+from server.oauth.clients import authentication
 from server.oauth.wire import NO_STORE, read_form
-from vault import audit, grants, handles, revoked_tokens
+from vault import grants, handles, revoked_tokens
 from vault import tokens as refresh_tokens
+from vault.audit import audit
 from vault.records import Event
 
 
 async def revoke(deployment: Deployment, request: Request) -> Response:
     """POST /revoke. Only a refresh token ends its grant, and with it every token (§2.1)."""
     form = await read_form(request)
-    client = await client_auth.authenticate(deployment, request, form)
+    client = await authentication.authenticate(deployment, request, form)
     token = form.require("token")
     claims = await _access_claims(deployment, token)
     now = deployment.now()

@@ -29,10 +29,6 @@ TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC
 MAX_PARAMETERS: Final = 60
 MAX_JSON_DEPTH: Final = 30
 
-# Paths whose answers any web page may read (no credentials are involved there); never /authorize or a page.
-CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke", "/par"})
-CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/")
-
 
 class OAuthError(Exception):
     """A request refused with a registered error code. `description` may be shown, `detail` goes to the log only."""
@@ -54,11 +50,6 @@ class OAuthError(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
         self.members = dict(members or {})  # further members of the JSON answer
-
-
-def is_cross_origin_path(path: str) -> bool:
-    """Whether a page of any origin may call this path, without credentials."""
-    return path.rstrip("/") in CROSS_ORIGIN_PATHS or path.startswith(CROSS_ORIGIN_PREFIXES)
 
 
 # Parameters and JSON ---------------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server import cors
-from server.addresses import address_of
 from server.deployment import Deployment
-from server.oauth import client_auth, device, dpop, exchange, identity, tokens, wire
+from server.http import cors
+from server.http.addresses import address_of
+from server.oauth import device, dpop, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
-from server.oauth.client_rules import DEVICE_GRANT
-from server.oauth.repeats import Question, Repeats, question_of
+from server.oauth.clients import authentication
+from server.oauth.clients.rules import DEVICE_GRANT
+from server.oauth.exchange import exchange
+from server.oauth.exchange.recent import Question, Repeats, question_of
 from server.oauth.rules import (
     TOKEN_EXCHANGE,
     OAuthError,
@@ -30,14 +32,15 @@ from server.oauth.rules import (
 )
 from server.oauth.token_request import Exchanged, Issue, TokenRequest
 from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
-from vault import audit, clients, grants, users
+from vault import clients, grants, users
 from vault import tokens as refresh_tokens
+from vault.audit import audit
 from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 
 
 async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -> Response:
-    """POST /token. Pages of the client's own origins may read the answer (`server.cors`)."""
+    """POST /token. Pages of the client's own origins may read the answer (`server.http.cors`)."""
     question: Question | None = None
     if is_json := wire.is_json(request):
         form = await wire.read_json_parameters(request)
@@ -47,7 +50,7 @@ async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -
         if question is not None and (repeated := await repeats.answer(deployment, question)) is not None:
             return repeated
         form = wire.form_of(body)
-    client = await client_auth.authenticate(deployment, request, form)
+    client = await authentication.authenticate(deployment, request, form)
     try:
         asked, issue = await _issued(deployment, request, form, client=client, is_json=is_json)
         if isinstance(issue, Exchanged):
@@ -109,7 +112,7 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
         return None
     now = deployment.now()
     proof = dpop.check_proof(sent, method="POST", url=deployment.url(dpop.sent_path(request.scope)), now=now)
-    client_auth.check_rows(deployment, client, address=address_of(request))
+    authentication.check_rows(deployment, client, address=address_of(request))
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint
 

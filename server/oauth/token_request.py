@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from server.oauth.rules import Parameters
+from vault.exchange.recent import Basis
 from vault.records import Client, Event, Grant, format_scope
-from vault.repeats import Basis
 
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # RFC 8693 §3
 REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
@@ -42,7 +42,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What one more release of the same token takes, for the same client and person (`server.oauth.repeats`)."""
+    """What one more release of the same token takes, for the same client and person (`oauth.exchange.recent`)."""
 
     basis: Basis
     event: Callable[[], Event]

@@ -19,7 +19,7 @@ from server.deployment import Deployment
 from server.oauth import dpop, jose
 from server.oauth.rules import OAuthError, own_resources
 from vault import grants, revoked_tokens
-from vault.keys import KeyRing
+from vault.keys.key_ring import KeyRing
 from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def routes(deployment: Deployment) -> list[Route]:
     """Every page's route."""
-    # Here, not at the top: the authorization server shows its errors with `server.portal.pages`, and pages call it.
+    # Here, not at the top: the authorization server shows its errors with `server.http.pages`, and pages call it.
     from server.portal.site import page_routes
 
     return page_routes(deployment)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from server import signin
-from server.addresses import address_of
-from server.portal import pages
-from server.portal.visits import OwnVisit
-from vault.passwords import MIN_LENGTH, PasswordRefused
+from server.http import pages
+from server.http.addresses import address_of
+from server.portal.requests import OwnVisit
+from server.sign_in import password
+from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -28,18 +28,18 @@ async def change(visit: OwnVisit) -> Response:
     """Set the new password, then sign this browser in again: every session ended with the old one."""
     form, request = visit.form, visit.visit.request
     try:
-        signin.check_same(form.one("password"), form.one("password_again"))
-        await signin.change_password(
+        password.check_same(form.one("password"), form.one("password_again"))
+        await password.change_password(
             visit.deployment,
             visit.user,
             current=form.one("current"),
             new=form.one("password"),
             address=address_of(request),
         )
-    except (PasswordRefused, signin.SignInRefused) as refusal:
+    except (PasswordRefused, password.SignInRefused) as refusal:
         return _form(visit, error=refusal.description, status=400)
-    except signin.SignInThrottled as refusal:
+    except password.SignInThrottled as refusal:
         return _form(visit, error=refusal.description, status=429)
     response = pages.go("/account")
-    await signin.begin_session(visit.deployment, request, response, user=visit.user, method="password_changed")
+    await password.begin_session(visit.deployment, request, response, user=visit.user, method="password_changed")
     return response

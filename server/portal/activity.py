@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from server.portal import words
-from server.portal.visits import OwnVisit
-from vault import audit, clients, connections
+from server.portal import texts
+from server.portal.requests import OwnVisit
+from vault import clients, connections
+from vault.audit import audit
 from vault.records import Event
 
 PAGE_SIZE: Final = 50
@@ -71,10 +72,10 @@ def _shown(event: Event, *, names: Mapping[str, str], labels: Mapping[str, str])
     account = "" if event.connection_id is None else labels.get(event.connection_id, "")
     return {
         "at": event.at,
-        "words": words.event(event),
+        "words": texts.event(event),
         "kind": event.kind,
         "outcome": event.outcome,
         "agent": "" if event.client_id is None else names.get(event.client_id, event.client_id),
         "account": account,
-        "details": words.details(event, beside=account),
+        "details": texts.details(event, beside=account),
     }

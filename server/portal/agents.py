@@ -8,10 +8,12 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from server.portal import pages, permissions, words
+from server.http import pages
+from server.portal import permissions, texts
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit
-from vault import audit, clients, connections, delegations, grants
+from server.portal.requests import OwnVisit
+from vault import clients, connections, delegations, grants
+from vault.audit import audit
 from vault.records import Client, Delegation, Event, Grant
 
 _USES: Final = frozenset({"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed"})
@@ -77,11 +79,11 @@ def _shown(
     return {
         "client": client,
         "path": _path(client.id),
-        "kind": words.client_kind(client),
-        "unverified": words.is_unverified(client),
+        "kind": texts.client_kind(client),
+        "unverified": texts.is_unverified(client),
         "since": min((grant.created_at for grant in live), default=None),
         "used_at": used_at,
-        "scopes": [words.token_scope(scope) for scope in sorted(scopes)],
+        "scopes": [texts.token_scope(scope) for scope in sorted(scopes)],
         "accounts": accounts,
     }
 

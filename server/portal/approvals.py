@@ -6,11 +6,12 @@ from typing import Final
 
 from starlette.responses import Response
 
-from server import approve
-from server.portal import pages, words
+from server.connecting import approvals as approve
+from server.http import pages
+from server.portal import texts
 from server.portal.connect import scope_words
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit
+from server.portal.requests import OwnVisit
 from vault import approvals, clients
 from vault.approvals import USE_LIFETIME, Approval
 from vault.records import ApprovalState
@@ -61,15 +62,15 @@ async def _shown(visit: OwnVisit, approval: Approval) -> dict[str, object]:
     return {
         "id": approval.id,
         "client": client,
-        "unverified": client is not None and words.is_unverified(client),
-        "kind": "" if client is None else words.client_kind(client),
+        "unverified": client is not None and texts.is_unverified(client),
+        "kind": "" if client is None else texts.client_kind(client),
         "tool": approval.tool,
         "title": approval.tool if spec is None else spec.title,
         "destructive": spec is not None and spec.destructive,
         "provider": approval.provider if provider is None else provider.title,
         "account": approval.account,
         "scopes": [] if provider is None else scope_words(provider, frozenset(approval.scopes)),
-        "arguments": [(name, words.visible(value)) for name, value in approval.arguments.items() if value is not None],
+        "arguments": [(name, texts.visible(value)) for name, value in approval.arguments.items() if value is not None],
         "asked_at": approval.created_at,
         "minutes": USE_LIFETIME // 60,
     }

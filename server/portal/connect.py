@@ -1,6 +1,7 @@
 """The connect pages: what an agent asks for, the way to the provider and back, and what came of it.
 
-Links, their owner and the callback's checks are `server.connect` and `server.trips`.
+Links, their owner and the callback's checks are `server.connecting.links` and
+`server.connecting.provider_authorization`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from providers.catalog import Provider
-from server import trips
-from server.connect import ConnectRefused, allow, consume_link, covering, known_provider, load_link
+from providers.definitions.catalog import Provider
+from server.connecting import provider_authorization
+from server.connecting.links import ConnectRefused, allow, consume_link, covering, known_provider, load_link
+from server.connecting.provider_authorization import Callback, Trip
+from server.connecting.provider_errors import no_refresh_token
 from server.deployment import Deployment
-from server.portal import pages, words
+from server.http import pages
+from server.portal import texts
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit, Visit
-from server.trips import Callback, Trip
-from server.upstream_errors import no_refresh_token
+from server.portal.requests import OwnVisit, Visit
 from vault import clients, connections, delegations
 from vault.connections import names_account
 from vault.records import Client, Connection, Event
@@ -45,8 +47,8 @@ async def show(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "handle": handle,
         "client": client,
-        "unverified": client is not None and words.is_unverified(client),
-        "kind": "" if client is None else words.client_kind(client),
+        "unverified": client is not None and texts.is_unverified(client),
+        "kind": "" if client is None else texts.client_kind(client),
         "provider": provider,
         "request": request,
         "scopes": scope_words(provider, request.scopes),
@@ -97,9 +99,9 @@ async def go_to_provider(visit: OwnVisit, trip: Trip) -> Response:
     """On to the provider's consent; where the consent was given on our page, to what came of it."""
     deployment = visit.deployment
     if known_provider(deployment, trip.provider).audience is not None:
-        connected = await trips.consent_here(deployment, trip, user=visit.user)
+        connected = await provider_authorization.consent_here(deployment, trip, user=visit.user)
         return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
-    target = await trips.start(deployment, trip, user=visit.user, session=visit.session)
+    target = await provider_authorization.start(deployment, trip, user=visit.user, session=visit.session)
     return pages.leave(visit.visit.request, target)
 
 
@@ -185,7 +187,9 @@ async def callback(visit: Visit) -> Response:
         error_description=visit.query("error_description"),
         issuer=visit.query("iss") or None,
     )
-    connected = await trips.finish_callback(visit.deployment, provider, answer, user=visit.user, session=visit.session)
+    connected = await provider_authorization.finish_callback(
+        visit.deployment, provider, answer, user=visit.user, session=visit.session
+    )
     return pages.go(_done_path(connected.connection, client_id=connected.client_id, not_granted=connected.not_granted))
 
 

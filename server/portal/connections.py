@@ -1,6 +1,6 @@
 """The person's connections: what is connected and in what state; connect, reconnect, disconnect.
 
-The trip to a provider is `server.trips`, ending the grant there `vault.revocations`.
+The trip to a provider is `server.connecting.provider_authorization`, ending the grant there `vault.revocations`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Final
 
 from starlette.responses import Response
 
-from providers.catalog import Provider
-from server.portal import pages, words
+from providers.definitions.catalog import Provider
+from server.connecting.provider_authorization import Trip
+from server.http import pages
+from server.portal import texts
 from server.portal.connect import (
     NEW_ACCOUNT,
     asked_scopes,
@@ -25,11 +27,10 @@ from server.portal.connect import (
 )
 from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit
-from server.trips import Trip
+from server.portal.requests import OwnVisit
 from vault import connections, revocations
-from vault.attenuate import expand
 from vault.records import Connection
+from vault.scopes import expand
 
 PAGE_SIZE: Final = 50  # connections
 _REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt goes on and is repeated anyway
@@ -92,8 +93,8 @@ def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, ob
         "title": _title(visit, connection.provider),
         "label": connection.label,
         "status": status,
-        "status_words": words.status(status),
-        "hint": words.status_hint(status),
+        "status_words": texts.status(status),
+        "hint": texts.status_hint(status),
         "scopes": [] if provider is None else scope_words(provider, connection.scopes),
         "created_at": connection.created_at,
         "refreshed_at": connection.refreshed_at,

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
+from server.http import pages
 from server.oauth import authorize
-from server.oauth.client_rules import appearance
-from server.portal import pages, permissions, words
+from server.oauth.clients.rules import appearance
+from server.portal import permissions, texts
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit, sign_in_path
+from server.portal.requests import OwnVisit, sign_in_path
 from vault.records import Client
 
 _TYPE_THE_CODE: Final = "/device"  # where somebody goes whose browser did not type a device's code
@@ -46,13 +47,13 @@ async def show(visit: OwnVisit) -> Response:
         "client": client,
         "handle": pending.handle,
         "seen": appearance(client),
-        "unverified": words.is_unverified(client),
-        "kind": words.client_kind(client),
+        "unverified": texts.is_unverified(client),
+        "kind": texts.client_kind(client),
         "redirect_host": pending.redirect_host,
         "device": pending.wanted.device,
         "website": web_link(client, "client_uri"),
         "warnings": pending.warnings,
-        "scopes": [(scope, words.token_scope(scope)) for scope in sorted(pending.scopes)],
+        "scopes": [(scope, texts.token_scope(scope)) for scope in sorted(pending.scopes)],
         "resource": pending.resource,
         "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
         "field": permissions.FIELD,

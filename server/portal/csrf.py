@@ -1,6 +1,6 @@
 """Forms that count: a token bound to the browser's secret and to one action, and a check of where the form came from.
 
-The third part, SameSite on the cookies, is in `server.signin`.
+The third part, SameSite on the cookies, is in `server.sign_in.password`.
 """
 
 from __future__ import annotations

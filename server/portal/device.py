@@ -9,12 +9,12 @@ from typing import Final
 
 from starlette.responses import Response
 
-from server.addresses import address_of, counted
-from server.connect import ConnectRefused, redeem_user_code
+from server.connecting.links import ConnectRefused, redeem_user_code
+from server.http import pages
+from server.http.addresses import address_of, counted
 from server.oauth import device as device_grant
-from server.portal import pages
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit
+from server.portal.requests import OwnVisit
 from vault import limits
 
 _TRIES: Final = 10  # codes per user, and per address, in a window

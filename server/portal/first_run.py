@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from server import signin, trips
+from server.connecting import provider_authorization
 from server.deployment import Deployment
-from server.portal import pages
-from server.portal.visits import Visit, sign_in_path
-from vault.passwords import MIN_LENGTH, PasswordRefused
+from server.http import pages
+from server.portal.requests import Visit, sign_in_path
+from server.sign_in import password
+from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 from vault.refusals import TransitionRefused
 from vault.users import NameRefused, NameTaken
 
 
 async def show(visit: Visit) -> Response:
     """The form for the first admin; once there is one, what the operator enters where."""
-    if not await signin.has_admin(visit.deployment):
+    if not await password.has_admin(visit.deployment):
         return visit.page("first_run.html", {"error": "", "name": "", "minimum": MIN_LENGTH})
     if visit.user is None:
         return pages.go(sign_in_path("/first-run"))
@@ -29,7 +30,7 @@ def provider_facts(deployment: Deployment) -> list[dict[str, object]]:
             "name": provider.name,
             "title": provider.title,
             "is_configured": deployment.vault.upstreams[provider.name].is_configured,
-            "callback": trips.callback_url(deployment, provider.name),
+            "callback": provider_authorization.callback_url(deployment, provider.name),
         }
         for provider in deployment.catalog
         if provider.audience is None
@@ -40,11 +41,11 @@ async def create(visit: Visit) -> Response:
     """Make the first admin and sign them in."""
     form = visit.form
     try:
-        signin.check_same(form.one("password"), form.one("password_again"))
-        user = await signin.create_first_admin(
+        password.check_same(form.one("password"), form.one("password_again"))
+        user = await password.create_first_admin(
             visit.deployment, secret=form.one("secret").strip(), name=form.one("name"), password=form.one("password")
         )
-    except (signin.SignInRefused, PasswordRefused, NameRefused, NameTaken, TransitionRefused) as refusal:
+    except (password.SignInRefused, PasswordRefused, NameRefused, NameTaken, TransitionRefused) as refusal:
         context: dict[str, object] = {
             "error": refusal.description,
             "name": form.one("name")[:200],
@@ -52,5 +53,5 @@ async def create(visit: Visit) -> Response:
         }
         return visit.page("first_run.html", context, status=400)
     response = pages.go("/connections")
-    await signin.begin_session(visit.deployment, visit.request, response, user=user, method="first_admin")
+    await password.begin_session(visit.deployment, visit.request, response, user=user, method="first_admin")
     return response

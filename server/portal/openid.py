@@ -1,15 +1,15 @@
-"""The two addresses of a sign-in through an OpenID Connect provider. The rules are `server.openid_signin`."""
+"""The two addresses of a sign-in through an OpenID Connect provider. The rules are `server.sign_in.openid`."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from server import openid_signin, signin
-from server.addresses import address_of, counted
-from server.openid_signin import Answer, OpenIDRefused
-from server.portal import pages
+from server.http import pages
+from server.http.addresses import address_of, counted
 from server.portal.forms import PageRefused
-from server.portal.visits import Visit, safe_return
+from server.portal.requests import Visit, safe_return
+from server.sign_in import openid, password
+from server.sign_in.openid import Answer, OpenIDRefused
 from vault import limits
 
 _STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
@@ -31,15 +31,13 @@ async def start(visit: Visit) -> Response:
     await _count(visit, "openid", limit=_STARTS_PER_MINUTE)
     name = str(visit.request.path_params["name"])
     try:
-        begun = await openid_signin.start(
+        begun = await openid.start(
             deployment, name, return_to=safe_return(visit.query("return_to")), is_again=visit.query("again") == "1"
         )
     except OpenIDRefused as refusal:
         raise _page(refusal) from refusal
     response = pages.go(begun.url)
-    signin.set_cookie(
-        deployment, visit.request, response, "openid", value=begun.browser, lifetime=openid_signin.LIFETIME
-    )
+    password.set_cookie(deployment, visit.request, response, "openid", value=begun.browser, lifetime=openid.LIFETIME)
     return response
 
 
@@ -51,22 +49,22 @@ async def callback(visit: Visit) -> Response:
         code=visit.query("code")[:4096],
         error=visit.query("error")[:200],
         issuer=visit.query("iss")[:2000] or None,
-        browser=signin.read_cookie(visit.deployment, visit.request, "openid")[:200],
+        browser=password.read_cookie(visit.deployment, visit.request, "openid")[:200],
     )
     try:
-        found = await openid_signin.finish(visit.deployment, str(visit.request.path_params["name"]), answer)
+        found = await openid.finish(visit.deployment, str(visit.request.path_params["name"]), answer)
     except OpenIDRefused as refusal:
         raise _page(refusal) from refusal
     response = pages.go(safe_return(found.return_to))
-    await signin.begin_session(
+    await password.begin_session(
         visit.deployment,
         visit.request,
         response,
         user=found.user,
         method="openid",
-        signed_in_at=signin.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
+        signed_in_at=password.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
     )
-    signin.set_cookie(visit.deployment, visit.request, response, "openid", value="")
+    password.set_cookie(visit.deployment, visit.request, response, "openid", value="")
     return response
 
 

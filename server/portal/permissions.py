@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from providers.catalog import Catalog
+from providers.definitions.catalog import Catalog
 from server.deployment import Deployment
-from vault import audit, connections, delegations
-from vault.asking import TOOL
-from vault.attenuate import expand
+from vault import connections, delegations
+from vault.audit import audit
+from vault.exchange.approval_rules import TOOL
 from vault.records import Connection, Delegation, Event, User
+from vault.scopes import expand
 
 FIELD = "use"
 HELD_FIELD = "held"

@@ -1,4 +1,4 @@
-"""Signing in and out: password, and a one-time link for the owner of this machine. The rules are `server.signin`."""
+"""Signing in and out: password, and a one-time link for the owner of this machine. Rules: `server.sign_in.password`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Final
 
 from starlette.responses import Response
 
-from server import signin
-from server.addresses import address_of
-from server.browser import forget
 from server.deployment import Deployment
-from server.owner import OWNER_ISSUER, OWNER_SUBJECT
-from server.portal import pages
+from server.http import pages
+from server.http.addresses import address_of
 from server.portal.forms import PageRefused
-from server.portal.visits import OwnVisit, Visit, safe_return
+from server.portal.requests import OwnVisit, Visit, safe_return
+from server.runtime.browser import forget
+from server.sign_in import password
+from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from vault import limits, users
 from vault.records import User
 
@@ -21,7 +21,7 @@ _WINDOWS_PER_MINUTE: Final = 6
 
 
 async def local_owner(deployment: Deployment) -> User | None:
-    """The person whose machine this is, when the vault is reached on loopback: as `server.owner` finds it for stdio."""
+    """The person whose machine this is, when the vault is reached on loopback: see `server.mcp.local_owner`."""
     if not deployment.settings.is_loopback:
         return None
     marked = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
@@ -35,7 +35,7 @@ async def show(visit: Visit) -> Response:
     return_to = safe_return(visit.query("return_to"))
     if visit.user is not None and visit.query("again") != "1":
         return pages.go(return_to)
-    if not visit.deployment.settings.sign_in.openid and not await signin.has_admin(visit.deployment):
+    if not visit.deployment.settings.sign_in.openid and not await password.has_admin(visit.deployment):
         return pages.go("/first-run")
     return await _form(visit, return_to=return_to)
 
@@ -51,7 +51,7 @@ async def _form(visit: Visit, *, return_to: str, name: str = "", error: str = ""
         "openid": [(key, provider.title) for key, provider in settings.sign_in.openid.items()],
         "has_owner": await local_owner(visit.deployment) is not None,
         "can_open": visit.deployment.open_browser is not None,
-        "no_admin": not await signin.has_admin(visit.deployment),
+        "no_admin": not await password.has_admin(visit.deployment),
     }
     return visit.page("sign_in.html", context, status=status)
 
@@ -60,26 +60,26 @@ async def with_password(visit: Visit) -> Response:
     """Sign in with name and password."""
     form, deployment = visit.form, visit.deployment
     return_to = safe_return(form.one("return_to"))
-    attempt = signin.Attempt(
+    attempt = password.Attempt(
         name=form.one("name"),
         address=address_of(visit.request),
         password=form.one("password"),
-        known=signin.read_cookie(deployment, visit.request, "known"),
+        known=password.read_cookie(deployment, visit.request, "known"),
     )
     if not deployment.settings.sign_in.local:
         raise PageRefused("Not this way", "Sign-in with a password is switched off here.", status=403)
     try:
-        user = await signin.check_sign_in(deployment, attempt)
-    except signin.SignInRefused as refusal:
+        user = await password.check_sign_in(deployment, attempt)
+    except password.SignInRefused as refusal:
         return await _form(visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=401)
-    except signin.SignInThrottled as refusal:
+    except password.SignInThrottled as refusal:
         response = await _form(
             visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=429
         )
         response.headers["retry-after"] = str(refusal.retry_after)
         return response
     response = pages.go(return_to)
-    await signin.begin_session(deployment, visit.request, response, user=user, method="password")
+    await password.begin_session(deployment, visit.request, response, user=user, method="password")
     return response
 
 
@@ -99,7 +99,7 @@ async def open_window(visit: Visit) -> Response:
         raise PageRefused("Too many windows", "Wait a minute, then try again.", status=429)
     opened = False
     if deployment.open_browser is not None:
-        link = await signin.owner_link(deployment, owner.id, return_to=safe_return(visit.form.one("return_to")))
+        link = await password.owner_link(deployment, owner.id, return_to=safe_return(visit.form.one("return_to")))
         opened = deployment.open_browser(link)
     return visit.page("local_window.html", {"opened": opened})
 
@@ -111,18 +111,18 @@ async def with_owner_link(visit: Visit) -> Response:
     """
     _check_own_user(visit)
     try:
-        user = await signin.redeem_owner_link(visit.deployment, visit.query("ticket"))
-    except signin.SignInRefused as refusal:
+        user = await password.redeem_owner_link(visit.deployment, visit.query("ticket"))
+    except password.SignInRefused as refusal:
         raise PageRefused("This link is over", refusal.description, status=403) from refusal
     forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
-    await signin.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
+    await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
     return response
 
 
 def _check_own_user(visit: Visit) -> None:
     """Refuse a browser of another user of this machine, where the platform tells. Behind a proxy it cannot."""
-    user = signin.peer_of(visit.deployment, visit.request)
+    user = password.peer_of(visit.deployment, visit.request)
     if user is not None and not user.is_owner:
         raise PageRefused(
             "Not for you",
@@ -136,5 +136,5 @@ def _check_own_user(visit: Visit) -> None:
 async def out(visit: OwnVisit) -> Response:
     """Sign out."""
     response = pages.go("/sign-in")
-    await signin.sign_out(visit.deployment, visit.visit.request, response, session=visit.session)
+    await password.sign_out(visit.deployment, visit.visit.request, response, session=visit.session)
     return response

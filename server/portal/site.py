@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.deployment import Deployment
+from server.http import pages
 from server.portal import (
     account,
     activity,
@@ -20,10 +21,9 @@ from server.portal import (
     device,
     first_run,
     openid,
-    pages,
     sign_in,
 )
-from server.portal.visits import OwnVisit, open_route, own_route
+from server.portal.requests import OwnVisit, open_route, own_route
 
 _STYLE_LIFETIME: Final = 86400  # seconds; the address changes with the content
 

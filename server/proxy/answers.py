@@ -14,13 +14,13 @@ from urllib.parse import urljoin
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
 
-from providers.answers import at, parse_object, text_at
-from providers.http import StreamedAnswer
-from providers.masking import Replacer
-from providers.paths import path_problem
-from providers.provider import Provider
+from providers.api.masking import Replacer
+from providers.definitions.model import Provider
+from providers.definitions.paths import path_problem
+from providers.outbound.client import StreamedAnswer
+from providers.outbound.json_values import at, parse_object, text_at
 from server.proxy import refusals
-from server.proxy.passage import Call, Passage
+from server.proxy.call import Call, Passage
 from server.proxy.wire import DECODED, response_headers
 
 SMALL: Final = 65536  # bytes: a body up to here is read at once

@@ -18,17 +18,17 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from providers import rules
-from providers.http import HttpError, OutboundRequest
-from providers.provider import Provider
-from server import cors
+from providers.api import rules
+from providers.definitions.model import Provider
+from providers.outbound.client import HttpError, OutboundRequest
 from server.deployment import Deployment
+from server.http import cors
 from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import OURS, SMALL, hand_on, is_unauthorized, read_small, send_whole
-from server.proxy.openings import Opening, Openings
-from server.proxy.passage import Call, Passage
+from server.proxy.call import Call, Passage
+from server.proxy.recent_tokens import Opening, Openings
 from server.proxy.wire import (
     READ_LIMIT,
     Parameters,
@@ -41,9 +41,9 @@ from server.proxy.wire import (
     read_target,
     request_headers,
 )
-from server.signin import cookie_name
+from server.sign_in.password import cookie_name
 from vault import clients, handles
-from vault.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError

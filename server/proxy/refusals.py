@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from providers.http import Crowded, HttpError, NotReached, TooLarge
-from providers.provider import Provider, Rule
-from server.connect import tell
+from providers.definitions.model import Provider, Rule
+from providers.outbound.client import Crowded, HttpError, NotReached, TooLarge
+from server.connecting.links import tell
 from server.deployment import Deployment
 from server.errors import answer_for, retry_after, tool_text
 from server.oauth.jose import FOREIGN_ALGORITHMS

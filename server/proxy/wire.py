@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
-from providers.catalog import Provider
-from providers.masking import Replacer
-from providers.parts import METHOD_HEADERS
-from providers.paths import path_problem
-from providers.rules import changes_method
+from providers.api.masking import Replacer
+from providers.api.rules import changes_method
+from providers.definitions.catalog import Provider
+from providers.definitions.model import METHOD_HEADERS
+from providers.definitions.paths import path_problem
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
 _PREFIX: Final = "/proxy/"

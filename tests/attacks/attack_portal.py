@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.attacks.target import PASSWORD, Target, query_of
-from tests.person import Person, forms_of
+from tests.support.person import Person, forms_of
 
 PAGES = (
     "/connections",

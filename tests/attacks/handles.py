@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from tests.attacks.target import Agent, Target
-from tests.person import Person
+from tests.support.person import Person
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
 from providers.simulator.person import consent
-from tests.oauth_world import signed
-from tests.person import Person
-from tests.processes import Place, free_port
-from tests.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.oauth_world import signed
+from tests.support.person import Person
+from tests.support.processes import Place, free_port
+from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 
 PASSWORD = "a long enough test password"
 REDIRECT = "https://agent.example/callback"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import httpx2
 
-from server.upkeep import sweep
-from tests.harness import RunningVault, running_vault
-from tests.oauth_world import World
-from tests.test_rfc9449 import KEY, proof
+from server.lifecycle.maintenance import sweep
+from tests.oauth.test_rfc9449 import KEY, proof
+from tests.support.harness import RunningVault, running_vault
+from tests.support.oauth_world import World
 
 Send = Callable[[], Awaitable[int]]
 WORKERS = 8

@@ -29,17 +29,19 @@ from typing import Any
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
+from server.lifecycle.maintenance import FIRST, SHED, STEPS, SWEEPS, Step
 from server.settings import load_settings
-from server.upkeep import FIRST, SHED, STEPS, SWEEPS, Step
 from tests.bench.million_rows import OPEN, ORIGIN, PostgresPlace, Size, SqlitePlace, fill, is_ended, name
-from tests.harness import PASSWORD, free_socket, serving
-from tests.person import Person
-from vault import passwords, recovery, users
-from vault.event_proof import head
-from vault.event_segments import seal
-from vault.flights import Vault
-from vault.journal import JOURNAL, Entry, Journal, write_answer
+from tests.support.harness import PASSWORD, free_socket, serving
+from tests.support.person import Person
+from vault import users
+from vault.audit.proof import head
+from vault.audit.segments import seal
+from vault.keys import passwords
 from vault.records import TENANT
+from vault.refresh import recovery
+from vault.refresh.concurrency import Vault
+from vault.refresh.journal import JOURNAL, Entry, Journal, write_answer
 from vault.upstream import TokenAnswer
 
 STEP_LIMIT = 120.0  # seconds for a step with a backlog

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from vault.event_chain import START, Entry, Link, begin, digest, fold, mac, tag, tail
-from vault.event_proof import Checkpoint
-from vault.event_segments import SEGMENT
+from vault.audit.proof import Checkpoint
+from vault.audit.segments import SEGMENT
 from vault.records import TENANT
+from vault.storage.event_chain import START, Entry, Link, begin, digest, fold, mac, tag, tail
 
 DAY: Final = 86400
 OPEN: Final = range(50, 1480)  # connections with real keys; seven of ten are live

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from providers.catalog import load_catalog
+from providers.definitions.catalog import load_catalog
 from tests.chaos.world import PATIENCE, ROOT, Provider, Worker, end, environment
 from tests.conftest import Store
 from vault import clients, connections, delegations, grants, users
-from vault.database import Database, Transaction
-from vault.keys import KeyRing
+from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind
+from vault.storage.database import Database, Transaction
 from vault.upstream import Account, TokenAnswer
 
 SCOPES = {

@@ -24,7 +24,7 @@ import uvloop
 from server.app import open_deployment
 from server.settings import load_settings
 from tests.chaos.figures import quantile
-from vault.exchange import ExchangeRequest, Vault, exchange
+from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.figures import Figure, Scale, quantile
-from vault.journal import Entry, Journal
+from vault.refresh.journal import Entry, Journal
 
 SIZE = 1500  # bytes of a sealed answer
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vault.audit import Activity
-from vault.exchange import Vault
-from vault.journal import Entry, Journal
+from vault.audit.audit import Activity
+from vault.exchange.exchange import Vault
 from vault.records import Event
+from vault.refresh.journal import Entry, Journal
 from vault.upstream import RefreshOutcome, UpstreamOAuth
 
 STEPS = ("claimed", "answered", "journalled", "committed")

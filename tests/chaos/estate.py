@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from providers.catalog import SHELF, Catalog, load_catalog
+from providers.definitions.catalog import SHELF, Catalog, load_catalog
 from tests.chaos.kills import CLASSES, GRACE, Class
 from tests.chaos.world import SCOPES, Provider, strict_provider
 from tests.conftest import Store
-from tests.simulating import SlackApp
+from tests.support.simulating import SlackApp
 from vault import clients, connections, delegations, grants, users
-from vault.database import Database
-from vault.keys import KeyRing
+from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind
+from vault.storage.database import Database
 from vault.upstream import Account, TokenAnswer
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = CLASSES

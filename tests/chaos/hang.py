@@ -31,7 +31,7 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.rolling import MODERN, http
 from tests.chaos.world import ROOT, Provider, Server, end, environment, fresh_store, postgres_server, strict_provider
-from tests.processes import free_port
+from tests.support.processes import free_port
 from vault import grants
 
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}

@@ -19,18 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from providers.catalog import load_catalog
+from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.nursery import Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import KeySettings, Store
-from vault import backups, connections, users
-from vault.audit import verify
-from vault.backups import Backup
-from vault.database import Database, schema_files
-from vault.keysources import KeySource, key_source
-from vault.quarantine import Restored, Verdict
-from vault.snapshots import snapshot
+from vault import connections, users
+from vault.audit.audit import verify
+from vault.backup import backups
+from vault.backup.backups import Backup
+from vault.backup.quarantine import Restored, Verdict
+from vault.keys.sources import KeySource, key_source
+from vault.storage.database import Database, schema_files
+from vault.storage.snapshots import snapshot
 from vault.upstream import Account, TokenAnswer
 
 PEOPLE = 60  # in the vault, each with an account

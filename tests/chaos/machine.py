@@ -1,4 +1,4 @@
-"""The vault driven at random for longer than the suite allows; see `tests/test_vault_machine.py`."""
+"""The vault driven at random for longer than the suite allows; see `tests/vault/refresh/test_vault_machine.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import postgres_server
 from tests.conftest import PostgresCluster, Store, first_run
-from tests.test_vault_machine import Place, drive, on_postgres, on_sqlite
+from tests.vault.refresh.test_vault_machine import Place, drive, on_postgres, on_sqlite
 
 STEPS = 40
 HISTORIES = {"SQLite": 120, "PostgreSQL": 60}

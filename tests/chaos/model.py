@@ -1,7 +1,7 @@
 """The model of refreshing at full size: every interleaving of kills, pauses, lost messages and failing commits.
 
-States that differ in nothing that can matter are visited once (`tests.refresh_model.Seen`), one class of provider per
-process. Every rule is changed in turn, too, and the model has to notice.
+States that differ in nothing that can matter are visited once (`tests.support.refresh_model.Seen`), one class of
+provider per process. Every rule is changed in turn, too, and the model has to notice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
-from tests.refresh_model import (
+from tests.support.refresh_model import (
     FILES,
     FULL,
     HOUR,
@@ -24,7 +24,7 @@ from tests.refresh_model import (
     Provider,
     explore,
 )
-from tests.test_refresh_model import BROKEN
+from tests.vault.refresh.test_refresh_model import BROKEN
 
 SIBLING = PROVIDERS[2]
 

@@ -24,9 +24,9 @@ import uvloop
 from server.app import open_deployment
 from server.settings import load_settings
 from tests.chaos.dying import doomed
-from vault.exchange import ExchangeRequest, Vault, exchange
+from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
-from vault.recovery import take_up
+from vault.refresh.recovery import take_up
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.upstream import Rotation, UpstreamPolicy
 
@@ -76,7 +76,7 @@ async def obey(order: Mapping[str, Any]) -> None:
     say(number=order["number"], pid=os.getpid())
     requests = requests_of(order)
     if seconds := order.get("deadline"):
-        sys.modules["providers.oauth"].__dict__["TOTAL_TIMEOUT"] = seconds
+        sys.modules["providers.oauth.client"].__dict__["TOTAL_TIMEOUT"] = seconds
     chance = random.Random(order["number"])
     async with open_deployment(load_settings(overrides=order["settings"]), data=Path(order["data"])) as deployment:
         vault = deployment.vault

@@ -24,7 +24,7 @@ from tests.chaos.estate import Estate, Held, open_estate
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
-from vault.journal import Journal
+from vault.refresh.journal import Journal
 
 KILLS = {Scale.FULL: 500, Scale.SMALL: 12}  # on each database
 KNOWN = 1000.0  # milliseconds from the start of the next process within which a loss is known

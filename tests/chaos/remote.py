@@ -1,6 +1,7 @@
 """A process of a vault whose provider is its driver's own double, reached over a socket; it may die at a named step.
 
-The driver (`tests/test_vault_machine.py`) keeps the provider's books, so that one history goes on through real deaths.
+The driver (`tests/vault/refresh/test_vault_machine.py`) keeps the provider's books, so that one history goes on through
+real deaths.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 
 from tests.chaos.dying import doomed
 from tests.conftest import Store
-from tests.exchanging import vault_over
-from vault.audit import Activity
-from vault.exchange import ExchangeRequest, exchange
-from vault.journal import Journal
+from tests.support.exchanging import vault_over
+from vault.audit.audit import Activity
+from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Principal
+from vault.refresh.journal import Journal
 from vault.refusals import VaultError
 from vault.upstream import NotSent, RefreshOutcome, Refused, Rotated, Rotation, Silent, TokenAnswer
 

@@ -20,7 +20,7 @@ from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.hang import configuration, ready
 from tests.chaos.nursery import Nursery, open_nursery
 from tests.chaos.world import PATIENCE, ROOT, Server, environment, fresh_store, postgres_server
-from tests.processes import free_port
+from tests.support.processes import free_port
 
 KNOWN = 1000.0  # milliseconds
 CLASSES = (RESENDS, STRICT, REVOKES)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from providers.catalog import load_catalog
+from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import World, fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import KeySettings
-from vault import backups
-from vault.backups import Backup
-from vault.keysources import key_source
-from vault.snapshots import snapshot
+from vault.backup import backups
+from vault.backup.backups import Backup
+from vault.keys.sources import key_source
+from vault.storage.snapshots import snapshot
 
 
 async def restored(world: World, *, refreshes: int) -> Figure:

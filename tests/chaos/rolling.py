@@ -34,7 +34,7 @@ from tests.chaos.world import (
     postgres_server,
     strict_provider,
 )
-from tests.processes import free_port
+from tests.support.processes import free_port
 from vault import grants
 
 MODERN = "2026-07-28"

@@ -12,19 +12,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from providers.catalog import load_catalog
+from providers.definitions.catalog import load_catalog
 from server.app import open_deployment
 from server.deployment import Deployment
+from server.lifecycle.maintenance import sweep
 from server.settings import load_settings
-from server.upkeep import sweep
 from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, Worker, fresh_store, postgres_server, strict_provider
 from tests.conftest import KeySettings
-from vault import adoption, audit, backups, connections, recovery, revocations
-from vault.backups import Backup
-from vault.keysources import key_source
-from vault.snapshots import snapshot
+from vault import connections, revocations
+from vault.audit import audit
+from vault.backup import backups
+from vault.backup.backups import Backup
+from vault.keys.sources import key_source
+from vault.refresh import journal_recovery, recovery
+from vault.storage.snapshots import snapshot
 
 RATE = 400.0  # calls per second at most
 REFRESHES = 150.0  # of them where each needs a refresh
@@ -80,7 +83,7 @@ async def opened(crowd: Crowd) -> AsyncGenerator[Deployment]:
 async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
     """What a process does by itself, with work for the bad row among that for others; what went wrong for others."""
     async with opened(crowd) as deployment:
-        await adoption.adopt_all(deployment.vault)
+        await journal_recovery.adopt_all(deployment.vault)
         await leave_unfinished(crowd, [bad, *good])
         await recovery.take_up(deployment.vault)
         await sweep(deployment)

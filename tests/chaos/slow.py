@@ -28,7 +28,7 @@ from tests.chaos.kills import GRACE
 from tests.chaos.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
-from vault.rotation_rules import SEND_DEADLINE
+from vault.upstream import SEND_DEADLINE
 
 R = TypeVar("R")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tests.conftest import Store
 from vault import limits
-from vault.audit import Activity, append
-from vault.database import Database
+from vault.audit.audit import Activity, append
 from vault.records import Event
 from vault.refusals import StorageBusy
+from vault.storage.database import Database
 
 EACH = 2  # loops per kind
 PAUSE = 0.005  # seconds between the writes of one loop

@@ -21,7 +21,7 @@ from tests.chaos.figures import Figure, Scale
 from tests.chaos.stalling import SHARED
 from tests.chaos.world import PATIENCE, ROOT, Server, Worker, end, environment, fresh_store, postgres_server
 from tests.conftest import Store, first_run
-from vault.event_proof import prove
+from vault.audit.proof import prove
 
 KINDS = ["event", "change", "shared"]
 STOPS = {Scale.FULL: 40, Scale.SMALL: 3}

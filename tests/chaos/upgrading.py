@@ -21,8 +21,8 @@ from tests.chaos.figures import Figure
 from tests.chaos.rolling import Proxy, Replica, agent_token, loaded, proxy_before, replicas_of, tally
 from tests.chaos.world import ROOT, Provider, environment, fresh_store, open_world
 from tests.conftest import Store
-from tests.processes import free_port
-from vault.snapshots import snapshot, tables
+from tests.support.processes import free_port
+from vault.storage.snapshots import snapshot, tables
 
 RELEASES = Path(__file__).parent.parent / "data" / "releases"
 SETTLED = 1.0  # seconds of load between two restarts
@@ -30,7 +30,7 @@ SETTLED = 1.0  # seconds of load between two restarts
 FIRST_START = """
 import asyncio, sys
 from pathlib import Path
-from vault.database import open_database
+from vault.database import open_database  # where 0.1.0 had it
 async def main():
     database = await open_database(sys.argv[1], data=Path(sys.argv[2]))
     await database.close()

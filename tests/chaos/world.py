@@ -21,13 +21,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
-from providers.catalog import load_catalog
+from providers.definitions.catalog import load_catalog
 from tests.conftest import Store
-from tests.simulating import SlackApp
+from tests.support.simulating import SlackApp
 from vault import clients, connections, delegations, grants, users
-from vault.database import Database
-from vault.keys import KeyRing
+from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind
+from vault.storage.database import Database
 from vault.upstream import Account, TokenAnswer
 
 ROOT = Path(__file__).parent.parent.parent

@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.first_hour.guide import Guide
 from tests.first_hour.inside import WAYS
 from tests.first_hour.terminal import Terminal, empty_environment
-from tests.private import private_mounts
-from tests.processes import ROOT
+from tests.support.private import private_mounts
+from tests.support.processes import ROOT
 
 LIMIT = 300.0  # seconds of machine time
 _OF_THIS_MACHINE = ("PIP_", "SSL_CERT_", "UV_")  # how this machine reaches the package index; a new user has none of it

@@ -1,4 +1,4 @@
-"""Journeys, inside namespaces of their own (`tests.private`): prints each step as JSON, and how each one ended."""
+"""Journeys, inside namespaces of their own (`tests.support.private`): prints how each step ended, as JSON."""
 
 from __future__ import annotations
 

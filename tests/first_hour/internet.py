@@ -1,8 +1,9 @@
 """An internet of one machine: in a network of its own, slack.com and googleapis.com are the simulator over https.
 
-Names and addresses exist in this process' network and mounts only (`tests.private`). The addresses are public ones, so
-that the vault's guard against private addresses is in force as everywhere, and no setting of the vault is changed. The
-certificates come from an authority made for the run, which programs are told of as of any other: by SSL_CERT_FILE.
+Names and addresses exist in this process' network and mounts only (`tests.support.private`). The addresses are public
+ones, so that the vault's guard against private addresses is in force as everywhere, and no setting of the vault is
+changed. The certificates come from an authority made for the run, which programs are told of as of any other: by
+SSL_CERT_FILE.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from providers.simulator.app import build_app
 from providers.simulator.running import Simulator
 from providers.simulator.sandbox import Sandbox
-from tests.tls import Authority, make_authority
+from tests.support.tls import Authority, make_authority
 
 VAULT = "vault.example.com"
 _PROVIDERS = "11.0.0.1"

@@ -1,8 +1,8 @@
 """Writes down which operations GitHub's OpenAPI document has, to compare hand-written rules with; and what the answers
 of those look like that the simulator has, as JSON Schema, to compare the simulator's with.
 
-The document does not hold the permission of an operation: that is written by hand in providers/files/github.toml. The
-npm package is far too large for the suite (400 MB unpacked), so both stand in the repository with its version.
+The document does not hold the permission of an operation: that is written by hand in providers/services/github.toml.
+The npm package is far too large for the suite (400 MB unpacked), so both stand in the repository with its version.
 
     npm pack @octokit/openapi && tar xzf octokit-openapi-*.tgz package/generated/api.github.com.json
     python -m tests.generating.github package/generated/api.github.com.json

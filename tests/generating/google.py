@@ -5,7 +5,7 @@ by hand: most say what may be done with everything there is; the `PARTIAL` ones 
 app made, metadata without content), which no request shows. A caller who holds only such a part must not be lent a
 token that reaches further, so each of those gets a rule of its own that names all others as inseparable.
 
-    python -m tests.generating.google          writes providers/files/rules/google.json
+    python -m tests.generating.google          writes providers/services/rules/google.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import googleapiclient
 
-FILES = Path(__file__).parents[2] / "providers" / "files"
+FILES = Path(__file__).parents[2] / "providers" / "services"
 TARGET = FILES / "rules" / "google.json"
 DOCUMENTS = ("calendar.v3", "drive.v3", "gmail.v1")
 AUTH = "https://www.googleapis.com/auth/"

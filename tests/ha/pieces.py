@@ -25,7 +25,7 @@ import httpx2
 import psutil
 
 from tests.chaos.world import ROOT
-from tests.processes import free_port
+from tests.support.processes import free_port
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("etcd", "patroni", "patronictl", "haproxy", "pgbouncer")

@@ -27,10 +27,10 @@ from tests.bench.load import drive
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import ROOT, Server, end, environment, fresh_store, postgres_server
 from tests.conftest import Store
-from tests.processes import free_port
-from vault.audit import Activity
-from vault.database import integer
+from tests.support.processes import free_port
+from vault.audit.audit import Activity
 from vault.records import Event
+from vault.storage.database import integer
 
 LIMIT = 600.0
 WARM = 300  # exchanges of each replica before it is measured

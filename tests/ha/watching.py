@@ -18,9 +18,9 @@ from tests.chaos.rolling import Proxy, Replica, agent_token, configuration, one,
 from tests.chaos.world import Provider, World, open_world
 from tests.conftest import Store
 from tests.ha.pieces import Cluster, Node
-from tests.processes import free_port
-from vault.postgres_hosts import ERRORS
+from tests.support.processes import free_port
 from vault.refusals import VaultError
+from vault.storage.postgres_hosts import ERRORS
 
 PEOPLE = ("ann", "ben")  # with an account each, at every vault
 RATE = 10.0  # tool calls per second at every vault

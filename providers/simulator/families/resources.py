@@ -7,13 +7,13 @@ import re
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator import github_api
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.books import Entry, without_secrets
 from providers.simulator.families.answers import identity_body, iso
 from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
+from providers.simulator.github import api as github_api
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.services import APIS, REFUSALS
 from providers.simulator.services.desk import Visit

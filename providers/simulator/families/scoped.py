@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator import github_shapes
 from providers.simulator.accounts import PEOPLE, RegisteredClient
 from providers.simulator.families.answers import iso
 from providers.simulator.families.reading import face_name, identify
+from providers.simulator.github import shapes
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, Issued, fingerprint
 from providers.simulator.wire import Call, ClientRefused
@@ -123,13 +123,13 @@ def scoped_token(sandbox: Sandbox, call: Call) -> Response:
             "created_at": now,
             "updated_at": now,
             "expires_at": iso(issued.expires_at),
-            "user": github_shapes.user(person, api=api),
+            "user": shapes.user(person, api=api),
             "installation": {
                 "permissions": said,
                 "repository_selection": "selected" if names else "all",
                 "single_file_name": None,
                 "repositories_url": f"{api}/installation/repositories",
-                "account": {**github_shapes.user(owner, api=api), "login": target or person.name},
+                "account": {**shapes.user(owner, api=api), "login": target or person.name},
             },
         }
     )

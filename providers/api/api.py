@@ -1,0 +1,387 @@
+"""UpstreamAPI: the provider's API as a tool sees it. It never sees the account's token.
+
+Binds the credential to the provider's own hosts, refuses a call that the scopes do not cover before anything is sent,
+bounds time and size, and turns every failure into one of five refusals. Getting and refreshing the token is left to the
+vault; what a call means, to the tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Final, Literal
+from urllib.parse import quote, urlencode
+
+from providers.api.masking import mask, mask_text, needles
+from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
+from providers.api.rules import Call, allowed
+from providers.api.text import as_data
+from providers.definitions.model import Provider
+from providers.definitions.paths import path_problem
+from providers.outbound.client import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
+from providers.outbound.json_values import at, text_at
+
+BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
+CALL_TIMEOUT: Final = 10.0
+ANSWER_LIMIT: Final = 1_000_000  # bytes
+_WORTH_REPEATING: Final = 3.0  # seconds that must be left when it is sent again
+Value = str | int | bool
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Form = Literal["object", "any", "text"]  # what an answer has to be: a JSON object, any JSON or nothing, text
+_JSON: Final = json.JSONEncoder(ensure_ascii=False)
+logger = logging.getLogger("token_vault.api")
+
+
+class ToolRefused(Exception):
+    """Base of the tree; never raised itself. `description` says what happened and what to do; it may be shown."""
+
+    code = "tool_refused"
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
+        self.description = description
+
+
+class RuleRefused(ToolRefused):
+    """The scopes do not cover this call, or no rule knows it. Nothing was sent."""
+
+    code = "call_not_allowed"
+
+
+class Unauthorized(ToolRefused):
+    """The provider says that the token is dead. The call was not carried out."""
+
+    code = "upstream_unauthorized"
+
+
+class UpstreamRefused(ToolRefused):
+    """The provider understood and said no. `code` is its own code."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+
+
+class RateLimited(ToolRefused):
+    """The provider asks for patience. The call was not carried out. `retry_after` in seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, description: str, *, retry_after: int, repeat: Repeat | None = None) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+        self.repeat = repeat
+
+
+class UpstreamUnavailable(ToolRefused):
+    """No usable answer. `unknown_outcome`: it may have been carried out, so it must not be repeated blindly."""
+
+    code = "upstream_unavailable"
+
+    def __init__(self, description: str, *, unknown_outcome: bool, repeat: Repeat | None = None) -> None:
+        super().__init__(description)
+        self.unknown_outcome = unknown_outcome
+        self.repeat = repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A token and what it stands for; see `UpstreamAPI`."""
+
+    token: str = field(repr=False)
+    scopes: frozenset[str]
+    granted: frozenset[str] | None = None
+
+
+class UpstreamAPI:
+    """One account at one provider, for the duration of one tool call.
+
+    `scopes` is what this caller may do. `granted` is what the token itself could do: the connection's whole grant when
+    narrowing is enforced by us, the same as `scopes` (and the default) when the token is narrow. `now` is the time that
+    tools reckon with. `renew` gets another token after the provider called this one dead, as one that kills the old
+    token on refresh does in the middle of a call: the refused request, and no other, is then sent once more.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        outbound: Outbound,
+        *,
+        token: str,
+        scopes: frozenset[str],
+        account: str | None = None,
+        granted: frozenset[str] | None = None,
+        renew: Callable[[], Awaitable[Authority]] | None = None,
+        now: int,
+        deadline: float | None = None,
+    ) -> None:
+        self.account = account
+        self.now = now
+        self.title = provider.title
+        self._provider = provider
+        self._outbound = outbound
+        self._token = token
+        self._secrets = needles(token)
+        self._scopes = scopes
+        self._granted = granted
+        self._renew = renew
+        self._renewing = asyncio.Lock()
+        self._deadline = deadline
+
+    def acting_with(self, token: str) -> UpstreamAPI:
+        """The same call with a token that the provider gave for part of the account, such as a page; in hand only."""
+        acting = UpstreamAPI(
+            self._provider,
+            self._outbound,
+            token=token,
+            scopes=self._scopes,
+            account=self.account,
+            granted=self._granted,
+            now=self.now,
+            deadline=self._deadline,
+        )
+        acting._secrets += self._secrets
+        return acting
+
+    async def get(
+        self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
+    ) -> Mapping[str, object]:
+        """GET; repeated when the provider is busy or fails and time is left. `path` has `{}` for each of `segments`."""
+        return await self._call("GET", api, path_of(path, segments), params=params or {})
+
+    async def post(
+        self,
+        api: str,
+        path: str,
+        *,
+        segments: Sequence[str] = (),
+        params: Mapping[str, Value] | None = None,
+        body: Mapping[str, object],
+    ) -> Mapping[str, object]:
+        """POST a JSON body; repeated only when nothing of it was sent, or when the provider did not look at it and says
+        when to come back.
+        """
+        return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
+
+    async def send(
+        self,
+        method: Method,
+        api: str,
+        path: str,
+        *,
+        segments: Sequence[str] = (),
+        params: Mapping[str, Value] | None = None,
+        body: Mapping[str, object] | None = None,
+        is_write: bool,
+    ) -> Mapping[str, object]:
+        """Any call. One that is no write is repeated as `get` is, the others as `post`.
+
+        An answer that is a list is given as its `items`, an answer without a body as an empty object.
+        """
+        return await self._call(
+            method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, form="any"
+        )
+
+    async def get_text(
+        self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
+    ) -> str:
+        """GET of something that is text itself, such as an exported document; of at most `ANSWER_LIMIT` bytes.
+
+        Repeated as `get` is. What is no text is refused as `not_text`.
+        """
+        answer = await self._call("GET", api, path_of(path, segments), params=params or {}, form="text")
+        return text_at(answer, "text") or ""
+
+    async def _call(
+        self,
+        method: Method,
+        api: str,
+        path: str,
+        *,
+        params: Mapping[str, Value],
+        body: Mapping[str, object] | None = None,
+        is_write: bool | None = None,
+        form: Form = "object",
+    ) -> Mapping[str, object]:
+        """Send; once more with a new token where the provider did not look at the call, a write too."""
+        used = self._token
+        try:
+            return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
+        except Unauthorized:
+            if not await self._renewed(used):
+                raise
+        return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
+
+    async def _renewed(self, used: str) -> bool:
+        """Whether there is another token than the one that was refused; one renewal per tool call."""
+        async with self._renewing:
+            if self._token == used and self._renew is not None:
+                renew, self._renew = self._renew, None
+                fresh = await renew()
+                self._token, self._scopes, self._granted = fresh.token, fresh.scopes, fresh.granted
+                self._secrets += needles(fresh.token)
+            return self._token != used
+
+    async def _call_once(
+        self,
+        method: Method,
+        api: str,
+        path: str,
+        *,
+        params: Mapping[str, Value],
+        body: Mapping[str, object] | None,
+        is_write: bool | None,
+        form: Form,
+    ) -> Mapping[str, object]:
+        is_write = method != "GET" if is_write is None else is_write
+        title = self._provider.title
+        call = Call(api, method, path, {**params, **(body or {})}, frozenset(params))
+        if not allowed(self._provider, call, self._scopes, granted=self._granted):
+            if allowed(self._provider, replace(call, query=frozenset()), self._scopes, granted=self._granted):
+                names = ", ".join(sorted(params))
+                raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
+            raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
+        query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
+        accept = "*/*" if form == "text" else "application/json"
+        headers = {"Accept": accept, **self._provider.headers, "Authorization": f"Bearer {self._token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json; charset=utf-8"
+        request = OutboundRequest(
+            method=method,
+            url=self._provider.apis[api].rstrip("/") + path + ("?" + query if query else ""),
+            headers=headers,
+            body=None if body is None else _JSON.encode(body).encode(),
+            max_bytes=ANSWER_LIMIT,
+            peer=f"{self._provider.name}.api",
+            account=self.account or "",
+        )
+        for attempt in count(1):
+            try:
+                return await self._attempt(request, is_write=is_write, form=form)
+            except (RateLimited, UpstreamUnavailable) as refused:
+                spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
+                pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
+                if pause is None or self._time_left() < pause + _WORTH_REPEATING:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("counting has no end")  # pragma: no cover
+
+    async def _attempt(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
+        try:
+            answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+        except HttpError as error:
+            raise self._failed(error, is_write=is_write) from error
+        answer = replace(answer, body=mask(answer.body, self._secrets))
+        logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
+        if form == "text" and answer.status == 200:
+            return {"text": self._text(answer)}
+        content = answer.json_content() if form == "any" else answer.json_object()
+        return self._judged(answer, content, is_write=is_write)
+
+    def _text(self, answer: OutboundResponse) -> str:
+        charset = re.search(r"charset=[\"']?([A-Za-z0-9_.:-]+)", answer.headers.get("content-type", ""))
+        try:
+            text = answer.body.decode("utf-8-sig" if charset is None else charset[1], errors="replace")
+        except (LookupError, UnicodeError):  # a charset that we do not know, or that cannot replace what it cannot read
+            text = answer.body.decode("utf-8-sig", errors="replace")
+        if "\x00" in text:
+            raise UpstreamRefused(
+                "not_text", f"What {self._provider.title} sent is no text, so it cannot be read here."
+            )
+        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # once more: what a charset hid
+
+    def _failed(self, error: HttpError, *, is_write: bool) -> ToolRefused:
+        if isinstance(error, TooLarge) and not is_write:
+            text = f"What {self._provider.title} sent is larger than a tool takes ({ANSWER_LIMIT} bytes): ask for less."
+            return UpstreamRefused("too_large", text)
+        is_sent = not isinstance(error, NotReached)
+        return self._unavailable(
+            error.reason, is_write=is_write and is_sent, is_passing=not isinstance(error, TooLarge)
+        )
+
+    def _time_left(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None:
+            self._deadline = now + BUDGET
+        return max(self._deadline - now, 0.05)
+
+    def _judged(
+        self, answer: OutboundResponse, content: Mapping[str, object] | None, *, is_write: bool
+    ) -> Mapping[str, object]:
+        """The answer's content, or the refusal that it means."""
+        errors = self._provider.errors
+        title = self._provider.title
+        is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
+        if content is not None and not is_error:
+            return content
+        said, code, message = self._error(content)
+        if answer.status == 401 or (answer.status < 500 and said in errors.unauthorized):
+            raise Unauthorized(f"{title} no longer accepts the account's token.")
+        if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
+            wait = wait_of(answer, message, now=self.now)
+            text = f"{title} asks to wait {wait.seconds} s. Nothing was done; try again then."
+            repeat = wait.repeat(is_write=is_write, status=answer.status)
+            raise RateLimited(text, retry_after=wait.seconds, repeat=repeat)
+        if answer.status < 300 and (content is None or code is None):
+            raise self._unavailable("its answer cannot be understood", is_write=is_write)
+        if answer.status >= 500 or 300 <= answer.status < 400 or said in errors.unknown_outcome:
+            is_passing = not 300 <= answer.status < 400
+            reason = f"it answered with an error ({code or answer.status})"
+            raise self._unavailable(reason, is_write=is_write, is_passing=is_passing)
+        if said in errors.insufficient_scope:
+            text = f"{title} says that the account has not granted what this call needs: connect it again with more."
+            raise UpstreamRefused(code or "insufficient_scope", text)
+        meaning = errors.words.get(code or "") or message
+        text = f"{title} refused the call: {code or f'status {answer.status}'}" + (f" ({meaning})" if meaning else "")
+        raise UpstreamRefused(code or f"http_{answer.status}", text)
+
+    def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
+        """The code of an error answer as it came, to compare (at GitHub it has spaces); code and message to show,
+        cleaned.
+        """
+        errors = self._provider.errors
+        said = code = _first(content, errors.code)
+        message = _first(content, errors.message) or ""
+        if code is not None:
+            code = re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or None
+        return said, code, as_data(message, limit=200).replace("\n", " ")
+
+    def _unavailable(self, reason: str, *, is_write: bool, is_passing: bool = False) -> UpstreamUnavailable:
+        advice = (
+            "Whether the call was carried out is unknown: look before trying again."
+            if is_write
+            else "Nothing was changed; try again later."
+        )
+        text = f"{self._provider.title}: {reason}. {advice}"
+        repeat = UNANSWERED if is_passing and not is_write else None
+        return UpstreamUnavailable(text, unknown_outcome=is_write, repeat=repeat)
+
+
+def path_of(template: str, segments: Sequence[str]) -> str:
+    """The template with each `{}` filled by one percent-encoded segment. Raises RuleRefused for one that is no name."""
+    parts = template.split("{}")
+    if len(parts) != len(segments) + 1:
+        raise ValueError("segments do not fit the path")
+    filled = parts[0]
+    for segment, rest in zip(segments, parts[1:], strict=True):
+        quoted = quote(segment, safe="")
+        if path_problem(f"/{quoted}") is not None:
+            raise RuleRefused("An id of this call cannot stand in an address. Nothing was sent.")
+        filled += quoted + rest
+    return filled
+
+
+def _first(content: Mapping[str, object] | None, paths: Sequence[str]) -> str | None:
+    return next((found for path in paths if (found := text_at(content, path)) is not None), None)
+
+
+def _as_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

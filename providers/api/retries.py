@@ -1,0 +1,71 @@
+"""Whether and when a call that a provider did not serve may be sent again. Pure; sending is `providers.api.api`.
+
+A read may always, while there is time. A write only where the provider said that it did not look at it and when to come
+back; what may have been carried out is never sent again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from providers.outbound.client import OutboundResponse
+
+BACKOFF: Final = 0.5  # seconds before a repetition for which the provider names no time; doubled each time
+LONG_WAIT: Final = 60  # seconds that GitHub wants where its words alone ask for patience
+LONGEST: Final = 86400  # seconds
+_LIMITED: Final = re.compile(r"\brate limit", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A call may be sent `tries` times in all, not before `after` seconds where the provider named a time."""
+
+    tries: int
+    after: int = 0
+
+    def pause(self, *, attempt: int, spread: float) -> float | None:
+        """Seconds to wait after so many attempts, spread so that callers do not come back together; None: no more."""
+        return None if attempt >= self.tries else self.after + BACKOFF * 2 ** (attempt - 1) * spread
+
+
+UNANSWERED: Final = Repeat(tries=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a busy provider asks for. `is_told`: it named the time."""
+
+    seconds: int
+    is_told: bool
+
+    def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
+        """503 says of no call that it was not looked at."""
+        if is_write and (not self.is_told or status == 503):
+            return None
+        return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)
+
+
+def is_limited(answer: OutboundResponse, message: str) -> bool:
+    """Whether it asks for patience. GitHub does so with 403 too, for its secondary limits with words alone."""
+    if answer.status == 403:
+        is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
+        return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None
+    return answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
+
+
+def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
+    """How long it wants to be left alone: Retry-After, the end of a spent limit, or what is usual without either."""
+    told = answer.retry_after if answer.retry_after is not None else _until_reset(answer, now=now)
+    if told is not None:
+        return Wait(max(told, 1), is_told=True)
+    return Wait(LONG_WAIT if answer.status == 403 and _LIMITED.search(message) else 1, is_told=False)
+
+
+def _until_reset(answer: OutboundResponse, *, now: int) -> int | None:
+    """Seconds until a spent limit is renewed, where the answer says when: GitHub names the instant."""
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if answer.headers.get("x-ratelimit-remaining") != "0" or not (reset.isascii() and reset.isdecimal()):
+        return None
+    return min(max(int(reset[:12]) - now, 1), LONGEST)

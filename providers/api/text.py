@@ -1,0 +1,23 @@
+"""."""
+
+from __future__ import annotations
+
+import re
+
+_INVISIBLE = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+
+def as_data(text: str, *, limit: int) -> str:
+    """A provider's text without control, bidirectional and invisible characters, cut to `limit` characters."""
+    cleaned = _INVISIBLE.sub("", text)
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def as_id(text: str | None, *, limit: int) -> str:
+    """A provider's id, time or other single word: visible ASCII only, cut to `limit`; empty when there is none."""
+    return re.sub(r"[^\x21-\x7e]", "", text or "")[:limit]
+
+
+def quoted(text: str) -> str:
+    """A provider's text on one line in quotation marks, so that it cannot pass for ours in a readable answer."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,393 @@
+"""Drives the whole life of a connection by a provider file: consent, code, refresh, narrowing, lifetimes, revocation.
+
+Against the simulator, which takes nothing from the file but its addresses: how it behaves is written down apart from
+the files (`providers.simulator.families`). So this shows that a file agrees with that description, not that either is
+true of the live service; `--live` asks the service itself. Used by `token-vault providers test` and by tests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from pydantic import JsonValue
+
+from providers.check.trial import (
+    SLACK,
+    Finding,
+    Skipped,
+    StepFailed,
+    Trial,
+    asked_of,
+    in_words,
+    is_known,
+    is_near,
+    mode_for,
+    needs_refresh,
+)
+from providers.definitions.model import Provider
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import HttpError, Outbound
+from providers.simulator.accounts import PEOPLE
+from providers.simulator.families import SERVED
+from providers.simulator.families.answers import facts_of, place
+from providers.simulator.running import Simulator, running_simulator
+from vault.upstream import (
+    Downscope,
+    ItemLimit,
+    NotSent,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Rotation,
+    Silent,
+    TokenAnswer,
+    UpstreamError,
+)
+
+_NAMED: Final = re.compile(r"\{[^{}]*\}")
+
+
+async def _consent(trial: Trial) -> str:
+    """Asking, redeeming, who it is, what was granted, how long it lives."""
+    provider, mode = trial.provider, trial.mode
+    answer = await trial.connect()
+    _check_account(trial, answer)
+    _check_scopes(trial, answer, asked_of(provider))
+    _check_expiry(trial, answer)
+    issues = provider.refresh_tokens == "issued"
+    if issues and answer.refresh_token is None:
+        raise StepFailed("the file expects a refresh token and none came: offline scope or parameter?")
+    if not issues and mode.has_refresh:
+        raise StepFailed("the provider issues refresh tokens; the file says never")
+    if not await trial.is_alive(answer.access_token):
+        raise StepFailed("the access token does not work")
+    missing = {name for name in provider.response.keep if name not in answer.metadata}
+    if missing:
+        raise StepFailed(f"response.keep: the answer has nothing for {', '.join(sorted(missing))}")
+    ends = mode.rules.refresh_lifetime if mode.shape.grant_expiry_name is not None else None
+    if ends is not None and not is_near(answer.grant_expires_in, ends):
+        raise StepFailed(
+            f"response.grant_expires: the grant ends in {ends} s, the file reads {answer.grant_expires_in}"
+        )
+    return "no refresh token: held as it is" if not issues else ""
+
+
+def _check_account(trial: Trial, answer: TokenAnswer) -> None:
+    found = answer.account
+    if found is None:
+        raise StepFailed("nobody says whose account it is")
+    if trial.provider.identity.source == "none":
+        if trial.mode.identity and is_known(trial, "identity"):
+            raise StepFailed("identity.source: the account is told, and the file does not look")
+        return
+    facts = facts_of(PEOPLE["alice"])
+    expected = tuple(text.format_map(facts) for text in trial.mode.account)
+    if (found.id, found.label) != expected:
+        raise StepFailed(f"identity: the account is {expected}, the file reads {(found.id, found.label)}")
+
+
+def _check_scopes(trial: Trial, answer: TokenAnswer, asked: frozenset[str]) -> None:
+    provider, shape = trial.provider, trial.mode.shape
+    if trial.mode.fixed_scopes is not None or shape.scope == "absent":
+        if answer.scopes is not None and provider.scope.app_level:
+            raise StepFailed("the app has the scopes, yet the file reads some from the answer")
+        if trial.mode.fixed_scopes is not None and not provider.scope.app_level:
+            raise StepFailed("scope.app_level: the scopes are set on the app; nobody is asked for them")
+        return
+    always = provider.always_granted
+    if answer.scopes is None:
+        raise StepFailed("response.scope: the answer says what was granted, the file does not find it")
+    if answer.scopes - always != asked - always:
+        raise StepFailed(f"scope: asked for {sorted(asked - always)}, the file reads {sorted(answer.scopes - always)}")
+
+
+def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
+    expires, life = trial.provider.expires, trial.mode.rules.access_lifetime
+    if trial.mode.long_lived is not None:
+        life = 60 * 86400
+        if trial.provider.long_lived is None:
+            raise StepFailed("long_lived: a fresh token lives an hour; the file does not change it for a long one")
+    if trial.mode.shape.expiry == "absent":
+        if answer.expires_in is not None:
+            raise StepFailed("the answer does not say when the token ends, yet the file reads it")
+        if trial.provider.refresh_tokens == "issued" and expires.default > life + SLACK:
+            raise StepFailed(f"expires.default: tokens live {life} s, the file says {expires.default}")
+        return
+    if not is_near(answer.expires_in, life):
+        raise StepFailed(f"expires: the token lives {life} s, the file reads {answer.expires_in}")
+
+
+async def _partial(trial: Trial) -> str:
+    """The person unticks a scope."""
+    asked = asked_of(trial.provider)
+    if trial.mode.fixed_scopes is not None or trial.mode.shape.scope == "absent" or len(asked) < 2:
+        raise Skipped("nothing to untick")
+    kept = frozenset(sorted(asked)[:1])
+    ticked = kept | trial.provider.scope.offline | trial.provider.scope.identity
+    try:
+        answer = await trial.connect(ticked=ticked - (trial.mode.shape.unsaid and frozenset()))
+    except StepFailed as error:
+        raise StepFailed(f"with a scope unticked: {error}") from error
+    _check_scopes(trial, answer, kept)
+    return f"granted {len(kept)} of {len(asked)}"
+
+
+async def _refresh(trial: Trial) -> str:
+    """A refresh brings tokens that work, and says the same things as the code's answer."""
+    needs_refresh(trial)
+    first = await trial.connect()
+    second = await trial.renewed(first.refresh_token)
+    _check_scopes(trial, second, asked_of(trial.provider))
+    _check_expiry(trial, second)
+    if not await trial.is_alive(second.access_token):
+        raise StepFailed("the new access token does not work")
+    ends = trial.provider.rotation.ends_access_token
+    if ends == await trial.is_alive(first.access_token):
+        raise StepFailed(
+            "rotation.ends_access_token: a refresh "
+            + ("leaves" if ends else "ends")
+            + " the access token before it; the file says otherwise"
+        )
+    third = await trial.renewed(second.refresh_token or first.refresh_token)
+    return "rotates" if third.refresh_token is not None else "the refresh token stays"
+
+
+async def _reuse(trial: Trial) -> str:
+    """A used refresh token again: what the file's class promises has to hold."""
+    needs_refresh(trial)
+    facts = trial.provider.rotation
+    first = await trial.connect()
+    second = await trial.renewed(first.refresh_token)
+    newest = second.refresh_token or first.refresh_token
+    trial.simulator.advance(max(0, facts.grace - 2) if facts.mode is Rotation.GRACE else 3600)
+    again = await trial.refresh(first.refresh_token)
+    match facts.mode:
+        case Rotation.NONE | Rotation.GRACE:
+            if not isinstance(again, Rotated):
+                raise StepFailed(f"rotation.mode: {facts.mode}, but a used refresh token is {in_words(again)}")
+        case Rotation.STRICT:
+            if not isinstance(again, Refused) or not again.ends_grant:
+                raise StepFailed(f"rotation.mode: strict, but a used refresh token is {in_words(again)}")
+            if not isinstance(await trial.refresh(newest), Rotated):
+                raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
+        case Rotation.REVOKES:
+            is_certain = trial.mode.rotation_known and is_known(trial, "rotation")
+            if is_certain and isinstance(again, Rotated):
+                raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")
+            if isinstance(again, Refused) and not again.ends_grant:
+                raise StepFailed(
+                    f"errors.ends_grant: a dead grant is told as {again.code}, which the file does not say"
+                )
+            if is_certain and isinstance(await trial.refresh(newest), Rotated):
+                raise StepFailed("rotation.mode: revokes, but re-use leaves the newest refresh token alive")
+            return "" if is_certain else "nobody says: taken as the strictest"
+    return ""
+
+
+async def _narrow(trial: Trial) -> str:
+    """A token with fewer scopes, where the file says that there is one; and that nothing else is lost by asking."""
+    facts = trial.provider.downscope
+    if facts.mode is Downscope.NONE:
+        narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
+        if trial.mode.downscope != "none" or narrows:
+            raise StepFailed("downscope.mode: none, but the provider can narrow")
+        raise Skipped("the vault's own rules hold the scopes")
+    asked = asked_of(trial.provider)
+    wanted = frozenset(sorted(asked)[:1])
+    first = await trial.connect()
+    if facts.mode is Downscope.REFRESH_SCOPE:
+        return await _narrow_by_refresh(trial, first, wanted=wanted)
+    item = None
+    if facts.items is ItemLimit.REQUIRED:
+        path = next(iter(facts.item), "").replace("{owner}", "octo").replace("{repo}", "hello")
+        item = f"{trial.base}/api{_NAMED.sub('1', path)}"
+    outcome = await trial.upstream().narrow(first.access_token, wanted, item=item)
+    if not isinstance(outcome, Rotated):
+        raise StepFailed(f"downscope.mode: {facts.mode}, but asking for less is {in_words(outcome)}")
+    return f"{facts.mode}: {' '.join(sorted(outcome.answer.scopes or wanted))}"
+
+
+async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozenset[str]) -> str:
+    needs_refresh(trial)
+    outcome = await trial.refresh(first.refresh_token, wanted)
+    if not isinstance(outcome, Rotated):
+        raise StepFailed(f"downscope.mode: refresh_scope, but asking for less is {in_words(outcome)}")
+    always = trial.provider.always_granted
+    said = outcome.answer.scopes
+    is_told = trial.mode.shape.scope != "absent" or trial.mode.status
+    if is_told and (said is None or said - always != wanted - always):
+        raise StepFailed(f"downscope: asked for {sorted(wanted)}, got {sorted(said or ())}")
+    full = await trial.renewed(outcome.answer.refresh_token or first.refresh_token)
+    shrunk = full.scopes is not None and full.scopes - always != asked_of(trial.provider) - always
+    is_gone = not trial.provider.rotation.ends_access_token and not await trial.is_alive(first.access_token)
+    harmed = shrunk or is_gone
+    if harmed and not trial.provider.downscope.destructive:
+        raise StepFailed("downscope.destructive: asking for less shrank the grant; the file does not say so")
+    if trial.provider.downscope.destructive and not harmed:
+        raise StepFailed("downscope.destructive: asking for less does no harm; the file says it does")
+    return "destructive: never done" if harmed else "by refresh"
+
+
+async def _lifetimes(trial: Trial) -> str:
+    """The grant lives as long as the file says, without a refresh and in all."""
+    needs_refresh(trial)
+    expires, rules = trial.provider.expires, trial.mode.rules
+    for name, told, real in (
+        ("grant", expires.grant, rules.refresh_lifetime),
+        ("idle", expires.idle, rules.refresh_idle),
+    ):
+        said = trial.mode.shape.grant_expiry_name is not None and name == "grant"
+        if told is None and real is not None and not said:
+            raise StepFailed(f"expires.{name}: the grant ends after {real} s; the file does not say so")
+        if told is not None and real is not None and abs(told - real) > 86400:
+            raise StepFailed(f"expires.{name}: the grant ends after {real} s, the file says {told}")
+        if told is not None and real is None:
+            raise StepFailed(f"expires.{name}: the grant does not end like that; the file says {told} s")
+    ends = min((end for end in (expires.grant, expires.idle) if end is not None), default=None)
+    if ends is None:
+        raise Skipped("the grant does not end by itself, as far as is known")
+    first = await trial.connect()
+    trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
+    newest = (await trial.renewed(first.refresh_token)).refresh_token or first.refresh_token
+    trial.simulator.advance((expires.idle or expires.grant or 0) + 86400)
+    if isinstance(await trial.refresh(newest), Rotated):
+        raise StepFailed(f"expires: the grant lives longer than the file's {ends} s")
+    return f"{ends // 86400} days"
+
+
+async def _errors(trial: Trial) -> str:
+    """A wrong secret blames us, not the grant; patience and outages are told apart."""
+    first = await trial.connect()
+    if trial.provider.refresh_tokens == "never":
+        refused = await trial.refresh("no-refresh-token")
+        if not isinstance(refused, Refused) or refused.ends_grant:
+            raise StepFailed(f"a refresh that cannot be is {in_words(refused)}")
+        return ""
+    token = first.refresh_token or ""
+    if trial.provider.client_auth != "none":
+        blamed = await trial.upstream(secret="wrong").refresh(token)
+        if not isinstance(blamed, Refused) or blamed.ends_grant:
+            raise StepFailed(f"a wrong client secret is {in_words(blamed)}")
+    dead = await trial.refresh("no-such-refresh-token-0123456789")
+    if not isinstance(dead, Refused) or not dead.ends_grant:
+        raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file has no word for that")
+    await _words(trial, token)
+    for kind, meaning in (("rate_limited", NotSent), ("status", Silent)):
+        trial.simulator.fault(f"{trial.face}.token.refresh", kind)
+        outcome = await trial.refresh(token)
+        if not isinstance(outcome, meaning):
+            raise StepFailed(f"a fault ({kind}) is {in_words(outcome)}")
+    await trial.renewed(token)
+    return ""
+
+
+async def _words(trial: Trial, token: str) -> None:
+    """The provider's own codes for patience and for an outage at the token endpoint."""
+    shape = trial.mode.shape
+    for name, code, meaning in (("busy", trial.mode.busy, NotSent), ("unknown_outcome", trial.mode.outage, Silent)):
+        if code is None:
+            continue
+        body: dict[str, JsonValue] = {} if shape.ok_flag is None else {shape.ok_flag: False}
+        place(body, shape.error_names[0], code)
+        status = 400 if shape.ok_flag is None else 200
+        trial.simulator.fault(
+            f"{trial.face}.token.refresh", "status", status=status, body=json.dumps(body), retry_after=None
+        )
+        outcome = await trial.refresh(token)
+        if not isinstance(outcome, meaning):
+            raise StepFailed(f"errors.{name}: {code} is {in_words(outcome)}")
+
+
+async def _failing_revocation(trial: Trial) -> None:
+    """A refusal that comes with status 200 is no success."""
+    flag = trial.mode.shape.ok_flag
+    if flag is None:
+        return
+    first = await trial.connect()
+    body = json.dumps({flag: False, "error": "internal_error"})
+    trial.simulator.fault(f"{trial.face}.revoke", "status", status=200, body=body, times=2)
+    outcome = await trial.upstream().revoke(refresh_token=first.refresh_token, access_token=first.access_token)
+    if outcome is not RevokeOutcome.FAILED:
+        raise StepFailed("response.ok_flag: a revocation that fails with status 200 counts as done")
+
+
+async def _revoke(trial: Trial) -> str:
+    """The grant is ended as far as the file says, and the provider agrees."""
+    provider, ways = trial.provider, trial.mode.revoking
+    if provider.hosts.revoke_url is None:
+        if ways.exists and is_known(trial, "revocation"):
+            raise StepFailed("hosts.revoke_url: the provider has such an address; the file does not say it")
+        raise Skipped("the file names no such address" if ways.exists else "the provider has no such address")
+    if not ways.exists:
+        raise StepFailed("hosts.revoke_url: the provider has no such address")
+    first = await trial.connect()
+    outcome = await trial.upstream().revoke(refresh_token=first.refresh_token, access_token=first.access_token)
+    if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
+        raise Skipped("it takes the secret that this app does not have")
+    if outcome is not RevokeOutcome.REVOKED:
+        raise StepFailed(f"revoke: {outcome}")
+    usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)
+    alive = await trial.is_alive(first.access_token)
+    if usable and alive:
+        raise StepFailed("revoke: both tokens still work afterwards")
+    if provider.revoke.ends_grant is True and (usable or alive):
+        raise StepFailed("revoke.ends_grant: a token of the grant still works; the file says that it ends")
+    if provider.revoke.ends_grant is False and not usable and not alive:
+        raise StepFailed("revoke.ends_grant: nothing of the grant is left; the file says that it stays")
+    if provider.revoke.each and (usable or alive):
+        raise StepFailed("revoke.each: one of the tokens still works")
+    left = [kind for kind, lives in (("refresh", usable), ("access", alive)) if lives]
+    if left and left[0] in ways.takes and trial.mode.rules.revoke == "token":
+        raise StepFailed(f"revoke.each: the {left[0]} token lives on, although the provider would end it")
+    await _failing_revocation(trial)
+    return f"the {left[0]} token lives on" if left else "both tokens end"
+
+
+STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
+    ("consent", _consent),
+    ("partial consent", _partial),
+    ("refresh", _refresh),
+    ("re-use", _reuse),
+    ("narrow", _narrow),
+    ("lifetimes", _lifetimes),
+    ("errors", _errors),
+    ("revoke", _revoke),
+)
+
+
+async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[Finding]:
+    """All steps of one file; each starts from a clean simulator."""
+    trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
+    for name, step in STEPS:
+        simulator.reset()
+        try:
+            note = await step(trial)
+            trial.findings.append(Finding(name, "ok", note))
+        except Skipped as reason:
+            trial.findings.append(Finding(name, "skipped", str(reason)))
+        except StepFailed as failure:
+            trial.findings.append(Finding(name, "failed", str(failure)))
+        except (HttpError, UpstreamError) as error:
+            trial.findings.append(Finding(name, "failed", str(error)))
+    return trial.findings
+
+
+async def examine_all(
+    providers: Sequence[Provider], *, mode: str | None = None
+) -> list[tuple[Provider, str, list[Finding]]]:
+    """Several files, one after the other, against one simulator; an app without a secret, where there is one, too."""
+    found: list[tuple[Provider, str, list[Finding]]] = []
+    async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        for provider in providers:
+            name = mode_for(provider, mode)
+            findings = await examine(provider, simulator, outbound, mode=name)
+            public = f"{name}-pkce"
+            if provider.public_client is not None and public in SERVED:
+                again = await examine(provider.as_public_client(), simulator, outbound, mode=public)
+                findings += [replace(one, step=f"{one.step} (no secret)") for one in again]
+            found.append((provider, name, findings))
+    return found

@@ -1,0 +1,172 @@
+"""One provider file at the simulator: its addresses moved there, a person who agrees, what a step may find out.
+
+The simulator takes nothing from the file but addresses. The steps are `providers.check.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from providers.definitions.inputs import examples, filled
+from providers.definitions.model import Provider, Registration
+from providers.oauth.client import AuthlibUpstream
+from providers.outbound.client import Outbound, OutboundRequest
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.simulator.families import Mode, mode_of
+from providers.simulator.person import ConsentRefused, consent
+from providers.simulator.running import Simulator
+from vault.upstream import (
+    NotSent,
+    RefreshOutcome,
+    Refused,
+    Rotated,
+    Silent,
+    TokenAnswer,
+    UpstreamError,
+)
+
+REDIRECT: Final = "http://127.0.0.1:8765/connect/callback/test"
+VERIFIER: Final = "v" * 43
+PLAIN: Final = "generic"  # the mode of a file that nobody has written one for: RFC 6749 and nothing else
+SLACK: Final = 5  # seconds that a lifetime may be off
+LONGEST: Final = 10 * 365 * 86400  # no lifetime is believed beyond
+
+
+class StepFailed(Exception):
+    """The file and the provider do not agree. One line."""
+
+
+class Skipped(Exception):
+    """This step does not apply; the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one step came to. `outcome` is ok, failed, or skipped with the reason."""
+
+    step: str
+    outcome: Literal["ok", "failed", "skipped"]
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Trial:
+    """One file against one mode. `findings` grow as the steps go."""
+
+    provider: Provider
+    mode_name: str
+    mode: Mode
+    simulator: Simulator
+    outbound: Outbound
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    @property
+    def base(self) -> str:
+        return f"{self.simulator.url}/families/{self.mode_name}"
+
+    @property
+    def face(self) -> str:
+        return f"families.{self.mode_name}"
+
+    def upstream(self, *, secret: str = CLIENT_SECRET) -> AuthlibUpstream:
+        known = None if self.provider.client_auth == "none" else secret
+        provider = at_simulator(self.provider, self.base).registered(Registration(CLIENT_ID, known))
+        return AuthlibUpstream(provider, self.outbound, clock=self.simulator.now)
+
+    async def connect(
+        self, scopes: frozenset[str] | None = None, *, account: str = "alice", ticked: frozenset[str] | None = None
+    ) -> TokenAnswer:
+        """A person follows the link and agrees; the code is redeemed. Raises StepFailed."""
+        wanted = asked_of(self.provider) if scopes is None else scopes
+        upstream = self.upstream()
+        url = upstream.authorization_url(redirect_uri=REDIRECT, state="s-1", scopes=wanted, code_verifier=VERIFIER)
+        try:
+            back = parse_qs(urlsplit(await consent(url, account=account, scopes=ticked)).query)
+        except (ConsentRefused, KeyError) as error:
+            raise StepFailed(f"the provider shows no consent page: {str(error)[-160:]}") from error
+        if back.get("state") != ["s-1"] or "code" not in back:
+            raise StepFailed(f"the redirect carries {', '.join(sorted(back)) or 'nothing'}")
+        try:
+            return await upstream.redeem(code=back["code"][0], redirect_uri=REDIRECT, code_verifier=VERIFIER)
+        except UpstreamError as error:
+            raise StepFailed(f"the code is not redeemed: {error.code}: {error.description}") from error
+
+    async def refresh(self, token: str | None, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        if token is None:
+            raise StepFailed("there is no refresh token")
+        return await self.upstream().refresh(token, scopes)
+
+    async def renewed(self, token: str | None) -> TokenAnswer:
+        """The tokens of a refresh that has to work. Raises StepFailed."""
+        outcome = await self.refresh(token)
+        if not isinstance(outcome, Rotated):
+            raise StepFailed(f"the refresh fails: {in_words(outcome)}")
+        return outcome.answer
+
+    async def is_alive(self, access_token: str) -> bool:
+        """Whether the provider takes this access token, asked without a word of the file."""
+        request = OutboundRequest("GET", f"{self.base}/probe", headers={"Authorization": f"Bearer {access_token}"})
+        return (await self.outbound.send(request)).status < 300
+
+
+def at_simulator(provider: Provider, base: str) -> Provider:
+    """The provider with every address at the simulator; whether there is one is still the file's word."""
+    provider = filled(provider, examples(provider))
+    hosts, identity, revoke = provider.hosts, provider.identity, provider.revoke
+    tail = "/revoke/{token}" if revoke.token_in == "path" else "/revoke"
+    changes: dict[str, object] = {
+        "hosts": hosts.model_copy(
+            update={
+                "authorize_url": f"{base}/authorize",
+                "token_url": f"{base}/token",
+                "refresh_url": None if hosts.refresh_url is None else f"{base}/refresh",
+                "revoke_url": None if hosts.revoke_url is None else f"{base}{tail}",
+            }
+        ),
+        "identity": identity.model_copy(
+            update={"url": f"{base}/identity" if identity.source == "endpoint" else None, "api": None, "path": None}
+        ),
+        "apis": dict.fromkeys(provider.apis, f"{base}/api"),
+    }
+    if provider.long_lived is not None:
+        changes["long_lived"] = provider.long_lived.model_copy(update={"url": f"{base}/longer"})
+    return provider.model_copy(update=changes)
+
+
+def asked_of(provider: Provider) -> frozenset[str]:
+    """What connecting asks for; more than one scope where the file has more."""
+    more = sorted(set(provider.scopes) - provider.always_granted - provider.scope.default)
+    return provider.scope.default | frozenset(more[: max(0, 2 - len(provider.scope.default))])
+
+
+def mode_for(provider: Provider, wanted: str | None = None) -> str:
+    """The mode that a file is tested in: the one that is asked for, the one of its name, or plain OAuth."""
+    if wanted is not None:
+        return wanted
+    return mode_of(provider.name) or PLAIN
+
+
+def is_known(trial: Trial, fact: str) -> bool:
+    """Whether the file says who says so; what nobody says may be read more strictly than it is."""
+    return any(name == fact and known.status != "unknown" for name, known in trial.provider.facts.items())
+
+
+def needs_refresh(trial: Trial) -> None:
+    if trial.provider.refresh_tokens == "never":
+        raise Skipped("there are no refresh tokens")
+
+
+def is_near(found: int | None, expected: int) -> bool:
+    return found is not None and abs(found - min(expected, LONGEST)) <= SLACK
+
+
+def in_words(outcome: RefreshOutcome) -> str:
+    match outcome:
+        case Rotated():
+            return "accepted"
+        case Refused():
+            return f"refused ({outcome.code})"
+        case NotSent() | Silent():
+            return f"not answered ({outcome.reason})"

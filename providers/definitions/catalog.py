@@ -1,0 +1,321 @@
+"""The catalogue of upstream services: reads provider files, built in and the operator's own, and checks them.
+
+A file that does not make sense is refused with one line: file, field, mend. What a file may say is
+`providers.definitions.model`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from providers.definitions.discovery import Endpoints, generic_provider
+from providers.definitions.inputs import InputRefused, filled, given
+from providers.definitions.model import Provider, Registration
+from providers.definitions.validation import address_problems, problems_of
+from providers.outbound.json_values import at, is_array, is_object, parse_object
+
+__all__ = [
+    "Catalog",
+    "Provider",
+    "ProviderFileRefused",
+    "ProviderOverrides",
+    "check_file",
+    "load_catalog",
+    "read_provider",
+    "schema",
+]
+
+SHELF: Final = Path(__file__).parent.parent / "services"
+WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
+
+
+class ProviderFileRefused(Exception):
+    """A provider file, or an address set for it, does not make sense. One line that says what to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOverrides:
+    """What the operator sets for one provider: our registration there, and addresses other than the file's."""
+
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    authorize_url: str | None = None
+    token_url: str | None = None
+    refresh_url: str | None = None
+    long_lived_url: str | None = None
+    revoke_url: str | None = None
+    userinfo_url: str | None = None
+    apis: Mapping[str, str] = field(default_factory=dict[str, str])
+    scopes: frozenset[str] | None = None  # no token ever carries more
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    title: str | None = None  # of a provider without a file
+    endpoints: Endpoints | None = None  # of one that is an issuer
+    testing: bool = False  # our app there is not published yet
+    is_loopback: bool = False  # our redirect address is on this machine
+
+
+class Catalog:
+    """The providers by name and alias, in the order of their names.
+
+    `names` and iteration hold those that matter here: with tools, set up, or the operator's own. The others of `shelf`
+    are read when somebody asks for them.
+    """
+
+    def __init__(self, providers: Sequence[Provider], shelf: Mapping[str, Path] | None = None) -> None:
+        self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
+        self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
+        self._shelf = shelf or {}
+        self._fetched: dict[str, Provider] = {}
+        self._is_complete = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._providers)
+
+    def __iter__(self) -> Iterator[Provider]:
+        return iter(self._providers.values())
+
+    def everything(self) -> tuple[Provider, ...]:
+        """All providers that there are, in the order of their names; reads every file."""
+        for name, path in self._shelf.items():
+            if name not in self._providers and name not in self._fetched:
+                provider = self._fetched[name] = read_provider(path)
+                self._aliases.update(dict.fromkeys(provider.aliases, name))
+        self._is_complete = True
+        return tuple(sorted((*self._providers.values(), *self._fetched.values()), key=lambda found: found.name))
+
+    def get(self, name: str) -> Provider | None:
+        """The provider of that name or alias."""
+        found = self._providers.get(self._aliases.get(name, name))
+        if found is not None:
+            return found
+        if name in self._shelf and name not in self._fetched:
+            self._fetched[name] = read_provider(self._shelf[name])
+        elif name not in self._fetched and not self._is_complete:
+            self.everything()  # it may be an alias
+        return self._fetched.get(name) or self._fetched.get(self._aliases.get(name, name))
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name or alias. KeyError when there is none."""
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def resolve(self, name: str) -> tuple[Provider, frozenset[str]]:
+        """The provider, and the scopes that connecting it under this name asks for. KeyError when there is none."""
+        provider = self.provider(name)
+        return provider, provider.aliases.get(name, provider.scope.default)
+
+
+def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderOverrides] | None = None) -> Catalog:
+    """The built-in providers and those of `folders`; a file of a later folder takes the place of an earlier one.
+
+    Raises ProviderFileRefused with one line.
+    """
+    shelf = {path.stem: path for path in sorted(SHELF.glob("*.toml"))}
+    own: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ProviderFileRefused(f"{folder}: there is no such folder; create it or correct provider_folders")
+        own |= {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    found: dict[str, tuple[Path, Provider]] = {}
+    for path in (*(shelf[name] for name in WITH_TOOLS if name not in own), *own.values()):
+        provider = read_provider(path)
+        found[provider.name] = (path, provider)
+    for name in overrides or {}:
+        if name not in found and name in shelf:
+            found[name] = (shelf[name], read_provider(shelf[name]))
+        elif name not in found and (generic := _generic(name, (overrides or {})[name])) is not None:
+            found[name] = (Path(name), generic)
+        elif name not in found:
+            known = "token-vault providers list has their names"
+            raise ProviderFileRefused(f"providers.{name}: there is no provider file of that name; {known}")
+    for name, settings in (overrides or {}).items():
+        if settings.endpoints is not None and found[name][0].suffix:
+            raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
+    providers = [_overridden(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
+    _check_names(found)
+    return Catalog(providers, shelf)
+
+
+def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
+    """A provider that only settings describe; None when they do not say where its endpoints are."""
+    endpoints = settings.endpoints
+    if endpoints is None and settings.authorize_url and settings.token_url and settings.userinfo_url:
+        endpoints = Endpoints(settings.authorize_url, settings.token_url, settings.userinfo_url, settings.revoke_url)
+    if endpoints is None:
+        return None
+    try:
+        provider = generic_provider(
+            name, endpoints, title=settings.title, scopes=settings.scopes or (), apis=settings.apis
+        )
+    except ValidationError as error:
+        raise ProviderFileRefused(f"providers.{next(_in_words(error))}") from error
+    for line in problems_of(provider, stem=name):
+        raise ProviderFileRefused(f"providers.{name}: {line}")
+    return provider
+
+
+def read_provider(path: Path) -> Provider:
+    """The provider of one file. Raises ProviderFileRefused with one line."""
+    provider, problems = _read(path)
+    if provider is None or problems:
+        raise ProviderFileRefused(problems[0])
+    return provider
+
+
+def schema() -> dict[str, object]:
+    """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
+    described = Provider.model_json_schema(by_alias=True)
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
+    return {name: _ordered(_on_one_line(value)) for name, value in made.items()}
+
+
+def _on_one_line(value: object) -> object:
+    """The same with each description on one line, however the source wraps it."""
+    if is_object(value):
+        return {
+            name: " ".join(inner.split()) if name == "description" and isinstance(inner, str) else _on_one_line(inner)
+            for name, inner in value.items()
+        }
+    return [_on_one_line(inner) for inner in value] if is_array(value) else value
+
+
+def _ordered(value: object) -> object:
+    """The same with the defaults of sets in one order, whatever the hashes of this run; parts say their own."""
+    if is_array(value):
+        return [_ordered(item) for item in value]
+    if not is_object(value):
+        return value
+    found = {name: _ordered(inner) for name, inner in value.items()}
+    default = value.get("default")
+    if is_object(default):
+        del found["default"]
+    elif is_array(default) and value.get("uniqueItems") is True:
+        found["default"] = sorted(str(item) for item in default)
+    return found
+
+
+def check_file(path: Path) -> list[str]:
+    """Every problem of one provider file, one line each; empty when it can be used."""
+    return _read(path)[1]
+
+
+def _check_names(found: Mapping[str, tuple[Path, Provider]]) -> None:
+    taken: dict[str, str] = {name: name for name in found}
+    for name, (path, provider) in found.items():
+        for alias in provider.aliases:
+            if alias in taken:
+                raise ProviderFileRefused(f"{path.name}: aliases.{alias}: already means {taken[alias]}; choose another")
+            taken[alias] = name
+
+
+def _read(path: Path) -> tuple[Provider | None, list[str]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return None, [f"{path.name}: cannot be read: {error.__class__.__name__}; make it a readable UTF-8 file"]
+    except tomllib.TOMLDecodeError as error:
+        return None, [f"{path.name}: not TOML: {error}; correct that line"]
+    try:
+        content = _with_more_rules(path, content)
+        provider = Provider.model_validate(content)
+    except ProviderFileRefused as error:
+        return None, [f"{path.name}: {error}"]
+    except ValidationError as error:
+        return None, [f"{path.name}: {line}" for line in _in_words(error)]
+    problems = [f"{path.name}: {line}" for line in problems_of(provider, stem=path.stem)]
+    return provider, problems
+
+
+def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object]:
+    """The file with the rules that it takes from others, after its own. Raises ProviderFileRefused."""
+    names, own = content.get("rules_from"), content.get("rules", [])
+    if not is_array(names) or not is_array(own):
+        return content
+    rules: list[object] = list(own)
+    for name in names:
+        if not isinstance(name, str) or re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) is None:
+            raise ProviderFileRefused(f"rules_from: {name!r} is not a name; name a file of the folder rules")
+        try:
+            more = parse_object((path.parent / "rules" / f"{name}.json").read_bytes())
+        except OSError as error:
+            problem = f"rules_from: rules/{name}.json cannot be read: {error.__class__.__name__}; put it there"
+            raise ProviderFileRefused(problem) from error
+        found = at(more, "rules")
+        if not is_array(found):
+            raise ProviderFileRefused(f"rules_from: rules/{name}.json holds no rules; write them as in a provider file")
+        rules += found
+    return {**content, "rules": rules}
+
+
+def _in_words(error: ValidationError) -> Iterator[str]:
+    for found in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in found["loc"]) or "file"
+        match found["type"]:
+            case "missing":
+                yield f"{where}: missing; add it"
+            case "extra_forbidden":
+                yield f"{where}: there is no such field; remove it or correct its spelling"
+            case _:
+                yield f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}; correct it"
+
+
+def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provider:
+    """The provider at the operator's addresses."""
+    if settings is None:
+        return provider
+    for key in settings.apis:
+        if key not in provider.apis:
+            known = ", ".join(provider.apis)
+            raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: there is no such API; known: {known}")
+    urls = {
+        name: value
+        for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
+        if (value := getattr(settings, name)) is not None
+    }
+    try:
+        provider = filled(provider, given(provider, settings.inputs))
+    except InputRefused as error:
+        raise ProviderFileRefused(f"providers.{provider.name}.{error}") from error
+    changes: dict[str, object] = {
+        "hosts": provider.hosts.model_copy(update=urls),
+        "apis": {**provider.apis, **settings.apis},
+    }
+    if settings.long_lived_url is not None:
+        if provider.long_lived is None:
+            raise ProviderFileRefused(f"providers.{provider.name}.long_lived_url: its file has no such step")
+        changes["long_lived"] = provider.long_lived.model_copy(update={"url": settings.long_lived_url})
+    if settings.userinfo_url is not None:
+        changes["identity"] = provider.identity.model_copy(
+            update={"url": settings.userinfo_url, "api": None, "path": None}
+        )
+    changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
+    for line in address_problems(changed):
+        raise ProviderFileRefused(f"providers.{provider.name}: {line}")
+    for scope in sorted((settings.scopes or frozenset()) - set(provider.scopes)):
+        raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")
+    if settings.testing:
+        changed = _in_testing(changed)
+    if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
+        changed = changed.as_public_client()
+    registration = Registration(settings.client_id, settings.client_secret, settings.scopes)
+    return changed.registered(registration)
+
+
+def _in_testing(provider: Provider) -> Provider:
+    """The provider with the lifetime that it gives the grants of an unpublished app."""
+    lifetime = provider.expires.testing
+    if lifetime is None:
+        raise ProviderFileRefused(
+            f"providers.{provider.name}.testing: {provider.title} treats all apps alike; remove this setting"
+        )
+    return provider.model_copy(update={"expires": provider.expires.model_copy(update={"grant": lifetime})})

@@ -1,0 +1,113 @@
+"""Services without a file: OAuth 2.0 by three addresses, OpenID Connect by its issuer (Discovery 1.0).
+
+Nothing more is known of them, so everything else is taken in the strictest way: a used refresh token ends the grant,
+nothing narrows, calls need rules of a file. `token-vault providers new` writes such a file to begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.definitions.model import Provider
+from providers.outbound.client import HttpError, Outbound, OutboundRequest
+from providers.outbound.json_values import at, is_array, text_at
+
+IDENTITY: Final = ("openid", "email")
+_OFFLINE: Final = "offline_access"
+
+
+class DiscoveryFailed(Exception):
+    """The issuer does not say where its endpoints are. One line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What is needed of a service. `scopes` are those that it says it has."""
+
+    authorize_url: str
+    token_url: str
+    userinfo_url: str
+    revoke_url: str | None = None
+    client_auth: str = "client_secret_basic"
+    scopes: frozenset[str] = frozenset()
+    issuer: str | None = None  # what every authorization response must name as `iss`, where that is promised
+
+
+async def discover(issuer: str, outbound: Outbound) -> Endpoints:
+    """The endpoints that an issuer publishes. Raises DiscoveryFailed."""
+    request = OutboundRequest("GET", configuration_url(issuer), {"Accept": "application/json"})
+    try:
+        answer = await outbound.send(request)
+    except HttpError as error:
+        raise DiscoveryFailed(f"{issuer} does not answer: {error.reason}") from error
+    content = answer.json_object() if answer.status == 200 else None
+    named = None if content is None else text_at(content, "issuer")
+    if content is not None and not is_same_issuer(named, issuer) and (named or "").rstrip("/") == issuer.rstrip("/"):
+        raise DiscoveryFailed(f"{issuer} calls itself {named}: write it exactly so, with or without the slash")
+    if content is None or not is_same_issuer(named, issuer):
+        raise DiscoveryFailed(f"{issuer} publishes no OpenID configuration of its own (status {answer.status})")
+    return read_configuration(issuer, content)
+
+
+def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
+    """The endpoints in a discovery document. Raises DiscoveryFailed."""
+    found = {name: text_at(content, name) for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint")}
+    missing = sorted(name for name, url in found.items() if url is None)
+    if missing:
+        raise DiscoveryFailed(f"{issuer} has no {missing[0]}")
+    methods = _texts(content, "token_endpoint_auth_methods_supported")
+    names_itself = at(content, "authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
+    use_post = "client_secret_post" in methods and "client_secret_basic" not in methods
+    return Endpoints(
+        authorize_url=found["authorization_endpoint"] or "",
+        token_url=found["token_endpoint"] or "",
+        userinfo_url=found["userinfo_endpoint"] or "",
+        revoke_url=text_at(content, "revocation_endpoint"),
+        client_auth="client_secret_post" if use_post else "client_secret_basic",
+        scopes=frozenset(_texts(content, "scopes_supported")),
+        issuer=text_at(content, "issuer") if names_itself else None,
+    )
+
+
+def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
+    found = at(content, path)
+    return [one for one in found if isinstance(one, str)] if is_array(found) else []
+
+
+def content_of(
+    name: str, endpoints: Endpoints, *, title: str | None = None, scopes: Iterable[str] = (), is_openid: bool
+) -> dict[str, object]:
+    """The content of a provider file for these endpoints."""
+    wanted = sorted(set(scopes) or {"profile"})
+    identity = [scope for scope in IDENTITY if is_openid]
+    offline = [_OFFLINE] if _OFFLINE in endpoints.scopes else []
+    hosts = {"authorize_url": endpoints.authorize_url, "token_url": endpoints.token_url}
+    if endpoints.revoke_url is not None:
+        hosts["revoke_url"] = endpoints.revoke_url
+    if endpoints.issuer is not None:
+        hosts["issuer"] = endpoints.issuer
+    asked = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
+    return {
+        "name": name,
+        "title": title or name,
+        "client_auth": endpoints.client_auth,
+        "hosts": hosts,
+        "scope": {**asked, **({"identity": identity} if identity else {}), **({"offline": offline} if offline else {})},
+        "identity": {
+            "url": endpoints.userinfo_url,
+            "id": "{sub}" if is_openid else "{id}",
+            "label": "{email}",
+        },
+        "scopes": {scope: {"title": scope} for scope in wanted},
+    }
+
+
+def generic_provider(
+    name: str, endpoints: Endpoints, *, title: str | None, scopes: Iterable[str], apis: Mapping[str, str]
+) -> Provider:
+    """A provider that settings alone describe; its account is `sub` of the userinfo endpoint."""
+    content = content_of(name, endpoints, title=title, scopes=scopes, is_openid=True)
+    return Provider.model_validate({**content, "apis": dict(apis)})

@@ -1,0 +1,526 @@
+"""The declarative model of an upstream service: what its TOML file may say.
+
+Reading files, checking that they make sense and applying the operator's addresses is `providers.definitions.catalog`;
+speaking OAuth by these facts is `providers.oauth.client`, judging calls by these rules `providers.api.rules`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property, lru_cache
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints
+
+from providers.definitions.paths import fold
+from vault.upstream import Downscope, ItemLimit, Rotation, UpstreamPolicy
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
+
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
+
+
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
+
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
+
+
+FactName = Literal[
+    "endpoints",
+    "client_auth",
+    "pkce",
+    "scopes",
+    "lifetimes",
+    "rotation",
+    "narrowing",
+    "revocation",
+    "identity",
+    "console",
+]
+
+
+METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})  # everywhere
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Part):
+    """What only the operator knows and addresses need: `{subdomain}` in a URL stands for the input of that name.
+
+    The whole value must match `pattern`, and it never reaches beyond one part of a host name or path.
+    """
+
+    title: Title
+    pattern: str = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    example: str
+    default: str | None = None
+
+
+class Renames(Part):
+    """OAuth's parameter -> what this provider calls it; the empty text leaves the parameter out."""
+
+    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
+    token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
+
+
+class LongLived(Part):
+    """A second step after the code: the short-lived token is changed for a long one (Meta's services).
+
+    A GET with `grant_type`, our client id and secret, and the token under `token_param`.
+    """
+
+    url: str
+    grant_type: str
+    token_param: str
+
+
+class Console(Part):
+    """Where an operator makes the app. `{redirect_uri}` and `{scopes}` in a step are filled in."""
+
+    url: str
+    steps: tuple[Title, ...] = ()
+
+
+class Source(Part):
+    """What says so: an address or the name of a document, and when it was read or named."""
+
+    name: Title
+    date: dt.date
+
+
+class Fact(Part):
+    """How sure we are. `checked`: read on the provider's own pages or in its library; `cited`: the named source is
+    said to say so, not read again;
+    `unknown`: nobody does, and the strictest reading is taken.
+    """
+
+    status: Literal["checked", "cited", "unknown"]
+    sources: tuple[Key, ...] = ()
+
+
+class Overrides(Part):
+    """What turns a call into one of another method at this provider, so that it is refused; empty where somebody looked
+    and found nothing.
+
+    `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
+    who says so.
+    """
+
+    parameters: frozenset[QueryName] = frozenset()
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()
+    sources: tuple[Key, ...] = ()
+
+    @cached_property
+    def folded(self) -> frozenset[str]:
+        """The parameters as `fold_name` writes them."""
+        return frozenset(fold_name(name) for name in self.parameters)
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """A parameter's name as the least exact framework reads it: PHP takes `_method[x]` and ` .method` for names too."""
+    plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
+    return re.sub(r"[ .-]", "_", plain)
+
+
+class Proxied(Part):
+    """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
+
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # pass on, too
+    credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
+    links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Who we are at the provider, and how much the operator lets anybody have there. From settings, never a file."""
+
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    scopes: frozenset[str] | None = None  # None: no limit
+
+
+class Hosts(Part):
+    """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both.
+
+    `issuer` only where every authorization response names it as `iss` (RFC 9207): an answer without it is refused then.
+    """
+
+    authorize_url: str = ""
+    token_url: str = ""
+    refresh_url: str | None = None
+    revoke_url: str | None = None
+    issuer: str | None = None
+
+
+class ScopeSyntax(Part):
+    """How scopes are written, and which are asked without being named."""
+
+    param: str = "scope"
+    separator: str = " "
+    default: frozenset[ScopeName] = frozenset()  # asked when a person connects without a call in mind
+    offline: frozenset[ScopeName] = frozenset()  # asked so that there is a refresh token
+    identity: frozenset[ScopeName] = frozenset()  # asked so that the account can be told; in every token
+    synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
+    response_separator: str | None = None  # where answers use another one; an array needs none
+    app_level: bool = False  # the app has them, nobody asks: none are sent, and what we call scopes only our rules hold
+
+
+class Params(Part):
+    """Extra parameters, sent as they stand."""
+
+    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
+    token: Mapping[str, str] = Field(default_factory=dict[str, str])
+    refresh: Mapping[str, str] = Field(default_factory=dict[str, str])
+
+
+class TokenShape(Part):
+    """How the token endpoint's answer differs from RFC 6749 §5.1."""
+
+    root: str | None = None  # the member that holds the tokens
+    access_token: str = "access_token"  # paths, from there
+    refresh_token: str = "refresh_token"
+    scope: str = "scope"
+    error: str = "error"  # paths, from the top
+    error_description: str = "error_description"
+    ok_flag: str | None = None  # false there means an error, whatever the status
+    keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
+    grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
+
+
+class Expiry(Part):
+    """Lifetimes in seconds, where answers do not say; and where and how they say when the access token ends."""
+
+    path: str = "expires_in"  # from the member that holds the tokens
+    unit: Literal["seconds", "milliseconds", "epoch", "epoch_milliseconds", "iso"] = "seconds"
+    default: int = Field(default=3600, ge=60)
+    grant: int | None = Field(default=None, ge=3600)
+    idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
+    testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
+
+
+class RotationFacts(Part):
+    """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
+
+    mode: Rotation = Rotation.REVOKES
+    grace: int = Field(default=0, ge=0, le=86400)
+    ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, Miro, Snowflake ...)
+
+
+class DownscopeFacts(Part):
+    """Whether and how the provider can issue a narrower token, and whether that harms the grant.
+
+    `api` and `path`: the endpoint of a way of the provider's own. `items`: whether a narrower token can, or must, be
+    limited to one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that
+    does not say its scopes proves nothing: `told_path` is where `api` tells what a token may do, asked with that token,
+    and `scopes_at` the path in that answer.
+    """
+
+    mode: Downscope = Downscope.NONE
+    destructive: bool = False
+    param: str = "scope"
+    array: bool = False  # the scopes go as a JSON array
+    api: Key | None = None
+    path: str | None = None  # `{client_id}` is filled in
+    items: ItemLimit = ItemLimit.NONE
+    item: tuple[str, ...] = ()
+    told_path: str | None = None
+    scopes_at: str = "scopes"
+
+
+class PublicClient(Part):
+    """The second way to register: an app without a secret, for a vault on the person's own machine.
+
+    Taken when settings have a client id and no secret, and the redirect address is on loopback.
+    """
+
+    pkce: Literal["S256"] = "S256"
+    grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
+    idle: int | None = Field(default=None, ge=3600)  # instead of `expires.idle`
+    rotation: RotationFacts | None = None  # where it differs
+    downscope: DownscopeFacts | None = None  # where it differs
+
+
+class Revocation(Part):
+    """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first.
+
+    With `token_in = "path"`, `{token}` stands in the address; `{client_id}` may always.
+    """
+
+    method: Literal["POST", "GET", "DELETE"] = "POST"
+    token_in: Literal["form", "json", "query", "path", "header"] = "form"
+    param: str = "token"
+    tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
+    each: bool = False
+    # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
+    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
+    ends_grant: bool | None = None
+
+
+class Identity(Part):
+    """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer.
+
+    `source`: an endpoint, the answer of the token endpoint, or nowhere: then each consent makes its own connection.
+    """
+
+    source: Literal["endpoint", "answer", "none"] = "endpoint"
+    api: Key | None = None  # with `path`: an endpoint of that API
+    path: str | None = None
+    url: str | None = None
+    method: Literal["GET", "POST"] = "GET"
+    body: str | None = None  # JSON, of a POST
+    id: str = ""
+    label: str = ""
+
+
+class Errors(Part):
+    """The provider's own words for what OAuth and HTTP say otherwise."""
+
+    ends_grant: frozenset[str] = frozenset({"invalid_grant"})
+    busy: frozenset[str] = frozenset()  # refused before looking: safe to repeat
+    unknown_outcome: frozenset[str] = frozenset({"server_error", "temporarily_unavailable"})
+    unauthorized: frozenset[str] = frozenset()  # of an API: this token is dead
+    insufficient_scope: frozenset[str] = frozenset()
+    code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that is there
+    message: tuple[str, ...] = ("error_description", "message")
+    ok_flag: str | None = None  # of an API's answers
+    words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the mend
+
+
+class Scope(Part):
+    """One scope in plain words, for pages; and the scopes that it includes."""
+
+    title: Title
+    covers: frozenset[ScopeName] = frozenset()
+
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    open_parts = {"{}": "[^/]+", "{+}": ".+"}
+    return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Rule(Part):
+    """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
+
+    `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
+    a pattern that its whole value must match; an absent parameter is the empty text. `inseparable`: scopes that widen
+    what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
+    hold it too. `needs`: scopes that the caller holds besides, all of them. `query`: parameters that may stand in the
+    query where the token can do more than the caller, beyond those of the file and of `where`: others could widen what
+    the answer shows. `tells_secrets`: the answer holds a credential; only coded tools, which show none, make the call.
+    """
+
+    api: Key
+    method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\+?\})+)+$")
+    scopes: frozenset[ScopeName] = Field(min_length=1)
+    where: Mapping[str, str] = Field(default_factory=dict[str, str])
+    inseparable: frozenset[ScopeName] = frozenset()
+    needs: frozenset[ScopeName] = frozenset()
+    query: frozenset[QueryName] = frozenset()
+    tells_secrets: bool = False
+
+    @cached_property
+    def path_pattern(self) -> re.Pattern[str]:
+        return _pattern(self.path)
+
+    @cached_property
+    def folded_pattern(self) -> re.Pattern[str]:
+        """For paths that were folded."""
+        return _pattern(fold(self.path))
+
+    @cached_property
+    def openness(self) -> tuple[int, int, int]:
+        """How much its path leaves open: of two rules that fit a call, the one that leaves less decides."""
+        return self.path.count("{+}"), self.path.count("{}"), -len(self.path)
+
+    @cached_property
+    def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
+
+
+class Provider(Part):
+    """Everything we know of one upstream service.
+
+    With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
+    own, so nothing but its APIs, scopes and rules is said.
+    """
+
+    name: Name
+    title: Title
+    audience: str | None = None
+    aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
+    hosts: Hosts = Hosts()
+    inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
+    client_auth: Literal["client_secret_post", "client_secret_basic", "secret_as_user", "none"] = "client_secret_basic"
+    body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
+    pkce: Literal["S256", "off"] = "S256"
+    refresh_tokens: Literal["issued", "never"] = "issued"
+    scope: ScopeSyntax = ScopeSyntax()
+    params: Params = Params()
+    rename: Renames = Renames()
+    headers: Mapping[str, str] = Field(default_factory=dict[str, str])  # on calls of the APIs
+    long_lived: LongLived | None = None
+    response: TokenShape = TokenShape()
+    expires: Expiry = Expiry()
+    public_client: PublicClient | None = None
+    rotation: RotationFacts = RotationFacts()
+    downscope: DownscopeFacts = DownscopeFacts()
+    revoke: Revocation = Revocation()
+    identity: Identity = Identity(source="none")
+    apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
+    errors: Errors = Errors()
+    scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
+    query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
+    overrides: Overrides | None = None  # said wherever there are rules
+    rules: tuple[Rule, ...] = ()
+    rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
+    console: Console | None = None
+    facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
+    sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
+    live_tested: date | None = None
+    proxied: Proxied = Proxied()
+    _registration: Registration = PrivateAttr(default=Registration())
+
+    @property
+    def registration(self) -> Registration:
+        """Our registration there; empty until settings name one."""
+        return self._registration
+
+    def as_public_client(self) -> Provider:
+        """This provider as an app without a secret speaks to it; itself where there is no such way."""
+        public = self.public_client
+        if public is None:
+            return self
+        ends = {name: seconds for name in ("grant", "idle") if (seconds := getattr(public, name)) is not None}
+        differing = {part: facts for part in ("rotation", "downscope") if (facts := getattr(public, part)) is not None}
+        expires = self.expires.model_copy(update=ends)
+        changes = {"client_auth": "none", "pkce": public.pkce, "expires": expires, **differing}
+        return self.model_copy(update=changes)
+
+    def registered(self, registration: Registration) -> Provider:
+        """This provider with a registration of ours, whose client id some want in a header of every call."""
+        client_id = registration.client_id or ""
+        headers = {name: value.replace("{client_id}", client_id) for name, value in self.headers.items()}
+        changed = self.model_copy(update={"headers": headers})
+        changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
+        return changed
+
+    @property
+    def tally(self) -> Mapping[str, int]:
+        """How many facts are checked, cited and unknown; one that the file leaves out is unknown."""
+        known = [fact.status for fact in self.facts.values()]
+        found = {status: known.count(status) for status in ("checked", "cited")}
+        return {**found, "unknown": len(get_args(FactName)) - sum(found.values())}
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether nobody is named who says where its endpoints are."""
+        endpoints = self.facts.get("endpoints")
+        return endpoints is None or endpoints.status == "unknown"
+
+    @cached_property
+    def covers(self) -> Mapping[str, frozenset[str]]:
+        """Scope -> every scope that it includes, through any number of steps, itself left out."""
+        return {name: reach for name in self.scopes if (reach := self._reach(name))}
+
+    @cached_property
+    def everything(self) -> frozenset[str]:
+        """All of its scopes."""
+        return frozenset(self.scopes)
+
+    @cached_property
+    def reached(self) -> dict[frozenset[str], frozenset[str]]:
+        """What sets of scopes were found to reach; `providers.api.rules` fills it."""
+        return {}
+
+    @cached_property
+    def rules_by_call(self) -> Mapping[tuple[str, str], tuple[Rule, ...]]:
+        """The rules by API and method, in the order of the file."""
+        found: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            for method in rule.method:
+                found[rule.api, method] = (*found.get((rule.api, method), ()), rule)
+        return found
+
+    @cached_property
+    def reading(self) -> frozenset[str]:
+        """Scopes that only rules for reading know: every call that they allow may be a GET."""
+        known = frozenset(scope for rule in self.rules for scope in rule.scopes)
+        return known - frozenset(scope for rule in self.rules if "GET" not in rule.method for scope in rule.scopes)
+
+    def _reach(self, name: str) -> frozenset[str]:
+        reached: set[str] = set()
+        waiting = list(self.scopes[name].covers)
+        while waiting:
+            scope = waiting.pop()
+            if scope not in reached:
+                reached.add(scope)
+                waiting.extend(self.scopes[scope].covers if scope in self.scopes else ())
+        return frozenset(reached - {name})
+
+    @cached_property
+    def always_granted(self) -> frozenset[str]:
+        """Identity and offline scopes in every spelling: in any token, worth nothing at an API."""
+        ours = self.scope.identity | self.scope.offline
+        return ours | {answered for answered, said in self.scope.synonyms.items() if said in ours}
+
+    @property
+    def identity_url(self) -> str:
+        """Where the account is looked up."""
+        if self.identity.url is not None:
+            return self.identity.url
+        return self.apis[self.identity.api or ""].rstrip("/") + (self.identity.path or "")
+
+    def downscope_url(self, path: str | None) -> str | None:
+        """The address of `downscope.path` or `downscope.told_path`."""
+        api = self.downscope.api
+        return None if path is None or api is None else self.apis[api].rstrip("/") + path
+
+    def words(self, scopes: frozenset[str]) -> tuple[str, ...]:
+        """The scopes in plain words for a page; one that the file does not name stands for itself."""
+        shown = sorted(scopes - self.always_granted)
+        return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
+
+    def policy(self) -> UpstreamPolicy:
+        """What the vault must know to decide."""
+        return UpstreamPolicy(
+            provider=self.name,
+            audience=self.audience,
+            rotation=self.rotation.mode,
+            grace=self.rotation.grace,
+            downscope=self.downscope.mode,
+            # narrowing by refresh would kill the full token just the same
+            downscope_is_destructive=self.downscope.destructive
+            or (self.downscope.mode is Downscope.REFRESH_SCOPE and self.rotation.ends_access_token),
+            items=self.downscope.items,
+            grants_more_than_asked=self.scope.app_level,
+            covers=self.covers,
+            always_granted=self.always_granted,
+            access_lifetime=self.expires.default,
+            grant_lifetime=self.expires.grant,
+            grant_idle=self.expires.idle,
+            refresh_ends_access_token=self.rotation.ends_access_token,
+            revoke_ends_grant=self.revoke.ends_grant,
+            operator_scopes=self.registration.scopes,
+            reading=self.reading,
+        )

@@ -1,0 +1,238 @@
+"""Whether a provider file makes sense: addresses, scopes, paths, inputs, facts. A line for each problem.
+
+What a file may say at all is `providers.definitions.model`; reading files is `providers.definitions.catalog`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from yarl import URL
+
+from providers.definitions.inputs import examples, filled, input_problems, names_in
+from providers.definitions.model import METHOD_HEADERS, Provider
+from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
+from vault.upstream import Downscope, ItemLimit, Rotation
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_OF_OWN_API = frozenset(
+    {"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules", "query", "overrides"}
+)
+_OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are filled in for each request
+
+
+def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
+    if provider.name != stem:
+        yield f"name: {provider.name!r} is not the file's name; call the file {provider.name}.toml"
+    yield from _kind_problems(provider)
+    yield from input_problems(provider)
+    yield from _placeholder_problems(provider)
+    yield from address_problems(filled(provider, examples(provider)))
+    yield from _scope_problems(provider)
+    yield from _identity_problems(provider)
+    yield from _downscope_problems(provider)
+    yield from _fact_problems(provider)
+    for index, rule in enumerate(provider.rules):
+        where = f"rules.{index}"
+        if rule.api not in provider.apis:
+            yield f"{where}.api: unknown API {rule.api!r}; add it under [apis]"
+        for parameter, pattern in rule.where.items():
+            try:
+                re.compile(pattern)
+            except re.error:
+                yield f"{where}.where.{parameter}: not a regular expression; correct it"
+        twice = rule.query & (provider.query | rule.where.keys())
+        if twice:
+            yield f"{where}.query: {min(twice)!r} is known already; remove it"
+    yield from _override_problems(provider)
+    for name, separator in (
+        ("separator", provider.scope.separator),
+        ("response_separator", provider.scope.response_separator),
+    ):
+        if separator is not None and len(separator) != 1:
+            yield f"scope.{name}: must be one character; correct it"
+    for where, path in _paths(provider):
+        if _FIELD_PATH.fullmatch(path) is None:
+            yield f"{where}: {path!r} is not a path like team.id; correct it"
+    if provider.refresh_tokens == "never" and (provider.hosts.refresh_url or provider.params.refresh):
+        yield "refresh_tokens: never, yet it is said how to refresh; remove one of them"
+
+
+def _override_problems(provider: Provider) -> Iterator[str]:
+    """A call that turns into one of another method is judged by the wrong rule: with rules, somebody looked."""
+    overrides = provider.overrides
+    if overrides is None:
+        if provider.rules:
+            yield "overrides: missing; say which parameters and headers change a call's method there, or that none do"
+        return
+    unknown = sorted(set(overrides.sources) - set(provider.sources))
+    if unknown:
+        yield f"overrides.sources: {unknown[0]!r} is not under [sources]; add it"
+    if not overrides.sources and provider.audience is None:
+        yield "overrides.sources: missing; name who says so under [sources]"
+    passed = provider.proxied.headers & (overrides.headers | METHOD_HEADERS)
+    if passed:
+        yield f"proxied.headers: {min(passed)!r} changes the method; remove it"
+
+
+def _kind_problems(provider: Provider) -> Iterator[str]:
+    """A service with OAuth says where; an API that takes tokens of ours has none, and says for which audience."""
+    if provider.audience is None:
+        if "hosts" not in provider.model_fields_set:
+            yield "hosts: missing; add it"
+        for name in ("authorize_url", "token_url"):
+            if "hosts" in provider.model_fields_set and not getattr(provider.hosts, name):
+                yield f"hosts.{name}: missing; add it"
+        if "identity" not in provider.model_fields_set:
+            yield "identity: missing; add it"
+        return
+    for name in sorted(provider.model_fields_set - _OF_OWN_API):
+        yield f"{name}: says something of a service with OAuth, and with audience there is none; remove it"
+    url = URL(provider.audience, encoded=True)
+    if url.scheme != "https" or not url.raw_host or url.raw_query_string or url.raw_fragment:
+        yield "audience: needs an https URI without query and fragment (RFC 8707 section 2); correct it"
+
+
+def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
+    shape = provider.response
+    for name in ("root", "ok_flag", "access_token", "refresh_token", "scope", "error", "error_description"):
+        path: str | None = getattr(shape, name)
+        if path is not None:
+            yield f"response.{name}", path
+    if shape.grant_expires is not None:
+        yield "response.grant_expires", shape.grant_expires
+    for name, path in shape.keep.items():
+        yield f"response.keep.{name}", path
+    yield "expires.path", provider.expires.path
+
+
+def _placeholder_problems(provider: Provider) -> Iterator[str]:
+    """Names in braces that nothing is said about."""
+    for where, url in _addresses(provider):
+        known = set(provider.inputs) | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
+        for name in sorted(names_in(url) - known):
+            yield f"{where}: {{{name}}} is no input; add it under [inputs]"
+    url = provider.hosts.revoke_url
+    if url is not None and ("token" in names_in(url)) != (provider.revoke.token_in == "path"):
+        yield 'revoke.token_in: "path" and {token} in hosts.revoke_url belong together; give both or neither'
+
+
+def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
+    hosts = provider.hosts
+    if hosts.authorize_url:
+        yield "hosts.authorize_url", hosts.authorize_url
+    if hosts.token_url:
+        yield "hosts.token_url", hosts.token_url
+    for name, url in (
+        ("refresh_url", hosts.refresh_url),
+        ("revoke_url", hosts.revoke_url),
+        ("issuer", hosts.issuer),
+    ):
+        if url is not None:
+            yield f"hosts.{name}", url
+    if provider.identity.url is not None:
+        yield "identity.url", provider.identity.url
+    if provider.long_lived is not None:
+        yield "long_lived.url", provider.long_lived.url
+    if provider.console is not None:
+        yield "console.url", provider.console.url
+    for key, url in provider.apis.items():
+        yield f"apis.{key}", url
+
+
+def address_problems(provider: Provider) -> Iterator[str]:
+    """What is wrong with its addresses, once they are filled in."""
+    loopback: dict[bool, str] = {}
+    for where, url in _addresses(provider):
+        if where == "hosts.revoke_url":
+            url = url.replace("{client_id}", "x").replace("{token}", "x")
+        problem = url_problem(url, AddressPolicy(allow_loopback=True))
+        if problem is not None:
+            yield f"{where}: {problem}; give an absolute https URL"
+            continue
+        parsed = URL(url, encoded=True)
+        if where == "console.url":
+            continue  # a page for people
+        if parsed.raw_fragment or (where.startswith("apis.") and parsed.raw_query_string):
+            yield f"{where}: has a query or fragment; remove it"
+        loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
+    if len(loopback) == 2:
+        yield f"{loopback[True]}: on this machine while {loopback[False]} is not; override all of them or none"
+
+
+def _scope_problems(provider: Provider) -> Iterator[str]:
+    known = set(provider.scopes) | provider.always_granted
+    named: list[tuple[str, frozenset[str]]] = [("scope.default", provider.scope.default)]
+    named += [(f"aliases.{alias}", scopes) for alias, scopes in provider.aliases.items()]
+    named += [(f"scopes.{name}.covers", scope.covers) for name, scope in provider.scopes.items()]
+    for index, rule in enumerate(provider.rules):
+        named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
+        named.append((f"rules.{index}.needs", rule.needs))
+    for where, scopes in named:
+        for scope in sorted(scopes - known):
+            yield f"{where}: unknown scope {scope!r}; add it under [scopes]"
+    for name in provider.scopes:
+        if any(name in provider.covers.get(other, ()) for other in provider.covers.get(name, ())):
+            yield f"scopes.{name}.covers: covers itself in a circle; remove one step"
+
+
+def _identity_problems(provider: Provider) -> Iterator[str]:
+    identity = provider.identity
+    if identity.source == "none":
+        return
+    if identity.source == "answer":
+        if identity.url or identity.api or identity.path:
+            yield "identity.source: the answer tells the account, so no url, api or path is asked; remove them"
+    elif (identity.url is None) == (identity.api is None or identity.path is None):
+        yield "identity: needs either url, or api and path; give one of them"
+    elif identity.api is not None and identity.api not in provider.apis:
+        yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
+    for name, template in (("id", identity.id), ("label", identity.label)):
+        paths = _PLACEHOLDER.findall(template)
+        if not paths or any(_FIELD_PATH.fullmatch(path) is None for path in paths):
+            yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
+
+
+def _downscope_problems(provider: Provider) -> Iterator[str]:
+    facts = provider.downscope
+    if facts.api is not None and facts.api not in provider.apis:
+        yield f"downscope.api: unknown API {facts.api!r}; add it under [apis]"
+    if (facts.path is None) == (facts.mode is Downscope.NATIVE):
+        yield 'downscope.path: belongs to mode "native"; give both or neither'
+    if facts.api is None and (facts.path or facts.told_path):
+        yield "downscope.api: missing; say which API the paths belong to"
+    if facts.array and provider.body != "json":
+        yield 'downscope.array: only a JSON body carries an array; set body = "json" or remove it'
+    if (facts.items is ItemLimit.NONE) == bool(facts.item):
+        yield "downscope.item: belongs to items other than none; give both or neither"
+    if _FIELD_PATH.fullmatch(facts.scopes_at) is None:
+        yield f"downscope.scopes_at: {facts.scopes_at!r} is not a path like token.scopes; correct it"
+    for template in facts.item:
+        if re.fullmatch(r"(/([a-z0-9._-]+|\{[a-z_]+\}))+", template) is None:
+            yield f"downscope.item: {template!r} is not a path like /repos/{{owner}}/{{repo}}; correct it"
+        elif facts.mode is Downscope.NATIVE and not {"owner", "repo"} <= names_in(template):
+            yield f"downscope.item: {template!r} names no {{owner}} and {{repo}}; correct it"
+
+
+def _fact_problems(provider: Provider) -> Iterator[str]:
+    """A file that says where its facts come from takes the strictest reading of those that come from nowhere."""
+    for name, fact in provider.facts.items():
+        unknown = sorted(set(fact.sources) - set(provider.sources))
+        if unknown:
+            yield f"facts.{name}.sources: {unknown[0]!r} is not under [sources]; add it"
+        if (fact.status == "unknown") == bool(fact.sources):
+            yield f"facts.{name}: a fact has sources unless it is unknown; add or remove them"
+    if not provider.facts:
+        return
+
+    def is_unknown(name: str) -> bool:
+        return not any(known == name and fact.status != "unknown" for known, fact in provider.facts.items())
+
+    if is_unknown("rotation") and provider.rotation.mode is not Rotation.REVOKES:
+        yield 'rotation.mode: facts.rotation is unknown; leave it at "revokes"'
+    if is_unknown("narrowing") and provider.downscope.mode is not Downscope.NONE:
+        yield 'downscope.mode: facts.narrowing is unknown; leave it at "none"'
+    if is_unknown("revocation") and provider.revoke.ends_grant is not None:
+        yield "revoke.ends_grant: facts.revocation is unknown; leave it out"

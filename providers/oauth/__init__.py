@@ -1,0 +1,1 @@
+"""Speaking OAuth to providers."""

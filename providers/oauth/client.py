@@ -1,0 +1,343 @@
+"""OAuth with an upstream provider: `vault.upstream.UpstreamOAuth` by the facts of its provider file.
+
+Sends each request once and follows no redirect. Keeps no token, logs none and raises none. How a request is written is
+`providers.oauth.token_requests`, what an answer means `providers.oauth.token_responses`; when to refresh and what to
+store is left to the vault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+from urllib.parse import parse_qsl, urlencode
+
+from authlib.oauth2.client import OAuth2Client
+
+from providers.definitions.model import Provider
+from providers.oauth.narrowing import Wish, exchange_answer, exchange_parameters, item_of, scoped_answer, scoped_fields
+from providers.oauth.token_requests import (
+    FORM,
+    JSON,
+    Fields,
+    Written,
+    authorize_parameters,
+    long_lived_url,
+    narrowing_parameter,
+    native_request,
+    revoke_request,
+    token_request,
+)
+from providers.oauth.token_responses import Asked, Judged, account_of, clean_code, judge, scopes_in
+from providers.outbound.client import Crowded, HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
+from providers.outbound.json_values import at, text_at
+from vault.upstream import (
+    Account,
+    Downscope,
+    NotSent,
+    RefreshOutcome,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Silent,
+    TokenAnswer,
+    UpstreamError,
+)
+
+TOTAL_TIMEOUT: Final = 10.0
+_LEAST: Final = 1.0  # seconds: with less left of a refresh nothing more is asked
+ANSWER_LIMIT: Final = 1_000_000  # bytes
+logger = logging.getLogger("token_vault.upstream")
+
+
+class _AuthorizationClient(Protocol):
+    def create_authorization_url(
+        self, url: str, *, state: str, code_verifier: str, **parameters: str
+    ) -> tuple[str, str]: ...
+
+
+class AuthlibUpstream:
+    """OAuth with one provider as the client that settings registered there."""
+
+    def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
+        self._provider = provider
+        self._outbound = outbound
+        self._clock = clock  # for providers that say when a token ends instead of how long it lives
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether a client id, and a secret where the provider needs one, is set; an API of ours needs neither."""
+        if self._provider.audience is not None:
+            return True
+        registration = self._provider.registration
+        return bool(registration.client_id) and (
+            bool(registration.client_secret) or self._provider.client_auth == "none"
+        )
+
+    def authorization_url(
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        scopes: frozenset[str],
+        code_verifier: str,
+        login_hint: str | None = None,
+    ) -> str:
+        """Where to send the person's browser; asks for `scopes` and what tells the account, nothing else."""
+        provider = self._provider
+        asked = (
+            (frozenset[str]() if provider.scope.app_level else scopes)
+            | provider.scope.identity
+            | provider.scope.offline
+        )
+        parameters: dict[str, str] = {**provider.params.authorize}
+        if asked:
+            parameters[provider.scope.param] = provider.scope.separator.join(sorted(asked))
+        if login_hint is not None:
+            parameters["login_hint"] = login_hint
+        method = None if provider.pkce == "off" else provider.pkce
+        client = _authorization_client(self._client_id(), redirect_uri=redirect_uri, code_challenge_method=method)
+        url, _ = client.create_authorization_url(
+            provider.hosts.authorize_url, state=state, code_verifier=code_verifier, **parameters
+        )
+        return _with_names(url, provider) if provider.rename.authorize else url
+
+    async def redeem(
+        self,
+        *,
+        code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
+    ) -> TokenAnswer:
+        """Redeem an authorization code and look up the account. Raises UpstreamError.
+
+        `keep` is given the tokens as soon as they are here, before the account is known and even if it never is.
+        """
+        provider = self._provider
+        parameters = {"grant_type": "authorization_code", **provider.params.token, "code": code}
+        parameters["redirect_uri"] = redirect_uri
+        if provider.pkce == "S256":
+            parameters["code_verifier"] = code_verifier
+        outcome = await self._ask(provider.hosts.token_url, parameters, self._asked(code, code_verifier))
+        if isinstance(outcome, TokenAnswer):
+            if keep is not None:
+                await keep(outcome)
+            outcome = await self._lengthened(outcome)
+        match outcome:
+            case TokenAnswer():
+                return replace(outcome, account=await self._account(outcome))
+            case Refused():
+                raise UpstreamError(outcome.code, outcome.description)
+            case _:
+                raise UpstreamError("temporarily_unavailable", f"{provider.title} did not answer: {outcome.reason}")
+
+    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
+        provider = self._provider
+        if provider.refresh_tokens == "never":
+            return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
+        if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
+            return Refused("invalid_scope", f"{provider.title} cannot narrow a token by refresh", ends_grant=False)
+        parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
+        if scopes is not None:
+            parameters = {**parameters, **narrowing_parameter(provider, scopes)}
+        started = asyncio.get_running_loop().time()
+        url = provider.hosts.refresh_url or provider.hosts.token_url
+        outcome = await self._ask(url, parameters, self._asked(refresh_token, is_refresh=True))
+        logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
+        if not isinstance(outcome, TokenAnswer):
+            return outcome
+        if outcome.refresh_token == refresh_token:
+            outcome = replace(outcome, refresh_token=None)  # the same one again is not a new one
+        if scopes is not None and outcome.scopes is None and outcome.refresh_token is None:
+            # Not with a new refresh token in hand: that has to be stored before anything else happens.
+            left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
+            if left > _LEAST:
+                outcome = replace(outcome, scopes=await self._told(outcome.access_token, timeout=left))
+        return Rotated(outcome)
+
+    async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
+        """A narrower access token from an access token; one attempt, which spends nothing."""
+        provider = self._provider
+        wish = Wish(scopes, None if item is None else item_of(provider, item))
+        if item is not None and wish.item is None:
+            return Refused("invalid_target", f"{provider.title} knows no such item", ends_grant=False)
+        asked = self._asked(access_token)
+        match provider.downscope.mode:
+            case Downscope.NATIVE:
+                fields = scoped_fields(wish, access_token)
+                written = native_request(provider, provider.downscope_url(provider.downscope.path) or "", fields)
+                outcome = await self._answered(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
+            case Downscope.EXCHANGE:
+                fields = exchange_parameters(provider, wish, access_token)
+                written = token_request(provider, provider.hosts.token_url, fields)
+                outcome = await self._answered(written, lambda answer: exchange_answer(provider, answer, wish, asked))
+            case _:
+                return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
+        return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
+
+    async def _told(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
+        """What the provider says that this token may do; None when it says nothing."""
+        provider = self._provider
+        url = provider.downscope_url(provider.downscope.told_path)
+        if url is None:
+            return None
+        headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
+        written = Written("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
+        try:
+            answer = await self._send(written, timeout=timeout)
+        except HttpError:
+            return None
+        said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
+        return scopes_in(provider, said)
+
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+        """End the grant at the provider, or as much of it as the provider lets us."""
+        if self._provider.audience is not None:
+            return RevokeOutcome.REVOKED  # we make its tokens, and make no more
+        facts = self._provider.revoke
+        url = self._provider.hosts.revoke_url
+        if url is None or (isinstance(facts.client_auth, str) and not self._provider.registration.client_secret):
+            return RevokeOutcome.UNSUPPORTED
+        held = {"refresh_token": refresh_token, "access_token": access_token}
+        present = [(kind, token) for kind in facts.tokens if (token := held[kind]) is not None]
+        if not present:
+            return RevokeOutcome.UNSUPPORTED
+        for kind, token in present if facts.each else present[:1]:
+            if not await self._revoke(url, kind, token):
+                return RevokeOutcome.FAILED
+        return RevokeOutcome.REVOKED
+
+    async def _revoke(self, url: str, kind: str, token: str) -> bool:
+        """Whether the token is dead now; a provider that no longer knows it says so as an error."""
+        written = revoke_request(self._provider, url, kind, token=token)
+        try:
+            answer = await self._send(written)
+        except HttpError as error:
+            logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
+            return False
+        ok_flag = self._provider.response.ok_flag
+        content = answer.json_object()
+        says_yes = ok_flag is None or at(content, ok_flag) is True
+        if 200 <= answer.status < 300 and says_yes:
+            return True
+        code = text_at(content, self._provider.response.error)
+        dead = self._provider.errors.ends_grant | {"invalid_token"}
+        return answer.status < 500 and answer.status != 429 and code in dead
+
+    async def _ask(self, url: str, parameters: Fields, asked: Asked) -> Judged:
+        """One request to the token endpoint, and what its answer means."""
+        return await self._judged(token_request(self._provider, url, parameters), asked)
+
+    async def _judged(self, written: Written, asked: Asked) -> Judged:
+        return await self._answered(written, lambda answer: judge(self._provider, answer, asked))
+
+    async def _answered(self, written: Written, judged: Callable[[OutboundResponse], Judged]) -> Judged:
+        self._client_id()
+        try:
+            answer = await self._send(written)
+        except Crowded as error:  # our own crowd, not the provider's silence
+            return NotSent(error.reason, retry_after=1)
+        except NotReached as error:
+            return NotSent(error.reason)
+        except HttpError as error:
+            return Silent(error.reason)
+        return judged(answer)
+
+    async def _lengthened(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
+        """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens
+        the access token's end is the grant's.
+        """
+        url = long_lived_url(self._provider, answer.access_token)
+        if url is not None:
+            written = Written("GET", url, {"Accept": JSON}, None)
+            longer = await self._judged(written, self._asked(answer.access_token))
+            if not isinstance(longer, TokenAnswer):
+                return longer
+            answer = replace(answer, access_token=longer.access_token, expires_in=longer.expires_in)
+        if self._provider.refresh_tokens == "never":
+            ends = answer.expires_in if answer.grant_expires_in is None else answer.grant_expires_in
+            answer = replace(answer, refresh_token=None, grant_expires_in=ends)
+        return answer
+
+    async def _account(self, tokens: TokenAnswer) -> Account:
+        """The account behind a fresh token: reading it is harmless, so a failed connection is tried once more."""
+        provider, identity = self._provider, self._provider.identity
+        if identity.source == "none":
+            told = hashlib.sha256(tokens.access_token.encode()).hexdigest()[:12]
+            return Account(id=f"unknown-{told}", label=f"{provider.title} {told[:6]}")
+        if identity.source == "answer":
+            if tokens.account is None:
+                raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+            return tokens.account
+        access_token = tokens.access_token
+        headers = {"Accept": JSON, **provider.headers, "Authorization": f"Bearer {access_token}"}
+        body = None
+        if identity.body is not None:
+            headers["Content-Type"], body = JSON, identity.body.encode()
+        elif identity.method == "POST":
+            headers["Content-Type"] = FORM
+        written = Written(identity.method, provider.identity_url, headers, body)
+        try:
+            try:
+                answer = await self._send(written)
+            except HttpError:
+                answer = await self._send(written)
+        except HttpError as error:
+            text = f"{provider.title} did not say which account this is: {error.reason}"
+            raise UpstreamError("temporarily_unavailable", text) from error
+        content = answer.json_object() if answer.status < 300 else None
+        ok_flag = self._provider.errors.ok_flag
+        if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
+            code = clean_code(text_at(content, "error") or "account_unknown", self._secrets(access_token))
+            raise UpstreamError(code, f"{self._provider.title} did not say which account this is")
+        account = account_of(provider, content)
+        if account is None:
+            raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+        return account
+
+    async def _send(self, written: Written, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109
+        return await self._outbound.send(
+            OutboundRequest(
+                method=written.method,
+                url=written.url,
+                headers=written.headers,
+                body=written.body,
+                timeout=timeout,
+                max_bytes=ANSWER_LIMIT,
+                peer=f"{self._provider.name}.oauth",
+                reuse=False,
+            )
+        )
+
+    def _asked(self, *sent: str, is_refresh: bool = False) -> Asked:
+        return Asked(is_refresh=is_refresh, secrets=self._secrets(*sent), now=int(self._clock()))
+
+    def _client_id(self) -> str:
+        client_id = self._provider.registration.client_id
+        if client_id is None:
+            raise UpstreamError("not_configured", f"no client is registered with {self._provider.title} yet")
+        return client_id
+
+    def _secrets(self, *sent: str) -> Sequence[str]:
+        secret = self._provider.registration.client_secret
+        return (*sent, secret) if secret is not None else sent
+
+
+def _authorization_client(
+    client_id: str, *, redirect_uri: str, code_challenge_method: str | None
+) -> _AuthorizationClient:
+    return OAuth2Client(
+        None, client_id=client_id, redirect_uri=redirect_uri, code_challenge_method=code_challenge_method
+    )
+
+
+def _with_names(url: str, provider: Provider) -> str:
+    """The authorization URL with its parameters under the provider's names."""
+    address, _, query = url.partition("?")
+    return f"{address}?{urlencode(authorize_parameters(provider, dict(parse_qsl(query))))}"

@@ -1,0 +1,151 @@
+"""How a narrower access token is asked of a provider with an access token, and what its answer proves. Pure.
+
+Two ways: RFC 8693 at the provider (Box), and GitHub's scoped tokens. Neither spends a refresh token. An answer counts
+for the scopes and the item that it names, never for what was asked. Sending is `providers.oauth.client`; whether to
+narrow at all is the vault's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import unquote
+
+from providers.definitions.model import Provider
+from providers.oauth.token_requests import Fields
+from providers.oauth.token_responses import Asked, Judged, judge
+from providers.outbound.client import OutboundResponse
+from providers.outbound.json_values import at, is_object, objects_at, text_at
+from vault.upstream import NotSent, Refused, Silent, TokenAnswer
+
+EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing of an API: its address, and the parts of it by the names that the provider file gives them."""
+
+    url: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the new token may do, and the one thing that it may reach."""
+
+    scopes: frozenset[str]
+    item: Item | None = None
+
+
+def item_of(provider: Provider, url: str) -> Item | None:
+    """The item that an address names; None when it is none of this provider's."""
+    for base in provider.apis.values():
+        if not url.startswith(f"{base.rstrip('/')}/"):
+            continue
+        path = url[len(base.rstrip("/")) :]
+        for template in provider.downscope.item:
+            pattern = "".join(
+                f"(?P<{part[1:-1]}>[A-Za-z0-9._-]+)" if part.startswith("{") else re.escape(part)
+                for part in re.split(r"(\{[a-z_]+\})", template)
+            )
+            found = re.fullmatch(pattern, path)
+            if found is not None and all(part.strip(".") for part in found.groupdict().values()):
+                return Item(url, found.groupdict())
+    return None
+
+
+def exchange_parameters(provider: Provider, wish: Wish, access_token: str) -> Fields:
+    """RFC 8693 §2.1."""
+    parameters = {"grant_type": EXCHANGE, "subject_token": access_token, "subject_token_type": ACCESS_TOKEN}
+    parameters["scope"] = provider.scope.separator.join(sorted(wish.scopes))
+    if wish.item is not None:
+        parameters["resource"] = wish.item.url
+    return parameters
+
+
+def exchange_answer(provider: Provider, answer: OutboundResponse, wish: Wish, asked: Asked) -> Judged:
+    """RFC 8693 §2.2.1, with Box's `restricted_to`: an entry for each scope, and the item that it is for."""
+    outcome = judge(provider, answer, asked)
+    if isinstance(outcome, Refused):
+        is_dead = outcome.ends_grant or outcome.code in {"invalid_token", "unauthorized"}
+        return replace(outcome, code="invalid_token" if is_dead else outcome.code, ends_grant=False)
+    if not isinstance(outcome, TokenAnswer):
+        return outcome
+    entries = objects_at(answer.json_object(), "restricted_to")
+    if not entries:
+        scopes = outcome.scopes if wish.item is None else None  # no word about the item
+    elif all(wish.item is None or _is_for(entry, wish.item) for entry in entries):
+        scopes = frozenset(scope for entry in entries if (scope := text_at(entry, "scope")) is not None)
+    else:
+        scopes = None
+    return replace(outcome, refresh_token=None, scopes=scopes)
+
+
+def _is_for(entry: Mapping[str, object], item: Item) -> bool:
+    """`{"type": "folder", "id": "12"}` is `/2.0/folders/12`."""
+    kind, number = text_at(entry, "object.type"), text_at(entry, "object.id")
+    return kind is not None and item.url.endswith(f"/{kind}s/{number}")
+
+
+def scoped_fields(wish: Wish, access_token: str) -> Mapping[str, object]:
+    """GitHub's body: scopes are `permission:level`, the item is a repository."""
+    fields: dict[str, object] = {"access_token": access_token}
+    if wish.item is not None:
+        fields["target"] = unquote(wish.item.parts["owner"])
+        fields["repositories"] = [unquote(wish.item.parts["repo"])]
+    levels: dict[str, str] = {}
+    for scope in sorted(wish.scopes):  # read before write, so that the wider one of two stays
+        permission, _, level = scope.partition(":")
+        levels[permission] = level
+    fields["permissions"] = levels
+    return fields
+
+
+def scoped_answer(answer: OutboundResponse, wish: Wish, *, now: int) -> Judged:
+    """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
+    if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
+        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+    content = answer.json_object()
+    if answer.status >= 500 or content is None:
+        return Silent(f"status {answer.status}")
+    token = text_at(content, "token")
+    if answer.status != 200 or token is None:
+        return _scoped_refusal(answer.status)
+    permissions = at(content, "installation.permissions")
+    scopes: frozenset[str] | None = None
+    if is_object(permissions) and _is_confined(content, wish):
+        scopes = frozenset(f"{name}:{level}" for name, level in permissions.items() if isinstance(level, str))
+    return TokenAnswer(token, scopes=scopes, expires_in=_seconds_until(text_at(content, "expires_at"), now=now))
+
+
+def _scoped_refusal(status: int) -> Refused:
+    match status:
+        case 404:
+            return Refused("invalid_token", "the token is not known", ends_grant=False)
+        case 401:
+            return Refused("invalid_client", "our client id or secret is wrong", ends_grant=False)
+        case 422:
+            return Refused("invalid_scope", "no such token for these permissions", ends_grant=False)
+        case _:
+            return Refused(f"status_{status}", "", ends_grant=False)
+
+
+def _is_confined(content: Mapping[str, object], wish: Wish) -> bool:
+    """Whether the answer is about the owner, and selected repositories only, where one was asked for."""
+    if wish.item is None:
+        return True
+    owner = text_at(content, "installation.account.login") or ""
+    is_selected = text_at(content, "installation.repository_selection") == "selected"
+    return is_selected and owner.lower() == unquote(wish.item.parts["owner"]).lower()
+
+
+def _seconds_until(instant: str | None, *, now: int) -> int | None:
+    try:
+        ends = datetime.fromisoformat(instant or "")
+    except ValueError:
+        return None
+    return max(0, int((ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()) - now)

@@ -1,0 +1,133 @@
+"""How a request to a token or revocation endpoint is written down for one provider. Pure.
+
+Which parameters there are is OAuth's and `providers.oauth.client`'s business; here they get the provider's names,
+client authentication and body format. Also the request that ends a token, whose form differs most.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode
+
+from providers.definitions.model import Provider
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A request as it leaves."""
+
+    method: str
+    url: str = field(repr=False)  # may hold a token where the provider wants it there
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
+
+
+Fields = Mapping[str, str | list[str]]
+
+
+def token_request(provider: Provider, url: str, parameters: Fields) -> Written:
+    """A request to the token endpoint: with our client authentication, names and format of the provider's."""
+    headers, credentials = _client(provider, provider.client_auth)
+    fields = _renamed({**parameters, **credentials}, provider.rename.token)
+    return _written("POST", url, headers, fields, form=provider.body)
+
+
+def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
+    """The parameter that asks a refresh for only these scopes, and for another refresh token where that is a scope."""
+    asked = sorted(scopes | provider.scope.offline)
+    facts = provider.downscope
+    return {facts.param: asked if facts.array else provider.scope.separator.join(asked)}
+
+
+def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -> Written:
+    """A JSON request to an endpoint of the provider's own, authenticated with Basic."""
+    registration = provider.registration
+    client_id, secret = registration.client_id or "", registration.client_secret or ""
+    headers = {**provider.headers, "Authorization": _basic(client_id, secret), "Content-Type": JSON}
+    address = url.replace("{client_id}", quote(client_id, safe=""))
+    return Written("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
+
+
+def authorize_parameters(provider: Provider, parameters: Mapping[str, str]) -> Fields:
+    """The parameters of the authorization request under the provider's names."""
+    return _renamed(parameters, provider.rename.authorize)
+
+
+def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> Written:
+    """The request that ends this token; `kind` is `refresh_token` or `access_token`."""
+    facts = provider.revoke
+    url = url.replace("{client_id}", quote(provider.registration.client_id or "", safe=""))
+    ways = provider.client_auth if facts.client_auth is True else facts.client_auth
+    headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
+    headers = {**provider.headers, **headers}
+    match facts.token_in:
+        case "header":
+            return _written(facts.method, url, {**headers, "Authorization": f"Bearer {token}"}, fields, form="form")
+        case "path":
+            return _written(facts.method, url.replace("{token}", quote(token, safe="")), headers, fields, form="form")
+        case "query":
+            return _written(facts.method, url, headers, {**fields, facts.param: token}, form="query")
+        case "json":
+            return _written(facts.method, url, headers, {**fields, facts.param: token}, form="json")
+        case "form":
+            hint = {"token_type_hint": kind} if facts.client_auth and facts.param == "token" else {}  # RFC 7009 §2.1
+            return _written(facts.method, url, headers, {facts.param: token, **hint, **fields}, form="form")
+
+
+def long_lived_url(provider: Provider, access_token: str) -> str | None:
+    """The address that answers with a long-lived token for a fresh one; None where there is no such step."""
+    step = provider.long_lived
+    if step is None:
+        return None
+    registration = provider.registration
+    fields = {
+        "grant_type": step.grant_type,
+        "client_id": registration.client_id or "",
+        "client_secret": registration.client_secret or "",
+        step.token_param: access_token,
+    }
+    return f"{step.url}?{urlencode(fields, doseq=True)}"
+
+
+def _client(provider: Provider, ways: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Our client authentication, as headers and as parameters."""
+    registration = provider.registration
+    client_id, secret = registration.client_id or "", registration.client_secret or ""
+    match ways:
+        case "client_secret_basic":
+            return {"Authorization": _basic(client_id, secret)}, {}
+        case "secret_as_user":
+            return {"Authorization": _basic(secret, "")}, {}
+        case "client_header":
+            return {"Authorization": f"Client {secret}"}, {"client_id": client_id}
+        case "client_secret_post":
+            return {}, {"client_id": client_id, "client_secret": secret}
+        case _:
+            return {}, {"client_id": client_id}
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def _renamed(parameters: Fields, names: Mapping[str, str]) -> Fields:
+    """Under the provider's names; an empty name leaves the parameter out."""
+    return {new: value for name, value in parameters.items() if (new := names.get(name, name))}
+
+
+def _written(method: str, url: str, headers: Mapping[str, str], fields: Fields, *, form: str) -> Written:
+    accepting = {"Accept": JSON, **headers}
+    if form == "query" or method == "GET":
+        separator = "&" if "?" in url else "?"
+        return Written(method, f"{url}{separator}{urlencode(fields, doseq=True)}" if fields else url, accepting, None)
+    if form == "json":
+        return Written(method, url, {**accepting, "Content-Type": JSON}, json.dumps(fields).encode())
+    if not fields:
+        return Written(method, url, accepting, b"" if method == "POST" else None)
+    return Written(method, url, {**accepting, "Content-Type": FORM}, urlencode(fields, doseq=True).encode())

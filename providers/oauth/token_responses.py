@@ -1,0 +1,170 @@
+"""What an answer of a provider's token endpoint means. Pure.
+
+The one question that matters: was the token spent? Four answers: here are new ones, it was refused, it was not looked
+at, nobody can know. Sending is `providers.oauth.client`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from providers.api.text import as_data
+from providers.definitions.model import Provider
+from providers.outbound.client import OutboundResponse
+from providers.outbound.json_values import at, fill, integer_at, is_array, is_object, text_at
+from vault.upstream import Account, NotSent, Refused, Silent, TokenAnswer
+
+_LONGEST = 10 * 365 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request that was answered: its grant, the secrets in it that no error text may repeat, and the time."""
+
+    is_refresh: bool
+    secrets: Sequence[str] = field(repr=False)
+    now: int = 0
+
+
+Judged = TokenAnswer | Refused | NotSent | Silent
+
+
+def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
+    """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
+    if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
+        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+    content = answer.json_object()
+    if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
+        return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
+    if answer.status in (408, 425):
+        return Silent(f"status {answer.status}", is_over=True)
+    if content is None:
+        return Silent(f"status {answer.status} without a JSON object", is_over=True)
+    says_no = provider.response.ok_flag is not None and at(content, provider.response.ok_flag) is not True
+    if answer.status < 300 and not says_no:
+        tokens = _tokens(provider, content, asked)
+        if tokens is not None:
+            return tokens
+    return _refusal(provider, content, answer, asked)
+
+
+def _is_of_gateway(status: int) -> bool:
+    """Whether a gateway gave up on the provider, which may be busy with the request still (RFC 9110 §15.6.3, §15.6.5).
+
+    From 520 on are statuses of content delivery networks.
+    """
+    return status in (502, 504) or status >= 520
+
+
+def _refusal(
+    provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: Asked
+) -> Refused | NotSent | Silent:
+    code = text_at(content, provider.response.error)
+    if code is None:
+        return Silent(f"status {answer.status} with neither token nor error", is_over=True)
+    code = clean_code(code, asked.secrets)
+    errors = provider.errors
+    if code in errors.busy:
+        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+    if code in errors.unknown_outcome:
+        return Silent(code, is_over=True)
+    description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)
+    return Refused(code=code, description=description, ends_grant=code in errors.ends_grant)
+
+
+def _tokens(provider: Provider, content: Mapping[str, object], asked: Asked) -> TokenAnswer | None:
+    shape = provider.response
+    root: object = content
+    if shape.root is not None:
+        inner = at(content, shape.root)
+        # The answer to a refresh may leave the member out (Slack does); that to a code never, there the top level is
+        # somebody else's token.
+        if is_object(inner) and text_at(inner, shape.access_token) is not None:
+            root = inner
+        elif not asked.is_refresh:
+            return None
+    access_token = text_at(root, shape.access_token)
+    if access_token is None:
+        return None
+    lifetime = _lifetime(provider, root, now=asked.now)
+    grant = None if shape.grant_expires is None else integer_at(content, shape.grant_expires)
+    metadata = {name: found for name, path in shape.keep.items() if (found := text_at(content, path)) is not None}
+    return TokenAnswer(
+        access_token=access_token,
+        refresh_token=text_at(root, shape.refresh_token),
+        scopes=scopes_in(provider, at(root, shape.scope)),
+        expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
+        grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
+        account=account_of(provider, content) if provider.identity.source == "answer" else None,
+        metadata={name: as_data(value, limit=200) for name, value in metadata.items()},
+    )
+
+
+def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
+    """Seconds until the access token ends, however the provider says it; None when it does not."""
+    path, unit = provider.expires.path, provider.expires.unit
+    if unit == "iso":
+        try:
+            ends = datetime.fromisoformat(text_at(root, path) or "")
+        except ValueError:
+            return None
+        return int((ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()) - now
+    said = integer_at(root, path)
+    if said is None:
+        return None
+    match unit:
+        case "seconds":
+            return said
+        case "milliseconds":
+            return said // 1000
+        case "epoch":
+            return said - now
+        case "epoch_milliseconds":
+            return said // 1000 - now
+
+
+def account_of(provider: Provider, content: object) -> Account | None:
+    """The account that an answer tells of; None when it does not."""
+    identity = provider.identity
+    account_id = fill(identity.id, content)
+    if account_id is None or len(account_id) > 255 or not account_id.isprintable():
+        return None
+    return Account(id=account_id, label=as_data(fill(identity.label, content) or account_id, limit=200))
+
+
+def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:
+    """The scopes that an answer names, as text or array; None when it names none or the app has them."""
+    syntax = provider.scope
+    if syntax.app_level:
+        return None
+    if is_array(said):
+        found = [scope for scope in said if isinstance(scope, str)]
+    elif isinstance(said, str) and said:
+        found = re.split(rf"[\s{re.escape(syntax.response_separator or syntax.separator)}]+", said)
+    else:
+        return None
+    return frozenset(syntax.synonyms.get(name, name) for name in found if name)
+
+
+def clean_code(code: str, secrets: Sequence[str]) -> str:
+    """A provider's error code as letters, digits and `_.-`; never one of our secrets."""
+    if _repeats(code, secrets):
+        return "error"
+    return re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or "error"
+
+
+def clean_description(description: str, secrets: Sequence[str]) -> str:
+    """A provider's error text without control characters, cut; empty when it repeats one of our secrets."""
+    if _repeats(description, secrets):
+        return ""
+    return as_data(description, limit=200).replace("\n", " ").replace("\t", " ")
+
+
+def _repeats(text: str, secrets: Sequence[str]) -> bool:
+    """Some servers put the refused token, or its beginning, into the error."""
+    return any(
+        len(secret) >= 8 and (secret in text or secret[: max(8, len(secret) // 2)] in text) for secret in secrets
+    )

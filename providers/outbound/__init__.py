@@ -1,0 +1,1 @@
+"""Outbound HTTP: checked addresses, limits, deadlines, pools."""

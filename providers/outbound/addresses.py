@@ -1,0 +1,134 @@
+"""Which addresses an outbound request may touch: pure rules over URLs and IP addresses.
+
+`providers.outbound.client` applies them twice, to the URL as written and to every address that a name resolves to;
+looking names up and connecting happens there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from yarl import URL
+
+# Not public, from the IANA special-purpose registries. 168.63.129.16 is public but answers as a cloud's host agent.
+_REFUSED_V4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "168.63.129.16/32",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+# Only global unicast is considered at all, so ULA, link-local, multicast, v4-mapped and NAT64 never are.
+_GLOBAL_V6 = IPv6Network("2000::/3")
+_REFUSED_V6 = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments; Teredo (2001::/32) carries an IPv4 address
+        "2001:db8::/32",
+        "2002::/16",  # 6to4 carries an IPv4 address
+        "3fff::/20",
+    )
+)
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+URL_LIMIT = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPolicy:
+    """What beyond public addresses over https is allowed: nothing, or the sandbox's loopback (then http as well)."""
+
+    allow_loopback: bool = False
+
+
+PUBLIC_ONLY = AddressPolicy()
+
+
+def address_problem(address: str, policy: AddressPolicy) -> str | None:
+    """Why this IP address may not be connected to; None when it may."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return "not an IP address"
+    if policy.allow_loopback and parsed.is_loopback:
+        return None
+    return None if _is_public(parsed) else "not a public address"
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _REFUSED_V4)
+    if address.scope_id is not None or address not in _GLOBAL_V6:
+        return False
+    return not any(address in network for network in _REFUSED_V6)
+
+
+@lru_cache(maxsize=1024)
+def url_problem(url: str, policy: AddressPolicy) -> str | None:
+    """Why this URL may not be requested, before any name is looked up; None when it may.
+
+    Judges what the HTTP client itself will parse, so that two parsers cannot disagree about the host.
+    """
+    if len(url) > URL_LIMIT or _PRINTABLE.fullmatch(url) is None or "\\" in url:
+        return "not a plain absolute URL"
+    try:
+        parsed = URL(url, encoded=True)
+        host, port = parsed.raw_host, parsed.port
+    except ValueError:
+        return "not a plain absolute URL"
+    if not host or not parsed.absolute:
+        return "not a plain absolute URL"
+    if parsed.raw_user is not None or parsed.raw_password is not None or "@" in parsed.raw_authority:
+        return "contains a user name or password"
+    if port == 0:
+        return "port 0"
+    problem = _host_problem(host, policy)
+    if problem is not None:
+        return problem
+    if parsed.scheme == "https" or (parsed.scheme == "http" and policy.allow_loopback and is_loopback_host(host)):
+        return None
+    return "not https"
+
+
+@lru_cache(maxsize=1024)
+def _host_problem(host: str, policy: AddressPolicy) -> str | None:
+    if ":" in host:
+        return address_problem(host, policy)
+    if _HOST.fullmatch(host) is None:
+        return "not a valid host name"
+    if _NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]) is not None:
+        # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers read them as addresses, so only the plain form is let in.
+        return address_problem(host, policy)
+    if (host.lower() == "localhost" or host.lower().endswith(".localhost")) and not policy.allow_loopback:
+        return "not a public address"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def is_loopback_host(host: str) -> bool:
+    """Whether a host as written means this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

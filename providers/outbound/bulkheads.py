@@ -1,0 +1,62 @@
+"""How many calls may be in flight at one peer, and how many of them for one account.
+
+A peer that hangs for some accounts so leaves places for the others. Sending is `providers.outbound.client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Bulkhead:
+    """The places at one peer; each account has at most its share of them. The empty account has no share of its own."""
+
+    def __init__(self, places: int, *, share: int) -> None:
+        self._places = places
+        self._share = share
+        self._taken = 0
+        self._of: dict[str, int] = {}
+        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+
+    async def enter(self, account: str, *, patience: float) -> None:
+        """Take a place, waiting at most so many seconds. Raises TimeoutError."""
+        if self._fits(account):
+            self._take(account)
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (account, place)
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(patience):
+                await place
+        except BaseException:
+            if place.done() and not place.cancelled():
+                self.leave(account)  # given in the moment in which we left
+            else:
+                self._waiting.remove(waiter)
+            raise
+
+    def leave(self, account: str) -> None:
+        """Give a place back; the first waiter that it fits has it."""
+        self._taken -= 1
+        if account:
+            left = self._of[account] - 1
+            if left:
+                self._of[account] = left
+            else:
+                del self._of[account]
+        for waiter in self._waiting:
+            if not waiter[1].done() and self._fits(waiter[0]):
+                self._waiting.remove(waiter)
+                self._take(waiter[0])
+                waiter[1].set_result(None)
+                return
+
+    def _fits(self, account: str) -> bool:
+        return self._taken < self._places and (not account or self._of.get(account, 0) < self._share)
+
+    def _take(self, account: str) -> None:
+        self._taken += 1
+        if account:
+            self._of[account] = self._of.get(account, 0) + 1

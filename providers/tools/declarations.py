@@ -1,0 +1,200 @@
+"""The declarative model of a tool: what a TOML file says of one call to a provider's API.
+
+One file holds tools of one provider. Reading and checking files is here; making a tool of a declaration and running it
+is `providers.tools.declared`. What a call may reach is still decided by the provider's request rules.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from providers.outbound.json_values import is_array, is_object
+
+BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
+Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
+Scalar = str | int | bool
+
+
+class ToolFileRefused(Exception):
+    """A tool file cannot be used; one line that names file, tool and mend."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Argument(_Part):
+    """One argument. Without `default` and with `required = true` it has to be given.
+
+    It goes into the path where its name stands there in braces, else into the query of a read and the body of a write,
+    under `as` (dotted below objects in the body, a number for a place in a list). `template` writes it into a longer
+    text, `{}` standing for it.
+    """
+
+    type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
+    description: Text
+    required: bool = True
+    default: Scalar | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    min: int | None = None  # of a number its value, of a text its length, of a list its size
+    max: int | None = None
+    place: Literal["path", "query", "body"] | None = None
+    name: Path_ | None = Field(default=None, alias="as")
+    template: str | None = None
+    separator: str | None = None  # joins a list into one text
+    send: Literal["rfc3339", "utc", "seconds", "milliseconds"] = "rfc3339"  # of a time; utc: without an offset
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Argument:
+        if self.pattern is not None:
+            if not (self.pattern.startswith("^") and self.pattern.endswith("$")):
+                raise ValueError("a pattern begins with ^ and ends with $")
+            re.compile(self.pattern)
+        if self.default is not None and self.required:
+            raise ValueError("an argument with a default is not required: write required = false")
+        if self.choices and self.type != "text":
+            raise ValueError("only a text has choices")
+        return self
+
+
+class Output(_Part):
+    """One value of the result, read at `path` in the answer (the first of several that is there); absent values are
+    null, texts are data and cut.
+
+    A `word` is cleaned to visible ASCII; `base64` is decoded to text, null where it is none.
+    """
+
+    path: Path_ | tuple[Path_, ...]
+    type: Literal["text", "word", "base64", "integer", "number", "boolean", "texts"] = "text"
+    description: Text | None = None
+    max: int = Field(default=500, ge=1, le=20_000)  # characters
+    template: str | None = None  # a text around the value, such as a link
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class Result(_Part):
+    """What of the answer is returned. With `items`, a list of objects at that path (`items` for a top-level list)."""
+
+    items: Path_ | None = None
+    fields: Mapping[Name, Output] = Field(min_length=1)
+    needs: Path_ | None = None  # has to be there, else the answer says that nothing was done (GraphQL)
+    next: Path_ | None = None  # of the value that the argument `cursor` brings back for the next page
+    line: Text  # a readable line per item, or the whole; `{name}` stands for a value
+
+
+class Request(_Part):
+    """The call: one method and path of one of the provider's APIs. `query` and `body` are sent as they stand."""
+
+    api: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+$")
+    query: Mapping[str, Scalar] = Field(default_factory=dict[str, Scalar])
+    body: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return tuple(re.findall(r"\{([a-z0-9_]+)\}", self.path))
+
+
+class Tool(_Part):
+    """One tool. `effect` is what it does to what is there: read, create, update or delete."""
+
+    name: Name
+    title: Annotated[str, StringConstraints(min_length=1, max_length=80)]
+    description: Text
+    scopes: frozenset[str] = Field(min_length=1)
+    effect: Literal["read", "create", "update", "delete"]
+    approval: bool = False  # the person is asked each time
+    request: Request
+    arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
+    result: Result
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Tool:
+        if (self.request.method == "GET") != (self.effect == "read") and self.request.method != "POST":
+            raise ValueError(f"{self.request.method} does not go with effect = {self.effect!r}")
+        if "account" in self.arguments:
+            raise ValueError("`account` is an argument of every tool already")
+        for placeholder in self.request.placeholders:
+            argument = self.arguments.get(placeholder)
+            is_there = argument is not None and (argument.required or argument.default is not None)
+            if argument is None or argument.type not in {"text", "integer"} or not is_there:
+                raise ValueError(
+                    f"the path's {{{placeholder}}} needs a required argument of that name, text or integer, or default"
+                )
+        for name, argument in self.arguments.items():
+            if argument.place == "path" and name not in self.request.placeholders:
+                raise ValueError(f"{name} has no place in the path")
+        if (self.result.next is not None) != ("cursor" in self.arguments):
+            raise ValueError("paging needs both: result.next, and an argument `cursor`")
+        known = set(self.result.fields)
+        for name in re.findall(r"\{([^{}]*)\}", self.result.line):
+            if name not in known:
+                raise ValueError(f"result.line names {{{name}}}, which is no field")
+        return self
+
+
+class ToolFile(_Part):
+    """Tools of one provider. `arguments` are those that several of them name in `use`."""
+
+    provider: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
+    arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
+    tool: tuple[Tool, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shared(cls, content: object) -> object:
+        """Give each tool the shared arguments that it uses, before its own."""
+        if not is_object(content) or not is_object(shared := content.get("arguments", {})):
+            return content
+        tools = content.get("tool")
+        if not is_array(tools):
+            return content
+        return {**content, "tool": [_with_shared(tool, shared) if is_object(tool) else tool for tool in tools]}
+
+
+def _with_shared(tool: Mapping[str, object], shared: Mapping[str, object]) -> Mapping[str, object]:
+    use, own = tool.get("use", []), tool.get("arguments", {})
+    if not is_array(use) or not is_object(own):
+        raise ValueError("`use` is a list of names of the file's [arguments], `arguments` a table")
+    missing = [name for name in use if not isinstance(name, str) or name not in shared]
+    if missing:
+        raise ValueError(f"use: the file's [arguments] has no {missing[0]!r}")
+    used = {str(name): shared[str(name)] for name in use}
+    return {name: value for name, value in tool.items() if name != "use"} | {"arguments": {**used, **own}}
+
+
+def read_tool_file(path: Path) -> ToolFile:
+    """The declarations of one file. Raises ToolFileRefused with one line."""
+    try:
+        return ToolFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ToolFileRefused(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ToolFileRefused(f"{path}: is no TOML: {error}") from error
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in found["loc"])
+        raise ToolFileRefused(f"{path}: {where or 'the file'}: {found['msg']}") from error
+
+
+def read_folders(folders: Sequence[Path]) -> tuple[tuple[Path, ToolFile], ...]:
+    """Every file of these folders, in the order of folders and names. Raises ToolFileRefused."""
+    found: list[tuple[Path, ToolFile]] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ToolFileRefused(f"{folder}: there is no such folder; create it or correct tools.folders")
+        found += [(path, read_tool_file(path)) for path in sorted(folder.glob("*.toml"))]
+    return tuple(found)

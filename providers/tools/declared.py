@@ -1,0 +1,394 @@
+"""Tools made of declarations: models for their arguments and results, and the one way in which they call.
+
+An argument gets into its place and nowhere else: one path segment, one query parameter, one value in the body. What the
+answer holds beside the declared fields is not returned.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field, create_model
+
+from providers.api.api import UpstreamAPI, UpstreamRefused
+from providers.api.rules import changes_method, expand, of_path, unknown_query
+from providers.api.text import as_data, as_id, quoted
+from providers.definitions.catalog import Catalog
+from providers.definitions.model import Provider
+from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
+from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
+from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
+
+LIST_BUDGET: Final = 40_000  # characters of texts in one answer; items after it are left out
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_PLACE: Final = re.compile(r"\{([^{}]*)\}")
+_WORD: Final = re.compile(r"[\x21-\x7e]+")
+_TYPES: Final[Mapping[str, Any]] = {  # pydantic takes types as values
+    "text": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "time": AwareDatetime,
+    "date": date,
+    "texts": list[str],
+}
+
+
+def tool_of(declared: Tool, provider: Provider, *, source: Path) -> ToolSpec:
+    """The tool, checked against its provider. Raises ToolFileRefused."""
+    _check(declared, provider, source)
+    runner = _Runner(declared)
+    return ToolSpec(
+        name=declared.name,
+        title=declared.title,
+        description=declared.description,
+        provider=provider.name,
+        scopes=declared.scopes,
+        input=_input_model(declared),
+        output=runner.output,
+        read_only=declared.effect == "read",
+        destructive=declared.effect in {"update", "delete"},
+        idempotent=declared.effect != "create",
+        call=runner.call,
+        text=runner.text,
+        approval=declared.approval,
+    )
+
+
+def data_tools(files: Sequence[tuple[Path, ToolFile]], catalog: Catalog) -> tuple[ToolSpec, ...]:
+    """The tools of these files. Raises ToolFileRefused for an unknown provider, or a name that is taken twice."""
+    made: dict[str, ToolSpec] = {}
+    for source, content in files:
+        provider = catalog.get(content.provider)
+        if provider is None:
+            raise ToolFileRefused(f"{source}: there is no provider {content.provider}; see token-vault providers list")
+        for declared in content.tool:
+            if declared.name in made:
+                raise ToolFileRefused(f"{source}: {declared.name}: this name is taken by another tool")
+            made[declared.name] = tool_of(declared, provider, source=source)
+    return tuple(made.values())
+
+
+def _check(declared: Tool, provider: Provider, source: Path) -> None:
+    where = f"{source}: {declared.name}"
+    if declared.request.api not in provider.apis:
+        raise ToolFileRefused(
+            f"{where}: {provider.name} has no API {declared.request.api!r}: {', '.join(provider.apis)}"
+        )
+    unknown = declared.scopes - provider.scopes.keys()
+    if unknown:
+        raise ToolFileRefused(f"{where}: {provider.name} has no scope {', '.join(sorted(unknown))}")
+    path = declared.request.path
+    for name in declared.request.placeholders:
+        path = path.replace(f"{{{name}}}", "x")
+    # whether the parameters fit too is seen when it is called
+    rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
+    held = expand(provider, declared.scopes)
+    if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
+        raise ToolFileRefused(
+            f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} call "
+            f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"
+        )
+    query = _query_names(declared)
+    strange = [unknown_query(provider, rule, query) for rule in rules if not rule.scopes.isdisjoint(held)]
+    if provider.audience is None and all(strange):
+        names = ", ".join(sorted(min(strange, key=len)))
+        raise ToolFileRefused(
+            f"{where}: no request rule of {provider.name} knows {names} in the query of {declared.request.path}: add "
+            "it to `query` of the rule in the provider's file, if it shows nothing beyond the rule's scopes"
+        )
+    for name in (*query, *declared.request.body):
+        if changes_method(provider, name):
+            raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
+
+
+def _query_names(declared: Tool) -> frozenset[str]:
+    in_body = declared.request.method in _WITH_BODY
+    arguments = {
+        argument.name or name
+        for name, argument in declared.arguments.items()
+        if (argument.place or ("path" if name in declared.request.placeholders else "body" if in_body else "query"))
+        == "query"
+    }
+    return frozenset(declared.request.query) | arguments
+
+
+def _input_model(declared: Tool) -> type[BaseModel]:
+    fields: dict[str, Any] = {name: _input_field(argument) for name, argument in declared.arguments.items()}
+    return create_model(f"{declared.name}_input", __base__=ToolInput, **fields)
+
+
+def _input_field(argument: Argument) -> tuple[Any, Any]:
+    kind: Any = Literal[argument.choices] if argument.choices else _TYPES[argument.type]
+    bounds: dict[str, Any] = {}
+    if argument.type in {"integer", "number"}:
+        bounds = {"ge": argument.min, "le": argument.max}
+    elif argument.type in {"text", "texts"} and not argument.choices:
+        bounds = {"min_length": argument.min if argument.min is not None else 1, "max_length": argument.max or 10_000}
+    if argument.pattern is not None and argument.type == "text":
+        bounds["pattern"] = argument.pattern
+    if argument.type == "integer":
+        bounds["strict"] = True
+    kind = Annotated[kind, Field(**bounds)]
+    if argument.required:
+        return kind, Field(description=argument.description)
+    if argument.default is not None:
+        return kind, Field(default=argument.default, description=argument.description)
+    return kind | None, Field(default=None, description=argument.description)
+
+
+def _output_type(output: Output) -> Any:
+    match output.type:
+        case "text" | "word" | "base64":
+            return str | None
+        case "integer":
+            return int | None
+        case "number":
+            return float | None
+        case "boolean":
+            return bool | None
+        case "texts":
+            return list[str]
+
+
+def _output_model(name: str, fields: Mapping[str, Output]) -> type[BaseModel]:
+    made: dict[str, Any] = {
+        field: (_output_type(output), Field(description=output.description)) for field, output in fields.items()
+    }
+    return create_model(name, __base__=ToolOutput, **made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """The parts of one call."""
+
+    segments: tuple[str, ...]
+    query: Mapping[str, str | int | bool]
+    body: Mapping[str, object]
+
+
+class _Runner:
+    """Calls as declared, and makes the result of the answer."""
+
+    def __init__(self, declared: Tool) -> None:
+        self._tool = declared
+        self._template = declared.request.path
+        for name in declared.request.placeholders:
+            self._template = self._template.replace(f"{{{name}}}", "{}")
+        fields = declared.result.fields
+        self._item = _output_model(f"{declared.name}_{'item' if declared.result.items else 'output'}", fields)
+        if declared.result.items is None:
+            self.output = self._item
+        else:
+            listed: dict[str, Any] = {
+                "items": (list[self._item], Field()),
+                "next_cursor": (str | None, Field(description="Pass it as `cursor` to go on, if there is one")),
+                "is_cut": (bool, Field(description="Whether items were left out for size")),
+            }
+            self.output = create_model(f"{declared.name}_output", __base__=ToolOutput, **listed)
+
+    async def call(self, api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
+        request = self._tool.request
+        sent = self._sent(arguments)
+        answer = await api.send(
+            request.method,
+            request.api,
+            self._template,
+            segments=sent.segments,
+            params=sent.query,
+            body=sent.body if request.method in _WITH_BODY else None,
+            is_write=self._tool.effect != "read",
+        )
+        result = self._tool.result
+        if result.needs is not None and at(answer, result.needs) is None:
+            message = text_at(answer, "errors.0.message") or "it did not say why"
+            raise UpstreamRefused("refused", f"{api.title} did not do it: {as_data(message, limit=200)}")
+        if result.items is None:
+            return self._item(**self._values(answer))
+        found, is_cut = self._listed(answer)
+        cursor = None if result.next is None else text_at(answer, result.next)
+        cursor = None if cursor is None else cursor[:2000]
+        return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
+
+    def _listed(self, answer: Mapping[str, object]) -> tuple[list[BaseModel], bool]:
+        found: list[BaseModel] = []
+        left = LIST_BUDGET
+        for item in objects_at(answer, self._tool.result.items or ""):
+            made = self._item(**self._values(item))
+            left -= len(made.model_dump_json())
+            if left < 0 and found:
+                return found, True
+            found.append(made)
+        return found, False
+
+    def _sent(self, arguments: BaseModel) -> _Sent:
+        request = self._tool.request
+        segments: dict[str, str] = {}
+        query: dict[str, str | int | bool] = dict(request.query)
+        body: dict[str, object] = {}
+        for name, value in request.body.items():
+            _put(body, name, value)
+        in_body = request.method in _WITH_BODY
+        for name, argument in self._tool.arguments.items():
+            value: object = getattr(arguments, name)
+            if value is None:
+                continue
+            wire = _wire(value, argument)
+            place = argument.place or ("path" if name in request.placeholders else "body" if in_body else "query")
+            if place == "path":
+                segments[name] = str(wire)
+            elif place == "body":
+                _put(body, argument.name or name, wire)
+            else:
+                query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
+        return _Sent(tuple(segments[name] for name in request.placeholders), query, body)
+
+    def _values(self, item: Mapping[str, object]) -> dict[str, object]:
+        return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
+
+    def text(self, output: BaseModel) -> str:
+        """A readable form: what the provider gave stands in quotation marks, below a line that says what it is."""
+        result = self._tool.result
+        if result.items is None:
+            line = _line(result.line, output)
+            return f"{UNTRUSTED}\n{line}" if self._tool.effect == "read" else line
+        listed: object = getattr(output, "items", None)
+        lines = [_line(result.line, item) for item in listed if isinstance(item, BaseModel)] if is_array(listed) else []
+        rest = ["Some were left out for size: ask for fewer at a time."] if getattr(output, "is_cut", False) else []
+        if getattr(output, "next_cursor", None):  # a page may be short, or empty, before the last one
+            rest.append("There is more: call again with `cursor`.")
+        if not lines:
+            return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
+        return "\n".join([UNTRUSTED, *lines, *rest])
+
+
+def _put(body: dict[str, object], path: str, value: object) -> None:
+    """Set the value at a dotted path; what stands on the way is made. A number is a place in a list."""
+    steps = path.split(".")
+    place: object = body
+    for step, following in zip(steps, (*steps[1:], None), strict=True):
+        made: object = value if following is None else ([] if following.isdecimal() else {})
+        place = _entered(place, step, made, is_last=following is None)
+
+
+def _entered(place: object, step: str, made: object, *, is_last: bool) -> object:
+    """The value at one step below an object or list that was made here; `made` where there is none yet."""
+    if isinstance(place, list):
+        places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+        number = int(step)
+        places.extend([None] * (number + 1 - len(places)))
+        if is_last or places[number] is None:
+            places[number] = made
+        return places[number]
+    if not isinstance(place, dict):
+        raise TypeError(f"{step} lies below a value")
+    members: dict[str, object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+    if is_last:
+        members[step] = made
+    return members.setdefault(step, made)
+
+
+def _wire(value: object, argument: Argument) -> object:
+    """The argument as the provider wants it."""
+    made: object = value
+    if argument.type == "time":
+        made = _time(value, argument.send)
+    elif argument.type == "date":
+        made = str(value)
+    elif is_array(value):
+        made = value if argument.separator is None else argument.separator.join(str(one) for one in value)
+    return made if argument.template is None else argument.template.replace("{}", str(made))
+
+
+def _time(value: object, form: str) -> object:
+    if not isinstance(value, datetime):
+        raise TypeError("a time was expected")
+    if form == "rfc3339":
+        return value.isoformat()
+    if form == "utc":
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat()
+    seconds = value.timestamp()
+    return int(seconds) if form == "seconds" else int(seconds * 1000)
+
+
+def _found(item: Mapping[str, object], output: Output) -> str | None:
+    return next((found for path in output.paths if (found := text_at(item, path)) is not None), None)
+
+
+def _text(item: Mapping[str, object], output: Output) -> str | None:
+    found = _found(item, output)
+    if found is None:
+        return None
+    made = as_id(found, limit=output.max) if output.type == "word" else as_data(found, limit=output.max)
+    return made if output.template is None else output.template.replace("{}", made)
+
+
+def _decoded(item: Mapping[str, object], output: Output) -> str | None:
+    """Text that was sent as base64 (RFC 4648, either alphabet, lines and padding as they come)."""
+    found = _found(item, output)
+    if found is None:
+        return None
+    letters = "".join(found.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return as_data(b64decode(letters + "=" * (-len(letters) % 4), validate=True).decode(), limit=output.max)
+    except (ValueError, UnicodeDecodeError):
+        return None
+
+
+def _number(item: Mapping[str, object], output: Output) -> float | None:
+    found = at(item, output.paths[0])
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _boolean(item: Mapping[str, object], output: Output) -> bool | None:
+    found = at(item, output.paths[0])
+    return found if isinstance(found, bool) else None
+
+
+def _texts(item: Mapping[str, object], output: Output) -> list[str]:
+    """Texts of an array, or one text at the same path of each of its objects: `labels.name`."""
+    path = output.paths[0]
+    found = at(item, path)
+    if is_array(found):
+        return [as_data(one, limit=output.max) for one in found if isinstance(one, str)][:100]
+    parent, _, leaf = path.rpartition(".")
+    named = [text_at(one, leaf) for one in objects_at(item, parent)] if parent else []
+    return [as_data(one, limit=output.max) for one in named if one is not None][:100]
+
+
+def _integer(item: Mapping[str, object], output: Output) -> int | None:
+    return integer_at(item, output.paths[0])
+
+
+_READERS: Final[Mapping[str, Callable[[Mapping[str, object], Output], object]]] = {
+    "text": _text,
+    "word": _text,
+    "base64": _decoded,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "texts": _texts,
+}
+
+
+def _read(item: Mapping[str, object], output: Output) -> object:
+    return _READERS[output.type](item, output)
+
+
+def _line(template: str, values: BaseModel) -> str:
+    """The template with each value in place: words and numbers as they are, texts of others in quotation marks."""
+    return _PLACE.sub(lambda found: _shown(getattr(values, found[1])), template)
+
+
+def _shown(value: object) -> str:
+    if is_array(value):
+        return ", ".join(quoted(str(one)) for one in value) or "none"
+    if isinstance(value, str):
+        return value if _WORD.fullmatch(value) is not None else quoted(value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,198 @@
+"""`activity`, `activity verify` and `keys rotate-signing`: what happened, and the keys that tokens are signed with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import typer.core
+
+from server.commands.context import Setup, command, fail, say, user_named
+from server.event_texts import described, in_a_line, names_of, when
+
+if TYPE_CHECKING:
+    from vault.audit.proof import Report
+
+keys_app = typer.Typer(no_args_is_help=True, help="Keys.")
+_LOOK = 0.5  # seconds between two looks with --follow
+
+
+@keys_app.callback()
+def keys_() -> None:
+    """Keys."""
+
+
+class _Activity(typer.core.TyperGroup):
+    """`activity` without another word lists."""
+
+    default_command = "list"
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base names typer's private class of it
+        if not args or args[0] not in self.commands:
+            args = [self.default_command, *args]
+        return super().parse_args(ctx, args)
+
+
+def register_activity(root: typer.Typer) -> None:
+    """Add `activity` to the program."""
+    app = typer.Typer(cls=_Activity, help="What happened: who, which agent, with which scopes and outcome.")
+    root.add_typer(app, name="activity")
+
+    @command(app, "list")
+    def activity(
+        setup: Setup,
+        *,
+        follow: Annotated[bool, typer.Option("--follow", help="Go on as things happen.")] = False,
+        user: Annotated[str | None, typer.Option("--user", help="Only this person.")] = None,
+        limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many of the latest.")] = 50,
+    ) -> None:
+        """Print what happened: who, which agent, with which scopes and outcome."""
+        setup.run(_activity(setup, follow=follow, user=user, limit=limit))
+
+    @command(app, "verify")
+    def verify(
+        setup: Setup,
+        *,
+        since: Annotated[
+            str | None,
+            typer.Option("--since", help="Trust what was sealed of earlier events; a date, or date and time in UTC."),
+        ] = None,
+        allow_unkeyed: Annotated[
+            bool, typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one.")
+        ] = False,
+    ) -> None:
+        """Prove that no event was changed, removed or put in, and say what was pruned."""
+        if not setup.run(_verify(setup, since=since, allow_unkeyed=allow_unkeyed)):
+            raise typer.Exit(1)
+
+
+async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int) -> None:
+    from vault.audit import audit
+
+    async with setup.open() as deployment:
+        user_id = None if user is None else (await user_named(deployment.database, user)).id
+        latest = await audit.list_events(deployment.database, user_id=user_id, limit=limit, newest_first=True)
+        names = await names_of(deployment, latest)
+        rows = [described(event, names=names) for event in reversed(latest)]
+        if setup.as_json and not follow:
+            setup.show_json(rows)
+            return
+        last = latest[0].sequence if latest else 0
+        _print(setup, rows)
+        while follow:
+            new = await audit.list_events(deployment.database, user_id=user_id, after=last, limit=limit)
+            if new:
+                names = await names_of(deployment, new)
+                last = new[-1].sequence
+                _print(setup, [described(event, names=names) for event in new])
+            else:
+                await asyncio.sleep(_LOOK)
+
+
+def _print(setup: Setup, rows: list[dict[str, object]]) -> None:
+    for row in rows:
+        say(json.dumps(row, ensure_ascii=False) if setup.as_json else in_a_line(row))
+
+
+async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bool:
+    from vault.audit.proof import ChainBroken, last_checkpoint, prove
+    from vault.audit.segments import seal
+
+    before = None if since is None else _instant(since)
+    async with setup.open() as deployment:
+        database = deployment.database
+        try:
+            key = database.event_key
+            sealed = None if before is None or key is None else await last_checkpoint(database, key, before=before)
+            report = await prove(database, since=sealed)
+            await seal(database, now=deployment.now(), limit=None)  # so that doctor need not begin at the first event
+        except ChainBroken as broken:
+            setup.show_one(
+                {"whole": False, "sequence": broken.sequence, "after": broken.after, "sentence": broken.description},
+                sentence=f"{broken.description}. Sealed checkpoints vouch for the events up to {broken.after}.",
+            )
+            return False
+    is_whole = allow_unkeyed or not report.unkeyed
+    if setup.as_json:
+        setup.show_json({"whole": is_whole, **_as_json(report)})
+    else:
+        say("\n".join(_sentences(report)))
+    return is_whole
+
+
+def _instant(text: str) -> int:
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        fail(f"--since {text}: write a date such as 2026-11-30, or 2026-11-30T18:00")
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def _as_json(report: Report) -> dict[str, object]:
+    return {
+        "first": report.first,
+        "last": report.last,
+        "trusted": report.trusted,
+        "keyed_from": report.keyed_from,
+        "unkeyed": {"count": report.unkeyed_count, "spans": [list(span) for span in report.unkeyed]},
+        "pruned": [
+            {
+                "first": one.first,
+                "last": one.last,
+                "first_at": when(one.first_at),
+                "last_at": when(one.last_at),
+                "pruned_at": when(one.at),
+                "retention_days": one.retention_days,
+            }
+            for one in report.pruned
+        ],
+    }
+
+
+def _sentences(report: Report) -> list[str]:
+    """What was proved, what was taken as proved before, and what is not there to be proved."""
+    found = [
+        f"Events {one.first} to {one.last} ({when(one.first_at)} to {when(one.last_at)}) were pruned under a "
+        f"retention of {one.retention_days} days, the last of them at {when(one.at)}."
+        for one in report.pruned
+    ]
+    if report.trusted:
+        found.append(f"Events up to {report.trusted} were verified when they were sealed and not read again.")
+    if report.first > report.last:
+        found.append("There is no other event.")
+        return found
+    found.append(f"Events {report.first} to {report.last} are whole: none was changed, removed or put in.")
+    if report.keyed_from is not None and report.first < report.keyed_from:
+        end = min(report.keyed_from - 1, report.last)
+        found.append(f"Events up to {end} are older than the key of the activity: the hash chain alone covers them.")
+    if report.unkeyed_count:
+        spans = ", ".join(f"{first} to {last}" for first, last in report.unkeyed)
+        found.append(
+            f"{report.unkeyed_count} events came without the vault's key{f' ({spans})' if spans else ''}: an earlier "
+            "release wrote them beside this one, or somebody with access to the database. If an earlier release ran "
+            "then, use --allow-unkeyed; otherwise find out who wrote them."
+        )
+    return found
+
+
+@command(keys_app, "rotate-signing")
+def rotate_signing(setup: Setup) -> None:
+    """Make a new signing key; it is published now, used in an hour, and the old one stays until its tokens end."""
+
+    async def rotate() -> str:
+        from vault.audit import audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            now = deployment.now()
+            kid = await deployment.keys.signing.rotate(deployment.database, now=now)
+            async with deployment.transaction() as transaction:
+                await audit.append(transaction, Event(kind="signing_key.rotated", details={"kid": kid}), now=now)
+            return kid
+
+    kid = setup.run(rotate())
+    setup.show_one({"kid": kid}, sentence=f"The key {kid} is published; tokens are signed with it from in an hour on.")

@@ -1,0 +1,486 @@
+"""`clients ...` and `delegations ...`: which agents are known, and what people let them use.
+
+Registering one by hand is `server.commands.adding`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, command, fail, note, user_named
+from server.event_texts import when
+
+if TYPE_CHECKING:
+    from vault.records import Client, Connection, Delegation
+    from vault.storage.database import Reader
+
+clients_app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
+delegations_app = typer.Typer(no_args_is_help=True, help="What people let agents use.")
+ClientId = Annotated[str, typer.Argument(help="The client's id.", show_default=False)]
+UserOption = Annotated[
+    str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
+]
+
+
+def described(client: Client) -> dict[str, object]:
+    """A client as printed; never the secret's hash."""
+    from server.oauth.exchange import release, workers
+
+    rules = workers.rules_of(client)
+    return {
+        "client_id": client.id,
+        "name": client.name,
+        "kind": client.kind.value,
+        "auth_method": client.auth_method,
+        "redirect_uris": list(client.redirect_uris),
+        "grant_types": sorted(client.grant_types),
+        "resources": list(client.resources),
+        "release": {name: chosen.value for name, chosen in release.policies_of(client).items()},
+        "worker": None if rules is None else workers.stored_rules(rules),
+        "created_at": when(client.created_at),
+        "last_used_at": when(client.last_used_at),
+    }
+
+
+@command(clients_app, "list")
+def list_(setup: Setup) -> None:
+    """List all agents."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import clients
+
+        async with setup.open() as deployment:
+            return [described(client) for client in await clients.list_clients(deployment.database)]
+
+    columns = ("client_id", "name", "kind", "auth_method", "last_used_at")
+    setup.show(setup.run(read()), columns=columns, empty="No agent is registered yet.")
+
+
+@command(clients_app, "show")
+def show(setup: Setup, client_id: ClientId) -> None:
+    """Show one agent."""
+
+    async def read() -> dict[str, object]:
+        async with setup.open() as deployment:
+            return described(await client_of(deployment.database, client_id))
+
+    setup.show_fields(setup.run(read()))
+
+
+@command(clients_app, "remove")
+def remove(setup: Setup, client_id: ClientId) -> None:
+    """Forget an agent; all its grants and tokens end at once."""
+
+    async def end() -> Client:
+        from vault import clients
+        from vault.audit import audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            client = await client_of(deployment.database, client_id)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await clients.remove_client(transaction, client.id, now=now)
+                await audit.append(transaction, Event(kind="client.removed", client_id=client.id), now=now)
+            return client
+
+    client = setup.run(end())
+    setup.show_one(described(client), sentence=f"{client.name} is removed; its tokens no longer work.")
+
+
+async def client_of(reader: Reader, client_id: str) -> Client:
+    """The client of that id, or the end of the command."""
+    from vault import clients
+
+    found = await clients.get_client(reader, client_id)
+    return found if found is not None else fail(f"there is no client {client_id!r}: token-vault clients list")
+
+
+@command(delegations_app, "list")
+def list_delegations(setup: Setup, *, user: UserOption = None) -> None:
+    """List what a person's agents may use."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import clients, connections, delegations
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            known = {one.id: one for one in await connections.list_connections(deployment.database, owner.id)}
+            held = await delegations.list_for_user(deployment.database, owner.id)
+            live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
+            names: dict[str, str] = {}
+            for client_id in {one.client_id for one in live}:
+                if (client := await clients.get_client(deployment.database, client_id)) is not None:
+                    names[client_id] = client.name
+            return [_delegated(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
+
+    columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
+    setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")
+
+
+def _delegated(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
+    return {
+        "agent": name,
+        "provider": connection.provider,
+        "account": connection.label,
+        "scopes": sorted(found.scopes),
+        "expires_at": when(found.expires_at),
+        "client_id": found.client_id,
+        "connection_id": found.connection_id,
+    }
+
+
+@command(delegations_app, "ask")
+def ask(
+    setup: Setup,
+    client_id: ClientId,
+    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    *,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="Ask before anything with this scope.")] = None,
+    tool: Annotated[list[str] | None, typer.Option("--tool", help="Ask before this tool.")] = None,
+    user: UserOption = None,
+) -> None:
+    """Set what the person is asked about each time; without --scope and --tool, nothing."""
+    entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
+
+    async def change() -> None:
+        from vault import delegations
+        from vault.audit import audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            for name in tool or ():
+                if deployment.tool(name) is None:
+                    fail(f"there is no tool {name}: token-vault tools list")
+            held = await delegations.get(
+                deployment.database, user_id=owner.id, client_id=client_id, connection_id=connection_id
+            )
+            if held is None or held.revoked_at is not None:
+                fail("that agent may not use that connection: token-vault delegations list")
+            unknown = frozenset(scope or ()) - held.scopes
+            if unknown:
+                fail(f"the agent has no {', '.join(sorted(unknown))} there: token-vault delegations list")
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await delegations.set_ask(
+                    transaction,
+                    user_id=owner.id,
+                    client_id=client_id,
+                    connection_id=connection_id,
+                    ask=entries,
+                    now=now,
+                )
+                event = Event(
+                    kind="delegation.asks",
+                    user_id=owner.id,
+                    client_id=client_id,
+                    connection_id=connection_id,
+                    details={"ask": sorted(entries)},
+                )
+                await audit.append(transaction, event, now=now)
+
+    setup.run(change())
+    row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
+    said = f"before: {', '.join(sorted(entries))}" if entries else "about nothing"
+    setup.show_one(row, sentence=f"The person is now asked each time {said}.")
+
+
+@command(delegations_app, "revoke")
+def revoke(
+    setup: Setup,
+    client_id: ClientId,
+    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    *,
+    user: UserOption = None,
+) -> None:
+    """Take a connection away from an agent."""
+
+    async def end() -> None:
+        from vault import delegations
+        from vault.audit import audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            owner = await user_named(deployment.database, user)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                if not await delegations.revoke(
+                    transaction, user_id=owner.id, client_id=client_id, connection_id=connection_id, now=now
+                ):
+                    fail("that agent may not use that connection anyway: token-vault delegations list")
+                event = Event(
+                    kind="delegation.revoked", user_id=owner.id, client_id=client_id, connection_id=connection_id
+                )
+                await audit.append(transaction, event, now=now)
+
+    setup.run(end())
+    setup.show_one({"client_id": client_id, "connection_id": connection_id}, sentence="The agent may not use it now.")
+
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from server.oauth.exchange.workers import WorkerRules
+    from vault.records import Client
+
+
+RELEASES = ("proxy", "narrowed", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    name: str
+    redirect_uris: tuple[str, ...]
+    secret: bool
+    key: Path | None
+    resources: tuple[str, ...]
+    by_device: bool
+    exchanges: bool
+    release: str | None
+    origins: tuple[str, ...]
+    addresses: tuple[str, ...]
+    connections: tuple[str, ...]
+    scopes: tuple[str, ...]
+
+    @property
+    def is_worker(self) -> bool:
+        return bool(self.addresses or self.connections or self.scopes)
+
+
+def register(clients_app: typer.Typer) -> None:
+    """Add the commands to `clients`."""
+
+    @command(clients_app, "add")
+    def add(
+        setup: Setup,
+        name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
+        *,
+        redirect_uri: Annotated[
+            list[str] | None, typer.Option("--redirect-uri", help="Where people return to; repeat for several.")
+        ] = None,
+        confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
+        key: Annotated[
+            Path | None, typer.Option("--key", help="Its public key, PEM or JWK set: it signs instead of a secret.")
+        ] = None,
+        resource: Annotated[
+            list[str] | None, typer.Option("--resource", help="An API of your own it may call.")
+        ] = None,
+        device: Annotated[
+            bool, typer.Option("--device", help="It may sign in by a code that its person types.")
+        ] = False,
+        exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
+        release: Annotated[
+            str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
+        ] = None,
+        origin: Annotated[
+            list[str] | None, typer.Option("--origin", help="A web origin whose pages are this client.")
+        ] = None,
+        worker_address: Annotated[
+            list[str] | None, typer.Option("--worker-address", help="An address or network its workers call from.")
+        ] = None,
+        worker_connection: Annotated[
+            list[str] | None, typer.Option("--worker-connection", help="A provider or connection its workers reach.")
+        ] = None,
+        worker_scope: Annotated[
+            list[str] | None, typer.Option("--worker-scope", help="A scope its workers may ask for.")
+        ] = None,
+    ) -> None:
+        """Register an agent by hand; a secret is printed once, now."""
+        options = _Options(
+            name=name,
+            redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
+            secret=confidential,
+            key=key,
+            resources=tuple(resource or ()),
+            by_device=device,
+            exchanges=exchange,
+            release=release,
+            origins=tuple(origin or ()),
+            addresses=tuple(worker_address or ()),
+            connections=tuple(worker_connection or ()),
+            scopes=tuple(worker_scope or ()),
+        )
+        client, secret = setup.run(_add(setup, options))
+        row = described(client)
+        sentence = f"client_id      {client.id}"
+        if secret is not None:
+            row["client_secret"] = secret
+            sentence += f"\nclient_secret  {secret}"
+            note("The secret is shown this once; the vault keeps only its hash.")
+        setup.show_one(row, sentence=sentence)
+
+    @command(clients_app, "release")
+    def release_(
+        setup: Setup,
+        client_id: ClientId,
+        target: Annotated[str, typer.Argument(help="A provider, or a connection's id.", show_default=False)],
+        policy: Annotated[str, typer.Argument(help="proxy, narrowed or full.", show_default=False)],
+    ) -> None:
+        """Say how far upstream tokens of one provider may go to one agent."""
+        client = setup.run(_release(setup, client_id, target, policy=policy))
+        if policy == "full":
+            note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
+        setup.show_one(described(client), sentence=f"{client.name}: {target} {policy}")
+
+
+async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
+    from server.oauth.clients.authentication import secret_hash
+    from vault import apis, clients
+    from vault.audit import audit
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        value = secrets.token_urlsafe(32) if options.secret else None
+        now = deployment.now()
+        client = replace(
+            _client(deployment, options, now=now), secret_hash=None if value is None else secret_hash(value)
+        )
+        async with deployment.transaction() as transaction:
+            for resource in options.resources:
+                if await apis.find_api(transaction, resource) is None:
+                    await apis.add_api(transaction, resource, name=client.name, now=now)
+            await clients.save_client(transaction, client)
+            event = Event(kind="client.registered", client_id=client.id, details={"kind": client.kind.value})
+            await audit.append(transaction, event, now=now)
+        return client, value
+
+
+def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
+    """The client that the options describe; what does not fit together ends the command."""
+    from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES
+    from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, check_redirect_uri, clean_name
+    from vault.records import Client, ClientKind, new_id
+
+    for uri in options.redirect_uris:
+        try:
+            check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
+        except OAuthError as error:
+            fail(f"--redirect-uri {uri}: {error.description}")
+    exchanges = options.exchanges or options.is_worker
+    if not options.redirect_uris and not exchanges:
+        fail("give --redirect-uri, where people return to; only a client with --exchange can do without")
+    grant_types = set[str](USUAL_GRANT_TYPES) if options.redirect_uris else set[str]()
+    if options.by_device:
+        grant_types.add(DEVICE_GRANT)
+    if exchanges:
+        grant_types.add(TOKEN_EXCHANGE)
+    method = "none"
+    if options.secret:
+        method = "client_secret_basic"
+    elif options.key is not None:
+        method = "private_key_jwt"
+    if not options.redirect_uris and method == "none":
+        fail("a client that nobody signs in to proves who it is: give --confidential or --key")
+    return Client(
+        id=new_id(),
+        kind=ClientKind.MANUAL,
+        name=clean_name(options.name) or fail("the name has no visible character"),
+        auth_method=method,
+        redirect_uris=options.redirect_uris,
+        grant_types=frozenset(grant_types),
+        resources=options.resources,
+        created_at=now,
+        metadata=_metadata(deployment, options),
+    )
+
+
+def _metadata(deployment: Deployment, options: _Options) -> dict[str, object]:
+    from server.http.cors import ORIGINS, origin_of
+    from server.oauth.exchange import release, workers
+
+    metadata: dict[str, object] = {}
+    if options.key is not None:
+        metadata["jwks"] = _jwks(options.key)
+    for origin in options.origins:
+        if origin_of(origin) != origin:
+            fail(f"--origin {origin}: write it as https://host[:port]")
+    if options.origins:
+        metadata[ORIGINS] = list(options.origins)
+    if options.release is not None:
+        if options.release not in RELEASES[:2]:
+            fail("--release is proxy or narrowed; full is given for one provider: token-vault clients release")
+        metadata[release.MEMBER] = {release.DEFAULT: options.release}
+    if options.is_worker:
+        metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options))
+    return metadata
+
+
+def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
+    from ipaddress import ip_network
+
+    from server.oauth.exchange.subjects import Limits
+    from server.oauth.exchange.workers import WorkerRules
+
+    if not (options.addresses and options.connections and options.scopes and options.key is not None):
+        fail("a worker needs --key, --worker-address, --worker-connection and --worker-scope: each list allows by name")
+    for address in options.addresses:
+        try:
+            ip_network(address, strict=False)
+        except ValueError:
+            fail(f"--worker-address {address}: write an address, or a network such as 10.1.0.0/16")
+    known = {scope for provider in deployment.catalog for scope in provider.scopes}
+    for scope in options.scopes:
+        if scope not in known:
+            fail(f"--worker-scope {scope}: no provider has it; token-vault providers show NAME lists them")
+    providers = {name: deployment.catalog.get(name) for name in options.connections}
+    reached = frozenset(name if provider is None else provider.name for name, provider in providers.items())
+    return WorkerRules(options.addresses, Limits(reached, frozenset(options.scopes)))
+
+
+def _jwks(path: Path) -> dict[str, object]:
+    """The public key of a file as a JWK set; private ones are refused, so that none is ever copied here."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import ECKey, RSAKey
+
+    from server.oauth.clients.rules import jwk_members
+    from server.oauth.rules import json_object
+
+    try:
+        content = path.expanduser().read_bytes()
+    except OSError as error:
+        fail(f"--key {path}: {error.strerror}")
+    try:
+        members = json_object(content)
+        found = {"keys": list(jwk_members(members if "keys" in members else {"keys": [members]}))}
+    except ValueError:
+        found = {"keys": list[dict[str, object]]()}
+        for kind in (ECKey, RSAKey):
+            try:
+                key = kind.import_key(content)
+            except (JoseError, ValueError, TypeError):
+                continue
+            if key.is_private:
+                fail(f"--key {path}: this is a private key, which stays with the worker; give the public one")
+            found = {"keys": list(jwk_members({"keys": [{**key.as_dict(private=False), "kid": key.thumbprint()}]}))}
+    if not found["keys"]:
+        fail(f"--key {path}: no public key that can be used: EC P-256 or RSA of 2048 bits and more, PEM or JWK set")
+    return {"keys": found["keys"]}
+
+
+async def _release(setup: Setup, client_id: str, target: str, *, policy: str) -> Client:
+    from server.oauth.exchange import release
+    from vault import clients
+    from vault.audit import audit
+    from vault.records import Event
+
+    if policy not in RELEASES:
+        fail(f"{policy} is no policy: {', '.join(RELEASES)}")
+    async with setup.open() as deployment:
+        client = await client_of(deployment.database, client_id)
+        if policy != "proxy" and release.ceiling_of(client) is release.Release.PROXY:
+            fail("only a client with a secret or key that an operator registered can be handed upstream tokens")
+        provider = deployment.catalog.get(target)
+        name = target if provider is None else provider.name
+        chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
+        changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            await clients.update_client(transaction, changed)
+            details = {"target": name, "release": policy, "narrowing": "none" if policy == "full" else "kept"}
+            await audit.append(transaction, Event("release.changed", client_id=client.id, details=details), now=now)
+        return changed

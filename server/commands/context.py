@@ -1,0 +1,305 @@
+"""What every command shares: where the vault is, how it is opened, how results and refusals are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Concatenate, NoReturn, ParamSpec, TypeVar, get_type_hints
+
+import typer
+
+from server.runtime.printable import printable
+
+if TYPE_CHECKING:
+    from providers.definitions.catalog import Catalog
+    from server.deployment import Deployment
+    from server.settings import Settings
+    from vault.records import User
+    from vault.storage.database import Reader
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_UNBOUNDED = 10_000  # columns of a table that nobody reads on a terminal
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", envvar="TOKEN_VAULT_CONFIG", help="Settings file (TOML).", show_default=False)
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="TOKEN_VAULT_DATA", help="Data directory.", show_default="the platform's"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The options that every command has."""
+
+    config: Path | None
+    data: Path | None
+    as_json: bool
+
+    def directory(self) -> Path:
+        """The data directory."""
+        from server.settings import default_data_directory
+
+        return (self.data or default_data_directory()).expanduser().absolute()
+
+    def settings(self, overrides: Mapping[str, object] | None = None) -> Settings:
+        """The settings. Raises SettingsRefused."""
+        from server.settings import load_settings
+
+        return load_settings(self.config, data=self.directory(), overrides=overrides)
+
+    def catalog(self) -> Catalog:
+        """The providers as the settings have them; opens nothing else. Raises ProviderFileRefused, SettingsRefused."""
+        from providers.outbound.addresses import AddressPolicy
+        from providers.outbound.client import Outbound
+        from server.app import open_catalog
+
+        settings = self.settings()
+
+        async def read() -> Catalog:
+            async with Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)) as outbound:
+                return await open_catalog(settings, data=self.directory(), outbound=outbound)
+
+        return self.run(read())
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Deployment]:
+        """The whole vault, without serving it; processes that serve it may run beside."""
+        from server.app import open_deployment
+
+        async with open_deployment(self.settings(), data=self.directory()) as deployment:
+            yield deployment
+
+    def run(self, work: Coroutine[object, object, T]) -> T:
+        """Run a command's asynchronous part."""
+        try:
+            import uvloop
+        except ImportError:  # there is none for Windows
+            return asyncio.run(work)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+
+    def show(self, rows: Sequence[Mapping[str, object]], *, columns: Sequence[str], empty: str) -> None:
+        """Print a list: a JSON array, or a table."""
+        if self.as_json:
+            self.show_json(rows)
+            return
+        if not rows:
+            say(empty)
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        heads = [column.replace("_", " ") for column in columns]
+        cells = [[Text(printable(_cell(row.get(column)))) for column in columns] for row in rows]
+        console = Console()
+        # A program that reads the table (grep, awk) has no width: one line for each row.
+        room = console.width if sys.stdout.isatty() else _UNBOUNDED
+        # What a person copies, and every heading, stays in one piece however narrow the terminal is.
+        floors = [max(len(word) for word in head.split()) for head in heads]
+        natural = [max(len(head), *(row[index].cell_len for row in cells)) for index, head in enumerate(heads)]
+        floors[0] = natural[0]
+        gap = next((wide for wide in (2, 1) if sum(floors) + wide * len(heads) <= room), 2)
+        widths = _fitted(natural, floors, room=room - gap * len(heads))
+        table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
+        for head, width in zip(heads, widths, strict=True):
+            table.add_column(head, overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*row)
+        console.width = max(console.width, sum(widths) + 2 * len(widths))
+        console.print(table)
+
+    def show_fields(self, row: Mapping[str, object]) -> None:
+        """Print one thing with all that is known of it: a JSON object, or a line for each field."""
+        if self.as_json:
+            self.show_json(row)
+            return
+        width = max(len(name) for name in row) + 1
+        for name, value in row.items():
+            say(printable(f"{name:{width}}{_cell(value)}").rstrip())
+
+    def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
+        """Print one result: a JSON object, or a sentence."""
+        if self.as_json:
+            self.show_json(row)
+        else:
+            say(sentence)
+
+    def show_json(self, content: object) -> None:
+        """Print JSON."""
+        say(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Print a line of a result, or several."""
+    sys.stdout.write(printable(text, kept="\n\t") + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print a line for the person at the terminal, beside the result."""
+    sys.stderr.write(printable(text, kept="\n\t") + "\n")
+    sys.stderr.flush()
+
+
+def fail(text: str) -> NoReturn:
+    """End with one line that says the mend, exit code 1."""
+    note(f"token-vault: {' '.join(text.split())}")
+    raise typer.Exit(1)
+
+
+def _fitted(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
+    """Widths of columns that fit, taken from the widest; as they are where even the floors do not fit."""
+    if sum(floors) > room:
+        return natural  # the terminal breaks the lines; else columns would get lost
+    widths = list(natural)
+    while sum(widths) > room:
+        widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]
+        widths[widest] -= 1
+    return widths
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return " ".join(f"{name}={part}" for name, part in value.items())  # pyright: ignore[reportUnknownVariableType] -- made for print
+        case list() | tuple():
+            return " ".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
+        case _:
+            return str(value)
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
+    """Register a function as a command that also takes --config, --data and --json, handed over as its `Setup`.
+
+    Refusals end as one line that says the mend, with exit code 1; wrong usage is typer's exit code 2.
+    """
+
+    def register(function: Callable[Concatenate[Setup, P], None]) -> None:
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            shared = {part: kwargs.pop(part) for part in ("config", "data", "json")}
+            setup = Setup(_path(shared["config"]), _path(shared["data"]), shared["json"] is True)
+            with _refusals():
+                function(setup, *args, **kwargs)
+
+        functools.update_wrapper(run, function)
+        del run.__dict__["__wrapped__"]
+        hints = get_type_hints(function, include_extras=True)
+        _, *own = inspect.signature(function).parameters.values()
+        extra = [
+            inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption),
+            inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DataOption),
+            inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+        ]
+        parameters = [
+            *(part.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[part.name]) for part in own),
+            *extra,
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] -- PEP 362
+        run.__annotations__ = {part.name: part.annotation for part in parameters}
+        app.command(name)(run)
+
+    return register
+
+
+def _path(value: object) -> Path | None:
+    return value if isinstance(value, Path) else None
+
+
+class _refusals:  # noqa: N801 -- used as a context manager
+    """Turns what the product refuses into one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or isinstance(error, typer.Exit):
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(130)
+        from providers.definitions.catalog import ProviderFileRefused
+        from providers.tools.declarations import ToolFileRefused
+        from server.settings import SettingsRefused
+        from vault.refusals import VaultError
+
+        found = _first(error)
+        if isinstance(found, BrokenPipeError):  # `| head`: whoever read has what they wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+            raise typer.Exit(1)
+        if isinstance(found, VaultError):
+            fail(found.description)
+        if isinstance(found, (SettingsRefused, ProviderFileRefused, ToolFileRefused)):
+            fail(str(found))
+        return False
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first real error of a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
+    return _first(group.exceptions[0])
+
+
+async def check_pages(deployment: Deployment) -> None:
+    """End unless a link to our pages would reach this vault, or nobody: never a stranger who holds the address."""
+    from server.lifecycle.loopback import Holder, address_of, foreign_holder, look
+
+    if not deployment.settings.is_loopback:  # TLS says who answers there, perhaps on another machine
+        return
+    address = address_of(deployment)
+    sight = await asyncio.to_thread(look, address)
+    if sight.holder is Holder.FOREIGN:
+        fail(f"no link is made, since it would lead to somebody else: {foreign_holder(address, sight)}")
+
+
+async def user_named(reader: Reader, name: str | None) -> User:
+    """The named user; without a name the owner of the data directory or the only user."""
+    from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
+    from vault import users
+
+    if name is not None:
+        found = await users.find_user(reader, name)
+        if found is None:
+            fail(f"there is no user {name!r}: token-vault users list")
+        return found
+    owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
+    everybody = await users.list_users(reader)
+    if owner is None and len(everybody) != 1:
+        fail(
+            "say whose: --user NAME (token-vault users list)"
+            if everybody
+            else "there is no user yet: start your MCP client once, or token-vault serve, which says how to make one"
+        )
+    return everybody[0] if owner is None else owner
+
+
+async def user_at_browser(deployment: Deployment, name: str | None) -> User:
+    """Whom a printed link signs in: as `user_named`; a vault that nobody uses yet gets its owner, as with stdio."""
+    from server.mcp.local_owner import find_owner
+    from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
+    from vault import users
+
+    if name is None and await users.count_users(deployment.database) == 0:
+        return await find_owner(deployment)
+    found = await user_named(deployment.database, name)
+    owner = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
+    if name is None and owner is None and not found.is_admin:  # perhaps a stranger whom a provider let in
+        fail(f"the only user, {found.name}, is neither owner nor admin: say whom with --user NAME")
+    return found

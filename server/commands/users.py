@@ -1,0 +1,202 @@
+"""`users ...` and `sign-in`: who may use this vault."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, check_pages, command, fail, note, user_at_browser, user_named
+from server.event_texts import when
+
+if TYPE_CHECKING:
+    from vault.records import User
+    from vault.users import Deletion
+
+app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
+Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
+
+
+def described(user: User) -> dict[str, object]:
+    """A user as printed; never the password's hash."""
+    return {
+        "name": user.name,
+        "id": user.id,
+        "admin": user.is_admin,
+        "created_at": when(user.created_at),
+        "disabled_at": when(user.disabled_at),
+        "deletion": None,
+    }
+
+
+@command(app, "add")
+def add(
+    setup: Setup,
+    name: Name,
+    *,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+    ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The vault's admin; there must be one.")] = False,
+) -> None:
+    """Add a person who signs in with a password."""
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        password = typer.prompt("Password, at least 15 characters", hide_input=True, confirmation_prompt=True)
+    else:
+        fail("give the password on standard input: users add NAME --password-stdin < FILE")
+    user = setup.run(_add(setup, name, password, is_admin=admin))
+    setup.show_one(described(user), sentence=f"{user.name} can sign in now.")
+
+
+async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> User:
+    from vault import users
+    from vault.audit import audit
+    from vault.keys import passwords
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        passwords.check_password(password, name=name)
+        hashed = await passwords.hash_password(password)
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            user = await users.create_user(transaction, name, password_hash=hashed, is_admin=is_admin, now=now)
+            event = Event(kind="user.created", user_id=user.id, details={"method": "command_line"})
+            await audit.append(transaction, event, now=now)
+        return user
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List everybody."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import users
+
+        async with setup.open() as deployment:
+            rows = [described(user) for user in await users.list_users(deployment.database)]
+            for one in await users.list_deletions(deployment.database):
+                facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
+                waiting = f"waiting for {one.grants} grants to be ended"
+                rows.append(facts | {"created_at": None, "disabled_at": None, "deletion": waiting})
+            return rows
+
+    columns = ("name", "admin", "created_at", "disabled_at", "deletion")
+    setup.show(setup.run(read()), columns=columns, empty="There is no user yet.")
+
+
+@command(app, "disable")
+def disable(setup: Setup, name: Name) -> None:
+    """End everything a person holds and let them in no more."""
+    user = setup.run(_change(setup, name, what="disabled"))
+    setup.show_one(described(user), sentence=f"{user.name} is disabled; every session and agent of theirs has ended.")
+
+
+@command(app, "enable")
+def enable(setup: Setup, name: Name) -> None:
+    """Let a disabled person in again."""
+    user = setup.run(_change(setup, name, what="enabled"))
+    setup.show_one(described(user), sentence=f"{user.name} can sign in again.")
+
+
+@command(app, "remove")
+def remove(setup: Setup, name: Name) -> None:
+    """Forget a person: connections are ended at the providers, then keys destroyed."""
+    user = setup.run(_change(setup, name, what="removed"))
+    waiting = next((one for one in setup.run(_deletions(setup)) if one.user_id == user.id), None)
+    row = described(user) | {"deletion": None if waiting is None else "waiting"}
+    sentence = f"{user.name} is removed."
+    if waiting is not None:
+        sentence += (
+            f" {waiting.grants} of their grants are not ended at their providers yet. A running server goes on with "
+            "that and destroys the key afterwards; token-vault users list shows when it is done."
+        )
+    setup.show_one(row, sentence=sentence)
+
+
+async def _deletions(setup: Setup) -> tuple[Deletion, ...]:
+    from vault import users
+
+    async with setup.open() as deployment:
+        return await users.list_deletions(deployment.database)
+
+
+@command(app, "link")
+def link(
+    setup: Setup,
+    name: Name,
+    *,
+    issuer: Annotated[str, typer.Option("--issuer", help="The identity provider's issuer.", show_default=False)],
+    subject: Annotated[str, typer.Option("--subject", help="The person's `sub` there.", show_default=False)],
+) -> None:
+    """Link a person to an identity elsewhere, for signing in and for the JWTs of trusted issuers."""
+
+    async def make() -> User:
+        from vault import users
+        from vault.audit import audit
+        from vault.records import Event
+
+        async with setup.open() as deployment:
+            user = await user_named(deployment.database, name)
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=user.id, now=now)
+                event = Event(kind="user.linked", user_id=user.id, details={"issuer": issuer})
+                await audit.append(transaction, event, now=now)
+            return user
+
+    user = setup.run(make())
+    setup.show_one({**described(user), "issuer": issuer, "subject": subject}, sentence=f"{user.name} is linked.")
+
+
+async def _change(setup: Setup, name: str, *, what: str) -> User:
+    from server.commands.connections import end_connection
+    from vault import connections, revocations, users
+    from vault.audit import audit
+    from vault.records import Event
+
+    async with setup.open() as deployment:
+        user = await user_named(deployment.database, name)
+        if what == "removed":
+            for connection in await connections.list_connections(deployment.database, user.id):
+                await end_connection(deployment, connection)
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            if what == "disabled":
+                await users.disable_user(transaction, user.id, now=now)
+            elif what == "enabled":
+                await users.enable_user(transaction, user.id)
+            else:
+                await users.delete_user(transaction, user.id, now=now)
+            await audit.append(transaction, Event(kind=f"user.{what}", user_id=user.id), now=now)
+        if what == "removed":
+            await revocations.finish_deletions(deployment.vault)
+        return await users.get_user(deployment.database, user.id) or user
+
+
+def register_sign_in(root: typer.Typer) -> None:
+    """Add `sign-in` to the program."""
+
+    @command(root, "sign-in")
+    def sign_in(
+        setup: Setup,
+        *,
+        user: Annotated[
+            str | None, typer.Option("--user", help="Whom; default: the owner of the data directory.")
+        ] = None,
+    ) -> None:
+        """Print a link that signs one browser in, once, within two minutes."""
+
+        async def make() -> tuple[str, str]:
+            async with setup.open() as deployment:
+                found = await user_at_browser(deployment, user)
+                from server.sign_in.password import owner_link
+
+                await check_pages(deployment)
+                return await owner_link(deployment, found.id), found.name
+
+        url, name = setup.run(make())
+        note("Open it on this machine; `token-vault serve` or a stdio client must be running. Give it to nobody.")
+        setup.show_one({"url": url, "user": name}, sentence=url)

@@ -1,0 +1,1 @@
+"""Links by which people connect accounts and approve calls."""

@@ -1,0 +1,144 @@
+"""Asking the person about one call of a tool: the link to our page, and waiting for the answer.
+
+Whether a call needs the person's yes, and spending it, is `vault.exchange`; the page is `server.portal.approvals`, the
+rung of the ladder on which the link is offered `server.mcp.elicitation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from server.connecting.links import ConnectLink
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from vault import approvals
+from vault.approvals import Approval, ToolCall
+from vault.audit import audit
+from vault.records import ApprovalState, Event, Principal, User
+from vault.refusals import ApprovalRequired, TransitionRefused
+
+WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
+_STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
+_PATH: Final = "/approvals/"
+
+
+class ApproveRefused(PersonRefused):
+    """The approval is not there, not this person's, or over."""
+
+    code = "approve_refused"
+
+    def __init__(self, description: str, *, status: int) -> None:
+        super().__init__(description)
+        self.status = status
+
+
+async def approval_link(
+    deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
+) -> ConnectLink | None:
+    """Where the person says yes or no to this call; None when they said no a moment ago."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        approval, is_new = await approvals.ask(
+            transaction,
+            deployment.keys,
+            call=call,
+            principal=principal,
+            connection_id=refusal.connection_id,
+            provider=refusal.provider,
+            account=refusal.account,
+            label=refusal.label,
+            scopes=refusal.scopes,
+            now=now,
+        )
+        if is_new:
+            await audit.append(transaction, event_of(approval, "approval.requested"), now=now)
+    if approval.state is ApprovalState.REFUSED:
+        return None
+    return ConnectLink(
+        url=deployment.url(f"{_PATH}{approval.id}"),
+        device_url=deployment.url("/approvals"),
+        user_code="",
+        message=f"{call.tool} as {approval.account} needs a yes from the person, to exactly these arguments.",
+    )
+
+
+def event_of(approval: Approval, kind: str, *, outcome: str = "ok") -> Event:
+    """An event about an approval. The arguments are not in it: what was approved is told by its hash."""
+    return Event(
+        kind=kind,
+        outcome=outcome,
+        user_id=approval.user_id,
+        client_id=approval.client_id,
+        connection_id=approval.connection_id,
+        details={
+            "tool": approval.tool,
+            "provider": approval.provider,
+            "account": approval.account,
+            "call": approval.digest.hex(),
+        },
+    )
+
+
+def is_approval(link: ConnectLink) -> bool:
+    """Whether this link, brought back by a retry, asks about a call."""
+    return _PATH in link.url
+
+
+async def is_open(deployment: Deployment, link: ConnectLink) -> bool:
+    """Whether the person can still answer it."""
+    found = await _find(deployment, link)
+    return found is not None and found.status(deployment.now()) == ApprovalState.PENDING.value
+
+
+async def decided(deployment: Deployment, link: ConnectLink) -> bool:
+    """Wait a little for the person's answer to the link that was offered; whether there is one."""
+    end = asyncio.get_running_loop().time() + WAIT
+    while True:
+        found = await _find(deployment, link)
+        if found is None or found.status(deployment.now()) != ApprovalState.PENDING.value:
+            return True
+        if asyncio.get_running_loop().time() >= end:
+            return False
+        await asyncio.sleep(_STEP)
+
+
+async def _find(deployment: Deployment, link: ConnectLink) -> Approval | None:
+    return await approvals.get(deployment.database, deployment.keys, link.url.rpartition("/")[2])
+
+
+async def load(deployment: Deployment, approval_id: str, *, user: User) -> Approval:
+    """The approval for its page. Raises ApproveRefused for anybody but the person it is asked of."""
+    approval = await approvals.get(deployment.database, deployment.keys, approval_id)
+    if approval is None:
+        raise ApproveRefused("There is no such question any more. Look at what agents ask you now.", status=404)
+    if approval.user_id != user.id:
+        refused = Event(
+            kind="approval.refused",
+            outcome="refused",
+            user_id=user.id,
+            client_id=approval.client_id,
+            details={"reason": "another_user"},
+        )
+        await deployment.activity.record_refusal(refused)
+        raise ApproveRefused(
+            "This was asked of somebody else, so you cannot answer it. If an agent of yours gave you the link, sign "
+            "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
+            status=403,
+        )
+    return approval
+
+
+async def decide(deployment: Deployment, approval: Approval, *, user: User, is_approved: bool) -> None:
+    """Note the person's answer. Raises ApproveRefused when it comes too late, or a second time."""
+    now = deployment.now()
+    kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
+    try:
+        async with deployment.transaction() as transaction:
+            await approvals.decide(transaction, approval.id, user_id=user.id, is_approved=is_approved, now=now)
+            await audit.append(transaction, event_of(approval, kind, outcome=outcome), now=now)
+    except TransitionRefused as error:
+        raise ApproveRefused(
+            "This was answered already, or is older than ten minutes. If it is still wanted, let the agent try again.",
+            status=410,
+        ) from error

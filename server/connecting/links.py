@@ -1,0 +1,374 @@
+"""Links and codes with which an agent asks its person to connect an account or to let it use one that is there.
+
+Nothing is linked unless the person who opens the link is the user it was made for. The trip to the provider is
+`server.connecting.provider_authorization`, the page `server.portal.connect`; the rung of the ladder on which a link is
+offered is `server.mcp.elicitation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from providers.definitions.catalog import Provider
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from vault import connections, delegations, limits, tickets
+from vault.audit import audit
+from vault.records import (
+    Connection,
+    ConnectionState,
+    Event,
+    Principal,
+    Ticket,
+    TicketPurpose,
+    User,
+    format_scope,
+    parse_scope,
+)
+from vault.refusals import ConnectionRequired, DelegationRequired, TransitionRefused
+from vault.scopes import covers_all
+
+LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
+_ACCOUNT_LIMIT: Final = 320  # characters of an account's name that go along: longer than any address
+LINKS: Final = 30  # made for one grant in a link's lifetime: a program in a loop does not fill the database
+
+
+class ConnectRefused(PersonRefused):
+    """Nothing was linked.
+
+    `foreign` is the provider's own text, cut; only ever shown escaped and marked as theirs. `retry` is the path of a
+    page where the person can try again.
+    """
+
+    code = "connect_refused"
+
+    def __init__(
+        self, description: str, *, status: int = 400, foreign: str = "", retry: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(description, detail=detail)
+        self.status = status
+        self.foreign = foreign
+        self.retry = retry
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectLink:
+    """What an agent hands to its person: a link, or a code for a device without this browser."""
+
+    url: str
+    device_url: str
+    user_code: str
+    message: str
+
+    def members(self) -> dict[str, str]:
+        """What a JSON answer has of it."""
+        return {"connect_uri": self.url, "verification_uri": self.device_url, "user_code": self.user_code}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """What a link or a code stands for: which agent of which user wants what, and why.
+
+    `account` is the account that was asked for: its id or label, the connection's id, or whatever the agent said; empty
+    where none was. Only the page compares it with the accounts that there are.
+    """
+
+    user_id: str
+    client_id: str | None
+    provider: str
+    scopes: frozenset[str]
+    reason: str
+    tool: str
+    account: str = ""
+
+    def payload(self) -> dict[str, object]:
+        return {
+            "provider": self.provider,
+            "scopes": format_scope(self.scopes),
+            "reason": self.reason,
+            "tool": self.tool,
+            "account": self.account,
+        }
+
+
+# Links for agents
+
+
+async def connect_link(
+    deployment: Deployment,
+    *,
+    principal: Principal,
+    provider: str,
+    scopes: frozenset[str],
+    reason: str,
+    tool: str,
+    account: str | None = None,
+) -> ConnectLink | None:
+    """A fresh link and user code for this principal's user; None when this grant had `LINKS` of them lately.
+
+    `account` is what the call is about, as in `ConnectRequest`. Neither link nor code says who the user is, or signs
+    anybody in.
+    """
+    async with deployment.transaction() as transaction:
+        bucket = f"link:{principal.grant_id}"
+        if not await limits.spend(transaction, bucket, limit=LINKS, window=LIFETIME, now=deployment.now()):
+            return None
+    found = deployment.catalog.get(provider)
+    name, title = (provider, provider) if found is None else (found.name, found.title)
+    request = ConnectRequest(
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        provider=name,
+        scopes=scopes,
+        reason=reason,
+        tool=tool,
+        account=(account or "")[:_ACCOUNT_LIMIT],
+    )
+    handle = await issue_link(deployment, request)
+    async with deployment.transaction() as transaction:
+        user_code = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.DEVICE,
+            payload=request.payload(),
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=request.user_id,
+            client_id=request.client_id,
+        )
+    return ConnectLink(
+        url=deployment.url(f"/connect/{handle}"),
+        device_url=deployment.url("/device"),
+        user_code=user_code,
+        message=_message(title, reason=reason, tool=tool),
+    )
+
+
+# What agents are told
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A refusal to link as an agent may hear it: the same words over MCP, at /token and by the proxy."""
+
+    refusal: ConnectionRequired | DelegationRequired  # names no account that the agent may not use
+    reason: str  # missing | needs_reauth | scopes | ambiguous | delegation
+    text: str
+    is_configured: bool  # False: the operator has to act first, so there is no link
+    link: ConnectLink | None  # None: there is none, or this grant had too many lately
+
+
+async def tell(
+    deployment: Deployment,
+    refusal: ConnectionRequired | DelegationRequired,
+    principal: Principal,
+    *,
+    tool: str,
+    account: str | None = None,
+    offered: ConnectLink | None = None,
+) -> Told:
+    """What to tell an agent of a refusal of `vault.exchange`, with a link for its person, or the one `offered` before.
+
+    Name, state and scopes of an account belong to agents that may use it. Of every other account there is one answer,
+    whether it is worn out, too narrow or just not allowed. The link leads the person to the true reason.
+    """
+    heard = refusal if await _may_know(deployment, refusal, principal) else _hidden(refusal)
+    reason = _reason(heard)
+    upstream = deployment.vault.upstreams.get(refusal.provider)
+    if upstream is None or not upstream.is_configured:
+        text = (
+            f"This vault is not registered with {refusal.provider} yet, so nobody can connect it. "
+            f"Whoever runs it does that with `token-vault providers setup {refusal.provider}`, "
+            f"or with what stands at {deployment.url('/first-run')}."
+        )
+        return Told(heard, reason, text, is_configured=False, link=None)
+    link = offered or await connect_link(
+        deployment,
+        principal=principal,
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        reason=_reason(refusal),
+        tool=tool,
+        account=refusal.connection_id or account,
+    )
+    if link is None:
+        text = (
+            f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
+            f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
+        )
+        return Told(heard, reason, text, is_configured=True, link=None)
+    if link is not offered:
+        found = deployment.catalog.get(refusal.provider)
+        message = _message(refusal.provider if found is None else found.title, reason=reason, tool=tool)
+        if isinstance(heard, DelegationRequired) and heard.accounts:
+            message = heard.description
+        elif heard is refusal:
+            message = f"{message} {heard.description}"
+        link = replace(link, message=message)
+    return Told(heard, reason, link.message, is_configured=True, link=link)
+
+
+async def _may_know(
+    deployment: Deployment, refusal: ConnectionRequired | DelegationRequired, principal: Principal
+) -> bool:
+    """Whether the refusal names no account, or one that this agent may use."""
+    if (
+        refusal.connection_id is None
+    ):  # a permission that is missing says that there is an account, or names usable ones
+        return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
+    held = await delegations.get(
+        deployment.database,
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        connection_id=refusal.connection_id,
+    )
+    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
+
+
+def _hidden(refusal: ConnectionRequired | DelegationRequired) -> DelegationRequired:
+    return DelegationRequired(
+        f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        connection_id=None,
+        detail=refusal.detail or refusal.code,
+    )
+
+
+def _reason(refusal: ConnectionRequired | DelegationRequired) -> str:
+    return refusal.reason if isinstance(refusal, ConnectionRequired) else "delegation"
+
+
+def _message(title: str, *, reason: str, tool: str) -> str:
+    match reason:
+        case "needs_reauth" | "ambiguous":
+            return f"The connection to {title} has to be renewed before {tool} can run."
+        case "scopes":
+            return f"{tool} needs more of {title} than is connected."
+        case "delegation":
+            return f"{title} is connected, but this agent may not use it for {tool} yet."
+        case _:
+            return f"{tool} needs an account at {title}."
+
+
+async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
+    """The handle of a new connect link."""
+    async with deployment.transaction() as transaction:
+        return await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.CONNECT,
+            payload=request.payload(),
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=request.user_id,
+            client_id=request.client_id,
+        )
+
+
+def _request_of(ticket: Ticket) -> ConnectRequest:
+    return ConnectRequest(
+        user_id=ticket.user_id or "",
+        client_id=ticket.client_id,
+        provider=str(ticket.payload["provider"]),
+        scopes=parse_scope(str(ticket.payload["scopes"])),
+        reason=str(ticket.payload["reason"]),
+        tool=str(ticket.payload["tool"]),
+        account=str(ticket.payload.get("account", "")),
+    )
+
+
+async def load_link(deployment: Deployment, handle: str, *, user: User) -> ConnectRequest:
+    """What the link asks for. Raises ConnectRefused when it is over, or when `user` is not the one it was made for."""
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+    )
+    if ticket is None:
+        raise ConnectRefused(
+            "This link was used already or is older than ten minutes. Ask the agent for a new one.", status=410
+        )
+    if ticket.user_id != user.id:
+        await deployment.activity.record_refusal(
+            Event(
+                kind="connect.refused",
+                outcome="refused",
+                user_id=user.id,
+                client_id=ticket.client_id,
+                details={"reason": "another_user"},
+            )
+        )
+        raise ConnectRefused(
+            "This link was made for somebody else, so nothing was connected. If an agent of yours gave it to you, sign "
+            "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
+            status=403,
+        )
+    return _request_of(ticket)
+
+
+async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
+    """The handle of a connect link for the code of a device. The same refusal for every code that is not `user`'s."""
+    refused = ConnectRefused("That code is not right, was used already, or is older than ten minutes.", status=404)
+    now = deployment.now()
+    ticket = await tickets.peek(deployment.database, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
+    if ticket is None or ticket.user_id != user.id:
+        raise refused
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
+    except TransitionRefused as error:
+        raise refused from error
+    return await issue_link(deployment, _request_of(ticket))
+
+
+async def consume_link(deployment: Deployment, handle: str) -> None:
+    """Use a connect link up. Raises ConnectRefused when somebody was faster."""
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(
+                transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+            )
+    except TransitionRefused as error:
+        raise ConnectRefused("This link was used already. Ask the agent for a new one.", status=410) from error
+
+
+# What is there already
+
+
+async def covering(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
+    """The user's working connections that have all the scopes: there only the agent's permission is missing."""
+    covers = known_provider(deployment, request.provider).covers
+    return tuple(
+        connection
+        for connection in await connections.list_connections(deployment.database, request.user_id)
+        if connection.provider == request.provider
+        and connection.state is ConnectionState.ACTIVE
+        and not connection.is_ambiguous
+        and covers_all(connection.scopes, request.scopes, covers)
+    )
+
+
+async def allow(deployment: Deployment, request: ConnectRequest, *, connection: Connection) -> None:
+    """Let the agent use a connection that is already there with the scopes it asked for."""
+    if request.client_id is None:
+        return
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await delegations.extend(
+            transaction,
+            user_id=request.user_id,
+            client_id=request.client_id,
+            connection_id=connection.id,
+            scopes=request.scopes,
+            now=now,
+        )
+        event = delegations.extended_event(connection, client_id=request.client_id, scopes=request.scopes)
+        await audit.append(transaction, event, now=now)
+
+
+def known_provider(deployment: Deployment, name: str) -> Provider:
+    """The provider of that name; ConnectRefused when its file is gone."""
+    provider = deployment.catalog.get(name)
+    if provider is None:
+        raise ConnectRefused("This vault does not know that provider any more.", status=404)
+    return provider

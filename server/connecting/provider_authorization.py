@@ -1,0 +1,360 @@
+"""The trip to a provider and back: the `state` that counts once, the callback's checks, and what is stored in the end.
+
+The account and the agent's delegation are stored together or not at all; from the provider's answer on, that is
+`vault.consents`. Which scopes to ask for is decided by the
+pages (`server.portal`); speaking OAuth is `providers.oauth.client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.definitions.catalog import Provider
+from providers.definitions.issuers import is_same_issuer
+from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
+from server.connecting.provider_errors import mend_for
+from server.deployment import Deployment
+from server.settings import LOOPBACK_HOSTS
+from vault import connections, consents, tickets
+from vault.consents import Consent, Stored
+from vault.keys.key_ring import ConnectionKey
+from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
+from vault.scopes import meet, missing
+from vault.upstream import Account, TokenAnswer, UpstreamError
+
+_ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_FOREIGN_TEXT_LIMIT: Final = 200
+_PATIENCE: Final = 8.0  # seconds that a person who loads the page again waits for what is under way
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One consent at a provider: what is asked there, and what an agent gets of it afterwards."""
+
+    provider: str
+    scopes: frozenset[str]
+    client_id: str | None = None
+    delegated: frozenset[str] = frozenset()
+    login_hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What came of a trip."""
+
+    connection: Connection
+    client_id: str | None
+    delegated: frozenset[str]
+    not_granted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """The query of a provider's redirect, as it came."""
+
+    state: str = field(repr=False)
+    code: str = field(repr=False)
+    error: str
+    error_description: str
+    issuer: str | None
+
+
+def callback_url(deployment: Deployment, provider: str) -> str:
+    """The redirect address of a provider: one per provider, so that answers cannot be mixed up (RFC 9700 §4.4)."""
+    return deployment.url(f"/connect/callback/{provider}")
+
+
+async def start(deployment: Deployment, trip: Trip, *, user: User, session: Session) -> str:
+    """The provider's URL for this trip; its `state` counts once, for this user in this browser session only."""
+    provider = known_provider(deployment, trip.provider)
+    upstream = deployment.vault.upstreams[provider.name]
+    if not upstream.is_configured:
+        raise ConnectRefused(
+            f"{provider.title} is not set up here yet: whoever runs this vault registers it there with "
+            f"token-vault providers setup {provider.name}",
+            status=409,
+        )
+    if needs_https(provider, deployment.public_url):
+        raise ConnectRefused(
+            f"{provider.title} takes an app with a client secret at an https address only. Whoever runs this vault "
+            "sets server.public_url to one, or takes an app without a secret: "
+            f"token-vault providers setup {provider.name}",
+            status=409,
+        )
+    verifier = secrets.token_urlsafe(48)
+    state = secrets.token_urlsafe(32)
+    async with deployment.transaction() as transaction:
+        await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.UPSTREAM_STATE,
+            payload={
+                "provider": provider.name,
+                "scopes": format_scope(trip.scopes),
+                "delegated": format_scope(trip.delegated),
+                "verifier": verifier,
+            },
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=user.id,
+            client_id=trip.client_id,
+            binding=session.token_hash,
+            secret=state,
+        )
+    return upstream.authorization_url(
+        redirect_uri=callback_url(deployment, provider.name),
+        state=state,
+        scopes=trip.scopes,
+        code_verifier=verifier,
+        login_hint=trip.login_hint,
+    )
+
+
+def needs_https(provider: Provider, public_url: str) -> bool:
+    """Whether this provider is sure to refuse our redirect address: those that have public apps for loopback take an
+    app with a secret over https only. The sandbox, itself on loopback, is not so strict.
+    """
+    is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
+    has_secret = provider.public_client is not None and provider.client_auth != "none"
+    return has_secret and urlsplit(public_url).scheme == "http" and not is_sandbox
+
+
+async def finish_callback(
+    deployment: Deployment, provider_name: str, callback: Callback, *, user: User, session: Session
+) -> Connected:
+    """Redeem the provider's code and store the connection and the agent's delegation together.
+
+    From the moment when the provider answered the consent is not lost any more: raises TemporarilyUnavailable where it
+    is stored later, and finds it stored when the same answer comes again after that. Raises ConnectRefused; nothing is
+    linked then, and the refusal is an event.
+    """
+    try:
+        provider = known_provider(deployment, provider_name)
+        late = await _stored_late(deployment, provider, callback, user=user, session=session)
+        if late is not None:
+            return late
+        ticket, key = await _claim_state(deployment, provider, callback, user=user, session=session)
+        completing = _complete(deployment, provider, callback, ticket, key=key)
+        # Whoever closes the page now does not stop what was begun.
+        return await asyncio.shield(deployment.vault.flights.finish(consents.consent_of(ticket).name, completing))
+    except ConnectRefused as refusal:
+        details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
+        await deployment.activity.record_refusal(
+            Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
+        )
+        raise
+
+
+async def _complete(
+    deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket, *, key: ConnectionKey
+) -> Connected:
+    """Redeem, keep, store. What cannot be stored at once is stored by itself as soon as the storage lets us."""
+    vault, consent = deployment.vault, consents.consent_of(ticket)
+    kept: list[TokenAnswer] = []
+
+    async def keep(answer: TokenAnswer) -> None:
+        kept.append(answer)
+        await consents.keep(vault, consent, answer, key=key, at_ms=consents.milliseconds(vault))
+
+    try:
+        answer = await _redeem(deployment, provider, callback, ticket, keep=keep)
+    except ConnectRefused:
+        if kept:  # there are tokens, of an account that nobody knows
+            await _leave(deployment, consent, kept[-1])
+        else:
+            await consents.refuse(vault, consent)
+        raise
+    vault.flights.breakers.note_answer(provider.name, now=deployment.now())  # it works, and knows us
+    at_ms = consents.milliseconds(vault)
+    is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
+    try:
+        stored = await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)
+    except TransitionRefused as error:
+        await _leave(deployment, consent, answer)
+        raise ConnectRefused(error.description, detail="no_account") from error
+    except (StorageUnavailable, TemporarilyUnavailable) as error:
+        vault.flights.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
+        raise _under_way() from error
+    if stored is None:
+        raise ConnectRefused("This answer was used already. Look at your connections.", detail="state")
+    return _connected(deployment, consent, stored)
+
+
+async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
+    """Have a grant ended that makes no connection, now or when the storage is back."""
+    vault, nobodys = deployment.vault, replace(answer, account=None)
+    try:
+        await consents.give_up(vault, consent, nobodys)
+    except (StorageUnavailable, TemporarilyUnavailable):
+        vault.flights.finish(consent.name, consents.finish(vault, consent, nobodys, at_ms=0, is_kept=False))
+
+
+def _under_way() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        "The provider agreed and its answer is kept here, but it cannot be stored just now. Load this page again in a "
+        "moment, or look at your connections then: the account is connected as soon as the storage works.",
+        retry_after=5,
+    )
+
+
+def _connected(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+    policy = deployment.vault.policies[consent.provider]
+    not_granted = missing(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
+    return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
+
+
+async def _stored_late(
+    deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
+) -> Connected | None:
+    """What became of this answer, where it came before and could not be stored at once. Raises TemporarilyUnavailable
+    while it still cannot.
+    """
+    vault, now = deployment.vault, deployment.now()
+    used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
+    if used is None or not _is_own(used[0], provider, user=user, session=session):
+        return None
+    ticket, outcome = used
+    consent = consents.consent_of(ticket)
+    if outcome is None:
+        await vault.flights.finished(consent.name, patience=_PATIENCE)
+        try:
+            is_held = vault.flights.is_finishing(consent.name) or await consents.adopt(vault, ticket)
+        except (StorageUnavailable, TemporarilyUnavailable) as error:
+            raise _under_way() from error
+        used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
+        outcome = None if used is None else used[1]
+        if outcome is None and is_held:
+            raise _under_way()
+    if outcome is None or not outcome.startswith(consents.LATE):
+        return None
+    found = await connections.get_connection(deployment.database, outcome.removeprefix(consents.LATE), user_id=user.id)
+    if found is None:
+        return None
+    policy = vault.policies[provider.name]
+    delegated = frozenset[str]() if consent.client_id is None else meet(consent.delegated, found.scopes, policy.covers)
+    return _connected(deployment, consent, Stored(found, delegated))
+
+
+def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
+    """Whether this `state` was made for this person, provider and browser session."""
+    is_same_browser = hmac.compare_digest(ticket.binding or b"", session.token_hash)
+    return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
+
+
+async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Connected:
+    """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
+
+    What is sealed is empty: a token is made for each call.
+    """
+    consent = Consent(user.id, trip.provider, trip.scopes, client_id=trip.client_id, delegated=trip.delegated)
+    answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
+    at_ms = consents.milliseconds(deployment.vault)
+    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
+    if stored is None:
+        raise ConnectRefused("Nothing was connected. Try again.", detail="state")
+    return _connected(deployment, consent, stored)
+
+
+async def _claim_state(
+    deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
+) -> tuple[Ticket, ConnectionKey]:
+    """The ticket behind `state`, used up, and the key for the answer; there is room for it on the disk.
+
+    Another browser, user or provider leaves the ticket as it is.
+    """
+    now = deployment.now()
+    refused = ConnectRefused(
+        "This answer does not belong to anything that you started in this browser, or it came twice or too late. "
+        "Nothing was connected; start again.",
+        detail="state",
+    )
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
+    )
+    if ticket is None or not _is_own(ticket, provider, user=user, session=session):
+        raise refused
+    if not is_issuer_of(callback.issuer, provider):
+        raise ConnectRefused(
+            "The answer does not come from the service that you were sent to. Nothing was connected.", detail="issuer"
+        )
+    await consents.reserve(deployment.vault, ticket)
+    try:
+        async with deployment.transaction() as transaction:
+            used = await tickets.consume(
+                transaction, deployment.keys, callback.state, purpose=TicketPurpose.UPSTREAM_STATE, now=now
+            )
+            return used, await consents.make_key(transaction, deployment.vault, consents.consent_of(used))
+    except TransitionRefused as error:
+        raise refused from error
+
+
+def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
+    """RFC 9207 §2.4: the `iss` that the provider promises, character by character. Of a provider that promises none,
+    one that comes must be on the origin that we send people to.
+    """
+    if issuer is None:
+        return provider.hosts.issuer is None
+    if provider.hosts.issuer is not None:
+        return is_same_issuer(issuer, provider.hosts.issuer)
+    try:
+        asked, sent = urlsplit(provider.hosts.authorize_url), urlsplit(issuer)
+    except ValueError:
+        return False
+    return (sent.scheme, sent.netloc.lower()) == (asked.scheme, asked.netloc.lower())
+
+
+async def _redeem(
+    deployment: Deployment,
+    provider: Provider,
+    callback: Callback,
+    ticket: Ticket,
+    *,
+    keep: Callable[[TokenAnswer], Awaitable[None]],
+) -> TokenAnswer:
+    if callback.error or not callback.code:
+        refusal = provider_refusal(deployment, provider, callback.error or "no_code", text=callback.error_description)
+        refusal.retry = await _retry_path(deployment, ticket)
+        raise refusal
+    try:
+        return await deployment.vault.upstreams[provider.name].redeem(
+            code=callback.code,
+            redirect_uri=callback_url(deployment, provider.name),
+            code_verifier=str(ticket.payload["verifier"]),
+            keep=keep,
+        )
+    except UpstreamError as error:
+        raise provider_refusal(deployment, provider, error.code, text=error.description) from error
+
+
+async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
+    """Where the person can change their mind after saying no at the provider: the same question again."""
+    provider = str(ticket.payload["provider"])
+    if ticket.client_id is None:
+        return f"/connections/connect?provider={provider}"
+    request = ConnectRequest(
+        user_id=ticket.user_id or "",
+        client_id=ticket.client_id,
+        provider=provider,
+        scopes=parse_scope(str(ticket.payload["delegated"])),
+        reason="missing",
+        tool="",
+    )
+    return f"/connect/{await issue_link(deployment, request)}"
+
+
+def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, text: str) -> ConnectRefused:
+    """A provider's error with what to do about it; its own words cut short and without control characters."""
+    known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
+    redirect = callback_url(deployment, provider.name)
+    mend = mend_for(known, name=provider.name, title=provider.title, redirect=redirect)
+    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _FOREIGN_TEXT_LIMIT])
+    foreign = f"{known}: {printable.strip()}" if printable.strip() else known
+    return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)

@@ -1,0 +1,1 @@
+"""`token-vault demo`: the whole story against the sandbox."""

@@ -1,0 +1,392 @@
+"""The whole story in one run: sandbox upstreams, a vault and an unmodified MCP client, every step over real HTTP.
+
+Each step says what happened, to whom, with which scopes, and how long it took; a step that does not do what it says
+ends the demo. The person is scripted in `server.demo.person`; everything else is the product as it is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2
+from mcp import Client
+from mcp.client.auth import OAuthClientProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from mcp_types import CallToolResult, ElicitRequestURLParams, InputRequiredResult, TextContent
+from pydantic import AnyUrl
+from rich.console import Console
+from rich.text import Text
+
+from providers.simulator.running import Simulator, running_simulator
+from server.app import build_app, open_deployment
+from server.demo.person import DemoFailed, DemoPerson
+from server.deployment import Deployment
+from server.event_texts import described, in_a_line, names_of
+from server.mcp.tool_answers import META_KEY
+from server.runtime.serving import Listener
+from server.settings import DEFAULT_PORT, load_settings
+from server.setup.client_config import Machine, Program, Vault, client_config
+from server.sign_in.password import first_admin_secret, owner_link
+from vault import connections, users
+from vault.audit import audit
+
+PERSON: Final = "alice"
+AGENT: Final = "Demo agent"
+REDIRECT: Final = "http://127.0.0.1:33418/callback"
+_ENDED: Final = (
+    "\nTo try it with an MCP client of your own: make demo KEEP=1, or token-vault demo --keep. "
+    "It leaves all of this running."
+)
+POST: Final = {"channel": "#general", "text": "Hello from an agent that never saw a Slack token."}
+
+
+@dataclass
+class Wallet:
+    """What the agent keeps between its runs: its registration and its tokens with the vault."""
+
+    tokens: OAuthToken | None = field(default=None, repr=False)
+    client: OAuthClientInformationFull | None = field(default=None, repr=False)
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client = client_info
+
+
+@dataclass
+class Stage:
+    """Everything that runs, and the screen."""
+
+    deployment: Deployment
+    simulator: Simulator
+    person: DemoPerson
+    console: Console
+    password: str = field(repr=False)
+    wallet: Wallet = field(default_factory=Wallet)
+    prompts: int = 0  # how often a browser window opened for the agent
+
+    @asynccontextmanager
+    async def step(self, title: str) -> AsyncGenerator[list[str]]:
+        """Print a step with what it found out, and its duration."""
+        facts: list[str] = []
+        started = time.monotonic()
+        yield facts
+        line = Text.assemble(
+            ("✓ ", "green"), (title, "bold"), (f"  {1000 * (time.monotonic() - started):.0f} ms", "dim")
+        )
+        self.console.print(line, soft_wrap=True)
+        for fact in facts:
+            self.console.print(Text("    " + fact), soft_wrap=True)
+
+    @asynccontextmanager
+    async def agent(self) -> AsyncGenerator[Client]:
+        """An MCP client as anybody has it, with what the agent kept."""
+        answer: dict[str, str] = {}
+
+        async def open_browser(url: str) -> None:
+            self.prompts += 1
+            answer.update(await self.person.sign_in_and_consent(url, name=PERSON, password=self.password))
+
+        async def wait_for_browser() -> AuthorizationCodeResult:
+            return AuthorizationCodeResult(code=answer["code"], state=answer.get("state"), iss=answer.get("iss"))
+
+        async def cannot_be_asked(context: object, params: object) -> object:
+            raise DemoFailed("the agent was asked although the demo drives the rounds itself")
+
+        endpoint = self.deployment.url("/mcp")
+        sign_in = OAuthClientProvider(
+            server_url=endpoint,
+            client_metadata=OAuthClientMetadata(
+                client_name=AGENT, redirect_uris=[AnyUrl(REDIRECT)], token_endpoint_auth_method="none"
+            ),
+            storage=self.wallet,
+            redirect_handler=open_browser,
+            callback_handler=wait_for_browser,
+        )
+        async with (
+            httpx2.AsyncClient(auth=sign_in, timeout=30, trust_env=False) as http,
+            Client(
+                streamable_http_client(endpoint, http_client=http),
+                elicitation_callback=cannot_be_asked,  # type: ignore[arg-type]  # declares that the client opens links
+            ) as client,
+        ):
+            yield client
+
+
+async def play(*, keep: bool, data: Path | None) -> bool:
+    """Run the story; False when a step did not do what it says."""
+    console = Console(highlight=False)
+    async with AsyncExitStack() as stack:
+        directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
+        stage = await stack.enter_async_context(_stage(directory, console))
+        failures: list[str] = []
+        try:
+            await _story(stage)
+        except* DemoFailed as group:
+            failures.append(str(_innermost(group)))
+        if failures:
+            console.print(Text(f"✗ {failures[0]}", "bold red"))
+            return False
+        if keep:
+            await _keep(stage)
+        else:
+            console.print(Text(_ENDED, "dim"), soft_wrap=True)
+    return True
+
+
+@asynccontextmanager
+async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
+    """Sandbox, vault and person, and the first admin made on the first-run page."""
+    listening = _listen()
+    port: int = listening.getsockname()[1]
+    started = time.monotonic()
+    async with running_simulator() as simulator, AsyncExitStack() as stack:
+        sections: dict[str, object] = {
+            "server": {"port": port, "public_url": f"http://localhost:{port}"},
+            "providers": dict(simulator.settings()),
+            "sandbox": {"loopback_upstreams": True},
+        }
+        deployment = await stack.enter_async_context(open_deployment(load_settings(overrides=sections), data=data))
+        listener = Listener(build_app(deployment), [listening])
+        serving = asyncio.create_task(listener.run())
+        stack.push_async_callback(_end, serving)
+        await listener.started.wait()
+        person = await stack.enter_async_context(DemoPerson(deployment.public_url))
+        stage = Stage(deployment, simulator, person, console, secrets.token_urlsafe(12))
+        console.print(
+            Text(f"Vault at {deployment.public_url}, sandbox Slack and Google at {simulator.url}", "bold"),
+            Text(f"{1000 * (time.monotonic() - started):.0f} ms", "dim"),
+            soft_wrap=True,
+        )
+        yield stage
+
+
+def _listen() -> socket.socket:
+    """The usual port if it is free, so that a kept demo has the usual address; any other else."""
+    for port in (DEFAULT_PORT, 0):
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+    raise DemoFailed("no loopback port is free")
+
+
+async def _end(serving: asyncio.Task[None]) -> None:
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _story(stage: Stage) -> None:
+    secret = await first_admin_secret(stage.deployment)
+    async with stage.step(f"{PERSON} sets the vault up with the secret that it printed at its start"):
+        if secret is None:
+            raise DemoFailed("this data directory already has an admin: take an empty one")
+        await stage.person.make_first_admin(secret, name=PERSON, password=stage.password)
+    async with AsyncExitStack() as stack:
+        agent = await _first_contact(stage, stack)
+        await _slack(stage, agent)
+        await _calendar(stage, agent)
+        await _beyond(stage, agent)
+        await _refresh(stage, agent)
+    await _afresh(stage)
+    await _disconnect(stage)
+    stage.console.print(Text("\nWhat the vault recorded", "bold"))
+    await stage.deployment.activity.settle()
+    events = await audit.list_events(stage.deployment.database, limit=200)
+    names = await names_of(stage.deployment, events)
+    for event in events:
+        stage.console.print(Text("  " + in_a_line(described(event, names=names))), soft_wrap=True)
+
+
+async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
+    async with stage.step(f"{AGENT} registers itself, {PERSON} signs in and agrees, the tools are listed") as facts:
+        agent = await stack.enter_async_context(stage.agent())
+        tools = await agent.list_tools()
+        client, tokens = stage.wallet.client, stage.wallet.tokens
+        _insist(client is not None and tokens is not None, "the agent got no token")
+        facts += [
+            f"client {client.client_id if client else ''}, token scopes: {tokens.scope if tokens else ''}",
+            f"MCP {agent.protocol_version}, tools: {', '.join(tool.name for tool in tools.tools)}",
+        ]
+    return agent
+
+
+async def _slack(stage: Stage, agent: Client) -> None:
+    async with stage.step("slack_post: not connected yet, so the answer is a link for the person") as facts:
+        asked = await _ask(agent, "slack_post", POST)
+        facts.append(_link(asked))
+    async with stage.step(f"{PERSON} opens the link, agrees, and agrees at Slack") as facts:
+        await stage.person.connect(_link(asked), account="alice")
+        facts += await _connected(stage, "slack")
+    async with stage.step("The same call again: posted as the person") as facts:
+        result = await _retry(agent, "slack_post", POST, asked)
+        _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
+        facts += _facts(result)
+
+
+async def _calendar(stage: Stage, agent: Client) -> None:
+    async with stage.step(f"{PERSON} connects Google from the portal, with more than this agent will get") as facts:
+        await stage.person.connect_from_portal("google", account="alice")
+        facts += await _connected(stage, "google")
+    async with stage.step("calendar_list: connected, but not for this agent; one click, no trip to Google") as facts:
+        asked = await _ask(agent, "calendar_list", {})
+        await stage.person.connect(_link(asked), account="alice")
+        facts.append(_link(asked))
+    async with stage.step("calendar_list: events, with a token that Google itself narrowed") as facts:
+        result = await _retry(agent, "calendar_list", {}, asked)
+        meta = _exchange_facts(result)
+        _insist(set(_strings(meta["scopes"])) < set(_strings(meta["granted"])), "the token was not narrowed")
+        facts += [
+            f"this token:     {' '.join(_strings(meta['scopes']))}",
+            f"the connection: {' '.join(_strings(meta['granted']))}",
+            *_facts(result),
+        ]
+
+
+async def _beyond(stage: Stage, agent: Client) -> None:
+    async with stage.step("calendar_create: outside of what was agreed, refused before anything is sent") as facts:
+        before = len(stage.simulator.books()["api_calls"])
+        wanted = {"summary": "Surprise", "start": "2030-01-01T10:00:00Z", "end": "2030-01-01T11:00:00Z"}
+        asked = await _ask(agent, "calendar_create", wanted)
+        _insist(len(stage.simulator.books()["api_calls"]) == before, "something was sent to Google")
+        facts += [f"Google received nothing; {PERSON} could allow it at", _link(asked)]
+
+
+async def _refresh(stage: Stage, agent: Client) -> None:
+    async with stage.step("The Slack token expires; the next call refreshes it, unseen") as facts:
+        before = len(stage.simulator.books()["refreshes"])
+        stage.simulator.control("expire", face="slack")
+        result = await agent.call_tool("slack_post", {**POST, "text": "Still here."})
+        _insist(not result.is_error, f"the call failed: {_text(result)}")
+        refreshes = len(stage.simulator.books()["refreshes"]) - before
+        _insist(refreshes == 1, f"{refreshes} refreshes instead of one")
+        facts += ["one refresh at Slack", *_facts(result)]
+
+
+async def _afresh(stage: Stage) -> None:
+    async with stage.step("The agent starts afresh and calls: nobody is asked anything") as facts:
+        before = stage.prompts
+        async with stage.agent() as agent:
+            result = await agent.call_tool("calendar_list", {"limit": 2})
+        _insist(not result.is_error, f"the call failed: {_text(result)}")
+        _insist(stage.prompts == before, "a browser window opened")
+        facts += _facts(result)
+
+
+async def _disconnect(stage: Stage) -> None:
+    owner = await users.find_user(stage.deployment.database, PERSON)
+    found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
+    async with stage.step(f"{PERSON} disconnects Slack; the grant ends at Slack too, its key is destroyed") as facts:
+        await stage.person.disconnect(next(one.id for one in found if one.provider == "slack"))
+        _insist(len(stage.simulator.books()["revocations"]) > 0, "Slack was not told")
+        facts.append("revoked at Slack")
+    async with stage.step("The next call says so"), stage.agent() as agent:
+        asked = await _ask(agent, "slack_post", POST)
+        _insist(bool(_link(asked)), "there is no link")
+
+
+async def _ask(agent: Client, tool: str, arguments: Mapping[str, object]) -> InputRequiredResult:
+    """Call a tool that has to ask for the person."""
+    result = await agent.session.call_tool(tool, dict(arguments), allow_input_required=True)
+    if not isinstance(result, InputRequiredResult):
+        raise DemoFailed(f"{tool} did not ask for the person: {_text(result)}")
+    return result
+
+
+async def _retry(
+    agent: Client, tool: str, arguments: Mapping[str, object], asked: InputRequiredResult
+) -> CallToolResult:
+    result = await agent.call_tool(tool, dict(arguments), request_state=asked.request_state)
+    _insist(not result.is_error, f"{tool} failed: {_text(result)}")
+    return result
+
+
+def _link(asked: InputRequiredResult) -> str:
+    for request in (asked.input_requests or {}).values():
+        if isinstance(request.params, ElicitRequestURLParams):
+            return request.params.url
+    raise DemoFailed("the answer carries no link")
+
+
+def _text(result: CallToolResult) -> str:
+    return " | ".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _facts(result: CallToolResult) -> list[str]:
+    lines = [line for block in result.content if isinstance(block, TextContent) for line in block.text.splitlines()]
+    return lines if len(lines) <= 5 else [*lines[:3], f"... {len(lines) - 4} more lines", lines[-1]]
+
+
+def _exchange_facts(result: CallToolResult) -> Mapping[str, object]:
+    meta: object = (result.meta or {}).get(META_KEY)
+    if not isinstance(meta, dict):
+        raise DemoFailed("the answer does not say how its scopes were enforced")
+    return {str(key): value for key, value in meta.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
+
+
+async def _connected(stage: Stage, provider: str) -> list[str]:
+    owner = await users.find_user(stage.deployment.database, PERSON)
+    found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
+    lines = [f"{one.label}: {' '.join(sorted(one.scopes))}" for one in found if one.provider == provider]
+    _insist(bool(lines), f"{provider} is not connected")
+    return lines
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first real error of a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
+    return _innermost(group.exceptions[0])
+
+
+def _insist(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise DemoFailed(otherwise)
+
+
+async def _keep(stage: Stage) -> None:
+    """Say how to go on, and stay until the person ends it."""
+    deployment = stage.deployment
+    owner = await users.find_user(deployment.database, PERSON)
+    link = await owner_link(deployment, owner.id if owner else "")
+    vault = Vault(Program("token-vault"), (), deployment.public_url, is_loopback=True)
+    machine = Machine(sys.platform, Path.home(), {})
+    configuration = client_config("claude-code", "http", vault=vault, machine=machine)
+    for line in (
+        Text(f"\nPortal {deployment.public_url}", "bold"),
+        f"Sign in as {PERSON} with the password {stage.password}, or once, within two minutes, by",
+        link,
+        "MCP client configuration:",
+        configuration.text,
+        "Or, for Claude Code, one line:",
+        configuration.command_line or "",
+        "At the sandbox's consent pages choose any account. Ctrl+C ends it.",
+    ):
+        stage.console.print(line, soft_wrap=True)
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await told.wait()

@@ -1,0 +1,122 @@
+"""Asks a provider's authorization page as a browser that nobody is signed in with would, and reads what it says.
+
+It is the only place where a provider compares our redirect address and scopes before a person is there. Google answers
+an error by sending the browser to an error page whose `authError` holds the code; Slack writes it on the page. Nothing
+is granted by it. A provider may keep its objections until somebody signs in, so no objection is no proof.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from providers.definitions.model import Provider
+from providers.outbound.client import HttpError, OutboundRequest, OutboundResponse
+from server.connecting.provider_errors import MENDS, mend_for
+from server.deployment import Deployment
+from server.doctor.findings import Finding, noted, ok, problem
+
+LIMIT: Final = 2_000_000  # bytes of a sign-in page
+_SENTENCES: Final = {
+    "did not match any configured URIs": "bad_redirect_uri",
+    "Invalid permissions requested": "invalid_scope_requested",
+    "Invalid requested permissions": "invalid_scope_requested",
+}
+_REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
+_SCOPES: Final = frozenset({"invalid_scope", "invalid_scope_requested", "no_scopes"})
+_CLIENT: Final = frozenset({"invalid_client", "invalid_client_id", "deleted_client", "unauthorized_client"})
+_CODES: Final = frozenset(MENDS) | {"deleted_client"}
+_WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
+
+
+async def knock(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
+    """What the page objects to; None when it could not be asked."""
+    name, title = provider.name, provider.title
+    everything = provider.scope.default.union(*_of_tools(deployment, provider))
+    try:
+        code = objection(await _asked(deployment, provider, redirect=redirect, scopes=provider.scope.default))
+        if code is None and everything != provider.scope.default:
+            further = objection(await _asked(deployment, provider, redirect=redirect, scopes=everything))
+            if further in _SCOPES:
+                asked = " ".join(sorted(everything - provider.scope.default))
+                mend = f"add these to the app at {title}, as scopes of the user, or do without those tools: {asked}"
+                return noted(f"{name}.scopes", f"{title} lets our app not ask for all that tools use", mend=mend)
+    except HttpError:
+        return None
+    if code is None:
+        sentence = f"must be registered there: {redirect} ({title} objected to nothing before anybody signed in)"
+        return ok(f"{name}.redirect", sentence)
+    if code in _REDIRECT:
+        mend = f"enter exactly {redirect} at its console: token-vault providers setup {name} --show says where"
+        if provider.public_client is not None and redirect.startswith("http:"):
+            mend += "; and turn PKCE on there, without which it takes https only"
+        return problem(f"{name}.redirect", f"{title} does not know our redirect address ({code})", mend=mend)
+    if code in _SCOPES:
+        asked = " ".join(sorted(everything))
+        mend = f"add these to the app at {title}, as scopes of the user: {asked}"
+        return problem(f"{name}.scopes", f"{title} lets our app not ask for its scopes ({code})", mend=mend)
+    if code in _CLIENT:
+        mend = f"correct it: token-vault providers setup {name}"
+        return problem(f"{name}.client", f"{title} does not know our client id ({code})", mend=mend)
+    mend = mend_for(code, name=name, title=title, redirect=redirect)
+    return problem(f"{name}.authorize", f"{title} would refuse whoever connects ({code})", mend=mend)
+
+
+def _of_tools(deployment: Deployment, provider: Provider) -> Iterator[frozenset[str]]:
+    for spec in deployment.tools:
+        if spec.provider is not None and deployment.catalog.resolve(spec.provider)[0].name == provider.name:
+            yield spec.scopes
+
+
+async def _asked(
+    deployment: Deployment, provider: Provider, *, redirect: str, scopes: frozenset[str]
+) -> OutboundResponse:
+    url = deployment.vault.upstreams[provider.name].authorization_url(
+        redirect_uri=redirect,
+        state=secrets.token_urlsafe(16),
+        scopes=scopes,
+        code_verifier=secrets.token_urlsafe(48),
+    )
+    return await deployment.http.send(
+        OutboundRequest("GET", url, headers={"Accept": "text/html"}, peer=f"{provider.name}.doctor", max_bytes=LIMIT)
+    )
+
+
+def objection(answer: OutboundResponse) -> str | None:
+    """The error code in an answer of an authorization page; None when it lets the person go on."""
+    found = [*_in_location(answer.headers.get("location", "")), *_in_page(answer)]
+    return found[0] if found else None
+
+
+def _in_location(location: str) -> Iterator[str]:
+    for name, value in parse_qsl(urlsplit(location).query):
+        if name == "error":
+            yield from _codes(value)
+        elif name == "authError":
+            yield from _codes(_decoded(value))
+
+
+def _in_page(answer: OutboundResponse) -> Iterator[str]:
+    """A page that lets people sign in may hold any word in its scripts, so only whole sentences count there."""
+    text = answer.body.decode(errors="replace")
+    for sentence, code in _SENTENCES.items():
+        if sentence in text:
+            yield code
+    if answer.status >= 400:
+        yield from _codes(text)
+
+
+def _codes(text: str) -> Iterator[str]:
+    return (word for word in _WORD.findall(text) if word in _CODES)
+
+
+def _decoded(value: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode(errors="replace")
+    except (binascii.Error, ValueError):
+        return ""

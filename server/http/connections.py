@@ -1,0 +1,401 @@
+"""What one connection may cost before its request is whole: time, bytes of head and framing, and places.
+
+Everything here happens before anybody is known. A request that has come completely is never cut: event streams and long
+polling take the time they take. Serving is `server.runtime.serving`; the size of bodies is judged in
+`server.http.guards`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from server.http.addresses import counted
+
+if sys.platform == "win32":  # no such limit there
+    RLIMIT_NOFILE: Final = 0
+
+    def getrlimit(resource: int) -> tuple[int, int]:
+        """No limit."""
+        return 0, 0
+else:
+    from resource import RLIMIT_NOFILE, getrlimit
+
+BODY_RATE: Final = 16 * 1024  # bytes a second
+LINGER: Final = 5.0  # seconds for a client to take what was written before its connection is reset
+LINE: Final = 16 * 1024  # bytes of a request line, a header line, or the framing of chunks
+HEAD: Final = 64 * 1024  # bytes of all of them together
+FRAMING_PER_BYTE: Final = 8  # of a chunked body: "1\r\nx\r\n" is five
+PIPELINED: Final = 16  # requests that wait behind the one that is answered
+MOST: Final = 10_000
+_SPARE_FILES: Final = 256  # for databases, providers and the accept loop
+_RESERVED: Final = 16  # one in so many places is for this machine and the proxies: health checks, the owner
+_PAUSE: Final = 1.0
+_REFUSALS: Final = {
+    400: "The request cannot be read.",
+    408: "The request did not come in time.",
+    414: "The request line is too long.",
+    431: "The header section is too long.",
+}
+logger = logging.getLogger("token_vault.connections")
+
+
+def capacity(files: int | None = None) -> int:
+    """How many connections fit into this process's open files (`ulimit -n`)."""
+    if files is None:
+        files = getrlimit(RLIMIT_NOFILE)[0]
+    return MOST if files <= 0 else max(16, min(MOST, files - min(_SPARE_FILES, files // 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What connections may cost. Times in seconds.
+
+    `total` and `per_address`: how many may be open at once; `proxies`: those whose addresses stand for many people.
+    """
+
+    total: int = field(default_factory=capacity)
+    per_address: int = 200
+    proxies: tuple[str, ...] = ()
+    head_time: float = 10.0  # from the first wait to the end of the head
+    body_time: float = 30.0  # for a body, and one more for each BODY_RATE bytes that came
+
+    def is_near(self, address: str) -> bool:
+        """Whether many people may stand behind the address: this machine, or a proxy that the settings name."""
+        try:
+            peer = ip_address(address.partition("%")[0])
+        except ValueError:
+            return True  # a socket of this machine
+        peer = getattr(peer, "ipv4_mapped", None) or peer
+        return peer.is_loopback or any(peer in ip_network(proxy, strict=False) for proxy in self.proxies)
+
+
+class Connections:
+    """The open connections of one listener, those that wait for the rest of a request in the order they began to."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._open: dict[str, int] = {}  # by what the address counts as
+        self._total = 0
+        self._waiting: dict[BoundedProtocol, None] = {}
+
+    def __len__(self) -> int:
+        return self._total
+
+    def admit(self, one: BoundedProtocol, *, address: str) -> bool:
+        """Give the connection a place, if need be that of the one that has kept us waiting longest."""
+        bounds, near = self.bounds, self.bounds.is_near(address)
+        one.counted, one.is_near = counted(address), near
+        is_crowd = not near and self._open.get(one.counted, 0) >= bounds.per_address
+        if is_crowd and not self._end_one(other for other in self._waiting if other.counted == one.counted):
+            return False
+        is_full = self._total >= (bounds.total if near else bounds.total - bounds.total // _RESERVED)
+        if is_full and not self._end_one(other for other in self._waiting if near or not other.is_near):
+            return False
+        self._total += 1
+        self._open[one.counted] = self._open.get(one.counted, 0) + 1
+        self._waiting[one] = None
+        one.is_admitted = True
+        return True
+
+    def leave(self, one: BoundedProtocol) -> None:
+        """The connection has ended."""
+        if not one.is_admitted:
+            return
+        one.is_admitted = False
+        self._waiting.pop(one, None)
+        self._total -= 1
+        left = self._open[one.counted] - 1
+        if left:
+            self._open[one.counted] = left
+        else:
+            del self._open[one.counted]
+
+    def wait(self, one: BoundedProtocol) -> None:
+        """The connection is waited for: it may have to go when places are rare."""
+        if one.is_admitted:
+            self._waiting[one] = None
+
+    def work(self, one: BoundedProtocol) -> None:
+        """A whole request has come: it is answered."""
+        self._waiting.pop(one, None)
+
+    def _end_one(self, others: Iterator[BoundedProtocol]) -> bool:
+        oldest = next(others, None)
+        if oldest is None:
+            return False
+        self.leave(oldest)
+        oldest.transport.abort()
+        return True
+
+
+class _HeadRefused(Exception):
+    """Stops the parser; the client was told."""
+
+
+_Fields = Sequence[tuple[bytes, bytes]]
+
+
+def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
+    """Whether a head that the parser takes can be read in another way, or asks for what no server of ours does.
+
+    RFC 9112 §3.2: one path, of the host that the field names; nobody's proxy. §6.1: the only coding is `chunked`, which
+    HTTP/1.0 does not know. What is no HTTP/1 at all (§2.3) some parsers read as if it were.
+    """
+    if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:
+        return True
+    for name, value in fields:
+        if name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
+            return True
+    if target.startswith(b"/"):
+        return False
+    if target == b"*":
+        return method != b"OPTIONS"
+    scheme, _, there = target.partition(b"://")
+    hosts = [value.lower() for name, value in fields if name == b"host"]
+    return scheme.lower() not in {b"http", b"https"} or hosts != [re.split(rb"[/?]", there, maxsplit=1)[0].lower()]
+
+
+def _without_upgrade(method: bytes, target: bytes, version: str, fields: _Fields) -> bytes:
+    """The same head, whose `Connection` does not name the upgrade (RFC 9110 §7.8: a server may ignore it)."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    for name, value in fields:
+        if name == b"connection":
+            kept = [part for part in value.split(b",") if part.strip().lower() != b"upgrade"]
+            lines += [b"connection:" + b",".join(kept)] if kept else []
+        else:
+            lines.append(name + b":" + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's configuration with the connections of one listener."""
+
+    open_connections: Connections
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with deadlines and bounds: it has neither for what comes before the application.
+
+    Trailers are dropped: they are no headers (RFC 9110 §6.5.1), and none of them may come to count as one that was
+    checked, or that a proxy in front has set.
+
+    A head that a proxy in front could read differently is refused. An upgrade is not made: the parser would leave out
+    the body of such a request and read it as the next one, so it gets the head once more without that wish.
+    """
+
+    def __init__(
+        self,
+        config: BoundedConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],  # uvicorn's word for it
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.counted = ""
+        self.is_near = False
+        self.is_admitted = False
+        self._neighbors = config.open_connections
+        self._bounds = config.open_connections.bounds
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_in_head = True
+        self._since = self.loop.time()  # when the head or body began
+        self._head = 0  # bytes of this head so far
+        self._line = 0  # bytes of its last line so far
+        self._raw = 0  # bytes that came for this body, with framing
+        self._body = 0  # bytes of them that are the body's
+        self._plain_head: bytes | None = None  # of a request that asked for an upgrade, without that
+
+    # Connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a place, or be ended at once."""
+        super().connection_made(transport)
+        if self._neighbors.admit(self, address="" if self.client is None else self.client[0]):
+            self._expect()
+        else:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self._neighbors.leave(self)
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    # What comes
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in pieces of at most LINE bytes: so only the line that is under way can become too long in one."""
+        self._unset_keepalive_if_required()
+        for start in range(0, len(data), LINE):
+            self._take(data if len(data) <= LINE else data[start : start + LINE])
+            if self.transport.is_closing():
+                return
+
+    def _take(self, data: bytes) -> None:
+        if self._is_in_head:
+            if self._timer is None:
+                self._since = self.loop.time()
+            end = data.find(b"\n")
+            if self._line + (len(data) if end < 0 else end) > LINE:
+                self._refuse(414 if self._head == self._line else 431)
+                return
+            self._line = self._line + len(data) if end < 0 else len(data) - data.rfind(b"\n") - 1
+            self._head += len(data)
+            if self._head > HEAD + LINE:  # counted exactly at its end
+                self._refuse(431)
+                return
+        else:
+            self._raw += len(data)
+        if self.parser is None:  # pyright: ignore[reportUnnecessaryComparison] -- the connection is gone
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(400)
+            return
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_plainly(data[upgrade.args[0] :])
+            return
+        if self.transport.is_closing():
+            return
+        if not self._is_in_head and self._raw > LINE + (1 + FRAMING_PER_BYTE) * self._body:
+            self._refuse(400)
+        elif self._head or not self._is_in_head:
+            self._expect()
+
+    def _read_plainly(self, rest: bytes) -> None:
+        """Go on with the head that had asked for an upgrade, and with what came behind it."""
+        head, self._plain_head = self._plain_head or b"", None
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserError:
+            self._refuse(400)
+            return
+        if rest and not self.transport.is_closing():
+            self._take(rest)
+        elif not self._is_in_head:
+            self._expect()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, not a trailer."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body follows. An exception stops the parser."""
+        if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
+            self._refuse(431)  # what came of the body with it does not count
+            raise _HeadRefused
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if len(self.pipeline) >= PIPELINED or _is_ambiguous(method, self.url, version, self.headers):
+            self._refuse(400)
+            raise _HeadRefused
+        if self.parser.should_upgrade():
+            self._plain_head = _without_upgrade(method, self.url, version, self.headers)
+            return
+        super().on_headers_complete()
+        self._is_in_head = False
+        self._head = self._line = self._raw = self._body = 0
+        self._since = self.loop.time()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole, and nothing limits the time of its answer here."""
+        if self._plain_head is not None:
+            return
+        self._is_in_head = True
+        self._stop_timer()
+        self._neighbors.work(self)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Idle from now on, unless another request is here."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._end()
+        elif self._is_in_head and not self._is_answering():
+            self._neighbors.wait(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """An idle connection ends, even one that does not take its last answer."""
+        self._end()
+
+    # Deadlines
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison] -- None until the first request
+
+    def _expect(self) -> None:
+        """The rest of a head or body has to come in time."""
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._deadline(), self._look)
+            if not (self._is_in_head and self._is_answering()):
+                self._neighbors.wait(self)
+
+    def _deadline(self) -> float:
+        if self._is_in_head:
+            return self._since + self._bounds.head_time
+        return self._since + self._bounds.body_time + self._body / BODY_RATE
+
+    def _look(self) -> None:
+        self._timer, now = None, self.loop.time()
+        if self._is_in_head and self._is_answering():  # bytes behind a request that is still answered
+            self._since = now
+        elif not self._is_in_head and self.flow.read_paused:  # the application is slower than the client
+            self._since += _PAUSE
+        if now >= self._deadline():
+            self._refuse(408)
+        else:
+            self._timer = self.loop.call_at(max(self._deadline(), now + _PAUSE), self._look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Ends
+
+    def _refuse(self, status: int) -> None:
+        """End the connection; say why, where a request has begun and nothing else was answered."""
+        if self.transport.is_closing():
+            return
+        is_first = not self._is_answering()
+        if (self._is_in_head and is_first and self._head) or (not self._is_in_head and not self._has_answered()):
+            message = _REFUSALS[status].encode()
+            self.transport.write(
+                STATUS_LINE[status]
+                + b"content-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\nconnection: close\r\n"
+                + b"content-length: %d\r\n\r\n%s" % (len(message), message)
+            )
+        if not is_first:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        logger.debug("connection ended", extra={"status": status})
+        self._end()
+
+    def _has_answered(self) -> bool:
+        return self.cycle.response_started
+
+    def _end(self) -> None:
+        """Close, and reset what the client does not take in time."""
+        self._stop_timer()
+        self.transport.close()
+        self.loop.call_later(LINGER, self.transport.abort)

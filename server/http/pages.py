@@ -1,0 +1,163 @@
+"""Rendering: the template environment, the security headers of every page, and the error page.
+
+Templates are package data with autoescape on; a missing variable is an error. What a page says is decided by the
+modules beside this one; who the person is, by `server.sign_in.password`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+Item = TypeVar("Item")
+STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
+_STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
+_TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
+_HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+def _time(at: int | None) -> Markup:
+    """An instant as a `time` element in UTC; pages have no script that could know the reader's zone."""
+    if at is None:
+        return Markup("never")
+    moment = datetime.fromtimestamp(at, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%-d %b %Y, %H:%M UTC")
+    )
+
+
+def _sentence(text: str) -> str:
+    """A refusal, as commands print it, as a sentence of a page."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("server.portal", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters["time"] = _time
+_ENVIRONMENT.filters["sentence"] = _sentence
+_STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Item]):
+    """One page of a long list; `previous` and `next` are numbers of pages, 0 where there is none."""
+
+    items: Sequence[Item]
+    previous: int
+    next: int
+
+
+def part(items: Sequence[Item], wanted: str, *, size: int) -> Part[Item]:
+    """The page of `?page=wanted`: the first where that is no number, the last where it is beyond."""
+    pages = max(1, -(-len(items) // size))
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else 1
+    number = min(max(1, number), pages)
+    return Part(items[(number - 1) * size : number * size], number - 1, number + 1 if number < pages else 0)
+
+
+def _no_form(action: str) -> Markup:
+    """Pages without a browser secret cannot have a form that counts."""
+    raise LookupError(f"the form for {action} needs a visit")
+
+
+def content_policy(form_targets: Iterable[str] = ()) -> str:
+    """The Content-Security-Policy of a page; `form_targets` are CSP sources that a form's redirect may lead to."""
+    targets = " ".join(["'self'", *form_targets])
+    return (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        f"frame-ancestors 'none'; form-action {targets}"
+    )
+
+
+def form_target(url: str) -> str:
+    """The CSP source for a form whose answer redirects to `url`: browsers apply `form-action` to redirects too."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not host or not _HOST_LETTERS.issuperset(host):
+        return f"{parts.scheme}:"  # private-use schemes and IPv6 literals have no host source
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:
+    """Set the headers that every answer of the portal has."""
+    response.headers["content-security-policy"] = content_policy(form_targets)
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["x-frame-options"] = "DENY"
+    response.headers["referrer-policy"] = "no-referrer"
+    response.headers["cache-control"] = "no-store"
+    response.headers["cross-origin-opener-policy"] = "same-origin"
+    return response
+
+
+def render(
+    template: str,
+    context: dict[str, object],
+    *,
+    status: int = 200,
+    form_targets: Iterable[str] = (),
+    token_field: Callable[[str], Markup] = _no_form,
+) -> HTMLResponse:
+    """A page. `token_field(action)` gives the hidden field that makes a form of ours count."""
+    values: dict[str, object] = {
+        "user": None,
+        "here": "",
+        "stylesheet": _STYLESHEET_URL,
+        "token_field": token_field,
+        **context,
+    }
+    response = HTMLResponse(_ENVIRONMENT.get_template(template).render(values), status_code=status)
+    secure(response, form_targets=form_targets)
+    return response
+
+
+def go(url: str) -> Response:
+    """303 to a place: a form's answer is always fetched with GET (RFC 9700 §4.12)."""
+    return secure(RedirectResponse(url, status_code=303))
+
+
+def leave(request: Request, url: str) -> Response:
+    """Answer a form by sending the person to somebody else's address, which may send them on.
+
+    Chromium holds every later redirect to the `form-action` of the page with the form, and strands the person where a
+    client or provider hops to a host that nobody could list. So a browser gets a page that moves on by itself, which is
+    no form's doing; everybody else, and apps with schemes of their own, get 303.
+    """
+    is_browser = request.headers.get("sec-fetch-mode") == "navigate"
+    if not is_browser or not url.startswith(("https://", "http://")):
+        return go(url)
+    return render("leaving.html", {"url": url, "host": urlsplit(url).netloc})
+
+
+def error_page(request: Request, title: str, message: str, status: int = 400) -> HTMLResponse:
+    """A page that says what went wrong and what to do. The texts are ours; anything foreign in them is cut, escaped."""
+    return render(
+        "error.html",
+        {"title": title[:_TEXT_LIMIT], "message": message[:_TEXT_LIMIT], "status_code": status},
+        status=status,
+    )
+
+
+async def nowhere(request: Request, error: Exception) -> Response:
+    """An address that nothing answers: a page for a person's browser, the bare words for a program."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        message = "Nothing is at this address. Check it, or go on from the start page."
+        return error_page(request, "There is no such page", message, status=error.status_code)
+    return secure(PlainTextResponse(error.detail, error.status_code, headers=error.headers))

@@ -1,0 +1,1 @@
+"""What runs beside requests: upkeep, readiness, the sandbox, the loopback companion of stdio."""

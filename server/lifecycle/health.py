@@ -1,0 +1,78 @@
+"""`/readyz`: whether this process should get work. For load balancers; `/healthz` says whether it is alive at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from server.deployment import Deployment
+from vault import health
+from vault.refusals import VaultError
+from vault.storage.database import Database
+
+KEPT: Final = 1.0  # seconds that a verdict is kept: anybody may ask, and each check is a commit
+PATIENCE: Final = 3.0  # seconds for all checks together
+CHECKS: Final[tuple[tuple[str, Callable[[Database], Awaitable[None]]], ...]] = (
+    ("schema", health.check_schema),
+    ("keys", health.check_keys),
+    ("storage", health.check_writable),
+)
+logger = logging.getLogger("token_vault.readiness")
+
+
+class _Readiness:
+    """The latest verdict, made anew by the first who asks after it is too old."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._lock = asyncio.Lock()
+        self._failing: str | None = None
+        self._until = 0.0
+
+    async def failing(self) -> str | None:
+        """What is not ready; None when everything is."""
+        if self._deployment.drain.is_draining:
+            return "draining"
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if loop.time() >= self._until:
+                self._failing = await self._check()
+                self._until = loop.time() + KEPT
+            return self._failing
+
+    async def _check(self) -> str | None:
+        name = "schema"
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for name, check in CHECKS:  # noqa: B007 -- named by the handlers below
+                    await check(self._deployment.database)
+        except TimeoutError:
+            logger.warning("not ready", extra={"check": name, "code": "timeout"})
+        except VaultError as error:
+            logger.warning("not ready", extra={"check": name, "code": error.code, "detail": error.detail})
+        else:
+            return None
+        return name
+
+
+def ready_route(deployment: Deployment) -> Route:
+    """`/readyz`: 200 when keys, schema and storage work; else 503 with the name of what does not."""
+    readiness = _Readiness(deployment)
+
+    async def readyz(request: Request) -> JSONResponse:
+        failing = await readiness.failing()
+        headers = {"cache-control": "no-store"}
+        if failing is None:
+            late = sorted(deployment.failing_upkeep)  # said, and no reason to send calls elsewhere
+            return JSONResponse({"status": "ready"} | ({"upkeep": late} if late else {}), headers=headers)
+        return JSONResponse(
+            {"status": "not ready", "failing": failing}, status_code=503, headers={**headers, "retry-after": "1"}
+        )
+
+    return Route("/readyz", readyz, methods=["GET"])

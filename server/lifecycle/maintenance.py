@@ -1,0 +1,244 @@
+"""What a running process does on the side: unfinished refreshes, due revocations, telling of ends, forgetting.
+
+Every process of a vault does it; each step is safe to be done by several at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from server.deployment import Deployment
+from vault import (
+    approvals,
+    clients,
+    consents,
+    expiries,
+    handles,
+    limits,
+    replay,
+    retention,
+    revocations,
+    sessions,
+    tickets,
+    tokens,
+)
+from vault.audit import segments
+from vault.audit.proof import ChainBroken
+from vault.refresh import recovery, rotation
+from vault.refresh.concurrency import Vault
+from vault.refresh.journal import KEEP
+from vault.refusals import VaultError
+from vault.storage.database import SWEEP_BATCH, Transaction
+from vault.upstream import Rotation
+
+INTERVAL: Final = 30.0  # seconds
+HEAD_START: Final = 1.0  # seconds
+SWEEP_EVERY: Final = 600.0  # seconds
+SHED_EVERY: Final = 120.0  # seconds
+STEP_LIMIT: Final = 300.0  # seconds for one step of one round
+logger = logging.getLogger("token_vault.upkeep")
+
+
+@asynccontextmanager
+async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
+    """Do the upkeep as long as the block runs.
+
+    What a dead process left unfinished comes first, for a moment alone: its accounts work again, or are known to need
+    their person, before the program loads what it needs to listen.
+    """
+    settled = asyncio.Event()
+    working = asyncio.create_task(_work(deployment, settled))
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                await settled.wait()
+        yield
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part of the upkeep, named in the log and by `/readyz` when it fails."""
+
+    name: str
+    every: float  # seconds
+    work: Callable[[Deployment], Awaitable[object]]
+
+
+async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
+    """Each step by itself, so that one that fails or is slow holds up no other; the unfinished refreshes first."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_repeat(deployment, FIRST, settled))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                await settled.wait()
+        for step in (*STEPS, _scrubbing(deployment)):
+            group.create_task(_repeat(deployment, (step,)))
+        group.create_task(_repeat(deployment, SHED))
+        group.create_task(_repeat(deployment, SWEEPS))
+
+
+async def _repeat(deployment: Deployment, steps: Sequence[Step], done_once: asyncio.Event | None = None) -> None:
+    """Steps that take turns: sweeps that run together would crowd the database."""
+    while True:
+        for step in steps:
+            await run_step(deployment, step)
+        if done_once is not None:
+            done_once.set()
+        await asyncio.sleep(steps[0].every)
+
+
+async def run_step(deployment: Deployment, step: Step) -> None:
+    """Do it once; whatever goes wrong is noted, and the next round tries again."""
+    code = None
+    try:
+        async with asyncio.timeout(STEP_LIMIT):
+            await step.work(deployment)
+    except VaultError as error:  # the storage may come back
+        code = error.code
+        logger.warning("upkeep failed", extra={"step": step.name, "code": code, "detail": error.detail})
+    except TimeoutError:
+        code = "timeout"
+        logger.warning("upkeep failed", extra={"step": step.name, "code": code})
+    except Exception as error:  # a defect of one step must not end the others
+        code = type(error).__name__
+        logger.exception("upkeep failed", extra={"step": step.name, "code": code})
+    if code is None:
+        deployment.failing_upkeep.pop(step.name, None)
+    else:
+        deployment.failing_upkeep[step.name] = code
+
+
+async def scrub(vault: Vault, *, since: int) -> int:
+    """Wipe what this process and the files still hold of keys that anybody destroyed; until when that is done."""
+    now = vault.database.now()
+    names = await revocations.done_since(vault.database, since)
+    if names or vault.flights.has_traces:
+        await revocations.scrub(vault, names)
+    return since if vault.flights.has_traces else now - 1
+
+
+def _scrubbing(deployment: Deployment) -> Step:
+    scrubbed = deployment.now() - KEEP
+
+    async def work(deployment: Deployment) -> None:
+        nonlocal scrubbed
+        scrubbed = await scrub(deployment.vault, since=scrubbed)
+
+    return Step("traces", INTERVAL, work)
+
+
+async def keep_alive(vault: Vault) -> int:
+    """Refresh what its provider would end because nobody used it, where that costs nothing; how many were started.
+
+    Where a refresh token rotates, each refresh is a small risk (an answer can be lost): there the person is told.
+    """
+    started = 0
+    for one in await expiries.resting(vault.database):
+        policy = vault.policies.get(one.provider)
+        if policy is not None and policy.rotation is Rotation.NONE:
+            rotation.refresh_ahead(vault, one.connection_id, provider=one.provider, if_generation=one.generation)
+            started += 1
+    return started
+
+
+async def keep_activity(deployment: Deployment) -> None:
+    """Verify and seal what was added to the activity, and prune what is older than its retention."""
+    database, now = deployment.database, deployment.now()
+    try:
+        await segments.seal(database, now=now)
+        await segments.prune(database, retention_days=deployment.settings.activity.retention_days, now=now)
+    except ChainBroken as broken:  # said at each sweep; nothing is sealed or pruned until somebody has looked
+        logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
+
+
+def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
+    """How long refresh tokens of this deployment live."""
+    settings = deployment.settings.tokens
+    return tokens.Lifetimes(
+        absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
+    )
+
+
+def _batches(forget: Callable[[Transaction, Deployment], Awaitable[int]]) -> Callable[[Deployment], Awaitable[None]]:
+    """Batch after batch, each a transaction of its own: others write in between."""
+
+    async def work(deployment: Deployment) -> None:
+        while True:
+            async with deployment.database.transaction(patient=True) as transaction:
+                count = await forget(transaction, deployment)
+            if count < SWEEP_BATCH:
+                return
+            await asyncio.sleep(0)
+
+    return work
+
+
+async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
+    await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
+    return 0
+
+
+async def _forget_ended(deployment: Deployment) -> None:
+    database, now, days = deployment.database, deployment.now(), deployment.settings.retention.ended_days
+    if days:
+        await retention.forget_ended(database, before=now - days * retention.DAY)
+    await retention.forget_done(database, now=now)
+
+
+def _unused_since(deployment: Deployment) -> int:
+    return deployment.now() - deployment.settings.registration.unused_lifetime
+
+
+FIRST: Final = (
+    Step("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
+    Step("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
+)
+STEPS: Final = (
+    Step("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
+    Step("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
+    Step("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
+    Step("activity", SWEEP_EVERY, keep_activity),
+)
+# What strangers can make most of.
+SHED: Final = (
+    Step("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
+    Step("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),
+    Step("single-use values", SHED_EVERY, _batches(lambda t, d: replay.sweep(t, now=d.now()))),
+)
+SWEEPS: Final = (
+    Step("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
+    Step("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
+    Step("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
+    Step("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
+    Step("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
+    Step("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
+    Step("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
+    Step("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
+    Step(
+        "refresh tokens",
+        SWEEP_EVERY,
+        _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=refresh_lifetimes(d))),
+    ),
+    Step("ended records", SWEEP_EVERY, _forget_ended),
+)
+
+
+async def shed(deployment: Deployment) -> None:
+    """Forget what strangers can make most of: tickets, counters and single-use values that can no longer matter."""
+    for step in SHED:
+        await step.work(deployment)
+
+
+async def sweep(deployment: Deployment) -> None:
+    """Everything that is done each ten minutes and each two, once and at once. Raises what a step raises."""
+    for step in (*SHED, *STEPS, *SWEEPS):
+        if step.every >= SHED_EVERY:
+            await step.work(deployment)

@@ -1,0 +1,48 @@
+"""Notices that the public URL is another one than at the last start, and says where it has to be changed too.
+
+The last one is kept in a file of the data directory. What a redirect address is, is
+`server.connecting.provider_authorization`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from server.deployment import Deployment
+
+FILE: Final = "public_url"
+logger = logging.getLogger("token_vault.moved")
+
+
+def notice_move(deployment: Deployment) -> str | None:
+    """One line when the public URL changed since the last start and somebody outside knows the old one."""
+    path = deployment.data / FILE
+    before, now = _read(path), deployment.public_url
+    if before == now:
+        return None
+    try:
+        path.write_text(now + "\n", encoding="utf-8")
+        path.chmod(0o600)
+    except OSError as error:  # then it is said at every start
+        logger.warning("the public URL cannot be remembered", extra={"cause": str(error)})
+    places = [
+        f"{provider.title} to {deployment.url(f'/connect/callback/{provider.name}')}"
+        for provider in deployment.catalog
+        if provider.audience is None and deployment.vault.upstreams[provider.name].is_configured
+    ]
+    places += [
+        f"{peer.title} to {deployment.url(f'/sign-in/openid/{name}/callback')}"
+        for name, peer in deployment.settings.sign_in.openid.items()
+    ]
+    if before is None or not places:
+        return None
+    return f"The public URL was {before} and is {now} now: update the redirect at {', at '.join(places)}."
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""MCP: transports, sessions, the tools as clients see them."""

@@ -1,0 +1,61 @@
+"""The operator's rules about what people are asked each time, as the vault's policies hold them.
+
+The settings name tools and scopes; the vault knows scopes, and tools by name only. What a person chose themselves is in
+their delegations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from providers.definitions.catalog import Catalog
+from providers.tools.spec import ToolSpec
+from server.settings import Settings, SettingsRefused
+from vault.exchange.approval_rules import TOOL
+from vault.upstream import UpstreamPolicy
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """By provider: what the operator wants people to be asked about, and which tool uses which scopes."""
+
+    ask: Mapping[str, frozenset[str]]
+    tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]
+
+    @classmethod
+    def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> Asking:
+        """Raises SettingsRefused for a tool or scope that there is not."""
+        by_name = {spec.name: spec for spec in tools}
+        ask: dict[str, frozenset[str]] = {}
+        for spec in tools:
+            if spec.approval and spec.provider is not None:
+                ask[spec.provider] = ask.get(spec.provider, _NOTHING) | {f"{TOOL}{spec.name}"}
+        for entry in settings.approvals.ask:
+            provider, _, scope = entry.partition(":")
+            spec = by_name.get(entry)
+            if spec is not None and spec.provider is not None:
+                provider, wanted = spec.provider, f"{TOOL}{entry}"
+            elif (known := catalog.get(provider)) is not None and scope in known.scopes:
+                provider, wanted = known.name, scope
+            else:
+                raise SettingsRefused(
+                    f"approvals.ask: there is no tool or scope {entry!r}; write a name from `token-vault tools list`, "
+                    "or provider:scope from `token-vault providers show`"
+                )
+            ask[provider] = ask.get(provider, _NOTHING) | {wanted}
+        scopes: dict[str, dict[str, frozenset[str]]] = {}
+        for spec in tools:
+            if spec.provider is not None:
+                scopes.setdefault(spec.provider, {})[spec.name] = spec.scopes
+        return cls(ask, scopes)
+
+    def applied(self, policy: UpstreamPolicy) -> UpstreamPolicy:
+        """The policy with these rules."""
+        return replace(
+            policy,
+            ask=self.ask.get(policy.provider, _NOTHING),
+            tool_scopes=self.tool_scopes.get(policy.provider, {}),
+        )

@@ -1,0 +1,178 @@
+"""The `connections` tool: what this person has connected, in what state, what this agent may use, where to change it.
+
+It reads the vault and calls no provider. `changed` belongs here too: it waits for the person behind a connect link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.api.api import UpstreamAPI
+from providers.tools.spec import Progress, ToolSpec
+from server.deployment import Deployment
+from vault import connections, delegations, grants
+from vault.records import Connection, Principal
+from vault.refusals import GrantEnded
+
+SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
+WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
+_STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
+
+
+class ConnectionsInput(BaseModel):
+    """Arguments of `connections`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    provider: str | None = Field(
+        default=None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Only this provider, for example slack"
+    )
+
+
+class ConnectionEntry(BaseModel):
+    """One connected account."""
+
+    provider: str
+    account: str
+    status: str = Field(description="active, expiring, waiting (for the provider), ambiguous or needs_reauth")
+    ends_at: str | None = Field(description="When the provider ends this connection by itself (UTC), if it does")
+    ends_unless_used: bool = Field(description="Whether using it before puts that off")
+    granted_scopes: list[str] = Field(description="What the account granted to the vault")
+    your_scopes: list[str] = Field(description="What the person lets this agent use")
+
+
+class ConnectionsOutput(BaseModel):
+    """Answer of `connections`."""
+
+    connections: list[ConnectionEntry]
+    not_connected: list[str] = Field(
+        description="Providers that this vault knows and of which no account is shown here"
+    )
+    manage_url: str | None = Field(
+        description="Where the person connects, reconnects and disconnects accounts; null while `problem` says why"
+    )
+    problem: str | None = Field(default=None, description="Why the person's pages cannot be opened safely just now")
+
+
+async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
+    """What is connected for this principal's user, seen by this principal's client.
+
+    A token without the scope `connections` sees only the accounts that its agent may use. Raises GrantEnded: a local
+    client has no token that anybody checked before.
+    """
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+    wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
+    if wanted is not None:
+        found = deployment.catalog.get(wanted)
+        wanted = found.name if found is not None else wanted
+    now = deployment.now()
+    known = await connections.list_connections(deployment.database, principal.user_id)
+    allowed = {
+        delegation.connection_id: delegation.scopes
+        for delegation in await delegations.list_for_client(
+            deployment.database, principal.user_id, client_id=principal.client_id
+        )
+        if delegation.is_live(now)
+    }
+    if SEES_ALL not in principal.scopes:
+        known = tuple(connection for connection in known if allowed.get(connection.id))
+    entries = [
+        _entry(connection, allowed.get(connection.id, frozenset()), now=now)
+        for connection in known
+        if wanted in (None, connection.provider)
+    ]
+    connected = {connection.provider for connection in known}
+    trouble = await deployment.pages.trouble()
+    return ConnectionsOutput(
+        connections=entries,
+        not_connected=[name for name in deployment.catalog.names if name not in connected and wanted in (None, name)],
+        manage_url=deployment.url("/connections") if trouble is None else None,
+        problem=trouble,
+    )
+
+
+def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> ConnectionEntry:
+    ends = connection.ends_at
+    return ConnectionEntry(
+        provider=connection.provider,
+        account=connection.label,
+        status=connection.status(now),
+        ends_at=None if ends is None else datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        ends_unless_used=connection.ends_unless_used,
+        granted_scopes=sorted(connection.scopes),
+        your_scopes=sorted(yours),
+    )
+
+
+def _end(entry: ConnectionEntry) -> str:
+    if entry.ends_at is None or (entry.ends_unless_used and entry.status != "expiring"):
+        return ""
+    return f" (ends {entry.ends_at}{' unless it is used before' if entry.ends_unless_used else ''})"
+
+
+def _in_words(output: BaseModel) -> str:
+    if not isinstance(output, ConnectionsOutput):
+        return ""
+    lines = [
+        f"{entry.provider}: {entry.account}, {entry.status}{_end(entry)}; "
+        f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
+        for entry in output.connections
+    ]
+    if output.not_connected:
+        lines.append(f"not connected: {', '.join(output.not_connected)} (call one of its tools to get a link)")
+    manage = f"The person manages this at {output.manage_url}"
+    if output.problem is not None:
+        manage = f"The person's pages cannot be opened safely: {output.problem}"
+    return "\n".join([*(lines or ["Nothing is connected."]), manage])
+
+
+async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
+    raise RuntimeError("`connections` reads the vault; `look` answers it")
+
+
+SPEC: Final = ToolSpec(
+    name="connections",
+    title="Connections",
+    description=(
+        "Which accounts of the person are connected to the vault, in what state, which scopes you may use, "
+        "and the page where the person manages them. Changes nothing."
+    ),
+    provider=None,
+    scopes=frozenset(),
+    input=ConnectionsInput,
+    output=ConnectionsOutput,
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    call=_unused,
+    text=_in_words,
+)
+
+
+async def changed(deployment: Deployment, principal: Principal) -> bool:
+    """Wait up to 8 s for a connection or delegation of this user to change. False when nothing did."""
+    before = await _fingerprint(deployment, principal)
+    try:
+        async with asyncio.timeout(WAIT):
+            # another process may make the change, so there is no event to wait for
+            while await _fingerprint(deployment, principal) == before:  # noqa: ASYNC110
+                await asyncio.sleep(_STEP)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _fingerprint(deployment: Deployment, principal: Principal) -> frozenset[tuple[object, ...]]:
+    known = await connections.list_connections(deployment.database, principal.user_id)
+    allowed = await delegations.list_for_client(deployment.database, principal.user_id, client_id=principal.client_id)
+    return frozenset(
+        [
+            *((item.id, item.generation, item.state.value) for item in known),
+            *((item.connection_id, item.scopes, item.revoked_at) for item in allowed),
+        ]
+    )

@@ -1,0 +1,146 @@
+"""The ladder: the best form of "please open this link" that the calling client speaks.
+
+From the top: MCP 2026-07-28 `InputRequiredResult` with URL elicitation, error -32042 of 2025-11-25, and an error text
+with the link and a device code for clients that can do neither. Who makes the link, and what the page behind it does,
+is decided in `server.connecting.links`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import UrlElicitationRequiredError
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    ElicitRequestURLParams,
+    ElicitResult,
+    InputRequiredResult,
+    TextContent,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.connecting.links import ConnectLink
+
+INPUT_KEY: Final = "connect"
+ACCOUNT_KEY: Final = "account"
+META_KEY: Final = "io.github.mcp-token-vault/connect"
+
+
+class _State(BaseModel):
+    """What travels in `requestState`: the link that was offered, and the account that was chosen before. The SDK seals
+    it and binds it to the caller.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    url: str = ""
+    device_url: str = ""
+    user_code: str = ""
+    message: str = ""
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the person behind this call can be asked, and what was asked and answered before."""
+
+    opens_urls: bool = False
+    fills_forms: bool = False
+    is_modern: bool = False
+    offered: ConnectLink | None = None
+    answer: Literal["accept", "decline", "cancel"] | None = None
+    account: str | None = None  # the one that the person chose when they were asked
+    leaves_account: bool = False  # they were asked and chose none
+
+    @classmethod
+    def from_request(
+        cls, context: ServerRequestContext[dict[str, object], object], params: CallToolRequestParams
+    ) -> Asking:
+        """Read the client's capabilities, the verified `requestState`, and the person's answer."""
+        capabilities = context.session.client_capabilities
+        elicitation = capabilities.elicitation if capabilities is not None else None
+        answers = params.input_responses or {}
+        response, choice = answers.get(INPUT_KEY), answers.get(ACCOUNT_KEY)
+        state = _state(params.request_state)
+        chosen = choice.content.get(ACCOUNT_KEY) if isinstance(choice, ElicitResult) and choice.content else None
+        return cls(
+            opens_urls=elicitation is not None and elicitation.url is not None,
+            fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+            is_modern=context.protocol_version in MODERN_PROTOCOL_VERSIONS,
+            offered=_offered(state),
+            answer=response.action if isinstance(response, ElicitResult) else None,
+            account=chosen if isinstance(chosen, str) else state.account,
+            leaves_account=isinstance(choice, ElicitResult) and choice.action != "accept",
+        )
+
+
+def _state(sealed: str | None) -> _State:
+    if sealed is None:
+        return _State()
+    try:
+        return _State.model_validate_json(sealed)
+    except ValidationError:
+        return _State()
+
+
+def _offered(known: _State) -> ConnectLink | None:
+    if not known.url:
+        return None
+    return ConnectLink(url=known.url, device_url=known.device_url, user_code=known.user_code, message=known.message)
+
+
+def offer(link: ConnectLink, asking: Asking) -> CallToolResult | InputRequiredResult:
+    """Ask for the link to be opened. Raises UrlElicitationRequiredError (-32042), on handshake revisions only."""
+    if not asking.opens_urls:
+        return in_words(link)
+    if asking.is_modern:
+        state = _State(
+            url=link.url,
+            device_url=link.device_url,
+            user_code=link.user_code,
+            message=link.message,
+            account=asking.account,
+        )
+        request = ElicitRequest(params=ElicitRequestURLParams(message=link.message, url=link.url))
+        return InputRequiredResult(input_requests={INPUT_KEY: request}, request_state=state.model_dump_json())
+    # MCP 2025-11-25: the id is required, opaque and unique; the link stays the only handle
+    elicitation = ElicitRequestURLParams(message=link.message, url=link.url, elicitation_id=secrets.token_urlsafe(16))
+    raise UrlElicitationRequiredError([elicitation], message=link.message)
+
+
+def which_account(question: str, accounts: Sequence[str], asking: Asking) -> InputRequiredResult | None:
+    """Ask the person which account is meant; None where that cannot be asked, or was.
+
+    A handshake revision would have to be answered in the middle of the call, within its seconds, so there the refusal
+    names the accounts.
+    """
+    if not (asking.is_modern and asking.fills_forms) or asking.account is not None or len(accounts) < 2:
+        return None
+    choice = {"type": "string", "title": "Account", "enum": list(accounts)}
+    schema = {"type": "object", "properties": {ACCOUNT_KEY: choice}, "required": [ACCOUNT_KEY]}
+    request = ElicitRequest(params=ElicitRequestFormParams(message=question, requested_schema=schema))
+    return InputRequiredResult(input_requests={ACCOUNT_KEY: request}, request_state=_State().model_dump_json())
+
+
+def in_words(link: ConnectLink) -> CallToolResult:
+    """The lowest rung: text that a model can pass on, with a code for a browser on another device."""
+    elsewhere = f" and enter the code {link.user_code}" if link.user_code else ""
+    text = (
+        f"{link.message}\nAsk the person to open {link.url} and then call this tool again."
+        f"\nWithout a browser here: open {link.device_url} on any device{elsewhere}."
+    )
+    meta = {META_KEY: {"url": link.url, "device_url": link.device_url, "user_code": link.user_code}}
+    return CallToolResult(content=[TextContent(text=text)], is_error=True, _meta=meta)
+
+
+def declined(link: ConnectLink) -> CallToolResult:
+    """The person was asked and said no; say so, so that the model does not ask at once again."""
+    text = f"{link.message} The person did not agree to open the link, so nothing was done."
+    return CallToolResult(content=[TextContent(text=text)], is_error=True)

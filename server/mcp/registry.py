@@ -1,0 +1,66 @@
+"""Which tools there are here: built-in ones, declared ones, less what the operator took away, for all or for an agent.
+
+What a tool may do is its provider's rules and the person's permission; this only says which are offered. The list does
+not depend on what anybody has connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from providers.definitions.catalog import WITH_TOOLS, Catalog
+from providers.tools import declarations
+from providers.tools.builtin import builtin_tools
+from providers.tools.declared import data_tools
+from providers.tools.spec import ToolSpec
+from server.settings import Settings, SettingsRefused, ToolChoice
+
+CONNECTIONS: Final = "connections"
+
+
+def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
+    """Every tool that agents can have here, in one fixed order.
+
+    Tools that come with the program are there when their provider is set up; those of Slack and Google, and an
+    operator's own, always. Raises ToolFileRefused or SettingsRefused with one line.
+    """
+    present = {*WITH_TOOLS, *settings.providers}
+    coded = [spec for spec in builtin_tools() if spec.provider in present]
+    shipped = [
+        (path, declarations.read_tool_file(path))
+        for path in sorted(declarations.BUILT_IN.glob("*.toml"))
+        if path.stem in present
+    ]
+    own = declarations.read_folders([folder.expanduser() for folder in settings.tools.folders])
+    tools = (*coded, *data_tools((*shipped, *own), catalog))
+    names = [spec.name for spec in tools]
+    twice = sorted({name for name in names if names.count(name) > 1 or name == CONNECTIONS})
+    if twice:
+        raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
+    return tuple(spec for spec in tools if spec.name in _chosen(settings.tools, names, setting="tools"))
+
+
+def hidden_tools(settings: Settings, tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:
+    """Client id to the tools that this client does not have. Raises SettingsRefused."""
+    names = [spec.name for spec in tools]
+    return {
+        client_id: frozenset(names) - _chosen(choice, names, setting=f"tools.clients.{client_id}")
+        for client_id, choice in settings.tools.clients.items()
+    }
+
+
+def _chosen(choice: ToolChoice, names: Sequence[str], *, setting: str) -> frozenset[str]:
+    enabled = _matching(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
+    return enabled - _matching(choice.disable, names, setting=f"{setting}.disable")
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        if not matched:
+            raise SettingsRefused(f"{setting}: no tool is called {pattern!r}; token-vault tools list has the names")
+        found |= matched
+    return frozenset(found)

@@ -1,0 +1,377 @@
+"""Lists and calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their mend.
+
+One way for every transport. The tools themselves are data from `providers.tools.spec`; here is only the one that looks
+at the vault instead of a provider, `connections`. Which rung of the ladder a missing connection takes is
+`server.mcp.elicitation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, Tool, ToolAnnotations
+from pydantic import BaseModel, ValidationError
+
+from providers.api.api import Authority, RateLimited, ToolRefused, UpstreamAPI
+from providers.api.rules import authority
+from providers.tools.spec import Progress, ToolSpec
+from server.connecting import approvals
+from server.connecting.links import ConnectLink, tell
+from server.deployment import Deployment
+from server.errors import STORAGE_RETRY, PagesElsewhere, retry_after, tool_text
+from server.http.responses import STORAGE_AWAY
+from server.mcp import connections_tool, elicitation
+from server.mcp.elicitation import Asking
+from server.mcp.tool_answers import failed, misfit, succeeded
+from server.sign_in.password import owner_link
+from vault import tickets
+from vault.approvals import ToolCall
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Event, Narrowing, Principal, TicketPurpose
+from vault.refusals import (
+    AccountRequired,
+    ApprovalRequired,
+    ConnectionRequired,
+    DelegationRequired,
+    StorageBusy,
+    StorageUnavailable,
+    VaultError,
+)
+
+DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
+logger = logging.getLogger("token_vault.tools")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """One `tools/call` as it arrived: who calls what, and how their person can be asked."""
+
+    principal: Principal
+    name: str
+    arguments: Mapping[str, object] = field(repr=False)
+    asking: Asking
+    transport: str  # http | sse | stdio
+    on_live: Callable[[], None] | None = None  # told when the exchange found the grant alive
+    on_away: Callable[[int], None] | None = None  # told when the storage is away, where a status can still say so
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What goes to the client, and what the activity says of it."""
+
+    result: CallToolResult | InputRequiredResult | MCPError
+    outcome: str = "ok"  # ok | refused | failed
+    code: str | None = None
+    token: UpstreamToken | None = None
+
+
+def listing(deployment: Deployment) -> list[Tool]:
+    """Every tool, in one fixed order, whatever is connected: a tool that is hidden cannot say what to do about it."""
+    return [_described(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
+
+
+def _described(spec: ToolSpec) -> Tool:
+    return Tool(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        input_schema=spec.input_schema,
+        output_schema=spec.output_schema,
+        annotations=ToolAnnotations(
+            title=spec.title,
+            read_only_hint=spec.read_only,
+            destructive_hint=spec.destructive,
+            idempotent_hint=spec.idempotent,
+            open_world_hint=spec.provider is not None,
+        ),
+    )
+
+
+def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
+    """The tool of that name, if this client has it."""
+    is_ours = name == connections_tool.SPEC.name
+    return connections_tool.SPEC if is_ours else deployment.tool(name, client_id=client_id)
+
+
+async def call(
+    deployment: Deployment, request: ToolRequest, *, progress: Progress
+) -> CallToolResult | InputRequiredResult:
+    """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only."""
+    spec = find(deployment, request.name, client_id=request.principal.client_id)
+    if spec is None:
+        raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
+    started = time.monotonic()
+    outcome = await _attempt(deployment, request, spec, progress, started=started)
+    if outcome.token is not None and request.on_live is not None:
+        request.on_live()
+    _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
+    if isinstance(outcome.result, MCPError):
+        raise outcome.result
+    return outcome.result
+
+
+async def _attempt(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
+) -> _Outcome:
+    """The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await _answer(deployment, request, spec, progress, started=started)
+    except ToolRefused as refused:
+        return _Outcome(failed(refused.description), "failed", refused.code)
+    except AccountRequired as refused:
+        asked = elicitation.which_account(refused.description, refused.accounts, request.asking)
+        return _Outcome(failed(tool_text(refused)) if asked is None else asked, "refused", refused.code)
+    except VaultError as refused:
+        logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
+        if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
+            return _away(request, refused)
+        return _Outcome(failed(tool_text(refused)), "refused", refused.code)
+    except TimeoutError:
+        text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
+        return _Outcome(failed(text), "failed", "timeout")
+    except Exception:  # the outermost handler: the log gets the cause, the caller an id to quote
+        correlation = secrets.token_hex(8)
+        logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
+        text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
+        return _Outcome(failed(text), "failed", "internal_error")
+
+
+def _away(request: ToolRequest, refused: VaultError) -> _Outcome:
+    """The storage did not answer, so nothing was sent to a provider. The grant could not be read: nothing is told."""
+    seconds = retry_after(refused) or STORAGE_RETRY
+    if request.on_away is not None:
+        request.on_away(seconds)
+    if request.on_live is not None:
+        request.on_live()
+    error = MCPError(code=STORAGE_AWAY, message=tool_text(refused), data={"retry_after": seconds})
+    return _Outcome(error, "refused", refused.code)
+
+
+def _unknown_outcome(spec: ToolSpec) -> str:
+    if spec.read_only:
+        return "Nothing was changed; try again."
+    return "Whether it was done is unknown: look before you try again."
+
+
+async def _answer(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
+) -> _Outcome:
+    try:
+        arguments = spec.input.model_validate(request.arguments)
+    except ValidationError as error:
+        _count(deployment, request, now=started)
+        return _Outcome(failed(misfit(spec, error)), "refused", "invalid_arguments")
+    if spec.provider is None:
+        _count(deployment, request, now=started)
+        output = await connections_tool.look(deployment, request.principal, arguments)
+        return _Outcome(succeeded(spec, output, None))
+    if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
+        return _Outcome(elicitation.declined(request.asking.offered), "refused", "declined")
+    if request.asking.leaves_account:
+        return _Outcome(failed("The person did not choose an account, so nothing was done."), "refused", "declined")
+    _check_budget(deployment.budgets.wait(request.principal.user_id, spec.provider, now=started))
+    wanted = ExchangeRequest(
+        principal=request.principal,
+        provider=spec.provider,
+        scopes=spec.scopes,
+        account=_account(arguments) or request.asking.account,
+        purpose=spec.name,
+        call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
+    )
+    try:
+        return await _perform(deployment, wanted, spec, arguments, progress=progress)
+    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+        if not await _answered(deployment, request):
+            return await _ask(deployment, request, missing, wanted=wanted)
+    try:  # the person opened the link that this retry brought back
+        return await _perform(deployment, wanted, spec, arguments, progress=progress)
+    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+        return await _ask(deployment, request, missing, wanted=wanted)
+
+
+def _check_budget(wait: int) -> None:
+    """Raises RateLimited with the seconds to wait, when there are any."""
+    if wait:
+        text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
+        raise RateLimited(text, retry_after=wait)
+
+
+async def _answered(deployment: Deployment, request: ToolRequest) -> bool:
+    """Whether the person does, just now, what the link asks for that this retry brought back."""
+    offered = request.asking.offered
+    if offered is None:
+        return False
+    if approvals.is_approval(offered):
+        return await approvals.decided(deployment, offered)
+    return await connections_tool.changed(deployment, request.principal)
+
+
+def _account(arguments: BaseModel) -> str | None:
+    value: object = getattr(arguments, "account", None)
+    return value if isinstance(value, str) else None
+
+
+async def _perform(
+    deployment: Deployment, wanted: ExchangeRequest, spec: ToolSpec, arguments: BaseModel, *, progress: Progress
+) -> _Outcome:
+    """Exchange and call; a token that the provider calls dead is renewed once, for the request that it refused."""
+    held = [await exchange(wanted, vault=deployment.vault, now=deployment.now())]
+    # Only now: an agent that may not call does not use up what those may that do.
+    spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
+    _check_budget(spent)
+
+    async def renew() -> Authority:
+        spoiled = held[-1].generation
+        held.append(await exchange(wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled))
+        return _authority(deployment, held[-1], wanted.provider)
+
+    output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
+    return _Outcome(succeeded(spec, output, held[-1]), token=held[-1])
+
+
+def _authority(deployment: Deployment, token: UpstreamToken, provider: str) -> Authority:
+    granted = authority(
+        deployment.catalog.provider(provider),
+        scopes=token.scopes,
+        granted=token.granted,
+        is_narrow=token.narrowing is Narrowing.UPSTREAM,
+    )
+    return Authority(token.value, token.scopes, granted=granted)
+
+
+def _api(
+    deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken, *, renew: Callable[[], Awaitable[Authority]]
+) -> UpstreamAPI:
+    provider, _ = deployment.catalog.resolve(wanted.provider)
+    held = _authority(deployment, token, wanted.provider)
+    return UpstreamAPI(
+        provider,
+        deployment.http,
+        token=held.token,
+        scopes=held.scopes,
+        account=token.account,
+        granted=held.granted,
+        renew=renew,
+        now=deployment.now(),
+    )
+
+
+async def _ask(
+    deployment: Deployment,
+    request: ToolRequest,
+    missing: ConnectionRequired | DelegationRequired | ApprovalRequired,
+    *,
+    wanted: ExchangeRequest,
+) -> _Outcome:
+    trouble = await deployment.pages.trouble()
+    if trouble is not None:
+        raise PagesElsewhere(f"This needs the person at a page of the vault, and its address is not safe: {trouble}")
+    if isinstance(missing, ApprovalRequired):
+        return await _ask_approval(deployment, request, missing, call=wanted.call)
+    told = await tell(
+        deployment,
+        missing,
+        request.principal,
+        tool=request.name,
+        account=wanted.account,
+        offered=await _still_offered(deployment, request.asking),
+    )
+    if not told.is_configured:
+        text = told.text
+        if request.transport == "stdio":  # the owner's own agent may know where it looks
+            text += (
+                f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
+                "client's entry from `token-vault client-config` with the same --data."
+            )
+        return _Outcome(failed(text), "refused", "provider_not_configured")
+    if told.link is None:
+        return _Outcome(failed(told.text), "refused", told.refusal.code)
+    return await _offer(deployment, request, told.link, code=told.refusal.code)
+
+
+async def _ask_approval(
+    deployment: Deployment, request: ToolRequest, missing: ApprovalRequired, *, call: ToolCall | None
+) -> _Outcome:
+    """Ask for a yes to this call; the same call asks once, and a no holds for minutes."""
+    if call is None:
+        raise missing
+    link = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
+    if link is None:
+        text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
+        return _Outcome(failed(text), "refused", "approval_refused")
+    return await _offer(deployment, request, link, code=missing.code)
+
+
+async def _offer(deployment: Deployment, request: ToolRequest, link: ConnectLink, *, code: str) -> _Outcome:
+    offered = request.asking.offered
+    if offered is None or link.url != offered.url:
+        await _open_for_owner(deployment, link, request=request)
+    try:
+        return _Outcome(elicitation.offer(link, request.asking), "refused", code)
+    except MCPError as error:
+        return _Outcome(error, "refused", code)
+
+
+async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink | None:
+    """The link that this retry brings back, while it can be used: asking twice must not open two pages."""
+    if asking.offered is None:
+        return None
+    handle = asking.offered.url.rpartition("/")[2]
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
+    )
+    return None if ticket is None else asking.offered
+
+
+async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request: ToolRequest) -> None:
+    """For a stdio client that cannot open links: bring the link up in the owner's browser, signed in by a one-time
+    secret that goes to the browser only, never to the client or the model.
+
+    A stdio process also serves HTTP to others: their calls must never open a window on the owner's desktop.
+    """
+    if deployment.open_browser is None or request.transport != "stdio" or request.asking.opens_urls:
+        return
+    path = link.url.removeprefix(deployment.public_url)
+    deployment.open_browser(await owner_link(deployment, request.principal.user_id, return_to=path))
+
+
+def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
+    """What reaches no provider leaves an event too, and counts for its agent. Raises RateLimited."""
+    principal = request.principal
+    wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
+    if wait:
+        text = f"An agent may not call so often. Nothing was done; try again in {wait} s."
+        raise RateLimited(text, retry_after=wait)
+
+
+def _record(
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, outcome: _Outcome, *, milliseconds: int
+) -> None:
+    details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}
+    if outcome.code is not None:
+        details["code"] = outcome.code
+    token = outcome.token
+    if token is not None:
+        details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
+    activity = deployment.activity
+    is_refusal = outcome.outcome == "refused" or outcome.code == RateLimited.code
+    note = activity.note_refusal if is_refusal else activity.note
+    note(
+        Event(
+            kind="tool.called",
+            outcome=outcome.outcome,
+            user_id=request.principal.user_id,
+            client_id=request.principal.client_id,
+            connection_id=None if token is None else token.connection_id,
+            details=details,
+        )
+    )

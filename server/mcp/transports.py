@@ -1,0 +1,419 @@
+"""The MCP SDK's transports around our tools: streamable HTTP of both protocol eras, HTTP+SSE, and the bearer check.
+
+Here a request gets its principal, in the one ContextVar, before its body is parsed; stdio sets the same variable for
+its whole life. Which tool may do what is decided in `server.mcp.tools`; Host, Origin and body size in
+`server.http.guards`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import (
+    INVALID_REQUEST,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    JSONRPCRequest,
+    ListToolsResult,
+    PaginatedRequestParams,
+    ProgressNotification,
+    ProgressNotificationParams,
+)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.deployment import Deployment
+from server.http.responses import ON_AWAY, RetryLater
+from server.lifecycle import health, loopback
+from server.mcp import event_stream, fast_path, mcp_bodies, tools
+from server.mcp.bearer import Bearer
+from server.mcp.elicitation import Asking
+from server.mcp.sessions import Bounds, Sessions
+from server.mcp.stream_watch import StreamWatch
+from server.runtime.draining import first_of
+from server.runtime.version import VERSION
+from vault.records import Principal
+
+# Equal in every process of a vault: sealed requestState names it as its audience.
+SERVER_NAME: Final = "token-vault"
+_STATE_KEY: Final = "mcp"
+PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
+_ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
+# What a call came to that was read without the SDK, where the SDK has to word the answer.
+_KNOWN: ContextVar[CallToolResult | InputRequiredResult | Exception | None] = ContextVar("known", default=None)
+_INSTRUCTIONS: Final = (
+    "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
+    "again once they have opened it. `connections` shows what is connected."
+)
+_BOUNDS: Final = Bounds()
+Context = ServerRequestContext[dict[str, object], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Managers:
+    """The SDK's session managers: plain JSON answers, and event streams for calls that report progress."""
+
+    answering: Sessions
+    streaming: StreamableHTTPSessionManager
+    stamp: Mapping[str, object]  # who answers, beside each result of 2026-07-28
+
+
+def lifespan(
+    deployment: Deployment, bounds: Bounds = _BOUNDS
+) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
+    """The lifespan of the application that serves `routes`: sessions live in it, requests find it in their state."""
+
+    @contextlib.asynccontextmanager
+    async def run(app: Starlette) -> AsyncGenerator[Mapping[str, object]]:
+        server = build_server(deployment, transport="http")
+        # Only the first has sessions; how many, is decided where they are opened.
+        answering = StreamableHTTPSessionManager(server, json_response=True, max_sessions=None)
+        streaming = StreamableHTTPSessionManager(server, json_response=False)
+        managers = _Managers(Sessions(answering, bounds), streaming, server.server_info_stamp)
+        async with answering.run(), streaming.run():
+            yield {_STATE_KEY: managers}
+
+    return run
+
+
+def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
+    """The MCP server of this vault; `transport` is what the activity calls the way of a call."""
+    listed = ListToolsResult(tools=tools.listing(deployment), ttl_ms=60_000, cache_scope="private")
+    # The SDK looks in a called tool's schema for parameters that travel in headers. None of ours do, and a walk through
+    # the whole schema costs each call 10 us.
+    schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
+
+    async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        hidden = deployment.hidden_tools.get(_principal().client_id)
+        if not hidden:
+            return listed
+        return listed.model_copy(update={"tools": [tool for tool in listed.tools if tool.name not in hidden]})
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
+        known = _KNOWN.get()
+        if isinstance(known, Exception):
+            raise known
+        if known is not None:
+            return known
+        request = tools.ToolRequest(
+            principal=_principal(),
+            name=params.name,
+            arguments=params.arguments or {},
+            asking=Asking.from_request(context, params),
+            transport=transport,
+            on_live=_ON_LIVE.get(),
+            on_away=ON_AWAY.get(),
+        )
+        with deployment.drain.call():
+            progress = _Progress(context, on_get_stream=transport == "http")
+            return await tools.call(deployment, request, progress=progress)
+
+    def schema_of(name: str) -> Mapping[str, object] | None:
+        return schemas.get(name)
+
+    server: Server[dict[str, object]] = Server(
+        SERVER_NAME,
+        version=VERSION,
+        title="Token Vault",
+        instructions=_INSTRUCTIONS,
+        website_url=None if transport == "stdio" else deployment.public_url,  # there a stranger may hold it
+        get_tool_input_schema=schema_of,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+    security = RequestStateSecurity(
+        keys=[deployment.keys.subkey("request-state")], ttl=600.0, bind_principal=lambda _: _principal_name()
+    )
+    # In place of the SDK's tracing, which costs each call 20 us and has no exporter here.
+    server.middleware[:] = [RequestStateBoundary(security, default_audience=SERVER_NAME)]
+    return server
+
+
+def _principal() -> Principal:
+    principal = PRINCIPAL.get()
+    if principal is None:
+        raise RuntimeError("a tool was reached without a principal")
+    return principal
+
+
+def _principal_name() -> str:
+    principal = _principal()
+    return json.dumps([principal.tenant, principal.user_id, principal.client_id])
+
+
+class _Progress:
+    """Progress of one call, to whoever asked for it.
+
+    A handshake session answers POSTs with plain JSON, which has no room for notifications: they go out on the
+    session's GET stream, where clients of that era listen anyway.
+    """
+
+    def __init__(self, context: Context, *, on_get_stream: bool) -> None:
+        self._context = context
+        self._on_get_stream = on_get_stream and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+
+    async def __call__(self, done: int, total: int | None, message: str) -> None:
+        if not self._on_get_stream:
+            await self._context.session.report_progress(done, total, message)
+            return
+        token = (self._context.meta or {}).get("progress_token")
+        if token is not None:
+            params = ProgressNotificationParams(progress_token=token, progress=done, total=total, message=message)
+            await self._context.session.send_notification(ProgressNotification(params=params))
+
+
+def routes(deployment: Deployment) -> list[BaseRoute]:
+    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`. Both spellings of
+    the transports': a redirect of a POST loses the bearer token in several clients.
+    """
+    watch = StreamWatch(deployment)
+    bearer, reading = Bearer(deployment, path="/mcp"), _reading(deployment)
+    found: list[BaseRoute] = [
+        *_both("/mcp", _WithPrincipal(_StreamableHTTP(deployment), bearer, watch=watch, reading=reading)),
+        loopback.health_route(deployment),
+        health.ready_route(deployment),
+    ]
+    if deployment.settings.transports.sse:
+        transport = SseServerTransport("/messages/")
+        stream = event_stream.EventStream(build_server(deployment, transport="sse"), transport)
+        bearer = Bearer(deployment, path="/sse")
+        found += _both("/sse", _WithPrincipal(stream, bearer, watch=watch))
+        messages = event_stream.Messages(transport.handle_post_message)
+        found += _both("/messages", _WithPrincipal(messages, bearer, watch=watch))
+    return found
+
+
+def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
+    return [Route(path, endpoint), Route(path + "/", endpoint)]
+
+
+def _reading(deployment: Deployment) -> frozenset[bytes]:
+    """The tools whose exchange reads the grant."""
+    return frozenset(spec.name.encode() for spec in deployment.tools if spec.provider is not None)
+
+
+class _WithPrincipal:
+    """ASGI: nobody without a valid token comes past this, and the principal is set for everything behind it.
+
+    A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway,
+    in the statement that brings the upstream token. No answer leaves before that, or a read here, found it alive.
+    A stream (GET) ends with the grant.
+    """
+
+    def __init__(
+        self, app: ASGIApp, bearer: Bearer, *, watch: StreamWatch, reading: frozenset[bytes] = frozenset()
+    ) -> None:
+        self._app = app
+        self._watch = watch
+        self._bearer = bearer
+        self._reading = reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        grant_later = self._reads_grant(scope)
+        principal = await self._bearer.check(scope, send, grant_later=grant_later)
+        if principal is None:
+            return
+        scope["user"] = _user(principal)
+        send = _uncached(send)
+        reset = PRINCIPAL.set(principal)
+        try:
+            if grant_later:
+                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope, send))
+                _ON_LIVE.set(answer.allow)
+                await self._app(scope, receive, answer.send)
+            elif scope["method"] == "GET":
+                await self._stream(principal, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        finally:
+            PRINCIPAL.reset(reset)
+            _ON_LIVE.set(None)
+
+    async def _stream(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        is_open = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_open
+            await send(message)
+            is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
+
+        with self._watch.watched(principal) as over:
+
+            async def ending() -> Message:
+                return await first_of(receive, over)
+
+            await self._app(scope, ending, watched)
+            if is_open and over.is_set():  # it ends, it does not break
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _reads_grant(self, scope: Scope) -> bool:
+        """By the headers that MCP 2026-07-28 wants beside each body, and that the SDK compares with it."""
+        if not self._reading:
+            return False
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+        return (
+            headers.get(b"mcp-method") == b"tools/call"
+            and headers.get(b"mcp-name") in self._reading
+            and version in MODERN_PROTOCOL_VERSIONS
+        )
+
+
+def _uncached(send: Send) -> Send:
+    """What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it."""
+
+    async def send_uncached(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [one for one in message.get("headers", ()) if one[0].lower() != b"cache-control"]
+            message = {**message, "headers": [*headers, (b"cache-control", b"no-store, no-transform")]}
+        await send(message)
+
+    return send_uncached
+
+
+class _LiveAnswer:
+    """Holds an answer back until the grant was seen alive; a challenge goes out instead when it has ended."""
+
+    def __init__(self, send: Send, confirm: Callable[[], Awaitable[bool]]) -> None:
+        self._send = send
+        self._confirm = confirm
+        self._is_live: bool | None = None
+
+    def allow(self) -> None:
+        """The grant was alive when the exchange read it."""
+        self._is_live = True
+
+    async def send(self, message: Message) -> None:
+        if self._is_live is None:
+            self._is_live = await self._confirm()
+        if self._is_live:
+            await self._send(message)
+
+
+@lru_cache(maxsize=1024)
+def _user(principal: Principal) -> AuthenticatedUser:
+    """What the SDK binds its sessions to. It gets no token: nothing behind here needs one."""
+    return AuthenticatedUser(
+        AccessToken(
+            token="",
+            client_id=principal.client_id,
+            scopes=sorted(principal.scopes),
+            subject=principal.user_id,
+            claims={"iss": principal.tenant},
+        )
+    )
+
+
+class _StreamableHTTP:
+    """ASGI: plain JSON answers, and an event stream for a call of 2026-07-28 that asked for progress.
+
+    Bodies of the handshake era are checked here first: the SDK would answer a malformed one in its parser's words, and
+    let two requests of one session share an id, of which one never ends.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._in_flight: set[tuple[str, str]] = set()  # (session, request id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        managers: _Managers = scope["state"][_STATE_KEY]
+        if scope["method"] != "POST":  # no stream can be resumed, so a new one begins; the SDK would answer nothing
+            fields = [one for one in scope["headers"] if one[0] != b"last-event-id"]
+            await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
+            return
+        try:
+            body = await mcp_bodies.read_body(receive)
+        except ClientDisconnect:
+            return
+        replayed = mcp_bodies.replay(body, receive)
+        version = mcp_bodies.header(scope, b"mcp-protocol-version")
+        if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            if b'"progressToken"' in body:
+                await managers.streaming.handle_request(scope, replayed, send)
+            else:
+                await self._answer(managers, scope, body, receive, send)
+            return
+        message = mcp_bodies.parse(body)
+        if isinstance(message, int):
+            await mcp_bodies.refuse_message(send, message)
+            return
+        session = mcp_bodies.header(scope, b"mcp-session-id")
+        if not isinstance(message, JSONRPCRequest) or not session:
+            await _answered(managers, scope, replayed, send)
+            return
+        key = (session, str(message.id))
+        if key in self._in_flight:
+            await mcp_bodies.refuse_message(send, INVALID_REQUEST)
+            return
+        self._in_flight.add(key)
+        try:
+            await _answered(managers, scope, replayed, send)
+        finally:
+            self._in_flight.discard(key)
+
+    async def _answer(self, managers: _Managers, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """A request of 2026-07-28; a plain call is answered here, and what it came to otherwise by the SDK."""
+        call = fast_path.read(scope["headers"], body)
+        if call is None:
+            await _answered(managers, scope, mcp_bodies.replay(body, receive), send)
+            return
+        later = RetryLater(send)
+        known = await self._result(call, on_away=later.mark)
+        answer = fast_path.answer(call, known, stamp=managers.stamp) if isinstance(known, CallToolResult) else None
+        if answer is not None:
+            await fast_path.send_answer(later.send, answer)
+            return
+        reset = _KNOWN.set(known)
+        try:
+            await managers.answering.handle_request(scope, mcp_bodies.replay(body, receive), later.send)
+        finally:
+            _KNOWN.reset(reset)
+
+    async def _result(
+        self, call: fast_path.PlainCall, *, on_away: Callable[[int], None]
+    ) -> CallToolResult | InputRequiredResult | Exception:
+        request = tools.ToolRequest(
+            principal=_principal(),
+            name=call.name,
+            arguments=call.arguments,
+            asking=Asking(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
+            transport="http",
+            on_live=_ON_LIVE.get(),
+            on_away=on_away,
+        )
+        try:
+            return await tools.call(self._deployment, request, progress=_no_progress)
+        except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
+            return failure
+
+
+async def _no_progress(done: int, total: int | None, message: str) -> None:
+    """Nobody asked for any."""
+
+
+async def _answered(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
+    """One request, one JSON answer, whose status can still become a 503."""
+    later = RetryLater(send)
+    reset = ON_AWAY.set(later.mark)
+    try:
+        await managers.answering.handle_request(scope, receive, later.send)
+    finally:
+        ON_AWAY.reset(reset)

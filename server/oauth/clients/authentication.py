@@ -1,0 +1,196 @@
+"""Who calls: authentication of OAuth clients at token, revocation and introspection endpoint (RFC 6749 §2.3, RFC 7523).
+
+Exactly one method per request; secrets are compared as hashes in constant time. What the client may do is left to the
+endpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from base64 import b64decode
+from typing import Final
+from urllib.parse import unquote_plus
+
+from starlette.requests import Request
+
+from server.deployment import Deployment
+from server.http.addresses import address_of, counted
+from server.oauth import jose
+from server.oauth.clients import metadata_documents
+from server.oauth.clients.keys import keys_of
+from server.oauth.clients.rules import is_metadata_client
+from server.oauth.rules import OAuthError, Parameters
+from vault import clients, replay
+from vault.records import Client
+
+ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_ASSERTION_LIFETIME: Final = 3600
+_CLOCK_SKEW: Final = 30
+_NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
+
+
+def secret_hash(secret: str) -> bytes:
+    """What is stored of a client's secret or registration token: machine secrets of 256 bit need no slow hash."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+
+
+def invalid_client(detail: str, *, with_challenge: bool = False) -> OAuthError:
+    """401 at the token endpoint: a client that lost its registration knows by this that it must register again."""
+    headers = {"WWW-Authenticate": 'Basic realm="token-vault", charset="UTF-8"'} if with_challenge else {}
+    return OAuthError("invalid_client", "client authentication failed", status=401, detail=detail, headers=headers)
+
+
+async def authenticate(deployment: Deployment, request: Request, form: Parameters) -> Client:
+    """The client of this request, authenticated the way it registered. Raises OAuthError."""
+    basic = _read_basic(request)
+    secret, assertion = form.get("client_secret"), form.get("client_assertion")
+    if sum((basic is not None and basic[1] is not None, secret is not None, assertion is not None)) > 1:
+        raise OAuthError("invalid_request", "use one method of client authentication")
+    client_id = _one_client_id(form, basic, assertion)
+    client = await find_client(deployment, client_id, address=address_of(request))
+    if assertion is not None:
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise OAuthError("invalid_request", "client_assertion_type is not supported")
+        await check_assertion(deployment, client, assertion, address=address_of(request))
+    else:
+        given = basic[1] if basic is not None and basic[1] is not None else secret
+        _check_secret(client, given, with_challenge=basic is not None)
+    if client is None:
+        raise invalid_client("unknown client", with_challenge=basic is not None)
+    return client
+
+
+async def find_client(
+    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool = False
+) -> Client | None:
+    """The client of this id, by registration or by its metadata document."""
+    if len(client_id) > 512:
+        return None
+    if is_metadata_client(client_id):
+        return await metadata_documents.resolve(deployment, client_id, address=address, must_be_fresh=must_be_fresh)
+    return await clients.get_client(deployment.database, client_id)
+
+
+def _read_basic(request: Request) -> tuple[str, str | None] | None:
+    """Id and secret of the Authorization header (RFC 6749 §2.3.1); an empty secret is none."""
+    values = request.headers.getlist("authorization")
+    if not values:
+        return None
+    scheme, _, encoded = values[0].partition(" ")
+    if len(values) > 1 or scheme.lower() != "basic":
+        raise invalid_client("unusable Authorization header", with_challenge=True)
+    try:
+        client_id, colon, secret = b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
+    except ValueError as error:
+        raise invalid_client("unreadable Basic credentials", with_challenge=True) from error
+    if not colon or "\0" in client_id:
+        raise invalid_client("unreadable Basic credentials", with_challenge=True)
+    return unquote_plus(client_id), unquote_plus(secret) or None
+
+
+def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, assertion: str | None) -> str:
+    named = {value for value in (form.get("client_id"), basic[0] if basic else None) if value}
+    if assertion is not None:
+        try:
+            subject = jose.unverified_claims(assertion).get("sub")
+        except jose.TokenMalformed as error:
+            raise invalid_client(str(error)) from error
+        if not isinstance(subject, str) or not subject or "\0" in subject:
+            raise invalid_client("assertion without sub")
+        named.add(subject)
+    if len(named) > 1:
+        raise OAuthError("invalid_request", "the request names two clients")
+    if not named:
+        raise invalid_client("no client named", with_challenge=basic is not None)
+    return named.pop()
+
+
+def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> None:
+    """The same work for an unknown client as for a wrong secret."""
+    expected = _NOBODY if client is None or client.secret_hash is None else client.secret_hash
+    is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
+    if client is None:
+        raise invalid_client("unknown client", with_challenge=with_challenge)
+    match client.auth_method:
+        case "none" if secret is None:
+            return
+        case "client_secret_basic" | "client_secret_post" if is_right and secret is not None:
+            return  # either form: libraries pick one by themselves, and both carry the same secret
+        case _:
+            raise invalid_client("secret missing, wrong or not expected", with_challenge=with_challenge)
+
+
+async def check_assertion(deployment: Deployment, client: Client | None, assertion: str, *, address: str) -> None:
+    """RFC 7523 §3: signed by the client's own key, for us, short-lived, once."""
+    if client is None or client.auth_method != "private_key_jwt":
+        raise invalid_client("assertion of a client that does not use them")
+    now = deployment.now()
+    try:
+        header = jose.unverified_header(assertion)
+        algorithm = jose.check_header(
+            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
+        )
+        kid = header.get("kid")
+        keys = await keys_of(deployment, client, kid=kid if isinstance(kid, str) else None, address=address, now=now)
+        claims = first_verified(assertion, keys, algorithm=algorithm)
+    except jose.TokenMalformed as error:
+        raise invalid_client(str(error)) from error
+    token_id, expires_at = claims.get("jti"), jose.integer_claim(claims, "exp")
+    not_before = jose.integer_claim(claims, "nbf") or 0
+    if claims.get("iss") != client.id or claims.get("sub") != client.id or not is_for_us(deployment, claims):
+        raise invalid_client("iss, sub or aud is another")
+    if expires_at is None or not now - _CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + _CLOCK_SKEW:
+        raise invalid_client("exp missing, past or too far")
+    if not_before > now + _CLOCK_SKEW or not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
+        raise invalid_client("nbf in the future or jti missing")
+    check_rows(deployment, client, address=address)
+    issued_at = jose.integer_claim(claims, "iat")
+    async with deployment.database.transaction() as transaction:
+        is_first = await replay.first_use(
+            transaction,
+            "client-assertion",
+            f"{client.id} {token_id}",
+            expires_at=expires_at + _CLOCK_SKEW,
+            now=now,
+            made_at=(expires_at - _ASSERTION_LIFETIME if issued_at is None else issued_at) - _CLOCK_SKEW,
+        )
+    if not is_first:
+        raise invalid_client("assertion replayed")
+
+
+def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
+    """Count a single-use value that a client leaves behind whom nobody vouched for. Raises OAuthError."""
+    if client.is_vouched_for:
+        return
+    wait = deployment.rows.spend(counted(address), "", now=time.monotonic())
+    if wait:
+        raise OAuthError(
+            "temporarily_unavailable",
+            "there were too many requests from this address: try again later",
+            status=429,
+            headers={"Retry-After": str(wait)},
+        )
+
+
+def first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algorithm: str) -> dict[str, object]:
+    """The claims under the first of these keys that fits. Raises TokenMalformed."""
+    for jwk in keys:
+        try:
+            return jose.verified_claims(assertion, jose.public_key(jwk, algorithm=algorithm), algorithm=algorithm)
+        except jose.TokenMalformed:
+            continue
+    raise jose.TokenMalformed("no key of the client fits")
+
+
+def is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:
+    """§3 item 3: issuer or token endpoint; in a list, nothing but these."""
+    ours = {deployment.public_url, f"{deployment.public_url}/", deployment.url("/token")}
+    match claims.get("aud"):
+        case str() as audience:
+            return audience in ours
+        case list() as audiences if audiences:  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+            return all(isinstance(audience, str) and audience in ours for audience in audiences)  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return False

@@ -1,0 +1,1 @@
+"""Token exchange at `/token` (RFC 8693)."""

@@ -1,0 +1,322 @@
+"""Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software that is no MCP client.
+
+Subject, actor and target are verified by `subjects`, `workers`, `issuers` and `targets`; what leaves the vault is
+`release`. The authority is the meet of what was asked, this agent's delegation, the account's grant and the operator's
+limit: more is refused by name, nothing is dropped or added silently.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth import jose, tokens
+from server.oauth.exchange import issuers, release, subjects, targets, workers
+from server.oauth.exchange.refusals import as_answer
+from server.oauth.exchange.subjects import Limits, Subject, refused
+from server.oauth.exchange.targets import OwnTarget, UpstreamTarget
+from server.oauth.resources import known_resource
+from server.oauth.rules import SCOPES, OAuthError
+from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, Release, TokenRequest
+from vault import connections, grants, handles, revoked_tokens
+from vault.audit import audit
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken
+from vault.exchange.exchange import exchange as exchange_upstream
+from vault.records import Event, Narrowing, Principal, format_scope
+from vault.refusals import VaultError
+from vault.scopes import expand
+
+PURPOSE: Final = "token exchange"
+PUBLIC_LIFETIME: Final = 300  # seconds that a public client's handle lives at most
+SHORTEST: Final = 5  # seconds: what ends sooner is over
+_SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §3.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One exchange after everything about who asks was verified."""
+
+    asked: TokenRequest
+    subject: Subject
+    principal: Principal
+
+
+async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
+    """The grant `urn:ietf:params:oauth:grant-type:token-exchange`."""
+    if asked.client.is_public and deployment.settings.exchange.confidential_only:
+        raise OAuthError("unauthorized_client", "the operator lets only confidential clients exchange tokens")
+    if asked.form.get("requested_token_type") not in {None, ACCESS_TOKEN}:
+        raise OAuthError("invalid_request", "the only requested_token_type is access_token")
+    if (scope := asked.form.get("scope")) is not None and (not asked.scopes or _SCOPE.fullmatch(scope) is None):
+        raise OAuthError("invalid_scope", "scope is not a list of names with single spaces between them")
+    subject = await _subject(deployment, asked)
+    if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
+        raise refused("about to expire")
+    actor = await subjects.actor_of(deployment, asked, subject)
+    target = await targets.resolve(
+        deployment,
+        audience=asked.form.get("audience"),
+        resource=asked.form.get("resource"),
+        user_id=subject.user_id,
+    )
+    if isinstance(target, OwnTarget) and asked.client.is_public:
+        raise OAuthError("invalid_target", "a public client can exchange its token for handles only")
+    principal = await subjects.principal_of(deployment, asked, subject, actor=actor)
+    made = _Exchange(asked, subject, principal)
+    if isinstance(target, OwnTarget):
+        return await _own(deployment, made, target)
+    return await _upstream(deployment, made, target)
+
+
+def _account(asked: TokenRequest) -> str | None:
+    """The account that is wanted; `login_hint` is what Auth0 calls it."""
+    account, hint = asked.form.get("account"), asked.form.get("login_hint")
+    if account is not None and hint is not None and account != hint:
+        raise OAuthError("invalid_request", "account and login_hint name different accounts")
+    return account or hint
+
+
+async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
+    token, kind = asked.form.require("subject_token"), asked.form.require("subject_token_type")
+    if asked.client.is_public and kind != ACCESS_TOKEN:
+        raise refused("public client", "a public client can present its own access token only")
+    if kind == ACCESS_TOKEN:
+        return await subjects.access_token(deployment, asked, token)
+    if kind == REFRESH_TOKEN:
+        return await subjects.refresh_token(deployment, asked, token)
+    if kind != JWT:
+        raise refused("type", "this subject_token_type is not supported")
+    try:
+        issuer = jose.unverified_claims(token).get("iss")
+    except jose.TokenMalformed as error:
+        raise refused(str(error)) from error
+    if issuer == asked.client.id:
+        return await workers.verify(deployment, asked, token)
+    return await issuers.verify(deployment, asked, token, unverified_issuer=issuer)
+
+
+# On behalf of: an access token of ours for another API --------------------------------------------------------------
+
+
+async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Exchanged:
+    """An RFC 9068 token for an API that the client may call, about the person, with the chain of who acts."""
+    asked, subject, principal = made.asked, made.subject, made.principal
+    if subject.scopes is None:
+        raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
+    if revoked_tokens.is_deep(subject.token_id):
+        raise refused("made of too many tokens", "the subject token was exchanged too often: use the first one")
+    await subjects.check_live(deployment, subject, principal)
+    await known_resource(deployment, target.resource, client=asked.client)
+    available = subject.scopes & (SCOPES | target.scopes)
+    wanted = available - {"openid", "offline_access"} if asked.scopes is None else asked.scopes
+    if missing := wanted - available:
+        raise _too_wide(missing, "the subject token, or that API, does not have")
+    if not wanted:
+        raise OAuthError("invalid_scope", "the subject token has no scope that this API knows")
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
+    if live is None:
+        raise refused("grant ended, or token revoked")
+    token, lifetime = tokens.mint(
+        deployment,
+        live.grant,
+        scopes=wanted,
+        audience=target.resource,
+        now=asked.now,
+        key_thumbprint=asked.key_thumbprint,
+        actors=principal.actors,
+        expires_at=subject.expires_at,
+        parent=subject.token_id,
+    )
+    details = {"resource": target.resource, "scopes": format_scope(wanted), "actors": list(principal.actors)}
+    await deployment.activity.record(
+        Event("token.issued", user_id=principal.user_id, client_id=principal.client_id, details=details)
+    )
+    return Exchanged(token, scopes=wanted, expires_in=lifetime, token_type=_token_type(asked))
+
+
+def _too_wide(missing: frozenset[str], who: str) -> OAuthError:
+    words = format_scope(missing)
+    return OAuthError("invalid_scope", f"{who} {words}", members={"missing_scope": words})
+
+
+def _token_type(asked: TokenRequest) -> str:
+    return "Bearer" if asked.key_thumbprint is None else "DPoP"
+
+
+# Upstream: a token of an account at a provider, or a handle for it -----------------------------------------------
+
+
+async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> Exchanged:
+    asked, subject, provider = made.asked, made.subject, target.provider
+    request = ExchangeRequest(
+        made.principal,
+        provider.name,
+        asked.scopes or target.scopes,
+        account=_account(asked),
+        purpose=PURPOSE,
+        connection_id=target.connection_id,
+        item=target.item,
+        details={"subject": subject.kind, **subject.details},
+        event=lambda token: _release_event(made, target, token),
+        is_kept=_is_plain(deployment, made),
+    )
+    if target.item is not None:
+        early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
+        if early is release.Release.PROXY:
+            raise _not_one_thing()
+    if subject.limits is not None:
+        request = await _within_limits(deployment, request, subject.limits)
+    try:
+        token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
+    except VaultError as refusal:
+        raise await as_answer(
+            deployment, refusal, made.principal, client_name=asked.client.name, account=request.account
+        ) from refusal
+    narrowing = _outside(made, target, token)
+    if not token.scopes:
+        raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")
+    if narrowing is None and target.item is not None:
+        raise _not_one_thing()
+    if narrowing is None:
+        return await _handle(deployment, made, target, token)
+    return _released(deployment, made, target, token, narrowing=narrowing)
+
+
+def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
+    """Whether nothing decides but the client, its own grant and the accounts: no proof, nobody else, no address."""
+    form, subject = made.asked.form, made.subject
+    return (
+        subject.kind == "access_token"
+        and not subject.derived_from
+        and made.asked.key_thumbprint is None
+        and deployment.catalog.get(form.get("audience") or "") is not None
+        and not any(name in form.values for name in ("actor_token", "client_assertion", "resource"))
+    )
+
+
+def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
+    """How the token's scopes hold once it is outside; None where it stays inside."""
+    policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
+    narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
+    if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what the person is asked about would go out with it
+        return None
+    return narrowing
+
+
+def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:
+    """What is durable before a provider's token goes out; a handle's event is written together with the handle."""
+    narrowing = _outside(made, target, token)
+    if narrowing is None or not token.scopes:
+        return None
+    return _released_event(made, target, token, narrowing)
+
+
+def _released_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken, narrowing: Narrowing) -> Event:
+    carried = format_scope(_carried(token, narrowing))
+    return _event("token.released", made, target, token, narrowing=narrowing.value, carried=carried)
+
+
+def _carried(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str]:
+    """What the token itself can do."""
+    return token.scopes if narrowing is Narrowing.UPSTREAM else token.granted
+
+
+def _not_one_thing() -> OAuthError:
+    return OAuthError(
+        "invalid_target", "a handle cannot be limited to one thing: name the base address of the API as resource"
+    )
+
+
+async def _within_limits(deployment: Deployment, request: ExchangeRequest, limits: Limits) -> ExchangeRequest:
+    """The request cut to the accounts that the operator listed for this client; wider scopes are refused."""
+    provider = deployment.catalog.provider(request.provider)
+    allowed = limits.scopes & frozenset(provider.scopes)
+    wanted = request.scopes or allowed
+    if missing := wanted - expand(allowed, provider.covers):
+        raise _too_wide(missing, "the operator did not allow this worker")
+    if not wanted:
+        raise OAuthError("invalid_scope", f"the operator allowed this worker no scope of {provider.name}")
+    request = replace(request, scopes=wanted)
+    if provider.name in limits.connections:
+        return request
+    held = await connections.find(
+        deployment.database, request.principal.user_id, provider=provider.name, account=request.account
+    )
+    listed = [one.id for one in held if one.id in limits.connections and request.connection_id in {None, one.id}]
+    if len(listed) != 1:
+        raise OAuthError("invalid_target", "the operator did not list this account, or not just one, for this worker")
+    return replace(request, account=None, connection_id=listed[0])
+
+
+async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Exchanged:
+    """A handle for the proxy: the provider's token stays inside."""
+    asked, principal = made.asked, made.principal
+    api = target.api or targets.api_for(target.provider, token.scopes)
+    if api is None:
+        raise OAuthError("invalid_target", f"{target.provider.name} has no API that the proxy could reach")
+    lifetime = deployment.settings.exchange.handle_lifetime
+    if asked.client.is_public:
+        lifetime = min(lifetime, PUBLIC_LIFETIME)
+    if made.subject.expires_at is not None:
+        lifetime = min(lifetime, made.subject.expires_at - asked.now)
+    async with deployment.transaction() as transaction:
+        value = await handles.issue(
+            transaction,
+            principal=principal,
+            connection_id=token.connection_id,
+            provider=target.provider.name,
+            scopes=token.scopes,
+            key_thumbprint=asked.key_thumbprint,
+            expires_at=asked.now + lifetime,
+            now=asked.now,
+        )
+        event = _event("handle.issued", made, target, token, narrowing=token.narrowing.value, expires_in=lifetime)
+        await audit.append(transaction, event, now=asked.now)
+    return Exchanged(
+        value,
+        scopes=token.scopes,
+        expires_in=lifetime,
+        token_type=_token_type(asked),
+        narrowing=Narrowing.ENFORCED.value if token.narrowing is not Narrowing.UPSTREAM else token.narrowing.value,
+        api_base_url=deployment.url(f"/proxy/{token.connection_id}/{api}"),
+    )
+
+
+def _released(
+    deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, *, narrowing: Narrowing
+) -> Exchanged:
+    """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
+    subject does, and asks again for one that never ends when it would for a handle.
+    """
+    ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
+    lifetime = deployment.settings.exchange.handle_lifetime
+    expires_in = release.lasting(*ends, now=made.asked.now) if ends else lifetime
+    kept: Release | None = None
+    if token.basis is not None:
+        kept = Release(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
+    return Exchanged(
+        token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value, release=kept
+    )
+
+
+def _event(kind: str, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, **details: object) -> Event:
+    return Event(
+        kind,
+        user_id=made.principal.user_id,
+        client_id=made.principal.client_id,
+        connection_id=token.connection_id,
+        details={
+            "provider": target.provider.name,
+            "account": token.label,
+            "scopes": format_scope(token.scopes),
+            "purpose": PURPOSE,
+            "grant": made.principal.grant_id,
+            "actors": list(made.principal.actors),
+            "subject": made.subject.kind,
+            **({} if target.item is None else {"item": target.item}),
+            **made.subject.details,
+            **details,
+        },
+    )

@@ -1,0 +1,151 @@
+"""JWTs of other issuers that an operator trusts: an employee's token of the company's identity provider, say.
+
+The person behind one is the user here who is linked to that identity; nobody is made a user by it. Which issuers, with
+which audience and by which clients, is the setting `issuers`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import HttpError, Outbound
+from server.deployment import Deployment
+from server.oauth import jose
+from server.oauth.clients import authentication
+from server.oauth.clients.keys import KEPT, keys_behind
+from server.oauth.exchange.subjects import Subject, refused
+from server.oauth.token_request import TokenRequest
+from server.oauth.tokens import MAX_ACTORS, actors_of
+from server.settings import IssuerSettings
+from vault import users
+from vault.records import ClientKind, parse_scope
+
+MAX_LIFETIME: Final = 24 * 3600  # seconds from `iat` to `exp`
+TYPES: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
+_CLOCK_SKEW: Final = 30
+_DOCUMENT_LIMIT: Final = 64 * 1024
+# Where each issuer's keys are, and since when we know; bounded by the settings.
+_found: WeakKeyDictionary[Outbound, dict[str, tuple[str, int]]] = WeakKeyDictionary()
+
+
+class _Discovered(BaseModel):
+    """What we use of a discovery document (OpenID Connect Discovery §3)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    issuer: str
+    jwks_uri: str
+
+
+async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
+    """The user whom a trusted issuer's token is about. Raises OAuthError."""
+    name, trusted = _trusted(deployment, asked, unverified_issuer)
+    claims = await _claims(deployment, trusted, token, now=asked.now)
+    expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
+    not_before = jose.integer_claim(claims, "nbf") or 0
+    if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
+        raise refused("exp or iat missing, past, or too far apart")
+    if max(issued_at, not_before) > asked.now + _CLOCK_SKEW:
+        raise refused("of the future")
+    _check_may_act(claims, asked)
+    identity = claims.get(trusted.subject_claim)
+    linked_to = trusted.identity_issuer or trusted.issuer
+    user = None
+    if isinstance(identity, str) and identity:
+        user = await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
+    if user is None or user.disabled_at is not None:
+        raise refused("no user is linked to this identity", "nobody here is linked to the subject of this token")
+    scope = claims.get("scope")
+    return Subject(
+        user_id=user.id,
+        grant_id="",
+        derived_from=f"issuer:{name}",
+        actors=_actors(name, claims),
+        scopes=parse_scope(scope) if isinstance(scope, str) else frozenset(),
+        audience="",
+        expires_at=expires_at,
+        kind="issuer",
+        details={"issuer": name},
+    )
+
+
+def _trusted(deployment: Deployment, asked: TokenRequest, issuer: object) -> tuple[str, IssuerSettings]:
+    if asked.client.kind is not ClientKind.MANUAL:
+        raise refused("not registered by an operator")
+    for name, trusted in deployment.settings.issuers.items():
+        if is_same_issuer(issuer, trusted.issuer) and asked.client.id in (trusted.clients or (asked.client.id,)):
+            return name, trusted
+    raise refused("issuer not trusted, or not for this client")
+
+
+async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *, now: int) -> dict[str, object]:
+    """The claims under one of the issuer's keys, for the audience that was agreed on."""
+    try:
+        header = jose.unverified_header(token)
+        algorithm = jose.check_header(
+            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
+        )
+        kid = header.get("kid")
+        policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+        url = trusted.jwks_uri or await _discovered(deployment, trusted, policy, now=now)
+        known = await keys_behind(
+            deployment, url, kid=kid if isinstance(kid, str) else None, policy=policy, on_behalf_of=None, now=now
+        )
+        claims = authentication.first_verified(token, known, algorithm=algorithm)
+    except jose.TokenMalformed as error:
+        raise refused(str(error)) from error
+    if header.get("typ") not in TYPES:
+        raise refused("typ")
+    audience = claims.get("aud")
+    audiences: list[object] = audience if isinstance(audience, list) else [audience]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+    if not is_same_issuer(claims.get("iss"), trusted.issuer) or trusted.audience not in audiences:
+        raise refused("iss or aud is another")
+    return claims
+
+
+async def _discovered(deployment: Deployment, trusted: IssuerSettings, policy: AddressPolicy, *, now: int) -> str:
+    """Where the issuer's keys are; its document names exactly the configured issuer (Discovery §4.3)."""
+    known = _found.setdefault(deployment.http, {})
+    remembered = known.get(trusted.issuer)
+    if remembered is not None and now - remembered[1] < KEPT:
+        return remembered[0]
+    url = configuration_url(trusted.issuer)
+    try:
+        answer = await deployment.http.fetch_document(url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT)
+        found = _Discovered.model_validate_json(answer.body) if answer.status == 200 else None
+    except (HttpError, ValidationError) as error:
+        raise refused(f"discovery: {type(error).__name__}") from error
+    if found is None or not is_same_issuer(found.issuer, trusted.issuer):
+        raise refused("discovery: no answer, or of another issuer")
+    if not found.jwks_uri.startswith("https://") and not policy.allow_loopback:
+        raise refused("discovery: keys without TLS")
+    known[trusted.issuer] = (found.jwks_uri, now)
+    return found.jwks_uri
+
+
+def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
+    """RFC 8693 §4.4: a token that names who may act is for nobody else."""
+    may_act = claims.get("may_act")
+    if may_act is None:
+        return
+    named: set[object] = set()
+    if isinstance(may_act, dict):
+        named = {may_act.get("sub"), may_act.get("client_id")}  # pyright: ignore[reportUnknownMemberType] -- parsed JSON
+    if asked.client.id not in named:
+        raise refused("may_act names another")
+
+
+def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
+    """Who acted at the issuer, told apart from clients of ours by the issuer's name."""
+    try:
+        found = actors_of(claims.get("act"))
+    except jose.TokenMalformed as error:
+        raise refused(str(error), f"the act claim names nobody, or more than {MAX_ACTORS} who acted") from error
+    holder = claims.get("azp", claims.get("client_id"))
+    if not found and isinstance(holder, str):
+        found = (holder,)
+    return tuple(f"{name}:{one}" for one in found)

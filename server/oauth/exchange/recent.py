@@ -1,0 +1,174 @@
+"""Token exchanges that repeat one of a moment ago: the same request for the same person, whichever token names them.
+
+Of an exchange that released a provider's token its answer is kept for seconds, with the stored rows that it was decided
+from. The next request like it has its subject token verified as ever, and gets the same answer only while one read
+shows all of these rows unchanged, or the database says that nothing at all was committed since it did; with an event of
+its own that is durable before. So nothing that a revocation must reach lives here. Everything else, refusals too, goes
+the whole way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.oauth import tokens
+from server.oauth.exchange import release
+from server.oauth.exchange.exchange import SHORTEST
+from server.oauth.rules import OAuthError
+from server.oauth.token_request import Exchanged, Release
+from server.oauth.wire import json_answer
+from vault import revoked_tokens
+from vault.audit.audit import format_details
+from vault.exchange import recent
+from vault.records import Client, Event
+from vault.storage.database import Row
+
+KEPT: Final = 10  # seconds
+_MOST: Final = 1024
+_TOKEN: Final = b"subject_token="
+_AND: Final = ord("&")
+_DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
+_FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers with which an answer is for this one request
+
+_Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it can repeat: `digest` is of all of it but the subject token, which stands beside it."""
+
+    digest: bytes = field(repr=False)
+    subject_token: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Answered:
+    """An answer, and what it was decided from."""
+
+    release: Release
+    event: Event
+    details: str  # of the event
+    rows: Sequence[Row] = field(repr=False)
+    content: Mapping[str, object] = field(repr=False)
+    until: int
+    mark: object | None  # of the database, before the rows were last read
+
+
+def question_of(request: Request, body: bytes) -> Question | None:
+    """None where the request cannot repeat.
+
+    Two requests that differ in the subject token alone have one digest: it is cut out as it is written. A second one
+    would be in the rest, and such a request is never answered, so its digest is never known. One that is written with
+    escapes is nobody's token as it stands.
+    """
+    state: list[bytes] = []
+    for name, value in request.scope["headers"]:
+        if name in _DECIDING:
+            state.append(name + b":" + value)
+        elif name in _FOREIGN:
+            return None
+    at = body.find(_TOKEN)
+    if at < 0 or (at > 0 and body[at - 1] != _AND):
+        return None
+    start = at + len(_TOKEN)
+    end = body.find(b"&", start)
+    token = body[start:] if end < 0 else body[start:end]
+    state += (b"", body[:start], b"\0", body[start + len(token) :])  # no LF in a header, no NUL in an answered form
+    return Question(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
+
+
+def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
+    """All of a subject token that an exchange depends on, but for its end and its id, which are looked at each time."""
+    return (
+        question.digest,
+        claims.subject,
+        claims.client_id,
+        claims.grant_id,
+        claims.audience,
+        claims.scopes,
+        claims.actors,
+        claims.key_thumbprint,
+    )
+
+
+class Repeats:
+    """The answers of one process. All are forgotten together, `KEPT` seconds after the first of them was asked for.
+
+    Keeping one costs as much as half an exchange, so only those that are asked for a second time are kept.
+    """
+
+    def __init__(self) -> None:
+        self._asked: set[_Key] = set()
+        self._answers: dict[_Key, _Answered] = {}
+        self._digests: set[bytes] = set()  # without one of these no token is looked at
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def answer(self, deployment: Deployment, question: Question) -> Response | None:
+        """The same answer once more; None where the whole way must be gone. Raises VaultError."""
+        if question.digest not in self._digests:
+            return None
+        now = deployment.now()
+        try:
+            claims = await tokens.read_claims(deployment, question.subject_token, now=now)
+        except OAuthError:
+            return None  # refused on the whole way, in its words
+        key = _key(question, claims)
+        known = self._answers.get(key)
+        if known is None or now >= known.until or claims.expires_at - now < SHORTEST:
+            return None
+        basis = known.release.basis
+        mark = deployment.database.mark()
+        if mark is None or mark != known.mark:  # somebody committed something: perhaps this
+            if await recent.look(deployment.database, basis) != known.rows:
+                self._answers.pop(key, None)
+                return None
+            known.mark = mark
+        if revoked_tokens.is_revoked(known.rows[0], claims.token_id):  # not every token of the same claims is
+            return None
+        basis.keep_fresh(deployment.vault, now=now)
+        await deployment.activity.record(known.event, details=known.details)
+        ends = claims.expires_at, known.release.expires_at
+        return json_answer({**known.content, "expires_in": release.lasting(*ends, now=now)})
+
+    async def keep(
+        self, deployment: Deployment, question: Question, *, client: Client, exchanged: Exchanged, now: int
+    ) -> None:
+        """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
+        kept = exchanged.release
+        if kept is None:
+            return
+        claims = await tokens.read_claims(deployment, question.subject_token, now=now)
+        key = _key(question, claims)
+        if key not in self._asked:
+            self._note(key)
+            return
+        mark = deployment.database.mark()
+        rows = await recent.look(deployment.database, kept.basis)
+        if not recent.are_of(rows, kept.basis, client=client):
+            return
+        until = now + KEPT if kept.basis.until is None else min(now + KEPT, kept.basis.until)
+        event = kept.event()
+        details = format_details(event.details)
+        self._answers[key] = _Answered(kept, event, details, rows, exchanged.content(), until, mark)
+        self._digests.add(question.digest)
+
+    def _note(self, key: _Key) -> None:
+        if len(self._asked) < _MOST:
+            self._asked.add(key)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
+
+    def _sweep(self) -> None:
+        """Forget everything: in use, it is decided again; not in use, it has no business here."""
+        self._asked.clear()
+        self._answers.clear()
+        self._digests.clear()
+        self._timer = None

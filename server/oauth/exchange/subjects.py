@@ -1,0 +1,231 @@
+"""Whose authority is exchanged: verifying `subject_token` and `actor_token` (RFC 8693 §2.1, §4).
+
+A token of ours counts for the client that holds it, and for the API that it was issued for. JWTs of workers and of
+other issuers are `workers` and `issuers`. A refused token is `invalid_request` (§2.2.2), with the cause in the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.deployment import Deployment
+from server.oauth import jose, tokens
+from server.oauth.clients import authentication
+from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own_resources
+from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
+from vault import apis, clients, grants
+from vault import tokens as refresh_tokens
+from vault.records import Client, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an operator lets a client reach by its own word: providers or connections, and scopes."""
+
+    connections: frozenset[str]
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A verified subject.
+
+    `client_ids` is who acted when the token was issued, outermost first. `derived_from` is the grant that the calling
+    client's own one ends with, or what stands for it; empty where the token's grant is the calling client's.
+    """
+
+    user_id: str
+    grant_id: str
+    derived_from: str
+    actors: tuple[str, ...]
+    scopes: frozenset[str] | None  # of the token itself; None: it names none
+    audience: str
+    expires_at: int | None  # nothing made of it outlives this
+    kind: str
+    reason: str = ""
+    limits: Limits | None = None
+    is_live: bool = True  # False: that its grant lives has still to be looked at
+    details: dict[str, object] = field(default_factory=dict[str, object])
+    token_id: str = ""  # of an access token of ours, with which what is made of it ends
+
+
+def refused(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
+    """RFC 8693 §2.2.2: an invalid or unacceptable token is an invalid request."""
+    return OAuthError("invalid_request", description, detail=detail)
+
+
+async def access_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
+    """One of ours: the client's own, or one that was issued for the API that this client is."""
+    claims = await _ours(deployment, token, now=asked.now)
+    is_own = claims.client_id == asked.client.id
+    if is_own:
+        _check_holder(deployment, asked, claims)
+    else:
+        if asked.client.is_public:
+            raise refused("another client's", "a public client can present its own access token only")
+        if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
+            raise refused("for another audience")
+        await _check_live(deployment, claims)
+    if EXCHANGE_SCOPE not in claims.scopes:
+        raise refused("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+    return Subject(
+        user_id=claims.subject,
+        grant_id=claims.grant_id if is_own else "",
+        derived_from="" if is_own else claims.grant_id,
+        actors=claims.actors or (claims.client_id,),
+        scopes=claims.scopes,
+        audience=claims.audience,
+        expires_at=claims.expires_at,
+        kind="access_token",
+        is_live=not is_own,
+        token_id=claims.token_id,
+    )
+
+
+async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.AccessClaims:
+    try:
+        return await tokens.read_claims(deployment, token, now=now)
+    except tokens.TokenRefused as error:
+        raise refused(error.detail) from error
+
+
+def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
+    """The calling client holds this token of its own, and is not somebody whom the client sent it to.
+
+    A public client authenticates by its id alone, which everybody knows. An API that receives its token could act as
+    that client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
+    """
+    if claims.key_thumbprint not in {None, asked.key_thumbprint}:
+        raise refused("without the key it is bound to")
+    is_for_us = claims.audience in own_resources(deployment.public_url)
+    if asked.client.is_public and claims.key_thumbprint is None and not is_for_us:
+        raise refused(
+            "a public client's token for another audience, without a key",
+            "this token was issued for another API: ask for one for this vault, or bind tokens to a key (DPoP)",
+        )
+
+
+async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
+    live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
+    if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
+        raise refused("grant ended, or token revoked")
+
+
+async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
+    """A backend's own. Presenting it here neither uses nor rotates it."""
+    found = await refresh_tokens.find_live(deployment.database, token, now=asked.now)
+    if found is None or found[0].client_id != asked.client.id:
+        raise refused("unknown, over, or another client's")
+    stored, live = found
+    if stored.key_thumbprint not in {None, asked.key_thumbprint}:
+        raise refused("without the key it is bound to")
+    if EXCHANGE_SCOPE not in stored.scopes:
+        raise refused("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+    return Subject(
+        user_id=live.grant.user_id,
+        grant_id=live.grant.id,
+        derived_from="",
+        actors=(stored.client_id,),
+        scopes=stored.scopes,
+        audience=stored.resource,
+        expires_at=min(stored.expires_at, stored.idle_expires_at),
+        kind="refresh_token",
+    )
+
+
+# The actor (RFC 8693 §4.1)
+
+
+async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject) -> str:
+    """Who acts from now on: the client of a verified actor token, else the calling client. Raises OAuthError."""
+    token, kind = asked.form.get("actor_token"), asked.form.get("actor_token_type")
+    if token is None:
+        if kind is not None:
+            raise refused("type without token", "actor_token_type needs an actor_token")
+        return asked.client.id
+    if kind is None:
+        raise refused("token without type", "actor_token needs an actor_token_type")
+    if kind == JWT:
+        return await _asserted_actor(deployment, asked, token)
+    if kind != ACCESS_TOKEN:
+        raise refused("actor type", "this actor_token_type is not supported")
+    try:
+        claims = await _ours(deployment, token, now=asked.now)
+        if claims.subject != subject.user_id:
+            raise refused("actor token of another user")
+        if claims.client_id != asked.client.id:
+            if asked.client.is_public or not await apis.is_linked(
+                deployment.database, claims.audience, client_id=asked.client.id
+            ):
+                raise refused("actor token for another audience")
+        else:
+            _check_holder(deployment, asked, claims)
+        await _check_live(deployment, claims)
+    except OAuthError as error:
+        raise refused(error.detail, "the actor token is not valid here") from error
+    return claims.client_id
+
+
+async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: str) -> str:
+    """A registered client's own assertion (RFC 7523 §3): short-lived, for us, once."""
+    try:
+        named = jose.unverified_claims(token).get("sub")
+        actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
+        await authentication.check_assertion(deployment, actor, token, address=asked.address)
+    except (OAuthError, jose.TokenMalformed) as error:
+        raise refused(f"actor: {error}", "the actor token is not valid here") from error
+    if actor is None:
+        raise refused("actor unknown", "the actor token is not valid here")
+    return actor.id
+
+
+def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
+    """Who acts, outermost first: the actor, the calling client, whoever acted before. At most four.
+
+    Nobody is left out and nobody stands there twice in a row, so a client gains nothing by exchanging again.
+    """
+    links: list[str] = []
+    for link in (actor, client.id, *subject.actors):
+        if not links or links[-1] != link:
+            links.append(link)
+    if len(links) > tokens.MAX_ACTORS:
+        raise refused(
+            "chain too long", f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} may act"
+        )
+    return tuple(links)
+
+
+async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Subject, *, actor: str) -> Principal:
+    """The calling client as it acts for the subject, with a grant of its own. Made last: everything was verified."""
+    actors = chain(subject, client=asked.client, actor=actor)
+    grant_id = subject.grant_id
+    if subject.derived_from:
+        grant = await grants.derived_grant(
+            deployment.database,
+            user_id=subject.user_id,
+            client_id=asked.client.id,
+            derived_from=subject.derived_from,
+            scopes=subject.scopes or frozenset({EXCHANGE_SCOPE}),
+            resource=subject.audience or default_resource(deployment.public_url),
+            now=asked.now,
+        )
+        grant_id = grant.id
+    return Principal(
+        user_id=subject.user_id,
+        client_id=asked.client.id,
+        grant_id=grant_id,
+        scopes=subject.scopes or frozenset(),
+        audience=subject.audience,
+        actors=actors,
+        expires_at=subject.expires_at,
+        token_id=subject.token_id,
+    )
+
+
+async def check_live(deployment: Deployment, subject: Subject, principal: Principal) -> None:
+    """Look at the grant where nothing that follows does. Raises OAuthError."""
+    if subject.is_live:
+        return
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
+    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+        raise refused("grant ended, or token revoked")

@@ -1,0 +1,160 @@
+"""Workers: a client that an operator trusts to say itself for whom it acts, by a JWT signed with its own key.
+
+Made for jobs without a person in the loop, so it is the most bounded way: one use within a minute, a reason that the
+person can read in the activity, addresses that it may come from, accounts and scopes that it may reach. It does not
+stand in for the person's permission: without a delegation it gets a link like everybody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth import jose
+from server.oauth.clients import authentication
+from server.oauth.clients.keys import keys_of
+from server.oauth.exchange.subjects import Limits, Subject, refused
+from server.oauth.rules import OAuthError, clean_name
+from server.oauth.token_request import TokenRequest
+from vault import replay, users
+from vault.records import Client, ClientKind, Event
+
+MEMBER: Final = "worker"  # of a client's metadata
+TYPES: Final = frozenset({None, "JWT", "token-vault-req+jwt"})
+MAX_AGE: Final = 60  # seconds
+MAX_REASON: Final = 256
+_CLOCK_SKEW: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRules:
+    """What an operator allowed a worker. Empty lists allow nothing."""
+
+    addresses: tuple[str, ...]  # single ones, or networks in CIDR notation
+    limits: Limits
+
+    def admits(self, address: str) -> bool:
+        """Whether a request may come from this address."""
+        try:
+            peer = ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(peer, "ipv4_mapped", None) or peer
+        return any(mapped in ip_network(allowed, strict=False) for allowed in self.addresses)
+
+
+def rules_of(client: Client) -> WorkerRules | None:
+    """The rules of a client that an operator made a worker; None for any other."""
+    stored = client.metadata.get(MEMBER)
+    if client.kind is not ClientKind.MANUAL or client.is_public or not isinstance(stored, Mapping):
+        return None
+    rules: dict[str, object] = {str(name): value for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
+    lists = {name: _texts(rules.get(name)) for name in ("addresses", "connections", "scopes")}
+    return WorkerRules(lists["addresses"], Limits(frozenset(lists["connections"]), frozenset(lists["scopes"])))
+
+
+def stored_rules(rules: WorkerRules) -> dict[str, object]:
+    """The rules as a client's metadata keeps them."""
+    return {
+        "addresses": list(rules.addresses),
+        "connections": sorted(rules.limits.connections),
+        "scopes": sorted(rules.limits.scopes),
+    }
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, list) else ()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
+
+
+async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
+    """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is none."""
+    rules = rules_of(asked.client)
+    if rules is None:
+        raise refused("not a worker", "this client is no worker: an operator makes it one")
+    try:
+        return await _verified(deployment, asked, token, rules)
+    except OAuthError as error:
+        details: dict[str, object] = {"reason": error.detail or error.code, "address": asked.address}
+        event = Event("worker.refused", outcome="refused", client_id=asked.client.id, details=details)
+        await deployment.activity.record_refusal(event)
+        raise
+
+
+async def _verified(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
+    if not rules.admits(asked.address):
+        raise OAuthError("access_denied", "this worker may not call from there", status=403, detail="address")
+    claims = await _claims(deployment, asked, token)
+    token_id, issued_at = claims.get("jti"), jose.integer_claim(claims, "iat")
+    if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:
+        raise refused("iat missing, in the future, or more than 60 s ago")
+    expires_at = jose.integer_claim(claims, "exp")
+    if "exp" in claims and (expires_at is None or not asked.now < expires_at <= issued_at + MAX_AGE):
+        raise refused("exp past, or more than 60 s after iat")
+    if not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
+        raise refused("jti missing")
+    reason = _reason(claims)
+    subject = claims.get("sub")
+    user = await users.get_user(deployment.database, subject) if isinstance(subject, str) else None
+    if user is None or user.disabled_at is not None:
+        raise refused("user unknown or disabled")
+    await _spend(deployment, asked, token_id, issued_at=issued_at)
+    return Subject(
+        user_id=user.id,
+        grant_id="",
+        derived_from=f"worker:{asked.client.id}",
+        actors=(asked.client.id,),
+        scopes=None,
+        audience="",
+        expires_at=None,  # it is used up by now
+        kind="worker",
+        reason=reason,
+        limits=rules.limits,
+        details={"reason": reason, "worker_token": token_id[:64]},
+    )
+
+
+async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> dict[str, object]:
+    """The claims under one of the client's own keys, for us."""
+    try:
+        header = jose.unverified_header(token)
+        algorithm = jose.check_header(
+            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
+        )
+        kid = header.get("kid")
+        keys = await keys_of(
+            deployment, asked.client, kid=kid if isinstance(kid, str) else None, address=asked.address, now=asked.now
+        )
+        claims = authentication.first_verified(token, keys, algorithm=algorithm)
+    except jose.TokenMalformed as error:
+        raise refused(str(error)) from error
+    if header.get("typ") not in TYPES:
+        raise refused("typ")
+    if claims.get("iss") != asked.client.id or not authentication.is_for_us(deployment, claims):
+        raise refused("iss or aud is another")
+    return claims
+
+
+def _reason(claims: dict[str, object]) -> str:
+    """Why, in words that the person can read; `audit_context` is what Auth0 calls it."""
+    given = claims.get("reason", claims.get("audit_context"))
+    reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
+    if not 1 <= len(reason) <= MAX_REASON:
+        raise refused("reason", f"a worker says why: reason, 1 to {MAX_REASON} characters")
+    return reason
+
+
+async def _spend(deployment: Deployment, asked: TokenRequest, token_id: str, *, issued_at: int) -> None:
+    async with deployment.transaction() as transaction:
+        is_first = await replay.first_use(
+            transaction,
+            "worker",
+            f"{asked.client.id} {token_id}",
+            expires_at=issued_at + MAX_AGE + _CLOCK_SKEW,
+            now=asked.now,
+            made_at=issued_at - _CLOCK_SKEW,
+        )
+    if not is_first:
+        raise refused("replayed")

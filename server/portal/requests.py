@@ -1,0 +1,228 @@
+"""One request of a browser to a page: who it is, its posted form, and the routes that hand it to a page's function.
+
+Every form passes the same steps here, in this order, before a page sees it: read it bounded, where it came from, its
+token, and for most pages the session. A page cannot skip one.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server import errors
+from server.connecting.links import ConnectRefused
+from server.deployment import Deployment
+from server.http import pages
+from server.portal import csrf
+from server.portal.forms import Form, PageRefused, read_form
+from server.sign_in import password
+from vault.records import Session, User
+from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
+
+_RETURN_LIMIT: Final = 2000
+_RETURN_PAGES: Final = frozenset(
+    {"", "consent", "connect", "device", "connections", "agents", "approvals", "activity", "account", "first-run"}
+)
+logger = logging.getLogger("token_vault.portal")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request with what is known of its browser."""
+
+    deployment: Deployment
+    request: Request
+    secret: str = field(repr=False)  # what this browser's forms are bound to: its session, or a cookie before sign-in
+    session: Session | None = None
+    user: User | None = None
+    form: Form = field(default_factory=Form)
+
+    def query(self, name: str) -> str:
+        """A query parameter; empty when absent, refused when it comes twice."""
+        values = self.request.query_params.getlist(name)
+        if len(values) > 1:
+            raise PageRefused("This address cannot be read", "A part of it comes twice.")
+        return values[0] if values else ""
+
+    def token_field(self, action: str) -> Markup:
+        """The hidden field for a form that posts to `action`."""
+        token = csrf.form_token(self.deployment.keys.subkey("csrf"), self.secret, action=unquote(action))
+        return Markup('<input type="hidden" name="{}" value="{}">').format(csrf.FIELD, token)
+
+    def page(
+        self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
+    ) -> Response:
+        """Render for this browser; one that is not signed in gets the cookie that its forms are bound to."""
+        values: dict[str, object] = {"user": self.user, "here": self.request.url.path, **context}
+        response = pages.render(
+            template, values, status=status, form_targets=form_targets, token_field=self.token_field
+        )
+        if self.session is None:
+            password.set_cookie(self.deployment, self.request, response, "browser", value=self.secret)
+        return response
+
+
+@dataclass(frozen=True, slots=True)
+class OwnVisit:
+    """A visit of a signed-in person."""
+
+    visit: Visit
+    session: Session
+    user: User
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.visit.deployment
+
+    @property
+    def form(self) -> Form:
+        return self.visit.form
+
+    def page(
+        self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
+    ) -> Response:
+        return self.visit.page(template, context, status=status, form_targets=form_targets)
+
+
+Page = Callable[[Visit], Awaitable[Response]]
+OwnPage = Callable[[OwnVisit], Awaitable[Response]]
+
+
+def safe_return(wanted: str) -> str:
+    """The path to go to after sign-in: one of our pages, or the start page. Never an address somewhere else."""
+    is_path = wanted.startswith("/") and not wanted.startswith("//") and len(wanted) <= _RETURN_LIMIT
+    if not is_path or "\\" in wanted or ".." in wanted or not all("!" <= c <= "~" for c in wanted):
+        return "/"
+    first = urlsplit(wanted).path.split("/")[1]
+    return wanted if first in _RETURN_PAGES else "/"
+
+
+def sign_in_path(return_to: str, *, is_again: bool = False) -> str:
+    """The sign-in page that leads back to a page of ours; `is_again` asks also somebody who is signed in."""
+    query = {"return_to": safe_return(return_to)} | ({"again": "1"} if is_again else {})
+    return "/sign-in?" + urlencode(query, quote_via=quote)
+
+
+def open_route(deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None) -> Route:
+    """A page that people reach before they are signed in."""
+
+    pages_by_method = {method: page for method, page in (("GET", get), ("POST", post)) if page is not None}
+
+    async def endpoint(request: Request) -> Response:
+        # HEAD comes with GET: the framework adds it and cuts the body.
+        return await _answer(deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"])
+
+    return Route(path, endpoint, methods=list(pages_by_method))
+
+
+def own_route(deployment: Deployment, path: str, *, get: OwnPage | None = None, post: OwnPage | None = None) -> Route:
+    """A page for the signed-in person; others are sent to sign in and come back."""
+    return open_route(
+        deployment, path, get=None if get is None else _signed_in(get), post=None if post is None else _signed_in(post)
+    )
+
+
+def _signed_in(page: OwnPage) -> Page:
+    async def checked(visit: Visit) -> Response:
+        if visit.session is None or visit.user is None:
+            url = visit.request.url
+            wanted = url.path + (f"?{url.query}" if url.query else "")
+            return pages.go(sign_in_path(wanted if visit.request.method == "GET" else "/"))
+        return await page(OwnVisit(visit, visit.session, visit.user))
+
+    return checked
+
+
+async def _answer(deployment: Deployment, request: Request, page: Page) -> Response:
+    elsewhere = _own_address(deployment, request)
+    if elsewhere is not None:
+        return pages.go(elsewhere)
+    visit: Visit | None = None
+    try:
+        visit = await _visit(deployment, request)
+        return await page(visit)
+    except VaultError as refusal:
+        return _refusal(request, visit, refusal)
+
+
+def _own_address(deployment: Deployment, request: Request) -> str | None:
+    """Our public address for a page opened under another loopback name: cookies and callbacks belong to one name."""
+    known = urlsplit(deployment.public_url).netloc
+    host = request.headers.get("host", "").lower()
+    if request.method != "GET" or not deployment.settings.is_loopback or host == known:
+        return None
+    query = f"?{request.url.query}" if request.url.query else ""
+    return deployment.url(quote(request.scope["path"], safe="/:@!$&'()*+,;=~-._%") + query)
+
+
+async def _visit(deployment: Deployment, request: Request) -> Visit:
+    found = await password.current_session(deployment, request)
+    if found is None:
+        secret = password.read_cookie(deployment, request, "browser")
+        visit = Visit(deployment, request, secret if 20 <= len(secret) <= 128 else secrets.token_urlsafe(32))
+    else:
+        token = password.read_cookie(deployment, request, "session")
+        visit = Visit(deployment, request, token, session=found[0], user=found[1])
+    if request.method != "POST":
+        return visit
+    form = await read_form(request)
+    _check_form(visit, form)
+    return Visit(deployment, request, visit.secret, session=visit.session, user=visit.user, form=form)
+
+
+def _check_form(visit: Visit, form: Form) -> None:
+    if not csrf.is_from_own_page(visit.request, public_url=visit.deployment.public_url):
+        raise PageRefused(
+            "This form came from another site",
+            "Nothing was done. If you meant it, open the page here and do it again.",
+            status=403,
+            detail="foreign origin",
+        )
+    key, action = visit.deployment.keys.subkey("csrf"), visit.request.scope["path"]
+    if not csrf.is_own_token(key, visit.secret, action=action, sent=form.one(csrf.FIELD)):
+        raise PageRefused(
+            "This page was too old",
+            "Nothing was done: you signed in or out since the page was opened, or cookies are off. Open it again.",
+            status=403,
+            detail="form token",
+        )
+
+
+def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Response:
+    title, status, foreign, retry = "That did not work", errors.answer_for(refusal).status, "", ""
+    match refusal:
+        case PageRefused():
+            title, status = refusal.title, refusal.status
+        case ConnectRefused():
+            title, status, foreign, retry = "Nothing was connected", refusal.status, refusal.foreign, refusal.retry
+        case TransitionRefused():
+            title, status = "That is over", 409
+        case TemporarilyUnavailable():
+            title, status = "Not just now", 503
+        case _:
+            pass
+    logger.log(
+        logging.ERROR if status >= 500 else logging.INFO,
+        "page refused",
+        extra={"code": refusal.code, "detail": refusal.detail, "status": status},
+    )
+    if visit is None:
+        return _with_retry(pages.error_page(request, title, refusal.description, status), refusal)
+    context: dict[str, object] = {"title": title, "message": refusal.description, "foreign": foreign, "retry": retry}
+    return _with_retry(visit.page("error.html", context, status=status), refusal)
+
+
+def _with_retry(response: Response, refusal: VaultError) -> Response:
+    wait = errors.retry_after(refusal)
+    if wait is not None:
+        response.headers["retry-after"] = str(wait)
+    return response

@@ -1,0 +1,77 @@
+"""One call on its way through the proxy: what is known of it so far, and what a judged call sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from providers.definitions.model import Provider, Rule
+from server.proxy.wire import Target
+from vault.exchange.exchange import UpstreamToken
+from vault.handles import Handle, Standing
+
+
+@dataclass(slots=True)
+class Passage:
+    """One call on its way, and what the activity will say of it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    fields: Mapping[str, str]  # the headers; of a repeated one the last
+    started: float
+    target: Target | None = None
+    standing: Standing | None = None  # of the handle, once it was accepted
+    rule: Rule | None = None
+    token: UpstreamToken | None = None
+    cors: Sequence[tuple[bytes, bytes]] = ()
+    is_answering: bool = False
+    status: int = 0
+    sent: int = 0  # bytes of the request's body
+    received: int = 0  # of the answer's
+    broken: Exception | None = None  # why the request's body ended too early
+
+    @property
+    def handle(self) -> Handle | None:
+        return None if self.standing is None else self.standing.handle
+
+    @property
+    def headers(self) -> Headers:
+        """All of them, repeated ones too."""
+        return Headers(scope=self.scope)
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A judged call: what may go out, under any of `rules`."""
+
+    provider: Provider
+    target: Target
+    rules: Sequence[Rule]
+    query: frozenset[str]  # names of its parameters
+    our_base: str  # where the provider's APIs are here, without a slash at the end
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
+
+    @property
+    def links(self) -> Sequence[tuple[bytes, bytes]]:
+        """Absolute addresses of the provider's APIs, and where they are here."""
+        apis = self.provider.apis.items()
+        return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
+
+    def outward(self) -> Call:
+        """With the provider's own addresses in the body, where a client sends back what an answer said."""
+        body = self.body
+        if not body or not self.provider.proxied.links:
+            return self
+        for theirs, ours in self.links:
+            body = body.replace(ours, theirs)
+        return self if body is self.body else replace(self, body=body)

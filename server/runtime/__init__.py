@@ -1,0 +1,1 @@
+"""The process: logs, draining, rate limits, the data directory, the browser."""

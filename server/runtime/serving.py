@@ -1,0 +1,89 @@
+"""Runs an ASGI application on a listening socket until it is told to stop. The one place that knows uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import logging
+import socket
+from collections.abc import Generator, Sequence
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from server.http.connections import BoundedConfig, BoundedProtocol, Bounds, Connections
+
+SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.runtime.draining`)
+_POLL: Final = 0.02
+logger = logging.getLogger("token_vault.serving")
+
+
+class _Server(uvicorn.Server):
+    """Signals are the program's business, not the web server's: it may be a part of a stdio process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def configured(app: ASGIApp, bounds: Bounds | None = None, *, patience: int = SHUTDOWN_TIMEOUT) -> uvicorn.Config:
+    """How an application is served; `patience` is for open requests at the end, in seconds."""
+    config = BoundedConfig(
+        app,
+        http=BoundedProtocol,
+        ws="none",  # nothing here speaks it
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # `server.http.addresses` reads them, where the settings name a proxy
+        timeout_graceful_shutdown=patience,
+    )
+    config.open_connections = Connections(bounds or Bounds())
+    return config
+
+
+class Listener:
+    """A web server on one or more sockets; `run` returns when it was stopped or cancelled."""
+
+    def __init__(self, app: ASGIApp, listening: Sequence[socket.socket], bounds: Bounds | None = None) -> None:
+        self._listening = list(listening)
+        self._server = _Server(configured(app, bounds))
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve. A cancelled run still closes its connections, bounded."""
+        serving = asyncio.create_task(self._server.serve(sockets=self._listening))
+        try:
+            await self._wait_until_started(serving)
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.stop()
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT + 2):
+                await serving
+            raise
+
+    def stop(self) -> None:
+        """Ask it to end: nothing new is accepted, open requests get their time."""
+        self._server.should_exit = True
+
+    async def _wait_until_started(self, serving: asyncio.Task[None]) -> None:
+        while not self._server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn has no event for it
+            await asyncio.sleep(_POLL)
+        self.started.set()
+
+
+def tune() -> None:
+    """After everything is imported and open: keep it out of the garbage collector's way (speed: long pauses)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+
+def warn_if_slow() -> None:
+    """uvicorn falls back to a slower loop without a word; say so."""
+    if importlib.util.find_spec("uvloop") is None:
+        logger.warning("uvloop is not installed: every call costs more processor time")

@@ -1,0 +1,1 @@
+"""Setting up providers and MCP clients."""

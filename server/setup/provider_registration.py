@@ -1,0 +1,139 @@
+"""Writes our registration at a provider: the secret to a file of its own, the settings into the settings file.
+
+Everything that it replaces is kept beside it until it is taken back. What is written into the settings file is
+`server.setup.settings_file`, what a provider asks for `server.setup.provider_consoles`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.setup.settings_file import Setting, names_in, values_of, with_values
+
+KEYS = ("client_id", "client_secret", "client_secret_file", "testing")
+
+
+class NothingToUndo(Exception):
+    """No setup of this provider is remembered. One line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where one provider's registration is kept. `config` is the settings file, `data` the data directory."""
+
+    config: Path
+    data: Path
+    provider: str
+
+    @property
+    def secret(self) -> Path:
+        return self.data / f"{self.provider}.secret"
+
+    @property
+    def kept_secret(self) -> Path:
+        return self.data / f"{self.provider}.secret.before-setup"
+
+    @property
+    def backup(self) -> Path:
+        return self.config.with_name(f"{self.config.name}.before-{self.provider}-setup")
+
+    @property
+    def memory(self) -> Path:
+        """Holds the digest of what we wrote; a dash once somebody else changed the file."""
+        return self.data / f"{self.provider}.setup"
+
+    @property
+    def table(self) -> tuple[str, str]:
+        return ("providers", self.provider)
+
+
+def write(
+    files: Files,
+    *,
+    client_id: str,
+    client_secret: str | None,
+    testing: bool,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Put the registration in place; without a secret, one that is there is taken out. Raises ConfigFileRefused."""
+    old = _text(files.config)
+    values: dict[str, Setting] = {
+        "client_id": client_id,
+        "client_secret": None,
+        "client_secret_file": None if client_secret is None else str(files.secret),
+        "testing": True if testing else None,
+    }
+    new = with_values(old or "", files.table, values)
+    if inputs:
+        new = with_values(new, (*files.table, "inputs"), dict(inputs))
+    _remember(files, old=old, new=new)
+    if client_secret is not None:
+        _put(files.secret, client_secret + "\n")
+    elif files.secret.exists():
+        files.secret.unlink()
+    _put(files.config, new)
+
+
+def undo(files: Files) -> None:
+    """Take the last setup back: the settings file as it was, or only this provider's values if it changed since.
+
+    Raises NothingToUndo.
+    """
+    written = _text(files.memory)
+    if written is None:
+        raise NothingToUndo(f"there is no setup of {files.provider} to take back in {files.data}")
+    now, before = _text(files.config) or "", _text(files.backup)
+    if written != _digest(now):
+        for table, keys in ((files.table, KEYS), ((*files.table, "inputs"), names_in(now, (*files.table, "inputs")))):
+            earlier = values_of(before or "", table, keys)
+            now = with_values(now, table, {key: earlier.get(key) for key in keys})
+        _put(files.config, now)
+    elif before is not None:
+        _put(files.config, before)
+    else:
+        files.config.unlink(missing_ok=True)
+    if files.kept_secret.exists():
+        files.kept_secret.replace(files.secret)
+    else:
+        files.secret.unlink(missing_ok=True)
+    files.backup.unlink(missing_ok=True)
+    files.memory.unlink()
+
+
+def _remember(files: Files, *, old: str | None, new: str) -> None:
+    """Keep what was there before the first of several setups; the later ones only move on what they wrote."""
+    written = _text(files.memory)
+    if written is None:
+        if old is not None:
+            _put(files.backup, old)
+        if files.secret.exists():
+            _put(files.kept_secret, files.secret.read_text(encoding="utf-8"))
+    is_ours = written is None or written == _digest(old or "")
+    _put(files.memory, _digest(new) if is_ours else "-")
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _put(path: Path, content: str) -> None:
+    """Replace the file in one step; only its owner may read it."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    fresh.touch(mode=0o600, exist_ok=False)
+    try:
+        fresh.write_text(content, encoding="utf-8")
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

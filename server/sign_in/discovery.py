@@ -1,0 +1,58 @@
+"""Where the OpenID Connect issuers that settings name as providers have their endpoints.
+
+Asked at each start, remembered in the data directory for when an issuer does not answer. What a discovery document
+means is `providers.definitions.discovery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from providers.definitions.discovery import DiscoveryFailed, Endpoints, discover
+from providers.outbound.client import Outbound
+from server.settings import Settings, SettingsRefused
+
+WAIT: Final = 5.0  # seconds for an issuer to answer
+_FOLDER: Final = "issuers"
+_ENDPOINTS: TypeAdapter[Endpoints] = TypeAdapter(Endpoints)
+
+
+async def endpoints_of_issuers(settings: Settings, *, data: Path, outbound: Outbound) -> Mapping[str, Endpoints]:
+    """The endpoints of each provider that is an issuer. Raises SettingsRefused for one that nobody knows of."""
+    named = {name: one.issuer for name, one in settings.providers.items() if one.issuer is not None}
+    found = await asyncio.gather(
+        *(_endpoints(name, issuer, data=data, outbound=outbound) for name, issuer in named.items())
+    )
+    return dict(zip(named, found, strict=True))
+
+
+async def _endpoints(name: str, issuer: str, *, data: Path, outbound: Outbound) -> Endpoints:
+    kept = data / _FOLDER / f"{name}.json"
+    try:
+        async with asyncio.timeout(WAIT):
+            found = await discover(issuer, outbound)
+    except (DiscoveryFailed, TimeoutError) as error:
+        remembered = _remembered(kept, issuer)
+        if remembered is None:
+            raise SettingsRefused(f"providers.{name}.issuer: {error or f'{issuer} does not answer'}") from error
+        return remembered
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    values = {**asdict(found), "scopes": sorted(found.scopes)}
+    kept.write_text(json.dumps({"issuer": issuer, "endpoints": values}), encoding="utf-8")
+    return found
+
+
+def _remembered(kept: Path, issuer: str) -> Endpoints | None:
+    """What this issuer said at an earlier start."""
+    try:
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        return _ENDPOINTS.validate_python(content["endpoints"]) if content["issuer"] == issuer else None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None

@@ -1,0 +1,409 @@
+"""Sign-in through an OpenID Connect provider: discovery, the redirect, the code, and the ID token's checks.
+
+The person is (issuer, subject), never an e-mail address or a name: those can be given to somebody else. Everything
+that the provider's documents name is fetched through `providers.outbound.client` under its address rules. The pages are
+`server.portal.openid`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from joserfc import jws, jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import HttpError, OutboundRequest
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from server.settings import OpenIDSettings
+from vault import tickets, users
+from vault.audit import audit
+from vault.records import Event, TicketPurpose, User
+from vault.refusals import TransitionRefused
+
+LIFETIME: Final = 600  # seconds for the trip
+SCOPE: Final = "openid profile"
+ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
+_LEEWAY: Final = 60  # seconds between the provider's clock and ours
+_DOCUMENT_LIMIT: Final = 262_144  # bytes
+_TOKEN_LIMIT: Final = 16_384  # characters
+logger = logging.getLogger("token_vault.openid")
+
+
+class OpenIDRefused(PersonRefused):
+    """Nobody was signed in. The person reads one of few texts; what exactly was wrong is in `detail`."""
+
+    code = "openid_refused"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Metadata(_Document):
+    """What we use of a discovery document (OpenID Connect Discovery §3)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class _TokenAnswer(_Document):
+    id_token: Annotated[str, Field(max_length=_TOKEN_LIMIT)] = Field(repr=False)
+
+
+class Claims(_Document):
+    """The claims of an ID token that are checked or used (OpenID Connect Core §2)."""
+
+    iss: str
+    sub: Annotated[str, Field(min_length=1, max_length=255)]
+    aud: str | list[str]
+    exp: int | float
+    iat: int | float
+    nbf: int | float | None = None
+    azp: str | None = None
+    nonce: str
+    auth_time: Annotated[int | float, Field(ge=0, le=2**53)] | None = None
+    name: str | None = None
+    preferred_username: str | None = None
+
+    def audience(self) -> list[str]:
+        return [self.aud] if isinstance(self.aud, str) else self.aud
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to send the browser, and the value for its cookie."""
+
+    url: str
+    browser: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The provider's redirect as it came, with the cookie that the browser held."""
+
+    state: str = field(repr=False)
+    code: str = field(repr=False)
+    error: str
+    issuer: str | None
+    browser: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who it is and where they wanted to go."""
+
+    user: User
+    return_to: str
+    signed_in_at: int | None = None  # when the provider last asked the person, where it says so
+
+
+def callback_url(deployment: Deployment, name: str) -> str:
+    """One redirect address per provider (RFC 9700 §4.4)."""
+    return deployment.url(f"/sign-in/openid/{quote(name, safe='')}/callback")
+
+
+def _registered(deployment: Deployment, name: str) -> OpenIDSettings:
+    found = deployment.settings.sign_in.openid.get(name)
+    if found is None:
+        raise OpenIDRefused("There is no such way to sign in here.", detail="unknown provider")
+    return found
+
+
+# Fetching what the provider says
+
+
+async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | None = None) -> bytes:
+    """The body of a 200 answer, through the guarded client. Raises OpenIDRefused."""
+    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+    wanted = request or OutboundRequest(
+        "GET",
+        url,
+        headers={"Accept": "application/json"},
+        timeout=10,
+        max_bytes=_DOCUMENT_LIMIT,
+        policy=policy,
+        peer="openid",
+        reuse=False,
+    )
+    try:
+        answer = await deployment.http.send(wanted)
+    except HttpError as error:
+        raise OpenIDRefused(
+            "The sign-in service cannot be reached now. Try again in a few minutes, or sign in another way.",
+            detail=f"fetch: {error.reason}",
+        ) from error
+    if answer.status != 200:
+        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail=f"status {answer.status}")
+    return answer.body
+
+
+async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
+    """The provider's metadata; its issuer is exactly the configured one (OpenID Connect Discovery §4.3)."""
+    body = await _fetch(deployment, configuration_url(registered.issuer))
+    try:
+        metadata = Metadata.model_validate_json(body)
+    except ValidationError as error:
+        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="metadata") from error
+    if not is_same_issuer(metadata.issuer, registered.issuer):
+        raise OpenIDRefused("The sign-in service is not the one that was set up here.", detail="metadata issuer")
+    parts = urlsplit(metadata.authorization_endpoint)
+    is_safe = parts.scheme == "https" or (
+        parts.scheme == "http"
+        and deployment.settings.sandbox.loopback_openid
+        and parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    )
+    if not is_safe or not parts.hostname or parts.username or parts.fragment:
+        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="authorization endpoint")
+    return metadata
+
+
+# The way there
+
+
+async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> Start:
+    """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
+
+    `is_again`: the provider must ask the person, however lately it did, and say when (OpenID Connect Core §3.1.2.1:
+    with `max_age` it must send `auth_time`).
+    """
+    registered = _registered(deployment, name)
+    metadata = await discover(deployment, registered)
+    state, nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    verifier, now = secrets.token_urlsafe(48), deployment.now()
+    async with deployment.transaction() as transaction:
+        await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.SIGN_IN_STATE,
+            payload={
+                "name": name,
+                "nonce": nonce,
+                "verifier": verifier,
+                "return_to": return_to,
+                "asked_again_at": str(now) if is_again else "",
+            },
+            lifetime=LIFETIME,
+            now=now,
+            binding=hashlib.sha256(browser.encode()).digest(),
+            secret=state,
+        )
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    query = {
+        "response_type": "code",
+        "client_id": registered.client_id,
+        "redirect_uri": callback_url(deployment, name),
+        "scope": SCOPE,
+        "state": state,
+        "nonce": nonce,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+    } | ({"prompt": "login", "max_age": "0"} if is_again else {})
+    joint = "&" if urlsplit(metadata.authorization_endpoint).query else "?"
+    return Start(metadata.authorization_endpoint + joint + urlencode(query), browser)
+
+
+# The way back
+
+
+async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
+    """The user behind the provider's answer. Raises OpenIDRefused, which is an event where a sign-in was under way:
+    anybody can call with a state that never was.
+    """
+    registered = _registered(deployment, name)
+    payload = await _claim_state(deployment, name, answer)
+    try:
+        metadata = await discover(deployment, registered)
+        _check_answer(metadata, answer)
+        token = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
+        claims = await _verified(deployment, registered, metadata, token, nonce=payload["nonce"])
+        signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
+        user = await _user_of(deployment, registered, claims)
+    except OpenIDRefused as refusal:
+        logger.info("OpenID Connect sign-in refused", extra={"provider": name, "detail": refusal.detail})
+        details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
+        await deployment.activity.record(Event(kind="session.refused", outcome="refused", details=details))
+        raise
+    return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at)
+
+
+async def _claim_state(deployment: Deployment, name: str, answer: Answer) -> dict[str, str]:
+    """The payload behind `state`, used up, if this browser started it at this provider."""
+    now = deployment.now()
+    refused = OpenIDRefused(
+        "This sign-in was not started in this browser, came twice, or took longer than ten minutes. Start again.",
+        detail="state",
+    )
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=now
+    )
+    binding = hashlib.sha256(answer.browser.encode("utf-8", "surrogatepass")).digest()
+    if ticket is None or not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
+        raise refused
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(
+                transaction, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=now
+            )
+    except TransitionRefused as error:
+        raise refused from error
+    return {key: str(value) for key, value in ticket.payload.items()}
+
+
+def _check_answer(metadata: Metadata, answer: Answer) -> None:
+    """RFC 9207 §2.4: another issuer is refused, and so is none where the provider says it sends one. Errors after."""
+    is_missing = answer.issuer is None and metadata.authorization_response_iss_parameter_supported
+    if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
+        raise OpenIDRefused("The answer came from another sign-in service. Nothing happened.", detail="answer issuer")
+    if answer.error or not answer.code:
+        raise OpenIDRefused("The sign-in service did not sign you in. Nothing happened; try again.", detail="error")
+
+
+async def _redeem(
+    deployment: Deployment, name: str, registered: OpenIDSettings, metadata: Metadata, *, code: str, verifier: str
+) -> str:
+    """The ID token for the code (OpenID Connect Core §3.1.3)."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": callback_url(deployment, name),
+        "code_verifier": verifier,
+    }
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    secret = registered.secret()
+    if secret is None:
+        form["client_id"] = registered.client_id
+    elif "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:
+        pair = f"{quote(registered.client_id, safe='')}:{quote(secret, safe='')}"  # RFC 6749 §2.3.1
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    else:
+        form |= {"client_id": registered.client_id, "client_secret": secret}
+    request = OutboundRequest(
+        "POST",
+        metadata.token_endpoint,
+        headers=headers,
+        body=urlencode(form).encode(),
+        timeout=10,
+        max_bytes=_DOCUMENT_LIMIT,
+        policy=AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid),
+        peer="openid",
+        reuse=False,
+    )
+    body = await _fetch(deployment, metadata.token_endpoint, request)
+    try:
+        return _TokenAnswer.model_validate_json(body).id_token
+    except ValidationError as error:
+        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="token answer") from error
+
+
+async def _verified(
+    deployment: Deployment, registered: OpenIDSettings, metadata: Metadata, token: str, *, nonce: str
+) -> Claims:
+    """The claims of an ID token that is for us and for this sign-in (OpenID Connect Core §3.1.3.7)."""
+    refused = "The sign-in service's answer could not be trusted. Nothing happened; try again."
+    keys = await _keys(deployment, metadata)
+    try:
+        # The algorithms are ours to choose: `none` and every HMAC are not among them, whatever the header says.
+        decoded = jwt.decode(
+            token, keys, algorithms=list(ALGORITHMS), registry=jws.JWSRegistry(algorithms=list(ALGORITHMS))
+        )
+        claims = Claims.model_validate(decoded.claims, strict=True)
+    except (JoseError, ValidationError, ValueError) as error:
+        raise OpenIDRefused(refused, detail=f"ID token: {type(error).__name__}") from error
+    wrong = _wrong_claim(claims, registered=registered, nonce=nonce, now=deployment.now())
+    if wrong is not None:
+        raise OpenIDRefused(refused, detail=f"ID token: {wrong}")
+    return claims
+
+
+async def _keys(deployment: Deployment, metadata: Metadata) -> KeySet:
+    body = await _fetch(deployment, metadata.jwks_uri)
+    try:
+        return KeySet.import_key_set(json.loads(body))
+    except (JoseError, ValueError, KeyError, TypeError) as error:
+        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="key set") from error
+
+
+def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now: int) -> str | None:
+    """The first claim that does not fit, or None."""
+    audience = claims.audience()
+    checks = {
+        "iss": is_same_issuer(claims.iss, registered.issuer),
+        "aud": registered.client_id in audience,
+        "azp": claims.azp == registered.client_id if claims.azp is not None else len(audience) == 1,
+        "exp": claims.exp > now - _LEEWAY,
+        "iat": claims.iat <= now + _LEEWAY,
+        "nbf": claims.nbf is None or claims.nbf <= now + _LEEWAY,
+        "nonce": hmac.compare_digest(claims.nonce.encode("utf-8", "surrogatepass"), nonce.encode()),
+    }
+    return next((name for name, is_right in checks.items() if not is_right), None)
+
+
+def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
+    """When the provider last asked the person, None where it does not say.
+
+    A sign-in that somebody wants fresh is proved by `auth_time` alone (OpenID Connect Core §3.1.3.7, item 13). With a
+    clock that is a little behind ours it was at the moment when we sent the person there, not before.
+    """
+    if not asked_again_at:
+        return None if claims.auth_time is None else int(claims.auth_time)
+    if claims.auth_time is None or claims.auth_time < int(asked_again_at) - _LEEWAY:
+        raise OpenIDRefused(
+            "An agent wants a new sign-in, and the sign-in service did not ask you again, or does not say that it did. "
+            "Nothing happened. Sign in another way, or sign out at that service first.",
+            detail="auth_time missing or old",
+        )
+    return max(int(claims.auth_time), int(asked_again_at))
+
+
+async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: Claims) -> User:
+    """The user of (issuer, subject); a new one at first sight, never an existing one of the same name."""
+    found = await users.find_by_identity(deployment.database, issuer=claims.iss, subject=claims.sub)
+    if found is None:
+        if not registered.create_users:
+            raise OpenIDRefused(
+                "You have no account here yet. Ask the operator to make one and to link it to your identity, which is "
+                f"{claims.sub!r} at {claims.iss}.",
+                detail="unknown subject",
+            )
+        found = await _create_user(deployment, claims)
+    if found.disabled_at is not None:
+        raise OpenIDRefused("This account is switched off here. Ask the operator.", detail="user disabled")
+    return found
+
+
+async def _create_user(deployment: Deployment, claims: Claims) -> User:
+    """A user with a name of its own; whoever signs in twice at once becomes one user."""
+    shown = "".join(c for c in (claims.preferred_username or claims.name or "") if c.isprintable()).strip()[:100]
+    base, now = shown or "user", deployment.now()
+    for name in (base, *(f"{base} ({secrets.token_hex(3)})" for _ in range(4))):
+        try:
+            async with deployment.transaction() as transaction:
+                # In the transaction: what somebody else is just committing is not to be seen from outside yet.
+                found = await users.find_by_identity(transaction, issuer=claims.iss, subject=claims.sub)
+                if found is not None:
+                    return found
+                user = await users.create_user(transaction, name, now=now)
+                await users.link_identity(transaction, issuer=claims.iss, subject=claims.sub, user_id=user.id, now=now)
+                event = Event(kind="user.created", user_id=user.id, details={"method": "openid", "issuer": claims.iss})
+                await audit.append(transaction, event, now=now)
+                return user
+        except (users.NameTaken, users.IdentityTaken):
+            continue
+    raise OpenIDRefused("Your account could not be made just now. Try again.", detail="no free name")

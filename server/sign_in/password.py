@@ -1,0 +1,387 @@
+"""Who a browser is: session cookies, password sign-in with throttling, the first admin, and the owner's one-time link.
+
+Pages are `server.portal`; sign-in through another provider is `server.sign_in.openid`; hashing and storage are `vault`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from server.http.addresses import counted
+from server.runtime import peers
+from server.settings import Settings
+from vault import limits, sessions, tickets, users
+from vault.audit import audit
+from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
+from vault.records import Event, Session, TicketPurpose, User
+from vault.refusals import TransitionRefused
+
+WINDOW: Final = 900  # seconds over which wrong passwords are counted
+FIRST_ADMIN_LIFETIME: Final = 86400
+OWNER_LINK_LIFETIME: Final = 120
+KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
+_KNOWN_BROWSER_FAILURES: Final = 10
+_PEER: Final = "token_vault.peer"  # in the ASGI scope: one look for each request
+UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it asked the person
+
+Cookie = Literal["session", "browser", "known", "openid"]
+_COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
+    "session": "token_vault",
+    "browser": "token_vault_browser",  # before sign-in: what forms and sign-in states are bound to
+    "known": "token_vault_known",  # a browser in which this account once signed in
+    "openid": "token_vault_openid",  # an OpenID Connect sign-in under way
+}
+
+
+class SignInRefused(PersonRefused):
+    """The person could not be signed in. One text for every cause that could tell which accounts exist."""
+
+    code = "sign_in_refused"
+
+
+class SignInThrottled(PersonRefused):
+    """Too many wrong passwords lately, for this account or from this address."""
+
+    code = "sign_in_throttled"
+
+    def __init__(self, description: str, *, retry_after: int) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to sign in with a password."""
+
+    name: str
+    address: str
+    password: str = field(repr=False)
+    known: str = field(repr=False, default="")  # the value of the known-browser cookie
+
+
+# Cookies
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The operating-system user whose program sent a request; `uid` is None when nobody holds that end any more."""
+
+    uid: int | None
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether it is the user that the vault runs as, or root."""
+        return peers.is_ours(self.uid)
+
+
+def peer_of(deployment: Deployment, request: Request) -> Peer | None:
+    """Whose program sent the request; None where that cannot be told or means nothing: on other platforms than Linux,
+    and where a proxy is in front.
+    """
+    if _PEER not in request.scope:
+        request.scope[_PEER] = _look_for_peer(deployment.settings, request)
+    found: Peer | None = request.scope[_PEER]
+    return found
+
+
+def _look_for_peer(settings: Settings, request: Request) -> Peer | None:
+    ours, theirs = request.scope.get("server"), request.client
+    is_direct = settings.public_url.startswith("http://") and settings.is_loopback
+    if not is_direct or settings.server.trusted_proxies or ours is None or theirs is None or not peers.can_tell():
+        return None
+    return Peer(peers.peer_uid((ours[0], ours[1]), (theirs.host, theirs.port)))
+
+
+def cookie_name(deployment: Deployment, cookie: Cookie) -> str:
+    """`__Host-` wherever the origin is https; the prefix needs Secure, which plain http on loopback cannot have.
+
+    There browsers send a cookie to every port of the name (RFC 6265 §8.5), so each vault has names of its own.
+    """
+    if deployment.public_url.startswith("https://"):
+        return f"__Host-{_COOKIE_NAMES[cookie]}"
+    return f"{_COOKIE_NAMES[cookie]}_{deployment.vault_id[:8]}"
+
+
+def read_cookie(deployment: Deployment, request: Request, cookie: Cookie) -> str:
+    """The cookie's value, empty when there is none.
+
+    On loopback a cookie counts only for programs of the operating-system user that it was given to: servers of other
+    users on other ports of `localhost` are sent it, and can set one, which would sign the victim in as somebody else.
+    """
+    sent = request.cookies.get(cookie_name(deployment, cookie), "")
+    peer = peer_of(deployment, request) if sent else None
+    if peer is None:
+        return sent
+    value, _, mac = sent.rpartition(".")
+    right = _bound_mac(deployment, cookie, value, peer=peer)
+    is_right = hmac.compare_digest(mac.encode("utf-8", "surrogatepass"), right.encode())
+    return value if is_right and peer.uid is not None else ""
+
+
+def _bound_mac(deployment: Deployment, cookie: Cookie, value: str, *, peer: Peer) -> str:
+    message = f"{cookie}\n{peer.uid}\n{value}".encode("utf-8", "surrogatepass")
+    return hmac.new(deployment.keys.subkey("cookie-user"), message, hashlib.sha256).hexdigest()[:32]
+
+
+def set_cookie(
+    deployment: Deployment,
+    request: Request,
+    response: Response,
+    cookie: Cookie,
+    *,
+    value: str,
+    lifetime: int | None = None,
+) -> None:
+    """Set a cookie that scripts, other sites' forms and other users of this machine cannot use; an empty value
+    removes it.
+    """
+    peer = peer_of(deployment, request) if value else None
+    if peer is not None:
+        value = f"{value}.{_bound_mac(deployment, cookie, value, peer=peer)}"
+    response.set_cookie(
+        cookie_name(deployment, cookie),
+        value,
+        max_age=lifetime if value else 0,
+        path="/",
+        secure=deployment.public_url.startswith("https://"),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+# Sessions
+
+
+async def current_session(deployment: Deployment, request: Request) -> tuple[Session, User] | None:
+    """The live session of this browser and its user."""
+    token = read_cookie(deployment, request, "session")
+    if not token or len(token) > 128:
+        return None
+    now = deployment.now()
+    idle = deployment.settings.sign_in.session_idle_lifetime
+    found = await sessions.find_session(deployment.database, token, now=now, idle_lifetime=idle)
+    if found is not None and sessions.needs_touch(found[0], now=now):
+        async with deployment.transaction() as transaction:
+            await sessions.touch_session(transaction, found[0], now=now)
+    return found
+
+
+async def begin_session(
+    deployment: Deployment,
+    request: Request,
+    response: Response,
+    *,
+    user: User,
+    method: str,
+    signed_in_at: int | None = None,
+) -> None:
+    """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation).
+
+    `signed_in_at` is when a provider asked the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a fresh
+    sign-in is not content with a new session alone. None: the person was asked here, just now.
+    """
+    now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
+    planted = read_cookie(deployment, request, "session")
+    async with deployment.transaction() as transaction:
+        proved_at = now if signed_in_at is None else min(now, signed_in_at)
+        token, _ = await sessions.start_session(
+            transaction, user.id, now=now, lifetime=lifetime, signed_in_at=proved_at
+        )
+        if planted:
+            await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
+        event = Event(kind="session.started", user_id=user.id, details={"method": method})
+        await audit.append(transaction, event, now=now)
+    set_cookie(deployment, request, response, "session", value=token, lifetime=lifetime)
+    set_cookie(deployment, request, response, "browser", value="")
+    known = _new_known_value(deployment, user.id)
+    set_cookie(deployment, request, response, "known", value=known, lifetime=KNOWN_BROWSER_LIFETIME)
+
+
+async def sign_out(deployment: Deployment, request: Request, response: Response, *, session: Session) -> None:
+    """End the session on the server and remove its cookie; the browser stays known."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await sessions.end_session(transaction, session.token_hash, now=now)
+        await audit.append(transaction, Event(kind="session.ended", user_id=session.user_id), now=now)
+    set_cookie(deployment, request, response, "session", value="")
+
+
+# Passwords
+
+
+async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
+    """The user of a right name and password. Raises SignInRefused, or SignInThrottled before hashing anything."""
+    user = await users.find_user(deployment.database, attempt.name)
+    buckets = _buckets(deployment, attempt, user)
+    now = deployment.now()
+    # Counted before the password is looked at, and given back when it was right: parallel tries cannot slip through.
+    async with deployment.transaction() as transaction:
+        spent = [await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now) for name, limit in buckets]
+    if not all(spent):
+        raise SignInThrottled(
+            "There were too many wrong passwords. Wait a quarter of an hour and try again.", retry_after=WINDOW
+        )
+    is_right = await verify_password(None if user is None else user.password_hash, attempt.password)
+    if not is_right or user is None or user.disabled_at is not None:
+        await deployment.activity.record_refusal(
+            Event(
+                kind="session.refused",
+                outcome="refused",
+                user_id=None if user is None else user.id,
+                details={"method": "password"},
+            )
+        )
+        raise SignInRefused("The name or the password is wrong.")
+    old_hash = user.password_hash or ""
+    rehashed = await hash_password(attempt.password) if needs_rehash(old_hash) else None
+    async with deployment.transaction() as transaction:
+        for name, limit in buckets:
+            await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now, cost=-1)
+        if rehashed is not None:
+            await users.store_rehash(transaction, user.id, old_hash=old_hash, new_hash=rehashed)
+    return user
+
+
+def _buckets(deployment: Deployment, attempt: Attempt, user: User | None) -> list[tuple[str, int]]:
+    """What a wrong password is counted against.
+
+    A browser in which this account signed in before has a count of its own, so that somebody who keeps guessing from
+    elsewhere cannot lock the owner out (OWASP: device cookies). Unknown names are counted like known ones.
+    """
+    settings = deployment.settings.sign_in
+    if user is not None and _is_known_value(deployment, user.id, attempt.known):
+        browser = hashlib.sha256(attempt.known.encode()).hexdigest()[:32]
+        return [(f"sign-in:browser:{browser}", _KNOWN_BROWSER_FAILURES)]
+    folded = unicodedata.normalize("NFKC", attempt.name[:400]).strip().casefold() if user is None else user.id
+    account = hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return [
+        (f"sign-in:account:{account}", settings.failures_per_account),
+        (f"sign-in:address:{counted(attempt.address)}", settings.failures_per_address),
+    ]
+
+
+def _new_known_value(deployment: Deployment, user_id: str) -> str:
+    nonce = secrets.token_urlsafe(16)
+    return f"{nonce}.{_known_mac(deployment, user_id, nonce=nonce)}"
+
+
+def _is_known_value(deployment: Deployment, user_id: str, value: str) -> bool:
+    nonce, _, mac = value.partition(".")
+    return hmac.compare_digest(
+        _known_mac(deployment, user_id, nonce=nonce).encode(), mac.encode("utf-8", "surrogatepass")
+    )
+
+
+def _known_mac(deployment: Deployment, user_id: str, *, nonce: str) -> str:
+    message = f"{user_id}\n{nonce}".encode("utf-8", "surrogatepass")
+    return hmac.new(deployment.keys.subkey("known-browser"), message, hashlib.sha256).hexdigest()
+
+
+async def change_password(deployment: Deployment, user: User, *, current: str, new: str, address: str) -> None:
+    """Set a new password; every session and grant of the user ends with the old one. A set one must be known."""
+    check_password(new, name=user.name)
+    if user.password_hash is not None:
+        await check_sign_in(deployment, Attempt(name=user.name, address=address, password=current))
+    password_hash = await hash_password(new)
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await users.set_password(transaction, user.id, password_hash=password_hash, now=now)
+        await audit.append(transaction, Event(kind="user.password_changed", user_id=user.id), now=now)
+
+
+def check_same(password: str, again: str) -> None:
+    """Raises PasswordRefused when a new password was typed in two ways."""
+    if not hmac.compare_digest(password.encode("utf-8", "surrogatepass"), again.encode("utf-8", "surrogatepass")):
+        raise PasswordRefused("The two passwords are not the same.")
+
+
+# The first admin, and the owner of the data directory
+
+
+async def has_admin(deployment: Deployment) -> bool:
+    """Whether anybody administers this vault yet."""
+    return any(user.is_admin for user in await users.list_users(deployment.database))
+
+
+async def first_admin_secret(deployment: Deployment) -> str | None:
+    """A one-time secret that lets its holder make the first admin; None when there is an admin."""
+    if await has_admin(deployment):
+        return None
+    async with deployment.transaction() as transaction:
+        return await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.BOOTSTRAP,
+            payload={"kind": "first_admin"},
+            lifetime=FIRST_ADMIN_LIFETIME,
+            now=deployment.now(),
+        )
+
+
+async def create_first_admin(deployment: Deployment, *, secret: str, name: str, password: str) -> User:
+    """Make the first admin with the one-time secret. Raises SignInRefused for a wrong secret or when there is one."""
+    check_password(password, name=name)
+    now = deployment.now()
+    ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    if ticket is None or ticket.payload.get("kind") != "first_admin":
+        raise SignInRefused("That is not the secret which this server printed at its start, or it was used already.")
+    password_hash = await hash_password(password)
+    if await has_admin(deployment):
+        raise SignInRefused("This vault already has an admin.")
+    async with deployment.transaction() as transaction:
+        await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+        user = await users.create_user(transaction, name, password_hash=password_hash, is_admin=True, now=now)
+        event = Event(kind="user.created", user_id=user.id, details={"method": "first_admin"})
+        await audit.append(transaction, event, now=now)
+    return user
+
+
+async def owner_link(deployment: Deployment, user_id: str, *, return_to: str = "/") -> str:
+    """A one-time URL that signs its browser in as the owner; only for the owner's own machine, never sent anywhere."""
+    async with deployment.transaction() as transaction:
+        secret = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.BOOTSTRAP,
+            payload={"kind": "owner_sign_in", "user_id": user_id},
+            lifetime=OWNER_LINK_LIFETIME,
+            now=deployment.now(),
+            user_id=user_id,
+        )
+    return deployment.url("/sign-in/local?" + urlencode({"ticket": secret, "return_to": return_to}, quote_via=quote))
+
+
+async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
+    """The owner of a one-time link. Raises SignInRefused when it was used, is too old or is something else."""
+    now = deployment.now()
+    refused = SignInRefused("This link was used already or is older than two minutes. Open a new one.")
+    ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":
+        raise refused
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    except TransitionRefused as error:
+        raise refused from error
+    user = await users.get_user(deployment.database, str(ticket.payload.get("user_id")))
+    if user is None or user.disabled_at is not None:
+        raise refused
+    return user
+
+
+OWNER_ISSUER: Final = "urn:token-vault:data-directory"  # the identity that marks the owner of the data directory
+
+
+OWNER_SUBJECT: Final = "owner"

@@ -1,0 +1,590 @@
+"""The command line: what each command does and prints, in words and as JSON, and how it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import sqlite3
+import stat
+import termios
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import pytest
+from typer.testing import CliRunner, Result
+
+from providers.definitions.catalog import SHELF
+from server.app import open_deployment
+from server.cli import app
+from server.event_texts import described, in_a_line
+from server.lifecycle.maintenance import sweep
+from server.settings import load_settings
+from tests.conftest import Store
+from tests.support.person import Person
+from tests.support.processes import PROGRAM, Place, free_port
+from vault import connections, users
+from vault.audit.audit import append, list_events
+from vault.audit.segments import SEAL_AFTER, seal
+from vault.records import Event
+from vault.refresh import leases
+from vault.upstream import Account, TokenAnswer
+
+PASSWORD = "a long enough password for this test"
+
+
+@pytest.fixture
+def place(tmp_path: Path, prepared_data: Path) -> Place:
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    made = Place(data, free_port())
+    made.configure()
+    return made
+
+
+async def run(place: Place, *command: str, feed: str | None = None) -> Result:
+    """The command in this process, on a thread of its own since it brings its own event loop."""
+    arguments = [*command, "--data", str(place.data)]
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments, input=feed)
+
+
+async def content(place: Place, *command: str, feed: str | None = None) -> object:
+    result = await run(place, *command, "--json", feed=feed)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+async def test_users_are_added_listed_disabled_enabled_and_removed(place: Place) -> None:
+    added = await content(place, "users", "add", "alice", "--admin", "--password-stdin", feed=PASSWORD + "\n")
+    assert added["admin"]  # type: ignore[index]
+    assert "password" not in json.dumps(added)
+    for command, disabled in (("disable", True), ("enable", False)):
+        changed = await content(place, "users", command, "alice")
+        assert (changed["disabled_at"] is not None) is disabled  # type: ignore[index]
+    table = await run(place, "users", "list")
+    assert "alice" in table.stdout
+    await content(place, "users", "remove", "alice")
+    assert await content(place, "users", "list") == []
+
+
+async def test_a_weak_password_and_a_taken_name_are_refused_in_one_line(place: Place) -> None:
+    await content(place, "users", "add", "alice", "--password-stdin", feed=PASSWORD + "\n")
+    for name, password in (("bob", "short"), ("alice", PASSWORD)):
+        refused = await run(place, "users", "add", name, "--password-stdin", feed=password + "\n")
+        assert refused.exit_code == 1
+        assert refused.stdout == ""
+        assert refused.stderr.startswith("token-vault: ")
+        assert refused.stderr.count("\n") == 1
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+
+
+async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place) -> None:
+    options = ("--redirect-uri", "https://app.example/callback", "--resource", "https://api.example/", "--confidential")
+    added = await content(place, "clients", "add", "Web app", *options)
+    secret, client_id = added["client_secret"], added["client_id"]  # type: ignore[index]
+    shown = await run(place, "clients", "show", client_id, "--json")
+    listed = await run(place, "clients", "list", "--json")
+    assert secret not in shown.stdout + listed.stdout
+    assert json.loads(shown.stdout)["resources"] == ["https://api.example/"]
+    for file in place.data.iterdir():
+        assert secret.encode() not in file.read_bytes()
+    assert "client_secret" not in await content(
+        place, "clients", "add", "Public", "--redirect-uri", "http://127.0.0.1/"
+    )  # type: ignore[operator]
+    await content(place, "clients", "remove", client_id)
+    assert (await run(place, "clients", "show", client_id)).exit_code == 1
+
+
+@pytest.mark.parametrize("device", [False, True])
+async def test_a_client_signs_in_by_code_only_if_its_operator_says_so(place: Place, device: bool) -> None:
+    options = ("--redirect-uri", "http://127.0.0.1/callback", *(("--device",) if device else ()))
+    added = await content(place, "clients", "add", "Bridge", *options)
+    assert ("urn:ietf:params:oauth:grant-type:device_code" in added["grant_types"]) is device  # type: ignore[call-overload,index]
+
+
+@pytest.mark.parametrize("uri", ["javascript:alert(1)", "http://app.example/", "https://app.example/#x", "not-a-uri"])
+async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: str) -> None:
+    refused = await run(place, "clients", "add", "Web app", "--redirect-uri", uri)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"token-vault: --redirect-uri {uri}")
+    assert await content(place, "clients", "list") == []
+    assert await content(place, "clients", "add", "Web app", "--redirect-uri", "https://app.example/")
+
+
+async def test_tools_and_providers_are_listed_and_shown(place: Place) -> None:
+    tools = await content(place, "tools", "list")
+    assert [tool["name"] for tool in tools][-1] == "connections"  # type: ignore[attr-defined]
+    providers = {found["name"]: found for found in await content(place, "providers", "list")}  # type: ignore[attr-defined]
+    assert "google-calendar" in providers["google"]["aliases"]
+    shown = await content(place, "providers", "show", "slack")
+    assert shown["redirect_uri"] == f"{place.url}/connect/callback/slack"  # type: ignore[index]
+    assert "chat:write" in shown["scopes"]  # type: ignore[index]
+    assert (await run(place, "providers", "show", "nobody")).exit_code == 1
+
+
+async def test_a_provider_file_is_checked(place: Place, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text('name = "bad"\n')
+    refused = await run(place, "providers", "check", str(bad))
+    assert refused.exit_code == 1
+    assert "bad.toml" in refused.stdout
+    good = Path(__file__).parent.parent.parent / "providers" / "services" / "slack.toml"
+    assert (await run(place, "providers", "check", str(good))).exit_code == 0
+
+
+async def test_one_thing_is_shown_in_words_for_people(place: Place) -> None:
+    added = await content(
+        place, "clients", "add", "Web", "--redirect-uri", "https://a.example/", "--redirect-uri", "http://127.0.0.1/cb"
+    )
+    shown = (await run(place, "clients", "show", added["client_id"])).stdout  # type: ignore[index]
+    fields = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    assert fields["redirect_uris"] == ["https://a.example/", "http://127.0.0.1/cb"]
+    assert fields["last_used_at"] == ["-"]
+    shown += (await run(place, "providers", "show", "slack")).stdout
+    assert "\nconfigured     no\n" in shown
+    for word in ("None", "False", "[", "{"):
+        assert word not in shown
+
+
+async def test_the_link_to_connect_says_what_has_to_be_set_up_first(place: Place) -> None:
+    for client_id, is_said in (("", True), ('[providers.slack]\nclient_id = "1.2"\n', False)):
+        with (place.data / "config.toml").open("a") as settings:
+            settings.write(client_id)
+        made = await run(place, "connections", "connect", "slack")
+        assert made.exit_code == 0
+        assert made.stdout.startswith(f"{place.url}/sign-in/local?")
+        assert ("token-vault providers setup slack" in made.stderr) is is_said
+
+
+@pytest.mark.parametrize("option", [(), ("--admin",)])
+async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, option: tuple[str, ...]) -> None:
+    """The only user may be somebody whom a provider let in: the operator must not connect accounts as them."""
+    made = await run(place, "users", "add", "somebody", "--password-stdin", *option, feed="a long enough password\n")
+    assert made.exit_code == 0, made.stderr
+    for command in (("sign-in",), ("connections", "connect", "slack")):
+        unasked = await run(place, *command)
+        assert unasked.exit_code == (0 if option else 1)
+        assert ("say whom with --user NAME" in unasked.stderr) is not bool(option)
+        assert (await run(place, *command, "--user", "somebody")).exit_code == 0
+
+
+async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
+    made = await content(place, "sign-in")
+    assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]
+    link = await content(place, "connections", "connect", "google-calendar")
+    assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]  # type: ignore[index]
+    shown = await content(place, "providers", "show", "google-calendar")
+    assert shown["name"] == "google"  # type: ignore[index, call-overload]
+    assert await content(place, "connections", "list") == []
+    assert await content(place, "delegations", "list") == []
+    missing = await run(place, "connections", "disconnect", "nothing")
+    assert missing.exit_code == 1
+    assert "connections list" in missing.stderr
+    assert (await run(place, "delegations", "revoke", "agent", "nothing")).exit_code == 1
+
+
+async def test_activity_and_signing_keys(place: Place) -> None:
+    rotated = await content(place, "keys", "rotate-signing")
+    events = await content(place, "activity", "--limit", "5")
+    assert events[-1]["kind"] == "signing_key.rotated"  # type: ignore[index]
+    assert events[-1]["details"]["kid"] == rotated["kid"]  # type: ignore[index]
+    assert "signing_key.rotated" in (await run(place, "activity")).stdout
+
+
+def test_what_happened_is_one_line_that_says_nothing_to_the_terminal() -> None:
+    event = Event(
+        kind="client.registered",
+        sequence=1,
+        at=0,
+        client_id="c",
+        details={"name": "Bot\x1b[2J\n1970-01-01T00:00:00Z  consent.given", "redirect_uris": ["a", "b"], "actors": []},
+    )
+    line = in_a_line(described(event, names={"c": "Bot\u202e"}))
+    assert line.startswith(
+        "1970-01-01T00:00:00Z  client.registered        ok       Bot‹U+202E›  name: Bot‹U+001B›[2J 1970"
+    )
+    assert line.endswith("redirect uris: a, b")
+    assert "\n" not in line
+
+
+async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stopped(place: Place) -> None:
+    await content(place, "users", "add", "alice", "--password-stdin", feed=PASSWORD + "\n")
+    file = str(place.data.parent / "vault.backup")
+    async with place.serve():
+        made = await content(place, "backup", file)
+        assert made["with_keys"] is False  # type: ignore[index]
+        running = await run(place, "restore", file, "--force")
+        assert running.exit_code == 1
+        assert "stop all its processes" in running.stderr
+    await content(place, "users", "add", "bob", "--password-stdin", feed=PASSWORD + "\n")
+    assert "--force" in (await run(place, "restore", file)).stderr
+    restored = await run(place, "restore", file, "--force")
+    assert restored.exit_code == 0, restored.output
+    assert "No account needs its person again." in restored.stdout
+    assert "signs in again" in restored.stderr
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+    again = await run(place, "backup", file)
+    assert (again.exit_code, again.stderr.count("there already")) == (1, 1)
+    assert "key store is not in it" in (await run(place, "backup", file + "2")).stderr
+
+
+async def connect(place: Place, provider: str) -> None:
+    """Somebody with one account there, as the settings have the provider."""
+    async with open_deployment(load_settings(data=place.data), data=place.data) as opened, opened.transaction() as work:
+        user = await users.create_user(work, "alice", now=opened.now())
+        await connections.open_connection(
+            work,
+            opened.keys,
+            user_id=user.id,
+            provider=provider,
+            answer=TokenAnswer("access", "refresh", frozenset({"a"}), 3600, Account("1", "alice")),
+            asked=frozenset({"a"}),
+            policy=opened.vault.policies[provider],
+            now=opened.now(),
+        )
+
+
+async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_asked_to_connect(place: Place) -> None:
+    place.configure({"providers": {"slack": {"client_id": "ours", "client_secret": "secret"}}})
+    (place.data / "config.toml").chmod(0o600)
+    await connect(place, "slack")
+    settings = load_settings(data=place.data)
+
+    async def shown() -> tuple[object, str, str]:
+        (one,) = await content(place, "connections", "list", "--user", "alice")  # type: ignore[misc]
+        doctor = json.loads((await run(place, "doctor", "--json")).stdout)
+        (found,) = [found for found in doctor if found["check"] == "refreshes"]
+        return one["status"], found["verdict"], f"{found['sentence']}; {found['mend']}"
+
+    async with open_deployment(settings, data=place.data) as opened:
+        (row,) = await opened.database.fetch("select id from connections")
+        facts = await leases.read(opened.database, str(row["id"]))
+        assert facts is not None
+        async with opened.transaction() as work:
+            lease = await leases.claim(work, facts, owner=opened.vault.owner, now=opened.now())
+            assert lease is not None
+        assert (await shown())[:2] == ("active", "ok")  # its answer is on the way
+        async with opened.transaction() as work:
+            await leases.settle(work, lease, now=opened.now())
+        status, verdict, said = await shown()
+        assert (status, verdict) == ("waiting", "note")
+        assert "slack did not answer the last refresh of 1 of its accounts" in said
+        assert "nobody has to connect again" in said
+        async with opened.transaction() as work:
+            await leases.resolve(work, lease)
+        assert (await shown())[:2] == ("active", "ok")
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "own_file", "goes_on"),
+    [
+        ("square", {"client_secret": "secret"}, None, True),
+        ("square", {}, None, False),  # without a secret its refresh tokens work once
+        ("google", {"client_secret": "secret"}, None, True),
+        ("google", {"client_secret": "secret"}, "strict", False),
+    ],
+)
+async def test_a_restore_goes_by_the_providers_as_they_are_set_up_here(
+    place: Place, provider: str, settings: dict[str, str], own_file: str | None, *, goes_on: bool
+) -> None:
+    place.configure({"providers": {provider: {"client_id": "ours", **settings}}})
+    if own_file is not None:
+        shutil.copytree(SHELF / "rules", place.data / "providers" / "rules")
+        text = (SHELF / f"{provider}.toml").read_text(encoding="utf-8")
+        assert 'mode = "none"\n\n[downscope]' in text
+        text = text.replace('mode = "none"\n\n[downscope]', f'mode = "{own_file}"\n\n[downscope]')
+        (place.data / "providers" / f"{provider}.toml").write_text(text, encoding="utf-8")
+    await connect(place, provider)
+    file = str(place.data.parent / "vault.backup")
+    await content(place, "backup", file)
+    (restored,) = await content(place, "restore", file, "--force")  # type: ignore[misc]
+    assert (restored["verdict"] == "goes on") is goes_on
+
+
+async def test_bad_settings_end_every_command_in_one_line(place: Place) -> None:
+    (place.data / "config.toml").write_text("[server]\nprot = 1\n")
+    refused = await run(place, "users", "list")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("token-vault: server.prot:")
+    assert refused.stderr.count("\n") == 1
+    place.configure()
+    assert (await run(place, "users", "list")).exit_code == 0
+
+
+async def test_wrong_usage_has_exit_code_two(place: Place) -> None:
+    assert (await run(place, "users", "add")).exit_code == 2
+    assert (await run(place, "no-such-command")).exit_code == 2
+    assert (await run(place, "version")).exit_code == 0
+
+
+async def test_the_version_is_said_to_a_command_and_to_an_option(place: Place) -> None:
+    said = (await run(place, "version")).stdout
+    option = await asyncio.to_thread(CliRunner().invoke, app, ["--version"])
+    assert (option.exit_code, option.stdout) == (0, said)
+
+
+async def _on_a_terminal(place: Place, *command: str, columns: int) -> list[str]:
+    """The lines that a person sees on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    known = {name: value for name, value in place.environment().items() if name not in {"COLUMNS", "LINES"}}
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments(*command), stdout=theirs, env=known | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+
+    def read() -> bytes:
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part
+        return seen
+
+    async with asyncio.timeout(30):
+        seen = await asyncio.to_thread(read)
+        assert await process.wait() == 0
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    lines = plain.splitlines()
+    assert columns < 80 or max(len(line) for line in lines) <= columns
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("command", [("providers", "list"), ("tools", "list")])
+async def test_a_table_is_a_line_each_for_a_program_and_keeps_names_and_headings_whole_on_a_terminal(
+    place: Place, command: tuple[str, str]
+) -> None:
+    names = [str(one["name"]) for one in await content(place, *command)]  # type: ignore[attr-defined]
+    _, printed, _ = await place.run(*command)
+    head, *lines = printed.splitlines()
+    assert [line.split()[0] for line in lines] == names
+    narrow = await _on_a_terminal(place, *command, columns=80)
+    assert len(narrow) > len(lines) + 1, "nothing had to be broken"
+    assert {line.split()[0] for line in narrow if line and not line.startswith(" ")} >= set(names)
+    assert set(head.split()) <= set(" ".join(narrow).split())
+    tiny = await _on_a_terminal(place, *command, columns=30)
+    assert [line.rstrip() for line in printed.splitlines()] == tiny, "columns would get lost"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("token-vault prov", ["providers"]), ("token-vault providers se", ["setup"])]
+)
+async def test_a_shell_completes_commands(place: Place, typed: str, expected: list[str]) -> None:
+    asks = {"_TOKEN_VAULT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, stdout=asyncio.subprocess.PIPE, env=place.environment() | asks
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert out.decode().split() == expected
+
+
+async def test_help_of_every_command_is_there() -> None:
+    for command in (
+        "serve", "stdio", "demo", "version", "client-config", "doctor", "explain", "sign-in", "activity", "users add",
+        "users list", "users remove", "users disable", "clients add", "clients list", "clients show",
+        "clients remove", "connections list", "connections connect", "connections disconnect", "delegations list",
+        "delegations revoke", "providers list", "providers show", "providers check", "tools list",
+        "keys rotate-signing", "backup", "restore", "quarantine",
+    ):  # fmt: skip
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*command.split(), "--help"])
+        assert result.exit_code == 0, command
+        for option in ("--config", "--data", "--json"):
+            assert option in result.stdout, (command, option)
+
+
+async def test_help_loads_nothing_of_the_product() -> None:
+    program = "import sys, server.cli; print(sorted(set(sys.modules) & {'mcp', 'pydantic', 'aiohttp', 'starlette'}))"
+    process = await asyncio.create_subprocess_exec(
+        *Place(Path(), 0).arguments()[:1], "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert out.decode().strip() == "[]"
+
+
+async def test_zero_settings_make_key_databases_and_a_secret_for_the_first_admin(tmp_path: Path) -> None:
+    place = Place(tmp_path / "new", free_port())
+    arguments = [*place.arguments("serve"), "--port", str(place.port)]
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE, env=place.environment())
+    assert process.stderr is not None
+    said = ""
+    try:
+        async with asyncio.timeout(30):
+            while f"{place.url}/first-run" not in said:
+                said += (await process.stderr.readline()).decode()
+            async with httpx2.AsyncClient(trust_env=False) as http:  # by then it answers
+                assert (await http.get(f"{place.url}/first-run")).status_code == 200
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert stat.S_IMODE(place.data.stat().st_mode) == 0o700
+    for name in ("master.key", "vault.sqlite", "keys.sqlite"):
+        assert stat.S_IMODE((place.data / name).stat().st_mode) == 0o600
+
+
+async def test_the_sandbox_works_at_once_with_data_of_its_own(tmp_path: Path) -> None:
+    place = Place(tmp_path, free_port())
+    place.configure()
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments("serve", "--sandbox"), stderr=asyncio.subprocess.PIPE, env=place.environment()
+    )
+    try:
+        await place.healthy(seconds=30)
+        assert (tmp_path / "sandbox" / "vault.sqlite").exists()
+        assert not (tmp_path / "vault.sqlite").exists()
+    finally:
+        process.terminate()
+        async with asyncio.timeout(20):
+            await process.communicate()
+
+
+async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
+    place = Place(tmp_path / "demo", 0)
+    async with asyncio.timeout(60):
+        code, out, err = await place.run("demo")
+    assert code == 0, out + err
+    for line in ("one refresh at Slack", "nobody is asked anything", "The next call says so", "connection.closed"):
+        assert line in out
+    assert "✗" not in out
+    assert "make demo KEEP=1" in out
+
+
+async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Path) -> None:
+    place = Place(tmp_path / "demo", 0)
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments("demo", "--keep"), stdout=asyncio.subprocess.PIPE, env=place.environment()
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    async with asyncio.timeout(60):
+        while not said or "Ctrl+C ends it" not in said[-1]:
+            line = (await process.stdout.readline()).decode()
+            assert line, "the demo ended"
+            said.append(line.rstrip("\n"))
+    try:
+        text = "\n".join(said)
+        entry = json.JSONDecoder().raw_decode(text[text.index("{", text.index("MCP client configuration")) :])[0]
+        url = entry["mcpServers"]["token-vault"]["url"]
+        assert f"claude mcp add --scope user --transport http token-vault {url}" in said
+        link = next(line for line in said if "/sign-in/local?" in line)
+        password = re.search(r"with the password (\S+),", text)
+        assert password is not None
+        async with httpx2.AsyncClient(trust_env=False, follow_redirects=True) as http:
+            assert (await http.post(url, json={})).status_code == 401
+            assert "Connections</h1>" in (await http.get(link)).text
+        async with Person(url.removesuffix("/mcp")) as person:
+            assert "Connections</h1>" in (await person.sign_in("alice", password[1])).text
+    finally:
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+
+
+async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    whole = await run(place, "activity", "verify")
+    assert whole.exit_code == 0, whole.output
+    assert "Events 1 to 1 are whole" in whole.stdout
+    report = await content(place, "activity", "verify")
+    assert (report["whole"], report["first"], report["last"]) == (True, 1, 1)  # type: ignore[index]
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("update events set outcome = 'forged' where sequence = 1")
+        database.commit()
+    broken = await run(place, "activity", "verify")
+    assert broken.exit_code == 1
+    assert "tampered with at event 1" in broken.stdout
+    told = await run(place, "activity", "verify", "--json")
+    assert told.exit_code == 1
+    assert json.loads(told.stdout)["sequence"] == 1
+
+
+async def test_an_event_of_an_earlier_release_is_accepted_when_that_is_said(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
+    database = await store.open()  # without its key, as an earlier release appends
+    async with database.transaction() as transaction:
+        await append(transaction, Event("tool.called"), now=database.now())
+    await database.close()
+    refused = await run(place, "activity", "verify")
+    assert refused.exit_code == 1
+    assert "1 events came without the vault's key (2 to 2)" in refused.stdout
+    assert (await run(place, "activity", "verify", "--allow-unkeyed")).exit_code == 0
+    doctor = json.loads((await run(place, "doctor", "--json")).stdout)
+    (finding,) = [one for one in doctor if one["check"] == "activity"]
+    assert finding["verdict"] == "note"
+
+
+async def test_verifying_since_a_date_trusts_what_was_sealed_before(place: Place) -> None:
+    for _ in range(2):
+        await content(place, "keys", "rotate-signing")
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        (at,) = database.execute("select max(at) from events").fetchone()
+    await content(place, "activity", "verify", "--since", "2001-01-01")
+    refused = await run(place, "activity", "verify", "--since", "yesterday")
+    assert refused.exit_code == 1
+    assert "write a date such as" in refused.stderr
+    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
+    opened = await store.open()
+    await store.open_keys(opened)
+    await seal(opened, now=opened.now() + SEAL_AFTER)
+    await opened.close()
+    after = datetime.fromtimestamp(at + 60, UTC).isoformat()
+    report = await content(place, "activity", "verify", "--since", after)
+    assert (report["trusted"], report["first"]) == (2, 3)  # type: ignore[index]
+    said = await run(place, "activity", "verify", "--since", after)
+    assert "Events up to 2 were verified when they were sealed" in said.stdout
+
+
+async def test_doctor_says_whether_the_activity_can_be_proved(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+
+    async def finding() -> dict[str, str]:
+        findings = json.loads((await run(place, "doctor", "--json")).stdout)
+        (found,) = [one for one in findings if one["check"] == "activity"]
+        return found
+
+    assert (await finding())["verdict"] == "ok"
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("delete from events")
+        database.execute("delete from event_batches")
+        database.execute("update event_heads set height = 0, sequence = 0, hash = zeroblob(32)")
+        database.commit()
+    assert (await finding())["verdict"] == "problem"
+
+
+async def test_a_broken_activity_is_said_in_the_log_and_stops_no_upkeep(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await content(place, "keys", "rotate-signing")
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("update events set outcome = 'forged'")
+        database.commit()
+    async with open_deployment(load_settings(), data=place.data) as deployment:
+        await sweep(deployment)
+    assert "the activity does not fit its chain" in caplog.text
+
+
+async def test_the_upkeep_prunes_what_is_older_than_the_settings_say(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    async with open_deployment(
+        load_settings(overrides={"activity": {"retention_days": 1}}), data=place.data
+    ) as deployment:
+        await sweep(deployment)
+        assert len(await list_events(deployment.database)) == 1
+        deployment.database.clock_offset += 3 * 86400
+        await sweep(deployment)
+        (kept,) = await list_events(deployment.database)
+    assert kept.kind == "activity.pruned"
+    said = (await run(place, "activity", "verify")).stdout
+    assert "Events 1 to 1" in said
+    assert "pruned under a retention of 1 days" in said

@@ -1,0 +1,101 @@
+"""The locked files install with the pip of each Python, also on the day a locked package has a newer release."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PYTHONS = tuple(f"python3.{minor}" for minor in range(11, 15))
+
+
+def make_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
+    """A wheel without code that says what a real one would say about itself."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
+    contents = {
+        f"{info}/METADATA": "\n".join(lines) + "\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{one},,\n" for one in [*contents, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as wheel:
+        for entry, text in (contents | {f"{info}/RECORD": record}).items():
+            wheel.writestr(entry, text)
+    return path
+
+
+def lock(*wheels: Path) -> str:
+    pins: list[str] = []
+    for wheel in wheels:
+        name, version, *_ = wheel.name.split("-")
+        pins.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}")
+    return "\n".join(pins) + "\n"
+
+
+def commands_of_make(target: str) -> Sequence[Sequence[str]]:
+    """What the Makefile runs for `target` to install a locked file, as words, without the program."""
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "--always-make", "--dry-run", target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [
+        re.split(r"\s+", line.partition(" -m pip ")[2].strip())
+        for line in shown.stdout.splitlines()
+        if " -m pip install " in line and " -r requirements" in line
+    ]
+
+
+def found_pythons() -> list[str]:
+    """The interpreters of the supported versions on this machine, the one that runs the suite first."""
+    found = [sys.executable]
+    for name in PYTHONS:
+        path = shutil.which(name)
+        if path is not None and name != f"python3.{sys.version_info.minor}":
+            works = subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+            found += [path] if works.returncode == 0 else []
+    return found
+
+
+@pytest.mark.parametrize("python", found_pythons(), ids=lambda path: Path(path).name)
+@pytest.mark.parametrize("target", [".venv/.runtime", ".venv/.dev"])
+def test_a_newer_release_of_a_locked_package_does_not_stop_the_installation(
+    tmp_path: Path, target: str, python: str
+) -> None:
+    index = tmp_path / "index"
+    index.mkdir()
+    inner = make_wheel(index, "inner", "1.0", "Provides-Extra: fast")
+    outer = make_wheel(index, "outer", "1.0", "Requires-Dist: inner[fast]>=1.0")
+    make_wheel(index, "inner", "2.0", "Provides-Extra: fast")  # came out this morning
+    locked = tmp_path / "locked.txt"
+    locked.write_text(lock(inner, outer))
+    environment = tmp_path / "venv"
+    subprocess.run([python, "-m", "venv", environment], check=True, timeout=300)
+
+    installs = commands_of_make(target)
+    assert installs
+    for words in installs:
+        written = [str(locked) if word.startswith("requirements") else word for word in words]
+        program = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*program, *written, "--no-index", "--find-links", str(index)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+
+    shown = subprocess.run([*program, "freeze"], capture_output=True, text=True, check=True, timeout=300)
+    assert {"inner==1.0", "outer==1.0"} <= set(shown.stdout.split())

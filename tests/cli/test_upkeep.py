@@ -1,0 +1,269 @@
+"""The upkeep's steps by themselves, what they forget and what they keep, and the clock that they go by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import httpx2
+import pytest
+
+import server.lifecycle.maintenance
+import vault.storage.clock
+from server.deployment import Deployment
+from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, Step, run_step, upkeep
+from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
+from tests.conftest import Store
+from tests.support.harness import RunningVault, running_vault
+from vault import retention
+from vault.refresh.journal import KEEP
+from vault.refusals import StorageUnavailable
+from vault.storage.database import SWEEP_BATCH, Database
+from vault.tickets import sweep_tickets
+
+DAY = 86400
+
+
+@pytest.fixture
+async def running(store: Store) -> AsyncGenerator[RunningVault]:
+    async with running_vault(store.data, database_url=store.url) as opened:
+        yield opened
+
+
+async def fails(deployment: Deployment) -> None:
+    raise StorageUnavailable("no", detail="on purpose")
+
+
+async def breaks(deployment: Deployment) -> None:
+    raise ZeroDivisionError
+
+
+async def hangs(deployment: Deployment) -> None:
+    await asyncio.Event().wait()
+
+
+async def works(deployment: Deployment) -> None:
+    return None
+
+
+async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
+    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = asyncio.Event()
+
+    async def last(deployment: Deployment) -> None:
+        done.set()
+
+    monkeypatch.setattr(server.lifecycle.maintenance, "FIRST", (Step("first", 30.0, fails),))
+    monkeypatch.setattr(
+        server.lifecycle.maintenance,
+        "STEPS",
+        (Step("one", 30.0, breaks), Step("two", 30.0, hangs), Step("three", 30.0, fails)),
+    )
+    monkeypatch.setattr(
+        server.lifecycle.maintenance, "SWEEPS", (Step("four", 600.0, breaks), Step("five", 600.0, last))
+    )
+    async with upkeep(running.deployment), asyncio.timeout(10):
+        await done.wait()
+        while len(running.deployment.failing_upkeep) < 4:
+            await asyncio.sleep(0.01)
+    assert running.deployment.failing_upkeep == {
+        "first": "storage_unavailable",
+        "one": "ZeroDivisionError",
+        "three": "storage_unavailable",
+        "four": "ZeroDivisionError",
+    }
+
+
+async def test_readiness_names_a_failing_step_until_it_works(
+    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with httpx2.AsyncClient(base_url=running.url) as http:
+        monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
+        await run_step(running.deployment, Step("revocations", 30.0, hangs))
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": ["revocations"]})
+        await run_step(running.deployment, Step("revocations", 30.0, works))
+        assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_every_step_works_on_a_new_vault(running: RunningVault) -> None:
+    for step in (*server.lifecycle.maintenance.FIRST, *STEPS, *SHED, *SWEEPS):
+        await run_step(running.deployment, step)
+    assert running.deployment.failing_upkeep == {}
+
+
+async def test_a_sweep_ends_in_batches_and_touches_only_what_it_removes(running: RunningVault) -> None:
+    deployment = running.deployment
+    now = deployment.now()
+    row = {"tenant": "default", "purpose": "code", "payload": b"x", "now": now}
+    old = [
+        {**row, "hash": number.to_bytes(4, "big"), "expires": now - 2 * DAY} for number in range(2 * SWEEP_BATCH + 1)
+    ]
+    kept = [{**row, "hash": b"kept", "expires": now}]
+    async with deployment.database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into tickets (tenant, ticket_hash, purpose, payload, created_at, expires_at)"
+            " values (:tenant, :hash, :purpose, :payload, :now, :expires)",
+            old + kept,
+        )
+    async with deployment.database.transaction() as transaction:
+        assert await sweep_tickets(transaction, now=now) == SWEEP_BATCH
+    (step,) = [one for one in SHED if one.name == "tickets"]
+    await run_step(deployment, step)
+    rows = await deployment.database.fetch("select ticket_hash from tickets")
+    assert [one["ticket_hash"] for one in rows] == [b"kept"]
+
+
+async def insert(database: Database, table: str, **values: str | int | bytes | None) -> None:
+    async with database.transaction() as transaction:
+        names = ", ".join(values)
+        marks = ", ".join(f":{name}" for name in values)
+        await transaction.execute(f"insert into {table} ({names}) values ({marks})", values)
+
+
+async def connection(database: Database, name: str, *, ended_at: int | None) -> None:
+    await insert(
+        database, "connections", tenant="default", id=name, user_id="u", provider="slack", account=name, label=name,
+        scopes="", state="ended" if ended_at else "active", generation=1, metadata="{}", created_at=1,
+        ended_at=ended_at,
+    )  # fmt: skip
+
+
+async def revocation(database: Database, name: str, *, done_at: int | None) -> None:
+    await insert(
+        database, "upstream_revocations", tenant="default", connection_id=name, user_id="u", provider="slack",
+        attempts=1, outcome="failed", created_at=1, done_at=done_at,
+    )  # fmt: skip
+
+
+async def grant(database: Database, name: str, *, revoked_at: int | None, derived_from: str = "") -> None:
+    await insert(
+        database, "grants", tenant="default", id=name, user_id="u", client_id="c", scopes="", resource="r",
+        redirect_uri="", derived_from=derived_from, created_at=1, revoked_at=revoked_at,
+    )  # fmt: skip
+
+
+async def ids(database: Database, table: str, column: str = "id") -> list[object]:
+    return sorted(str(row[column]) for row in await database.fetch(f"select {column} from {table}"))
+
+
+async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(database: Database) -> None:
+    for name, ended_at in (("gone", 10), ("later", 11), ("alive", None), ("due", 10)):
+        await connection(database, name, ended_at=ended_at)
+        await insert(
+            database, "delegations", tenant="default", user_id="u", client_id="c", connection_id=name, scopes="",
+            created_at=1, changed_at=1,
+        )  # fmt: skip
+    await revocation(database, "gone", done_at=10)
+    await revocation(database, "due", done_at=None)
+    for name, revoked_at, parent in (("old", 10, ""), ("new", 11, ""), ("live", None, ""), ("stood on", 10, "")):
+        await grant(database, name, revoked_at=revoked_at, derived_from=parent)
+    await grant(database, "child", revoked_at=None, derived_from="stood on")
+    assert await retention.forget_ended(database, before=10) == 2
+    assert await ids(database, "connections") == ["alive", "due", "later"]
+    assert await ids(database, "delegations", "connection_id") == ["alive", "due", "later"]
+    assert await ids(database, "upstream_revocations", "connection_id") == ["due"]
+    assert await ids(database, "grants") == ["child", "live", "new", "stood on"]
+
+
+async def test_retention_of_zero_days_keeps_all(running: RunningVault) -> None:
+    (step,) = [one for one in SWEEPS if one.name == "ended records"]
+    await connection(running.deployment.database, "gone", ended_at=10)
+    for days, left in ((0, ["gone"]), (SHORTEST_RETENTION, [])):
+        chosen = {"retention": RetentionSettings(ended_days=days)}
+        settings = running.deployment.settings.model_copy(update=chosen)
+        await run_step(replace(running.deployment, settings=settings), step)
+        assert await ids(running.deployment.database, "connections") == left
+
+
+def test_records_outlive_the_answer_journal() -> None:
+    assert SHORTEST_RETENTION * DAY > KEEP
+    with pytest.raises(SettingsRefused, match=r"^retention\.ended_days: set at least 8 days, or 0 to keep all"):
+        load_settings(overrides={"retention": {"ended_days": SHORTEST_RETENTION - 1}})
+    for days in (0, SHORTEST_RETENTION):
+        assert load_settings(overrides={"retention": {"ended_days": days}}).retention.ended_days == days
+
+
+async def client(database: Database, name: str, *, removed_at: int | None) -> None:
+    await insert(
+        database, "clients", tenant="default", id=name, kind="dynamic", name=name, auth_method="none",
+        redirect_uris="[]", grant_types="[]", resources="[]", metadata="{}", created_at=1, last_used_at=1,
+        removed_at=removed_at,
+    )  # fmt: skip
+
+
+async def test_a_removed_agent_is_forgotten_after_its_last_grant(database: Database) -> None:
+    for name, removed_at in (("gone", 10), ("later", 11), ("kept", None), ("held", 10)):
+        await client(database, name, removed_at=removed_at)
+        await insert(
+            database, "delegations", tenant="default", user_id="u", client_id=name, connection_id="k", scopes="",
+            created_at=1, changed_at=1,
+        )  # fmt: skip
+        await insert(database, "api_clients", tenant="default", resource="r", client_id=name, created_at=1)
+    await insert(
+        database, "grants", tenant="default", id="g", user_id="u", client_id="held", scopes="", resource="r",
+        redirect_uri="", created_at=1, revoked_at=11,
+    )  # fmt: skip
+    assert await retention.forget_ended(database, before=10) == 1
+    for table, column in (("clients", "id"), ("delegations", "client_id"), ("api_clients", "client_id")):
+        assert await ids(database, table, column) == ["held", "kept", "later"], table
+    assert await retention.forget_ended(database, before=11) == 3  # the grant, and two agents
+    assert await ids(database, "clients") == ["kept"]
+
+
+async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kept(running: RunningVault) -> None:
+    database, now = running.deployment.database, running.deployment.now()
+    (step,) = [one for one in SWEEPS if one.name == "ended records"]
+    for name, done_at in (
+        ("old", now - retention.DONE_KEPT - 1),
+        ("new", now - retention.DONE_KEPT + 60),
+        ("due", None),
+    ):
+        await connection(database, name, ended_at=now - 60 * DAY)
+        await revocation(database, name, done_at=done_at)
+    await run_step(running.deployment, step)
+    assert await ids(database, "upstream_revocations", "connection_id") == ["due", "new"]
+    assert await ids(database, "connections") == ["due", "new", "old"]
+
+
+async def test_what_ended_is_forgotten_batch_after_batch(database: Database) -> None:
+    count = 2 * SWEEP_BATCH + 1
+    row = {"tenant": "default", "client": "c", "none": "", "at": 10}
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into grants (tenant, id, user_id, client_id, scopes, resource, redirect_uri, created_at,"
+            " revoked_at) values (:tenant, :id, :client, :client, :none, :none, :none, :at, :at)",
+            [{**row, "id": f"g{number}"} for number in range(count)],
+        )
+    assert await retention.forget_ended(database, before=10) == count
+    assert await ids(database, "grants") == []
+
+
+async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(running: RunningVault) -> None:
+    database, now = running.deployment.database, running.deployment.now()
+    row = {"tenant": "default", "none": "", "then": now - 3600, "later": now + DAY, "sealed": b"x"}
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,"
+            " issued_at, expires_at, idle_expires_at, consumed_at, successor_hash, successor_sealed) values (:tenant,"
+            " :hash, :none, :none, :none, 1, :none, :none, :then, :later, :later, :then, :sealed, :sealed)",
+            [{**row, "hash": number.to_bytes(4, "big")} for number in range(2 * SWEEP_BATCH + 1)],
+        )
+    (step,) = [one for one in SWEEPS if one.name == "refresh tokens"]
+    await run_step(running.deployment, step)
+    assert await database.fetch("select token_hash from refresh_tokens where successor_sealed is not null") == []
+
+
+async def test_the_database_time_counts_the_sleep_of_this_machine(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = database.now()
+    asleep = 3600
+    true, boot = time.time, time.clock_gettime
+    monkeypatch.setattr(time, "time", lambda: true() + asleep)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot(clock) + asleep)  # CLOCK_MONOTONIC stood still
+    assert asleep <= database.now() - before <= asleep + 30
+    assert vault.storage.clock.elapsed() - time.monotonic() > asleep - 1

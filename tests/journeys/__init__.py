@@ -1,0 +1,1 @@
+"""Journeys of users, foreign clients and services, and the documentation."""

@@ -1,0 +1,276 @@
+"""The documentation and the product say the same, in both directions."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+import server
+import server.mcp.transports
+import server.oauth
+import server.portal
+from providers.api.api import ToolRefused
+from providers.tools.builtin import builtin_tools
+from server.mcp import connections_tool
+from server.mcp.tool_answers import META_KEY
+from server.settings import OTHER_VARIABLES, PREFIX, Settings, load_settings
+from tests.support.documented import (
+    COMMON,
+    DOCS,
+    PAGES,
+    ROOT,
+    anchor,
+    arguments_of,
+    bounds_of,
+    calls,
+    commands,
+    default_of,
+    import_name,
+    imported_in,
+    leaves,
+    lines_to_type,
+    modules,
+    oauth_codes,
+    only,
+    options_of,
+    package_rows,
+    plain,
+    required,
+    result_of,
+    section,
+    sections,
+    subclasses,
+    written_codes,
+    yes,
+)
+from tests.support.harness import running_vault
+from vault.refusals import VaultError
+
+
+def test_every_setting_is_described_with_its_variable_default_and_bounds() -> None:
+    rows = [row for one in sections(DOCS / "settings.md") for row in one.rows if "Setting" in row]
+    written = {only(row["Setting"]): row for row in rows}
+    real = {".".join(path): (path, field) for path, field in leaves(Settings)}
+    assert set(written) == set(real)
+    assert len(rows) == len(written)
+    for name, (path, field) in real.items():
+        row = written[name]
+        assert only(row["Environment variable"]) == PREFIX + "__".join(path).upper(), name
+        assert only(row["Default"]) == default_of(field), name
+        assert row["Meaning"].startswith(field.description or ""), name
+        assert row["Meaning"].endswith(bounds_of(field)), name
+        assert row["Meaning"], name
+
+
+def test_settings_can_be_given_by_the_variables_that_the_page_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_VAULT_SERVER__ALLOWED_HOSTS", '["vault.internal:8765"]')
+    monkeypatch.setenv("TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_ID", "from the environment")
+    monkeypatch.setenv("TOKEN_VAULT_SIGN_IN__OPENID__CORP__ISSUER", "https://id.example.com")
+    monkeypatch.setenv("TOKEN_VAULT_SIGN_IN__OPENID__CORP__CLIENT_ID", "vault")
+    settings = load_settings()
+    assert settings.server.allowed_hosts == ("vault.internal:8765",)
+    assert settings.providers["slack"].client_id == "from the environment"
+    assert settings.sign_in.openid["corp"].issuer == "https://id.example.com"
+
+
+def test_variables_that_are_no_settings_are_described() -> None:
+    rows = section(DOCS / "settings.md", "Settings").rows
+    assert {only(row["Variable"]) for row in rows} == OTHER_VARIABLES
+
+
+def test_every_command_is_described_with_its_arguments_and_options() -> None:
+    page = {one.title: one for one in sections(DOCS / "commands.md")}
+    written = {title.strip("`") for title in page if title.startswith("`token-vault ")}
+    real = {" ".join(["token-vault", words, *arguments_of(one)]): one for words, one in commands().items()}
+    assert written == set(real)
+    for title, command in real.items():
+        described = page[f"`{title}`"]
+        assert command.help in described.text, title
+        rows = {only(row["Argument or option"]): row["Meaning"] for row in described.rows}
+        assert set(rows) == set(arguments_of(command)) | (set(options_of(command)) - COMMON), title
+        for name, meaning in rows.items():
+            option = options_of(command).get(name)
+            if option is not None:
+                assert meaning.startswith(option.help), f"{title} {name}"
+                assert meaning.endswith("Required.") == option.required, f"{title} {name}"
+
+
+def test_the_options_that_every_command_has_are_described_once() -> None:
+    rows = section(DOCS / "commands.md", "Commands").rows
+    assert {only(row["Option"]) for row in rows} == COMMON
+    assert all(set(options_of(command)) >= COMMON for command in commands().values())
+
+
+def test_command_lines_in_the_documentation_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    groups = {words.split()[0] for words in commands()}
+    for where, (program, *words) in lines_to_type():
+        if program == "make":
+            assert all(word in targets for word in words if "=" not in word), where
+            continue
+        names = [word for word in words if not word.startswith("-")]
+        if not names or names[0].isupper():
+            continue
+        assert names[0] in groups, where
+        command = commands().get(names[0]) or commands().get(" ".join(names[:2]))
+        assert command is not None, where
+        assert {word for word in words if word.startswith("--")} <= set(options_of(command)), where
+
+
+def test_the_client_configuration_starts_what_exists_and_no_two_vaults_share_a_port() -> None:
+    entries = json.loads((ROOT / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]
+    assert {entry["type"] for entry in entries.values()} == {"stdio", "http", "sse"}
+    ports: dict[int, bool] = {}
+    for name, entry in entries.items():
+        if entry["type"] != "stdio":
+            assert (
+                entry["url"]
+                == f"http://localhost:{Settings().server.port}/{'mcp' if entry['type'] == 'http' else 'sse'}"
+            )
+            continue
+        words, *options = entry["args"]
+        assert entry["command"] == "token-vault"
+        assert {word for word in options if word.startswith("--")} <= set(options_of(commands()[words])), name
+        port = int(entry.get("env", {}).get("TOKEN_VAULT_SERVER__PORT", Settings().server.port))
+        is_sandbox = "--sandbox" in options
+        for taken in (port, port + 1) if is_sandbox else (port,):
+            assert ports.setdefault(taken, is_sandbox) == is_sandbox, name
+    assert True in ports.values()
+
+
+async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None:
+    page = DOCS / "endpoints.md"
+    written = {
+        title: {
+            only(row["Path"]): set(row["Methods"].split(", ")) for row in section(page, title).rows if "Path" in row
+        }
+        for title in ("MCP", "Authorization server", "Pages")
+    }
+    async with running_vault(tmp_path / "data") as running:
+        groups: dict[str, Callable[..., list[Any]]] = {
+            "MCP": server.mcp.transports.routes,
+            "Authorization server": server.oauth.routes,
+            "Pages": server.portal.routes,
+        }
+        real = {
+            title: [one for one in make(running.deployment) if isinstance(one, Route)] for title, make in groups.items()
+        }
+        for title, routes in real.items():
+            assert {plain(one.path) for one in routes} == set(written[title]), title
+        for route in real["Pages"]:
+            assert (route.methods or set()) - {"HEAD"} == written["Pages"][plain(route.path)], route.path
+        async with httpx.AsyncClient(base_url=running.url, trust_env=False) as http:
+            for path, methods in written["Authorization server"].items():
+                answer = await http.request("PATCH", path.replace("{client_id}", "x"))
+                assert answer.status_code == 405
+                assert set(re.split(", *", answer.headers["allow"])) - {"HEAD", "OPTIONS"} == methods, path
+
+
+def test_token_scopes_are_described() -> None:
+    from server.oauth.rules import SCOPES
+
+    rows = section(DOCS / "endpoints.md", "Authorization server").rows
+    assert {only(row["Token scope"]) for row in rows if "Token scope" in row} == SCOPES
+
+
+def test_every_tool_is_described_with_scopes_annotations_arguments_and_result() -> None:
+    specs = {spec.name: spec for spec in (*builtin_tools(), connections_tool.SPEC)}
+    page = {one.title.strip("`"): one for one in sections(DOCS / "tools.md") if one.title.startswith("`")}
+    assert list(page) == list(specs)
+    for name, spec in specs.items():
+        text, schema = page[name].text, dict[str, Any](spec.input_schema)
+        scopes = ", ".join(f"`{scope}`" for scope in sorted(spec.scopes)) or "none"
+        provider = "none" if spec.provider is None else f"`{spec.provider}`"
+        assert spec.description in text, name
+        assert f"Provider: {provider}. Scopes: {scopes}." in text, name
+        hints = (("Read only", spec.read_only), ("Destructive", spec.destructive), ("Idempotent", spec.idempotent))
+        kind = " ".join(f"{title}: {yes(value)}." for title, value in hints)
+        assert kind in text, name
+        rows = {only(row["Argument"]): row for row in page[name].rows}
+        assert set(rows) == set(schema["properties"]), name
+        for argument, about in schema["properties"].items():
+            is_required = argument in schema.get("required", [])
+            assert rows[argument]["Required"] == yes(is_required), f"{name} {argument}"
+            assert rows[argument]["Default"] == ("" if is_required else f"`{json.dumps(about.get('default', []))}`")
+            assert rows[argument]["Meaning"] == about["description"], f"{name} {argument}"
+        assert result_of(spec) in text, name
+    assert META_KEY in section(DOCS / "tools.md", "Tools").text
+
+
+def test_every_refusal_of_the_vault_is_described() -> None:
+    modules()
+    raised = {kind.code for kind in subclasses(VaultError)} - {VaultError.code}  # a base, which nobody raises
+    assert written_codes("Refusals of the vault") == raised
+
+
+def test_every_refusal_of_a_tool_is_described() -> None:
+    own = {kind.code for kind in subclasses(ToolRefused)} - {ToolRefused.code}  # that one is the provider's own code
+    for call in calls("server.mcp.tools", "_Outcome"):
+        given = [*call.args[2:3], *(one.value for one in call.keywords if one.arg == "code")]
+        own |= {str(one.value) for one in given if isinstance(one, ast.Constant)}
+    assert written_codes("Refusals of tools") == own
+
+
+def test_every_refusal_of_the_proxy_is_described() -> None:
+    own: set[str] = set()
+    for module in ("wire", "refusals", "endpoint"):
+        for call in calls(f"server.proxy.{module}", "ProxyRefused"):
+            own |= {str(one.value) for one in call.args[:1] if isinstance(one, ast.Constant)}
+    assert written_codes("Refusals of the proxy") == own
+
+
+def test_every_oauth_error_is_described() -> None:
+    codes, patterns = oauth_codes()
+    written = written_codes("OAuth errors")
+    put_together = {code for code in written if any(re.fullmatch(pattern, code) for pattern in patterns)}
+    assert written - put_together == codes - {"redirect_uris"}  # a member's name, compared beside a code
+    assert all(any(re.fullmatch(pattern, code) for code in written) for pattern in patterns)
+
+
+def test_the_table_of_packages_is_the_list_of_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    product = required(project["project"]["dependencies"])
+    product |= {name for lines in project["project"]["optional-dependencies"].values() for name in required(lines)}
+    named = set(package_rows())
+    assert named - {"httpx"} == product
+    assert "httpx" in required(project["dependency-groups"]["dev"])
+
+
+def test_every_package_is_used_where_the_table_says() -> None:
+    for package, paths in package_rows().items():
+        assert paths, package
+        for path in paths:
+            assert import_name(package) in imported_in(ROOT / path), f"{package}: {path}"
+
+
+def test_plain_httpx_stays_out_of_the_product() -> None:
+    for folder in ("server", "vault", "providers"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "httpx" not in imported_in(path), path
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            file, _, part = target.partition("#")
+            found = (path.parent / file).resolve() if file else path
+            assert found.is_file(), f"{path.name}: {target}"
+            if part:
+                assert part in {anchor(one.title) for one in sections(found)}, f"{path.name}: {target}"
+
+
+def test_every_file_that_the_documentation_names_exists() -> None:
+    for path in PAGES:
+        for name in re.findall(r"`((?:server|vault|providers|tests|docs)/[\w./]+)`", path.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"

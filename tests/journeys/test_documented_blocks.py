@@ -1,0 +1,123 @@
+"""Every fenced block of every page is parsed as what it is, or the test that runs or compares it is named here.
+
+That the commands and their options exist is in `tests/journeys/test_documentation.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings, SettingsRefused, load_settings
+from tests.support.documented import DOCS, ROOT, leaves, lines_to_type
+
+PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+# what is neither ours nor make's, and the test that runs it as it stands on the page
+RUN_BY = {
+    "git clone REPOSITORY token-vault": "tests/first_hour/__main__.py",
+    "cd token-vault": "tests/first_hour/__main__.py",
+    "python3 -m venv ~/token-vault && ~/token-vault/bin/pip install .": "tests/first_hour/__main__.py",
+    'export PATH="$HOME/token-vault/bin:$PATH"': "tests/first_hour/__main__.py",
+    "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/test_client_config.py",
+}
+# blocks that are no commands of ours and no settings: what they are, and the test that compares or runs them
+OTHERS = {
+    ("README.md", "text"): "tests/mcp/test_mcp_journeys.py",
+    ("api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
+    ("proxy.md", "text"): "tests/journeys/test_guides_of_providers.py",
+    ("speed.md", "text"): "tests/bench/__main__.py",
+    ("operations.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
+    ("operations.md", "yaml"): "tests/ha/pieces.py",
+    ("operations.md", "haproxy"): "tests/ha/pieces.py",
+    ("operations.md", "ini"): "tests/ha/pieces.py",
+    ("proxy.md", ""): "written from the manuals of Caddy and nginx, and said there",
+    ("register.md", "bash"): "tests/journeys/test_register_page.py",
+    ("example-slack-sdk.md", "python"): "tests/journeys/test_examples.py",
+    ("example-google-api-python-client.md", "python"): "tests/journeys/test_examples.py",
+    ("example-pygithub.md", "python"): "tests/journeys/test_examples.py",
+    ("example-octokit.md", "js"): "tests/journeys/test_examples.py",
+    ("example-langgraph.md", "python"): "tests/journeys/test_examples.py",
+    ("example-node-backend.md", "js"): "tests/journeys/test_examples.py",
+    ("example-oauth4webapi.md", "js"): "tests/journeys/test_examples.py",
+    ("example-browser.md", "js"): "tests/journeys/test_examples.py",
+}
+
+
+FILES = {"add-a-provider.md", "providers.md", "stock-trade.md", "tools.md"}  # show provider and tool files, too
+CURL = {"exchange.md": "tests/journeys/test_exchange_guide.py"}  # the pages whose blocks of `curl` are run there
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    kind: str
+    text: str
+
+
+def blocks() -> Iterator[Block]:
+    for path in PAGES_WITH_BLOCKS:
+        text = path.read_text(encoding="utf-8")
+        for kind, body in re.findall(r"^ *```([a-z]*)\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL):
+            yield Block(path.name, kind, body)
+
+
+def test_no_block_has_a_kind_that_nobody_looks_at() -> None:
+    known = {"sh", "toml", "json"}
+    unknown = {(one.page, one.kind) for one in blocks() if one.kind not in known and (one.page, one.kind) not in OTHERS}
+    assert not unknown
+    for where in [*OTHERS.values(), *RUN_BY.values(), *CURL.values()]:
+        assert " " in where or (ROOT / where).is_file(), where
+
+
+def test_every_line_to_type_is_ours_or_is_run_by_a_named_test() -> None:
+    ours = {line.partition(": ")[2].strip() for line, _ in lines_to_type()}
+    for block in blocks():
+        if block.kind != "sh" or (block.page in CURL and block.text.startswith("curl ")):
+            continue
+        for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+            if line.strip():
+                assert line.strip() in ours or line.strip() in RUN_BY, f"{block.page}: {line}"
+
+
+def test_every_block_of_settings_is_accepted(tmp_path: Path) -> None:
+    for block in blocks():
+        if block.kind != "toml":
+            continue
+        if ("name = " in block.text or "[[rules]]" in block.text) and block.page in FILES:
+            assert tomllib.loads(block.text), block
+            continue
+        file = tmp_path / "config.toml"
+        file.write_text(block.text, encoding="utf-8")
+        try:
+            load_settings(file)
+        except SettingsRefused as refused:
+            pytest.fail(f"{block.page}: {refused}\n{block.text}")
+
+
+def test_every_json_block_is_json() -> None:
+    for block in blocks():
+        if block.kind == "json":
+            text = block.text.strip()
+            json.loads(text if text.startswith(("{", "[")) else f"{{{text}}}")  # a whole document, or one member of it
+
+
+def test_every_setting_that_any_page_names_exists() -> None:
+    real = {".".join(path) for path, _ in leaves(Settings)}
+    sections = {name.rpartition(".")[0] for name in real} | {"sign_in.openid"}
+    sources = "".join(
+        path.read_text(encoding="utf-8") for one in ("server", "vault") for path in (ROOT / one).rglob("*.py")
+    )
+    for page in PAGES_WITH_BLOCKS:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for span in re.findall(r"`([a-z_]+(?:\.[A-Za-z_-]+)+)(?: = [^`]*)?`", text):
+            is_file, is_event = span.endswith((".toml", ".py", ".md")), f'"{span}"' in sources
+            if span.split(".")[0] not in Settings.model_fields or is_file or is_event:
+                continue
+            name = re.sub(r"^(providers|sign_in\.openid)\.[A-Za-z-]+(?=\.|$)", r"\1.NAME", span)
+            assert name in real | sections, f"{page.name}: {span}"

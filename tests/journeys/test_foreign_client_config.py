@@ -1,0 +1,71 @@
+"""The printed HTTP and SSE entries, handed to the clients that read them: the Inspector's catalog and mcp-remote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from typer.testing import CliRunner
+
+from server.cli import app
+from tests.journeys.test_foreign_inspector import Inspector, settings_file
+from tests.journeys.test_foreign_remote import proxied
+from tests.support.foreign import MODULES, newcomer, node, open_screen
+from tests.support.mcp_room import Room, room
+
+pytestmark = pytest.mark.group("node")
+
+
+@pytest_asyncio.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    node()
+    async with room(tmp_path_factory.mktemp("configured")) as opened:
+        (opened.vault.deployment.data / "config.toml").write_text(settings_file(opened))
+        yield opened
+
+
+async def printed(place: Room, *options: str) -> dict[str, object]:
+    arguments = ["client-config", *options, "--json", "--data", str(place.vault.deployment.data)]
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def version(package: str) -> str:
+    return json.loads((MODULES / package / "package.json").read_text())["version"]
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_the_inspector_reads_the_catalog_that_was_written_for_it(
+    place: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    catalog = tmp_path / "catalog" / "mcp.json"
+    monkeypatch.setenv("MCP_CATALOG_PATH", str(catalog))
+    made = await printed(place, "inspector", "--transport", transport, "--write")
+    assert made["file"] == str(catalog)
+    assert f"@modelcontextprotocol/inspector@{version('@modelcontextprotocol/inspector')}" in str(made["command_line"])
+    async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
+        screen.somebody = somebody
+        target = ("--catalog", str(catalog), "--server", "token-vault")
+        inspector = Inspector(tmp_path, target, screen.environment())
+        assert "slack_post" in await inspector.tools()
+        screen.check()
+        assert somebody.sign_ins == 1
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_claude_desktops_entry_starts_mcp_remote_and_lists_the_tools(
+    place: Room, tmp_path: Path, transport: str
+) -> None:
+    entry = (await printed(place, "claude-desktop", "--transport", transport))["entry"]
+    yes, package, url, *options = entry["args"]  # type: ignore[index]
+    assert (yes, package) == ("-y", f"mcp-remote@{version('mcp-remote')}")  # what npx would fetch is installed here
+    async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
+        screen.somebody = somebody
+        async with proxied(url, *options, folder=tmp_path, screen=screen) as client:
+            assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
+        assert somebody.sign_ins == 1

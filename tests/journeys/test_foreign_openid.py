@@ -1,0 +1,49 @@
+"""The certified relying-party library openid-client signs somebody in at our authorization server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.foreign import driving, newcomer, node
+from tests.support.harness import running_vault
+from vault import users
+from vault.audit import audit
+
+pytestmark = pytest.mark.group("node")
+
+REDIRECT = "http://127.0.0.1:33418/callback"
+
+
+async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp_path: Path) -> None:
+    """The library checks `iss`, `state`, `nonce`, signature, audience and `at_hash` by itself, and fails otherwise."""
+    node()
+    async with running_vault(tmp_path / "data") as vault, newcomer(vault) as somebody:
+        program = ("relying_party.mjs", vault.url, REDIRECT)
+        async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as party:
+            told = await party.answer()
+        user = await users.find_user(vault.deployment.database, somebody.name)
+        assert user is not None
+        seen = await audit.list_events(vault.deployment.database, user_id=user.id)
+    assert told["claims"]["sub"] == user.id
+    assert told["userinfo"] == {"sub": user.id, "preferred_username": user.name}
+    assert set(told["scope"].split()) == {"openid", "tools", "offline_access"}
+    assert told["rotated"]
+    assert told["live"]["active"]
+    assert told["live"]["sub"] == user.id
+    assert told["revoked"] == {"active": False}
+    assert told["afterReplay"] == {"active": False}  # who stole the code has nothing of it
+    assert told["refusals"] == {
+        "otherState": 'unexpected "state" response parameter value',
+        "otherNonce": 'unexpected ID Token "nonce" claim value',
+        "refreshedAgain": "invalid_grant",
+        "userinfoAgain": "invalid_token",
+        "replayed": "invalid_grant",
+    }
+    # The second request brought her to the sign-in page once more, the third one did not.
+    first, again, later = told["claims"]["auth_time"], *told["signedIn"]
+    assert first <= again
+    assert again == later
+    assert somebody.sign_ins == 5
+    assert [event.kind for event in seen].count("session.started") == 2

@@ -1,0 +1,59 @@
+"""The page on narrowing says what the provider files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from providers.definitions.catalog import load_catalog
+from providers.definitions.model import Provider
+from tests.support.documented import ROOT
+from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
+
+PAGE = (ROOT / "docs" / "narrowing.md").read_text(encoding="utf-8")
+EVERYTHING = load_catalog().everything()
+_WAYS = {Downscope.REFRESH_SCOPE: "on refresh", Downscope.NATIVE: "scoped token", Downscope.EXCHANGE: "RFC 8693"}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def narrows(policy: UpstreamPolicy) -> bool:
+    return policy.narrows_by is not Downscope.NONE
+
+
+def test_the_page_lists_exactly_the_providers_that_narrow_upstream_each_with_its_way() -> None:
+    listed = {row[0]: row for row in rows("Upstream")}
+    narrowing = {provider.name: provider for provider in EVERYTHING if narrows(provider.policy())}
+    assert set(listed) == set(narrowing)
+    for name, provider in narrowing.items():
+        assert _WAYS[provider.downscope.mode] in listed[name][1]
+        if provider.downscope.items is ItemLimit.REQUIRED:
+            assert "one" in listed[name][3]
+
+
+def test_the_page_lists_exactly_the_providers_that_could_narrow_but_must_not() -> None:
+    harmed = {
+        provider.name
+        for provider in EVERYTHING
+        if provider.downscope.mode is not Downscope.NONE and provider.policy().downscope_is_destructive
+    }
+    assert {row[0] for row in rows("Never narrowed")} == harmed
+
+
+def test_every_fact_on_the_page_has_its_source_and_the_day_it_was_read() -> None:
+    def cited(provider: Provider) -> set[tuple[str, str, str]]:
+        found = (provider.sources[key] for key in provider.facts["narrowing"].sources)
+        return {(provider.name, source.name, str(source.date)) for source in found}
+
+    said = {tuple(row) for row in rows("Where this is from")}
+    able = [provider for provider in EVERYTHING if provider.downscope.mode is not Downscope.NONE]
+    assert said == set().union(*map(cited, able))
+
+
+def test_every_file_that_the_page_speaks_of_exists() -> None:
+    assert Path(ROOT, "providers/services/rules/google.json").is_file()
+    assert Path(ROOT, "tests/vault/exchange/test_narrowing.py").is_file()

@@ -1,0 +1,123 @@
+"""The page about an API of one's own is followed as it is written: files, checks, and the sandbox that has both."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolResult
+
+from server.lifecycle.sandbox import EXAMPLES
+from server.oauth.own_apis import LONGEST
+from tests.cli.test_cli_commands import run
+from tests.support.documented import DOCS
+from tests.support.harness import PASSWORD, RunningVault
+from tests.support.person import Person
+from tests.support.processes import Place, free_port
+
+PAGE = (DOCS / "stock-trade.md").read_text(encoding="utf-8")
+FILES = {"brokerage.toml": EXAMPLES / "providers", "stock_trade.toml": EXAMPLES / "tools"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, free_port())
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_files_on_the_page_are_the_ones_that_come_with_the_program() -> None:
+    assert blocks("toml") == [(folder / name).read_text(encoding="utf-8") for name, folder in FILES.items()]
+    assert LONGEST == 300 and "five minutes at most" in PAGE
+
+
+async def test_both_checks_say_that_the_files_are_right(place: Place) -> None:
+    served, *checks = [line for block in blocks("sh") for line in block.splitlines()]
+    assert served == "token-vault serve --sandbox"
+    (place.data / "providers").mkdir()
+    for line in checks:
+        (name,) = [word for word in shlex.split(line) if word.endswith(".toml")]
+        if name == "stock_trade.toml":  # the folder of the data directory, as the page says
+            early = await run(place, "tools", "check", str(FILES[name] / name))
+            assert early.exit_code == 1 and "there is no provider brokerage" in early.output
+            provider = FILES["brokerage.toml"] / "brokerage.toml"
+            (place.data / "providers" / "brokerage.toml").write_text(provider.read_text(encoding="utf-8"))
+        words = [str(FILES[name] / name) if word == name else word for word in shlex.split(line)[1:]]
+        result = await run(place, *words)
+        assert result.exit_code == 0, result.output
+        assert "no problem found" in result.stdout
+    shown = await run(place, "providers", "show", "brokerage")
+    assert "https://brokerage.example" in shown.stdout and "/connect/callback/" not in shown.stdout
+    for nothing_to_do in (("providers", "test", "brokerage"), ("providers", "setup", "brokerage")):
+        refused = await run(place, *nothing_to_do)
+        assert refused.exit_code == 1 and "takes tokens of this vault" in refused.stderr
+
+
+@asynccontextmanager
+async def serving(place: Place) -> AsyncGenerator[str]:
+    """The first line of the page as a process; gives the secret for the first admin."""
+    place.configure()
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments("serve", "--sandbox"), stderr=asyncio.subprocess.PIPE, env=place.environment()
+    )
+    assert process.stderr is not None
+    try:
+        said = ""
+        async with asyncio.timeout(60):
+            while not re.search(r"once:\s+\S+\n", said):
+                line = await process.stderr.readline()
+                assert line, said
+                said += line.decode()
+        yield said.split("once:")[1].split()[0]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(30):
+            await process.wait()
+
+
+async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
+    async with serving(place) as secret, Person(place.url) as person:
+        page = await person.open("/first-run")
+        answers = {"secret": secret, "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
+        assert (await person.submit(page, answers)).status_code == 200  # type: ignore[arg-type]
+        vault = RunningVault(place.url, None)  # type: ignore[arg-type]
+        tokens = await vault.agent(person)
+        bearer = {"Authorization": f"Bearer {tokens.access_token}"}
+        async with httpx2.AsyncClient(headers=bearer, timeout=30, trust_env=False) as http:
+
+            async def call(tool: str, **arguments: object) -> CallToolResult:
+                async with Client(streamable_http_client(f"{place.url}/mcp", http_client=http)) as client:
+                    return await client.call_tool(tool, arguments)
+
+            async def say_yes(asked: CallToolResult) -> str:
+                assert asked.is_error and asked.meta is not None
+                link = str(asked.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
+                page = await person.open(link)
+                form = f"/{urlsplit(link).path.split('/')[1]}/"
+                return (await person.submit(page, form=form, button=("decision", "allow"))).text
+
+            assert "Brokerage is connected" in await say_yes(await call("stock_quote", symbol="ACME"))
+            assert not (await call("stock_quote", symbol="ACME")).is_error
+            order = {"symbol": "GLOBEX", "side": "buy", "quantity": 2}
+            assert "Buy and sell" in await say_yes(await call("stock_trade", **order))
+            assert "You said yes" in await say_yes(await call("stock_trade", **order))
+            done = await call("stock_trade", **order)
+            assert done.structured_content is not None and done.structured_content["status"] == "filled"
+            assert (await call("stock_trade", **order)).is_error
+            books = (await http.get(f"http://127.0.0.1:{place.port + 1}/_control/books")).json()["brokerage"]
+            quote, last = books[0], books[-1]
+            assert [one["scope"] for one in (quote, last)] == ["quotes:read", "orders:write"]
+            assert {one["azp"] for one in books} == {tokens.client_id}
+            assert len({one["sub"] for one in books}) == 1

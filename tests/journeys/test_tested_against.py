@@ -1,0 +1,85 @@
+"""The page that says which provider was tested against what says what the tests do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from providers.tools.builtin import builtin_tools
+from tests.generating import github
+from tests.journeys import test_foreign_services
+from tests.support import emulated, toolset_cases
+from tests.support.documented import DOCS
+from tests.support.toolset_page import shipped
+
+ROOT = DOCS.parent
+PAGE = (DOCS / "providers.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## What it was tested against")[2].partition("\n## ")[0]
+
+
+def named(cell: str) -> frozenset[str]:
+    return frozenset(re.findall(r"`([^`]+)`", cell))
+
+
+def rows(header: str) -> list[list[str]]:
+    """The cells of the section's table whose header begins with this."""
+    _, _, rest = SECTION.partition(f"| {header}")
+    lines = rest.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def against(words: str) -> list[str]:
+    (found,) = [row for row in rows("Providers | Against") if words in row[1]]
+    return found
+
+
+def tools_at_emulate() -> Iterator[str]:
+    """The rows of the second table, made of the cases."""
+    providers = {spec.name: spec.provider for spec in (*builtin_tools(), *shipped().values())}
+    for name in emulated.NAMES:
+        ran = [f"`{tool}`" for tool in test_foreign_services.CASES if providers[tool] == name]
+        lacking: dict[str, list[str]] = {}
+        for tool, why in test_foreign_services.LACKING.items():
+            if providers[tool] == name:
+                lacking.setdefault(why, []).append(f"`{tool}`")
+        why_not = "; ".join(f"{', '.join(tools)}: {why}" for why, tools in lacking.items())
+        yield f"| `{name}` | {', '.join(ran) or 'none'} | {why_not or 'none'} |"
+
+
+def test_each_row_names_tests_that_exist() -> None:
+    found = rows("Providers | Against")
+    assert len(found) >= 6
+    for row in found:
+        assert named(row[3])
+        assert all((ROOT / path).is_file() for path in named(row[3])), row
+
+
+def test_the_providers_of_each_row_are_those_of_its_tests() -> None:
+    assert named(against("faces of these services")[0]) | named(against("the sandbox")[0]) == {
+        case.provider for case in toolset_cases.CASES.values()
+    }
+    assert named(against("`emulate`")[0]) == set(emulated.NAMES)
+
+
+def test_the_versions_are_those_that_are_installed() -> None:
+    wanted = json.loads((Path(__file__).parent.parent / "node" / "package.json").read_text(encoding="utf-8"))[
+        "dependencies"
+    ]
+    for name in ("emulate", "oidc-provider"):
+        assert f"`{name}` {wanted[name]}" in against(f"`{name}`")[1]
+    for name in ("django-oauth-toolkit", "google-api-python-client"):
+        assert f"`{name}` {importlib.metadata.version(name)}" in against(f"`{name}`")[1]
+    described = json.loads(github.ANSWERS.read_text(encoding="utf-8"))["source"].partition("@octokit/openapi ")[2]
+    assert f"`@octokit/openapi` {described}" in against("`@octokit/openapi`")[1]
+
+
+def test_the_tools_that_ran_at_emulate_are_listed_with_those_that_could_not() -> None:
+    assert list(tools_at_emulate()) == [f"| {' | '.join(row)} |" for row in rows("Provider | Tools that ran")]
+
+
+def test_the_page_says_that_nothing_here_is_proof_about_the_live_services() -> None:
+    assert "Nothing here was run against a live service" in SECTION
+    assert "None of it is proof about the" in SECTION

@@ -1,0 +1,1 @@
+"""Tests of the MCP endpoints and the bridge."""

@@ -1,0 +1,257 @@
+"""Approvals through the real thing: an agent's call, the person's page with the arguments, the same call again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from server.connecting import approvals
+from server.mcp.approval_settings import Asking
+from server.portal.texts import visible
+from server.settings import SettingsRefused
+from tests.support.harness import PASSWORD
+from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.person import Person
+from vault import delegations
+from vault.audit.audit import list_events
+from vault.records import Connection
+
+Browse = Callable[[str], Awaitable[Person]]
+POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("approve")) as opened:
+        yield opened
+
+
+async def asking_agent(place: Room, name: str, *entries: str) -> tuple[Agent, Connection]:
+    """An agent with Slack, whose person wants to be asked about these."""
+    await place.vault.add_user(name)
+    agent = await place.agent(name)
+    connection = await place.connect(agent, "slack", scopes=SLACK)
+    async with place.vault.deployment.transaction() as transaction:
+        await delegations.set_ask(
+            transaction,
+            user_id=agent.principal.user_id,
+            client_id=agent.principal.client_id,
+            connection_id=connection.id,
+            ask=frozenset(entries),
+            now=place.vault.deployment.now(),
+        )
+    return agent, connection
+
+
+async def post(place: Room, agent: Agent, arguments: Mapping[str, object] = POST) -> CallToolResult:
+    async with place.client(agent) as client:
+        return await client.call_tool("slack_post", dict(arguments))
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def link_of(result: CallToolResult) -> str:
+    assert result.is_error
+    assert result.meta is not None
+    return str(result.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
+
+
+@pytest.fixture
+async def browse(place: Room) -> AsyncGenerator[Browse]:
+    """Open a browser in which the named person is signed in; all of them close with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def signed_in(name: str) -> Person:
+            browser = await stack.enter_async_context(Person(place.url))
+            assert (await browser.sign_in(name, PASSWORD)).status_code == 200
+            return browser
+
+        yield signed_in
+
+
+def posted(place: Room) -> int:
+    return len(place.simulator.books()["posts"])  # type: ignore[arg-type]
+
+
+async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "yes-person", "tool:slack_post")
+    before = posted(place)
+    asked = await post(place, agent)
+    assert "needs a yes from the person" in text_of(asked)
+    assert posted(place) == before
+    browser = await browse("yes-person")
+    page = await browser.open(link_of(asked))
+    assert "CANARY-hello" in page.text
+    assert "#general" in page.text
+    said = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+    assert "You said yes" in said.text
+    assert link_of(await post(place, agent, {**POST, "text": "CANARY-hello!"})) != link_of(asked)
+    assert not (await post(place, agent)).is_error
+    assert posted(place) == before + 1
+    again = await post(place, agent)  # a yes is for one call
+    assert link_of(again) != link_of(asked)
+    kinds = [event.kind for event in await list_events(place.vault.deployment.database, limit=1000)]
+    assert {"approval.requested", "approval.given", "approval.consumed"} <= set(kinds)
+    await browser.__aexit__()
+
+
+async def test_what_does_not_fit_says_so_and_can_be_scrolled_by_keyboard(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "leo", "tool:slack_post")
+    browser = await browse("leo")
+    for text, is_long in (("short", False), ("word " * 100, True), ("line\n" * 12, True)):
+        page = (await browser.open(link_of(await post(place, agent, {**POST, "text": text})))).text
+        assert (f"{len(text)} characters: scroll" in page) is is_long
+        assert ('<pre tabindex="0">' in page) is is_long
+
+
+async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "no-person", "chat:write")
+    before = posted(place)
+    asked = await post(place, agent)
+    browser = await browse("no-person")
+    page = await browser.open(link_of(asked))
+    said = await browser.submit(page, form="/approvals/", button=("decision", "deny"))
+    assert "You said no" in said.text
+    assert "said no" in text_of(await post(place, agent))
+    assert posted(place) == before
+    await browser.__aexit__()
+
+
+@pytest.mark.requirement("S-061")
+async def test_only_the_person_who_is_asked_can_look_and_answer(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "asked-person", "chat:write")
+    await place.vault.add_user("stranger")
+    link = link_of(await post(place, agent))
+    stranger = await browse("stranger")
+    page = await stranger.open(link)
+    assert page.status_code == 403
+    assert "CANARY-hello" not in page.text
+    mine = await browse("asked-person")
+    assert (await mine.open(link)).status_code == 200  # the twin
+    for browser in (stranger, mine):
+        await browser.__aexit__()
+
+
+async def test_whoever_has_to_sign_in_first_comes_back_to_the_question(place: Room) -> None:
+    agent, _ = await asking_agent(place, "signing-person", "chat:write")
+    link = link_of(await post(place, agent))
+    async with Person(place.url) as browser:
+        page = await browser.open(link)
+        assert "CANARY-hello" not in page.text
+        assert "CANARY-hello" in (await browser.sign_in("signing-person", PASSWORD, page=page)).text
+
+
+async def test_an_answer_counts_once(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "once-person", "chat:write")
+    browser = await browse("once-person")
+    page = await browser.open(link_of(await post(place, agent)))
+    await browser.submit(page, form="/approvals/", button=("decision", "deny"))
+    late = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+    assert late.status_code == 410
+    assert "said no" in text_of(await post(place, agent))
+    await browser.__aexit__()
+
+
+async def test_what_is_asked_now_stands_on_one_page_for_any_device(place: Room, browse: Browse) -> None:
+    agent, _ = await asking_agent(place, "list-person", "chat:write")
+    browser = await browse("list-person")
+    assert "No agent waits" in (await browser.open("/approvals")).text
+    asked = await post(place, agent)
+    assert f"{place.url}/approvals on any device." in text_of(asked)
+    assert link_of(asked).removeprefix(place.url) in (await browser.open("/approvals")).text
+    await browser.__aexit__()
+
+
+async def test_a_client_that_opens_links_goes_on_when_the_person_has_answered(
+    place: Room, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "WAIT", 0.01)
+    agent, _ = await asking_agent(place, "modern-person", "tool:slack_post")
+    params: dict[str, object] = {"name": "slack_post", "arguments": dict(POST)}
+
+    async def call(**more: object) -> dict[str, object]:
+        message = modern("tools/call", params | more)
+        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {"url": {}}}  # type: ignore[index]
+        async with place.http(agent) as http:
+            answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post"))
+        return answer.json()["result"]  # type: ignore[no-any-return]
+
+    first = await call()
+    assert first["resultType"] == "input_required"
+    url = str(first["inputRequests"]["connect"]["params"]["url"])  # type: ignore[index]
+    accepted = {"requestState": first["requestState"], "inputResponses": {"connect": {"action": "accept"}}}
+    early = await call(**accepted)
+    assert early["inputRequests"]["connect"]["params"]["url"] == url  # type: ignore[index]
+    browser = await browse("modern-person")
+    page = await browser.open(url)
+    await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+    assert not (await call(**accepted)).get("isError")
+    await browser.__aexit__()
+
+
+async def test_the_person_chooses_on_the_agents_page_what_to_be_asked_about(place: Room, browse: Browse) -> None:
+    agent, connection = await asking_agent(place, "choosing-person")
+    browser = await browse("choosing-person")
+    page = await browser.open("/agents")
+    assert "Ask me each time" in page.text
+    kept = [f"{connection.id} {scope}" for scope in SLACK]
+    await browser.submit(page, {"use": kept, "ask": [f"{connection.id} tool:slack_post"]}, form="/scopes")
+    assert "needs a yes" in text_of(await post(place, agent))
+    page = await browser.open("/agents")
+    await browser.submit(page, {"use": kept, "ask": []}, form="/scopes")
+    assert not (await post(place, agent)).is_error
+    await browser.__aexit__()
+
+
+async def test_the_operator_can_have_a_tool_or_a_scope_asked_about(tmp_path: Path) -> None:
+    for number, entry in enumerate(("slack_post", "slack:chat:write")):
+        data = tmp_path / str(number)
+        async with room(data, approvals={"ask": [entry]}) as place:
+            agent = await place.agent()
+            await place.connect(agent, "slack", scopes=SLACK)
+            assert "needs a yes" in text_of(await post(place, agent))
+            async with place.client(agent) as client:
+                assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: another tool
+
+
+async def test_a_rule_about_nothing_stops_the_start(place: Room) -> None:
+    deployment = place.vault.deployment
+    for entry in ("slack_pots", "slack:chat:wriet", "slak:chat:write", "connections"):
+        settings = deployment.settings.model_copy(
+            update={"approvals": deployment.settings.approvals.model_copy(update={"ask": (entry,)})}
+        )
+        with pytest.raises(SettingsRefused, match=r"approvals\.ask"):
+            Asking.from_settings(settings, deployment.catalog, deployment.tools)
+
+
+def test_what_cannot_be_seen_is_shown_as_its_code_point() -> None:
+    assert visible("a\u202eb\u200bc\x07\ud800") == "a‹U+202E›b‹U+200B›c‹U+0007›‹U+D800›"
+    assert visible("two\nlines\tand é 漢 👍") == "two\nlines\tand é 漢 👍"
+    assert visible(["a", 1]) == '[\n  "a",\n  1\n]'
+
+
+async def test_a_handshake_session_that_opens_links_is_asked_by_its_revisions_error(
+    place: Room, browse: Browse
+) -> None:
+    agent, _ = await asking_agent(place, "handshake-person", "tool:slack_post")
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "slack_post", "arguments": POST}}
+    async with place.http(agent) as http:
+        session = await legacy_session(http, capabilities={"elicitation": {"url": {}}})
+        answer = (await http.post("/mcp", json=message, headers=legacy_headers(session))).json()
+        assert answer["error"]["code"] == -32042
+        url = answer["error"]["data"]["elicitations"][0]["url"]
+        assert url.startswith(f"{place.url}/approvals/")
+        browser = await browse("handshake-person")
+        page = await browser.open(url)
+        assert "CANARY-hello" in page.text
+        await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+        done = (await http.post("/mcp", json=message | {"id": 2}, headers=legacy_headers(session))).json()
+        assert not done["result"].get("isError")
+        again = (await http.post("/mcp", json=message | {"id": 3}, headers=legacy_headers(session))).json()
+        assert again["error"]["code"] == -32042

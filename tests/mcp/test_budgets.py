@@ -1,0 +1,117 @@
+"""How often one person's agents may call one provider: the count, and what an agent is told beyond it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from server.runtime import rate_limits
+from server.runtime.rate_limits import Budgets
+from tests.support.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from vault import grants
+from vault.audit.audit import list_events
+
+
+def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
+    counted = Budgets(3)
+    assert [counted.spend("alice", "slack", now=100.0) for _ in range(4)] == [0, 0, 0, 20]
+    assert counted.spend("alice", "slack", now=119.0) == 1
+    assert counted.spend("alice", "slack", now=120.0) == 0
+    assert counted.spend("alice", "slack", now=120.0) == 20
+    assert [counted.spend("alice", "slack", now=500.0) for _ in range(4)] == [0, 0, 0, 20]  # no more than a minute's
+
+
+def test_each_person_and_each_provider_is_counted_apart() -> None:
+    counted = Budgets(1)
+    assert counted.spend("alice", "slack", now=0.0) == 0
+    assert counted.spend("alice", "slack", now=0.0) == 60
+    assert counted.spend("alice", "google", now=0.0) == 0
+    assert counted.spend("bob", "slack", now=0.0) == 0
+
+
+def test_who_is_idle_is_forgotten_and_who_is_not_stays_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "_KEPT", 3)
+    counted = Budgets(1)
+    for name in ("a", "b"):
+        assert counted.spend(name, "slack", now=0.0) == 0
+    assert counted.spend("busy", "slack", now=50.0) == 0
+    assert counted.spend("next", "slack", now=70.0) == 0
+    assert len(counted) == 2
+    assert counted.spend("busy", "slack", now=70.0) == 40
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
+
+        async def listed(agent: Agent) -> CallToolResult:
+            async with place.client(agent) as client:
+                return await client.call_tool("slack_channels", {})
+
+        alice, bob = await connected(place, "alice"), await connected(place, "bob")
+        for _ in range(2):
+            assert not (await listed(alice)).is_error
+        sent = len(place.simulator.books()["api_calls"])
+        late = await listed(alice)
+        assert late.is_error
+        told = re.search(r"try again in (\d+) s", text_of(late))
+        assert told is not None and 1 <= int(told[1]) <= 30
+        second = await place.agent("alice")  # another agent of hers
+        assert "may not call this provider so often" in text_of(await listed(second))
+        assert len(place.simulator.books()["api_calls"]) == sent
+        assert not (await listed(bob)).is_error  # the twin: another person
+
+
+async def connected(place: Room, name: str) -> Agent:
+    agent = await place.agent(name)
+    await place.connect(agent, "slack", scopes=SLACK)
+    return agent
+
+
+def test_looking_how_long_to_wait_counts_nothing() -> None:
+    counted = Budgets(1)
+    assert [counted.wait("alice", "slack", now=0.0) for _ in range(3)] == [0, 0, 0]
+    assert counted.spend("alice", "slack", now=0.0) == 0
+    assert counted.wait("alice", "slack", now=0.0) == counted.spend("alice", "slack", now=0.0) == 60
+
+
+async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
+        agent = await connected(place, "alice")
+        cut_off, unpermitted = await connected(place, "alice"), await place.agent("alice")
+        async with place.vault.deployment.transaction() as transaction:
+            await grants.revoke_grant(
+                transaction, cut_off.principal.grant_id, reason="test", now=place.vault.deployment.now()
+            )
+        call = modern("tools/call", {"name": "slack_channels", "arguments": {}})
+        headers = modern_headers("tools/call", "slack_channels")
+        async with place.http(cut_off) as ended, place.http(unpermitted) as asking, place.http(agent) as http:
+            for _ in range(3):
+                assert (await ended.post("/mcp", json=call, headers=headers)).status_code == 401
+                assert "error" in (await asking.post("/mcp", json=call, headers=headers)).text.lower()
+            for _ in range(2):
+                answer = (await http.post("/mcp", json=call, headers=headers)).json()
+                assert not answer["result"].get("isError"), answer
+            late = (await http.post("/mcp", json=call, headers=headers)).json()  # the twin: what is carried out counts
+            assert late["result"]["isError"]
+
+
+async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_leaves_few_rows(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
+        alice = await connected(place, "alice")
+        before = len(await list_events(place.vault.deployment.database, limit=1000))
+        async with place.client(alice) as client:
+            told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
+            wrong = [text_of(await client.call_tool("slack_channels", {"nonsense": 1})) for _ in range(20)]
+            assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: what counts for the provider
+        assert sum("An agent may not call so often" in one for one in told) == 15
+        assert all("An agent may not call so often" in one for one in wrong)
+        place.vault.deployment.activity.note_repeats()
+        await place.vault.deployment.activity.settle()
+        assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20

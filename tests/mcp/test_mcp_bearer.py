@@ -1,0 +1,211 @@
+"""Who gets in at the MCP endpoints: challenges, tokens from the header only, scopes, audiences, live grants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import pytest
+
+from tests.support.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
+from vault import grants
+from vault.storage.database import NO_PARAMETERS, Row, Value
+from vault.storage.sqlite import SqliteDatabase
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("bearer")) as opened:
+        yield opened
+
+
+@pytest.mark.requirement("S-003")
+@pytest.mark.parametrize(("path", "metadata"), [("/mcp", "/mcp"), ("/sse", "/sse"), ("/messages/", "/sse")])
+async def test_without_a_token_the_challenge_names_metadata_and_scope_but_no_error(
+    place: Room, path: str, metadata: str
+) -> None:
+    async with place.http() as http:
+        answer = await http.post(path, json=INITIALIZE)
+        assert answer.status_code == 401
+        challenge = answer.headers["www-authenticate"]
+        named = f"{place.url}/.well-known/oauth-protected-resource{metadata}"
+        assert challenge.startswith("Bearer ")
+        assert f'resource_metadata="{named}"' in challenge
+        assert 'scope="connections tools"' in challenge
+        assert "error" not in challenge
+        assert place.url + metadata in answer.json()["message"]  # for a person who opened it
+        document = (await http.get(named)).json()
+        assert document["resource"] == f"{place.url}{metadata}"
+
+
+@pytest.mark.requirement("S-003")
+async def test_a_bad_token_is_called_invalid(place: Room) -> None:
+    async with place.http() as http:
+        for token in ("nonsense", "a.b.c", "x" * 16_000):
+            answer = await http.post("/mcp", headers={"authorization": f"Bearer {token}"})
+            assert answer.status_code == 401
+            assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+            assert "sign in again" in answer.json()["error_description"]
+
+
+@pytest.mark.requirement("S-096")
+async def test_a_token_counts_in_the_header_only(place: Room) -> None:
+    agent = await place.agent()
+    async with place.http() as http:
+        headers = modern_headers("tools/list")
+        in_query = await http.post(f"/mcp?access_token={agent.token}", json=modern("tools/list"), headers=headers)
+        in_cookie = await http.post(
+            "/mcp", json=modern("tools/list"), headers=headers | {"cookie": f"access_token={agent.token}"}
+        )
+        in_body = await http.post("/mcp", json=modern("tools/list", access_token=agent.token), headers=headers)
+        in_form = await http.post("/mcp", data={"access_token": agent.token})
+        assert [answer.status_code for answer in (in_query, in_cookie, in_body, in_form)] == [401] * 4
+        in_header = await http.post("/mcp", json=modern("tools/list"), headers=headers | agent.headers)
+        assert in_header.status_code == 200
+        twice = [*(headers | agent.headers).items(), ("authorization", f"Bearer {agent.token}")]
+        assert (await http.post("/mcp", json=modern("tools/list"), headers=twice)).status_code == 400
+
+
+@pytest.mark.requirement("S-152", "S-153")
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/sse", "/sse/", "/messages", "/messages/"])
+async def test_every_verb_needs_a_token_before_its_body_is_looked_at(place: Room, path: str) -> None:
+    async with place.http() as http:
+        for verb in ("GET", "POST", "PUT", "DELETE", "PATCH"):
+            answer = await http.request(verb, path, content=b"{")
+            assert answer.status_code == 401, verb
+            assert answer.headers["content-type"] == "application/json"
+    async with place.http(await place.agent()) as http:
+        assert (await http.request("PUT", path, content=b"{")).status_code == 405
+
+
+@pytest.mark.requirement("S-153")
+@pytest.mark.parametrize(
+    "method", ["initialize", "tools/list", "tools/call", "ping", "server/discover", "resources/list"]
+)
+async def test_every_method_needs_a_token(place: Room, method: str) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}
+    async with place.http() as http:
+        assert (await http.post("/mcp", json=message, headers=legacy_headers())).status_code == 401
+        assert (await http.post("/mcp", json=modern(method), headers=modern_headers(method))).status_code == 401
+
+
+@pytest.mark.requirement("S-099")
+async def test_a_token_without_the_scope_is_told_which_and_no_tool_runs(place: Room) -> None:
+    narrow = await place.agent(scopes=frozenset({"connections"}))
+    await place.connect(narrow, "slack", scopes=SLACK)
+    call = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "general", "text": "no"}})
+    async with place.http(narrow) as http:
+        answer = await http.post("/mcp", json=call, headers=modern_headers("tools/call", "slack_post"))
+    assert answer.status_code == 403
+    challenge = answer.headers["www-authenticate"]
+    assert 'error="insufficient_scope"' in challenge
+    assert 'scope="connections tools"' in challenge
+    assert place.simulator.books()["posts"] == []
+    wide = await place.agent()
+    async with place.http(wide) as http:
+        answer = await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+        assert answer.status_code == 200
+
+
+@pytest.mark.requirement("S-101")
+async def test_a_token_for_another_audience_is_refused_and_ours_never_goes_upstream(place: Room) -> None:
+    foreign = await place.agent(audience="https://api.example/")
+    async with place.http(foreign) as http:
+        answer = await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+        assert answer.status_code == 401
+    for audience in ("/mcp", "/sse", "", "/"):
+        agent = await place.agent(audience=place.url + audience)
+        async with place.http(agent) as http:
+            answer = await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+            assert answer.status_code == 200
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK)
+    async with place.client(agent) as client:
+        assert not (await client.call_tool("slack_channels", {})).is_error
+    assert agent.token not in repr(place.simulator.books())
+
+
+async def test_a_revoked_grant_ends_the_token_at_once(place: Room) -> None:
+    agent = await place.agent()
+    deployment = place.vault.deployment
+    async with place.http(agent) as http:
+        headers = modern_headers("tools/list")
+        assert (await http.post("/mcp", json=modern("tools/list"), headers=headers)).status_code == 200
+        async with deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
+        answer = await http.post("/mcp", json=modern("tools/list"), headers=headers)
+        assert answer.status_code == 401
+        assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+
+_STREAMED: Mapping[str, object] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "progressToken": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "header", "more"),
+    [
+        ({"channel": "general", "text": "no"}, "slack_post", {}),
+        ({"channel": "general", "text": "no"}, "slack_post", {"_meta": _STREAMED}),
+        ({"channel": "general", "text": "no"}, "slack_channels", {}),  # not what the body says
+        ({"channel": "not a channel"}, "slack_post", {}),
+        ({"channel": "general", "text": "no", "account": "unknown"}, "slack_post", {}),
+    ],
+    ids=["plain", "stream", "other name", "misfit", "no account"],
+)
+async def test_a_tool_call_of_a_revoked_agent_is_challenged_whatever_else_is_wrong_with_it(
+    place: Room, arguments: dict[str, str], header: str, more: Mapping[str, object]
+) -> None:
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK)
+    deployment = place.vault.deployment
+    call = modern("tools/call", {"name": "slack_post", "arguments": arguments, **more})
+    headers = modern_headers("tools/call", header)
+    async with place.http(agent) as http:
+        assert (await http.post("/mcp", json=call, headers=headers)).status_code == (
+            200 if header == "slack_post" else 400
+        )
+        posts = len(place.simulator.books()["posts"])
+        async with deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
+        answer = await http.post("/mcp", json=call, headers=headers)
+    assert answer.status_code == 401
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    assert answer.json()["error"] == "invalid_token"
+    assert len(place.simulator.books()["posts"]) == posts
+
+
+async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK)
+    database = place.vault.deployment.database
+    assert isinstance(database, SqliteDatabase)
+    read: list[str] = []
+    look_up, fetch = database.look_up, database.fetch
+
+    async def counted(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        read.append(sql)
+        return await look_up(sql, parameters)
+
+    async def counted_too(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        read.append(sql)
+        return await fetch(sql, parameters)
+
+    monkeypatch.setattr(database, "look_up", counted)
+    monkeypatch.setattr(database, "fetch", counted_too)
+    call = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}})
+    async with place.http(agent) as http:
+        answer = await http.post("/mcp", json=call, headers=modern_headers("tools/call", "slack_post"))
+        assert (answer.status_code, len(read)) == (200, 1)
+        assert "Posted to" in answer.text
+        await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+        assert len(read) == 2
+
+
+async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None:
+    async with place.http(await place.agent()) as http:
+        for path in ("/mcp", "/mcp/"):
+            answer = await http.post(path, json=modern("tools/list"), headers=modern_headers("tools/list"))
+            assert answer.status_code == 200

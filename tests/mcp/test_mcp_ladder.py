@@ -1,0 +1,171 @@
+"""The rungs of the ladder: sealed request state, one link per question, the wait for the person, the last words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+import pytest
+from mcp.server.request_state import AESGCMRequestStateCodec
+
+from server.app import build_app, open_deployment
+from server.mcp import connections_tool
+from server.mcp.transports import SERVER_NAME
+from tests.conftest import Store
+from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+
+ARGUMENTS = {"channel": "#general", "text": "hello"}
+URL = {"elicitation": {"url": {}}}
+SLACK = frozenset({"chat:write"})
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("ladder")) as opened:
+        yield opened
+
+
+async def call(
+    place: Room,
+    agent: Agent,
+    *,
+    state: str | None = None,
+    action: str | None = None,
+    arguments: Mapping[str, object] = ARGUMENTS,
+    capabilities: Mapping[str, object] = URL,
+) -> dict[str, object]:
+    """One `slack_post` of 2026-07-28; the JSON-RPC answer."""
+    params: dict[str, object] = {"name": "slack_post", "arguments": dict(arguments)}
+    if state is not None:
+        params["requestState"] = state
+    if action is not None:
+        params["inputResponses"] = {"connect": {"action": action}}
+    message = modern("tools/call", params)
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)  # type: ignore[index]
+    async with place.http(agent) as http:
+        answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post"))
+    return answer.json()
+
+
+def link_of(answer: dict[str, object]) -> str:
+    return answer["result"]["inputRequests"]["connect"]["params"]["url"]  # type: ignore[index,no-any-return]
+
+
+def state_of(answer: dict[str, object]) -> str:
+    return answer["result"]["requestState"]  # type: ignore[index,no-any-return]
+
+
+async def test_a_client_that_opens_links_is_asked_for_input_and_the_link_holds_nothing_personal(place: Room) -> None:
+    agent = await place.agent()
+    answer = await call(place, agent)
+    assert answer["result"]["resultType"] == "input_required"  # type: ignore[index]
+    assert link_of(answer).startswith(f"{place.url}/connect/")
+    assert agent.principal.user_id not in link_of(answer)
+    assert "alice" not in link_of(answer)
+
+
+async def test_a_handshake_session_gets_the_error_of_its_revision_instead(place: Room) -> None:
+    agent = await place.agent()
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    params = {"name": "slack_post", "arguments": ARGUMENTS}
+    async with place.http(agent) as http:
+        can = await legacy_session(http, capabilities=URL)
+        answer = (await http.post("/mcp", json=message | {"params": params}, headers=legacy_headers(can))).json()
+        assert answer["error"]["code"] == -32042
+        asked = answer["error"]["data"]["elicitations"][0]
+        assert asked["mode"] == "url"
+        assert asked["elicitationId"]
+        form_only = await legacy_session(http, capabilities={"elicitation": {}})
+        answer = (await http.post("/mcp", json=message | {"params": params}, headers=legacy_headers(form_only))).json()
+        assert answer["result"]["isError"]
+        assert f"{place.url}/connect/" in answer["result"]["content"][0]["text"]
+
+
+@pytest.mark.requirement("S-160")
+async def test_request_state_counts_unbent_for_its_own_agent_and_request_only(
+    place: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_tool, "WAIT", 0.01)
+    alice, bob, other = await place.agent(), await place.agent("bob"), await place.agent()
+    state = state_of(await call(place, alice))
+    assert "connect" not in state
+    bent = state[:-8] + ("A" if state[-8] != "A" else "B") + state[-7:]
+    refused = [
+        await call(place, alice, state=bent),
+        await call(place, alice, state=state[:40]),
+        await call(place, bob, state=state),
+        await call(place, other, state=state),
+        await call(place, alice, state=state, arguments={**ARGUMENTS, "text": "another"}),
+    ]
+    assert [answer["error"]["code"] for answer in refused] == [-32602] * 5  # type: ignore[index]
+    assert "result" in await call(place, alice, state=state)
+
+
+@pytest.mark.requirement("S-160")
+async def test_request_state_expires(place: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_tool, "WAIT", 0.01)
+    agent = await place.agent()
+    codec = AESGCMRequestStateCodec([place.vault.deployment.keys.subkey("request-state")])
+    claims = json.loads(codec.unseal(state_of(await call(place, agent))))
+    assert claims["aud"] == SERVER_NAME
+    assert claims["exp"] - claims["iat"] == 600
+    old = codec.seal(json.dumps(claims | {"iat": time.time() - 700, "exp": time.time() - 100}).encode())
+    assert (await call(place, agent, state=old))["error"]["code"] == -32602  # type: ignore[index]
+    fresh = codec.seal(json.dumps(claims).encode())
+    assert "result" in await call(place, agent, state=fresh)
+
+
+async def test_every_process_of_a_vault_opens_the_state_of_every_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_tool, "WAIT", 0.01)
+    async with room(store.data, database_url=store.url) as first:
+        agent = await first.agent()
+        state = state_of(await call(first, agent))
+        listening = free_socket()
+        settings = first.vault.settings  # another process behind the same public address
+        async with open_deployment(settings, data=store.data) as deployment, serving(build_app(deployment), listening):
+            second = Room(RunningVault(f"http://127.0.0.1:{listening.getsockname()[1]}", deployment), first.simulator)
+            answer = await call(second, agent, state=state)
+            assert link_of(answer) == link_of(await call(first, agent, state=state))
+
+
+async def test_a_retry_before_the_person_is_done_brings_the_same_link_again(
+    place: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_tool, "WAIT", 0.01)
+    agent = await place.agent()
+    first = await call(place, agent)
+    again = await call(place, agent, state=state_of(first), action="accept")
+    assert link_of(again) == link_of(first)
+    assert link_of(await call(place, agent)) != link_of(first)
+
+
+async def test_a_retry_waits_for_the_person_who_is_at_the_link(place: Room) -> None:
+    agent = await place.agent("carol")
+    state = state_of(await call(place, agent))
+    async with asyncio.timeout(8):
+        retry = asyncio.create_task(call(place, agent, state=state, action="accept"))
+        await place.connect(agent, "slack", scopes=SLACK)
+        answer = await retry
+    assert answer["result"]["structuredContent"]["channel"]  # type: ignore[index]
+
+
+async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> None:
+    agent = await place.agent()
+    state = state_of(await call(place, agent))
+    answer = await call(place, agent, state=state, action="decline")
+    assert answer["result"]["isError"]  # type: ignore[index]
+    assert "did not agree" in answer["result"]["content"][0]["text"]  # type: ignore[index]
+
+
+async def test_without_a_registered_provider_the_answer_leads_to_the_first_run_page(tmp_path: Path) -> None:
+    async with running_vault(tmp_path) as vault:
+        place = Room(vault, None)  # type: ignore[arg-type]
+        answer = await call(place, await place.agent())
+    assert answer["result"]["isError"]  # type: ignore[index]
+    assert f"{place.url}/first-run" in answer["result"]["content"][0]["text"]  # type: ignore[index]

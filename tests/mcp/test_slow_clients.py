@@ -1,0 +1,64 @@
+"""Clients that send a request a byte at a time keep nobody else waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+
+from tests.support.processes import Place, free_port
+
+SLOW = 200  # of each kind
+PATIENCE = 2.0  # seconds for an ordinary request
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+BODY = (
+    b"POST /token HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4000\r\n\r\n"
+)
+
+
+@asynccontextmanager
+async def dripping(port: int, start: bytes) -> AsyncGenerator[list[asyncio.StreamWriter]]:
+    """Connections that have begun a request and go on with it by a byte every tenth of a second."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            for writer in writers:
+                writer.write(b"x")
+
+    try:
+        for _ in range(SLOW):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(start)
+            writers.append(writer)
+        task = asyncio.create_task(drip())
+        try:
+            yield writers
+        finally:
+            task.cancel()
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_four_hundred_slow_clients_keep_nobody_waiting_and_leave_nothing_in_the_log(tmp_path: Path) -> None:
+    place = Place(tmp_path, free_port())
+    place.configure()
+    async with place.serve() as process, httpx2.AsyncClient(base_url=place.url, timeout=PATIENCE) as http:
+        assert process.stderr is not None
+        logged = asyncio.create_task(process.stderr.read())
+        async with dripping(place.port, HEAD) as heads, dripping(place.port, BODY) as bodies:
+            for _ in range(10):
+                for path in ("/readyz", "/.well-known/oauth-authorization-server"):
+                    assert (await http.get(path)).status_code == 200
+                refused = await http.post("/token", data={"grant_type": "refresh_token", "client_id": "nobody"})
+                assert refused.status_code == 401
+                await asyncio.sleep(0.1)
+            assert not any(writer.is_closing() for writer in (*heads, *bodies)), "nobody was slow any more"
+        assert (await http.get("/readyz")).status_code == 200
+    assert b"Traceback" not in await logged  # 200 clients went away in the middle of a request

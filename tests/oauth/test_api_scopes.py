@@ -1,0 +1,73 @@
+"""Scopes of a developer's own API: asked for with its resource, granted by the person, in its tokens only."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.oauth.rules import TOKEN_EXCHANGE
+from tests.support.oauth_world import REDIRECT, World, claims_of, query_of
+from vault import apis, clients
+from vault.records import Client, ClientKind
+
+pytest_plugins = ["tests.support.oauth_fixtures"]
+API = "https://invoices.example/"
+
+
+async def page(world: World, client_id: str, *resources: str) -> str:
+    """A public client that may call these."""
+    now = world.now()
+    async with world.vault.deployment.transaction() as transaction:
+        await apis.add_api(transaction, API, name="Invoices", scopes=frozenset({"invoices.read"}), now=now)
+        await clients.save_client(
+            transaction,
+            Client(client_id, ClientKind.MANUAL, "Page", "none", (REDIRECT,), now, resources=tuple(resources)),
+        )
+    return client_id
+
+
+async def test_an_apis_scope_is_in_its_tokens(world: World) -> None:
+    client_id = await page(world, "invoices-page", API)
+    issued = await world.tokens(client_id, resource=API, scope="invoices.read openid made.up")
+    assert issued["scope"] == "invoices.read openid"
+    claims = claims_of(issued["access_token"])
+    assert (claims["aud"], claims["scope"]) == (API, "invoices.read openid")
+    less = await world.refresh(client_id, issued["refresh_token"], scope="invoices.read")
+    assert less.json()["scope"] == "invoices.read"
+
+
+async def test_it_means_nothing_for_our_own_endpoints(world: World) -> None:
+    client_id = await page(world, "tools-page")
+    alone = await world.ask(client_id, scope="invoices.read")
+    assert query_of(alone.headers["location"])["error"] == "invalid_scope"
+    issued = await world.tokens(client_id, scope="invoices.read tools")
+    assert issued["scope"] == "tools"
+
+
+@pytest.mark.requirement("S-117")
+async def test_what_makes_a_client_powerful_cannot_be_registered(world: World) -> None:
+    made = await world.register(
+        grant_types=["authorization_code", TOKEN_EXCHANGE],
+        scope="tools exchange",
+        release={"slack": "full"},
+        worker={"addresses": ["0.0.0.0/0"], "connections": ["slack"], "scopes": ["chat:write"]},
+        origins=["https://evil.example"],
+        kind="manual",
+        resources=[API],
+    )
+    assert not made.keys() & {"release", "worker", "origins", "kind", "resources"}
+    assert made["scope"] == "exchange tools"
+    stored = await clients.get_client(world.vault.deployment.database, str(made["client_id"]))
+    assert stored is not None
+    assert stored.kind is ClientKind.DYNAMIC
+    assert not stored.metadata.keys() & {"release", "worker", "origins"}
+    assert stored.resources == ()
+    without = await world.register(scope="tools exchange")
+    assert without["scope"] == "tools", "the scope comes with the grant only"
+
+
+async def test_a_self_registered_page_gets_the_scope_with_the_grant(world: World) -> None:
+    for grant_types, scope in ((["authorization_code", TOKEN_EXCHANGE], "exchange tools"), (None, "tools")):
+        more = {} if grant_types is None else {"grant_types": grant_types}
+        client_id = await world.public_client(**more)
+        issued = await world.tokens(client_id, scope="tools exchange")
+        assert issued["scope"] == scope

@@ -1,0 +1,102 @@
+"""What MCP clients are known to do, imitated from beginning to end: docs/clients.md has the table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+
+import pytest
+import pytest_asyncio
+
+from tests.support.mcp_room import Room, modern, modern_headers, room
+from tests.support.oauth_world import REDIRECT, World, pkce, query_of
+
+pytest_plugins = ["tests.support.oauth_fixtures"]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("habits-tools")) as opened:
+        yield opened
+
+
+async def signed_in(
+    world: World, client_id: str, *, redirect_uri: str = REDIRECT, **asked: str | None
+) -> dict[str, object]:
+    """Sign in and agree; what the token endpoint says."""
+    verifier, challenge = pkce()
+    page = await world.alice.open(world.authorize_url(client_id, challenge, redirect_uri=redirect_uri, **asked))
+    if page.status_code == 200:
+        page = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
+    code = query_of(page.headers["location"])["code"]
+    form = {"grant_type": "authorization_code", "client_id": client_id, "code": code, "code_verifier": verifier}
+    answer = await world.token(form | {"redirect_uri": redirect_uri})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def lists_tools(world: World, issued: Mapping[str, object]) -> bool:
+    headers = {**modern_headers("tools/list"), "authorization": f"Bearer {issued['access_token']}"}
+    answer = await world.http.post("/mcp", json=modern("tools/list", {}), headers=headers)
+    return "slack_post" in answer.text
+
+
+@pytest.mark.parametrize("registered", [None, "", "openid"])
+async def test_the_scopes_of_a_registration_limit_nothing_that_the_person_agrees_to(
+    world: World, registered: str | None
+) -> None:
+    client_id = await world.public_client(**({} if registered is None else {"scope": registered}))
+    issued = await signed_in(world, client_id, scope="tools connections offline_access")
+    assert set(str(issued["scope"]).split()) == {"tools", "connections", "offline_access"}
+    assert await lists_tools(world, issued)
+
+
+async def test_a_client_that_asks_for_no_scope_gets_what_ordinary_use_needs(world: World) -> None:
+    issued = await signed_in(world, await world.public_client(), scope=None)
+    assert {"tools", "connections"} <= set(str(issued["scope"]).split())
+    assert await lists_tools(world, issued)
+
+
+async def test_the_next_run_listens_on_another_port_and_is_not_asked_again(world: World) -> None:
+    client_id = await world.public_client()
+    await signed_in(world, client_id, redirect_uri="http://127.0.0.1:50001/callback")
+    _, challenge = pkce()
+    again = world.authorize_url(client_id, challenge, redirect_uri="http://127.0.0.1:50002/callback")
+    page = await world.alice.open(again)
+    assert page.status_code == 303
+    assert page.headers["location"].startswith("http://127.0.0.1:50002/callback?code=")
+
+
+async def test_a_stale_refresh_token_ends_the_grant_and_the_client_signs_in_again(world: World) -> None:
+    issued = await world.tokens()
+    client_id, first = issued["client_id"], issued["refresh_token"]
+    second = (await world.refresh(client_id, first)).json()
+    third = (await world.refresh(client_id, second["refresh_token"])).json()
+    assert await world.probe(third["access_token"]) == 200
+    refused = await world.refresh(client_id, first)  # kept on disk by another process of the client
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+    assert await world.probe(third["access_token"]) == 401
+    again = await signed_in(world, client_id)
+    assert await world.probe(str(again["access_token"])) == 200
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"elicitation": {}}, {"elicitation": {"form": {}}}])
+async def test_a_client_that_cannot_open_a_link_is_told_it_in_words(
+    place: Room, capabilities: Mapping[str, object]
+) -> None:
+    agent = await place.agent("dora")
+    told = await post(place, agent.headers, capabilities)
+    assert told["resultType"] == "complete"
+    assert told["isError"]
+    assert f"{place.url}/connect/" in told["content"][0]["text"]  # type: ignore[index]
+    opens = await post(place, agent.headers, {"elicitation": {"url": {}}})
+    assert opens["resultType"] == "input_required"
+
+
+async def post(place: Room, headers: Mapping[str, str], capabilities: Mapping[str, object]) -> dict[str, object]:
+    message = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)  # type: ignore[index]
+    async with place.http() as http:
+        answer = await http.post(
+            "/mcp", json=message, headers={**modern_headers("tools/call", "slack_post"), **headers}
+        )
+    return answer.json()["result"]

@@ -1,0 +1,170 @@
+"""The table of refusals: complete, registered codes only, and a text for tools that says the mend and no secret."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import server
+import vault
+from server import errors
+from server.errors import PersonRefused, answer_for, retry_after, tool_text
+from server.oauth.wire import as_oauth_error
+from vault.audit.audit import ChainBroken
+from vault.clients import ClientExists
+from vault.handles import HandleRefused
+from vault.keys.passwords import PasswordRefused
+from vault.keys.sealed_file import BackupRefused
+from vault.records import Grant
+from vault.refusals import (
+    AccountRequired,
+    ApprovalRequired,
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    GrantEnded,
+    ItemRefused,
+    KeyUnavailable,
+    ScopeRefused,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    TransitionRefused,
+    VaultError,
+)
+from vault.storage.database import Conflict
+from vault.tickets import TicketReplayed
+from vault.tokens import RefreshRefused, ResourceRefused, TokenReused
+from vault.users import IdentityTaken, NameRefused, NameTaken
+
+# RFC 6749 §4.1.2.1 and §5.2, RFC 6750 §3.1, RFC 7591 §3.2.2, RFC 8707 §2
+REGISTERED = {
+    "access_denied",
+    "invalid_client_metadata",
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "invalid_target",
+    "invalid_token",
+    "server_error",
+    "temporarily_unavailable",
+}
+NONE = frozenset[str]()
+GRANT = Grant("grant", "user", "client", NONE, "https://vault.example/mcp", "https://client.example/cb", created_at=0)
+
+
+def refusals_of(kind: type[VaultError]) -> Iterator[type[VaultError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from refusals_of(child)
+
+
+def every_refusal() -> set[type[VaultError]]:
+    """Also those of modules that nothing here imports."""
+    for package in (vault, server):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    return {kind for kind in refusals_of(VaultError) if kind.__module__.startswith(("vault.", "server."))}
+
+
+def entry_of(kind: type[VaultError]) -> type[VaultError] | None:
+    return next((base for base in kind.__mro__ if base in errors.TABLE), None)
+
+
+def test_every_refusal_has_an_answer_of_its_own_or_of_its_kind() -> None:
+    found = every_refusal()
+    assert {TokenReused, NameTaken, ChainBroken} < found
+    assert VaultError not in errors.TABLE, "an answer for everything would hide the missing ones"
+    assert [kind.__name__ for kind in found if entry_of(kind) is None] == []
+    assert set(errors.TABLE) <= found, "no entry for what does not exist"
+
+
+def test_a_refusal_without_an_entry_would_be_noticed() -> None:
+    class Unheard(VaultError):
+        code = "unheard"
+
+    class Heard(GrantEnded):
+        code = "heard"
+
+    assert entry_of(Unheard) is None
+    assert answer_for(Unheard("new")).status == 500
+    assert entry_of(Heard) is GrantEnded
+
+
+def test_the_table_speaks_registered_codes() -> None:
+    assert {answer.oauth_error for answer in errors.TABLE.values()} <= REGISTERED
+    assert {answer.status for answer in errors.TABLE.values()} <= {400, 401, 403, 409, 500, 503}
+
+
+SECRET = "detail-for-the-log"
+MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
+    ConnectionRequired: (
+        lambda: ConnectionRequired("Connect Slack first.", provider="slack", reason="missing", scopes=NONE),
+        "invalid_target",
+        "Connect Slack first.",
+    ),
+    ApprovalRequired: (
+        lambda: ApprovalRequired(
+            "Ask.", provider="slack", scopes=NONE, connection_id="c", account="a", label="a", can_ask=True
+        ),
+        "access_denied",
+        "Ask.",
+    ),
+    DelegationRequired: (
+        lambda: DelegationRequired("Allow it.", provider="slack", scopes=NONE, connection_id="c"),
+        "access_denied",
+        "Allow it.",
+    ),
+    AccountRequired: (
+        lambda: AccountRequired("Which account?", provider="slack", accounts=("a", "b")),
+        "invalid_target",
+        "Which account? Accounts: a, b.",
+    ),
+    ItemRefused: (lambda: ItemRefused("not for this one thing"), "invalid_target", "Not for this one thing."),
+    ScopeRefused: (lambda: ScopeRefused("not these scopes", missing=NONE), "invalid_scope", "Not these scopes."),
+    GrantEnded: (lambda: GrantEnded("the grant has ended"), "invalid_grant", "The grant has ended."),
+    RefreshRefused: (lambda: RefreshRefused("not valid"), "invalid_grant", "Not valid."),
+    TokenReused: (lambda: TokenReused("not valid", grant=GRANT), "invalid_grant", "Not valid."),
+    ResourceRefused: (lambda: ResourceRefused("another resource"), "invalid_target", "Another resource."),
+    TemporarilyUnavailable: (
+        lambda: TemporarilyUnavailable("Slack is slow.", retry_after=7),
+        "temporarily_unavailable",
+        "Slack is slow. Try again in 7 s.",
+    ),
+    CiphertextRejected: (lambda: CiphertextRejected("tag"), "server_error", "connect it again"),
+    KeyUnavailable: (lambda: KeyUnavailable("no key in master.key"), "server_error", "only its operator can mend that"),
+    StorageUnavailable: (lambda: StorageUnavailable("no disk"), "temporarily_unavailable", "try again in a minute"),
+    TransitionRefused: (lambda: TransitionRefused("this was used"), "invalid_grant", "This was used."),
+    TicketReplayed: (lambda: TicketReplayed("this was used", outcome=None), "invalid_grant", "This was used."),
+    Conflict: (lambda: Conflict("this already exists"), "temporarily_unavailable", "Nothing was done; try again."),
+    ChainBroken: (lambda: ChainBroken(7), "server_error", "operator must look at that"),
+    HandleRefused: (lambda: HandleRefused("expired"), "invalid_token", "Expired."),
+    ClientExists: (lambda: ClientExists("a client exists"), "invalid_client_metadata", "A client exists."),
+    NameRefused: (lambda: NameRefused("too long"), "invalid_request", "Too long."),
+    NameTaken: (lambda: NameTaken("taken"), "invalid_request", "Taken."),
+    IdentityTaken: (lambda: IdentityTaken("taken"), "invalid_request", "Taken."),
+    PasswordRefused: (lambda: PasswordRefused("too short"), "invalid_request", "Too short."),
+    BackupRefused: (lambda: BackupRefused("no backup"), "invalid_request", "No backup."),
+    PersonRefused: (lambda: PersonRefused("not here"), "invalid_request", "Not here."),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_tools_and_oauth_clients_read_what_to_do_and_never_the_detail(kind: type[VaultError]) -> None:
+    make, code, text = MADE[kind]
+    refusal = make()
+    refusal.detail = SECRET
+    told = as_oauth_error(refusal)
+    assert (told.code, told.status) == (code, answer_for(refusal).status)
+    assert text in tool_text(refusal)
+    assert tool_text(refusal)[0].isupper()
+    assert tool_text(refusal).endswith(".")
+    assert SECRET not in tool_text(refusal) + told.description
+    assert ("Retry-After" in told.headers) == (told.status == 503) == (retry_after(refusal) is not None)
+
+
+def test_every_kind_of_the_table_is_tried_here() -> None:
+    assert set(errors.TABLE) <= set(MADE)

@@ -1,0 +1,512 @@
+"""Exchanges that repeat one of a moment ago: what is saved by it, and that nothing that ended meanwhile is outlived."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from server.oauth import tokens
+from server.oauth.clients.authentication import secret_hash
+from server.oauth.exchange.recent import KEPT, question_of
+from server.oauth.rules import OAuthError, parse_parameters
+from tests.conftest import Store
+from tests.oauth.test_rfc9449 import proof
+from tests.support.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
+from tests.support.mcp_room import SLACK, Agent, room
+from vault import clients, connections, delegations, grants, users
+from vault.audit import audit
+from vault.records import Connection
+from vault.storage.sqlite import VERSIONS, SqliteDatabase
+from vault.upstream import Account, TokenAnswer
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
+    async with opened(tmp_path_factory.mktemp("repeats") / "data") as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def opened(data: Path, *, database_url: str | None = None, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
+    async with (
+        room(data, database_url=database_url, **overrides) as found,
+        httpx2.AsyncClient(base_url=found.url, timeout=20, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(found, http)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A client that gets a person's Slack token, and what belongs to it."""
+
+    place: ExchangeRoom
+    caller: Caller
+    agent: Agent
+    connection: Connection
+
+    async def exchange(self, **more: str | None) -> httpx2.Response:
+        """Always the same request, but for what is named."""
+        token = more.pop("subject_token", None) or self.agent.token
+        form = self.place.form(self.caller, token, **{"scope": "chat:write", **more})  # type: ignore[arg-type]
+        return await self.place.http.post("/token", data=form)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        principal = self.agent.principal
+        return {
+            "user_id": principal.user_id,
+            "client_id": principal.client_id,
+            "connection_id": self.connection.id,
+        }
+
+
+async def scene(place: ExchangeRoom, **metadata: object) -> Scene:
+    caller = await place.caller(**({"release": {"slack": "full"}} | metadata))  # type: ignore[arg-type]
+    person = f"person-{len(await users.list_users(place.deployment.database))}"
+    agent = await place.agent(caller, person)
+    return Scene(place, caller, agent, await place.slack(agent))
+
+
+@contextlib.contextmanager
+def reads(place: ExchangeRoom) -> Generator[list[str]]:
+    """The statements of the connection that reads by keys (SQLite)."""
+    database, found = place.deployment.database, list[str]()
+    assert isinstance(database, SqliteDatabase)
+    here = database._here  # pyright: ignore[reportPrivateUsage] -- nothing else tells how often is read
+    here.set_trace_callback(found.append)
+    try:
+        yield found
+    finally:
+        here.set_trace_callback(None)
+
+
+def are_repeating(statements: list[str]) -> bool:
+    """Whether these are of a request that got the same answer once more."""
+    rest = [one for one in statements if one not in VERSIONS]
+    return set(VERSIONS) <= set(statements) and len(rest) <= 1 and all("client_created_at" in one for one in rest)
+
+
+async def is_repeated(one: Scene, **more: str | None) -> bool:
+    """Whether the same answer came once more, after a look at the database."""
+    with reads(one.place) as found:
+        answer = await one.exchange(**more)
+    assert answer.status_code == 200, answer.text
+    assert found, "whatever is answered, the database was asked"
+    return are_repeating(found)
+
+
+async def repeats(one: Scene, **more: str | None) -> int:
+    """Ask until the answer is a repeated one: at once, unless all were forgotten just now. How often was asked."""
+    for count in range(1, 4):
+        if await is_repeated(one, **more):
+            return count
+    raise AssertionError("this request is never repeated")
+
+
+@pytest.mark.parametrize(
+    ("more", "narrowing"),
+    [
+        ({}, "none"),
+        ({"scope": None}, "upstream"),
+        ({"account": "its label"}, "none"),
+        ({"requested_token_type": ACCESS}, "none"),
+        ({"audience": "google", "scope": READONLY}, "upstream"),
+        ({"audience": "google-calendar", "scope": None}, "upstream"),
+    ],
+)
+async def test_a_repeated_exchange_reads_once_answers_the_same_and_leaves_an_event_of_its_own(
+    place: ExchangeRoom, more: dict[str, str | None], narrowing: str
+) -> None:
+    one = await scene(place)
+    await place.google(one.agent)
+    more |= {"account": one.connection.label} if "account" in more else {}
+    with reads(place) as found:
+        first = await one.exchange(**more)
+    assert not are_repeating(found), first.text
+    assert first.json()["narrowing"] == narrowing, first.text
+    count = await repeats(one, **more)
+    again = await one.exchange(**more)
+    assert again.json() | {"expires_in": 0} == first.json() | {"expires_in": 0}
+    assert abs(again.json()["expires_in"] - first.json()["expires_in"]) < KEPT
+    changing = {"date", "content-length"}
+    assert {k: v for k, v in again.headers.items() if k not in changing} == {
+        k: v for k, v in first.headers.items() if k not in changing
+    }
+    events = [e for e in await place.events("token.released") if e.client_id == one.caller.client.id]
+    assert len(events) == count + 2
+    assert len({(e.kind, e.outcome, e.user_id, e.connection_id, str(sorted(e.details.items()))) for e in events}) == 1
+    await audit.verify(place.deployment.database)
+
+
+async def test_all_of_it_is_read_again_once_somebody_committed_anything(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    seen: list[list[str]] = []
+    for _ in range(5):
+        with reads(place) as found:
+            assert (await one.exchange()).status_code == 200  # each commits an event
+        seen.append(found)
+    assert any(len(found) == 3 and "client_created_at" in found[-1] for found in seen)
+    assert not any(len(one) == len(after) == 2 for one, after in pairwise(seen)), "an event went by unseen"
+
+
+async def test_the_lifetime_that_is_left_is_said_each_time(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    first = (await one.exchange()).json()["expires_in"]
+    place.deployment.database.clock_offset += 7
+    try:
+        assert await repeats(one)
+        assert (await one.exchange()).json()["expires_in"] <= first - 7
+    finally:
+        place.deployment.database.clock_offset -= 7
+
+
+async def test_another_subject_token_of_the_same_grant_is_verified_and_gets_the_same(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    first = (await one.exchange()).json()
+    found = await grants.get_grant(place.deployment.database, one.agent.principal.grant_id)
+    assert found is not None
+    minting = {"scopes": found.scopes, "audience": found.resource}
+    other, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]
+    assert await repeats(one, subject_token=other)
+    assert (await one.exchange(subject_token=other)).json()["access_token"] == first["access_token"]
+    head, body, signature = other.split(".")
+    bent = signature[:-10] + ("A" * 8 if signature[-10:-2] != "A" * 8 else "B" * 8) + signature[-2:]
+    assert refused(await one.exchange(subject_token=f"{head}.{body}.{bent}")) == "invalid_request"
+    old, _ = tokens.mint(place.deployment, found, now=place.now(), expires_at=place.now() + 4, **minting)  # type: ignore[arg-type]
+    assert refused(await one.exchange(subject_token=old)) == "invalid_request"
+    narrow, _ = tokens.mint(
+        place.deployment, found, now=place.now(), scopes=frozenset({"tools"}), audience=found.resource
+    )
+    assert refused(await one.exchange(subject_token=narrow)) == "invalid_request", "it lacks the scope exchange"
+
+
+async def test_two_people_of_one_client_do_not_get_each_others_token(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    agent = await place.agent(one.caller, "somebody-else")
+    other = replace(one, agent=agent, connection=await place.slack(agent, account="bob"))
+    first, second = (await one.exchange()).json(), (await other.exchange()).json()
+    assert first["access_token"] != second["access_token"]
+    for scene_of, content in ((one, first), (other, second)):
+        assert await repeats(scene_of)
+        assert (await scene_of.exchange()).json()["access_token"] == content["access_token"]
+
+
+async def test_a_narrow_token_repeats_too(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    await place.google(one.agent)
+    wanted = {"audience": "google", "scope": READONLY}
+    first = (await one.exchange(**wanted)).json()
+    assert first["narrowing"] == "upstream"
+    assert await repeats(one, **wanted)
+    assert (await one.exchange(**wanted)).json()["access_token"] == first["access_token"]
+
+
+async def test_a_request_that_differs_in_anything_goes_its_own_way(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    assert (await one.exchange()).status_code == 200
+    assert await repeats(one)
+    assert refused(await one.exchange(client_secret="t" * 43)) == "invalid_client"
+    assert refused(await one.exchange(scope="chat:write nothing")) == "invalid_scope"
+    assert refused(await one.exchange(actor_token=one.agent.token)) == "invalid_request"
+    assert await repeats(one)
+    proved = {"DPoP": proof(place, "POST", "/token")}  # type: ignore[arg-type]
+    assert (await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)).status_code == 200
+    again = await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)
+    assert refused(again) == "invalid_dpop_proof", "a proof counts once"
+    own = {"Origin": "https://app.example"}
+    page = await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=own)
+    assert page.headers["access-control-allow-origin"] == "https://app.example"
+    assert "access-control-allow-origin" not in (await one.exchange()).headers
+
+
+async def test_the_secret_in_the_header_repeats_too_and_counts(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    form = place.form(one.caller, one.agent.token, scope="chat:write", client_id=None, client_secret=None)
+
+    async def ask(secret: str) -> httpx2.Response:
+        word = base64.b64encode(f"{one.caller.client.id}:{secret}".encode()).decode()
+        return await place.http.post("/token", data=form, headers={"Authorization": f"Basic {word}"})
+
+    right, repeated = one.caller.credentials["client_secret"], list[bool]()
+    for _ in range(4):
+        with reads(place) as found:
+            assert (await ask(right)).json()["narrowing"] == "none"
+        repeated.append(are_repeating(found))
+    assert any(repeated[1:])
+    assert refused(await ask("t" * 43)) == "invalid_client"
+
+
+# Handles, answers for other parties and those of the minute are never kept
+
+
+@pytest.mark.parametrize("asked", [{"release": {}}, {"release": {"slack": "proxy"}}])
+async def test_a_handle_is_a_new_one_each_time(place: ExchangeRoom, asked: dict[str, object]) -> None:
+    one = await scene(place, **asked)
+    values = {(await one.exchange()).json()["access_token"] for _ in range(3)}
+    assert len(values) == 3
+    assert all(value.startswith("tvp_") for value in values)
+
+
+async def test_an_audience_that_is_an_address_is_looked_up_each_time(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    address = place.deployment.catalog.provider("slack").apis["web"]
+    for _ in range(3):
+        assert not await is_repeated(one, audience=address)
+    assert not await is_repeated(one)
+    assert await repeats(one)
+
+
+async def test_kept_answers_are_decided_again_after_seconds(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    assert await repeats(one)
+    place.deployment.database.clock_offset += KEPT
+    try:
+        assert not await is_repeated(one)
+        assert await repeats(one)
+    finally:
+        place.deployment.database.clock_offset -= KEPT
+
+
+async def test_what_is_asked_for_once_is_not_kept(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    assert not await is_repeated(one)
+    assert not await is_repeated(one), "from the second time on"
+    assert await repeats(one)
+
+
+# What ends or changes between two equal requests
+
+Change = Callable[[Scene], Awaitable[object]]
+
+
+async def revoke_grant(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        grant_id = one.agent.principal.grant_id
+        return await grants.revoke_grant(transaction, grant_id, reason="test", now=one.place.now())
+
+
+async def remove_client(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        return await clients.remove_client(transaction, one.caller.client.id, now=one.place.now())
+
+
+async def disable_user(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        return await users.disable_user(transaction, one.agent.principal.user_id, now=one.place.now())
+
+
+async def disconnect(one: Scene) -> object:
+    deployment = one.place.deployment
+    async with deployment.transaction() as transaction:
+        return await connections.disconnect(transaction, deployment.keys, one.connection, now=one.place.now())
+
+
+async def revoke_delegation(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        return await delegations.revoke(transaction, **one.ids, now=one.place.now())
+
+
+async def narrow_delegation(one: Scene) -> object:
+    return await one.place.room.allow(one.agent, one.connection, frozenset({"channels:read"}))
+
+
+async def ask_each_time(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        asked = frozenset({"chat:write"})
+        return await delegations.set_ask(transaction, **one.ids, ask=asked, now=one.place.now())
+
+
+async def ask_about_the_rest(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        asked = frozenset({"channels:read"})
+        return await delegations.set_ask(transaction, **one.ids, ask=asked, now=one.place.now())
+
+
+async def change_secret(one: Scene) -> object:
+    return await update(one, secret_hash=secret_hash("n" * 43))
+
+
+async def hold_to_handles(one: Scene) -> object:
+    return await update(one, metadata={"release": {"slack": "proxy"}})
+
+
+async def take_the_grant_type(one: Scene) -> object:
+    return await update(one, grant_types=frozenset({"authorization_code"}))
+
+
+async def need_proofs(one: Scene) -> object:
+    return await update(one, metadata={"release": {"slack": "full"}, "dpop_bound_access_tokens": True})
+
+
+async def update(one: Scene, **changes: object) -> bool:
+    async with one.place.deployment.transaction() as transaction:
+        return await clients.update_client(transaction, replace(one.caller.client, **changes))  # type: ignore[arg-type]
+
+
+async def connect_another(one: Scene) -> object:
+    return await one.place.slack(one.agent, account="bob")
+
+
+async def destroy_key(one: Scene) -> object:
+    deployment = one.place.deployment
+    async with deployment.transaction() as transaction:
+        return await deployment.keys.destroy_user_key(transaction, one.agent.principal.user_id)
+
+
+REFUSED: dict[Change, str] = {
+    revoke_grant: "invalid_request",
+    remove_client: "invalid_client",
+    disable_user: "invalid_request",
+    disconnect: "invalid_target",
+    revoke_delegation: "access_denied",
+    narrow_delegation: "invalid_scope",
+    ask_each_time: "access_denied",
+    change_secret: "invalid_client",
+    take_the_grant_type: "unauthorized_client",
+    need_proofs: "invalid_dpop_proof",
+    connect_another: "invalid_target",
+    destroy_key: "server_error",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
+async def test_what_ended_between_two_equal_requests_is_not_outlived(place: ExchangeRoom, change: Change) -> None:
+    one = await scene(place)
+    assert (await one.exchange()).status_code == 200
+    assert await repeats(one)  # the same request goes through where nothing has changed
+    await change(one)
+    assert refused(await one.exchange()) == REFUSED[change]
+
+
+@pytest.mark.parametrize("change", [hold_to_handles, ask_about_the_rest], ids=lambda change: change.__name__)
+async def test_a_token_that_may_not_go_out_any_more_does_not(place: ExchangeRoom, change: Change) -> None:
+    one = await scene(place)
+    for _ in range(2):
+        assert (await one.exchange()).json()["narrowing"] == "none"
+    await change(one)
+    for _ in range(2):
+        assert (await one.exchange()).json()["access_token"].startswith("tvp_")
+
+
+async def test_another_token_of_the_account_goes_out_at_once(place: ExchangeRoom) -> None:
+    one = await scene(place)
+    assert (await one.exchange()).status_code == 200
+    assert await repeats(one)
+    await connect_again(one, token="xoxp-new", lifetime=43200)
+    assert (await one.exchange()).json()["access_token"] == "xoxp-new"
+
+
+async def connect_again(one: Scene, *, token: str, lifetime: int) -> None:
+    deployment = one.place.deployment
+    async with deployment.transaction() as transaction:
+        await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=one.agent.principal.user_id,
+            provider="slack",
+            answer=TokenAnswer(token, "xoxe-new", SLACK, lifetime, Account(one.connection.account, "again")),
+            asked=SLACK,
+            policy=deployment.vault.policies["slack"],
+            now=one.place.now(),
+        )
+
+
+@pytest.mark.parametrize("ends", ["delegation", "subject", "token"])
+async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, ends: str) -> None:
+    one, database = await scene(place), place.deployment.database
+    token = one.agent.token
+    if ends == "delegation":
+        async with place.deployment.transaction() as transaction:
+            await delegations.allow(transaction, **one.ids, scopes=SLACK, expires_at=place.now() + 6, now=place.now())
+    elif ends == "token":
+        await connect_again(one, token="xoxp-short", lifetime=6)
+    else:
+        found = await grants.get_grant(database, one.agent.principal.grant_id)
+        assert found is not None
+        minting = {"scopes": found.scopes, "audience": found.resource, "expires_at": place.now() + 11}
+        token, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]
+    assert (await one.exchange(subject_token=token)).status_code == 200
+    assert await repeats(one, subject_token=token)
+    database.clock_offset += 7
+    try:
+        answer = await one.exchange(subject_token=token)
+    finally:
+        database.clock_offset -= 7
+    assert (
+        refused(answer)
+        == {"delegation": "access_denied", "subject": "invalid_request", "token": "invalid_target"}[ends]
+    )
+
+
+async def test_on_each_database_a_revocation_of_another_process_counts_at_once(store: Store) -> None:
+    async with opened(store.data, database_url=store.url) as place:
+        one = await scene(place)
+        for _ in range(3):
+            assert (await one.exchange()).json()["narrowing"] == "none"
+        other = await store.open()
+        try:
+            async with other.transaction() as transaction:
+                await grants.revoke_grant(transaction, one.agent.principal.grant_id, reason="test", now=place.now())
+        finally:
+            await other.close()
+        assert refused(await one.exchange()) == "invalid_request"
+        events = await audit.list_events(place.deployment.database, limit=1000)
+        assert sum(e.kind == "token.released" for e in events) == 3
+
+
+# What counts as the same request
+
+_NAMES = st.sampled_from(["subject_token", "subject%5Ftoken", "scope", "client_id", "x", ""])
+_VALUES = st.sampled_from(["aaaa.bbbb.cccc", "dddd.eeee.ffff", "a%62", "a+b", "", "\0", "é"])
+_BODIES = st.lists(st.tuples(_NAMES, _VALUES), max_size=5).map(lambda pairs: "&".join(f"{n}={v}" for n, v in pairs))
+
+
+def asked(body: str, **headers: str) -> bytes | None:
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+    found = question_of(Request({"type": "http", "headers": fields}), body.encode())
+    return None if found is None else found.digest
+
+
+def is_plain(body: str) -> bool:
+    """Whether its first subject token can be one as it is written."""
+    found = question_of(Request({"type": "http", "headers": []}), body.encode())
+    return found is not None and re.fullmatch(r"[A-Za-z0-9._-]+", found.subject_token) is not None
+
+
+def rest(body: str) -> dict[str, str] | None:
+    """The parameters beside the subject token; None for what is refused."""
+    try:
+        found = parse_parameters(body)
+        found.refuse_repeated()
+    except OAuthError:
+        return None
+    return {name: value for name, value in found.values.items() if name != "subject_token"}
+
+
+@given(_BODIES, _BODIES)
+def test_requests_that_count_as_one_differ_in_the_subject_token_alone(one: str, other: str) -> None:
+    if is_plain(one) and is_plain(other) and asked(one) == asked(other) and rest(one) is not None:
+        assert rest(one) == rest(other)
+
+
+def test_headers_that_say_who_asks_are_part_of_the_request() -> None:
+    body = "a=b&subject_token=aaaa.bbbb.cccc"
+    plain = asked(body)
+    assert plain is not None
+    assert asked(body.replace("aaaa", "dddd")) == plain
+    assert asked(body, accept="*/*") == plain
+    assert asked(body, authorization="Basic eA==") not in {plain, None}
+    assert asked(body, dpop="x") is None
+    assert asked(body, origin="https://app.example") is None
+    assert asked("a=b") is None

@@ -1,0 +1,128 @@
+"""Refresh tokens of our own: rotation, grace, re-use, bounds (OAuth 2.1 §4.3, RFC 9700 §4.14)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.oauth_world import World, claims_of, error_of
+
+pytest_plugins = ["tests.support.oauth_fixtures"]
+
+
+@pytest.mark.requirement("S-078")
+async def test_a_refresh_token_rotates_and_is_bound_to_its_client(world: World) -> None:
+    issued = await world.tokens()
+    other = await world.public_client()
+    stolen = await world.refresh(other, issued["refresh_token"])
+    assert error_of(stolen) == "invalid_grant"
+    rotated = (await world.refresh(issued["client_id"], issued["refresh_token"])).json()
+    assert rotated["refresh_token"] != issued["refresh_token"]
+    assert rotated["access_token"] != issued["access_token"]
+    assert await world.probe(rotated["access_token"]) == 200
+
+
+@pytest.mark.requirement("S-078")
+async def test_scope_and_resource_cannot_grow(world: World) -> None:
+    issued = await world.tokens(scope="tools openid")
+    client_id, token = issued["client_id"], issued["refresh_token"]
+    for more, error in (
+        ({"scope": "tools connections"}, "invalid_scope"),
+        ({"scope": "admin"}, "invalid_scope"),
+        ({"resource": "https://other.example"}, "invalid_target"),
+        ({"resource": f"{world.url}/sse"}, "invalid_target"),
+    ):
+        assert error_of(await world.refresh(client_id, token, **more)) == error
+    narrow = (await world.refresh(client_id, token, scope="tools", resource=f"{world.url}/mcp/")).json()
+    assert narrow["scope"] == "tools"
+    assert claims_of(narrow["access_token"])["scope"] == "tools"
+    assert (await world.refresh(client_id, narrow["refresh_token"])).json()["scope"] == "openid tools"
+
+
+@pytest.mark.requirement("S-079")
+async def test_a_token_two_generations_old_kills_the_whole_family(stored_world: World) -> None:
+    first = await stored_world.tokens()
+    client_id = first["client_id"]
+    second = (await stored_world.refresh(client_id, first["refresh_token"])).json()
+    third = (await stored_world.refresh(client_id, second["refresh_token"])).json()
+    assert await stored_world.probe(third["access_token"]) == 200
+    assert error_of(await stored_world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
+    for issued in (first, second, third):
+        assert await stored_world.probe(issued["access_token"]) == 401
+    assert error_of(await stored_world.refresh(client_id, third["refresh_token"])) == "invalid_grant"
+
+
+@pytest.mark.requirement("S-080")
+async def test_parallel_refreshes_leave_one_live_successor(stored_world: World) -> None:
+    issued = await stored_world.tokens()
+    answers = await asyncio.gather(
+        *(stored_world.refresh(issued["client_id"], issued["refresh_token"]) for _ in range(20))
+    )
+    successors = {answer.json()["refresh_token"] for answer in answers if answer.status_code == 200}
+    assert len(successors) == 1
+    again = await stored_world.refresh(issued["client_id"], successors.pop())
+    assert again.status_code == 200
+
+
+@pytest.mark.requirement("S-081")
+async def test_an_honest_retry_gets_the_same_successor_until_it_was_used_or_half_a_minute_passed(world: World) -> None:
+    issued = await world.tokens()
+    client_id = issued["client_id"]
+    lost = (await world.refresh(client_id, issued["refresh_token"])).json()
+    with world.elapsed(25):
+        retried = (await world.refresh(client_id, issued["refresh_token"])).json()
+    assert retried["refresh_token"] == lost["refresh_token"]
+    used = (await world.refresh(client_id, retried["refresh_token"])).json()
+    assert error_of(await world.refresh(client_id, issued["refresh_token"])) == "invalid_grant"
+    assert await world.probe(used["access_token"]) == 401
+
+    late = await world.tokens()
+    await world.refresh(late["client_id"], late["refresh_token"])
+    with world.elapsed(31):
+        assert error_of(await world.refresh(late["client_id"], late["refresh_token"])) == "invalid_grant"
+
+
+@pytest.mark.requirement("S-082")
+async def test_near_misses_and_refused_requests_do_not_burn_the_token(world: World) -> None:
+    issued = await world.tokens(scope="tools openid")
+    client_id, token = issued["client_id"], issued["refresh_token"]
+    for garbage in (
+        token[:-1],
+        token + "A",
+        token.swapcase(),
+        token[::-1],
+        " " + token,
+        token + "=",
+        token.replace(token[0], "!", 1),
+        issued["access_token"],
+        "",
+    ):
+        assert error_of(await world.refresh(client_id, garbage)) in {"invalid_grant", "invalid_request"}
+    assert error_of(await world.refresh(client_id, token, scope="admin")) == "invalid_scope"
+    assert error_of(await world.refresh("nobody", token)) == "invalid_client"
+    assert (await world.refresh(client_id, token)).status_code == 200
+
+
+@pytest.mark.requirement("S-083")
+async def test_a_family_ends_when_idle_for_a_month_or_three_months_old(world: World) -> None:
+    idle = await world.tokens()
+    with world.elapsed(30 * 86400 + 5):
+        assert error_of(await world.refresh(idle["client_id"], idle["refresh_token"])) == "invalid_grant"
+    busy = await world.tokens()
+    token = busy["refresh_token"]
+    for day in range(25, 90, 25):
+        with world.elapsed(day * 86400):
+            token = (await world.refresh(busy["client_id"], token)).json()["refresh_token"]
+    with world.elapsed(90 * 86400 + 5):
+        assert error_of(await world.refresh(busy["client_id"], token)) == "invalid_grant"
+
+
+async def test_a_confidential_client_rotates_too(world: World) -> None:
+    client = await world.register(token_endpoint_auth_method="client_secret_post")
+    client_id, secret = str(client["client_id"]), str(client["client_secret"])
+    code = await world.code(client_id)
+    issued = (await world.token(code.form(client_secret=secret))).json()
+    assert error_of(await world.refresh(client_id, issued["refresh_token"])) == "invalid_client"
+    rotated = await world.refresh(client_id, issued["refresh_token"], client_secret=secret)
+    assert rotated.json()["refresh_token"] != issued["refresh_token"]

@@ -1,0 +1,223 @@
+"""The pure rules: redirect matching, PKCE, names, parameters and JSON, as properties and tables."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import string
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.http.cors import is_cross_origin_path
+from server.oauth.rules import (
+    OAuthError,
+    canonical_resource,
+    check_challenge,
+    check_redirect_uri,
+    clean_name,
+    json_object,
+    own_resources,
+    parse_json,
+    parse_parameters,
+    redirect_host,
+    redirect_matches,
+    verifier_matches,
+    with_parameters,
+    without_loopback_port,
+)
+
+SCHEMES = ("cursor",)
+PATHS = st.text(string.ascii_letters + string.digits + "-._~/", max_size=20).map(lambda text: "/" + text)
+LOOPBACK_HOSTS = st.sampled_from(["127.0.0.1", "localhost", "[::1]"])
+PORTS = st.integers(1, 65535)
+
+
+@given(LOOPBACK_HOSTS, PORTS, PORTS, PATHS)
+def test_a_loopback_redirect_matches_with_any_port(host: str, first: int, second: int, path: str) -> None:
+    registered = f"http://{host}:{first}{path}"
+    assert redirect_matches([registered], f"http://{host}:{second}{path}")
+    assert redirect_matches([registered], f"http://{host}{path}")
+    assert without_loopback_port(registered) == f"http://{host}{path}"
+
+
+@given(LOOPBACK_HOSTS, PORTS, PATHS, PATHS)
+def test_a_loopback_redirect_matches_no_other_path_or_host(host: str, port: int, path: str, other: str) -> None:
+    asked = f"http://{host}:{port}{other}"
+    assert redirect_matches([f"http://{host}:{port}{path}"], asked) == (path == other)
+    assert not redirect_matches([f"http://{host}.example:{port}{other}"], asked)
+    assert not redirect_matches([f"https://{host}:1{other}"], asked)
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_nothing_but_the_exact_text_matches_off_loopback(path: str, more: str) -> None:
+    registered = f"https://client.example/{path}"
+    asked = registered + more
+    assert redirect_matches([registered], asked) == (asked == registered)
+
+
+@given(st.text(max_size=80))
+def test_no_text_that_may_be_registered_hides_where_it_leads(text: str) -> None:
+    try:
+        check_redirect_uri(text, private_use_schemes=SCHEMES)
+    except OAuthError as error:
+        assert error.code == "invalid_redirect_uri"
+        return
+    assert text.isascii()
+    assert "#" not in text
+    assert "@" not in text.split("/")[2]
+    assert text.startswith(("https://", "http://localhost", "http://127.0.0.1", "http://[::1]", "cursor:"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://client.example/callback",
+        "https://client.example:8443/a/b?c=d",
+        "http://127.0.0.1/callback",
+        "http://[::1]:9999/callback",
+        "http://localhost:33418",
+        "cursor://anysphere.cursor-mcp/oauth/callback",
+    ],
+)
+def test_redirects_of_real_clients_may_be_registered(uri: str) -> None:
+    check_redirect_uri(uri, private_use_schemes=SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [
+        ("https://client.example:8443/cb", "client.example"),
+        ("http://127.0.0.1:1/cb", "127.0.0.1"),
+        ("cursor://anysphere.cursor-mcp/cb", "cursor:"),
+    ],
+)
+def test_a_person_is_shown_the_host_of_a_redirect(uri: str, host: str) -> None:
+    assert redirect_host(uri) == host
+
+
+@given(st.text(string.ascii_letters + string.digits + "-._~", min_size=43, max_size=128))
+def test_a_verifier_fits_its_own_challenge_and_no_other(verifier: str) -> None:
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    assert verifier_matches(verifier, check_challenge(challenge, "S256"))
+    assert not verifier_matches(verifier, challenge[::-1] if challenge[::-1] != challenge else "A" * 43)
+    assert not verifier_matches(verifier + "\n", challenge)
+    assert not verifier_matches(challenge, challenge)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=10), st.text(max_size=20), max_size=8))
+def test_parameters_survive_the_way_to_the_client(values: dict[str, str]) -> None:
+    clean = {name: value for name, value in values.items() if "\0" not in name + value}
+    url = with_parameters("https://client.example/cb?known=1", clean)
+    assert url.isascii()
+    assert "\n" not in url
+    assert parse_parameters(url.split("?known=1&", 1)[1] if clean else "").values == clean
+
+
+@pytest.mark.parametrize("raw", ["a=%ff", "a=%00", "&".join(f"p{n}=1" for n in range(100))])
+def test_unreadable_parameters_are_refused(raw: str) -> None:
+    with pytest.raises(OAuthError):
+        parse_parameters(raw)
+
+
+PIECES = [*"ab1=&+%;~.ü é", "%41", "%c3%a4", "%C3", "%zz", "%00", "%26", "\0", "\u2028"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_forms_are_read_as_the_standard_library_reads_them(raw: str) -> None:
+    try:
+        pairs = parse_qsl(raw, keep_blank_values=True, encoding="utf-8", errors="strict", separator="&")
+    except ValueError:
+        pairs = None
+    if pairs is None or any("\0" in name + value for name, value in pairs):
+        with pytest.raises(OAuthError):
+            parse_parameters(raw)
+        return
+    found = parse_parameters(raw)
+    first: dict[str, str] = {}
+    for name, value in pairs:
+        first.setdefault(name, value)
+    assert found.values == first
+    assert found.repeated == {name for name, _ in pairs if [one for one, _ in pairs].count(name) > 1}
+
+
+def test_repeated_and_empty_parameters_are_seen() -> None:
+    parameters = parse_parameters("a=1&b=&a=2")
+    assert parameters.repeated == {"a"}
+    assert parameters.get("b") is None
+    with pytest.raises(OAuthError):
+        parameters.refuse_repeated()
+    with pytest.raises(OAuthError):
+        parameters.require("b")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_sane_json_is_read_as_it_was_written(value: object) -> None:
+    raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        expected = json.loads(raw.decode())
+    except UnicodeDecodeError:
+        with pytest.raises(ValueError):
+            parse_json(raw)
+        return
+    assert parse_json(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * 31 + b"]" * 31,
+        b'{"a":1,"a":2}',
+        b'{"a":NaN}',
+        b'{"a":"\\ud800"}',
+        b"\xff",
+        b"",
+        b"[]",
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a":"' + b"\\" * 999,
+    ],
+)
+def test_json_that_could_be_read_in_two_ways_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        json_object(raw)
+
+
+def test_brackets_inside_strings_are_not_depth() -> None:
+    assert json_object(b'{"a":"' + b"[{" * 50 + b'\\"[[["}')
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("Claude\u202eedoC", "ClaudeedoC"),
+        ("  Agent\u200b \x07Smith\n", "Agent Smith"),
+        ("\U000e0041\ufeff", ""),
+        ("Агент 漢字 🤖", "Агент 漢字 🤖"),
+        ("x" * 500, "x" * 100),
+    ],
+)
+def test_names_lose_what_could_disguise_them(name: str, clean: str) -> None:
+    assert clean_name(name) == clean
+
+
+def test_our_resources_are_known_in_both_spellings() -> None:
+    public = "https://vault.example"
+    assert own_resources(public) == {public, f"{public}/", f"{public}/mcp", f"{public}/sse"}
+    assert canonical_resource(f"{public}/mcp/", public_url=public) == f"{public}/mcp"
+    assert canonical_resource(f"{public}/", public_url=public) == public
+    assert canonical_resource("https://other.example/", public_url=public) == "https://other.example/"
+
+
+def test_only_machine_endpoints_are_open_to_other_origins() -> None:
+    assert all(is_cross_origin_path(path) for path in ("/token", "/token/", "/register", "/register/x", "/revoke"))
+    assert is_cross_origin_path("/.well-known/oauth-authorization-server")
+    assert not any(is_cross_origin_path(path) for path in ("/authorize", "/consent", "/introspect", "/", "/mcp"))

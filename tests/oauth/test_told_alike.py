@@ -1,0 +1,182 @@
+"""What an agent is told of an account that it cannot use: the same over MCP, at /token and by the proxy."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import httpx2
+import pytest
+
+from tests.support.exchange_room import Caller, ExchangeRoom
+from tests.support.mcp_room import Agent, modern, modern_headers, room
+from vault import delegations
+from vault.records import Connection
+from vault.storage.database import Transaction
+
+SCOPE = "chat:write"
+Spoil = Callable[[Transaction, Agent, Connection], Awaitable[object]]
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
+    async with (
+        room(tmp_path_factory.mktemp("told") / "data") as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(opened, http)
+
+
+async def _wear_out(transaction: Transaction, agent: Agent, connection: Connection) -> None:
+    await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": connection.id})
+
+
+async def _narrow(transaction: Transaction, agent: Agent, connection: Connection) -> None:
+    await transaction.execute("update connections set scopes = 'channels:read' where id = :id", {"id": connection.id})
+
+
+async def _nothing(transaction: Transaction, agent: Agent, connection: Connection) -> None:
+    pass
+
+
+async def _allow_less(transaction: Transaction, agent: Agent, connection: Connection) -> None:
+    await delegations.allow(
+        transaction,
+        user_id=agent.principal.user_id,
+        client_id=agent.principal.client_id,
+        connection_id=connection.id,
+        scopes=frozenset({"channels:read"}),
+        now=connection.created_at,
+    )
+
+
+async def _by_tool(place: ExchangeRoom, caller: Caller, agent: Agent, handle: dict[str, str]) -> httpx2.Response:
+    message = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
+    headers = modern_headers("tools/call", "slack_post", authorization=f"Bearer {agent.token}")
+    return await place.http.post("/mcp", json=message, headers=headers)
+
+
+async def _by_token(place: ExchangeRoom, caller: Caller, agent: Agent, handle: dict[str, str]) -> httpx2.Response:
+    return await place.exchange(caller, agent.token, scope=SCOPE)
+
+
+async def _by_proxy(place: ExchangeRoom, caller: Caller, agent: Agent, handle: dict[str, str]) -> httpx2.Response:
+    headers = {"authorization": f"Bearer {handle['access_token']}"}
+    form = {"channel": "#general", "text": "hello"}
+    return await place.http.post(f"{handle['api_base_url']}/chat.postMessage", data=form, headers=headers)
+
+
+DOORS = {"tool": _by_tool, "token": _by_token, "proxy": _by_proxy}
+
+
+async def refused_at(place: ExchangeRoom, door: str, spoil: Spoil, *, is_allowed: bool) -> tuple[str, Connection]:
+    """The whole answer of a door to an agent whose account is spoiled, and whose permission ended or not."""
+    caller = await place.caller()
+    agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
+    connection = await place.slack(agent)
+    exchanged = await place.exchange(caller, agent.token, scope=SCOPE)
+    assert exchanged.status_code == 200, exchanged.text
+    handle = exchanged.json()
+    assert '"isError":true' not in (good := await DOORS[door](place, caller, agent, handle)).text, good.text  # the twin
+    assert good.status_code == 200, good.text
+    async with place.deployment.transaction() as transaction:
+        await spoil(transaction, agent, connection)
+        if not is_allowed:
+            assert await delegations.revoke(
+                transaction,
+                user_id=agent.principal.user_id,
+                client_id=agent.principal.client_id,
+                connection_id=connection.id,
+                now=place.now(),
+            )
+    answer = await DOORS[door](place, caller, agent, handle)
+    if door == "tool":
+        assert answer.json()["result"]["isError"], answer.text
+    else:
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.json()["connect_uri"]
+    return answer.text, connection
+
+
+@pytest.mark.requirement("S-118")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("spoil", [_nothing, _wear_out, _narrow], ids=["only", "worn out", "too narrow"])
+async def test_of_an_account_that_it_may_not_use_an_agent_hears_the_same_whatever_its_state(
+    place: ExchangeRoom, door: str, spoil: Spoil
+) -> None:
+    answer, connection = await refused_at(place, door, spoil, is_allowed=False)
+    tool = "slack_post" if door == "tool" else "Invoices"
+    assert f"Slack is connected, but this agent may not use it for {tool} yet." in answer
+    for hidden in (connection.label, connection.account, "needs_reauth", "renewed", "no longer", "granted", "ended"):
+        assert hidden not in answer, answer
+    for hidden in ("connection_required", "invalid_scope", "missing_scope"):
+        assert hidden not in answer, answer
+    expected = {"tool": "isError", "token": '"reason":"delegation"', "proxy": "delegation_required"}
+    assert expected[door] in answer
+
+
+@pytest.mark.requirement("S-118")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_wear_out, "no longer accepts the connection of"),
+        (_narrow, "has not granted chat:write"),
+        (_allow_less, "but not for chat:write"),
+    ],
+    ids=["worn out", "too narrow", "allowed less"],
+)
+async def test_of_an_account_that_it_may_use_an_agent_hears_what_is_wrong(
+    place: ExchangeRoom, door: str, spoil: Spoil, told: str
+) -> None:
+    answer, connection = await refused_at(place, door, spoil, is_allowed=True)
+    assert told in answer
+    assert connection.label in answer
+
+
+# A name that an agent tries, beside an account that it may use
+
+BOB = "bob (Sandbox)"
+
+
+async def tried(place: ExchangeRoom, door: str, name: str) -> str:
+    """What an agent hears that may use one account and names another; `ID` is replaced by that of the other."""
+    caller = await place.caller()
+    agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
+    await place.slack(agent, account="alice")
+    private = await place.slack(agent, account="bob", delegated=frozenset())
+    name = name.replace("ID", private.id)
+    if door == "tool":
+        arguments = {"channel": "#general", "text": "hello", "account": name}
+        message = modern("tools/call", {"name": "slack_post", "arguments": arguments})
+        headers = modern_headers("tools/call", "slack_post", authorization=f"Bearer {agent.token}")
+        answer = await place.http.post("/mcp", json=message, headers=headers)
+    elif door == "token":
+        answer = await place.exchange(caller, agent.token, scope=SCOPE, account=name)
+    else:
+        handle = (await place.exchange(caller, agent.token, scope=SCOPE)).json()
+        host, _, _ = handle["api_base_url"].partition("/proxy/")
+        headers = {"authorization": f"Bearer {handle['access_token']}"}
+        form = {"channel": "#general", "text": "hello"}
+        answer = await place.http.post(f"{host}/proxy/{name}/web/chat.postMessage", data=form, headers=headers)
+    links = r"[A-Za-z0-9_-]{43}|[A-Z0-9]{4}-[A-Z0-9]{4}"  # each answer has its own
+    return f"{answer.status_code} {re.sub(links, '', answer.text)}"
+
+
+@pytest.mark.requirement("S-118")
+@pytest.mark.parametrize("door", DOORS)
+async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_such_an_account(
+    place: ExchangeRoom, door: str
+) -> None:
+    nobody = await tried(place, door, "nobody")
+    assert '"isError":true' in nobody or nobody.startswith("4"), nobody
+    for name in (BOB, BOB.upper(), "ID"):
+        assert await tried(place, door, name) == nobody
+    assert "bob" not in nobody
+    if door != "proxy":
+        assert "alice" in nobody  # so that it can name the right one
+        assert "/connect/" in nobody  # so that the person can allow another
+        good = await tried(place, door, "ALICE (sandbox)")  # the twin
+        assert '"isError":true' not in good
+        assert good.startswith("200")

@@ -1,0 +1,98 @@
+"""The pages as axe-core sees them: names, labels, headings, landmarks, contrast; in both colour schemes, on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from tests.conftest import unavailable
+from tests.support.chromium import running_chromium
+from tests.support.foreign import MODULES
+from tests.support.harness import PASSWORD
+from tests.support.portal_room import Room, running_room
+
+pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
+_RUN = """() => axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
+  one => one.id + ': ' + one.nodes.map(node => node.target.join(' ')).join(', ')))"""
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncGenerator[Browser]:
+    async with running_chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    del browser  # first, so that nothing is started only to be skipped
+    async with running_room(tmp_path_factory.mktemp("accessible")) as opened:
+        yield opened
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe-core objects to on the page that is open."""
+    script = MODULES / "axe-core" / "axe.min.js"
+    if not script.exists():
+        unavailable("looking at pages for people who cannot see them needs: make node")
+    await page.evaluate(script.read_text(encoding="utf-8"))
+    found: list[str] = await page.evaluate(_RUN)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: str) -> None:
+    user, client = await room.user(), await room.agent(name="Claude Code")
+    await room.connect(await room.signed_in(user), user, client)
+    link = await room.link(user, client, provider="google", scopes=frozenset({"openid"}))
+    own = ("connections", "agents", "approvals", "activity", "account", "device", "first-run", "no-such-page")
+    paths = (
+        *(f"/{name}" for name in own),
+        "/connections/connect?provider=google",
+        f"/agents/{client.id}/cut-off",
+        "/connect/callback/slack?error=access_denied&state=nobody's",
+        room.authorize_path(client),
+        room.authorize_path(client, redirect_uri="https://elsewhere.example/"),
+        link.url.removeprefix(room.url),
+    )
+    context = await browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme="dark" if scheme == "dark" else "light"
+    )
+    try:
+        page = await context.new_page()
+        await page.goto(f"{room.url}/connections")
+        found = {"/sign-in": await violations(page)}
+        await page.get_by_label("Name").fill(user.name)
+        await page.get_by_label("Password").fill("another password that is wrong")
+        await page.get_by_role("button", name="Sign in", exact=True).click()
+        found["/sign-in, refused"] = await violations(page)
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Sign in", exact=True).click()
+        for path in paths:
+            await page.goto(f"{room.url}{path}")
+            found[path] = await violations(page)
+    finally:
+        await context.close()
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+async def test_a_page_that_keeps_somebody_out_is_seen(browser: Browser) -> None:
+    """The twin: what the test above looks for is found where it is."""
+    page = await browser.new_page()
+    await page.set_content("<input name='secret'><p style='color:#aaa;background:#fff'>hardly there</p>")
+    found = {one.partition(":")[0] for one in await violations(page)}
+    assert {"label", "color-contrast", "html-has-lang", "document-title", "landmark-one-main"} <= found
+    await page.close()
+
+
+async def test_the_page_of_a_vault_without_an_admin_keeps_nobody_out(browser: Browser, tmp_path: Path) -> None:
+    async with running_room(tmp_path) as empty:
+        async with empty.deployment.transaction() as transaction:
+            await transaction.execute("update users set is_admin = 0")
+        page = await browser.new_page()
+        await page.goto(f"{empty.url}/first-run")
+        assert await page.get_by_label("One-time secret").is_visible()
+        assert await violations(page) == []
+        await page.close()

@@ -1,0 +1,522 @@
+"""The person's own pages: connections, agents and activity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from urllib.parse import quote
+
+import pytest
+
+from providers.simulator.person import consent
+from server.portal.agents import PAGE_SIZE
+from server.portal.connections import PAGE_SIZE as CONNECTIONS
+from tests.support.person import forms_of, session_token
+from tests.support.portal_room import CHAT, Room, query_of, running_room
+from vault import connections, delegations, grants, revocations
+from vault.audit import audit
+from vault.records import Client, ClientKind, Connection, Event, User
+from vault.refresh import leases
+
+EVENTS = "https://www.googleapis.com/auth/calendar.events"
+READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("accounts")) as opened:
+        yield opened
+
+
+async def _only(room: Room, user: User) -> Connection:
+    (connection,) = await connections.list_connections(room.deployment.database, user.id)
+    return connection
+
+
+async def _grant(room: Room, user: User, client: Client) -> None:
+    async with room.deployment.transaction() as transaction:
+        await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=frozenset({"tools"}),
+            resource=f"{room.url}/mcp",
+            redirect_uri="https://agent.example/callback",
+            now=room.deployment.now(),
+        )
+
+
+# Connections
+
+
+async def test_a_person_connects_a_provider_with_the_scopes_they_tick(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/connections")
+    assert "Nothing is connected yet" in page.text
+    page = await person.open("/connections/connect?provider=slack")
+    ticked = [value for name, value in forms_of(page.text)[-1].fields if name == "scope"]
+    provider = room.deployment.catalog.get("slack")
+    assert provider is not None
+    assert set(ticked) == provider.scope.default
+    answer = await person.submit(page, {"scope": ["channels:read", "admin", "openid"]}, form="/connections/connect")
+    assert query_of(answer.headers["location"])["user_scope"] == "channels:read"
+    done = await person.open(await consent(answer.headers["location"]))
+    assert "No agent may use it yet" in done.text
+    assert (await _only(room, user)).scopes == {"channels:read"}
+    assert not await delegations.list_for_user(room.deployment.database, user.id)
+
+
+async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_asked_to_reconnect(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, {"scope": ["channels:read"]}, form="/connections/connect")
+    await person.open(await consent(answer.headers["location"]))
+    facts = await leases.read(room.deployment.database, (await _only(room, user)).id)
+    assert facts is not None
+    async with room.deployment.transaction() as transaction:
+        lease = await leases.claim(transaction, facts, owner="me", now=room.deployment.now())
+        assert lease is not None
+        await leases.settle(transaction, lease, now=room.deployment.now())
+    page = (await person.open("/connections")).text
+    assert "waiting for the provider" in page
+    assert "The vault tries again by itself." in page
+    assert "needs you again" not in page
+    async with room.deployment.transaction() as transaction:
+        await leases.resolve(transaction, lease)
+    assert "waiting for the provider" not in (await person.open("/connections")).text
+
+
+async def test_what_tools_need_stands_first_and_the_rest_of_a_large_service_is_folded_away(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=google")
+    shown, _, folded = page.text.partition("<details>")
+    needed = frozenset[str]().union(*(spec.scopes for spec in room.deployment.tools if spec.provider == "google"))
+    assert needed
+    assert {scope for scope in needed if f'value="{scope}"' in shown} == needed
+    other = "https://www.googleapis.com/auth/gmail.settings.basic"
+    assert other not in needed
+    assert f'value="{other}"' not in shown
+    assert f'value="{other}"' in folded
+    assert " checked" not in folded
+    answer = await person.submit(page, {"scope": [other]}, form="/connections/connect")
+    assert other in query_of(answer.headers["location"])["scope"], "what is folded away counts, too"
+
+
+async def test_the_agents_page_says_the_address_to_enter_until_there_is_one(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    address = f"{room.url}/mcp"
+    assert address in (await person.open("/agents")).text
+    await _grant(room, user, client)
+    assert address not in (await person.open("/agents")).text
+
+
+async def test_an_alias_connects_just_its_part(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=google-calendar")
+    ticked = [value for name, value in forms_of(page.text)[-1].fields if name == "scope"]
+    assert ticked
+    assert all("calendar" in scope for scope in ticked)
+    assert "openid" not in page.text
+
+
+async def test_a_person_adds_scopes_to_an_account_or_connects_another_one(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client, provider="google", account="alice", scopes=frozenset({READONLY}))
+    before = await _only(room, user)
+    page = await person.open("/connections/connect?provider=google-calendar")
+    assert "keeps what it has" in page.text
+    answer = await person.submit(page, {"scope": [EVENTS]}, form="/connections/connect")
+    query = query_of(answer.headers["location"])
+    assert {EVENTS, READONLY} <= set(query["scope"].split())
+    assert query["login_hint"] == before.label
+    done = await person.open(await consent(answer.headers["location"]))
+    assert done.url.path.startswith("/connect/done/")
+    after = await _only(room, user)
+    assert after.id == before.id
+    assert {EVENTS, READONLY} <= after.scopes
+    given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert [one.scopes for one in given] == [{READONLY}], "what agents may use is another question"
+    other = await person.submit(page, {"scope": [EVENTS], "account": "new"}, form="/connections/connect")
+    query = query_of(other.headers["location"])
+    assert READONLY not in query["scope"].split()
+    assert "login_hint" not in query
+    await person.open(await consent(other.headers["location"], account="bob"))
+    assert len(await connections.list_connections(room.deployment.database, user.id)) == 2
+
+
+async def test_nobody_adds_scopes_to_an_account_of_somebody_else(room: Room) -> None:
+    victim, client = await room.user(), await room.agent()
+    await room.connect(await room.signed_in(victim), victim, client)
+    theirs = await _only(room, victim)
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, {"account": theirs.id}, form="/connections/connect")
+    assert answer.status_code == 400
+    assert theirs.label not in answer.text
+    assert (await person.submit(page, form="/connections/connect")).status_code == 303
+
+
+async def test_connecting_with_nothing_ticked_asks_again(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    page = await person.open("/connections/connect?provider=slack")
+    answer = await person.submit(page, {"scope": None}, form="/connections/connect")
+    assert answer.status_code == 400
+    assert "Tick at least one thing" in answer.text
+
+
+async def test_the_page_says_account_scopes_state_and_times(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    await room.connect(person, user, await room.agent())
+    text = (await person.open("/connections")).text
+    for shown in ("Slack", "alice (Sandbox)", "connected", "Post messages as you", "Last renewed", "Token ends"):
+        assert shown in text, shown
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(
+            "update connections set state = 'needs_reauth' where user_id = :user_id", {"user_id": user.id}
+        )
+    text = (await person.open("/connections")).text
+    assert "needs you again" in text
+    assert "Reconnect to use it again" in text
+
+
+async def test_reconnecting_keeps_the_connection_and_what_agents_may_use(room: Room) -> None:
+    room.simulator.reset()  # Slack adds up what an account ever granted
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    before = await _only(room, user)
+    answer = await person.submit(await person.open("/connections"), form="reconnect")
+    assert query_of(answer.headers["location"])["user_scope"] == "chat:write"
+    await person.open(await consent(answer.headers["location"]))
+    after = await _only(room, user)
+    assert (after.id, after.scopes) == (before.id, before.scopes)
+    assert after.generation > before.generation
+    given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert [one.scopes for one in given] == [CHAT]
+
+
+@pytest.mark.requirement("S-147", "S-146")
+async def test_disconnecting_asks_first_then_ends_the_access_everywhere(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    connection = await _only(room, user)
+    page = await person.open(f"/connections/{connection.id}/disconnect")
+    assert page.status_code == 200
+    assert await _only(room, user) == connection, "asking changes nothing"
+    ended_before = len(room.simulator.books()["revocations"])
+    page = await person.submit(page, form="/disconnect")
+    assert page.url.path == "/connections"
+    assert "ended at the provider" in page.text
+    assert len(room.simulator.books()["revocations"]) > ended_before
+    assert not await connections.list_connections(room.deployment.database, user.id)
+    row = await room.deployment.database.fetch_one(
+        "select salt from keys.connection_keys where connection_id = :id", {"id": connection.id}
+    )
+    assert row is None, "the key is destroyed"
+    given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert not any(one.is_live(room.deployment.now()) for one in given)
+    assert {"connection.closed", "connection.upstream_revoked"} <= set(await room.kinds(user))
+
+
+@pytest.mark.requirement("S-147")
+async def test_a_provider_that_cannot_be_reached_is_shown_and_asked_again(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    await room.connect(person, user, await room.agent())
+    connection = await _only(room, user)
+    room.simulator.fault("slack.revoke", "status", status=503, times=2)
+    page = await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    assert "We keep trying" in page.text
+    assert "Next try" in page.text
+    assert not await connections.list_connections(room.deployment.database, user.id), "unusable here from the start"
+    room.deployment.database.clock_offset += 200
+    assert await revocations.run_due(room.deployment.vault) >= 1
+    room.deployment.database.clock_offset += 2000
+    await revocations.run_due(room.deployment.vault)
+    page = await person.open("/connections")
+    assert "ended at the provider, and the keys" in page.text
+    assert "We keep trying" not in page.text
+
+
+async def test_somebody_elses_connection_is_not_there(room: Room) -> None:
+    owner, other = await room.user(), await room.user()
+    person, stranger = await room.signed_in(owner), await room.signed_in(other)
+    await room.connect(person, owner, await room.agent())
+    connection = await _only(room, owner)
+    assert (await stranger.http.get(f"/connections/{connection.id}/disconnect")).status_code == 404
+    page = await stranger.open("/account")
+    token = dict(forms_of(page.text)[0].fields)["form_token"]
+    for path in (f"/connections/{connection.id}/disconnect", f"/connections/{connection.id}/reconnect"):
+        answer = await stranger.http.post(path, data={"form_token": token}, headers={"origin": room.url})
+        assert answer.status_code in {403, 404}
+    assert connection.label not in (await stranger.open("/connections")).text
+    assert await _only(room, owner) == connection
+    assert (await person.http.get(f"/connections/{connection.id}/disconnect")).status_code == 200
+
+
+async def test_without_any_provider_the_page_says_what_to_set_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    bare = {"slack": {"client_id": None}, "google": {"client_id": None}}
+    async with running_room(tmp_path_factory.mktemp("bare"), overrides={"providers": bare}) as room:
+        person = await room.signed_in()
+        for path in ("/connections", "/first-run"):
+            text = (await person.open(path)).text
+            assert "token-vault providers setup slack" in text
+            assert f"{room.url}/connect/callback/slack" in text
+            assert "token-vault demo" in text
+            assert "not set up" in text
+
+
+# Agents
+
+
+async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room) -> None:
+    user, client, other = await room.user(), await room.agent(name="Changed bot"), await room.agent(name="Idle bot")
+    person = await room.signed_in(user)
+    await _grant(room, user, client)
+    await _grant(room, user, other)
+    await room.connect(person, user, client)
+    connection = await _only(room, user)
+    page = await person.open("/agents")
+    assert "Changed bot" in page.text
+    assert "Idle bot" in page.text
+    form = f"/agents/{quote(client.id, safe='')}/scopes"
+    page = await person.submit(page, {"use": None}, form=form)
+    assert page.url.path == "/agents"
+    held = await delegations.get(
+        room.deployment.database, user_id=user.id, client_id=client.id, connection_id=connection.id
+    )
+    assert held is not None
+    assert not held.is_live(room.deployment.now())
+    page = await person.submit(page, {"use": [f"{connection.id} chat:write"]}, form=form)
+    held = await delegations.get(
+        room.deployment.database, user_id=user.id, client_id=client.id, connection_id=connection.id
+    )
+    assert held is not None
+    assert held.is_live(room.deployment.now())
+    assert (await room.kinds(user))[-2:] == ["delegation.revoked", "delegation.changed"]
+    assert not await delegations.list_for_client(room.deployment.database, user.id, client_id=other.id)
+
+
+async def test_many_agents_are_shown_a_page_at_a_time_and_fewer_with_many_accounts(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    for number in range(PAGE_SIZE + 1):
+        await _grant(room, user, await room.agent(name=f"Bot number {number}."))
+    first = await person.open("/agents")
+    assert first.text.count("<h2") == PAGE_SIZE
+    assert 'href="/agents?page=2">More agents' in first.text
+    assert "Previous agents" not in first.text
+    second = await person.open("/agents?page=2")
+    shown = {name for number in range(PAGE_SIZE + 1) for name in [f"Bot number {number}."]}
+    assert shown <= {*re.findall(r"Bot number \d+\.", first.text + second.text)}
+    assert 'href="/agents?page=1">Previous agents' in second.text
+    assert "More agents" not in second.text
+    for odd in ("0", "-1", "x", "٣", ""):
+        assert (await person.open(f"/agents?page={odd}")).text.count("<h2") == first.text.count("<h2"), odd
+    assert "Previous agents" in (await person.open("/agents?page=9999999")).text
+
+
+async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation,"
+            " metadata, created_at) values ('default', :id, :user, 'slack', :id, :id, '', 'active', 1, '{}', 1)",
+            [{"id": f"{user.id}-{number:02}", "user": user.id} for number in range(CONNECTIONS + 1)],
+        )
+    first, second = await person.open("/connections"), await person.open("/connections?page=2")
+    assert first.text.count(f"<bdi>{user.id}-") == CONNECTIONS
+    assert second.text.count(f"<bdi>{user.id}-") == 1
+    assert "More connections" in first.text
+    assert "Previous connections" in second.text
+
+
+async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await _grant(room, user, client)
+    await room.connect(person, user, client)
+    form = f"/agents/{quote(client.id, safe='')}/scopes"
+    old = await person.open("/agents")
+    taken = await person.submit(old, {"use": None}, form=form)
+    assert taken.status_code == 200
+    refused = await person.submit(old, form=form)  # another tab would give back what was just taken away
+    assert refused.status_code == 409
+    assert (await room.kinds(user))[-1] == "delegation.revoked"
+    again = await person.submit(await person.open("/agents"), form=form)
+    assert again.status_code == 200
+
+
+async def test_a_consent_page_of_older_permissions_asks_again(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    old = await person.open(room.authorize_path(client))
+    await person.submit(await person.open("/agents"), {"use": None}, form=f"/agents/{quote(client.id, safe='')}/scopes")
+    page = await person.submit(old, form="/consent", button=("decision", "allow"))
+    assert page.status_code == 200
+    assert page.url.path == "/consent"
+    answer = await person.submit(page, form="/consent", button=("decision", "allow"))
+    assert "code=" in answer.headers["location"]
+    assert (await room.kinds(user)).count("delegation.revoked") == 1
+    assert not [
+        one
+        for one in await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+        if one.is_live(room.deployment.now())
+    ]
+
+
+async def test_saving_without_a_change_records_nothing(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    before = await room.kinds(user)
+    await person.submit(await person.open("/agents"), form="/scopes")
+    assert await room.kinds(user) == before
+
+
+@pytest.mark.requirement("S-086")
+async def test_cutting_an_agent_off_ends_its_tokens_and_permissions_at_once(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    tokens = await room.vault.agent(person, name=user.name)
+    client = await room.agent()
+    await room.connect(person, user, client)
+    await _grant(room, user, client)
+    page = await person.open(f"/agents/{tokens.client_id}/cut-off")
+    assert len(await grants.list_grants(room.deployment.database, user.id)) == 2
+    assert await _is_accepted(room, tokens.access_token)
+    page = await person.submit(page, form="/cut-off")
+    assert page.url.path == "/agents"
+    assert not await _is_accepted(room, tokens.access_token)
+    assert [one.client_id for one in await grants.list_grants(room.deployment.database, user.id)] == [client.id]
+    await person.submit(await person.open(f"/agents/{quote(client.id, safe='')}/cut-off"), form="/cut-off")
+    assert not await grants.list_grants(room.deployment.database, user.id)
+    given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    assert given
+    assert not any(one.is_live(room.deployment.now()) for one in given)
+    assert "No agent is let in" in (await person.open("/agents")).text
+    assert (await room.kinds(user))[-1] == "agent.cut_off"
+    assert len(await connections.list_connections(room.deployment.database, user.id)) == 1, "the account stays"
+
+
+async def _is_accepted(room: Room, token: str) -> bool:
+    person = await room.browser()
+    answer = await person.http.get("/userinfo", headers={"authorization": f"Bearer {token}"})
+    return answer.status_code != 401
+
+
+async def test_agents_with_addresses_for_ids_can_be_changed_too(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    client = await room.agent(ClientKind.METADATA, id="https://agent.example/a//b.json", name="Document bot")
+    await _grant(room, user, client)
+    page = await person.open("/agents")
+    assert "Document bot" in page.text
+    page = await person.open(f"/agents/{quote(client.id, safe='')}/cut-off")
+    await person.submit(page, form="/cut-off")
+    assert not await grants.list_grants(room.deployment.database, user.id)
+
+
+async def test_an_agent_of_somebody_else_is_not_there(room: Room) -> None:
+    owner, client = await room.user(), await room.agent()
+    await _grant(room, owner, client)
+    stranger = await room.signed_in(await room.user())
+    assert (await stranger.http.get(f"/agents/{quote(client.id, safe='')}/cut-off")).status_code == 404
+    person = await room.signed_in(owner)
+    assert (await person.http.get(f"/agents/{quote(client.id, safe='')}/cut-off")).status_code == 200
+
+
+async def test_a_hostile_agent_name_stays_text_on_every_page(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    client = await room.agent(name="<script>alert(1)</script>\u202e")
+    await _grant(room, user, client)
+    await room.connect(person, user, client)
+    for path in ("/agents", "/activity", f"/agents/{quote(client.id, safe='')}/cut-off"):
+        text = (await person.open(path)).text
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+# Activity
+
+
+async def test_activity_shows_what_happened_newest_first_by_agent_and_by_page(room: Room) -> None:
+    user, busy, quiet = await room.user(), await room.agent(name="Busy bot"), await room.agent(name="Quiet bot")
+    person = await room.signed_in(user)
+    await room.deployment.activity.record(
+        Event(kind="tool.called", user_id=user.id, client_id=quiet.id, details={"tool": "slack_post"})
+    )
+    for number in range(60):
+        await room.deployment.activity.record(
+            Event(
+                kind="exchange.refused" if number % 2 else "tool.called",
+                outcome="refused" if number % 2 else "ok",
+                user_id=user.id,
+                client_id=busy.id,
+                details={"tool": f"tool_{number:02}", "scopes": ["a", "b"]},
+            )
+        )
+    page = await person.open("/activity")
+    shown = re.findall(r"tool_\d\d", page.text)
+    assert shown == [f"tool_{number:02}" for number in range(59, 9, -1)]
+    assert "An agent used a tool" in page.text
+    assert "scopes: a, b" in page.text
+    older = re.search(r'href="(/activity\?[^"]*before=[^"]*)"', page.text)
+    assert older is not None
+    page = await person.open(older[1].replace("&amp;", "&"))
+    assert re.findall(r"tool_\d\d", page.text) == [f"tool_{number:02}" for number in range(9, -1, -1)]
+    assert "You signed in" in page.text
+    assert "Older" not in page.text
+    page = await person.open(f"/activity?agent={quiet.id}")
+    assert "slack_post" in page.text
+    assert "tool_" not in page.text
+
+
+async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:
+    user, old, busy = await room.user(), await room.agent(name="Old bot"), await room.agent(name="Busy bot")
+    person = await room.signed_in(user)
+    now = room.deployment.now()
+    events = [Event(kind="tool.called", user_id=user.id, client_id=busy.id) for _ in range(450)]
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, Event("tool.called", user_id=user.id, client_id=old.id), *events, now=now)
+    text = (await person.open(f"/activity?agent={old.id}")).text
+    assert text.count("<tr>") == 2
+    assert "Older" not in text
+
+
+async def test_activity_of_others_and_odd_pages_show_nothing(room: Room) -> None:
+    user, other = await room.user(), await room.user()
+    person = await room.signed_in(user)
+    await room.deployment.activity.record(Event(kind="tool.called", user_id=other.id, details={"tool": "theirs"}))
+    for path in ("/activity", "/activity?before=x", "/activity?before=-1", "/activity?agent=%00", "/activity?before=1"):
+        answer = await person.open(path)
+        assert answer.status_code == 200
+        assert "theirs" not in answer.text
+
+
+async def test_events_hold_no_secret_of_a_whole_journey(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    link = await room.link(user, client)
+    url = await room.to_provider(person, link)
+    callback = await consent(url)
+    await person.open(callback)
+    secrets = [
+        link.url.rpartition("/")[2],
+        link.user_code,
+        query_of(url)["state"],
+        query_of(callback)["code"],
+        session_token(person.http),
+    ]
+    recorded = repr(await room.events(user))
+    assert "connection.opened" in recorded
+    assert not [secret for secret in secrets if secret in recorded]

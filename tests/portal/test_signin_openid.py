@@ -1,0 +1,587 @@
+"""Sign-in through an OpenID Connect provider: every check of OpenID Connect Core §3.1.3.7, each with what passes."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import html
+import time
+from collections.abc import AsyncGenerator, Callable
+
+import httpx2
+import pytest
+from joserfc.jwk import RSAKey
+
+from server.mcp.local_owner import find_owner, local_principal
+from server.settings import OpenIDSettings
+from server.sign_in import password
+from tests.support.oauth_world import claims_of
+from tests.support.openid_double import CLIENT_ID, Claims, OpenIDDouble, running_openid
+from tests.support.person import Person
+from tests.support.portal_room import Room, query_of, running_room
+from vault import users
+from vault.records import User
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, OpenIDDouble]]:
+    async with running_openid(lambda: int(time.time())) as provider:
+        overrides = {
+            "sign_in": {
+                "openid": {
+                    "company": provider.settings(),
+                    "other": provider.settings() | {"title": "Other", "issuer": provider.url},
+                    "members": provider.settings(create_users=False),
+                    "public": provider.settings(secret=None),
+                }
+            },
+            "sandbox": {"loopback_openid": True},
+        }
+        async with running_room(tmp_path_factory.mktemp("openid"), overrides=overrides) as room:
+            yield room, provider
+
+
+@pytest.fixture
+def room(shared: tuple[Room, OpenIDDouble]) -> Room:
+    shared[0].deployment.database.clock_offset += 120  # a window of its own for starts per address
+    shared[1].now = shared[0].deployment.now
+    return shared[0]
+
+
+@pytest.fixture
+def provider(shared: tuple[Room, OpenIDDouble], room: Room) -> OpenIDDouble:
+    shared[1].reset()
+    return shared[1]
+
+
+async def _begin(person: Person, name: str = "company", return_to: str = "/activity") -> str:
+    """Our redirect to the provider."""
+    answer = await person.http.get(f"/sign-in/openid/{name}", params={"return_to": return_to})
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
+async def _callback(url: str) -> str:
+    """The provider's redirect back to us."""
+    async with httpx2.AsyncClient() as http:
+        return (await http.get(url)).headers["location"]
+
+
+async def _sign_in(person: Person, name: str = "company") -> httpx2.Response:
+    return await person.open(await _callback(await _begin(person, name)))
+
+
+async def _whoami(person: Person) -> str:
+    return (await person.open("/account")).text.partition("<h1><bdi>")[2].partition("</bdi>")[0]
+
+
+async def _user(room: Room, provider: OpenIDDouble) -> User | None:
+    return await users.find_by_identity(room.deployment.database, issuer=provider.url, subject=provider.subject)
+
+
+@pytest.mark.requirement("S-134")
+async def test_a_person_signs_in_and_is_the_same_user_the_next_time(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "same-person"
+    first, second = await room.browser(), await room.browser()
+    page = await first.open("/sign-in?return_to=/activity")
+    assert "Continue with Company sign-in" in page.text
+    page = await _sign_in(first)
+    assert page.url.path == "/activity"
+    provider.person = {"preferred_username": "renamed", "email": "renamed@example.com"}
+    await _sign_in(second)
+    assert await _whoami(first) == await _whoami(second)
+    user = await _user(room, provider)
+    assert user is not None
+    assert not user.is_admin
+    assert await room.kinds(user) == ["user.created", "session.started", "session.started"]
+
+
+@pytest.mark.requirement("S-134")
+async def test_the_request_carries_state_nonce_and_pkce_of_this_browser(room: Room, provider: OpenIDDouble) -> None:
+    queries = [query_of(await _begin(await room.browser())) for _ in range(2)]
+    for query in queries:
+        assert query["redirect_uri"] == f"{room.url}/sign-in/openid/company/callback"
+        assert query["response_type"] == "code"
+        assert query["client_id"] == CLIENT_ID
+        assert query["code_challenge_method"] == "S256"
+        assert query["scope"].split()[0] == "openid"
+        assert all(len(query[name]) >= 43 for name in ("state", "nonce", "code_challenge"))
+    for name in ("state", "nonce", "code_challenge"):
+        assert queries[0][name] != queries[1][name]
+
+
+async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room, provider: OpenIDDouble) -> None:
+    person, client = await room.browser(), await room.agent()
+    await _sign_in(person)
+    provider.change_claims = _claim("auth_time", room.deployment.now())
+    for prompt in ("login", "consent"):
+        page = await person.open(room.authorize_path(client, prompt=prompt))
+        if prompt == "login":
+            link = page.text.partition('href="/sign-in/openid/company')[2].partition('"')[0]
+            begun = await person.http.get("/sign-in/openid/company" + html.unescape(link))
+            asked = query_of(begun.headers["location"])
+            assert (asked["prompt"], asked["max_age"]) == ("login", "0")
+            page = await person.open(await _callback(begun.headers["location"]))
+        assert page.url.path == "/consent"
+        assert "Let this agent in?" in page.text
+    assert not {"prompt", "max_age"} & query_of(await _begin(await room.browser())).keys()
+
+
+async def _begin_again(person: Person, return_to: str) -> str:
+    """Our redirect to the provider, of somebody who has to sign in again."""
+    answer = await person.http.get("/sign-in/openid/company", params={"return_to": return_to, "again": "1"})
+    return answer.headers["location"]
+
+
+@pytest.mark.requirement("S-136")
+@pytest.mark.parametrize(("age", "counts"), [(None, False), (1000, False), (0, True), (30, True)])
+async def test_a_fresh_sign_in_is_one_that_the_provider_says_was_fresh(
+    room: Room, provider: OpenIDDouble, age: int | None, counts: bool
+) -> None:
+    """Silent single sign-on does not satisfy `prompt=login`."""
+    person, client = await room.browser(), await room.agent()
+    await _sign_in(person)
+    page = await person.open(room.authorize_path(client, prompt="login"))
+    assert page.url.path == "/sign-in"
+    wanted = query_of(str(page.url))["return_to"]
+    provider.change_claims = _claim("auth_time", None if age is None else room.deployment.now() - age)
+    page = await person.open(await _callback(await _begin_again(person, wanted)))
+    assert (page.url.path == "/consent") == counts
+    if not counts:
+        assert page.status_code == 403
+        assert "did not ask you again" in page.text
+        assert (await person.open(wanted)).url.path == "/sign-in"
+
+
+@pytest.mark.requirement("S-136")
+@pytest.mark.parametrize("age", [None, 40])
+async def test_an_id_token_says_when_the_person_signed_in_only_where_that_is_known(
+    room: Room, provider: OpenIDDouble, age: int | None
+) -> None:
+    known = None if age is None else room.deployment.now() - age
+    provider.subject = f"somebody-{age}"
+    provider.change_claims = _claim("auth_time", known)
+    person = await room.browser()
+    await _sign_in(person)
+    client_id = str((await room.vault.register())["client_id"])
+    answer, verifier = await room.vault.authorize(person, client_id, scope="openid tools")
+    claims = claims_of((await room.vault.redeem(client_id, answer["code"], verifier)).json()["id_token"])
+    assert claims.get("auth_time") == known
+
+
+async def test_a_new_session_does_not_make_an_old_sign_in_at_the_provider_fresh(
+    room: Room, provider: OpenIDDouble
+) -> None:
+    """The provider knows the person from before and asks nothing, although it was told to."""
+    client = await room.agent()
+    for age, is_fresh in ((1000, False), (5, True), (-1000, True), (None, False)):
+        auth_time = None if age is None else room.deployment.now() - age
+        provider.change_claims = _claim("auth_time", auth_time)
+        person = await room.browser()
+        await _sign_in(person)
+        page = await person.open(room.authorize_path(client, max_age="300"))
+        assert (page.url.path == "/consent") == is_fresh, age
+        assert (page.url.path == "/sign-in") != is_fresh, age
+        if not is_fresh:
+            page = await person.open(await _callback(await _begin(person)))
+            page = await person.open(room.authorize_path(client, max_age="300"))
+            assert page.url.path == "/sign-in", "not by asking the same provider again"
+            provider.change_claims = _claim("auth_time", room.deployment.now())
+            await _sign_in(person)
+            page = await person.open(room.authorize_path(client, max_age="300"))
+            assert page.url.path == "/consent"
+
+
+@pytest.mark.requirement("S-134")
+async def test_the_same_name_or_address_is_not_the_same_person(room: Room, provider: OpenIDDouble) -> None:
+    alice = await room.user("alice")
+    provider.subject = "not-alice"
+    provider.person = {"preferred_username": "alice", "email": "alice@example.com", "email_verified": True}
+    person = await room.browser()
+    await _sign_in(person)
+    found = await _user(room, provider)
+    assert found is not None
+    assert found.id != alice.id
+    assert found.name != "alice"
+    assert (await _whoami(person)).startswith("alice (")
+    provider.subject = "not-alice-2"
+    await _sign_in(await room.browser())
+    other = await _user(room, provider)
+    assert other is not None
+    assert other.id not in {alice.id, found.id}
+
+
+def _claim(name: str, value: object) -> Callable[[Claims], Claims]:
+    return lambda claims: {**claims, name: value}
+
+
+def _later(name: str, seconds: int) -> Callable[[Claims], Claims]:
+    return lambda claims: {**claims, name: int(str(claims["iat"])) + seconds}
+
+
+LIES: dict[str, Callable[[Claims], Claims]] = {
+    "another issuer": _claim("iss", "https://evil.example"),
+    "issuer with a slash": lambda claims: {**claims, "iss": f"{claims['iss']}/"},
+    "no issuer": _claim("iss", None),
+    "another audience": _claim("aud", "somebody-else"),
+    "no audience": _claim("aud", None),
+    "empty audience": _claim("aud", []),
+    "several audiences without azp": _claim("aud", [CLIENT_ID, "somebody-else"]),
+    "azp of another client": lambda claims: {**claims, "azp": "somebody-else"},
+    "expired": _later("exp", -61),
+    "no expiry": _claim("exp", None),
+    "expiry as text": _claim("exp", "9999999999"),
+    "issued in the future": _later("iat", 3600),
+    "not valid yet": _later("nbf", 3600),
+    "another nonce": _claim("nonce", "x" * 43),
+    "no nonce": _claim("nonce", None),
+    "no subject": _claim("sub", None),
+    "empty subject": _claim("sub", ""),
+    "subject as a number": _claim("sub", 7),
+    "time of sign-in as a word": _claim("auth_time", "lately"),
+    "time of sign-in before time": _claim("auth_time", -1),
+}
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize("lie", LIES)
+async def test_an_id_token_with_a_wrong_claim_signs_nobody_in(room: Room, provider: OpenIDDouble, lie: str) -> None:
+    provider.subject = f"claims {lie}"
+    provider.change_claims = LIES[lie]
+    person = await room.browser()
+    page = await _sign_in(person)
+    assert page.status_code == 403
+    assert "could not be trusted" in page.text
+    assert (await person.http.get("/connections")).status_code == 303
+    assert await _user(room, provider) is None
+    event = (await room.events())[-1]
+    assert (event.kind, event.outcome) == ("session.refused", "refused")
+    provider.change_claims = lambda claims: claims
+    assert (await _sign_in(person)).url.path == "/activity"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": [CLIENT_ID]},
+        {"aud": [CLIENT_ID, "api"], "azp": CLIENT_ID},
+        {"azp": CLIENT_ID},
+        {"nbf": 1},
+        {"amr": ["pwd"], "auth_time": 5},
+    ],
+)
+async def test_an_id_token_within_the_rules_signs_in(room: Room, provider: OpenIDDouble, claims: Claims) -> None:
+    provider.change_claims = lambda given: {**given, **claims}
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize("forgery", ["none", "None", "NONE", "hmac", "other key", "stripped", "bent", "garbage"])
+async def test_an_id_token_that_the_provider_did_not_sign_signs_nobody_in(
+    room: Room, provider: OpenIDDouble, forgery: str
+) -> None:
+    provider.subject = f"forged {forgery}"
+    other = RSAKey.generate_key(2048, {"kid": provider.key.kid or ""})
+
+    def with_other_key(claims: Claims) -> str:
+        own, provider.key = provider.key, other
+        try:
+            return provider.signed(claims)
+        finally:
+            provider.key = own
+
+    def bent(claims: Claims) -> str:
+        head, body, signature = provider.signed(claims).split(".")
+        return f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
+
+    forgeries: dict[str, Callable[[Claims], str]] = {
+        "hmac": provider.signed_with_hmac_of_the_public_key,
+        "other key": with_other_key,
+        "stripped": lambda claims: provider.signed(claims).rpartition(".")[0] + ".",
+        "bent": bent,
+        "garbage": lambda claims: "a.b.c",
+    }
+    provider.sign = forgeries.get(forgery, lambda claims: provider.unsigned(claims, algorithm=forgery))
+    person = await room.browser()
+    assert (await _sign_in(person)).status_code == 403
+    assert await _user(room, provider) is None
+    provider.sign = None
+    assert (await _sign_in(person)).url.path == "/activity"
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize("change", ["another browser", "no cookie", "forged", "twice", "late", "another provider"])
+@pytest.mark.requirement("S-061")
+async def test_an_answer_counts_once_in_the_browser_that_asked(room: Room, provider: OpenIDDouble, change: str) -> None:
+    person = await room.browser()
+    callback = await _callback(await _begin(person))
+    match change:
+        case "another browser":
+            victim = await room.browser()
+            await _begin(victim)
+            assert (await victim.open(callback)).status_code == 403
+            assert (await victim.http.get("/connections")).status_code == 303
+        case "no cookie":
+            assert (await (await room.browser()).open(callback)).status_code == 403
+        case "forged":
+            forged = callback.replace(query_of(callback)["state"], "A" * 43)
+            assert (await person.open(forged)).status_code == 403
+        case "another provider":
+            assert (await person.open(callback.replace("/company/", "/other/"))).status_code == 403
+        case "late":
+            room.deployment.database.clock_offset += 600
+            assert (await person.open(callback)).status_code == 403
+            return
+        case _:
+            pass
+    assert (await person.open(callback)).url.path == "/activity"
+    assert (await person.open(callback)).status_code == 403
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize("issuer", ["https://evil.example", None])
+async def test_an_answer_of_another_issuer_is_refused_before_the_code_is_sent(
+    room: Room, provider: OpenIDDouble, issuer: str | None
+) -> None:
+    provider.change_callback = lambda query: {
+        name: value for name, value in {**query, "iss": issuer}.items() if value is not None
+    }
+    person = await room.browser()
+    assert (await _sign_in(person)).status_code == 403
+    assert len(provider.codes) > 0
+    provider.change_callback = lambda query: query
+    assert (await _sign_in(person)).url.path == "/activity"
+
+
+async def test_a_provider_that_never_sends_its_issuer_needs_none(room: Room, provider: OpenIDDouble) -> None:
+    provider.sends_issuer = False
+    provider.change_metadata = lambda facts: {**facts, "authorization_response_iss_parameter_supported": False}
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("issuer", "https://evil.example"),
+        ("issuer", None),
+        ("authorization_endpoint", "javascript:alert(1)"),
+        ("authorization_endpoint", "http://evil.example/authorize"),
+        ("authorization_endpoint", None),
+        ("token_endpoint", None),
+        ("jwks_uri", 5),
+    ],
+)
+async def test_a_discovery_document_that_lies_is_refused(
+    room: Room, provider: OpenIDDouble, member: str, value: object
+) -> None:
+    provider.change_metadata = lambda facts: {**facts, member: value}
+    answer = await (await room.browser()).http.get("/sign-in/openid/company")
+    assert answer.status_code == 403
+    assert "evil" not in answer.text
+    provider.change_metadata = lambda facts: facts
+    assert "location" in (await (await room.browser()).http.get("/sign-in/openid/company")).headers
+
+
+@pytest.mark.requirement("S-134")
+@pytest.mark.parametrize("member", ["token_endpoint", "jwks_uri"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://10.0.0.1/x", "http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "https://[fe80::1]/x"],
+)
+async def test_a_discovery_document_cannot_aim_us_at_the_inside(
+    room: Room, provider: OpenIDDouble, member: str, address: str
+) -> None:
+    person = await room.browser()
+    callback = await _callback(await _begin(person))
+    provider.change_metadata = lambda facts: {**facts, member: address}
+    started = time.perf_counter()
+    assert (await person.open(callback)).status_code == 403
+    assert time.perf_counter() - started < 3, "nothing was connected to"
+
+
+@pytest.mark.requirement("S-134")
+async def test_without_the_sandbox_switch_a_loopback_provider_is_not_spoken_to(
+    tmp_path_factory: pytest.TempPathFactory, provider: OpenIDDouble
+) -> None:
+    overrides = {"sign_in": {"openid": {"company": provider.settings()}}}
+    async with running_room(tmp_path_factory.mktemp("closed"), overrides=overrides) as room:
+        answer = await (await room.browser()).http.get("/sign-in/openid/company")
+    assert answer.status_code == 403
+    assert provider.fetched == []
+
+
+async def test_the_client_authenticates_the_way_that_the_provider_knows(room: Room, provider: OpenIDDouble) -> None:
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+    assert provider.used_header
+    provider.change_metadata = lambda facts: {**facts, "token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+    assert not provider.used_header
+    provider.credentials = f"{CLIENT_ID}:"
+    assert (await _sign_in(await room.browser(), "public")).url.path == "/activity"
+    assert (await _sign_in(await room.browser())).status_code == 403, "a wrong secret"
+
+
+@pytest.mark.parametrize("document", ["token", "keys"])
+async def test_an_answer_that_is_no_answer_signs_nobody_in(room: Room, provider: OpenIDDouble, document: str) -> None:
+    provider.broken = document
+    person = await room.browser()
+    page = await _sign_in(person)
+    assert page.status_code == 403
+    assert "no usable answer" in page.text
+    provider.broken = ""
+    assert (await _sign_in(person)).url.path == "/activity"
+
+
+async def test_an_answer_that_comes_three_times_at_once_signs_in_once(room: Room, provider: OpenIDDouble) -> None:
+    person = await room.browser()
+    callback = await _callback(await _begin(person))
+    answers = await asyncio.gather(*(person.http.get(callback) for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [303, 403, 403]
+
+
+async def test_two_first_sign_ins_at_once_make_one_user(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "twice-at-once"
+    people = [await room.browser() for _ in range(3)]
+    pages = await asyncio.gather(*(_sign_in(person) for person in people))
+    assert {page.url.path for page in pages} == {"/activity"}
+    assert len({await _whoami(person) for person in people}) == 1
+
+
+async def test_a_provider_that_refuses_leaves_the_person_signed_out(room: Room, provider: OpenIDDouble) -> None:
+    provider.change_callback = lambda query: {
+        "state": query["state"],
+        "iss": query["iss"],
+        "error": "<script>alert(1)</script>",
+        "error_description": "x" * 100,
+    }
+    person = await room.browser()
+    page = await _sign_in(person)
+    assert page.status_code == 403
+    assert "script" not in page.text
+    assert "did not sign you in" in page.text
+
+
+async def test_without_self_service_an_unknown_subject_stays_out(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "invited"
+    page = await _sign_in(await room.browser(), "members")
+    assert page.status_code == 403
+    assert "no account here yet" in page.text
+    user = await room.user()
+    async with room.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=provider.url, subject="invited", user_id=user.id, now=room.deployment.now()
+        )
+    person = await room.browser()
+    assert (await _sign_in(person, "members")).url.path == "/activity"
+    assert await _whoami(person) == user.name
+
+
+async def test_whoever_is_not_let_in_reads_which_identity_the_operator_links(
+    room: Room, provider: OpenIDDouble
+) -> None:
+    provider.subject = "new <b>here</b>"
+    page = await _sign_in(await room.browser(), "members")
+    assert page.status_code == 403
+    told = html.unescape(page.text)
+    assert provider.subject in told
+    assert f"at {provider.url}" in told
+    assert provider.subject not in page.text  # escaped
+    assert await _user(room, provider) is None
+
+
+@pytest.mark.requirement("S-137")
+async def test_a_provider_lets_nobody_new_in_unless_the_operator_says_so(
+    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble]
+) -> None:
+    provider = shared[1]
+    provider.reset()
+    provider.subject = "from a whole public provider"
+    silent = {name: value for name, value in provider.settings().items() if name != "create_users"}
+    overrides = {
+        "sign_in": {"openid": {"company": silent, "open": silent | {"create_users": True}}},
+        "sandbox": {"loopback_openid": True},
+    }
+    async with running_room(tmp_path_factory.mktemp("silent"), overrides=overrides) as room:
+        provider.now = room.deployment.now
+        assert (await _sign_in(await room.browser())).status_code == 403
+        assert await _user(room, provider) is None
+        assert (await _sign_in(await room.browser(), "open")).url.path == "/activity"
+
+
+@pytest.mark.requirement("S-137")
+@pytest.mark.parametrize("admins", [0, 1, 2])
+async def test_the_owner_of_the_data_directory_is_nobody_who_only_has_their_name(
+    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble], admins: int
+) -> None:
+    """A provider's user chose the name of the operating system's user, and was here first."""
+    provider = shared[1]
+    provider.reset()
+    provider.person = {"preferred_username": getpass.getuser()}
+    overrides = {"sign_in": {"openid": {"company": provider.settings()}}, "sandbox": {"loopback_openid": True}}
+    async with running_room(tmp_path_factory.mktemp("owner"), overrides=overrides) as room:
+        provider.now = room.deployment.now
+        alice = await room.user("alice")
+        if admins == 0:
+            async with room.deployment.transaction() as transaction:
+                await users.delete_user(transaction, alice.id, now=room.deployment.now())
+        elif admins == 2:
+            await room.vault.add_user("second", is_admin=True)
+        person = await room.browser()
+        await _sign_in(person)
+        stranger = await _user(room, provider)
+        assert stranger is not None
+        assert stranger.name == getpass.getuser()
+        principal = await local_principal(room.deployment, "claude")
+        assert principal.user_id != stranger.id
+        assert (principal.user_id == alice.id) == (admins == 1)
+        owner = await room.browser()
+        await owner.open(await password.owner_link(room.deployment, principal.user_id))
+        if admins != 1:
+            assert (await _whoami(owner)).startswith(f"{getpass.getuser()} (")
+        agents = {await _agents(browser) for browser in (owner, person)}
+        assert agents == {True, False}, "the owner's agent is the owner's"
+
+
+async def _agents(person: Person) -> bool:
+    return "claude" in (await person.open("/agents")).text
+
+
+@pytest.mark.requirement("S-137")
+async def test_an_owner_whose_name_is_free_gets_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with running_room(tmp_path_factory.mktemp("free")) as room:
+        await room.vault.add_user("second", is_admin=True)
+        owner = await find_owner(room.deployment)
+        assert (owner.name, owner.is_admin) == (getpass.getuser(), False)
+        assert (await find_owner(room.deployment)).id == owner.id
+
+
+async def test_a_disabled_user_stays_out(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "disabled"
+    await _sign_in(await room.browser())
+    user = await _user(room, provider)
+    assert user is not None
+    async with room.deployment.transaction() as transaction:
+        await users.disable_user(transaction, user.id, now=room.deployment.now())
+    assert (await _sign_in(await room.browser())).status_code == 403
+
+
+async def test_the_way_back_after_sign_in_is_ours(room: Room, provider: OpenIDDouble) -> None:
+    person = await room.browser()
+    callback = await _callback(await _begin(person, return_to="https://evil.example/"))
+    answer = await person.http.get(callback)
+    assert answer.headers["location"] == "/"
+
+
+async def test_starts_are_throttled_per_address(room: Room, provider: OpenIDDouble) -> None:
+    person = await room.browser()
+    statuses = [(await person.http.get("/sign-in/openid/company")).status_code for _ in range(31)]
+    assert statuses == [303] * 30 + [429]
+
+
+def test_secrets_of_a_sign_in_do_not_show() -> None:
+    from server.sign_in.openid import Answer, Start
+
+    shown = repr(Answer(state="S1", code="S2", error="", issuer=None, browser="S3")) + repr(Start("u", "S4"))
+    assert not any(secret in shown for secret in ("S1", "S2", "S3", "S4"))
+    assert "S5" not in repr(OpenIDSettings(issuer="i", client_id="c", client_secret="S5"))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,1 @@
+"""Tests of provider files, OAuth to providers, API calls and tools."""

@@ -1,0 +1,204 @@
+"""Rules that were generated: still what the source says, complete for it, and never laxer than Google's own table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from providers.api.rules import Call, allowed
+from providers.definitions.catalog import check_file, load_catalog
+from providers.simulator.app import GOOGLE_APIS
+from tests.generating import github, google
+from tests.generating.google import placeholders
+from tests.providers.test_providers_catalog import GOOD, written
+
+GOOGLE = load_catalog().provider("google")
+GITHUB = load_catalog().provider("github")
+KNOWN = frozenset(GOOGLE.scopes)
+AUTH = google.AUTH
+
+
+def filled(path: str) -> str:
+    """A path as a client would send it."""
+    return path.replace("{+}", "abc/def").replace("{}", "abc")
+
+
+def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
+    is_current = google.TARGET.read_text(encoding="utf-8") == google.written()
+    assert is_current, "google.toml or the library changed: run python -m tests.generating.google"
+    source = json.loads(google.TARGET.read_text(encoding="utf-8"))["source"]
+    assert source["package"].startswith("google-api-python-client 2.")
+    assert set(google.DOCUMENTS) <= set(source)
+    assert len(GOOGLE.rules) == sum(1 for _ in google.rules(KNOWN)) > 300
+
+
+def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_that_it_includes() -> None:
+    operations: dict[tuple[str, str, str], frozenset[str]] = {}
+    for api, method, path, scopes in google.accepted(KNOWN):
+        operations[api, method, path] = operations.get((api, method, path), frozenset()) | scopes
+    for (api, method, path), scopes in operations.items():
+        call = Call(api, method, filled(path))
+        for scope in KNOWN:
+            reach = {scope, *GOOGLE.covers.get(scope, ())}
+            assert allowed(GOOGLE, call, frozenset({scope})) == bool(reach & scopes), (call, scope)
+
+
+def test_a_scope_includes_another_only_if_google_accepts_it_wherever_it_accepts_that() -> None:
+    where: dict[str, set[tuple[str, str, str]]] = {}
+    for api, method, path, scopes in google.accepted(KNOWN):
+        for scope in scopes:
+            where.setdefault(scope, set()).add((api, method, path))
+    for wide, narrow in ((wide, narrow) for wide, covered in GOOGLE.covers.items() for narrow in covered):
+        assert where.get(narrow, set()) <= where.get(wide, set()), (wide, narrow)
+
+
+def test_the_simulator_s_own_table_of_scopes_agrees() -> None:
+    """It was written from the documentation, by itself; it has no parts of a calendar or drive."""
+    for method, path, known in GOOGLE_APIS:
+        below = "/".join(path.split("/")[4:])
+        call = Call(known.api, method, placeholders(below).replace("{}", "abc"))
+        ours = {scope for scope in KNOWN if allowed(GOOGLE, call, frozenset({scope}))}
+        assert ours - google.PARTIAL == (known.scopes & KNOWN) - google.PARTIAL, call
+
+
+def test_of_two_rules_that_fit_the_one_that_leaves_less_open_decides() -> None:
+    trash, some_file = Call("drive", "DELETE", "/files/trash"), Call("drive", "DELETE", "/files/abc")
+    part = frozenset({f"{AUTH}drive.file"})
+    assert allowed(GOOGLE, some_file, part)
+    assert not allowed(GOOGLE, trash, part)
+    assert allowed(GOOGLE, trash, frozenset({f"{AUTH}drive"}))
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "call"),
+    [
+        ("drive.file", "drive", Call("drive", "GET", "/files")),
+        ("drive.metadata.readonly", "drive.readonly", Call("drive", "GET", "/files/abc", {"alt": "media"})),
+        ("gmail.metadata", "gmail.readonly", Call("gmail", "GET", "/users/me/messages/abc")),
+        ("calendar.events.owned.readonly", "calendar", Call("calendar", "GET", "/calendars/abc/events")),
+    ],
+)
+def test_a_token_that_reaches_everything_is_not_lent_to_who_may_reach_a_part(part: str, whole: str, call: Call) -> None:
+    caller, token = frozenset({AUTH + part}), frozenset({AUTH + whole})
+    assert not allowed(GOOGLE, call, caller, granted=token | caller)
+    assert allowed(GOOGLE, call, caller, granted=caller)
+    assert allowed(GOOGLE, call, token, granted=token | caller)
+
+
+def test_a_token_that_may_also_write_is_lent_to_who_may_read_all() -> None:
+    reader, writer = frozenset({f"{AUTH}drive.readonly"}), frozenset({f"{AUTH}drive"})
+    assert allowed(GOOGLE, Call("drive", "GET", "/files/abc"), reader, granted=writer)
+    assert not allowed(GOOGLE, Call("drive", "DELETE", "/files/abc"), reader, granted=writer)
+
+
+@pytest.mark.parametrize("api", ["drive_upload", "gmail_upload"])
+def test_uploads_have_their_rules_at_their_own_address(api: str) -> None:
+    path = "/files" if api == "drive_upload" else "/users/me/messages/send"
+    assert allowed(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive", f"{AUTH}gmail.send"}))
+    assert not allowed(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive.readonly", f"{AUTH}gmail.readonly"}))
+
+
+# GitHub
+
+
+def _of_github() -> tuple[frozenset[str], dict[str, list[str]]]:
+    lines = github.TARGET.read_text(encoding="utf-8").splitlines()[1:]
+    operations = frozenset(line for line in lines if line.split()[0].isupper())
+    permissions = {words[0]: words[1:] for line in lines if not (words := line.split())[0].isupper()}
+    return operations, permissions
+
+
+def test_every_rule_of_github_is_for_an_operation_that_exists() -> None:
+    operations, _ = _of_github()
+    assert len(operations) > 1000
+    for rule in GITHUB.rules:
+        for method in rule.method:
+            path = rule.path.replace(".github/workflows/{+}", "{+}").replace("{+}", "{}")  # a part of an operation
+            assert f"{method} {path}" in operations, rule
+
+
+def test_a_path_of_several_segments_takes_in_no_other_operation() -> None:
+    operations, _ = _of_github()
+    long = [rule for rule in GITHUB.rules if "{+}" in rule.path]
+    assert len(long) >= 3
+    for rule in long:
+        for method in rule.method:
+            same = {f"{method} {rule.path.replace('{+}', again)}" for again in ("{}", "{}...{}")}  # spelt in two ways
+            others = {line for line in operations if line.startswith(f"{method} ")} - same
+            assert not [line for line in others if rule.path_pattern.fullmatch(filled(line.partition(" ")[2]))], rule
+
+
+def test_a_file_in_a_folder_is_read_and_changed_by_the_same_rule_and_nothing_climbs_out() -> None:
+    reader = frozenset({"contents:read"})
+    for path, is_let in (
+        ("/repos/octo/hello/contents/README.md", True),
+        ("/repos/octo/hello/contents/src/main.py", True),
+        ("/repos/octo/hello/contents/src%2Fmain.py", True),
+        ("/repos/octo/hello/contents/src/../../issues", False),
+        ("/repos/octo/hello/contents/src/%2e%2e/x", False),
+        ("/repos/octo/hello/contents//x", False),
+        ("/repos/octo/hello/contents", False),
+    ):
+        assert allowed(GITHUB, Call("rest", "GET", path), reader) == is_let, path
+    assert not allowed(GITHUB, Call("rest", "PUT", "/repos/octo/hello/contents/src/main.py"), reader)
+
+
+def test_every_scope_of_github_is_a_permission_that_a_token_can_be_limited_to() -> None:
+    _, permissions = _of_github()
+    for scope in GITHUB.scopes:
+        name, _, level = scope.partition(":")
+        assert level in permissions[name], scope
+        wider = "write" if level == "read" else None
+        if wider and f"{name}:{wider}" in GITHUB.scopes:
+            assert scope in GITHUB.covers[f"{name}:{wider}"]
+
+
+def test_what_is_written_down_of_github_comes_out_of_its_document() -> None:
+    document = {
+        "info": {"version": "1.2.3"},
+        "paths": {"/repos/{owner}/{repo}": {"get": {}, "delete": {}, "parameters": []}, "/user": {"get": {}}},
+        "components": {"schemas": {"app-permissions": {"properties": {"issues": {"enum": ["read", "write"]}}}}},
+    }
+    head, *rest = github.written(document).splitlines()
+    assert "@octokit/openapi 1.2.3" in head
+    assert rest == ["issues read write", "DELETE /repos/{}/{}", "GET /repos/{}/{}", "GET /user"]
+    package = Path(__file__).parent.parent / "node" / "node_modules" / "@octokit" / "openapi" / "generated"
+    whole = package / "api.github.com.json"
+    if whole.is_file():
+        content = json.loads(whole.read_text())
+        assert github.TARGET.read_text(encoding="utf-8") == github.written(content)
+        assert github.ANSWERS.read_text(encoding="utf-8") == github.written_answers(content)
+
+
+# Files that take rules from another
+
+
+def _with_rules(folder: Path, names: str, content: str | None) -> list[str]:
+    path = written(folder, GOOD.replace("[hosts]", f"rules_from = {names}\n\n[hosts]", 1))
+    (folder / "rules").mkdir(exist_ok=True)
+    if content is not None:
+        (folder / "rules" / "more.json").write_text(content, encoding="utf-8")
+    return check_file(path)
+
+
+def test_a_file_may_take_rules_from_another_beside_it(tmp_path: Path) -> None:
+    rule = '{"rules": [{"api": "main", "method": "GET", "path": "/more", "scopes": ["read"]}]}'
+    assert _with_rules(tmp_path, '["more"]', rule) == []
+    unknown = rule.replace('"read"', '"never"')
+    assert any("unknown scope 'never'" in line for line in _with_rules(tmp_path, '["more"]', unknown))
+
+
+@pytest.mark.parametrize(
+    ("names", "content", "problem"),
+    [
+        ('["more"]', None, "rules/more.json cannot be read"),
+        ('["more"]', "nonsense", "holds no rules"),
+        ('["../more"]', '{"rules": []}', "is not a name"),
+        ("[1]", '{"rules": []}', "is not a name"),
+    ],
+)
+def test_rules_that_cannot_be_taken_are_said(tmp_path: Path, names: str, content: str | None, problem: str) -> None:
+    (line,) = _with_rules(tmp_path, names, content)
+    assert problem in line

@@ -1,0 +1,145 @@
+"""One comparison of issuers for all doors: a slash at the end counts (RFC 8414 §3.3, RFC 9207 §2.4, OpenID Connect)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import httpx2
+import pytest
+
+from providers.definitions.catalog import load_catalog
+from providers.definitions.discovery import DiscoveryFailed, discover
+from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from server.connecting.provider_authorization import is_issuer_of
+from tests.support.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.mcp_room import room
+from tests.support.openid_double import Claims, OpenIDDouble, running_openid
+from tests.support.person import Person
+from vault import users
+
+AUDIENCE = "api://vault"
+Door = Callable[[ExchangeRoom, OpenIDDouble, str, str], Awaitable[bool]]
+
+
+@pytest.fixture(scope="module")
+async def provider() -> AsyncGenerator[OpenIDDouble]:
+    """A provider whose issuer really ends in a slash."""
+    async with running_openid(lambda: int(time.time())) as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+async def place(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
+    """A vault that knows it with its slash (`right`) and without (`wrong`), for sign-in and for foreign tokens."""
+    names = {"right": f"{provider.url}/", "wrong": provider.url}
+    people = {name: provider.settings() | {"issuer": issuer} for name, issuer in names.items()}
+    issuers = {name: {"issuer": issuer, "audience": AUDIENCE} for name, issuer in names.items()}
+    async with (
+        room(
+            tmp_path_factory.mktemp("issuers") / "data",
+            issuers=issuers,
+            sign_in={"openid": people},
+            sandbox={"loopback_openid": True},
+        ) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(opened, http)
+
+
+@pytest.fixture(autouse=True)
+def slash(provider: OpenIDDouble) -> None:
+    provider.reset()
+    issuer = f"{provider.url}/"
+    userinfo = f"{provider.url}/userinfo"
+    provider.change_metadata = lambda metadata: {**metadata, "userinfo_endpoint": userinfo, "issuer": issuer}
+    provider.change_claims = lambda claims: {**claims, "iss": issuer}
+    provider.change_callback = lambda query: {**query, "iss": issuer}
+
+
+async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
+    """As an upstream provider that settings name by its issuer."""
+    issuer = provider.url + ("/" if name == "right" else "")
+    provider.change_metadata = _naming(provider, claimed)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        try:
+            await discover(issuer, outbound)
+        except DiscoveryFailed as failed:
+            assert "write it exactly so" in str(failed)
+            return False
+    return True
+
+
+def _naming(provider: OpenIDDouble, claimed: str) -> Callable[[Claims], Claims]:
+    before = provider.change_metadata
+    return lambda metadata: {**before(metadata), "issuer": claimed}
+
+
+async def _sign_in(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
+    provider.now = place.now
+    provider.change_claims = lambda claims: {**claims, "iss": claimed}
+    async with Person(place.url) as person, httpx2.AsyncClient() as http:
+        begun = await person.http.get(f"/sign-in/openid/{name}")
+        if begun.status_code != 303:
+            return False
+        back = await http.get(begun.headers["location"])
+        return (await person.open(back.headers["location"])).status_code == 200
+
+
+async def _exchange(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
+    caller: Caller = await place.caller()
+    agent = await place.agent(caller)
+    await place.slack(agent)
+    user = await place.user()
+    for issuer in (provider.url, f"{provider.url}/"):
+        if await users.find_by_identity(place.deployment.database, issuer=issuer, subject="employee") is None:
+            async with place.deployment.transaction() as transaction:
+                await users.link_identity(
+                    transaction, issuer=issuer, subject="employee", user_id=user.id, now=place.now()
+                )
+    now = place.now()
+    claims: Claims = {"iss": claimed, "sub": "employee", "aud": AUDIENCE, "iat": now, "exp": now + 300}
+    answer = await place.exchange(caller, provider.signed(claims | {"scope": "exchange"}), kind=JWT, scope="chat:write")
+    if answer.status_code == 200:
+        return True
+    assert refused(answer) == "invalid_request"
+    return False
+
+
+_CASES = [("right", "/", True), ("right", "", False), ("wrong", "/", False)]
+
+
+@pytest.mark.requirement("S-119")
+@pytest.mark.parametrize(
+    ("door", "name", "end", "counts"),
+    [
+        *((_connect, *case) for case in _CASES),
+        *((_sign_in, *case) for case in _CASES),
+        *((_exchange, *case) for case in _CASES[:2]),  # this vault trusts both issuers, the last would be the other
+    ],
+)
+async def test_an_issuer_that_ends_in_a_slash_is_that_one_and_no_other(
+    place: ExchangeRoom, provider: OpenIDDouble, door: Door, name: str, end: str, counts: bool
+) -> None:
+    assert await door(place, provider, name, provider.url + end) == counts
+
+
+@pytest.mark.requirement("S-119")
+@pytest.mark.parametrize("promised", ["https://id.example", "https://id.example/"])
+def test_the_issuer_of_an_authorization_response_is_compared_in_the_same_way(promised: str) -> None:
+    provider = load_catalog().provider("google")
+    asked = provider.model_copy(update={"hosts": provider.hosts.model_copy(update={"issuer": promised})})
+    assert is_issuer_of(promised, asked)
+    for other in ("https://id.example" + ("" if promised.endswith("/") else "/"), "https://ID.example", "", None):
+        assert not is_issuer_of(other, asked)
+
+
+def test_issuers_are_compared_letter_by_letter_and_found_at_one_address() -> None:
+    assert is_same_issuer("https://id.example/a", "https://id.example/a")
+    for other in ("https://id.example/a/", "https://ID.example/a", "https://id.example:443/a", "", None, 1, ["x"]):
+        assert not is_same_issuer(other, "https://id.example/a")
+    assert not is_same_issuer(None, None)
+    for issuer in ("https://id.example/a", "https://id.example/a/"):
+        assert configuration_url(issuer) == "https://id.example/a/.well-known/openid-configuration"

@@ -1,0 +1,332 @@
+"""`providers test`: every file agrees with the independent description of its service; every wrong value is noticed.
+
+The simulator takes nothing but addresses from a file. So each field that says how a service behaves has a mutation here
+that has to fail; tests/providers/test_provider_fields.py has those of the other fields, and asks the schema for all of
+them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import AsyncGenerator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pydantic import ValidationError
+
+from providers.check.check import STEPS, examine, examine_all
+from providers.check.trial import PLAIN as PLAIN_MODE
+from providers.check.trial import Finding, mode_for
+from providers.definitions.catalog import SHELF, load_catalog
+from providers.definitions.model import Provider
+from providers.definitions.validation import problems_of
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from providers.simulator import Simulator, running_simulator
+from providers.simulator.families import SERVED
+
+Content = dict[str, Any]
+
+
+@pytest.mark.timeout(180)  # all of them in one process within three minutes
+async def test_every_file_agrees_with_the_description_of_its_service() -> None:
+    everything = load_catalog().everything()
+    failed = [
+        f"{provider.name}: {one.step}: {one.note}"
+        for provider, _, findings in await examine_all(everything)
+        for one in findings
+        if one.outcome == "failed"
+    ]
+    assert failed == []
+    assert all(mode_for(provider) != PLAIN_MODE for provider in everything)
+
+
+@dataclass
+class Bench:
+    """One simulator for all mutations."""
+
+    simulator: Simulator
+    outbound: Outbound
+
+    async def failures(self, content: Content, *, mode: str, public: bool = False) -> list[str]:
+        """What is wrong with a file, by the check of the file or by driving it."""
+        try:
+            provider = Provider.model_validate(content)
+        except ValidationError as error:
+            return [str(error)]
+        problems = list(problems_of(provider, stem=provider.name))
+        if problems:
+            return problems
+        findings = await examine(
+            provider.as_public_client() if public else provider, self.simulator, self.outbound, mode=mode
+        )
+        return [f"{one.step}: {one.note}" for one in findings if one.outcome == "failed"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bench() -> AsyncGenerator[Bench]:
+    async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        yield Bench(simulator, outbound)
+
+
+def content_of(name: str) -> Content:
+    content = tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8"))
+    content.pop("rules", None)
+    content.pop("rules_from", None)
+    return content
+
+
+PLAIN: Content = tomllib.loads("""
+name = "plain"
+title = "Plain"
+[hosts]
+authorize_url = "https://plain.example/authorize"
+token_url = "https://plain.example/token"
+revoke_url = "https://plain.example/revoke"
+[scope]
+default = ["read", "write"]
+[rotation]
+mode = "none"
+[identity]
+url = "https://plain.example/me"
+id = "{sub}"
+label = "{email}"
+[scopes]
+read = { title = "Read" }
+write = { title = "Change" }
+""")
+
+
+def changed(content: Content, path: str, value: object) -> Content:
+    """The file with another value at a dotted path; None takes it out."""
+    content = deepcopy(content)
+    place = content
+    *parents, last = path.split(".")
+    for name in parents:
+        place = place.setdefault(name, {})
+    if value is None:
+        place.pop(last, None)
+    else:
+        place[last] = value
+    return content
+
+
+# field of the schema: file, wrong value; the mode is the file's own unless a third is named
+MUTATIONS: list[tuple[str, str, object]] = [
+    ("client_auth", "asana", "client_secret_basic"),
+    ("client_auth", "reddit", "client_secret_post"),
+    ("client_auth", "stripe-apps", "client_secret_basic"),
+    ("client_auth", "posthog", "client_secret_post"),
+    ("body", "notion", "form"),
+    ("body", "asana", "json"),
+    ("body", "asana", "query"),
+    ("pkce", "airtable", "off"),
+    ("pkce", "hubspot", "S256"),
+    ("refresh_tokens", "todoist", "issued"),
+    ("refresh_tokens", "asana", "never"),
+    ("hosts.revoke_url", "asana", None),
+    ("hosts.revoke_url", "outreach", "https://api.outreach.io/revoke"),
+    ("hosts.refresh_url", "figma", None),
+    ("hosts.refresh_url", "asana", "https://app.asana.com/-/refresh"),
+    ("scope.param", "slack", "scope"),
+    ("scope.separator", "linear", " "),
+    ("scope.separator", "asana", ","),
+    ("scope.default", "asana", ["no-such-scope"]),
+    ("scope.offline", "x", []),
+    ("scope.identity", "reddit", []),
+    ("scope.synonyms", "microsoft", {}),
+    ("scope.response_separator", "github-oauth-app", None),
+    ("scope.app_level", "zoom", False),
+    ("scope.app_level", "asana", True),
+    ("params.authorize", "atlassian", {"prompt": "consent"}),
+    ("params.token", "shopify", {}),
+    ("params.refresh", "zendesk", {}),
+    ("rename.authorize", "tiktok", {}),
+    ("rename.token", "tiktok", {}),
+    ("headers", "klaviyo", {}),
+    ("long_lived.grant_type", "facebook", "ig_exchange_token"),
+    ("long_lived.token_param", "facebook", "access_token"),
+    ("long_lived", "threads", None),
+    ("response.root", "slack", None),
+    ("response.access_token", "asana", "accessToken"),
+    ("response.refresh_token", "asana", "refreshToken"),
+    ("response.scope", "bitbucket", "scope.x y"),
+    ("response.scope", "asana", "scopes"),
+    ("response.error", "hubspot", "error"),
+    ("response.error_description", "asana", "a b"),
+    ("response.ok_flag", "slack", None),
+    ("response.keep", "slack", {"team_id": "workspace.id"}),
+    ("response.grant_expires", "tiktok", None),
+    ("expires.path", "strava", "expires_in"),
+    ("expires.unit", "strava", "seconds"),
+    ("expires.unit", "asana", "milliseconds"),
+    ("expires.default", "salesforce", 86_400),
+    ("expires.grant", "spotify", None),
+    ("expires.grant", "asana", 86_400 * 30),
+    ("expires.idle", "airtable", 86_400 * 365),
+    ("expires.idle", "box", None),
+    ("rotation.mode", "plain-known", "strict"),
+    ("rotation.mode", "google", "strict"),
+    ("rotation.mode", "calendly", "none"),
+    ("rotation.mode", "calendly", "strict"),
+    ("rotation.mode", "slack", "revokes"),
+    ("rotation.ends_access_token", "gitlab", False),
+    ("rotation.ends_access_token", "calendly", True),
+    ("downscope.mode", "google", "none"),
+    ("downscope.mode", "asana", "refresh_scope"),
+    ("downscope.mode", "box", "native"),
+    ("downscope.destructive", "gitlab", False),
+    ("downscope.destructive", "google", True),
+    ("downscope.param", "square", "scope"),
+    ("downscope.array", "square", False),
+    ("downscope.path", "github", "/applications/{client_id}/token"),
+    ("downscope.api", "github", "nothing"),
+    ("downscope.items", "github", "none"),
+    ("downscope.item", "github", ["/repos/{owner}"]),
+    ("downscope.told_path", "square", "/oauth2/token"),
+    ("downscope.scopes_at", "square", "scope"),
+    ("revoke.method", "mollie", "POST"),
+    ("revoke.token_in", "slack", "form"),
+    ("revoke.token_in", "notion", "form"),
+    ("revoke.token_in", "zoho", "form"),
+    ("revoke.param", "webflow", "token"),
+    ("revoke.tokens", "asana", ["access_token", "refresh_token"]),
+    ("revoke.tokens", "zoom", ["refresh_token"]),
+    ("revoke.each", "slack", False),
+    ("revoke.client_auth", "asana", False),
+    ("revoke.client_auth", "github-oauth-app", True),
+    ("revoke.ends_grant", "google", False),
+    ("revoke.ends_grant", "hubspot", True),
+    ("identity.source", "notion", "endpoint"),
+    ("identity.source", "asana", "none"),
+    ("identity.method", "linear", "GET"),
+    ("identity.body", "linear", None),
+    ("identity.id", "asana", "{data.id}"),
+    ("identity.label", "asana", "{data.gid}"),
+    ("errors.ends_grant", "hubspot", ["invalid_grant"]),
+    ("errors.busy", "slack", []),
+    ("errors.unknown_outcome", "slack", []),
+    ("apis", "box", {}),
+    ("scopes", "asana", {}),
+    ("inputs", "shopify", {}),
+    ("facts", "asana", {"endpoints": {"status": "cited", "sources": ["nobody"]}}),
+    ("sources", "asana", {}),
+    ("name", "asana", "Asana"),
+    ("aliases", "microsoft", {"onedrive": ["no-such-scope"]}),
+]
+
+# of the app without a secret
+PUBLIC: list[tuple[str, str, object]] = [
+    ("public_client.pkce", "slack", "off"),
+    ("public_client.grant", "slack", 86_400),
+    ("public_client.idle", "square", None),
+    ("public_client.rotation", "square", None),
+    ("public_client.downscope", "square", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "wrong"), MUTATIONS, ids=[f"{p}-{n}-{i}" for i, (p, n, _) in enumerate(MUTATIONS)]
+)
+async def test_a_wrong_value_is_noticed(bench: Bench, path: str, name: str, wrong: object) -> None:
+    content = PLAIN if name.endswith("-known") else content_of(name)
+    mode = "plain" if name.endswith("-known") else mode_for(Provider.model_validate(content))
+    assert await bench.failures(content, mode=mode) == []
+    assert await bench.failures(changed(content, path, wrong), mode=mode) != []
+
+
+@pytest.mark.parametrize(("path", "name", "wrong"), PUBLIC)
+async def test_a_wrong_value_for_the_app_without_a_secret_is_noticed(
+    bench: Bench, path: str, name: str, wrong: object
+) -> None:
+    content = content_of(name)
+    mode = f"{mode_for(Provider.model_validate(content))}-pkce"
+    assert await bench.failures(content, mode=mode, public=True) == []
+    assert await bench.failures(changed(content, path, wrong), mode=mode, public=True) != []
+
+
+# single peculiarities, each with the file that fits it
+FITTING: list[tuple[str, dict[str, object]]] = [
+    ("plain", {}),
+    ("grace", {"rotation.mode": "grace", "rotation.grace": 60}),
+    ("strict", {"rotation.mode": "strict"}),
+    ("reuse-revokes", {"rotation.mode": "revokes"}),
+    ("ends-access", {"rotation.mode": "strict", "rotation.ends_access_token": True}),
+    ("no-refresh", {"refresh_tokens": "never"}),
+    ("pkce-required", {}),
+    ("pkce-ignored", {"pkce": "off"}),
+    ("pkce-refused", {"pkce": "off"}),
+    ("basic-only", {}),
+    ("post-only", {"client_auth": "client_secret_post"}),
+    ("public", {"client_auth": "none"}),
+    ("json-body", {"body": "json"}),
+    ("query-body", {"body": "query"}),
+    ("comma-scopes", {"scope.separator": ","}),
+    ("user-scope", {"scope.separator": ",", "scope.param": "user_scope", "scope.response_separator": " "}),
+    (
+        "client-key",
+        {
+            "client_auth": "client_secret_post",
+            "rename.token": {"client_id": "client_key"},
+            "rename.authorize": {"client_id": "client_key"},
+        },
+    ),
+    ("access-type", {"params.authorize": {"access_type": "offline"}}),
+    ("offline-access", {"scope.offline": ["offline_access"], "scopes.offline_access": {"title": "Stay"}}),
+    ("needs-audience", {"params.authorize": {"audience": "api.example"}}),
+    ("under-root", {"response.root": "data.token"}),
+    ("ok-flag", {"response.ok_flag": "ok"}),
+    ("camel-case", {"response.access_token": "accessToken", "response.refresh_token": "refreshToken"}),
+    ("expires-text", {}),
+    ("expires-milliseconds", {"expires.unit": "milliseconds"}),
+    ("expires-iso", {"expires.unit": "iso", "expires.path": "expires_at"}),
+    ("expires-epoch", {"expires.unit": "epoch", "expires.path": "expires_at"}),
+    ("expires-unsaid", {}),
+    ("scope-array", {}),
+    ("scope-unsaid", {}),
+    ("revoke-unsupported", {"hosts.revoke_url": None}),
+    (
+        "revoke-delete",
+        {
+            "hosts.revoke_url": "https://plain.example/revoke/{token}",
+            "revoke.method": "DELETE",
+            "revoke.token_in": "path",
+            "revoke.each": True,
+        },
+    ),
+    ("revoke-bearer", {"revoke.token_in": "header", "revoke.tokens": ["access_token"], "revoke.client_auth": False}),
+    ("revoke-query", {"revoke.method": "GET", "revoke.token_in": "query"}),
+    ("identity-post", {"identity.method": "POST"}),
+]
+
+
+def fitted(changes: dict[str, object]) -> Content:
+    content = PLAIN
+    for path, value in changes.items():
+        content = changed(content, path, value)
+    return content
+
+
+@pytest.mark.parametrize(("mode", "changes"), FITTING, ids=[mode for mode, _ in FITTING])
+async def test_a_file_can_say_each_way_in_which_services_differ(
+    bench: Bench, mode: str, changes: dict[str, object]
+) -> None:
+    assert mode in SERVED
+    assert await bench.failures(fitted(changes), mode=mode) == []
+    if changes:
+        assert await bench.failures(PLAIN, mode=mode) != [] or mode == "pkce-ignored"
+
+
+async def test_a_grace_that_is_too_long_is_noticed(bench: Bench) -> None:
+    wrong = fitted({"rotation.mode": "grace", "rotation.grace": 600})
+    assert any("rotation.mode" in one for one in await bench.failures(wrong, mode="grace"))
+
+
+async def test_a_file_costs_a_moment_and_every_step_is_told(bench: Bench) -> None:
+    slack = load_catalog().provider("slack")
+    findings = await examine(slack, bench.simulator, bench.outbound, mode="known-slack")
+    assert [one.step for one in findings] == [name for name, _ in STEPS]
+    assert Finding("narrow", "skipped", "the vault's own rules hold the scopes") in findings

@@ -1,0 +1,254 @@
+"""For each field that a provider file may have, a wrong value is noticed: here, or by driving the file as
+tests/providers/test_provider_check.py does. The schema itself is asked which fields there are, down to the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+import pytest_asyncio
+from pydantic import BaseModel
+
+from providers.api.api import UpstreamAPI
+from providers.api.rules import Call, allowed
+from providers.definitions.catalog import SHELF, check_file
+from providers.definitions.model import Provider
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from tests.providers.test_provider_check import MUTATIONS, PUBLIC, changed
+from tests.support.scripted import ScriptedServer, json_reply, scripted_server
+
+Content = dict[str, Any]
+OWN_API: Content = tomllib.loads("""
+name = "brokerage"
+title = "Brokerage"
+audience = "https://brokerage.example"
+[apis]
+main = "https://brokerage.example/v1"
+[scopes.read]
+title = "See what you own"
+""")
+# `rotation` and `downscope` of the app without a secret are the tables of the same name, said again
+SAID_AGAIN = ("public_client.rotation", "public_client.downscope")
+
+# field: file, place in it, wrong value; refused when the file is read. Places of many are the first one's.
+FORM: list[tuple[str, str, str, object]] = [
+    ("title", "asana", "title", ""),
+    ("audience", "brokerage", "audience", "brokerage"),
+    ("hosts.authorize_url", "asana", "hosts.authorize_url", "http://app.asana.com/-/oauth_authorize"),
+    ("hosts.issuer", "asana", "hosts.issuer", "http://app.asana.com"),
+    ("hosts.token_url", "asana", "hosts.token_url", "app.asana.com/-/oauth_token"),
+    ("long_lived.url", "facebook", "long_lived.url", "https://{nothing}/oauth/access_token"),
+    ("identity.url", "asana", "identity.url", "//app.asana.com"),
+    ("identity.api", "slack", "identity.api", "nothing"),
+    ("identity.path", "slack", "identity.path", None),
+    ("expires.testing", "google", "expires.testing", 60),
+    ("rotation.grace", "asana", "rotation.grace", -1),
+    ("inputs.*.title", "shopify", "inputs.shop.title", ""),
+    ("inputs.*.pattern", "shopify", "inputs.shop.pattern", "[a-z"),
+    ("inputs.*.example", "shopify", "inputs.shop.example", "not/one/part"),
+    ("inputs.*.default", "gitea", "inputs.host.default", "not/one/part"),
+    ("facts.*.status", "asana", "facts.endpoints.status", "sure"),
+    ("facts.*.sources", "asana", "facts.endpoints.sources", ["nobody"]),
+    ("sources.*.name", "asana", "sources.nango.name", ""),
+    ("sources.*.date", "asana", "sources.nango.date", "lately"),
+    ("scopes.*.title", "asana", "scopes.openid.title", ""),
+    ("scopes.*.covers", "asana", "scopes.openid.covers", ["no-such-scope"]),
+    ("rules.*.api", "github", "rules.0.api", "nothing"),
+    ("rules.*.method", "github", "rules.0.method", "FETCH"),
+    ("rules.*.path", "github", "rules.0.path", "user"),
+    ("rules.*.scopes", "github", "rules.0.scopes", ["no-such-scope"]),
+    ("rules.*.where", "github", "rules.0.where", {"q": "("}),
+    ("rules.*.inseparable", "github", "rules.0.inseparable", ["no-such-scope"]),
+    ("rules.*.needs", "github", "rules.0.needs", ["no-such-scope"]),
+    ("rules.*.query", "github", "rules.0.query", ["page"]),
+    ("query", "github", "query", ["a b"]),
+    ("overrides.parameters", "salesforce", "overrides.parameters", ["a b"]),
+    ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),
+    ("overrides.sources", "github", "overrides.sources", ["nobody"]),
+    ("rules.*.tells_secrets", "github", "rules.0.tells_secrets", "perhaps"),
+    ("rules_from", "google", "rules_from", ["no-such-file"]),
+    ("console.url", "asana", "console.url", "asana"),
+    ("console.steps", "asana", "console.steps", [""]),
+    ("live_tested", "asana", "live_tested", "lately"),
+    ("proxied.headers", "github", "proxied.headers", ["Not A Header"]),
+    ("proxied.credentials", "github", "proxied.credentials", "key"),
+    ("proxied.links", "github", "proxied.links", "perhaps"),
+]
+# by what the API answers
+ERRORS: list[tuple[str, object]] = [
+    ("errors.unauthorized", []),
+    ("errors.insufficient_scope", []),
+    ("errors.code", ["fault"]),
+    ("errors.message", ["fault"]),
+    ("errors.ok_flag", None),
+    ("errors.words", {}),
+]
+
+
+def inner_model(annotation: object) -> tuple[type[BaseModel], bool] | None:
+    """The table that a field holds, and whether it holds several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    several = get_origin(annotation) is tuple or (
+        isinstance(origin := get_origin(annotation), type) and issubclass(origin, Mapping)
+    )
+    for part in get_args(annotation):
+        if (found := inner_model(part)) is not None:
+            return found[0], found[1] or several
+    return None
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Every field; `*` stands for each of many."""
+    for name, field in model.model_fields.items():
+        here = f"{path}{name}"
+        inner = None if here in SAID_AGAIN else inner_model(field.annotation)
+        if inner is None:
+            yield here
+        else:
+            yield from leaves(inner[0], f"{here}{'.*' if inner[1] else ''}.")
+
+
+def test_every_field_of_the_schema_has_a_wrong_value_that_is_noticed() -> None:
+    tried = {path for path, *_ in (*MUTATIONS, *PUBLIC, *FORM, *ERRORS)}
+    assert [path for path in leaves(Provider) if path not in tried] == []
+
+
+def content_of(name: str) -> Content:
+    if name == "brokerage":
+        return OWN_API
+    return tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _with(content: Content, place: str, wrong: object) -> Content:
+    """`changed`, also within a list."""
+    if not place.startswith("rules."):
+        return changed(content, place, wrong)
+    _, at, name = place.split(".")
+    rules = [dict(rule) for rule in content["rules"]]
+    rules[int(at)][name] = wrong
+    return {**content, "rules": rules}
+
+
+def problems(content: Content, folder: Path) -> list[str]:
+    """What is wrong with a file, by reading it as the program does."""
+    path = folder / f"{content['name']}.toml"
+    path.write_text(_toml(content), encoding="utf-8")
+    rules = folder / "rules"
+    if not rules.exists():
+        rules.symlink_to(SHELF / "rules", target_is_directory=True)
+    return check_file(path)
+
+
+def _toml(content: Content) -> str:
+    """A table as TOML: a JSON value is one of TOML's but for tables, which stand inline."""
+
+    def said(value: object) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{json.dumps(key)} = {said(one)}" for key, one in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(said, value)) + "]"
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | str) else str(value)
+
+    return "".join(f"{json.dumps(key)} = {said(value)}\n" for key, value in content.items())
+
+
+@pytest.mark.parametrize(("field", "name", "place", "wrong"), FORM, ids=[field for field, *_ in FORM])
+def test_a_wrong_value_is_refused_when_the_file_is_read(
+    tmp_path: Path, field: str, name: str, place: str, wrong: object
+) -> None:
+    assert re.fullmatch(re.escape(field).replace(r"\*", "[^.]+"), place)
+    content = content_of(name)
+    assert problems(content, tmp_path) == []
+    found = problems(_with(content, place, wrong), tmp_path)
+    assert len(found) >= 1
+    assert any(place.partition(".")[0] in line for line in found), found
+
+
+# What an API's errors mean, by the file
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncGenerator[ScriptedServer]:
+    async with scripted_server(lambda _: json_reply({"ok": True})) as running:
+        yield running
+
+
+Said = tuple[str, str, str]  # what was raised, its code, what is said
+
+
+async def outcome(server: ScriptedServer, content: Content, answer: Mapping[str, object]) -> Said:
+    """What a call comes to when the API answers this."""
+    content = {**content, "apis": {"web": f"{server.url}/web"}}
+    content["hosts"] = {name: f"{server.url}/{name}" for name in content["hosts"]}
+    server.answer = lambda _: json_reply(dict(answer))
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        provider = Provider.model_validate(content)
+        api = UpstreamAPI(provider, outbound, token="upstream-token-canary", scopes=frozenset({"chat:write"}), now=0)
+        try:
+            await api.post("web", "/chat.postMessage", body={"channel": "C1", "text": "hello"})
+        except Exception as error:  # noqa: BLE001 -- whatever it is, its kind is compared
+            return type(error).__name__, str(getattr(error, "code", "")), str(error)
+    return "", "", ""
+
+
+_SLACK = content_of("slack")
+_TALKING = changed(_SLACK, "errors.message", ["detail"])
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "answer"),
+    [
+        ("errors.unauthorized", _SLACK, {"ok": False, "error": "token_revoked"}),
+        ("errors.insufficient_scope", _SLACK, {"ok": False, "error": "missing_scope"}),
+        ("errors.code", _SLACK, {"ok": False, "error": "channel_not_found"}),
+        ("errors.message", _TALKING, {"ok": False, "error": "odd", "detail": "The channel is closed today."}),
+        ("errors.ok_flag", _SLACK, {"ok": False, "error": "channel_not_found"}),
+        ("errors.words", _SLACK, {"ok": False, "error": "channel_not_found"}),
+    ],
+    ids=[field for field, _ in ERRORS],
+)
+async def test_a_wrong_value_changes_what_an_error_of_the_api_means(
+    server: ScriptedServer, field: str, content: Content, answer: Mapping[str, object]
+) -> None:
+    right = await outcome(server, content, answer)
+    assert right[0] != ""
+    wrong = changed(content, field, dict(ERRORS)[field])
+    assert await outcome(server, wrong, answer) != right
+
+
+# What a rule lets through, by the file
+
+
+RULE = {"api": "main", "method": "GET", "path": "/things/{}", "scopes": ["read"], "where": {"view": "short"}}
+RULED: Content = {**OWN_API, "rules": [RULE]}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("api", "other"),
+        ("method", "POST"),
+        ("path", "/things/{}/parts"),
+        ("scopes", ["write"]),
+        ("where", {"view": "long"}),
+        ("inseparable", ["write"]),
+    ],
+)
+def test_a_wrong_value_in_a_rule_lets_another_call_through(name: str, wrong: object) -> None:
+    call = Call("main", "GET", "/things/1", {"view": "short"})
+    content = changed(changed(RULED, "scopes.write", {"title": "Change it"}), "apis.other", "https://brokerage.example")
+
+    def lets(said: Content) -> bool:
+        provider = Provider.model_validate(said)
+        return allowed(provider, call, frozenset({"read"}), granted=frozenset({"read", "write"}))
+
+    assert lets(content)
+    assert not lets(_with(content, f"rules.0.{name}", wrong))

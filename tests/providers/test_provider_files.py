@@ -1,0 +1,243 @@
+"""The provider files that come with the program: all of them make sense, say where their facts come from, and are read
+only when they are needed.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from providers.definitions.catalog import (
+    SHELF,
+    ProviderFileRefused,
+    ProviderOverrides,
+    check_file,
+    load_catalog,
+    schema,
+)
+from providers.definitions.model import FactName, Provider
+from tests.providers.test_providers_catalog import GOOD, written
+from vault.upstream import Downscope
+
+FILES = sorted(SHELF.glob("*.toml"))
+EVERYTHING = load_catalog().everything()
+
+
+def test_every_file_makes_sense() -> None:
+    assert [problem for path in FILES for problem in check_file(path)] == []
+    assert len(FILES) >= 100
+    assert [provider.name for provider in EVERYTHING] == sorted(path.stem for path in FILES)
+
+
+def test_every_file_says_who_says_where_its_endpoints_are() -> None:
+    assert [provider.name for provider in EVERYTHING if provider.is_draft] == []
+    for provider in EVERYTHING:
+        used = {source for fact in provider.facts.values() for source in fact.sources}
+        assert used <= set(provider.sources), provider.name
+        assert sum(provider.tally.values()) == len(get_args(FactName))
+
+
+def test_no_name_or_alias_is_used_twice() -> None:
+    names = [name for provider in EVERYTHING for name in (provider.name, *provider.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_what_a_service_does_not_issue_is_nowhere_described() -> None:
+    for provider in EVERYTHING:
+        if provider.refresh_tokens == "never":
+            assert provider.downscope.mode is Downscope.NONE, provider.name
+            assert not provider.scope.offline or provider.name == "stack-exchange", provider.name
+
+
+def test_the_published_schema_is_that_of_the_model() -> None:
+    committed = Path(SHELF.parent, "provider.schema.json").read_text(encoding="utf-8")
+    made = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    assert committed == made, "token-vault providers schema > providers/provider.schema.json"
+    for path in FILES:
+        assert path.read_text(encoding="utf-8").startswith("#:schema ../provider.schema.json\n"), path.name
+    known = schema()["properties"]
+    assert isinstance(known, dict)
+    assert {key for path in FILES for key in tomllib.loads(path.read_text(encoding="utf-8"))} <= set(known)
+
+
+def test_a_file_is_read_when_somebody_asks_for_it() -> None:
+    catalog = load_catalog()
+    assert catalog.names == ("google", "slack")
+    asana = catalog.provider("asana")
+    assert asana is catalog.get("asana") and catalog.names == ("google", "slack")
+    assert catalog.resolve("onedrive") == (catalog.provider("microsoft"), frozenset({"Files.Read"}))
+    assert catalog.get("nobody") is None
+    assert catalog.everything() == catalog.everything()
+
+
+def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:
+    catalog = load_catalog(overrides={"asana": ProviderOverrides(client_id="x", client_secret="y")})
+    assert catalog.names == ("asana", "google", "slack")
+
+
+# The 84 services of the survey of providers, by the name that each has here.
+SURVEY = (
+    "gmail google-calendar google-drive google-docs google-sheets google-contacts google-tasks google-chat "
+    "youtube google-analytics google-bigquery google-ads outlook microsoft-teams onedrive sharepoint power-bi "
+    "microsoft slack github-oauth-app github gitlab bitbucket jira confluence linear notion asana clickup monday "
+    "airtable trello salesforce hubspot pipedrive zoho attio zendesk intercom front gong zoom calendly cal-com "
+    "dropbox box figma miro canva discord x linkedin facebook instagram reddit tiktok spotify stripe-apps "
+    "stripe-connect shopify quickbooks xero square paypal docusign mailchimp pagerduty sentry snowflake todoist "
+    "webflow typeform surveymonkey servicenow okta twitch strava basecamp klaviyo posthog outreach salesloft "
+    "wrike harvest"
+)
+# What Auth0's Token Vault connects to, beside `oauth2` and `oidc`, which settings alone describe.
+AUTH0 = (
+    "google microsoft github bitbucket slack box dropbox basecamp figma digitalocean hugging-face salesforce amazon "
+    "discord fitbit freshbooks paypal snapchat spotify stripe-connect tumblr twitch x"
+)
+
+
+def test_the_services_of_the_survey_and_of_auth0_are_there() -> None:
+    catalog = load_catalog()
+    survey = SURVEY.split()
+    assert len(set(survey)) == 84
+    assert [name for name in (*survey, *AUTH0.split()) if catalog.get(name) is None] == []
+
+
+def test_a_client_id_that_every_call_wants_is_in_its_headers() -> None:
+    registered = load_catalog(overrides={"twitch": ProviderOverrides(client_id="ours", client_secret="s")})
+    assert registered.provider("twitch").headers == {"Client-Id": "ours"}
+    assert load_catalog().provider("twitch").headers == {"Client-Id": "{client_id}"}
+
+
+def described(provider: Provider) -> str:
+    """The row of a provider on the page of all services."""
+    names = ", ".join(f"`{name}`" for name in (provider.name, *sorted(provider.aliases)))
+    tokens = "not issued" if provider.refresh_tokens == "never" else provider.rotation.mode.value
+    narrowing = "never" if provider.downscope.destructive else provider.downscope.mode.value
+    asks = ", ".join(f"`{name}`" for name in provider.inputs) or "-"
+    tally = " / ".join(str(count) for count in provider.tally.values())
+    return f"| {provider.title} | {names} | {tokens} | {narrowing} | {asks} | {tally} |"
+
+
+def test_the_page_of_all_services_shows_what_the_files_say() -> None:
+    page = (SHELF.parent.parent / "docs" / "services.md").read_text(encoding="utf-8")
+    head = "| Service | Name here, and others for parts of it | Refresh tokens | Narrowing | Asks for | Facts |\n"
+    table = "\n".join(described(provider) for provider in EVERYTHING)
+    assert page.partition(head)[2].partition("\n\n")[0] == f"| --- | --- | --- | --- | --- | --- |\n{table}"
+    assert f"{len(EVERYTHING)} files" in page
+
+
+INPUT = """
+[inputs.shop]
+title = "the name of the shop"
+example = "acme"
+"""
+
+
+def with_input(text: str) -> str:
+    return text.replace("[scope]", INPUT + "\n[scope]", 1).replace("https://api.", "https://{shop}.", 1)
+
+
+def at(folder: Path, **inputs: str) -> Provider:
+    overrides = {"example": ProviderOverrides(client_id="x", client_secret="y", inputs=inputs)}
+    return load_catalog([folder], overrides).provider("example")
+
+
+def test_an_input_is_filled_into_the_addresses(tmp_path: Path) -> None:
+    path = written(tmp_path, with_input(GOOD))
+    assert check_file(path) == []
+    assert at(tmp_path, shop="corner").apis == {"main": "https://corner.example.com/v1"}
+    written(tmp_path, with_input(GOOD).replace('example = "acme"', 'example = "acme"\ndefault = "main"'))
+    assert at(tmp_path).apis == {"main": "https://main.example.com/v1"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({}, "inputs.shop: missing; set it to the name of the shop, for example acme"),
+        ({"shop": "evil.example/"}, "inputs.shop: 'evil.example/' cannot be the name of the shop"),
+        ({"shop": "x@evil"}, "cannot be the name of the shop"),
+        ({"shop": "a..b"}, "cannot be the name of the shop"),
+        ({"shop": ""}, "cannot be the name of the shop"),
+        ({"shop": "corner", "town": "x"}, "inputs.town: Example has no such input; known: shop"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_refused(tmp_path: Path, inputs: dict[str, str], expected: str) -> None:
+    written(tmp_path, with_input(GOOD))
+    with pytest.raises(ProviderFileRefused) as caught:
+        at(tmp_path, **inputs)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert at(tmp_path, shop="corner").name == "example"
+
+
+def test_a_wide_pattern_lets_no_value_leave_its_place(tmp_path: Path) -> None:
+    written(tmp_path, with_input(GOOD).replace('example = "acme"', "example = \"acme\"\npattern = '.*'"))
+    for value in ("evil.example/x", "a:1", "x@y", "a b", "a#b", "a?b", "-a", "a\nb"):
+        with pytest.raises(ProviderFileRefused):
+            at(tmp_path, shop=value)
+    assert at(tmp_path, shop="a.b-c_d").apis["main"] == "https://a.b-c_d.example.com/v1"
+
+
+SOURCES = """
+[sources.page]
+name = "docs.example.com"
+date = 2026-11-25
+
+[facts]
+endpoints = { status = "checked", sources = ["page"] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "mend"),
+    [
+        ('[rotation]\nmode = "none"\n', "rotation.mode: facts.rotation is unknown", "rotation"),
+        ('[downscope]\nmode = "refresh_scope"\n', "downscope.mode: facts.narrowing is unknown", "narrowing"),
+        ("[revoke]\nends_grant = true\n", "revoke.ends_grant: facts.revocation is unknown", "revocation"),
+    ],
+)
+def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: str, expected: str, mend: str) -> None:
+    path = written(tmp_path, f"{GOOD}\n{text}\n{SOURCES}")
+    assert any(expected in problem for problem in check_file(path))
+    written(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{mend} = {{ status = "cited", sources = ["page"] }}\n')
+    assert check_file(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SOURCES.replace('["page"]', '["pgae"]'), "facts.endpoints.sources: 'pgae' is not under [sources]; add it"),
+        (SOURCES.replace(', sources = ["page"]', ""), "facts.endpoints: a fact has sources unless it is unknown"),
+        (SOURCES.replace("checked", "unknown"), "facts.endpoints: a fact has sources unless it is unknown"),
+        (SOURCES.replace("checked", "sure"), "facts.endpoints.status: input should be"),
+        (SOURCES.replace("endpoints", "weather"), "facts.weather"),
+    ],
+)
+def test_a_fact_names_who_says_so(tmp_path: Path, text: str, expected: str) -> None:
+    path = written(tmp_path, GOOD + text)
+    assert any(expected in problem for problem in check_file(path)), check_file(path)
+    written(tmp_path, GOOD + SOURCES)
+    assert check_file(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD.replace("https://example.com/me", "https://{x}.example.com"), "identity.url: {x} is no input"),
+        (GOOD + "[inputs.a]\ntitle='A'\nexample='x'\npattern='('", "inputs.a.pattern: not a regular expression"),
+        (GOOD + "[inputs.a]\ntitle='A'\nexample='x y'", "inputs.a.example: 'x y' does not match its own pattern"),
+        (
+            GOOD.replace("[scope]", 'revoke_url = "https://example.com/{token}"\n[scope]', 1),
+            'revoke.token_in: "path" and {token} in hosts.revoke_url belong together',
+        ),
+        ('refresh_tokens = "never"\n' + GOOD + "[params]\nrefresh = { a = 'b' }", "refresh_tokens: never, yet"),
+        (GOOD.replace('url = "https://example.com/me"', 'source = "answer"\nurl = "https://x.example"'), "remove them"),
+        (GOOD + "[response]\naccess_token = 'a b'", "response.access_token: 'a b' is not a path"),
+        (GOOD + "[expires]\npath = 'a-b'", "expires.path: 'a-b' is not a path"),
+        (GOOD.replace("[scope]", "[scope]\nresponse_separator = ', '"), "scope.response_separator: must be one"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(tmp_path: Path, text: str, expected: str) -> None:
+    path = written(tmp_path, text)
+    assert any(expected in problem for problem in check_file(path)), check_file(path)

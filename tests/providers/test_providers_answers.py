@@ -1,0 +1,44 @@
+"""Reading values out of JSON answers of any shape."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.outbound.json_values import at, fill, integer_at, objects_at, parse_object, text_at
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=10,
+)
+ANSWER = {"a": {"b": [{"c": "x"}, 5]}, "n": 7, "yes": True, "none": None, "empty": "", "long": "9" * 30}
+
+
+def test_values_are_found_by_path() -> None:
+    assert at(ANSWER, "a.b.0.c") == "x"
+    assert at(ANSWER, "a.b.9") is None
+    assert at(ANSWER, "a.x.y") is None
+    assert at(ANSWER, "n.b") is None
+    assert (text_at(ANSWER, "n"), text_at(ANSWER, "yes"), text_at(ANSWER, "empty")) == ("7", None, None)
+    assert (integer_at(ANSWER, "a.b.1"), integer_at(ANSWER, "yes"), integer_at(ANSWER, "long")) == (5, None, None)
+    assert objects_at(ANSWER, "a.b") == ({"c": "x"},)
+    assert objects_at(ANSWER, "n") == ()
+
+
+def test_a_text_is_filled_whole_or_not_at_all() -> None:
+    assert fill("{a.b.0.c} ({n})", ANSWER) == "x (7)"
+    assert fill("{a.b.0.c} ({missing})", ANSWER) is None
+
+
+def test_only_objects_are_answers() -> None:
+    assert parse_object(b'{"a": 1}') == {"a": 1}
+    for body in (b"", b"[1]", b"nonsense", b"[" * 100_000, b"\xff\xfe"):
+        assert parse_object(body) is None
+
+
+@given(JSON, st.text(alphabet="abc.012", min_size=1, max_size=8))
+def test_no_shape_of_answer_breaks_the_reading(value: object, path: str) -> None:
+    assert text_at(value, path) is None or isinstance(text_at(value, path), str)
+    assert integer_at(value, path) is None or isinstance(integer_at(value, path), int)
+    assert isinstance(objects_at(value, path), tuple)

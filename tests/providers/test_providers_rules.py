@@ -1,0 +1,100 @@
+"""Request rules: default deny, path and parameter matching, scopes that include others."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.api.rules import Call, allowed, covering_scopes
+from providers.definitions.catalog import load_catalog
+
+SLACK = load_catalog().provider("slack")
+GOOGLE = load_catalog().provider("google")
+AUTH = "https://www.googleapis.com/auth/"
+EVERYTHING = {provider.name: frozenset(provider.scopes) for provider in (SLACK, GOOGLE)}
+
+
+def test_what_no_rule_names_is_refused_even_with_every_scope() -> None:
+    for call in (
+        Call("web", "POST", "/admin.users.remove"),
+        Call("web", "GET", "/chat.postMessage"),
+        Call("web", "POST", "/chat.postmessage"),
+        Call("web", "POST", "/chat.postMessage/"),
+        Call("web", "POST", "chat.postMessage"),
+        Call("other", "POST", "/chat.postMessage"),
+        Call("web", "POST", "/chat.postMessage?x=/y"),
+        Call("web", "POST", "//chat.postMessage"),
+    ):
+        assert not allowed(SLACK, call, EVERYTHING["slack"])
+        assert covering_scopes(SLACK, call) == ()
+    assert allowed(SLACK, Call("web", "POST", "/chat.postMessage"), frozenset({"chat:write"}))
+
+
+def test_a_call_needs_its_scope() -> None:
+    call = Call("web", "POST", "/chat.postMessage", {"channel": "C1", "text": "x"})
+    assert not allowed(SLACK, call, EVERYTHING["slack"] - {"chat:write"})
+    assert not allowed(SLACK, call, frozenset())
+    assert allowed(SLACK, call, frozenset({"chat:write"}))
+    assert covering_scopes(SLACK, call) == (frozenset({"chat:write"}),)
+
+
+def test_a_wider_scope_passes_where_a_narrower_one_is_named_and_not_the_other_way() -> None:
+    reading = Call("calendar", "GET", "/calendars/primary/events")
+    writing = Call("calendar", "POST", "/calendars/primary/events")
+    for scope in ("calendar", "calendar.readonly", "calendar.events", "calendar.events.readonly"):
+        assert allowed(GOOGLE, reading, frozenset({AUTH + scope}))
+    for scope in ("calendar.readonly", "calendar.events.readonly", "calendar.freebusy"):
+        assert not allowed(GOOGLE, writing, frozenset({AUTH + scope}))
+    assert allowed(GOOGLE, writing, frozenset({AUTH + "calendar"}))
+
+
+def test_a_parameter_can_decide_which_scope_is_needed() -> None:
+    public = frozenset({"channels:read"})
+    assert allowed(SLACK, Call("web", "GET", "/conversations.list"), public)
+    assert allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": "public_channel"}), public)
+    for types in ("private_channel", "public_channel,private_channel", "im", ["public_channel"], True, 1):
+        assert not allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": types}), public)
+    private = Call("web", "GET", "/conversations.list", {"types": "private_channel"})
+    assert allowed(SLACK, private, frozenset({"groups:read"}))
+
+
+def test_a_token_that_reaches_further_in_a_way_the_request_does_not_show_is_not_lent() -> None:
+    """A Slack channel id does not say whether the channel is private."""
+    call = Call("web", "GET", "/conversations.history", {"channel": "C123"})
+    public = frozenset({"channels:history"})
+    assert allowed(SLACK, call, public)
+    assert allowed(SLACK, call, public, granted=public | {"chat:write"})
+    assert not allowed(SLACK, call, public, granted=public | {"groups:history"})
+    assert allowed(SLACK, call, public | {"groups:history"}, granted=public | {"groups:history"})
+    assert not allowed(SLACK, Call("web", "GET", "/conversations.history", {"channel": "D123"}), public)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    ["..", ".", "", "%2e%2e", "%2E.", "..%2f..", "%2e%2e%5cx", "a%0d%0ab", "a/b", "a\\b", "a?b", "a#b", "%00"],
+)
+def test_a_path_that_a_server_could_read_otherwise_is_refused(segment: str) -> None:
+    scopes = EVERYTHING["google"]
+    assert not allowed(GOOGLE, Call("calendar", "GET", f"/calendars/{segment}/events"), scopes)
+    assert allowed(GOOGLE, Call("calendar", "GET", "/calendars/a%40b/events"), scopes)
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_a_quoted_segment_never_turns_one_call_into_another(text: str) -> None:
+    path = f"/calendars/{quote(text, safe='')}/events"
+    call = Call("calendar", "GET", path)
+    if allowed(GOOGLE, call, EVERYTHING["google"]):
+        assert path.count("/") == 3
+        assert "%2F.." not in path.upper()
+        assert text.strip(".") != ""
+
+
+@given(st.sets(st.sampled_from(sorted(EVERYTHING["google"]))), st.sets(st.sampled_from(sorted(EVERYTHING["google"]))))
+def test_more_scopes_never_allow_less(some: set[str], more: set[str]) -> None:
+    for method, path in (("GET", "/calendars/x/events"), ("POST", "/calendars/x/events"), ("POST", "/freeBusy")):
+        call = Call("calendar", method, path)
+        if allowed(GOOGLE, call, frozenset(some)):
+            assert allowed(GOOGLE, call, frozenset(some | more))

@@ -1,0 +1,170 @@
+"""Paths of calls: no two spellings that some server reads alike are judged differently, at tools and proxy alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from providers.api.rules import of_path
+from providers.definitions.catalog import load_catalog
+from providers.definitions.model import Provider
+from providers.definitions.paths import path_problem
+from tests.support.mcp_room import room
+
+RULES = (
+    ("/items/{}", "read"),
+    ("/items/all", "admin"),
+    ("/items/{}/files/{+}", "read"),
+    ("/items/{}/files/.ci/jobs/{+}", "admin"),
+    ("/v1/{}", "read"),
+    ("/v1/{}:purge", "admin"),
+)
+SLACK = load_catalog().provider("slack")
+STORE = SLACK.model_copy(
+    update={
+        "rules": tuple(
+            type(SLACK.rules[0])(api="web", method=("GET",), path=path, scopes=frozenset({scope}))
+            for path, scope in RULES
+        )
+    }
+)
+SEGMENTS = (
+    "all",
+    "ALL",
+    "x",
+    "files",
+    ".ci",
+    ".CI",
+    "jobs",
+    "Jobs",
+    "items",
+    "v1",
+    "y:purge",
+    "y:PURGE",
+    "a/b",
+    "all ",
+)
+SPELLINGS = (
+    lambda one: one,
+    lambda one: quote(one, safe=""),
+    lambda one: f"%{ord(one):02x}",
+    lambda one: f"%25{ord(one):02X}",
+    lambda one: one.upper(),
+    lambda one: chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one,  # the wide form
+)
+
+
+def scopes_of(path: str, provider: Provider = STORE) -> frozenset[str]:
+    """The scopes that any rule for this path is content with; none where the call is refused."""
+    return frozenset(scope for rule in of_path(provider, api="web", method="GET", path=path) for scope in rule.scopes)
+
+
+def as_servers_read(path: str) -> set[str]:
+    """The path as servers of different habits take it apart, from exact ones to the least exact."""
+    found = {path}
+    for _ in range(2):
+        found |= {unquote(one) for one in found}
+        found |= {unicodedata.normalize("NFKC", one) for one in found}
+    found |= {one.lower() for one in found}
+    found |= {one.replace("//", "/").replace("\\", "/") for one in found}
+    found |= {one.partition(";")[0] for one in found} | {one.rstrip(". ") for one in found}
+    return found | {one.removesuffix(".json") for one in found}
+
+
+@given(
+    st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=5),
+    st.lists(st.sampled_from(SPELLINGS), min_size=40, max_size=40),
+    st.sampled_from(["", "/", ".", "%20", ";x=1", ".json", "%2e", "%3B", "//"]),
+)
+@example(["items", "all"], [SPELLINGS[0]] * 6 + [SPELLINGS[2]] + [SPELLINGS[0]] * 40, "")
+def test_whoever_reads_a_path_that_passes_reads_one_with_the_same_rules(
+    segments: list[str], spell: list[Callable[[str], str]], end: str
+) -> None:
+    spelled = "".join(one if one == "/" else way(one) for one, way in zip("/".join(segments)[:40], spell, strict=False))
+    path = f"/{spelled}{end}"
+    verdict = scopes_of(path)
+    if verdict:
+        for read in as_servers_read(path):
+            other = scopes_of(quote(read, safe="/:@"))
+            assert other in (verdict, frozenset()), (path, read)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/items/%61ll",
+            "/items/a%6Cl",
+            "/items/ALL",
+            "/items/All",
+            "/items/all.",
+            "/items/all%20",
+            "/items/all.json",
+        ),
+        *(
+            "/items//all",
+            "/items/all/",
+            "/items/all;x=1",
+            "/items/all%3Bx",
+            "/items/%2561ll",
+            "/items/..%2fitems%2fall",
+        ),
+        *("/items/1/files/.ci%2Fjobs%2Fa", "/items/1/files/.CI/jobs/a", "/items/1/files/.ci/%6Aobs/a"),
+        *("/v1/x%3Apurge", "/v1/x:PURGE", "/items/%EF%BD%81ll", "/items/..%252f..%252fadmin", "/items/%252e%252e"),
+    ],
+)
+def test_another_spelling_of_a_path_does_not_pass_by_a_wider_rule(path: str) -> None:
+    assert scopes_of(path) == frozenset()
+
+
+def test_the_same_paths_written_plainly_are_judged_by_their_own_rules() -> None:
+    for path, scope in (
+        ("/items/all", "admin"),
+        ("/items/every", "read"),
+        ("/items/a%40b", "read"),
+        ("/items/1/files/.ci/jobs/a.json", "admin"),
+        ("/items/1/files/docs%2Freadme.md", "read"),  # a slash inside a name, where any number of parts may follow
+        ("/items/1/files/README.md", "read"),
+        ("/v1/x:purge", "admin"),
+        ("/v1/x", "read"),
+        ("/items/%C3%A9", "read"),
+    ):
+        assert scopes_of(path) == frozenset({scope}), path
+
+
+@given(st.text(min_size=1, max_size=12))
+def test_what_a_tool_quotes_passes_or_is_refused_but_is_never_read_as_more_parts(text: str) -> None:
+    path = f"/items/{quote(text, safe='')}"
+    if scopes_of(path):
+        assert path_problem(path) is None
+        assert "/" not in unicodedata.normalize("NFKC", text) and "%" not in text and ";" not in text
+
+
+async def test_a_tool_argument_that_would_climb_out_of_its_place_is_refused_and_nothing_is_sent(tmp_path: Path) -> None:
+    scopes = frozenset({"https://www.googleapis.com/auth/calendar.events.readonly"})
+    async with room(tmp_path) as place:
+        agent = await place.agent("alice")
+        await place.connect(agent, "google", scopes=scopes)
+        sent = len(place.simulator.books()["api_calls"])
+        async with place.client(agent) as client:
+            for calendar in (
+                "..%252f..%252fadmin",
+                "..%2f..%2fadmin",
+                "%2e%2e",
+                "x;y",
+                "a\\b",
+                "\uff0e\uff0e",
+                "x/../y",
+            ):
+                answer = await client.call_tool("calendar_list", {"calendar_id": calendar})
+                assert answer.is_error, calendar
+            assert len(place.simulator.books()["api_calls"]) == sent
+            twin = await client.call_tool("calendar_list", {"calendar_id": "primary"})
+            assert not twin.is_error, twin
+        assert len(place.simulator.books()["api_calls"]) > sent

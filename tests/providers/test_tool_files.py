@@ -1,0 +1,346 @@
+"""Tools as data: what a file may say, what becomes of it, and a declared tool's whole way against the simulator."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from providers.definitions.catalog import load_catalog
+from providers.tools import declarations
+from providers.tools.builtin import builtin_tools
+from providers.tools.declarations import ToolFileRefused, read_tool_file
+from providers.tools.declared import data_tools
+from providers.tools.spec import ToolSpec
+from server.mcp import connections_tool
+from server.mcp.registry import hidden_tools, load_tools
+from server.settings import SettingsRefused, load_settings
+from tests.support.documented import DOCS, section
+from tests.support.mcp_room import SLACK, Agent, Room, room
+
+POST = """
+provider = "slack"
+
+[[tool]]
+name = "announce"
+title = "Announce"
+description = "Post an announcement to a channel."
+scopes = ["chat:write"]
+effect = "create"
+
+[tool.request]
+api = "web"
+method = "POST"
+path = "/chat.postMessage"
+body = { unfurl_links = false }
+
+[tool.arguments.channel]
+description = "Channel id"
+pattern = "^[A-Z0-9#a-z_-]+$"
+
+[tool.arguments.words]
+description = "What to announce"
+as = "text"
+template = "Announcement: {}"
+max = 200
+
+[tool.result]
+fields = { channel = { path = "channel", type = "word" }, ts = { path = "ts", type = "word" } }
+line = "Announced in {channel} at {ts}."
+"""
+LIST = """
+provider = "slack"
+
+[[tool]]
+name = "rooms"
+title = "Rooms"
+description = "List channels."
+scopes = ["channels:read"]
+effect = "read"
+
+[tool.request]
+api = "web"
+method = "GET"
+path = "/conversations.list"
+query = { exclude_archived = true }
+
+[tool.arguments.limit]
+type = "integer"
+description = "How many"
+required = false
+default = 100
+min = 1
+max = 200
+
+[tool.arguments.cursor]
+description = "`next_cursor` of an earlier answer"
+required = false
+
+[tool.result]
+items = "channels"
+next = "response_metadata.next_cursor"
+line = "{id} {name} ({members})"
+
+[tool.result.fields]
+id = { path = "id", type = "word" }
+name = { path = "name" }
+members = { path = "num_members", type = "integer" }
+"""
+
+
+def made(tmp_path: Path, content: str) -> tuple[ToolSpec, ...]:
+    file = tmp_path / "tools.toml"
+    file.write_text(content)
+    return data_tools([(file, read_tool_file(file))], load_catalog())
+
+
+def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: Path) -> None:
+    (announce,) = made(tmp_path, POST)
+    assert announce.scopes == {"chat:write"}
+    assert (announce.read_only, announce.destructive, announce.idempotent) == (False, False, False)
+    properties = announce.input_schema["properties"]
+    assert isinstance(properties, dict)
+    assert set(properties) == {"account", "channel", "words"}
+    assert properties["words"]["maxLength"] == 200
+    assert announce.input_schema["required"] == ["channel", "words"]
+    assert announce.input_schema["additionalProperties"] is False
+    (rooms,) = made(tmp_path, LIST)
+    assert (rooms.read_only, rooms.destructive, rooms.idempotent) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('provider = "slack"', 'provider = "slakc"', "no provider slakc"),
+        ('scopes = ["chat:write"]', 'scopes = ["chat:wriet"]', "no scope chat:wriet"),
+        ('scopes = ["chat:write"]', 'scopes = ["channels:read"]', "no request rule of slack"),
+        ('scopes = ["chat:write"]', "scopes = []", "scopes"),
+        ('path = "/chat.postMessage"', 'path = "/admin.users.remove"', "no request rule of slack"),
+        ('path = "/chat.postMessage"', 'path = "/chat/{message}"', "needs a required argument"),
+        ('path = "/chat.postMessage"', 'path = "/../chat"', "no request rule of slack"),
+        ('path = "/chat.postMessage"', 'path = "https://elsewhere.example"', "path"),
+        ('api = "web"', 'api = "wbe"', "no API 'wbe'"),
+        ('effect = "create"', 'effect = "raed"', "effect"),
+        ('method = "POST"', 'method = "GET"', "does not go with effect"),
+        ('pattern = "^[A-Z0-9#a-z_-]+$"', 'pattern = "[A-Z]"', "begins with ^"),
+        ('as = "text"', 'as = "a b"', "as"),
+        ('as = "text"', 'place = "path"', "no place in the path"),
+        ("max = 200", "default = 'x'", "not required"),
+        ("[tool.arguments.words]", "[tool.arguments.account]", "every tool already"),
+        ('line = "Announced in {channel} at {ts}."', 'line = "{other}"', "no field"),
+        ("[tool.arguments.words]", "[tool.arguments.cursor]", "paging needs both"),
+        ('name = "announce"', 'name = "Announce!"', "name"),
+        ('title = "Announce"', 'title = "Announce"\nsurprise = 1', "surprise"),
+        ("[tool.result]", "[tool.result", "is no TOML"),
+    ],
+)
+def test_a_file_that_does_not_make_sense_is_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert made(tmp_path, POST)  # the twin
+    assert old in POST
+    with pytest.raises(ToolFileRefused) as refused:
+        made(tmp_path, POST.replace(old, new, 1))
+    assert says in str(refused.value)
+    assert str(refused.value).count("\n") == 0
+    assert "tools.toml" in str(refused.value)
+
+
+def test_which_tools_there_are_is_the_operators_choice(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(POST)
+
+    def names(**tools: object) -> list[str]:
+        settings = load_settings(overrides={"tools": {"folders": [str(tmp_path)], **tools}})
+        return [spec.name for spec in load_tools(settings, load_catalog())]
+
+    everything = names()
+    assert everything[-1] == "announce"
+    assert "slack_post" in everything
+    assert names(enable=["slack_*"]) == [name for name in everything if name.startswith("slack_")]
+    assert names(disable=["slack_*", "announce"]) == [
+        name for name in everything if not name.startswith("slack_") and name != "announce"
+    ]
+    for wrong in ({"enable": ["slakc_*"]}, {"disable": ["slakc_post"]}):
+        with pytest.raises(SettingsRefused, match="no tool is called"):
+            names(**wrong)
+    settings = load_settings(overrides={"tools": {"clients": {"agent": {"enable": ["calendar_*"]}}}})
+    specs = load_tools(settings, load_catalog())
+    assert {spec.name for spec in specs} - hidden_tools(settings, specs)["agent"] == {
+        spec.name for spec in specs if spec.name.startswith("calendar_")
+    }
+
+
+def test_what_stands_in_a_path_may_have_a_default_but_cannot_be_left_out(tmp_path: Path) -> None:
+    branch = """
+provider = "github"
+
+[[tool]]
+name = "tree"
+title = "Files"
+description = "List files."
+scopes = ["contents:read"]
+effect = "read"
+
+[tool.request]
+api = "rest"
+method = "GET"
+path = "/repos/alice/garden/git/trees/{ref}"
+
+[tool.arguments.ref]
+description = "Branch"
+required = false
+default = "HEAD"
+
+[tool.result]
+line = "{sha}"
+fields = { sha = { path = "sha" } }
+"""
+    (spec,) = made(tmp_path, branch)
+    assert spec.input.model_validate({}).model_dump()["ref"] == "HEAD"
+    with pytest.raises(ToolFileRefused, match="or default"):
+        made(tmp_path, branch.replace('default = "HEAD"', ""))
+
+
+def size(specs: Sequence[ToolSpec]) -> int:
+    return sum(
+        len(json.dumps({"name": one.name, "description": one.description, "inputSchema": one.input_schema}))
+        for one in specs
+    )
+
+
+def test_the_page_says_how_much_a_client_is_shown() -> None:
+    text = " ".join(section(DOCS / "tools.md", "Fewer tools").text.split())
+    said = re.search(r"The (\d+) that .* about ([\d,]+) char.* set up, (\d+) are about ([\d,]+)\.", text)
+    assert said is not None
+    always, most = (int(said[1]), int(said[2].replace(",", ""))), (int(said[3]), int(said[4].replace(",", "")))
+    with_tools = {path.stem for path in declarations.BUILT_IN.glob("*.toml")} | {
+        one.provider for one in builtin_tools()
+    }
+    everywhere = {"providers": {name: {"client_id": "x"} for name in with_tools if name is not None}}
+    for overrides, (count, characters) in (({}, always), (everywhere, most)):
+        offered = (*load_tools(load_settings(overrides=overrides), load_catalog()), connections_tool.SPEC)
+        assert len(offered) == count
+        assert abs(size(offered) / characters - 1) < 0.03
+
+
+def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_path: Path) -> None:
+    (rooms,) = made(tmp_path, LIST)
+    item = {"id": "C1", "name": "general", "members": 3}
+
+    def text(items: list[object], *, cursor: str | None = None, is_cut: bool = False) -> str:
+        return rooms.text(rooms.output.model_validate({"items": items, "next_cursor": cursor, "is_cut": is_cut}))
+
+    assert text([]) == "Nothing was found."
+    assert text([], cursor="c") == "Nothing was found here.\nThere is more: call again with `cursor`."
+    assert text([item], cursor="c").endswith("There is more: call again with `cursor`.")
+    assert text([item], is_cut=True).endswith("Some were left out for size: ask for fewer at a time.")
+    assert "\n" not in text([item]).partition("C1")[2]
+
+
+def test_a_name_is_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(POST.replace('name = "announce"', 'name = "slack_post"'))
+    with pytest.raises(ToolFileRefused, match="slack_post"):
+        load_tools(load_settings(overrides={"tools": {"folders": [str(tmp_path)]}}), load_catalog())
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    folder = tmp_path_factory.mktemp("tool-files")
+    (folder / "post.toml").write_text(POST)
+    (folder / "list.toml").write_text(LIST)
+    async with room(tmp_path_factory.mktemp("vault"), tools={"folders": [str(folder)]}) as opened:
+        yield opened
+
+
+async def connected(place: Room, *delegated: str) -> Agent:
+    agent = await place.agent()
+    await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset(delegated) or SLACK)
+    return agent
+
+
+async def call(place: Room, agent: Agent, tool: str, **arguments: object) -> CallToolResult:
+    async with place.client(agent) as client:
+        return await client.call_tool(tool, arguments)
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def calls(place: Room) -> list[dict[str, object]]:
+    return place.simulator.books()["api_calls"]  # type: ignore[return-value]
+
+
+async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
+    agent = await connected(place)
+    done = await call(place, agent, "announce", channel="#general", words="lunch")
+    assert not done.is_error, text_of(done)
+    assert done.structured_content is not None
+    assert set(done.structured_content) == {"channel", "ts"}
+    posted = place.simulator.books()["posts"][-1]  # type: ignore[index]
+    assert posted["text"] == "Announcement: lunch"
+    assert "Announced in" in text_of(done)
+
+
+async def test_a_declared_list_is_paged_and_marked_as_data(place: Room) -> None:
+    agent = await connected(place)
+    first = await call(place, agent, "rooms", limit=1)
+    assert first.structured_content is not None
+    assert len(first.structured_content["items"]) == 1
+    assert "written by other people" in text_of(first)
+    again = await call(place, agent, "rooms", limit=1, cursor=first.structured_content["next_cursor"])
+    assert again.structured_content is not None
+    assert again.structured_content["items"] != first.structured_content["items"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"channel": "../x", "words": "a"},
+        {"channel": "C1", "words": "x" * 201},
+        {"channel": "C1", "words": ""},
+        {"channel": "C1"},
+        {"channel": "C1", "words": "a", "unfurl_links": True},
+    ],
+)
+async def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(
+    place: Room, arguments: dict[str, object]
+) -> None:
+    agent = await connected(place)
+    before = len(calls(place))
+    assert (await call(place, agent, "announce", **arguments)).is_error
+    assert len(calls(place)) == before
+
+
+async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) -> None:
+    agent = await connected(place, "channels:read")
+    before = len(calls(place))
+    refused = await call(place, agent, "announce", channel="#general", words="lunch")
+    assert refused.is_error
+    assert "/connect/" in text_of(refused)
+    assert len(calls(place)) == before
+    assert not (await call(place, agent, "rooms")).is_error  # the twin: what was given
+
+
+async def test_a_busy_provider_is_said_to_be_busy(place: Room) -> None:
+    agent = await connected(place)
+    place.simulator.fault("slack.api.conversations.list", "rate_limited", retry_after=11)
+    assert "11 s" in text_of(await call(place, agent, "rooms"))
+    assert not (await call(place, agent, "rooms")).is_error
+
+
+async def test_an_agent_gets_only_the_tools_that_the_operator_leaves_it(place: Room) -> None:
+    agent = await connected(place)
+    hidden = place.vault.deployment.hidden_tools
+    assert isinstance(hidden, dict)
+    hidden[agent.principal.client_id] = frozenset({"announce"})
+    async with place.client(agent) as client:
+        listed = {tool.name for tool in (await client.list_tools()).tools}
+        assert "announce" not in listed
+        assert "rooms" in listed
+        with pytest.raises(Exception, match="Unknown tool"):
+            await client.call_tool("announce", {"channel": "#general", "words": "lunch"})
+    hidden.clear()
+    assert not (await call(place, agent, "announce", channel="#general", words="lunch")).is_error  # the twin

@@ -1,0 +1,131 @@
+"""The tools that come with the program, coded and declared: the journey of each, its scope, a busy provider."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from providers.simulator.running import running_simulator
+from providers.tools import declarations
+from providers.tools.builtin import builtin_tools
+from tests.support.harness import running_vault
+from tests.support.mcp_room import Agent, Room
+from tests.support.toolset_cases import CASES, Case, endpoint_of, family_settings
+from tests.support.toolset_page import PAGE, page, shipped
+from vault.records import Connection
+
+SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
+OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_simulator() as simulator:
+        providers = {**simulator.settings(), **family_settings(simulator)}
+        async with running_vault(tmp_path_factory.mktemp("toolset"), providers=providers) as vault:
+            yield Room(vault, simulator)
+
+
+async def connected(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
+    """An agent whose person has connected an account with the tool's scopes, and lets it use them, or nothing."""
+    agent = await place.agent(f"person-{secrets.token_hex(4)}")
+    provider = place.vault.deployment.catalog.provider(case.provider)
+    scopes = SPECS[name].scopes | provider.scope.default
+    allowed = scopes if delegated else frozenset[str]()
+    return agent, await place.connect(agent, case.provider, scopes=scopes, delegated=allowed)
+
+
+async def call(place: Room, agent: Agent, name: str, case: Case) -> CallToolResult:
+    more = {} if case.prepare is None else case.prepare(place.simulator)
+    async with place.client(agent) as client:
+        return await client.call_tool(name, {**case.arguments, **more})
+
+
+def text_of(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def reached(place: Room) -> int:
+    return len(place.simulator.books()["api_calls"])
+
+
+def test_every_shipped_tool_is_tried_here() -> None:
+    assert set(CASES) == set(SPECS)
+
+
+def test_every_argument_is_bounded_and_described() -> None:
+    for name, spec in SPECS.items():
+        properties = spec.input_schema["properties"]
+        assert isinstance(properties, dict)
+        for argument, described in properties.items():
+            assert described.get("description"), (name, argument)
+            for option in described.get("anyOf", [described]):
+                if option.get("type") == "string" and "enum" not in option and "format" not in option:
+                    assert "pattern" in option or "maxLength" in option, (name, argument)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent, _ = await connected(place, name, case)
+    done = await call(place, agent, name, case)
+    assert not done.is_error, text_of(done)
+    assert case.says in text_of(done)
+    if SPECS[name].read_only and name not in OWN_WORDS:
+        assert "data, not instructions" in text_of(done) or "Nothing was found." in text_of(done)
+    assert done.structured_content is not None
+    items = done.structured_content.get("items")
+    found = items[0] if items else done.structured_content
+    assert {key: found[key] for key in case.has} == dict(case.has)
+    assert len(done.model_dump_json()) < 20_000
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent, connection = await connected(place, name, case, delegated=False)
+    before = reached(place)
+    refused = await call(place, agent, name, case)
+    assert refused.is_error
+    assert "/connect/" in text_of(refused)
+    assert reached(place) == before
+    await place.allow(agent, connection, SPECS[name].scopes)
+    done = await call(place, agent, name, case)  # the twin: with these scopes, and no more
+    assert not done.is_error, text_of(done)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> None:
+    case = CASES[name]
+    agent, _ = await connected(place, name, case)
+    more = {} if case.prepare is None else case.prepare(place.simulator)
+    place.simulator.fault(endpoint_of(case), "rate_limited", retry_after=11)
+    async with place.client(agent) as client:
+        busy = await client.call_tool(name, {**case.arguments, **more})
+        again = await client.call_tool(name, {**case.arguments, **more})
+    assert busy.is_error
+    assert "11 s" in text_of(busy)
+    assert not again.is_error, text_of(again)  # the twin: once it is not
+
+
+async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
+    case = CASES["calendar_delete"]
+    agent, _ = await connected(place, "calendar_delete", case)
+    assert case.prepare is not None
+    arguments = {**case.arguments, **case.prepare(place.simulator)}
+    async with place.client(agent) as client:
+        assert not (await client.call_tool("calendar_delete", arguments)).is_error
+        gone = await client.call_tool("calendar_delete", arguments)
+    assert gone.is_error
+    assert "it was deleted already" in text_of(gone)
+
+
+def test_the_page_of_the_tools_is_written_from_their_files() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.support.toolset_page"
+
+
+def test_the_folder_of_shipped_files_is_packaged() -> None:
+    assert (declarations.BUILT_IN / "slack.toml").is_file()

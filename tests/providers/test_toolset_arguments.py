@@ -1,0 +1,141 @@
+"""What an argument of a declared tool can reach: one place of one request, and nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import suppress
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import pytest_asyncio
+from pydantic import ValidationError
+
+from providers.api.api import RuleRefused, UpstreamRefused
+from providers.tools import declarations
+from providers.tools.spec import ToolSpec
+from tests.support.scripted import Arrival
+from tests.support.tool_bench import Bench, open_bench
+from tests.support.toolset_cases import CASES
+from tests.support.toolset_page import shipped
+
+SPECS = shipped()
+# of arguments that a case leaves out, or makes of what the simulator has: the first one that fits
+STAND_INS: tuple[object, ...] = (
+    *("cursor1", "C0123ABCDE", "1700000000.000100", "2026-12-01T09:00:00+01:00", "2026-12-01", "a@b.example", "12"),
+    *("open", ["a"]),
+)
+NASTY = (
+    *("../../admin", "..", "%2e%2e%2f", "a/b", "a?admin=true", "a#b", "a&admin=true", "a\r\nX-Evil: 1", "a\x00b"),
+    *(
+        "https://evil.example/",
+        "//evil.example",
+        "@evil.example",
+        "a b",
+        '"}, "admin": {"x": "y',
+        "' or '1'='1",
+        "${x}{x}",
+    ),
+    *("\u202eevil", "é", "x" * 300),
+)
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    async with open_bench() as opened:
+        yield opened
+
+
+def payloads() -> Iterator[str]:
+    yield from NASTY
+    chance = random.Random(158)
+    for _ in range(12):
+        yield "".join(chance.choice("/%.?#&=:@\\\r\n\0 {}[]\"';,aZ9é\u2028") for _ in range(chance.randint(1, 20)))
+
+
+def texts_of(spec: ToolSpec) -> list[str]:
+    """The arguments that take text, but for `account`, which never leaves."""
+    properties = spec.input_schema["properties"]
+    assert isinstance(properties, dict)
+    return [name for name, about in properties.items() if '"string"' in json.dumps(about) and name != "account"]
+
+
+def usual_arguments(spec: ToolSpec) -> dict[str, object]:
+    """Arguments that fit, every text among them."""
+    good = dict(CASES[spec.name].arguments)
+    for name in texts_of(spec):
+        if name not in good:
+            good[name] = next(value for value in STAND_INS if fits(spec, name, value))
+    return good
+
+
+def fits(spec: ToolSpec, name: str, value: object) -> bool:
+    try:
+        spec.input.model_validate({name: value})
+    except ValidationError as error:
+        return all(one["loc"] != (name,) for one in error.errors())
+    return True
+
+
+def parts(arrival: Arrival) -> Mapping[str, object]:
+    """Everything of a request by its place."""
+    split = urlsplit(arrival.target)
+    query = parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query))
+    assert len({name for name, _ in query}) == len(query)
+    found: dict[str, object] = {"method": arrival.method}
+    found |= {f"path {number}": segment for number, segment in enumerate(split.path.split("/"))}
+    found |= {f"query {name}": value for name, value in query}
+    found |= {f"header {name}": value for name, value in arrival.headers.items() if name != "content-length"}
+    found |= dict(leaves("body", json.loads(arrival.body))) if arrival.body else {}
+    return found
+
+
+def leaves(at: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from leaves(f"{at}.{name}", one)
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from leaves(f"{at}.{number}", one)
+    else:
+        yield at, value
+
+
+async def sent(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """The one request that a call makes."""
+    bench.server.arrivals.clear()
+    parsed = spec.input.model_validate(arguments)
+    with suppress(UpstreamRefused):  # where the scripted answer is not what the tool needs; its request is what counts
+        await spec.call(bench.api(spec), parsed, bench._progress)
+    (arrival,) = bench.server.arrivals
+    return parts(arrival)
+
+
+@pytest.mark.requirement("S-158")
+@pytest.mark.parametrize("name", sorted(SPECS))
+async def test_an_argument_changes_one_place_of_the_request_and_nothing_else(bench: Bench, name: str) -> None:
+    spec = SPECS[name]
+    good = usual_arguments(spec)
+    usual = await sent(bench, spec, good)
+    for argument in texts_of(spec):
+        places: set[str] = set()
+        for payload in payloads():
+            value = [payload] if isinstance(good[argument], list) else payload
+            try:
+                made = await sent(bench, spec, {**good, argument: value})
+            except (ValidationError, RuleRefused):
+                assert bench.server.arrivals == []
+                continue
+            assert made.keys() == usual.keys(), (argument, payload)
+            places |= {place for place in made if made[place] != usual[place]}
+        assert len(places) <= 1, argument
+        assert not any(place.startswith(("method", "header")) for place in places)
+
+
+def test_what_stands_in_a_path_has_a_pattern_of_its_own() -> None:
+    for path in sorted(declarations.BUILT_IN.glob("*.toml")):
+        for tool in declarations.read_tool_file(path).tool:
+            for name in tool.request.placeholders:
+                argument = tool.arguments[name]
+                assert argument.pattern is not None or argument.type == "integer", (tool.name, name)

@@ -1,0 +1,96 @@
+"""What is replaced in a stream is replaced wherever the pieces were cut."""
+
+from __future__ import annotations
+
+import itertools
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.api.masking import Replacer, needles
+
+SECRET = "xoxp-1/2=abab"
+
+
+def through(replacer: Replacer, pieces: list[bytes]) -> bytes:
+    return b"".join([*(replacer.feed(piece) for piece in pieces), replacer.finish()])
+
+
+@given(
+    st.lists(st.sampled_from([SECRET.encode(), b"xoxp", b"ab", b"abab", b"xoxp-1/2=ab", b"\x00", b"y"]), max_size=8),
+    st.lists(st.integers(0, 80), max_size=8),
+)
+def test_where_the_pieces_are_cut_changes_nothing(parts: list[bytes], cuts: list[int]) -> None:
+    body = b"".join(parts)
+    places = sorted({0, len(body), *(cut for cut in cuts if cut <= len(body))})
+    pieces = [body[a:b] for a, b in itertools.pairwise(places)]
+    masked = through(Replacer(needles(SECRET)), pieces)
+    assert masked == Replacer(needles(SECRET)).whole(body)
+    assert SECRET.encode() not in masked
+    assert len(masked) == len(body)
+
+
+@given(st.text(alphabet="ab", min_size=1, max_size=4), st.text(alphabet="abc", max_size=30), st.data())
+def test_strings_that_repeat_themselves_are_found_at_every_cut(needle: str, text: str, data: st.DataObject) -> None:
+    replacements = {needle.encode(): b"#"}
+    cut = data.draw(st.integers(0, len(text)))
+    pieces = [text[:cut].encode(), text[cut:].encode()]
+    assert through(Replacer([], replacements), pieces) == text.replace(needle, "#").encode()
+
+
+def test_every_spelling_of_a_secret_is_masked() -> None:
+    replacer = Replacer(needles(SECRET))
+    for spelling in (SECRET, "xoxp-1%2F2%3Dabab", "xoxp-1\\/2=abab", "xoxp-1/2\\u003dabab"):
+        assert replacer.whole(f'["{spelling}"]'.encode()) == f'["{"*" * len(spelling)}"]'.encode()
+        assert replacer.text(f"x={spelling}") == f"x={'*' * len(spelling)}"
+
+
+def test_what_cannot_be_a_beginning_is_not_held_back() -> None:
+    replacer = Replacer([b"secret"])
+    assert replacer.feed(b"data: 1\n\n") == b"data: 1\n\n"
+    assert replacer.feed(b"data: sec") == b"data: "
+    assert replacer.feed(b"ond") == b"second"
+    assert replacer.finish() == b""
+
+
+SPELLINGS = [
+    lambda one: one,
+    lambda one: f"%{ord(one):02x}",
+    lambda one: f"%{ord(one):02X}",
+    lambda one: f"%25{ord(one):02X}",
+    lambda one: f"\\u{ord(one):04x}",
+    lambda one: f"\\u{ord(one):04X}",
+    lambda one: f"\\\\u{ord(one):04x}",
+    lambda one: f"\\x{ord(one):02x}",
+    lambda one: f"&#{ord(one)};",
+    lambda one: f"&#x{ord(one):X};",
+]
+
+
+@given(
+    st.lists(st.sampled_from(SPELLINGS), min_size=len(SECRET), max_size=len(SECRET)),
+    st.text(alphabet='x\\u0%2&#;"', max_size=8),
+    st.lists(st.integers(0, 200), max_size=6),
+)
+def test_a_secret_with_any_letter_escaped_is_masked_wherever_the_pieces_are_cut(
+    spell: list[Callable[[str], str]], before: str, cuts: list[int]
+) -> None:
+    spelled = "".join(one(letter) for one, letter in zip(spell, SECRET, strict=True)).encode()
+    body = f"{before} ".encode() + spelled + b'"}'
+    places = sorted({0, len(body), *(cut for cut in cuts if cut <= len(body))})
+    masked = through(Replacer(needles(SECRET)), [body[a:b] for a, b in itertools.pairwise(places)])
+    assert masked == f"{before} ".encode() + b"*" * len(spelled) + b'"}'
+
+
+@given(st.binary(max_size=7), st.binary(max_size=7), st.sampled_from([b64encode, urlsafe_b64encode]))
+def test_a_secret_inside_base64_is_masked_at_every_offset(
+    before: bytes, after: bytes, encode: Callable[[bytes], bytes]
+) -> None:
+    secret = "gho_16C7e42F292c6912E7710c838347Ae178B4a"
+    masked = Replacer(needles(secret)).whole(b'{"x":"' + encode(before + secret.encode() + after) + b'"}')
+    letters = masked[6:-2]
+    assert b"*" * (len(secret) * 8 // 6 - 2) in letters
+    kept = encode(before + bytes(len(secret)) + after)  # the twin: what does not belong to the secret stays
+    assert letters[: len(before) // 3 * 4] == kept[: len(before) // 3 * 4]

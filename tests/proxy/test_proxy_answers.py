@@ -1,0 +1,560 @@
+"""What comes back through the proxy: masked, streamed, bounded, and never mistaken for an answer of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import AsyncGenerator, Callable
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from providers.outbound.client import Crowded, HttpError, NoAnswer, NotReached, TooLarge
+from server.connecting.links import LINKS
+from server.proxy.refusals import of_http
+from tests.support.harness import free_socket, serving
+from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.scripted import Reply, json_reply
+from vault.audit.audit import list_events
+
+MASK = "*" * len(UPSTREAM_TOKEN)
+
+
+class Upstream:
+    """A provider whose next answer is an ASGI function."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Scope, Receive, Send], object] | None = None
+        self.left = asyncio.Event()
+        self.url = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        assert self.answer is not None
+        await self.answer(scope, receive, send)  # type: ignore[misc]
+
+
+def replying(
+    *pieces: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+) -> Callable[[Scope, Receive, Send], object]:
+    """An answer in pieces, each sent by itself."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": status, "headers": headers or []})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+async def upstream() -> AsyncGenerator[Upstream]:
+    app, listening = Upstream(), free_socket()
+    async with serving(app, listening):
+        app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+    limits = {"body_limit": 300_000, "answer_limit": 400_000}
+    async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
+        opened.provider.answer = posted
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def handle(room: ProxyRoom) -> Proxied:
+    return await room.ready()
+
+
+async def get(handle: Proxied, path: str = "/conversations.list", **options: object) -> httpx2.Response:
+    return await handle.call("GET", path, **options)
+
+
+@pytest.mark.requirement("S-117")
+@pytest.mark.parametrize("cut", [1, 5, 12, 20, 31])
+async def test_a_credential_that_a_provider_repeats_is_masked_wherever_the_stream_is_cut(
+    upstream: Upstream, handle: Proxied, cut: int
+) -> None:
+    secret = UPSTREAM_TOKEN.encode()
+    upstream.answer = replying(b'{"token":"' + secret[:cut], secret[cut:] + b'","x":"', secret + b'"}')
+    answer = await get(handle)
+    assert answer.text == f'{{"token":"{MASK}","x":"{MASK}"}}'
+
+
+async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream, handle: Proxied) -> None:
+    body = b'{"authorization":"Bearer ' + UPSTREAM_TOKEN.encode() + b'"}'
+    headers = [(b"x-echo", UPSTREAM_TOKEN.encode()), (b"content-length", str(len(body)).encode())]
+    upstream.answer = replying(body, headers=headers)
+    answer = await get(handle)
+    assert answer.json() == {"authorization": f"Bearer {MASK}"}
+    assert answer.headers["x-echo"] == MASK
+    assert answer.headers["content-length"] == str(len(body))
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        UPSTREAM_TOKEN.replace("x", "\\u0078"),
+        UPSTREAM_TOKEN.replace("c", "\\u0063", 1),
+        "".join(f"\\u{ord(one):04X}" for one in UPSTREAM_TOKEN),
+        UPSTREAM_TOKEN.replace("y", "%79"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 2, 9])
+async def test_a_credential_with_an_escaped_letter_is_masked(
+    upstream: Upstream, handle: Proxied, spelled: str, pieces: int
+) -> None:
+    body = f'{{"token":"{spelled}","x":"\\u0078"}}'.encode()
+    step = len(body) // pieces + 1
+    upstream.answer = replying(*(body[at : at + step] for at in range(0, len(body), step)))
+    assert (await get(handle)).text == f'{{"token":"{"*" * len(spelled)}","x":"\\u0078"}}'
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_an_answer_that_is_compressed_all_the_same_is_masked(
+    upstream: Upstream, handle: Proxied, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    upstream.answer = replying(pack(UPSTREAM_TOKEN.encode() * 9), headers=[(b"content-encoding", encoding.encode())])
+    answer = await get(handle, headers={"accept-encoding": encoding})
+    assert answer.text == MASK * 9
+    assert "content-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("encodings", [["x-unknown"], ["gzip, gzip"], ["gzip", "identity"]])
+async def test_an_encoding_in_which_nothing_can_be_found_is_refused(
+    upstream: Upstream, handle: Proxied, encodings: list[str]
+) -> None:
+    upstream.answer = replying(b"x", headers=[(b"content-encoding", one.encode()) for one in encodings])
+    answer = await get(handle)
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "answer_unreadable")
+    upstream.answer = replying(b"x", headers=[(b"content-encoding", b"identity")])
+    assert (await get(handle)).text == "x"
+
+
+async def test_an_answer_streams(upstream: Upstream, handle: Proxied) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"data: 2\n\n"})
+
+    upstream.answer = answer
+    headers = {"authorization": f"Bearer {handle.value}"}
+    async with (
+        asyncio.timeout(10),
+        httpx2.AsyncClient(trust_env=False) as http,
+        http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
+    ):
+        pieces = streamed.aiter_raw()
+        assert await anext(pieces) == b"data: 1\n\n"
+        go_on.set()
+        assert b"".join([piece async for piece in pieces]) == b"data: 2\n\n"
+
+
+async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Proxied) -> None:
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(size).encode()})
+
+    async def pieces(number: int) -> AsyncGenerator[bytes]:
+        for _ in range(number):
+            yield b"x" * 10_000
+
+    upstream.answer = counting
+    headers = {"content-type": "application/octet-stream"}
+    assert (await handle.call(content=pieces(20), headers=headers)).text == "200000"
+    assert (await handle.call(content=b"x" * 200_000, headers=headers)).text == "200000"
+    assert (await handle.call(content=pieces(40), headers=headers)).status_code == 413
+    assert (await handle.call(content=b"x" * 400_000, headers=headers)).status_code == 413
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_an_answer_over_the_limit_is_refused_or_cut_off(
+    upstream: Upstream, handle: Proxied, announced: bool
+) -> None:
+    for size in (390_000, 410_000):
+        headers = [(b"content-length", str(size).encode())] if announced else []
+        upstream.answer = replying(*[b"x" * 10_000] * (size // 10_000), headers=headers)
+        if size < 400_000:
+            assert len((await get(handle)).content) == size
+        elif announced:
+            assert (await get(handle)).headers["token-vault-refusal"] == "answer_too_large"
+        else:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await get(handle)
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstream, handle: Proxied) -> None:
+    async def breaking(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+
+    upstream.answer = breaking
+    with pytest.raises(httpx2.RemoteProtocolError):
+        await get(handle)
+
+
+async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
+    upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    upstream.answer = hanging
+    async with proxy_room(tmp_path_factory.mktemp("hanging"), apis_at=upstream.url, proxy={"deadline": 1}) as room:
+        handle = await room.ready()
+        answer = await handle.call(json={})
+        assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+        assert "unknown" in answer.json()["title"]
+        (event,) = await room.events(handle)
+        assert (event.outcome, event.details["code"]) == ("failed", "timeout")
+
+
+async def test_a_client_that_leaves_ends_the_providers_answer(
+    upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ended = asyncio.Event()
+
+    async def watch(receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        gone = asyncio.ensure_future(watch(receive))
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0.001)
+        ended.set()
+
+    upstream.answer = endless
+    async with proxy_room(tmp_path_factory.mktemp("leaving"), apis_at=upstream.url) as room:
+        handle = await room.ready()
+        headers = {"authorization": f"Bearer {handle.value}"}
+        async with asyncio.timeout(20):
+            async with (
+                httpx2.AsyncClient(trust_env=False) as http,
+                http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
+            ):
+                assert await anext(streamed.aiter_raw())
+            await ended.wait()
+        assert await outcome(room, handle) == "client_gone"
+
+
+async def outcome(room: ProxyRoom, handle: Proxied) -> object:
+    """The code of the first call, once it is over."""
+    async with asyncio.timeout(10):
+        while not (events := await room.events(handle)):
+            await asyncio.sleep(0.01)
+    return events[0].details.get("code")
+
+
+@pytest.mark.parametrize("announced", [1000, 100_000])
+async def test_a_client_that_leaves_in_the_middle_of_its_body_sends_nothing(
+    room: ProxyRoom, upstream: Upstream, announced: int
+) -> None:
+    upstream.answer = replying(b"{}")
+    handle = await room.ready()
+    where = urlsplit(room.url)
+    _, writer = await asyncio.open_connection("127.0.0.1", where.port)
+    lines = [f"POST {urlsplit(handle.base()).path}/chat.postMessage HTTP/1.1", f"Host: {where.netloc}"]
+    lines += [f"Authorization: Bearer {handle.value}", "Content-Type: application/json", f"Content-Length: {announced}"]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n{").encode())
+    await writer.drain()
+    writer.close()
+    assert await outcome(room, handle) == "client_gone"
+
+
+async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: Upstream, handle: Proxied) -> None:
+    async def pieces(*parts: bytes) -> AsyncGenerator[bytes]:
+        for part in parts:
+            yield part
+            await asyncio.sleep(0.01)
+
+    upstream.answer = replying(b"{}")
+    headers = {"content-type": "application/json"}
+    for kind, status in ((b"im", 403), (b"public_channel", 200)):
+        content = pieces(b'{"types":"', kind, b'"}')
+        assert (
+            await handle.call("POST", "/conversations.list", content=content, headers=headers)
+        ).status_code == status
+
+
+async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, handle: Proxied) -> None:
+    for status in (429, 503):
+        upstream.answer = replying(b"{}", status=status, headers=[(b"retry-after", b"17"), (b"x-ratelimit", b"0")])
+        answer = await get(handle)
+        assert (answer.status_code, answer.headers["retry-after"]) == (status, "17")
+        assert answer.headers["x-ratelimit"] == "0"
+        assert "token-vault-refusal" not in answer.headers
+
+
+async def test_headers_about_the_hop_the_provider_and_the_browser_stay_behind(
+    upstream: Upstream, handle: Proxied
+) -> None:
+    cut = {
+        "set-cookie": "a=b",
+        "clear-site-data": '"*"',
+        "access-control-allow-origin": "*",
+        "access-control-allow-credentials": "true",
+        "content-security-policy": "default-src *",
+        "strict-transport-security": "max-age=1",
+        "cache-control": "public, max-age=9",
+        "refresh": "0;url=https://evil.example/",
+        "x-accel-redirect": "/etc/passwd",
+        "x-guploader-uploadid": "what an upload session is opened by",
+        "alt-svc": 'h3=":443"',
+        "www-authenticate": "Basic",
+        "token-vault-refusal": "scope_missing",
+        "x-forwarded-for": "1.2.3.4",
+        "keep-alive": "timeout=5",
+        "x-hop": "named by Connection",
+        "connection": "x-hop",
+    }
+    headers = [(name.encode(), value.encode()) for name, value in cut.items()]
+    upstream.answer = replying(b"{}", headers=[*headers, (b"etag", b'"v1"'), (b"x-request-id", b"7")])
+    answer = await get(handle)
+    assert {name: answer.headers[name] for name in ("etag", "x-request-id")} == {"etag": '"v1"', "x-request-id": "7"}
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert not set(answer.headers) & set(cut) - {"cache-control", "content-security-policy"}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
+    upstream: Upstream, handle: Proxied, status: int
+) -> None:
+    for location in (
+        "https://evil.example/",
+        "//evil.example/x",
+        f"{upstream.url}/other",
+        f"{upstream.url}/slackish/x",
+    ):
+        upstream.answer = replying(b"", status=status, headers=[(b"location", location.encode())])
+        answer = await get(handle)
+        assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
+        assert "location" not in answer.headers
+    for location in (f"{upstream.url}/slack/users.list?a=b", "users.list?a=b", "/slack/users.list?a=b"):
+        upstream.answer = replying(b"", status=status, headers=[(b"location", location.encode())])
+        answer = await get(handle)
+        assert (answer.status_code, answer.headers["location"]) == (status, f"{handle.base()}/users.list?a=b")
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        "../oauth",
+        "%2e%2e/oauth",
+        "x/%2E%2e/%2e%2e/admin",
+        "..%2foauth",
+        "..\\oauth",
+        "x/..;/y",
+        "%252e%252e/x",
+        "./x",
+        "//x",
+    ],
+)
+async def test_a_redirect_that_climbs_out_of_the_api_is_refused(
+    upstream: Upstream, handle: Proxied, below: str
+) -> None:
+    location = f"{upstream.url}/slack/{below}"
+    upstream.answer = replying(b"", status=302, headers=[(b"location", location.encode())])
+    answer = await get(handle)
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
+    upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+    answer = await get(handle)
+    assert (answer.status_code, answer.headers.get("location")) == (201, None)
+    upstream.answer = replying(b"", status=302, headers=[(b"location", f"{upstream.url}/slack/x..y?a=../b".encode())])
+    assert (await get(handle)).headers["location"] == f"{handle.base()}/x..y?a=../b"
+
+
+async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: Proxied) -> None:
+    for location, told in (
+        (f"{upstream.url}/slack/files/7", f"{handle.base()}/files/7"),
+        (f"{upstream.url}/slack/files?upload_id=canary", None),
+        ("https://elsewhere.example/7", None),
+    ):
+        upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+        answer = await get(handle)
+        assert (answer.status_code, answer.headers.get("location")) == (201, told)
+
+
+async def test_answers_without_a_body_pass(upstream: Upstream, handle: Proxied) -> None:
+    upstream.answer = replying(status=304, headers=[(b"etag", b'"v1"')])
+    assert (await get(handle)).status_code == 304
+    upstream.answer = replying(status=204)
+    assert (await get(handle)).status_code == 204
+
+
+async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, handle: Proxied) -> None:
+    upstream.answer = replying(b'{"message":"no"}', status=403, headers=[(b"content-type", b"application/json")])
+    theirs, ours = await get(handle), await get(handle, "/no.such.method")
+    assert (theirs.status_code, theirs.json()) == (403, {"message": "no"})
+    assert "token-vault-refusal" not in theirs.headers
+    assert (ours.status_code, ours.headers["content-type"]) == (403, "application/problem+json")
+    assert ours.headers["token-vault-refusal"] == ours.json()["code"] == "call_not_allowed"
+    assert ours.headers["content-security-policy"] == "sandbox"
+
+
+async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
+    room: ProxyRoom, upstream: Upstream
+) -> None:
+    scopes = frozenset({"issues:read", "pull_requests:read"})  # its list of issues has the pull requests, too
+    agent = await room.agent()
+    connection = await room.account(agent, provider="github", scopes=scopes | {"issues:write"})
+    handle = await room.handle(agent, connection, scopes=scopes)
+    theirs, path = f"{upstream.url}/github", "/repos/a/b/issues"
+    body = f'{{"url":"{theirs}/x","other":"https://github.com/x"}}'.encode()
+    headers = [(b"content-type", b"application/json"), (b"link", f'<{theirs}{path}?page=2>; rel="next"'.encode())]
+    upstream.answer = replying(body[:20], body[20:], headers=headers)
+    answer = await handle.call("GET", path, api="rest")
+    ours = handle.base("rest")
+    assert answer.json() == {"url": f"{ours}/x", "other": "https://github.com/x"}
+    assert answer.headers["link"] == f'<{ours}{path}?page=2>; rel="next"'
+    upstream.answer = replying(body, headers=[(b"content-type", b"text/plain")])
+    assert (await handle.call("GET", path, api="rest")).content == body
+    writing = await room.handle(handle.agent, handle.connection, scopes=frozenset({"issues:write"}))
+    await room.allow(handle.agent, handle.connection, frozenset({"issues:write"}))
+    upstream.answer, bodies = echoing()
+    sent = {"title": f"{ours}/x", "body": "https://github.com/x"}
+    await writing.call("POST", path, api="rest", json=sent)
+    assert bodies == [{"title": f"{theirs}/x", "body": "https://github.com/x"}]
+    plain = await room.ready()  # Slack's clients follow nothing
+    upstream.answer = replying(body, headers=[(b"content-type", b"application/json")])
+    assert (await get(plain)).content == body
+
+
+def echoing() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
+    """A provider that says yes, and the JSON bodies that it got."""
+    bodies: list[object] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        bodies.append(json.loads(message["body"]))
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    return answer, bodies
+
+
+# Tokens that die on the way
+
+
+def rotating(room: ProxyRoom) -> list[str]:
+    """Let the token endpoint issue tokens; they are listed as they are issued."""
+    issued: list[str] = []
+
+    def answer(_: object) -> Reply:
+        issued.append(f"xoxp-new-{len(issued) + 1}")
+        tokens = {"access_token": issued[-1], "refresh_token": f"r{len(issued)}", "expires_in": 43200}
+        return json_reply({"ok": True, "authed_user": {**tokens, "scope": "chat:write,channels:read,channels:history"}})
+
+    room.provider.answer = answer
+    return issued
+
+
+def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
+    """A provider that takes the newest of `tokens`, and what it saw."""
+    seen: list[str] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        sent = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+        seen.append(sent)
+        chosen = replying(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
+        await chosen(scope, receive, send)  # type: ignore[misc]
+
+    return answer, seen
+
+
+REFUSALS = [
+    replying(b"no", status=401),
+    replying(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call_repeated(
+    room: ProxyRoom, upstream: Upstream, refusal: Callable[[Scope, Receive, Send], object]
+) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer, seen = accepting(issued, refusal=refusal)  # type: ignore[assignment]
+    answer = await handle.call(json={"text": "once"})
+    assert answer.json() == {"ok": True}
+    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
+
+
+async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room: ProxyRoom, upstream: Upstream) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])  # type: ignore[assignment]
+    headers = {"content-type": "application/octet-stream"}
+    first = await handle.call(content=b"x" * 100_000, headers=headers)
+    assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")
+    assert first.headers["retry-after"] == "0"
+    assert (await handle.call(content=b"x" * 100_000, headers=headers)).json() == {"ok": True}
+    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
+
+
+async def test_a_provider_that_refuses_every_token_ends_in_one_refresh(room: ProxyRoom, upstream: Upstream) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer = REFUSALS[0]
+    answer = await handle.call(json={})
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unauthorized")
+    assert len(issued) == 1
+
+
+async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoom, upstream: Upstream) -> None:
+    handle = await room.ready()
+    room.provider.answer = lambda _: json_reply({"ok": False, "error": "invalid_refresh_token"})
+    upstream.answer = REFUSALS[0]
+    answer = await handle.call(json={})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (403, "connection_required")
+    assert problem["connect_uri"].startswith(room.url + "/connect/")
+    assert problem["user_code"]
+    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
+    assert links[-2] is not None
+    assert links[-1] is None  # a program in a loop does not fill the database
+    events = await list_events(room.vault.deployment.database, limit=10_000)
+    assert UPSTREAM_TOKEN not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_write", "status", "says"),
+    [
+        (Crowded("too many calls in flight"), True, 503, "Nothing was sent"),
+        (NotReached("could not connect"), True, 502, "Nothing was changed"),
+        (NoAnswer("no answer in time"), True, 502, "unknown"),
+        (NoAnswer("no answer in time"), False, 502, "Nothing was changed"),
+        (TooLarge("answer too large"), False, 502, "larger"),
+    ],
+)
+def test_what_went_wrong_on_the_way_says_whether_it_may_be_repeated(
+    error: HttpError, is_write: bool, status: int, says: str
+) -> None:
+    refused = of_http(error, is_write=is_write)
+    assert refused.status == status
+    assert says in refused.description
+    assert ("Retry-After" in refused.headers) == (status == 503)

@@ -1,0 +1,102 @@
+"""What is kept for seconds between two calls with one handle, and that nothing a person ends outlives it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from server.proxy.recent_tokens import KEPT
+from tests.conftest import Store
+from tests.support.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from vault import connections
+from vault.audit import audit
+from vault.upstream import Account, TokenAnswer
+
+
+@pytest.fixture
+async def stored(store: Store) -> AsyncGenerator[ProxyRoom]:
+    """On each database."""
+    async with proxy_room(store.data, database_url=store.url) as opened:
+        opened.provider.answer = posted
+        yield opened
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
+    async with proxy_room(tmp_path) as opened:
+        opened.provider.answer = posted
+        yield opened
+
+
+async def exchanges(room: ProxyRoom) -> int:
+    deployment = room.vault.deployment
+    await deployment.activity.settle()
+    return sum(one.kind == "token.exchanged" for one in await audit.list_events(deployment.database, limit=1000))
+
+
+async def reconnect(room: ProxyRoom, handle: Proxied, *, token: str, lifetime: int | None) -> None:
+    """The same account with another token."""
+    deployment = room.vault.deployment
+    async with deployment.transaction() as transaction:
+        await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=handle.agent.principal.user_id,
+            provider="slack",
+            answer=TokenAnswer(token, "refresh-2", ALL, lifetime, Account("T1:U1", "again")),
+            asked=ALL,
+            policy=deployment.vault.policies["slack"],
+            now=deployment.now(),
+        )
+
+
+async def test_an_opened_token_serves_the_calls_of_the_next_seconds_each_with_an_event_of_its_own(
+    stored: ProxyRoom,
+) -> None:
+    handle = await stored.ready()
+    for _ in range(3):
+        assert (await handle.call(json={})).status_code == 200
+    assert await exchanges(stored) == 1
+    stored.vault.deployment.database.clock_offset += KEPT
+    assert (await handle.call(json={})).status_code == 200
+    assert await exchanges(stored) == 2
+    assert len(await stored.events(handle)) == 4
+
+
+async def test_handles_do_not_share_what_was_opened(room: ProxyRoom) -> None:
+    agent = await room.agent()
+    connection = await room.account(agent)
+    for _ in range(2):
+        handle = await room.handle(agent, connection)
+        assert (await handle.call(json={})).status_code == 200
+    assert await exchanges(room) == 2
+
+
+async def test_another_token_of_the_account_is_used_at_once(room: ProxyRoom) -> None:
+    handle = await room.ready()
+    for token in (UPSTREAM_TOKEN, "xoxp-another"):
+        if token != UPSTREAM_TOKEN:
+            await reconnect(room, handle, token=token, lifetime=43200)
+        assert (await handle.call(json={})).status_code == 200
+        assert room.provider.arrivals[-1].headers["authorization"] == f"Bearer {token}"
+
+
+@pytest.mark.parametrize(("lifetime", "exchanged"), [(100, 2), (43200, 1), (None, 1)])
+async def test_a_token_that_ends_soon_is_exchanged_each_time_so_that_it_is_renewed(
+    room: ProxyRoom, lifetime: int | None, exchanged: int
+) -> None:
+    handle = await room.ready()
+    await reconnect(room, handle, token="xoxp-short", lifetime=lifetime)
+    for _ in range(2):
+        assert (await handle.call(json={})).status_code == 200
+    assert await exchanges(room) == exchanged
+
+
+async def test_a_handle_that_ends_is_not_outlived(room: ProxyRoom) -> None:
+    agent = await room.agent()
+    handle = await room.handle(agent, await room.account(agent), lifetime=5)
+    assert (await handle.call(json={})).status_code == 200
+    room.vault.deployment.database.clock_offset += 5
+    assert (await handle.call(json={})).status_code == 401

@@ -1,0 +1,1 @@
+"""What tests stand on: rooms with a running vault, doubles of the outside, people, processes."""

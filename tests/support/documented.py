@@ -1,0 +1,284 @@
+"""What the documentation says, read from Markdown, and what the product says, read from its models and sources."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import providers
+import server
+import server.mcp.transports
+import server.oauth
+import server.portal
+import vault
+from providers.tools.spec import ToolSpec
+from server import errors
+from server.cli import app
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+DOCS = ROOT / "docs"
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "vault").glob("*.md")])
+
+
+COMMON = {"--config", "--data", "--json"}
+
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with what stands below it; rows of all its tables by column."""
+
+    title: str
+    text: str
+
+    @property
+    def rows(self) -> list[Row]:
+        found: list[Row] = []
+        header: list[str] | None = None
+        for line in self.text.splitlines():
+            if not line.startswith("|"):
+                header = None
+            elif header is None:
+                header = cells(line)
+            elif not set(line) <= set("|- "):
+                found.append(dict(zip(header, cells(line), strict=True)))
+        return found
+
+
+def cells(line: str) -> list[str]:
+    parts = re.split(r"(?<!\\)\|", line.strip().strip("|"))
+    return [part.replace("\\|", "|").strip() for part in parts]
+
+
+def sections(path: Path) -> list[Section]:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return [Section(title, body) for title, body in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def section(path: Path, title: str) -> Section:
+    return next(one for one in sections(path) if one.title == title)
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]*)`", cell)
+
+
+def only(cell: str) -> str:
+    (found,) = quoted(cell)
+    return found
+
+
+def model_in(annotation: object) -> tuple[type[BaseModel], bool] | None:
+    """The section that a field holds, and whether it holds many of them by name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        inner = get_args(annotation)[1]
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            return inner, True
+    return None
+
+
+def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, field in model.model_fields.items():
+        inner = model_in(field.annotation)
+        if inner is None:
+            yield (*path, name), field
+        else:
+            yield from leaves(inner[0], (*path, name, *(["NAME"] if inner[1] else [])))
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    if isinstance(value, bool | tuple | list | Mapping):
+        return json.dumps(dict(value) if isinstance(value, Mapping) else value)
+    return str(value)
+
+
+def bounds_of(field: FieldInfo) -> str:
+    least = next((one.ge for one in field.metadata if hasattr(one, "ge")), None)
+    most = next((one.le for one in field.metadata if hasattr(one, "le")), None)
+    match least, most:
+        case None, None:
+            return ""
+        case _, None:
+            return f" ({least} or more)"
+        case _:
+            return f" ({least} to {most})"
+
+
+@cache
+def commands() -> dict[str, Any]:
+    """Every command by its words."""
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        if not hasattr(command, "commands"):
+            yield " ".join(words), command
+            return
+        if hasattr(command, "default_command"):
+            yield " ".join(words), command.commands[command.default_command]
+        for name, inner in command.commands.items():
+            if name == getattr(command, "default_command", None):
+                continue
+            yield from walk(inner, (*words, name))
+
+    return dict(walk(typer.main.get_command(app), ()))
+
+
+def arguments_of(command: Any) -> list[str]:
+    return [one.name.upper() for one in command.params if one.param_type_name == "argument"]
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    return {name: one for one in command.params if one.param_type_name == "option" for name in one.opts}
+
+
+def lines_to_type() -> Iterator[tuple[str, list[str]]]:
+    """Command lines of ours in code blocks and in running text."""
+    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+        spans = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        whole = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+        for line in [*(one.strip() for one in whole), *spans]:
+            words = shlex.split(line, comments=True) if line.count("'") % 2 == 0 else line.split()
+            while words and "=" in words[0]:
+                words = words[1:]
+            if words and words[0] in {"token-vault", "make"}:
+                yield f"{path.name}: {line}", words
+
+
+def plain(path: str) -> str:
+    """A route without converters and without a slash at its end."""
+    return re.sub(r":path}", "}", path).rstrip("/") or "/"
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def result_of(spec: ToolSpec) -> str:
+    """The result's members, with those of a list's entries."""
+    schema: Any = spec.output_schema
+    parts: list[str] = []
+    for name, about in schema["properties"].items():
+        entry = about.get("items", {}).get("$ref", "").rpartition("/")[2]
+        inner = ", ".join(f"`{one}`" for one in schema["$defs"][entry]["properties"]) if entry else ""
+        parts.append(f"`{name}` (each with {inner})" if inner else f"`{name}`")
+    return "Result: " + ", ".join(parts) + "."
+
+
+def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+@cache
+def modules() -> tuple[str, ...]:
+    """Every module of the product, imported."""
+    names: list[str] = []
+    for package in (vault, providers, server):
+        for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not found.name.endswith("__main__") and ".simulator" not in found.name:
+                importlib.import_module(found.name)
+                names.append(found.name)
+    return tuple(names)
+
+
+def calls(module: str, *names: str) -> Iterator[ast.Call]:
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in names:
+            yield node
+
+
+def written_codes(title: str) -> set[str]:
+    return {only(row["Code"]) for row in section(DOCS / "errors.md", title).rows}
+
+
+def oauth_codes() -> tuple[set[str], set[str]]:
+    """Error codes that the sources name, and patterns of those that they put together."""
+    codes = {answer.oauth_error for answer in errors.TABLE.values()}
+    patterns: set[str] = set()
+    for path in [*(ROOT / "server" / "oauth").rglob("*.py"), ROOT / "server" / "mcp" / "bearer.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"OAuthError", "_challenge"}:
+                values = node.args[:1]
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code":
+                values = [node.value]
+            if isinstance(node, ast.keyword) and node.arg in {"code", "error"}:
+                values = [node.value]
+            if isinstance(node, ast.arg) and node.arg == "code":
+                continue
+            if isinstance(node, ast.FunctionDef):
+                named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                values = [default for one, default in named if one.arg == "code" and default is not None]
+            if isinstance(node, ast.Dict):
+                values = [v for k, v in zip(node.keys, node.values, strict=True) if k and ast.unparse(k) == "'error'"]
+            for value in values:
+                if isinstance(value, ast.JoinedStr):
+                    parts = (
+                        re.escape(str(p.value)) if isinstance(p, ast.Constant) else "[a-z_]+" for p in value.values
+                    )
+                    patterns.add("".join(parts))
+                elif not isinstance(value, ast.BoolOp):
+                    found = [one.value for one in ast.walk(value) if isinstance(one, ast.Constant)]
+                    codes |= {one for one in found if isinstance(one, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", one)}
+    return codes, patterns
+
+
+def imported_in(path: Path) -> set[str]:
+    """Top-level names that a module imports, and what a library's own module for another one is named after."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+            if node.module.endswith("_impl"):  # uvicorn's protocols
+                found.add(node.module.rpartition(".")[2].removesuffix("_impl"))
+    return found
+
+
+def import_name(package: str) -> str:
+    return {"argon2-cffi": "argon2"}.get(package, package.replace("-", "_"))
+
+
+def package_rows() -> dict[str, list[str]]:
+    rows = section(ROOT / "README.md", "Packages, and where each is used").rows
+    return {only(row["Package"]): quoted(row["Where"]) for row in rows}
+
+
+def required(lines: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0] for line in lines}
+
+
+def anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

@@ -1,0 +1,204 @@
+"""A running vault with Slack and Google at the simulator, clients of every kind, and token exchange over plain HTTP."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx2
+from joserfc.jwk import ECKey
+
+from server.oauth import tokens
+from server.oauth.clients.authentication import secret_hash
+from server.oauth.rules import TOKEN_EXCHANGE
+from tests.support.mcp_room import SLACK, Agent, Room
+from tests.support.oauth_world import signed
+from vault import apis, clients, grants, users
+from vault import tokens as refresh_tokens
+from vault.audit import audit
+from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
+
+ACCESS = "urn:ietf:params:oauth:token-type:access_token"
+REFRESH = "urn:ietf:params:oauth:token-type:refresh_token"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+API = "https://api.example/v1"
+EVENTS = "https://www.googleapis.com/auth/calendar.events"
+READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
+GOOGLE = frozenset({EVENTS, READONLY})
+SECRET = "s" * 43
+SCOPES = frozenset({"tools", "exchange"})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client that can exchange, and how it proves who it is."""
+
+    client: Client
+    credentials: Mapping[str, str] = field(repr=False)
+
+
+@dataclass
+class ExchangeRoom:
+    """The room, with what an exchange needs around it."""
+
+    room: Room
+    http: httpx2.AsyncClient
+
+    @property
+    def url(self) -> str:
+        return self.room.url
+
+    @property
+    def deployment(self):
+        return self.room.vault.deployment
+
+    def now(self) -> int:
+        return self.deployment.now()
+
+    async def caller(
+        self,
+        *,
+        kind: ClientKind = ClientKind.MANUAL,
+        public: bool = False,
+        grant_types: tuple[str, ...] = ("authorization_code", "refresh_token", TOKEN_EXCHANGE),
+        resources: tuple[str, ...] = (),
+        auth_method: str | None = None,
+        redirect_uris: tuple[str, ...] = ("https://app.example/callback",),
+        **metadata: object,
+    ) -> Caller:
+        client = Client(
+            id=new_id(),
+            kind=kind,
+            name="Invoices",
+            auth_method=auth_method or ("none" if public else "client_secret_post"),
+            redirect_uris=redirect_uris,
+            created_at=self.now(),
+            grant_types=frozenset(grant_types),
+            secret_hash=None if public else secret_hash(SECRET),
+            resources=resources,
+            metadata=metadata,
+        )
+        async with self.deployment.transaction() as transaction:
+            await clients.save_client(transaction, client)
+        credentials = {"client_id": client.id} | ({} if public else {"client_secret": SECRET})
+        return Caller(client, credentials)
+
+    async def user(self, name: str = "alice") -> User:
+        found = await users.find_user(self.deployment.database, name)
+        if found is not None:
+            return found
+        async with self.deployment.transaction() as transaction:
+            return await users.create_user(transaction, name, now=self.now())
+
+    async def agent(
+        self,
+        caller: Caller,
+        name: str = "alice",
+        *,
+        scopes: frozenset[str] = SCOPES,
+        audience: str | None = None,
+        key_thumbprint: str | None = None,
+        **minting: object,
+    ) -> Agent:
+        """The caller with a grant and an access token of this user."""
+        user, resource = await self.user(name), audience or f"{self.url}/mcp"
+        async with self.deployment.transaction() as transaction:
+            grant = await grants.create_grant(
+                transaction,
+                user_id=user.id,
+                client_id=caller.client.id,
+                scopes=scopes,
+                resource=resource,
+                redirect_uri="https://app.example/callback",
+                now=self.now(),
+            )
+        token, _ = tokens.mint(
+            self.deployment,
+            grant,
+            scopes=scopes,
+            audience=resource,
+            now=self.now(),
+            key_thumbprint=key_thumbprint,
+            **minting,  # type: ignore[arg-type]
+        )
+        return Agent(Principal(user.id, caller.client.id, grant.id, scopes, resource), token)
+
+    async def refresh_token(self, agent: Agent, *, scopes: frozenset[str] = SCOPES) -> str:
+        grant = await grants.get_grant(self.deployment.database, agent.principal.grant_id)
+        assert grant is not None
+        async with self.deployment.transaction() as transaction:
+            return await refresh_tokens.issue_refresh_token(
+                transaction, grant, scopes=scopes, resource=grant.resource, now=self.now()
+            )
+
+    async def link(self, caller: Caller, api: str = API, *, scopes: frozenset[str] = frozenset()) -> None:
+        """Register the API and let the caller be it."""
+        async with self.deployment.transaction() as transaction:
+            await apis.add_api(transaction, api, name="API", now=self.now(), scopes=scopes)
+            await apis.link_client(transaction, api, client_id=caller.client.id, now=self.now())
+
+    async def slack(self, agent: Agent, *, account: str = "alice", **options: object) -> Connection:
+        return await self.room.connect(agent, "slack", scopes=SLACK, account=account, **options)  # type: ignore[arg-type]
+
+    async def google(self, agent: Agent, *, account: str = "alice", **options: object) -> Connection:
+        return await self.room.connect(agent, "google", scopes=GOOGLE, account=account, **options)  # type: ignore[arg-type]
+
+    def form(self, caller: Caller, subject: str, /, *, kind: str = ACCESS, **more: str | None) -> dict[str, str]:
+        """An honest exchange for Slack with changes; None leaves a parameter out."""
+        form: dict[str, str | None] = {
+            "grant_type": TOKEN_EXCHANGE,
+            **caller.credentials,
+            "subject_token": subject,
+            "subject_token_type": kind,
+            "audience": "slack",
+        }
+        return {name: value for name, value in (form | more).items() if value is not None}
+
+    async def exchange(
+        self,
+        caller: Caller,
+        subject: str,
+        /,
+        *,
+        kind: str = ACCESS,
+        headers: Mapping[str, str] | None = None,
+        **more: str | None,
+    ) -> httpx2.Response:
+        form = self.form(caller, subject, kind=kind, **more)
+        return await self.http.post("/token", data=form, headers=dict(headers or {}))
+
+    async def events(self, kind: str) -> list[Event]:
+        """The events of a kind, oldest first."""
+        found = await audit.list_events(self.deployment.database, limit=1000)
+        return sorted((one for one in found if one.kind == kind), key=lambda one: one.sequence)
+
+    def worker_token(self, caller: Caller, user: User, *, key: ECKey, header: object = None, **claims: object) -> str:
+        """A worker's signed request; claims set to None are left out."""
+        now = self.now()
+        body: dict[str, object] = {
+            "iss": caller.client.id,
+            "sub": user.id,
+            "aud": self.url,
+            "iat": now,
+            "exp": now + 60,
+            "jti": secrets.token_urlsafe(12),
+            "reason": "nightly report",
+        }
+        head: dict[str, object] = {"alg": "ES256", "kid": key.kid, "typ": "JWT"}
+        if isinstance(header, dict):
+            head |= header
+        return signed(
+            {name: value for name, value in head.items() if value is not None},
+            {name: value for name, value in (body | claims).items() if value is not None},
+            key,
+        )
+
+
+def refused(answer: httpx2.Response) -> str:
+    """The code of a refusal, whose form is checked on the way; nothing that was issued is in it."""
+    assert answer.status_code >= 400, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    content = answer.json()
+    assert "access_token" not in content
+    return str(content["error"])

@@ -1,0 +1,233 @@
+"""One user with connected accounts and an agent, ready to exchange: what tests of the vault's heart start from."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from tests.conftest import Store
+from tests.support.seeded import Seeded, seed
+from tests.support.upstream_double import UpstreamDouble
+from vault import connections, delegations
+from vault.audit.audit import Activity, list_events
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, Vault, exchange
+from vault.keys.key_ring import KeyRing
+from vault.records import Connection, Event, Principal
+from vault.refresh import leases
+from vault.refresh.journal import Journal
+from vault.refresh.rotation import Flights
+from vault.storage.database import Database
+from vault.upstream import Downscope, Rotation, UpstreamPolicy
+
+SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
+GRACE = 60  # seconds, of the rotating double that has one
+READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
+GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
+
+
+def slack(rotation: Rotation) -> UpstreamPolicy:
+    grace = GRACE if rotation is Rotation.GRACE else 0
+    return UpstreamPolicy("slack", rotation=rotation, grace=grace, revoke_ends_grant=True)
+
+
+def google(**changes: object) -> UpstreamPolicy:
+    policy = UpstreamPolicy(
+        "google",
+        rotation=Rotation.NONE,
+        downscope=Downscope.REFRESH_SCOPE,
+        covers={"calendar": frozenset({READ, WRITE})},
+        always_granted=frozenset({"openid", "email"}),
+        revoke_ends_grant=True,
+    )
+    return replace(policy, **changes)
+
+
+@dataclass
+class Room:
+    """A vault over one database, its two providers, and alice with one agent."""
+
+    store: Store
+    database: Database
+    vault: Vault
+    slack: UpstreamDouble
+    google: UpstreamDouble
+    alice: Seeded
+
+    @property
+    def now(self) -> int:
+        return self.database.now()
+
+    def pass_time(self, seconds: int) -> None:
+        self.database.clock_offset += seconds
+
+    async def connect(
+        self,
+        provider: str = "slack",
+        *,
+        account: str = "alice",
+        scopes: frozenset[str] | None = None,
+        delegated: frozenset[str] | None = None,
+        whose: Seeded | None = None,
+        refreshable: bool = True,
+    ) -> Connection:
+        """Connect an account, and let the agent use all of it (or `delegated`; an empty set: nothing)."""
+        upstream, default = (self.slack, SLACK_SCOPES) if provider == "slack" else (self.google, GOOGLE_SCOPES)
+        owner, granted = whose or self.alice, default if scopes is None else scopes
+        answer = upstream.consent(account, granted, refreshable=refreshable)
+        async with self.database.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                self.vault.keys,
+                user_id=owner.user.id,
+                provider=provider,
+                answer=answer,
+                asked=granted,
+                policy=self.vault.policies[provider],
+                now=self.now,
+            )
+        allowed = granted if delegated is None else delegated
+        if allowed:
+            await self.allow(connection, allowed, whose=owner)
+        return connection
+
+    async def allow(
+        self,
+        connection: Connection,
+        scopes: frozenset[str],
+        *,
+        whose: Seeded | None = None,
+        expires_at: int | None = None,
+    ) -> None:
+        owner = whose or self.alice
+        async with self.database.transaction() as transaction:
+            await delegations.allow(
+                transaction,
+                user_id=owner.user.id,
+                client_id=owner.client.id,
+                connection_id=connection.id,
+                scopes=scopes,
+                now=self.now,
+                expires_at=expires_at,
+            )
+
+    def request(
+        self,
+        provider: str = "slack",
+        *scopes: str,
+        account: str | None = None,
+        whose: Seeded | None = None,
+        everything: bool = False,
+    ) -> ExchangeRequest:
+        owner = whose or self.alice
+        wanted = frozenset(scopes) or frozenset({"chat:write"} if provider == "slack" else {READ})
+        return ExchangeRequest(
+            principal_of(owner), provider, None if everything else wanted, account=account, purpose="a_tool"
+        )
+
+    async def exchange(
+        self,
+        provider: str = "slack",
+        *scopes: str,
+        account: str | None = None,
+        whose: Seeded | None = None,
+        everything: bool = False,
+        after_unauthorized: int | None = None,
+    ) -> UpstreamToken:
+        request = self.request(provider, *scopes, account=account, whose=whose, everything=everything)
+        return await exchange(request, vault=self.vault, now=self.now, after_unauthorized=after_unauthorized)
+
+    async def row(self, connection: Connection) -> leases.Facts:
+        facts = await leases.read(self.database, connection.id)
+        assert facts is not None
+        return facts
+
+    async def settle(self) -> None:
+        """Wait for every refresh that is on its way."""
+        await self.vault.flights.close()
+
+    async def events(self, kind: str | None = None) -> list[Event]:
+        return [event for event in await list_events(self.database, limit=1000) if kind in (None, event.kind)]
+
+    async def kinds(self) -> list[str]:
+        return [event.kind for event in await self.events()]
+
+
+def principal_of(owner: Seeded) -> Principal:
+    return Principal(
+        owner.user.id, owner.client.id, owner.grant.id, scopes=owner.grant.scopes, audience="https://vault.example/mcp"
+    )
+
+
+def vault_over(
+    database: Database,
+    keys: KeyRing,
+    activity: Activity,
+    *,
+    journal: Journal,
+    rotation: Rotation,
+    slack_double: UpstreamDouble,
+    google_double: UpstreamDouble,
+) -> Vault:
+    return Vault(
+        database=database,
+        keys=keys,
+        activity=activity,
+        policies={"slack": slack(rotation), "google": google()},
+        upstreams={"slack": slack_double, "google": google_double},
+        flights=Flights(),
+        journal=journal,
+        owner=secrets.token_urlsafe(16),
+    )
+
+
+@asynccontextmanager
+async def open_room(store: Store, *, rotation: Rotation = Rotation.REVOKES) -> AsyncGenerator[Room]:
+    database = await store.open()
+    activity = Activity(database)
+    slack_double, google_double = UpstreamDouble(rotation), UpstreamDouble(Rotation.NONE)
+    journal = Journal(store.data)
+    try:
+        keys = await store.open_keys(database)
+        vault = vault_over(
+            database,
+            keys,
+            activity,
+            journal=journal,
+            rotation=rotation,
+            slack_double=slack_double,
+            google_double=google_double,
+        )
+        yield Room(store, database, vault, slack_double, google_double, await seed(database))
+        await vault.flights.close()
+    finally:
+        journal.close()
+        await activity.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def second_process(room: Room) -> AsyncGenerator[Room]:
+    """The same vault opened again: own database handles, own key ring, own flights, own owner id."""
+    database = await room.store.open()
+    database.clock_offset = room.database.clock_offset
+    activity = Activity(database)
+    journal = Journal(room.store.data)
+    try:
+        keys = await room.store.open_keys(database)
+        vault = vault_over(
+            database,
+            keys,
+            activity,
+            journal=journal,
+            rotation=room.slack.rotation,
+            slack_double=room.slack,
+            google_double=room.google,
+        )
+        yield Room(room.store, database, vault, room.slack, room.google, room.alice)
+        await vault.flights.close()
+    finally:
+        journal.close()
+        await activity.close()
+        await database.close()

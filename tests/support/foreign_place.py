@@ -1,0 +1,140 @@
+"""A vault whose provider is an authorization server of other people in a process of its own, and an account there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from starlette.datastructures import Headers
+
+from server.connecting.links import connect_link
+from server.deployment import Deployment
+from server.oauth import tokens
+from tests.conftest import Store
+from tests.support.foreign import Driver, Somebody, driving, newcomer
+from tests.support.harness import RunningVault, free_socket, running_vault
+from tests.support.person import Person
+from vault import connections
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Connection, Principal
+
+LIFETIME = 600  # seconds, of the provider's access tokens
+BOTH = frozenset({"files:read", "files:write"})
+CLIENT = {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program of other people's, the operator's file for it, and what a person does on its pages."""
+
+    script: str
+    file: str
+    agree: Callable[[Person, httpx2.Response], Awaitable[httpx2.Response]]
+
+
+@dataclass
+class Place:
+    """The provider, the vault, somebody at both, and an agent."""
+
+    service: Service
+    provider: Driver
+    issuer: str
+    vault: RunningVault
+    somebody: Somebody
+    agent: Principal
+
+    @property
+    def callback(self) -> str:
+        """Our redirect URI there."""
+        return f"{self.vault.url}/connect/callback/foreign"
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.vault.deployment
+
+    async def books(self) -> dict[str, int]:
+        return await self.provider.ask(ask="books")
+
+    async def scope_of(self, token: UpstreamToken) -> str | None:
+        """What the provider itself says of a token; None when it is dead."""
+        return (await self.provider.ask(ask="token", value=token.value))["scope"]
+
+    def order(self, **more: object) -> dict[str, object]:
+        """What a process of its own is told of this vault and this agent."""
+        principal = {
+            "user_id": self.agent.user_id,
+            "client_id": self.agent.client_id,
+            "grant_id": self.agent.grant_id,
+            "audience": self.agent.audience,
+        }
+        return {
+            "data": str(self.deployment.data),
+            "settings": {
+                "database": {"url": self.vault.settings.database_url()},
+                "providers": {"foreign": CLIENT},
+                "provider_folders": [str(folder) for folder in self.vault.settings.provider_folders],
+                "sandbox": {"loopback_upstreams": True},
+            },
+            "accounts": {"carol": {"principal": principal, "provider": "foreign", "scopes": sorted(BOTH)}},
+            **more,
+        }
+
+    async def end_access_tokens(self) -> None:
+        """For processes whose clock is the true one."""
+        async with self.deployment.transaction() as transaction:
+            ended = {"at": self.deployment.now() - 1}
+            await transaction.execute("update connections set access_expires_at = :at", ended)
+
+    def let_expire(self) -> None:
+        self.deployment.database.clock_offset += LIFETIME + 1
+
+    async def exchange(self, *scopes: str, where: Deployment | None = None) -> UpstreamToken:
+        deployment = where or self.deployment
+        wanted = frozenset(scopes) or None
+        return await exchange(
+            ExchangeRequest(self.agent, "foreign", wanted, purpose="test"), vault=deployment.vault, now=deployment.now()
+        )
+
+    async def connect(self) -> Connection:
+        """Our connect page, the provider's sign-in and consent pages, our callback."""
+        link = await connect_link(
+            self.deployment, principal=self.agent, provider="foreign", scopes=BOTH, reason="missing", tool="test"
+        )
+        assert link is not None
+        browser = self.somebody.browser
+        page = await browser.submit(await browser.open(link.url), form="/connect/", button=("decision", "allow"))
+        async with Person(self.issuer) as there:
+            page = await self.service.agree(there, await there.open(page.headers["location"]))
+        page = await browser.open(page.headers["location"])
+        assert page.status_code == 200, page.text
+        [connection] = await connections.list_connections(self.deployment.database, self.agent.user_id)
+        return connection
+
+
+@asynccontextmanager
+async def open_place(folder: Path, service: Service, store: Store | None = None) -> AsyncGenerator[Place]:
+    """Start the service and a vault that knows it."""
+    listening = free_socket()
+    redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
+    async with driving(service.script, redirect, folder=folder) as provider:
+        issuer = (await provider.answer())["issuer"]
+        files = folder / "providers"
+        files.mkdir()
+        (files / "foreign.toml").write_text(service.file.format(issuer=issuer))
+        async with (
+            running_vault(
+                folder / "data" if store is None else store.data,
+                database_url=None if store is None else store.url,
+                providers={"foreign": CLIENT},
+                overrides={"provider_folders": [str(files)]},
+                listening=listening,
+            ) as vault,
+            newcomer(vault) as somebody,
+        ):
+            held = await vault.agent(somebody.browser, name=somebody.name)
+            headers = Headers({"authorization": f"Bearer {held.access_token}"})
+            agent = await tokens.authenticate(vault.deployment, headers, method="POST", path="/mcp")
+            yield Place(service, provider, issuer, vault, somebody, agent)

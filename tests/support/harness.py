@@ -1,0 +1,184 @@
+"""Running parts for tests: the whole vault on a loopback port, in this process, with real storage and real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx2
+import uvicorn
+from starlette.types import ASGIApp
+
+from server.app import build_app, open_deployment
+from server.deployment import Deployment
+from server.http.connections import Bounds
+from server.runtime.serving import configured
+from server.settings import Settings, load_settings
+from tests.support.person import Person
+from vault import users
+from vault.keys import passwords
+from vault.records import User
+
+PASSWORD = "a long enough test password"
+
+
+def free_socket() -> socket.socket:
+    """A listening socket on a free loopback port."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio keeps Nagle on
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    return listening
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listening: socket.socket, *, bounds: Bounds | None = None) -> AsyncGenerator[None]:
+    """Serve an ASGI application on the socket, as the product does, until the block ends."""
+    server = uvicorn.Server(configured(app, bounds, patience=2))
+    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        async with asyncio.timeout(20):
+            while not server.started:
+                if running.done():
+                    running.result()
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        async with asyncio.timeout(20):
+            await running
+
+
+@dataclass
+class Tokens:
+    """What an agent got from the token endpoint."""
+
+    client_id: str
+    access_token: str
+    refresh_token: str | None
+    scope: str
+
+
+@dataclass
+class RunningVault:
+    """A vault that listens. `alice` exists with PASSWORD."""
+
+    url: str
+    deployment: Deployment
+
+    @property
+    def settings(self) -> Settings:
+        return self.deployment.settings
+
+    def person(self) -> Person:
+        return Person(self.url)
+
+    async def add_user(self, name: str, *, is_admin: bool = False) -> User:
+        hashed = await passwords.hash_password(PASSWORD)
+        async with self.deployment.transaction() as transaction:
+            return await users.create_user(
+                transaction, name, password_hash=hashed, is_admin=is_admin, now=self.deployment.now()
+            )
+
+    async def register(self, **metadata: object) -> dict[str, object]:
+        """RFC 7591 registration of a public client."""
+        body = {
+            "client_name": "Test agent",
+            "redirect_uris": ["http://127.0.0.1:33418/callback"],
+            "token_endpoint_auth_method": "none",
+        } | metadata
+        async with httpx2.AsyncClient() as http:
+            answer = await http.post(f"{self.url}/register", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def authorize(
+        self,
+        person: Person,
+        client_id: str,
+        *,
+        redirect_uri: str = "http://127.0.0.1:33418/callback",
+        scope: str = "tools connections offline_access",
+        resource: str | None = None,
+        name: str = "alice",
+        verifier: str | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> tuple[dict[str, str], str]:
+        """Sign in and consent as the person; returns the redirect's query and the PKCE verifier."""
+        verifier = verifier or secrets.token_urlsafe(48)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        query = {
+            "response_type": "code",
+            "client_id": client_id,
+            "redirect_uri": redirect_uri,
+            "scope": scope,
+            "state": secrets.token_urlsafe(8),
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            "resource": resource or f"{self.url}/mcp",
+        } | dict(extra or {})
+        page = await person.open("/authorize?" + urlencode(query))
+        if "/sign-in" in str(page.url):
+            page = await person.sign_in(name, PASSWORD, page=page)
+        if page.status_code == 200:
+            page = await person.submit(page, form="/consent", button=("decision", "allow"))
+        assert page.status_code in {302, 303}, f"{page.status_code} at {page.url}: {page.text[:400]}"
+        answer = {key: values[0] for key, values in parse_qs(urlsplit(page.headers["location"]).query).items()}
+        return answer, verifier
+
+    async def redeem(self, client_id: str, code: str, verifier: str, **more: str) -> httpx2.Response:
+        """Redeem a code at /token as a public client."""
+        body = {
+            "grant_type": "authorization_code",
+            "client_id": client_id,
+            "code": code,
+            "code_verifier": verifier,
+            "redirect_uri": "http://127.0.0.1:33418/callback",
+        } | more
+        async with httpx2.AsyncClient() as http:
+            return await http.post(f"{self.url}/token", data=body)
+
+    async def agent(self, person: Person, **options: str) -> Tokens:
+        """A registered public client with live tokens for the person."""
+        client_id = str((await self.register())["client_id"])
+        answer, verifier = await self.authorize(person, client_id, **options)  # pyright: ignore[reportArgumentType]
+        redeemed = await self.redeem(client_id, answer["code"], verifier)
+        assert redeemed.status_code == 200, redeemed.text
+        tokens = redeemed.json()
+        return Tokens(client_id, tokens["access_token"], tokens.get("refresh_token"), tokens["scope"])
+
+
+@asynccontextmanager
+async def running_vault(
+    data: Path,
+    *,
+    database_url: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    providers: Mapping[str, object] | None = None,
+    listening: socket.socket | None = None,
+) -> AsyncGenerator[RunningVault]:
+    """The whole vault on a free port. `providers` are settings such as `simulator.slack_settings()` by name."""
+    listening = listening or free_socket()
+    port = listening.getsockname()[1]
+    sections: dict[str, object] = {"server": {"port": port, "public_url": f"http://localhost:{port}"}}
+    if database_url is not None:
+        sections["database"] = {"url": database_url}
+    if providers is not None:
+        sections |= {"providers": providers, "sandbox": {"loopback_upstreams": True}}
+    for name, section in (overrides or {}).items():
+        old = sections.get(name)
+        sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
+    settings = load_settings(overrides=sections)
+    async with open_deployment(settings, data=data) as deployment, serving(build_app(deployment), listening):
+        vault = RunningVault(settings.public_url, deployment)
+        await vault.add_user("alice", is_admin=True)
+        yield vault

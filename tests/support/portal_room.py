@@ -1,0 +1,161 @@
+"""A running vault with the simulator behind it, people at browsers, agents, and links: what the page tests talk to."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx2
+
+from providers.simulator.person import consent
+from providers.simulator.running import Simulator, running_simulator
+from server.connecting.links import ConnectLink, connect_link
+from server.deployment import Deployment
+from tests.support.harness import PASSWORD, RunningVault, running_vault
+from tests.support.person import Person
+from vault import clients, users
+from vault.audit import audit
+from vault.records import Client, ClientKind, Event, Principal, User
+
+_NO_AUTHORITIES = ssl.SSLContext(
+    ssl.PROTOCOL_TLS_CLIENT
+)  # plain http only; loading authorities takes longer than a test
+CHAT = frozenset({"chat:write"})
+CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
+
+
+def query_of(url: str) -> dict[str, str]:
+    """The query of a URL, one value each."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+@dataclass
+class Room:
+    """Vault, simulator, and everybody's browsers, which close with it."""
+
+    vault: RunningVault
+    simulator: Simulator
+    stack: AsyncExitStack = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return self.vault.url
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.vault.deployment
+
+    async def browser(self) -> Person:
+        """A browser without cookies."""
+        transport = httpx2.AsyncHTTPTransport(verify=_NO_AUTHORITIES)
+        return await self.stack.enter_async_context(Person(self.url, transport=transport))
+
+    async def user(self, name: str = "") -> User:
+        """Alice, or somebody new."""
+        if name == "alice":
+            found = await users.find_user(self.deployment.database, name)
+            assert found is not None
+            return found
+        return await self.vault.add_user(name or f"person-{secrets.token_hex(4)}")
+
+    async def signed_in(self, user: User | str = "alice") -> Person:
+        """A browser in which the user just signed in."""
+        person = await self.browser()
+        page = await person.sign_in(user if isinstance(user, str) else user.name, PASSWORD)
+        assert page.status_code == 200, page.text
+        return person
+
+    async def agent(self, kind: ClientKind = ClientKind.DYNAMIC, **changes: object) -> Client:
+        """A stored client."""
+        facts: dict[str, object] = {
+            "id": secrets.token_urlsafe(16),
+            "kind": kind,
+            "name": "Test agent",
+            "auth_method": "none",
+            "redirect_uris": ("https://agent.example/callback",),
+            "created_at": self.deployment.now(),
+        }
+        client = Client(**{**facts, **changes})  # pyright: ignore[reportArgumentType]
+        async with self.deployment.transaction() as transaction:
+            await clients.save_client(transaction, client)
+        return client
+
+    def authorize_path(self, client: Client, **changes: str) -> str:
+        """The path of an authorization request of the client."""
+        query = {
+            "response_type": "code",
+            "client_id": client.id,
+            "redirect_uri": client.redirect_uris[0],
+            "scope": "tools connections",
+            "state": "client-state",
+            "code_challenge": CHALLENGE,
+            "code_challenge_method": "S256",
+            "resource": f"{self.url}/mcp",
+        } | changes
+        return "/authorize?" + urlencode(query)
+
+    async def link(
+        self,
+        user: User,
+        client: Client,
+        *,
+        provider: str = "slack",
+        scopes: frozenset[str] = CHAT,
+        reason: str = "missing",
+        account: str | None = None,
+    ) -> ConnectLink:
+        """What a tool call of the agent answers with; of a grant of its own, since one grant gets few of them."""
+        principal = Principal(user.id, client.id, secrets.token_hex(8), frozenset({"tools"}), f"{self.url}/mcp")
+        link = await connect_link(
+            self.deployment,
+            principal=principal,
+            provider=provider,
+            scopes=scopes,
+            reason=reason,
+            tool="slack_post",
+            account=account,
+        )
+        assert link is not None
+        return link
+
+    async def to_provider(self, person: Person, link: ConnectLink) -> str:
+        """Say yes on the connect page; the provider's address that follows."""
+        page = await person.open(link.url)
+        answer = await person.submit(page, form="/connect/", button=("decision", "allow"))
+        assert answer.status_code == 303, answer.text
+        return answer.headers["location"]
+
+    async def connect(
+        self, person: Person, user: User, client: Client, *, account: str = "alice", **options: object
+    ) -> httpx2.Response:
+        """The whole way: link, our page, the provider's page, the callback, the result."""
+        link = await self.link(user, client, **options)  # pyright: ignore[reportArgumentType]
+        callback = await consent(await self.to_provider(person, link), account=account)
+        page = await person.open(callback)
+        assert page.status_code == 200, page.text
+        return page
+
+    async def events(self, user: User | None = None) -> list[Event]:
+        """What was recorded, oldest first."""
+        user_id = None if user is None else user.id
+        return list(await audit.list_events(self.deployment.database, user_id=user_id, limit=10_000))
+
+    async def kinds(self, user: User | None = None) -> list[str]:
+        return [event.kind for event in await self.events(user)]
+
+
+@asynccontextmanager
+async def running_room(data: Path, *, overrides: Mapping[str, object] | None = None) -> AsyncGenerator[Room]:
+    """Vault and simulator on free ports until the block ends."""
+    data.mkdir(exist_ok=True)
+    async with (
+        running_simulator() as simulator,
+        running_vault(data, providers=simulator.settings(), overrides=overrides) as vault,
+        AsyncExitStack() as stack,
+    ):
+        yield Room(vault, simulator, stack)

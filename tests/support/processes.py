@@ -1,0 +1,125 @@
+"""Processes of the program under test: `stdio` driven by the official client, `serve`, and one-shot commands."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+PROGRAM = [sys.executable, "-m", "token_vault"]
+ROOT = Path(__file__).parent.parent.parent
+
+
+def opened_url(address: str) -> str:
+    """Where the browser ends up that was told to open `address`: it is a file that only its owner can read."""
+    file = Path(unquote(urlsplit(address).path))
+    assert urlsplit(address).scheme == "file"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    (found,) = re.findall(r'http-equiv=refresh content="0; url=([^"]+)"', file.read_text(encoding="utf-8"))
+    return html.unescape(found)
+
+
+def free_port() -> int:
+    """A loopback port that nobody holds just now."""
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        return probing.getsockname()[1]
+
+
+@dataclass
+class Place:
+    """A data directory with its settings file, and the port of its pages."""
+
+    data: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
+        return kept | {"PYTHONPATH": str(ROOT), "BROWSER": ""}
+
+    def arguments(self, *command: str) -> list[str]:
+        return [*PROGRAM, *command, "--data", str(self.data)]
+
+    def configure(self, sections: Mapping[str, object] | None = None) -> None:
+        """Write config.toml: the port, and sections such as the simulator's providers."""
+        lines = ["[server]", f"port = {self.port}"]
+        for name, section in (sections or {}).items():
+            for part, values in section.items():  # type: ignore[attr-defined]
+                lines.append(f"[{name}.{part}]")
+                lines += [
+                    f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)
+                ]
+                for key, value in values.items():
+                    if isinstance(value, dict):
+                        lines.append(f"[{name}.{part}.{key}]")
+                        lines += [f"{inner} = {json.dumps(one)}" for inner, one in value.items()]
+        if sections:
+            lines += ["[sandbox]", "loopback_upstreams = true"]
+        (self.data / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    async def run(self, *command: str, feed: str = "") -> tuple[int, str, str]:
+        """Run a command to its end: exit code, standard output, standard error."""
+        process = await asyncio.create_subprocess_exec(
+            *self.arguments(*command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self.environment(),
+        )
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(feed.encode())
+        return process.returncode or 0, out.decode(), err.decode()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncGenerator[asyncio.subprocess.Process]:
+        """A `serve` process, from when it says where it is (or that it waits) until the block ends."""
+        process = await asyncio.create_subprocess_exec(
+            *self.arguments("serve"), stderr=asyncio.subprocess.PIPE, env=self.environment()
+        )
+        assert process.stderr is not None
+        try:
+            async with asyncio.timeout(30):
+                while b"portal" not in (line := await process.stderr.readline()) and b"takes over" not in line:
+                    assert line, "serve ended"
+            yield process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            async with asyncio.timeout(20):
+                await process.wait()
+
+    def stdio(self, client: str, **options: object) -> Client:
+        """The official client with its own `stdio` process."""
+        parameters = StdioServerParameters(
+            command=sys.executable,
+            args=self.arguments("stdio", "--client", client, "--no-browser")[1:],
+            env=self.environment(),
+        )
+        return Client(parameters, **options)  # type: ignore[arg-type]
+
+    async def healthy(self, *, seconds: float = 10.0) -> dict[str, str]:
+        """What /healthz says, as soon as somebody answers."""
+        async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False) as http:
+            while True:
+                try:
+                    return (await http.get(f"{self.url}/healthz")).json()
+                except httpx2.HTTPError:
+                    await asyncio.sleep(0.05)

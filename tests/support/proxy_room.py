@@ -1,0 +1,185 @@
+"""A vault whose Slack and Google are a scripted server, and agents with handles: where tests of the proxy start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from providers.definitions.catalog import load_catalog
+from providers.simulator.running import running_simulator
+from tests.support.harness import RunningVault, running_vault
+from tests.support.mcp_room import Agent, Room
+from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from vault import connections, handles
+from vault.audit import audit
+from vault.records import Connection, Event
+from vault.upstream import Account, TokenAnswer
+
+READ = frozenset({"channels:read"})
+POST = frozenset({"chat:write"})
+ALL = frozenset({"chat:write", "channels:read", "channels:history"})
+UPSTREAM_TOKEN = "xoxp-canary/0123456789=+abcdef"
+HOUR = 3600
+
+
+@dataclass
+class ProxyRoom(Room):
+    """A room in which accounts need no consent: `provider` answers whatever a test wants."""
+
+    provider: ScriptedServer = field(kw_only=True)
+
+    async def account(
+        self,
+        agent: Agent,
+        *,
+        provider: str = "slack",
+        name: str = "T1:U1",
+        scopes: frozenset[str] = ALL,
+        delegated: frozenset[str] | None = None,
+        token: str = UPSTREAM_TOKEN,
+    ) -> Connection:
+        """An account of the agent's user with this upstream token, and the permission to use it."""
+        deployment = self.vault.deployment
+        async with deployment.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=agent.principal.user_id,
+                provider=provider,
+                answer=TokenAnswer(token, "refresh-canary", scopes, 43200, Account(name, f"{name}@example")),
+                asked=scopes,
+                policy=deployment.vault.policies[provider],
+                now=deployment.now(),
+            )
+        await self.allow(agent, connection, scopes if delegated is None else delegated)
+        return connection
+
+    async def handle(
+        self,
+        agent: Agent,
+        connection: Connection,
+        *,
+        scopes: frozenset[str] = ALL,
+        lifetime: int = HOUR,
+        key_thumbprint: str | None = None,
+    ) -> Proxied:
+        return await issue(self, agent, connection, scopes=scopes, lifetime=lifetime, key_thumbprint=key_thumbprint)
+
+    async def ready(self, *, scopes: frozenset[str] = ALL, name: str = "T1:U1") -> Proxied:
+        """An agent with an account and a handle."""
+        agent = await self.agent()
+        connection = await self.account(agent, name=name)
+        return await self.handle(agent, connection, scopes=scopes)
+
+    async def events(self, handle: Proxied) -> list[Event]:
+        """`proxy.called`, oldest first, of this agent."""
+        deployment = self.vault.deployment
+        await deployment.activity.settle()
+        found = await audit.list_events(deployment.database, limit=10_000)
+        return [
+            one for one in found if one.kind == "proxy.called" and one.client_id == handle.agent.principal.client_id
+        ]
+
+
+@dataclass
+class Proxied:
+    """A handle, and where calls with it go."""
+
+    vault: RunningVault
+    agent: Agent
+    connection: Connection
+    value: str = field(repr=False)
+
+    def base(self, api: str = "web") -> str:
+        return f"{self.vault.url}/proxy/{self.connection.id}/{api}"
+
+    async def call(
+        self,
+        method: str = "POST",
+        path: str = "/chat.postMessage",
+        *,
+        api: str = "web",
+        scheme: str = "Bearer",
+        headers: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> httpx2.Response:
+        """A call with the handle; nothing but what the caller says is added."""
+        sent = {"authorization": f"{scheme} {self.value}"} | dict(headers or {})
+        async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
+            return await http.request(method, self.base(api) + path, headers=sent, **options)  # type: ignore[arg-type]
+
+
+async def issue(
+    room: Room,
+    agent: Agent,
+    connection: Connection,
+    *,
+    scopes: frozenset[str],
+    lifetime: int = HOUR,
+    key_thumbprint: str | None = None,
+) -> Proxied:
+    """A handle as the token endpoint leaves it behind."""
+    deployment = room.vault.deployment
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        value = await handles.issue(
+            transaction,
+            principal=agent.principal,
+            connection_id=connection.id,
+            provider=connection.provider,
+            scopes=scopes,
+            key_thumbprint=key_thumbprint,
+            expires_at=now + lifetime,
+            now=now,
+        )
+    return Proxied(room.vault, agent, connection, value)
+
+
+def posted(_: Arrival) -> Reply:
+    """What Slack answers to a post."""
+    return json_reply({"ok": True, "channel": "C1", "ts": "1.2"})
+
+
+@asynccontextmanager
+async def proxy_room(
+    data: Path,
+    *,
+    database_url: str | None = None,
+    apis_at: str | None = None,
+    others: Mapping[str, str] = {},
+    **overrides: object,
+) -> AsyncGenerator[ProxyRoom]:
+    """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`.
+
+    `others`: further providers, each with the API that stands at `/NAME` there.
+    """
+    secret = secrets.token_urlsafe(8)
+    async with running_simulator() as simulator, scripted_server(posted) as server:
+        providers = {
+            name: {
+                "client_id": "ours",
+                "client_secret": secret,
+                "authorize_url": f"{server.url}/{name}/authorize",
+                "token_url": f"{server.url}/{name}/token",
+                "revoke_url": f"{server.url}/{name}/revoke",
+                "apis": {
+                    key: f"{apis_at or server.url}/{name}" + ("" if key == api else f"-{key}")
+                    for key in load_catalog().provider(name).apis
+                },
+            }
+            for name, api in (("slack", "web"), ("google", "calendar"), ("github", "rest"), *others.items())
+        }
+        for name in others:
+            providers[name]["userinfo_url"] = f"{server.url}/{name}/userinfo"
+            if load_catalog().provider(name).long_lived is not None:
+                providers[name]["long_lived_url"] = f"{server.url}/{name}/long"
+        providers["google"]["userinfo_url"] = f"{server.url}/google/userinfo"
+        async with running_vault(
+            data, database_url=database_url, providers=providers, overrides=overrides or None
+        ) as vault:
+            yield ProxyRoom(vault, simulator, provider=server)

@@ -1,0 +1,721 @@
+"""Every interleaving of two processes that refresh one connection, explored with the rules that the product uses.
+
+The state holds what the provider knows, the row, the lease, the intents, the answer journal of the host and what each
+process is doing. A step is anything that can happen next: claim, the provider's handling, answer, journal, commit,
+kill, restart, pause, a message lost, a commit that fails, and time running out on the lease, the access token, the
+provider's grace and the pause after a silence. A commit of an answer fails; one of a claim, of its undoing or of a
+silence is reported failed, and happened or did not: the process makes it good later, and may claim again before. The
+file by which a living process is known can be taken away. A connection is lost when nobody can ever again come by a
+live refresh token; that is forgiven only after the gap: the provider rotated and the only copy died on its way. It is
+stuck when its token lives, nothing is on its way, and nobody may ever send it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from operator import ge
+from typing import NamedTuple, TypeVar
+
+from vault.refresh import rules as rotation_rules
+from vault.refresh.rules import Decision, Unresolved
+from vault.upstream import Rotation, UpstreamPolicy
+
+NOW = 100_000
+GRACE = 60
+YOUNG, THIN, OLD = NOW - 1, NOW - GRACE + 10, NOW - GRACE - 1  # when the first unresolved send was
+REFUSED = -1
+LONG = 3600.0  # seconds that a paused process slept
+T = TypeVar("T")
+RUNNING = frozenset({"claimed", "wire", "got"})
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What the provider does on use, and what our provider file says of it."""
+
+    name: str
+    rotation: Rotation
+    resends: bool = False
+
+    @property
+    def policy(self) -> UpstreamPolicy:
+        return UpstreamPolicy("model", rotation=self.rotation, grace=GRACE if self.has_grace else 0)
+
+    @property
+    def rotates(self) -> bool:
+        return self.rotation is not Rotation.NONE
+
+    @property
+    def has_grace(self) -> bool:
+        return self.rotation is Rotation.GRACE
+
+    @property
+    def reuse_kills(self) -> bool:
+        return self.rotation in (Rotation.GRACE, Rotation.REVOKES)
+
+
+PROVIDERS = (
+    Provider("stays", Rotation.NONE),
+    Provider("grace, sent again", Rotation.GRACE, resends=True),
+    Provider("grace, a sibling", Rotation.GRACE),
+    Provider("re-use refused", Rotation.STRICT),
+    Provider("re-use revokes", Rotation.REVOKES),
+)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules as the product has them; a test replaces one to see that the model notices."""
+
+    may_send: Callable[..., Decision] = rotation_rules.may_send
+    may_claim: Callable[..., bool] = rotation_rules.may_claim
+    is_claim_void: Callable[[float], bool] = rotation_rules.is_claim_void
+    is_newer: Callable[..., bool] = rotation_rules.is_newer
+    may_give_up: Callable[[Collection[Unresolved]], bool] = rotation_rules.may_give_up
+    one_intent_only: bool = False
+    lapsed_is_dead: bool = False
+    any_death_frees: bool = False
+    has_journal: bool = True
+    keeps_late_answers: bool = True
+    pause_after: Callable[..., int] = rotation_rules.pause_after
+    is_in_grace: Callable[..., bool] = rotation_rules.is_in_grace
+    has_unique_fences: bool = True
+    has_exact_intents: bool = True  # what is made good later touches the intent of its own claim only
+    missing_is_dead: bool = False  # no owner file passes for a death
+
+
+class Intent(NamedTuple):
+    generation: int
+    sent_at: int
+    sends: int
+    is_settled: bool
+    order: int  # the number of its first claim: who sent earlier
+    fence: int = 0  # of its last claim; 0: that one was undone
+
+
+class Lease(NamedTuple):
+    owner: int
+    fence: int
+    has_lapsed: bool
+    is_ghost: bool  # the process that took it is gone, its successor has another name
+
+
+class Answer(NamedTuple):
+    spent: int  # generation
+    token: int
+    fence: int
+
+
+class Process(NamedTuple):
+    doing: str
+    generation: int = 0
+    token: int = 0
+    answer: int | None = None
+    fence: int = 0
+    relies_on_grace: bool = False
+    is_paused: bool = False
+
+
+class Late(NamedTuple):
+    """What a process still has to make good, since a commit was reported failed: `undo` a claim, `settle` a silence."""
+
+    what: str
+    generation: int
+    fence: int
+
+
+class Budget(NamedTuple):
+    """How many of each may still happen."""
+
+    kills: int
+    pauses: int
+    losses: int
+    failures: int  # commits of an answer
+    claims: int
+    unknown: int = 0  # commits that are reported failed, and happened or did not
+    files: int = 0  # owner files taken away under a living process
+
+
+class State(NamedTuple):
+    live: int
+    before: int  # the token that `live` replaced
+    family: bool
+    grace: bool
+    rotator: int  # the process whose send `live` came from; it began the grace
+    fresh: int
+    generation: int
+    token: int
+    active: bool
+    access: bool
+    fence: int
+    lease: Lease | None
+    intents: tuple[Intent | None, Intent | None]
+    journal: tuple[Answer | None, Answer | None]
+    processes: tuple[Process, Process]
+    budget: Budget
+    gap: bool
+    attempts: int = 0  # claims that were tried, committed or not
+    late: tuple[Late | None, Late | None] = (None, None)
+    has_file: tuple[bool, bool] = (True, True)
+    waits: bool = False  # the pause after a silence is not over
+    stray: int | None = None  # the token of a request that its sender gave up and the provider has not handled yet
+
+
+IDLE, DOWN = Process("idle"), Process("down")
+SMALL = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3)
+FULL = Budget(kills=2, pauses=1, losses=1, failures=1, claims=4)
+WIDE = Budget(kills=3, pauses=2, losses=2, failures=1, claims=6)
+STORAGE = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3, unknown=2)  # a storage that fails in the middle
+FILES = Budget(kills=1, pauses=1, losses=1, failures=0, claims=3, unknown=0, files=1)
+HOUR = Budget(kills=1, pauses=0, losses=5, failures=0, claims=7)  # a provider's bad hour
+
+
+@dataclass
+class Findings:
+    """What an exploration saw; `lost`, `doubled` and `stuck` hold the shortest way to the first such state."""
+
+    states: int = 0
+    lost_in_gap: int = 0
+    lost_needlessly: int = 0
+    doubled_sends: int = 0
+    lost: list[str] = field(default_factory=list[str])
+    doubled: list[str] = field(default_factory=list[str])
+    stuck: list[str] = field(default_factory=list[str])
+
+
+def _put(pair: tuple[T, T], i: int, value: T) -> tuple[T, T]:
+    return (value, pair[1]) if i == 0 else (pair[0], value)
+
+
+class Model:
+    """The steps of one provider under one set of rules."""
+
+    def __init__(self, provider: Provider, rules: Rules) -> None:
+        self.provider = provider
+        self.policy = provider.policy
+        self.rules = rules
+
+    def start(self, budget: Budget) -> State:
+        return State(
+            0, -9, True, False, 0, 1, 1, 0, True, True, 0, None, (None, None), (None, None), (IDLE, IDLE), budget, False
+        )
+
+    def steps(self, s: State) -> Iterator[tuple[str, State]]:
+        yield from self._time(s)
+        for i in (0, 1):
+            process = s.processes[i]
+            if process.doing == "down":
+                if s.has_file[i]:  # else nothing tells the dead from the living, and whoever comes is somebody else
+                    yield f"restart{i}", self._restart(s, i)
+            elif process.is_paused:
+                yield f"wake{i}", self._wake(s, i, process)
+            else:
+                yield from self._faults(s, i, process)
+                yield from self._work(s, i, process)
+                yield from self._make_good(s, i)
+
+    # Time
+
+    def _time(self, s: State) -> Iterator[tuple[str, State]]:
+        if s.stray is not None:
+            answer, handled = self._handle(s._replace(stray=None), s.stray, by=None)
+            yield "late request", handled._replace(gap=s.gap or (answer != REFUSED and self.provider.rotates))
+        if s.access:
+            yield "access token ends", s._replace(access=False)
+        if s.waits and s.stray is None:  # nobody is busy with one request for longer
+            yield "pause ends", s._replace(waits=False)
+        hurries = any(p.doing == "claimed" and p.relies_on_grace and not p.is_paused for p in s.processes)
+        for i in (0, 1):
+            intent = s.intents[i]
+            if intent is None or not self.provider.has_grace or intent.sent_at == OLD:
+                continue
+            other = s.intents[1 - i]
+            if other is not None and other.order < intent.order and other.sent_at == intent.sent_at:
+                continue  # what was sent earlier is older
+            if intent.sent_at == YOUNG:
+                yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=THIN)))
+            elif not hurries:
+                yield f"intent ages{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=OLD)))
+        began = s.intents[s.rotator]  # the grace is not older than the send that rotated
+        if s.grace and not hurries and (began is None or began.sent_at == OLD):
+            yield "grace closes", s._replace(grace=False)
+        if s.lease is not None and not s.lease.has_lapsed:
+            holder = s.processes[s.lease.owner]
+            if s.lease.is_ghost or holder.is_paused or holder.doing not in RUNNING:
+                yield "lease lapses", s._replace(lease=s.lease._replace(has_lapsed=True))
+
+    # Faults
+
+    def _faults(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
+        if s.budget.kills and p.doing != "idle":
+            gone = self.provider.rotates and p.answer not in (None, REFUSED) and p.doing in ("wire", "got")
+            gone = gone or (s.stray is not None and not s.waits)  # its request is out, and nobody waits for the end
+            yield (
+                f"kill{i}@{p.doing}",
+                s._replace(
+                    processes=_put(s.processes, i, DOWN),
+                    late=_put(s.late, i, None),
+                    budget=s.budget._replace(kills=s.budget.kills - 1),
+                    gap=s.gap or gone,
+                ),
+            )
+        if s.budget.pauses and p.doing in RUNNING:
+            yield (
+                f"pause{i}@{p.doing}",
+                s._replace(
+                    processes=_put(s.processes, i, p._replace(is_paused=True)),
+                    budget=s.budget._replace(pauses=s.budget.pauses - 1),
+                ),
+            )
+
+        if s.budget.files and s.has_file[i]:
+            gone = s._replace(budget=s.budget._replace(files=s.budget.files - 1))
+            yield f"file goes{i}", gone._replace(has_file=_put(s.has_file, i, value=False))
+
+    def _restart(self, s: State, i: int) -> State:
+        """A new process with a new name: what the old one left is a dead owner's."""
+        lease, intent, found = s.lease, s.intents[i], s.journal[i]
+        if lease is not None and lease.owner == i:
+            s = s._replace(lease=lease._replace(is_ghost=True))
+        if intent is not None:
+            s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
+        again = IDLE
+        if found is not None:
+            again = Process("journalled", found.spent, 0, found.token, found.fence)
+        return s._replace(processes=_put(s.processes, i, again))
+
+    def _wake(self, s: State, i: int, p: Process) -> State:
+        if p.doing == "claimed" and self.rules.is_claim_void(LONG):
+            return self._undo(s._replace(processes=_put(s.processes, i, IDLE)), i, p.generation, p.fence)
+        return s._replace(processes=_put(s.processes, i, p._replace(is_paused=False)))
+
+    def _is_of(self, intent: Intent | None, generation: int, fence: int) -> bool:
+        """Whether the owner's intent is that of this claim."""
+        if intent is None:
+            return False
+        return intent.fence == fence if self.rules.has_exact_intents else intent.generation == generation
+
+    def _undo(self, s: State, i: int, generation: int, fence: int) -> State:
+        """Nothing was sent under this claim; earlier sends of the same owner stay unresolved."""
+        intent = s.intents[i]
+        if intent is not None and self._is_of(intent, generation, fence):
+            left = intent._replace(sends=intent.sends - 1, is_settled=True, fence=0) if intent.sends > 1 else None
+            s = s._replace(intents=_put(s.intents, i, left))
+        return self._release(s, i, fence)
+
+    def _settle(self, s: State, i: int, generation: int, fence: int) -> State:
+        """The provider kept silent, and nobody will bring the answer any more."""
+        intent = s.intents[i]
+        if intent is not None and self._is_of(intent, generation, fence):
+            s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
+        pause = self.rules.pause_after(self.policy, self._unresolved(s, i), now=NOW)
+        return self._release(s, i, fence)._replace(waits=pause > 0 and generation == s.generation)
+
+    @staticmethod
+    def _release(s: State, i: int, fence: int) -> State:
+        """The lease goes if it is still that of this claim."""
+        is_ours = s.lease is not None and (s.lease.owner, s.lease.fence) == (i, fence)
+        return s._replace(lease=None) if is_ours else s
+
+    def _make_good(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """In the background, whatever the process does meanwhile; it may be reported failed once more."""
+        late = s.late[i]
+        if late is None:
+            return
+        work = self._undo if late.what == "undo" else self._settle
+        done = work(s, i, late.generation, late.fence)
+        yield f"{late.what} late{i}", done._replace(late=_put(s.late, i, None))
+        if s.budget.unknown:
+            less = s.budget._replace(unknown=s.budget.unknown - 1)
+            yield f"{late.what} late, reported failed{i}", done._replace(budget=less)
+
+    def _finish(self, s: State, i: int, p: Process, *, intent: Intent | None) -> State:
+        """Nothing under way any more; the lease goes if it is still ours."""
+        s = self._release(s, i, p.fence)
+        return s._replace(processes=_put(s.processes, i, IDLE), intents=_put(s.intents, i, intent))
+
+    # What a process does
+
+    def _is_gone(self, s: State, owner: int) -> bool:
+        return self.rules.lapsed_is_dead or self._has_ended(s, owner)
+
+    def _has_ended(self, s: State, owner: int) -> bool:
+        """What its lock says of it."""
+        return s.processes[owner].doing == "down" if s.has_file[owner] else self.rules.missing_is_dead
+
+    def _unresolved(self, s: State, me: int, *, besides: int | None = None) -> list[Unresolved]:
+        """As one process sees them: its own are settled when its turn has come."""
+        return [
+            Unresolved(str(j), intent.sent_at, intent.sends, intent.is_settled or j == me or self._is_gone(s, j))
+            for j in (0, 1)
+            if (intent := s.intents[j]) is not None and intent.generation == s.generation and j != besides
+        ]
+
+    def _work(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
+        match p.doing:
+            case "idle":
+                late = s.late[i]  # an undoing harms nobody, whenever it comes; a silence is written down first
+                if late is not None and late.what == "settle":
+                    return
+                if s.active and s.budget.claims and self._may_claim(s, i):
+                    yield from self._look(s, i)
+            case "claimed":
+                yield from self._send(s, i, p)
+            case "wire":
+                yield f"answer{i}", self._at(s, i, p, "got")
+                if s.budget.losses:
+                    gone = self.provider.rotates and p.answer != REFUSED
+                    lost = s._replace(budget=s.budget._replace(losses=s.budget.losses - 1), gap=s.gap or gone)
+                    yield f"lose answer{i}", self._at(lost, i, p._replace(answer=None), "silent")
+            case "silent":
+                idle = s._replace(processes=_put(s.processes, i, IDLE))
+                settled = self._settle(idle, i, p.generation, p.fence)
+                yield f"silence{i}", settled
+                late = Late("settle", p.generation, p.fence)
+                yield from self._reported_failed(f"silence{i}", idle, settled, late, i)
+            case "got":
+                yield self._got(s, i, p)
+            case _:
+                yield from self._store(s, i, p)
+
+    @staticmethod
+    def _at(s: State, i: int, p: Process, doing: str) -> State:
+        return s._replace(processes=_put(s.processes, i, p._replace(doing=doing)))
+
+    @staticmethod
+    def _reported_failed(name: str, undone: State, done: State, late: Late, i: int) -> Iterator[tuple[str, State]]:
+        """A commit that is reported failed, and did not happen or did: its process goes on with what it has to do."""
+        if undone.budget.unknown and undone.late[i] is None:
+            less = undone.budget._replace(unknown=undone.budget.unknown - 1)
+            for how, then in (("fails", undone), ("fails, committed", done)):
+                yield f"{name} {how}", then._replace(budget=less, late=_put(then.late, i, late))
+
+    def _may_claim(self, s: State, me: int) -> bool:
+        if s.lease is None:
+            return True
+        gone = s.lease.is_ghost or (s.lease.owner != me and self._has_ended(s, s.lease.owner))
+        if self.rules.any_death_frees:
+            gone = gone or any(
+                intent is not None and (intent.is_settled or self._is_gone(s, j)) for j, intent in enumerate(s.intents)
+            )
+        until = NOW - 1 if s.lease.has_lapsed else NOW + 30
+        return self.rules.may_claim(lease_until=until, now=NOW, holder_is_gone=gone)
+
+    @staticmethod
+    def _is_held(s: State) -> bool:
+        """Whether a live process holds a live lease."""
+        lease = s.lease
+        if lease is None or lease.has_lapsed or lease.is_ghost:
+            return False
+        return s.processes[lease.owner].doing != "down"
+
+    def _look(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """Adopt what lies in the host's journal, decide, claim."""
+        other = 1 - i
+        found = s.journal[other]
+        if found is not None and self._replaces(s, other, found):
+            yield f"adopt{i}", self._commit(s, other, found)
+            return
+        if not self._may_send(s, i):
+            return
+        unresolved = self._unresolved(s, i)
+        attempt = s.attempts + 1
+        fence = attempt if self.rules.has_unique_fences else s.fence + 1
+        mine, sent_at, sends, order = s.intents[i], YOUNG, 1, attempt
+        if mine is not None and mine.generation == s.generation:
+            sent_at, sends, order = mine.sent_at, mine.sends + 1, mine.order
+        intents = _put(s.intents, i, Intent(s.generation, sent_at, sends, is_settled=False, order=order, fence=fence))
+        if self.rules.one_intent_only:
+            intents = _put(intents, 1 - i, None)
+        relies = any(one.sent_at == YOUNG for one in unresolved)
+        claimed = Process("claimed", s.generation, s.token, None, fence, relies_on_grace=relies)
+        tried = s._replace(
+            budget=s.budget._replace(claims=s.budget.claims - 1),
+            attempts=attempt,
+            has_file=_put(s.has_file, i, value=True),  # made again before each claim
+        )
+        lease = Lease(i, fence, has_lapsed=False, is_ghost=False)
+        done = tried._replace(lease=lease, fence=fence, intents=intents)
+        name = f"steal{i}" if self._is_held(s) else f"claim{i}"
+        yield name, done._replace(processes=_put(s.processes, i, claimed))
+        yield from self._reported_failed(name, tried, done, Late("undo", s.generation, fence), i)
+
+    def _may_send(self, s: State, i: int) -> bool:
+        decided = self.rules.may_send(
+            self.policy,
+            self._unresolved(s, i),
+            now=NOW,
+            access_expires_at=NOW + 600 if s.access else NOW - 1,
+            retry_at=NOW + 30 if s.waits else None,
+        )
+        return decided is Decision.SEND
+
+    def _send(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
+        if s.budget.losses:
+            lost = s._replace(budget=s.budget._replace(losses=s.budget.losses - 1))
+            yield f"lose request{i}", self._at(lost, i, p, "silent")
+            if self.provider.reuse_kills and not self.provider.has_grace and s.stray is None:
+                yield f"slow request{i}", self._at(lost._replace(stray=p.token), i, p, "silent")
+        answer, handled = self._handle(s, p.token, by=i)
+        yield f"send{i}", self._at(handled, i, p._replace(answer=answer), "wire")
+
+    def _handle(self, s: State, token: int, *, by: int | None) -> tuple[int, State]:
+        """What the provider answers to a refresh, and what it knows then."""
+        if not s.family:
+            return REFUSED, s
+        if not self.provider.rotates:
+            return token, s
+        if token == s.live:
+            rotated = s._replace(live=s.fresh, before=s.live, fresh=s.fresh + 1)
+            rotator = s.rotator if by is None else by
+            return s.fresh, rotated._replace(grace=self.provider.has_grace, rotator=rotator)
+        if s.grace and token == s.before and self.provider.resends:
+            return s.live, s
+        if s.grace and token == s.before:
+            return s.fresh, s._replace(live=s.fresh, fresh=s.fresh + 1)
+        return REFUSED, s._replace(family=not self.provider.reuse_kills)
+
+    def _got(self, s: State, i: int, p: Process) -> tuple[str, State]:
+        if p.answer != REFUSED:
+            assert p.answer is not None
+            journal = s.journal
+            if self.rules.has_journal:
+                journal = _put(journal, i, Answer(p.generation, p.answer, p.fence))
+            return f"journal{i}", self._at(s._replace(journal=journal), i, p, "journalled")
+        ended = self._finish(s, i, p, intent=None)
+        if s.generation != p.generation or s.fence != p.fence:
+            return f"refused, row moved{i}", ended
+        if not self.rules.may_give_up(self._unresolved(s, i, besides=i)):
+            return f"refused, others may know{i}", ended
+        return f"give up{i}", ended._replace(active=False)
+
+    # Storing
+
+    def _replaces(self, s: State, i: int, answer: Answer) -> bool:
+        holds = s.lease is not None and s.lease.owner == i and s.lease.fence == answer.fence
+        if not self.rules.keeps_late_answers and not holds:
+            return False
+        return self.rules.is_newer(
+            spent_generation=answer.spent, row_generation=s.generation, holds_lease=holds and s.fence == answer.fence
+        )
+
+    def _commit(self, s: State, i: int, answer: Answer) -> State:
+        """What the commit of process i's answer does to the row, whoever does it."""
+        others = s.intents[1 - i]
+        generation = max(s.generation, answer.spent) + 1
+        if others is not None and others.generation < generation:
+            others = None  # it stays in the database a while, and counts for nothing
+        intents = _put(_put(s.intents, 1 - i, others), i, None)
+        return self._release(s, i, answer.fence)._replace(
+            generation=generation,
+            token=answer.token,
+            active=True,
+            access=True,
+            waits=False,
+            intents=intents,
+            journal=_put(s.journal, i, None),
+        )
+
+    def _store(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
+        assert p.answer is not None
+        answer = Answer(p.generation, p.answer, p.fence)
+        if s.budget.failures:
+            failed = s._replace(budget=s.budget._replace(failures=s.budget.failures - 1))
+            if self.rules.has_journal:
+                yield f"commit fails{i}", failed
+            else:  # the exception throws the answer away
+                yield f"commit fails{i}", self._finish(failed, i, p, intent=s.intents[i])
+        if self._replaces(s, i, answer):
+            yield f"commit{i}", self._commit(s, i, answer)._replace(processes=_put(s.processes, i, IDLE))
+        else:
+            dropped = self._finish(s, i, p, intent=None)
+            yield f"older{i}", dropped._replace(journal=_put(s.journal, i, None))
+
+    # Verdicts
+
+    def is_lost(self, s: State) -> bool:
+        """Nobody will ever again come by a live refresh token."""
+        if not s.family:
+            return True
+        held = {s.token, *(answer.token for answer in s.journal if answer is not None)}
+        held |= {p.answer for p in s.processes if p.answer is not None and p.doing != "down"}
+        good = {s.live, s.before} if s.grace else {s.live}
+        if not held & good:
+            return True
+        return not s.active and all(p.doing in ("idle", "down") for p in s.processes) and s.journal == (None, None)
+
+    def is_stuck(self, s: State) -> bool:
+        """Nothing is on its way, time has run out on everything, and nobody may send the token although it lives."""
+        idle = [i for i in (0, 1) if s.processes[i].doing == "idle" and not s.processes[i].is_paused]
+        if len(idle) < 2 or s.late != (None, None) or s.journal != (None, None) or s.access or s.grace or s.waits:
+            return False
+        if s.lease is not None and not (s.lease.has_lapsed or s.lease.is_ghost):
+            return False
+        if not s.active or not s.family or s.token != s.live:
+            return False
+        return not any(self._may_claim(s, i) and self._may_send(s, i) for i in idle)
+
+    def is_doubled(self, s: State) -> bool:
+        """Two sends of one token at once, where that is not harmless."""
+        if self.provider.rotation not in (Rotation.STRICT, Rotation.REVOKES):
+            return False
+        one, two = s.processes
+        return one.doing == two.doing == "wire" and one.token == two.token
+
+
+DOINGS = {
+    name: number for number, name in enumerate(("idle", "down", "claimed", "wire", "silent", "got", "journalled"))
+}
+AGES = {YOUNG: 1, THIN: 2, OLD: 3}
+
+
+def key(s: State) -> int:
+    """The same number for states that differ in nothing that can ever matter, but for what may still happen to them.
+
+    The two processes may change places. Fences and generations are compared with the current ones only, and both only
+    grow. A token is the live one, its predecessor as long as the grace lasts, or dead; of two dead ones it matters only
+    whether both processes are about to send the same.
+    """
+    live, before = s.live, s.before if s.grace else None
+
+    def token(value: int) -> int:
+        return 0 if value == live else 1 if value == before else 2
+
+    sides: list[int] = []
+    for process, intent, journal, late, number in zip(s.processes, s.intents, s.journal, s.late, (0, 1), strict=True):
+        doing, side = process.doing, DOINGS[process.doing] << 1 | process.is_paused
+        if doing not in ("idle", "down"):
+            side = side << 1 | (process.fence == s.fence)
+            side = side << 1 | (process.generation == s.generation)
+            side = side << 3 | (token(process.token) << 1 | process.relies_on_grace if doing == "claimed" else 0)
+            side = side << 3 | (
+                0 if process.answer is None else 1 if process.answer == REFUSED else 2 + token(process.answer)
+            )
+        side = side << 1 | s.has_file[number]
+        side <<= 7
+        if late is not None:  # a fence that is about to be taken again matters where fences can be
+            side |= 64 | (late.what == "undo") << 5 | (late.generation == s.generation) << 4
+            side |= (late.fence == s.fence) << 3 | (late.fence == s.fence + 1) << 2
+            side |= (intent is not None and late.fence == intent.fence) << 1
+            side |= late.fence == process.fence and process.doing not in ("idle", "down")
+        side <<= 11
+        if intent is not None:
+            current = intent.generation == s.generation
+            other = s.intents[1 - number]
+            side |= (intent.fence == process.fence and process.doing not in ("idle", "down")) << 10
+            side |= (intent.fence == s.fence) << 9
+            side |= (other is not None and intent.order < other.order) << 8
+            side |= min(intent.sends, 15) << 4 | AGES[intent.sent_at] << 2 | intent.is_settled << 1 | current
+        side <<= 5
+        if journal is not None:
+            side |= 16 | token(journal.token) << 2 | (journal.spent == s.generation) << 1 | (journal.fence == s.fence)
+        side = side << 1 | (s.grace and s.rotator == number)
+        side <<= 3
+        if s.lease is not None and s.lease.owner == number:
+            side |= 4 | s.lease.has_lapsed << 1 | s.lease.is_ghost
+        sides.append(side)
+    one, two = s.processes
+    same = one.token == two.token and one.doing in ("claimed", "wire") and two.doing in ("claimed", "wire")
+    whole = token(s.token) << 2 | (3 if s.stray is None else token(s.stray))
+    for flag in (s.family, s.grace, s.active, s.access, s.waits, same):
+        whole = whole << 1 | flag
+    sides.sort()
+    return (whole << 64 | sides[0]) << 64 | sides[1]
+
+
+class Seen:
+    """The classes that were visited, each with what could still happen then.
+
+    A state of a visited class adds nothing when no more of anything can happen to it: each step that it can take, the
+    visited one could take too. A gap before it forgives losses, so that a visited one without a gap is the stricter.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[int, list[tuple[int, ...]]] = {}
+
+    @property
+    def classes(self) -> Collection[int]:
+        return self._budgets.keys()
+
+    def add(self, s: State) -> bool:
+        """Whether this state has to be visited."""
+        left = (*s.budget, not s.gap)
+        known = self._budgets.setdefault(key(s), [])
+        for other in known:
+            if all(map(ge, other, left)):
+                return False
+        known.append(left)
+        return True
+
+
+class SeenWhole:
+    """Every state for itself: what the reduction is compared with."""
+
+    def __init__(self) -> None:
+        self._states = set[State]()
+
+    @property
+    def classes(self) -> Collection[int]:
+        return set(map(key, self._states))
+
+    def add(self, s: State) -> bool:
+        """Whether this state has to be visited."""
+        before = len(self._states)
+        self._states.add(s)
+        return len(self._states) > before
+
+
+class Way(NamedTuple):
+    """The last step to a state, and the way before it."""
+
+    step: str
+    before: Way | None
+
+    def steps(self) -> list[str]:
+        found, way = [self.step], self.before
+        while way is not None:
+            found.append(way.step)
+            way = way.before
+        return found[::-1]
+
+
+def explore(
+    provider: Provider,
+    *,
+    rules: Rules | None = None,
+    budget: Budget = SMALL,
+    until_harm: bool = False,
+    seen: Seen | SeenWhole | None = None,
+) -> Findings:
+    """Visit all that is reachable, or all up to the first harm; breadth first, so that its way is a shortest one."""
+    model, seen = Model(provider, rules or Rules()), seen or Seen()
+    start = model.start(budget)
+    seen.add(start)
+    queue, out = deque[tuple[State, Way | None]]([(start, None)]), Findings()
+    while queue and not (until_harm and (out.lost or out.doubled or out.stuck)):
+        s, way = queue.popleft()
+        out.states += 1
+        if model.is_doubled(s):
+            out.doubled_sends += 1
+            out.doubled = out.doubled or _steps(way)
+        if model.is_stuck(s):
+            out.stuck = out.stuck or _steps(way)
+        if model.is_lost(s):
+            if s.gap:
+                out.lost_in_gap += 1
+            else:
+                out.lost_needlessly += 1
+                out.lost = out.lost or _steps(way)
+        for label, after in model.steps(s):
+            if label.startswith("steal"):
+                out.doubled_sends += 1
+                out.doubled = out.doubled or [*_steps(way), label]
+            if seen.add(after):
+                queue.append((after, Way(label, way)))
+    return out
+
+
+def _steps(way: Way | None) -> list[str]:
+    return [] if way is None else way.steps()

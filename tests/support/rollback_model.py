@@ -1,0 +1,99 @@
+"""The model of refreshing, and a database that goes back in time once while its host and the journal stay.
+
+At some moment somebody keeps a copy of the row, at a later one the row is as it was then: a volume that is put back, a
+standby that lagged. Both happen while no refresh is on its way: a claim that the new server never heard of is what a
+lagging standby loses, and no rule of ours brings it back. The journal keeps the last answer of each process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tests.support.refresh_model import Answer, Budget, Findings, Model, Provider, Rules, State, Way
+
+_ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
+_AT_REST = frozenset({"idle", "down"})
+
+
+@dataclass(frozen=True)
+class RollbackRules(Rules):
+    """`looks_always` False: the journal is read only where the row shows a send, as it once was."""
+
+    looks_always: bool = True
+
+
+class World(NamedTuple):
+    """The state of one refresh, the copy of the row, and what the journal of the host holds of each process."""
+
+    state: State
+    copy: tuple[object, ...] | None
+    has_gone_back: bool
+    kept: tuple[Answer | None, Answer | None]
+
+
+class RollbackModel(Model):
+    """Steps of the one, and of the database."""
+
+    def __init__(self, provider: Provider, rules: RollbackRules) -> None:
+        super().__init__(provider, rules)
+        self._looks_always = rules.looks_always
+
+    def world_steps(self, world: World) -> Iterator[tuple[str, World]]:
+        s = world.state
+        for name, after in self.steps(s):
+            kept = world.kept
+            if name.startswith("journal"):
+                i = int(name[-1])
+                kept = (after.journal[0], kept[1]) if i == 0 else (kept[0], after.journal[1])
+            yield name, world._replace(state=after, kept=kept)
+        is_busy = any(process.doing not in _AT_REST for process in s.processes) or s.late != (None, None)
+        if is_busy or s.stray is not None or world.has_gone_back:
+            return
+        if world.copy is None and not self._shows_send(s):
+            yield "copy", world._replace(copy=tuple(getattr(s, name) for name in _ROW))
+        elif world.copy is not None and s.journal == (None, None):
+            row = dict(zip(_ROW, world.copy, strict=True))
+            yield "back", world._replace(state=s._replace(**row, journal=world.kept), has_gone_back=True)
+
+    @staticmethod
+    def _shows_send(s: State) -> bool:
+        of_row = [one for one in s.intents if one is not None and one.generation == s.generation]
+        return s.lease is not None or bool(of_row)
+
+    def _look(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """The newest answer of the host first, whoever wrote it."""
+        if self._looks_always or self._shows_send(s):
+            lying = [(one.spent, one.fence, j) for j in (0, 1) if (one := s.journal[j]) is not None]
+            for _, _, j in sorted(lying, reverse=True):
+                answer = s.journal[j]
+                if answer is not None and self._replaces(s, j, answer):
+                    yield f"adopt{i}", self._commit(s, j, answer)
+                    return
+        for name, after in super()._look(s._replace(journal=(None, None)), i):
+            yield name, after._replace(journal=s.journal)
+
+
+def explore(provider: Provider, *, rules: RollbackRules, budget: Budget, until_harm: bool = False) -> Findings:
+    """Visit every world that is reachable, or all up to the first harm; breadth first."""
+    model, out = RollbackModel(provider, rules), Findings()
+    start = World(model.start(budget), None, has_gone_back=False, kept=(None, None))
+    queue, seen = deque[tuple[World, Way | None]]([(start, None)]), {start}
+    while queue and not (until_harm and (out.lost or out.doubled)):
+        world, way = queue.popleft()
+        s = world.state
+        out.states += 1
+        steps = [] if way is None else way.steps()
+        if model.is_doubled(s):
+            out.doubled_sends += 1
+            out.doubled = out.doubled or steps
+        if model.is_lost(s) and not s.gap:
+            out.lost_needlessly += 1
+            out.lost = out.lost or steps
+        for name, after in model.world_steps(world):
+            if after not in seen:
+                seen.add(after)
+                queue.append((after, Way(name, way)))
+    return out

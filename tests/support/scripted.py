@@ -1,0 +1,171 @@
+"""A real HTTP server on loopback that misbehaves as told, and counts what arrives. Stands for a provider in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+from providers.definitions.catalog import Provider, ProviderOverrides, load_catalog
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request as it was read from the socket."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {
+            name: values[-1] for name, values in parse_qs(urlsplit(self.target).query, keep_blank_values=True).items()
+        }
+
+    @property
+    def form(self) -> dict[str, str]:
+        return _last(self.body.decode())
+
+    @property
+    def json(self) -> dict[str, object]:
+        return json.loads(self.body)
+
+
+def _last(text: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True).items()}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What to answer. `raw` instead of everything else; `close` before answering; `hang` for ever."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes | None = None
+    close: bool = False
+    hang: bool = False
+    stall: bool = False  # answer as far as `body` goes, then hang
+    claimed_length: int | None = None
+
+
+def json_reply(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """A JSON answer."""
+    return Reply(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+
+Answer = Callable[[Arrival], Reply]
+
+
+@dataclass
+class ScriptedServer:
+    """Where it listens, what arrived, how many connections were made; `answer` may be changed at any time."""
+
+    url: str
+    port: int
+    answer: Answer
+    arrivals: list[Arrival] = field(default_factory=list)
+    connections: int = 0
+
+    def arrived(self, method: str) -> int:
+        return sum(1 for arrival in self.arrivals if arrival.method == method)
+
+    @property
+    def log(self) -> str:
+        """Everything that arrived, as one text."""
+        return "\n".join(f"{a.method} {a.target} {dict(a.headers)} {a.body!r}" for a in self.arrivals)
+
+
+@asynccontextmanager
+async def scripted_server(answer: Answer, *, tls: ssl.SSLContext | None = None) -> AsyncGenerator[ScriptedServer]:
+    """Serve until the block ends."""
+    ended = asyncio.Event()
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        server.connections += 1
+        try:
+            while (arrival := await _read(reader)) is not None:
+                server.arrivals.append(arrival)
+                reply = server.answer(arrival)
+                if reply.hang:
+                    await ended.wait()
+                if reply.hang or reply.close:
+                    break
+                writer.write(_written(reply, arrival))
+                await writer.drain()
+                if reply.stall:
+                    await ended.wait()
+                if reply.claimed_length is not None or reply.raw is not None:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            running.discard(task)
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    port = int(listening.sockets[0].getsockname()[1])
+    server = ScriptedServer(f"{'https' if tls else 'http'}://127.0.0.1:{port}", port, answer)
+    try:
+        yield server
+    finally:
+        ended.set()
+        listening.close()
+        for task in list(running):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await listening.wait_closed()
+
+
+async def _read(reader: asyncio.StreamReader) -> Arrival | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, target, _ = first.split(" ", 2)
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+    }
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Arrival(method, target, headers, body)
+
+
+def _written(reply: Reply, arrival: Arrival) -> bytes:
+    if reply.raw is not None:
+        return reply.raw
+    length = len(reply.body) if reply.claimed_length is None else reply.claimed_length
+    lines = [f"HTTP/1.1 {reply.status} X", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    body = b"" if arrival.method == "HEAD" else reply.body
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def provider_at(name: str, url: str, *, secret: str | None = "client-secret-canary") -> Provider:
+    """A built-in provider with every address at a scripted server, and a registration of ours there."""
+    shipped = load_catalog().provider(name)
+    overrides = ProviderOverrides(
+        client_id="our-client",
+        client_secret=secret,
+        authorize_url=f"{url}/authorize",
+        token_url=f"{url}/token",
+        revoke_url=f"{url}/revoke",
+        userinfo_url=f"{url}/userinfo",
+        long_lived_url=None if shipped.long_lived is None else f"{url}/longer",
+        apis={key: f"{url}/{key}" for key in shipped.apis},
+    )
+    return load_catalog(overrides={name: overrides}).provider(name)

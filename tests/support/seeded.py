@@ -1,0 +1,55 @@
+"""A user, an agent and a grant in a real database, for tests of what hangs on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vault import clients, grants, users
+from vault.records import Client, ClientKind, Grant, User
+from vault.storage.database import Database
+
+NOW = 1_800_000_000
+RESOURCE = "https://vault.example/mcp"
+REDIRECT = "http://127.0.0.1/callback"
+SCOPES = frozenset({"tools", "connections", "offline_access"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    user: User
+    client: Client
+    grant: Grant
+
+
+def agent(client_id: str = "agent-1", *, kind: ClientKind = ClientKind.DYNAMIC, created_at: int = NOW) -> Client:
+    return Client(
+        id=client_id,
+        kind=kind,
+        name="An agent",
+        auth_method="none",
+        redirect_uris=(REDIRECT,),
+        created_at=created_at,
+        registration_hash=b"r" * 32,
+        metadata={"client_uri": "https://agent.example"},
+    )
+
+
+async def allow(database: Database, user: User, client: Client, *, resource: str = RESOURCE) -> Grant:
+    async with database.transaction() as transaction:
+        return await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=SCOPES,
+            resource=resource,
+            redirect_uri=REDIRECT,
+            now=NOW,
+        )
+
+
+async def seed(database: Database, *, name: str = "alice", client_id: str = "agent-1") -> Seeded:
+    async with database.transaction() as transaction:
+        user = await users.create_user(transaction, name, password_hash="$argon2id$stored", now=NOW)
+        client = agent(client_id)
+        await clients.save_client(transaction, client)
+    return Seeded(user, client, await allow(database, user, client))

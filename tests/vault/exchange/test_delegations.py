@@ -1,0 +1,152 @@
+"""Delegations: what a person lets one agent do with one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from tests.support.seeded import seed
+from vault import connections, delegations
+from vault.records import Connection, Delegation
+from vault.refusals import TransitionRefused
+
+READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+async def held(room: Room, connection: Connection) -> Delegation | None:
+    return await delegations.get(
+        room.database,
+        user_id=room.alice.user.id,
+        client_id=room.alice.client.id,
+        connection_id=connection.id,
+    )
+
+
+async def extend(
+    room: Room, connection: Connection, scopes: frozenset[str], *, expires_at: int | None = None
+) -> Delegation:
+    async with room.database.transaction() as transaction:
+        return await delegations.extend(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            scopes=scopes,
+            now=room.now,
+            expires_at=expires_at,
+        )
+
+
+async def revoke(room: Room, connection: Connection) -> bool:
+    async with room.database.transaction() as transaction:
+        return await delegations.revoke(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            now=room.now,
+        )
+
+
+async def test_allowing_sets_exactly_these_scopes(room: Room) -> None:
+    connection = await room.connect(delegated=READ | WRITE)
+    await room.allow(connection, READ, expires_at=room.now + 60)
+    found = await held(room, connection)
+    assert found is not None
+    assert (found.scopes, found.is_live(room.now), found.is_live(room.now + 61)) == (READ, True, False)
+
+
+async def test_extending_keeps_what_was_allowed_before(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    assert (await extend(room, connection, WRITE)).scopes == READ | WRITE
+    found = await held(room, connection)
+    assert found is not None
+    assert found.scopes == READ | WRITE
+
+
+async def test_extending_does_not_prolong_what_was_to_end(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    soon = room.now + 60
+    await room.allow(connection, READ, expires_at=soon)
+    assert (await extend(room, connection, WRITE)).expires_at == soon
+    assert (await extend(room, connection, WRITE, expires_at=soon - 30)).expires_at == soon - 30
+
+
+async def test_extending_a_delegation_that_has_ended_brings_nothing_of_it_back(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    assert await revoke(room, connection)
+    assert (await extend(room, connection, WRITE)).scopes == WRITE
+    found = await held(room, connection)
+    assert found is not None
+    assert (found.scopes, found.revoked_at, found.expires_at) == (WRITE, None, None)
+
+
+async def test_extensions_at_the_same_time_all_count(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    wanted = [frozenset({f"scope-{number}"}) for number in range(4)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(extend(room, connection, scopes) for scopes in wanted))
+    found = await held(room, connection)
+    assert found is not None
+    assert found.scopes == READ.union(*wanted)
+
+
+async def test_revoking_is_final_until_the_person_allows_again(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    assert await revoke(room, connection)
+    assert not await revoke(room, connection)
+    found = await held(room, connection)
+    assert found is not None
+    assert not found.is_live(room.now)
+
+
+async def test_cutting_an_agent_off_takes_all_its_connections(room: Room) -> None:
+    for account in ("alice", "work"):
+        await room.connect(account=account)
+    user_id, client_id = room.alice.user.id, room.alice.client.id
+    async with room.database.transaction() as transaction:
+        assert await delegations.revoke_for_client(transaction, user_id=user_id, client_id=client_id, now=room.now) == 2
+    found = await delegations.list_for_client(room.database, user_id, client_id=client_id)
+    assert [one.is_live(room.now) for one in found] == [False, False]
+
+
+async def test_only_the_owner_of_a_live_connection_can_delegate_it(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    with pytest.raises(TransitionRefused):
+        await room.allow(connection, READ, whose=bob)
+    await room.allow(connection, READ)
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    with pytest.raises(TransitionRefused):
+        await room.allow(connection, READ)
+    with pytest.raises(TransitionRefused):
+        await extend(room, connection, READ)
+
+
+async def test_a_user_sees_every_agent_and_an_agent_only_its_own(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    async with room.database.transaction() as transaction:
+        await delegations.allow(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id="agent-9",
+            connection_id=connection.id,
+            scopes=WRITE,
+            now=room.now,
+        )
+    everything = await delegations.list_for_user(room.database, room.alice.user.id)
+    assert {(one.client_id, one.scopes) for one in everything} == {("agent-1", READ), ("agent-9", WRITE)}
+    mine = await delegations.list_for_client(room.database, room.alice.user.id, client_id="agent-9")
+    assert [one.scopes for one in mine] == [WRITE]
+    assert await delegations.list_for_user(room.database, "nobody") == ()

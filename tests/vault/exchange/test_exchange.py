@@ -1,0 +1,583 @@
+"""The exchange: what an agent gets, what it is refused and why, and what is written down first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import DRIVE, GOOGLE_SCOPES, READ, SLACK_SCOPES, WRITE, Room, google, open_room
+from tests.support.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
+from vault import clients, connections, delegations, grants, users
+from vault.exchange.exchange import exchange
+from vault.records import Narrowing
+from vault.refusals import (
+    AccountRequired,
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    GrantEnded,
+    ScopeRefused,
+    TemporarilyUnavailable,
+)
+from vault.upstream import Refused, Rotation
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+# What an agent gets
+
+
+async def test_a_delegated_account_gives_a_token_and_says_that_we_enforce_the_scopes(room: Room) -> None:
+    connection = await room.connect()
+    token = await room.exchange("slack", "chat:write")
+    assert room.slack.issued[token.value] == SLACK_SCOPES
+    assert token.scopes == {"chat:write"}
+    assert token.granted == SLACK_SCOPES
+    assert token.narrowing is Narrowing.ENFORCED
+    assert (token.connection_id, token.account, token.label) == (connection.id, "alice", "alice@example.com")
+    assert token.expires_at is not None
+    assert abs(token.expires_at - room.now - 3600) <= 2
+    assert room.slack.sends == []
+
+
+async def test_a_token_that_carries_exactly_the_wish_is_narrow_by_itself(room: Room) -> None:
+    await room.connect(scopes=frozenset({"chat:write"}))
+    assert (await room.exchange()).narrowing is Narrowing.UPSTREAM
+
+
+async def test_a_lasting_token_without_a_refresh_token_is_used_for_good(room: Room) -> None:
+    await room.connect(refreshable=False)
+    room.pass_time(400 * 86400)
+    assert (await room.exchange()).expires_at is None
+
+
+async def test_a_lasting_token_that_the_provider_refused_needs_the_person(room: Room) -> None:
+    await room.connect(refreshable=False)
+    token = await room.exchange()
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange(after_unauthorized=token.generation)
+    assert refused.value.reason == "needs_reauth"
+    assert "connection.needs_reauth" in await room.kinds()
+
+
+async def test_asking_for_everything_gives_what_was_delegated(room: Room) -> None:
+    await room.connect("google", delegated=frozenset({READ, WRITE}))
+    token = await room.exchange("google", everything=True)
+    assert token.scopes == {READ, WRITE}
+    assert room.google.issued[token.value] == {READ, WRITE}
+
+
+async def test_no_secret_shows_in_the_representation_of_a_token(room: Room) -> None:
+    await room.connect()
+    assert "CANARY" not in repr(await room.exchange())
+
+
+# Narrowing
+
+
+async def test_a_provider_that_can_narrow_issues_a_token_of_its_own_and_the_grant_stays(room: Room) -> None:
+    connection = await room.connect("google")
+    token = await room.exchange("google", READ)
+    assert room.google.issued[token.value] == {READ}
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert token.granted == GOOGLE_SCOPES
+    facts = await room.row(connection)
+    assert facts.scopes == GOOGLE_SCOPES
+    whole = await room.exchange("google", READ, WRITE, DRIVE)
+    assert room.google.issued[whole.value] == GOOGLE_SCOPES
+    assert whole.narrowing is Narrowing.UPSTREAM
+    assert len(room.google.sends) == 1
+
+
+async def test_a_narrow_token_is_kept_until_it_expires(room: Room) -> None:
+    await room.connect("google")
+    first = await room.exchange("google", READ)
+    assert (await room.exchange("google", READ)).value == first.value
+    assert (await room.exchange("google", WRITE)).value != first.value
+    assert len(room.google.sends) == 2
+    room.pass_time(3600)
+    assert (await room.exchange("google", READ)).value != first.value
+
+
+async def test_a_refresh_token_that_comes_with_a_narrow_token_replaces_the_stored_one(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.REVOKES) as room:
+        vault = replace(room.vault, policies={"slack": replace(google(), provider="slack", rotation=Rotation.REVOKES)})
+        room.vault = vault
+        await room.connect("slack", scopes=GOOGLE_SCOPES)
+        narrow = await room.exchange("slack", READ)
+        assert room.slack.issued[narrow.value] == {READ}
+        room.pass_time(3600)
+        full = await room.exchange("slack", READ, WRITE, DRIVE)
+        assert room.slack.issued[full.value] == GOOGLE_SCOPES
+        assert all(family.is_alive for family in room.slack.families)
+        assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(scopes=GOOGLE_SCOPES),
+        Fault(hides_scope=True),
+        Fault(scopes=frozenset({WRITE})),
+        Fault(scopes=frozenset({"openid"})),
+    ],
+    ids=["too wide", "says nothing", "another", "too little"],
+)
+async def test_a_narrow_token_that_does_not_prove_to_be_narrow_is_not_used(room: Room, fault: Fault) -> None:
+    connection = await room.connect("google")
+    room.google.faults.append(fault)
+    for _ in range(2):
+        token = await room.exchange("google", READ)
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
+        assert room.google.issued[token.value] == GOOGLE_SCOPES  # the full one; it stays with us
+    assert len(room.google.sends) == 1  # the provider is left alone for a while
+    (event,) = await room.events("narrowing.failed")
+    assert (event.outcome, event.details["asked"]) == ("failed", [READ])
+    assert (await room.row(connection)).refresh_sealed is not None
+    room.pass_time(601)
+    assert room.google.issued[(await room.exchange("google", READ)).value] == {READ}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforced(
+    room: Room, *, everything: bool
+) -> None:
+    connection = await room.connect("google", delegated=frozenset({READ}))
+    full = await room.row(connection)
+    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    for _ in range(2):  # asked once, then not again for a while
+        token = await room.exchange("google", READ, everything=everything)
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
+        assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [send.outcome for send in room.google.sends] == ["Refused"]
+    (event,) = await room.events("narrowing.failed")
+    assert (event.outcome, event.details["asked"], event.details["reason"]) == ("failed", [READ], "invalid_scope")
+    assert event.connection_id == connection.id
+    after = await room.row(connection)
+    assert (after.state, after.generation, after.refresh_sealed) == (full.state, full.generation, full.refresh_sealed)
+    assert after.sent_at is None
+    with pytest.raises(DelegationRequired):  # enforced means that nothing else goes either
+        await room.exchange("google", WRITE)
+    room.pass_time(600)
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert room.google.issued[token.value] == {READ}
+
+
+async def test_an_expired_full_token_is_refreshed_where_the_provider_refuses_to_narrow(room: Room) -> None:
+    await room.connect("google")
+    room.pass_time(3600)
+    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.ENFORCED
+    assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [(send.scopes, send.outcome) for send in room.google.sends] == [({READ}, "Refused"), (None, "Rotated")]
+
+
+async def test_any_other_refusal_of_a_narrowing_is_not_worked_around(room: Room) -> None:
+    connection = await room.connect("google")
+    room.google.faults.append(INVALID_CLIENT)
+    with pytest.raises(TemporarilyUnavailable, match="invalid_client"):
+        await room.exchange("google", READ)
+    assert (await room.row(connection)).refresh_sealed is not None
+
+
+async def test_identity_scopes_may_ride_along_in_a_narrow_token(room: Room) -> None:
+    await room.connect("google")
+    room.google.faults.append(Fault(scopes=frozenset({READ, "openid"})))
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.UPSTREAM
+
+
+async def test_a_destructive_narrowing_is_never_asked_for(room: Room) -> None:
+    policies = {"google": google(downscope_is_destructive=True)}
+    room.vault = replace(room.vault, policies=policies)
+    await room.connect("google")
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.ENFORCED
+    assert room.google.sends == []
+
+
+async def test_an_account_without_a_refresh_token_cannot_be_narrowed_and_is_enforced(room: Room) -> None:
+    await room.connect("google", refreshable=False)
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.ENFORCED
+
+
+async def test_while_a_send_is_unanswered_a_living_full_token_serves_enforced(store: Store) -> None:
+    async with open_room(store) as room:
+        policy = replace(google(), provider="slack", rotation=Rotation.REVOKES)
+        room.vault = replace(room.vault, policies={"slack": policy})
+        await room.connect("slack", scopes=GOOGLE_SCOPES)
+        room.slack.faults.append(LOST_ANSWER)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange("slack", READ)
+        assert (await room.exchange("slack", READ)).narrowing is Narrowing.ENFORCED
+        assert len(room.slack.sends) == 1
+
+
+# Refusals, each with its twin
+
+
+async def test_without_a_connection_the_person_is_needed_and_with_one_not(room: Room) -> None:
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange()
+    assert (refused.value.reason, refused.value.scopes) == ("missing", {"chat:write"})
+    assert "connect" in refused.value.description.lower()
+    await room.connect()
+    assert await room.exchange()
+
+
+async def test_an_account_that_granted_too_little_is_refused_until_it_grants_more(room: Room) -> None:
+    connection = await room.connect(scopes=frozenset({"channels:read"}), delegated=SLACK_SCOPES)
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange("slack", "chat:write")
+    assert (refused.value.reason, refused.value.connection_id) == ("scopes", connection.id)
+    assert "chat:write" in refused.value.description
+    await room.connect(scopes=SLACK_SCOPES)
+    assert (await room.exchange("slack", "chat:write")).connection_id == connection.id
+
+
+async def test_an_agent_without_a_delegation_is_refused_until_the_person_allows_it(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    with pytest.raises(DelegationRequired) as refused:
+        await room.exchange()
+    assert (refused.value.connection_id, refused.value.scopes) == (connection.id, {"chat:write"})
+    assert "Allow it" in refused.value.description
+    await room.allow(connection, frozenset({"chat:write"}))
+    assert await room.exchange()
+
+
+async def test_a_delegation_that_is_too_narrow_names_what_is_missing(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset({"channels:read"}))
+    assert await room.exchange("slack", "channels:read")
+    with pytest.raises(DelegationRequired) as refused:
+        await room.exchange("slack", "channels:read", "chat:write")
+    assert "chat:write" in refused.value.description
+    assert "channels:read" not in refused.value.description
+    await room.allow(connection, SLACK_SCOPES)
+    assert await room.exchange("slack", "channels:read", "chat:write")
+
+
+async def test_a_delegation_ends_at_its_time(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    await room.allow(connection, SLACK_SCOPES, expires_at=room.now + 100)
+    assert await room.exchange()
+    room.pass_time(100)
+    with pytest.raises(DelegationRequired) as refused:
+        await room.exchange()
+    assert "has ended" in refused.value.description
+
+
+async def test_a_revoked_delegation_ends_the_very_next_call(room: Room) -> None:
+    connection = await room.connect()
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        assert await delegations.revoke(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            now=room.now,
+        )
+    with pytest.raises(DelegationRequired):
+        await room.exchange()
+
+
+async def test_several_accounts_are_never_chosen_for_the_agent(room: Room) -> None:
+    await room.connect(account="alice")
+    assert (await room.exchange()).account == "alice"
+    await room.connect(account="work")
+    with pytest.raises(AccountRequired) as refused:
+        await room.exchange()
+    assert refused.value.accounts == ("alice@example.com", "work@example.com")
+    for name in ("work", "work@example.com", "WORK@example.com"):
+        assert (await room.exchange(account=name)).account == "work"
+    with pytest.raises(DelegationRequired) as unknown:
+        await room.exchange(account="nobody@example.com")
+    assert unknown.value.accounts == ("alice@example.com", "work@example.com")
+
+
+async def test_the_only_account_that_an_agent_may_use_is_the_one_that_is_meant(room: Room) -> None:
+    await room.connect(account="alice")
+    await room.connect(account="private", delegated=frozenset())
+    assert (await room.exchange()).account == "alice"
+    with pytest.raises(DelegationRequired):
+        await room.exchange(account="private")
+
+
+async def test_an_agent_is_shown_only_the_accounts_that_it_may_use(room: Room) -> None:
+    for account in ("alice", "work"):
+        await room.connect(account=account)
+    await room.connect(account="private", delegated=frozenset())
+    with pytest.raises(AccountRequired) as refused:
+        await room.exchange()
+    assert refused.value.accounts == ("alice@example.com", "work@example.com")
+
+
+@pytest.mark.parametrize("name", [None, "alice", "nobody"])
+async def test_an_agent_that_may_use_no_account_is_shown_none(room: Room, name: str | None) -> None:
+    first = await room.connect(account="alice", delegated=frozenset())
+    for _ in range(2):
+        with pytest.raises(DelegationRequired) as refused:
+            await room.exchange(account=name)
+        assert refused.value.scopes == {"chat:write"}
+        assert "work" not in refused.value.description
+        await room.connect(account="work", delegated=frozenset())
+    await room.connect(account="narrow", scopes=frozenset({"users:read"}), delegated=frozenset())
+    with pytest.raises(DelegationRequired):  # what it has not granted is not told either
+        await room.exchange(account="narrow")
+    await room.allow(first, frozenset({"chat:write"}))
+    assert (await room.exchange()).account == "alice"
+
+
+async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names_none(room: Room) -> None:
+    await room.connect(account="alice")
+    work = await room.connect(account="work")
+    bob = await room.connect("google")
+
+    async def choose(connection_id: str | None) -> bool:
+        async with room.database.transaction() as transaction:
+            return await delegations.set_default(
+                transaction,
+                user_id=room.alice.user.id,
+                client_id=room.alice.client.id,
+                provider="slack",
+                connection_id=connection_id,
+                now=room.now,
+            )
+
+    assert await choose(work.id)
+    assert not await choose(work.id)
+    assert (await room.exchange()).account == "work"
+    assert (await room.exchange(account="alice")).account == "alice"
+    async with room.database.transaction() as transaction:
+        await delegations.revoke(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=work.id,
+            now=room.now,
+        )
+    assert (await room.exchange()).account == "alice"  # one that the agent may not use any more is not meant
+    await room.allow(work, frozenset({"chat:write"}))
+    assert await choose(None)
+    with pytest.raises(AccountRequired):
+        await room.exchange()
+    assert not await choose(bob.id)  # of another provider
+
+
+async def test_the_operators_ceiling_can_never_be_passed(room: Room) -> None:
+    await room.connect()
+    policies = room.vault.policies
+    limited = replace(policies["slack"], operator_scopes=frozenset({"channels:read"}))
+    room.vault = replace(room.vault, policies={**policies, "slack": limited})
+    with pytest.raises(ScopeRefused) as refused:
+        await room.exchange("slack", "chat:write")
+    assert refused.value.missing == {"chat:write"}
+    assert await room.exchange("slack", "channels:read")
+
+
+async def test_an_unknown_provider_is_refused(room: Room) -> None:
+    await room.connect()
+    with pytest.raises(ScopeRefused):
+        await exchange(replace(room.request(), provider="nowhere"), vault=room.vault, now=room.now)
+
+
+async def test_a_dead_connection_asks_for_the_person_and_connecting_again_heals_it(room: Room) -> None:
+    connection = await room.connect()
+    room.slack.families[0].is_alive = False
+    room.pass_time(3600)
+    for _ in range(2):
+        with pytest.raises(ConnectionRequired) as refused:
+            await room.exchange()
+        assert (refused.value.reason, refused.value.connection_id) == ("needs_reauth", connection.id)
+    assert len(room.slack.sends) == 1
+    await room.connect()
+    assert (await room.exchange()).connection_id == connection.id
+
+
+@pytest.mark.requirement("S-086")
+@pytest.mark.parametrize("ending", ["grant", "client", "user", "connection"])
+async def test_whatever_ends_an_agents_access_ends_the_very_next_exchange(room: Room, ending: str) -> None:
+    connection = await room.connect()
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        match ending:
+            case "grant":
+                await grants.revoke_grant(transaction, room.alice.grant.id, reason="test", now=room.now)
+            case "client":
+                await clients.remove_client(transaction, room.alice.client.id, now=room.now)
+            case "user":
+                await users.disable_user(transaction, room.alice.user.id, now=room.now)
+            case _:
+                await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    with pytest.raises(ConnectionRequired if ending == "connection" else GrantEnded):
+        await room.exchange()
+
+
+@pytest.mark.parametrize("ending", ["removed_at of clients", "disabled_at of users", "revoked_at of grants"])
+async def test_each_end_counts_by_itself(room: Room, ending: str) -> None:
+    column, _, table = ending.split()
+    await room.connect()
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        await transaction.execute(f"update {table} set {column} = :now", {"now": room.now})
+    with pytest.raises(GrantEnded):
+        await room.exchange()
+    async with room.database.transaction() as transaction:
+        await transaction.execute(f"update {table} set {column} = null")
+    assert await room.exchange()
+
+
+async def test_a_wish_without_scopes_still_needs_a_delegation(room: Room) -> None:
+    connection = await room.connect(delegated=frozenset())
+    request = replace(room.request(), scopes=frozenset())
+    with pytest.raises(DelegationRequired):
+        await exchange(request, vault=room.vault, now=room.now)
+    await room.allow(connection, frozenset({"channels:read"}))
+    token = await exchange(request, vault=room.vault, now=room.now)
+    assert (token.scopes, token.narrowing) == (frozenset(), Narrowing.ENFORCED)
+
+
+# The provider says 401
+
+
+async def test_a_grant_that_died_early_is_refused_although_its_token_has_not_expired(room: Room) -> None:
+    await room.connect()
+    token = await room.exchange()
+    room.slack.families[0].is_alive = False
+    with pytest.raises(ConnectionRequired):
+        await room.exchange(after_unauthorized=token.generation)
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange()
+    assert refused.value.reason == "needs_reauth"
+
+
+async def test_a_token_that_the_provider_refused_is_refreshed_once_before_its_time(room: Room) -> None:
+    await room.connect()
+    stale = await room.exchange()
+    answers = await asyncio.gather(*(room.exchange(after_unauthorized=stale.generation) for _ in range(5)))
+    assert {answer.value for answer in answers} != {stale.value}
+    assert len({answer.value for answer in answers}) == 1
+    assert len(room.slack.sends) == 1
+    assert (await room.exchange()).value == answers[0].value
+
+
+async def test_a_narrow_token_that_the_provider_refused_is_replaced_by_a_narrow_one(room: Room) -> None:
+    await room.connect("google")
+    stale = await room.exchange("google", READ)
+    fresh = await room.exchange("google", READ, after_unauthorized=stale.generation)
+    assert fresh.value != stale.value
+    assert room.google.issued[fresh.value] == {READ}
+
+
+# What is written down
+
+
+@pytest.mark.requirement("V-09")
+async def test_every_exchange_is_written_down_before_the_token_is_given(room: Room) -> None:
+    connection = await room.connect()
+    await room.exchange("slack", "chat:write")
+    (event,) = await room.events("token.exchanged")
+    assert (event.user_id, event.client_id) == (room.alice.user.id, room.alice.client.id)
+    assert (event.connection_id, event.outcome) == (connection.id, "ok")
+    assert event.details["scopes"] == "chat:write"
+    assert event.details["narrowing"] == "enforced"
+    assert event.details["account"] == "alice@example.com"
+    assert event.details["purpose"] == "a_tool"
+
+
+async def test_every_refusal_is_written_down_with_its_code(room: Room) -> None:
+    with pytest.raises(ConnectionRequired):
+        await room.exchange()
+    connection = await room.connect(delegated=frozenset())
+    with pytest.raises(DelegationRequired):
+        await room.exchange()
+    missing, undelegated = await room.events("exchange.refused")
+    assert (missing.details["code"], missing.details["reason"]) == ("connection_required", "missing")
+    assert (undelegated.details["code"], undelegated.connection_id) == ("delegation_required", connection.id)
+    assert {missing.outcome, undelegated.outcome} == {"refused"}
+
+
+async def test_no_event_holds_a_token(room: Room) -> None:
+    await room.connect("google")
+    await room.connect("slack")
+    await room.exchange("google", READ)
+    await room.exchange("slack")
+    room.pass_time(3600)
+    room.slack.faults.append(INVALID_CLIENT)
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange("slack")
+    assert "CANARY" not in repr(await room.events())
+
+
+# Sealed values that were moved or bent
+
+
+@pytest.mark.requirement("V-01")
+@pytest.mark.parametrize("column", ["access_sealed", "refresh_sealed"])
+async def test_a_ciphertext_of_another_row_does_not_open_and_nobody_else_is_affected(room: Room, column: str) -> None:
+    mine = await room.connect(account="alice")
+    other = await room.connect(account="work")
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            f"update connections set {column} = (select o.{column} from connections o where o.id = :other)"
+            " where id = :mine",
+            {"mine": mine.id, "other": other.id},
+        )
+    if column == "refresh_sealed":
+        room.pass_time(3600)
+    with pytest.raises(CiphertextRejected):
+        await room.exchange(account="alice")
+    (alarm,) = await room.events("connection.ciphertext_rejected")
+    assert (alarm.connection_id, alarm.outcome) == (mine.id, "failed")
+    (refused,) = await room.events("exchange.refused")
+    assert refused.details["code"] == "ciphertext_rejected"
+    assert (await room.exchange(account="work")).account == "work"
+
+
+@pytest.mark.requirement("V-01")
+async def test_an_older_generation_of_the_same_row_does_not_open(room: Room) -> None:
+    connection = await room.connect()
+    read = "select access_sealed from connections where id = :id"
+    older = await room.database.fetch_one(read, {"id": connection.id})
+    assert older is not None
+    room.pass_time(3600)
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set access_sealed = :older where id = :id",
+            {"id": connection.id, "older": older["access_sealed"]},
+        )
+    with pytest.raises(CiphertextRejected):
+        await room.exchange()
+
+
+async def test_a_narrow_token_of_other_scopes_does_not_open(room: Room) -> None:
+    await room.connect("google")
+    await room.exchange("google", READ)
+    await room.exchange("google", WRITE)
+    swap = "update narrowed_tokens set sealed = (select max(o.sealed) from narrowed_tokens o), generation = 3"
+    async with room.database.transaction() as transaction:
+        await transaction.execute(swap)
+    outcomes = await asyncio.gather(
+        room.exchange("google", READ), room.exchange("google", WRITE), return_exceptions=True
+    )
+    assert any(isinstance(outcome, CiphertextRejected) for outcome in outcomes)
+    opened = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert all(room.google.issued[token.value] == token.scopes for token in opened)
+
+
+async def test_a_destroyed_key_is_the_end_of_its_tokens(room: Room) -> None:
+    connection = await room.connect()
+    assert await room.exchange()
+    async with room.database.transaction() as transaction:
+        await room.vault.keys.destroy_connection_key(transaction, connection.id)
+    with pytest.raises(CiphertextRejected):
+        await room.exchange()

@@ -1,0 +1,624 @@
+"""Every real way to narrow, by the shipped provider files and the vault, against the simulator in that provider's mode.
+
+The provider's own word decides: whether a call is let in, what its books say was sent, what the grant still is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx2
+import pytest
+
+from providers.definitions.catalog import ProviderOverrides, load_catalog
+from providers.definitions.model import Provider
+from providers.oauth.client import AuthlibUpstream
+from providers.outbound.client import AddressPolicy, Outbound
+from providers.simulator import Simulator, consent, running_simulator
+from providers.simulator.books import Entry
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.simulating import REDIRECT, VERIFIER, parameters
+from vault import connections
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.exchange.explain import Question, explain
+from vault.records import Connection, Narrowing
+from vault.refresh.concurrency import Flights, Wish
+from vault.refresh.narrowing import Narrower
+from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
+from vault.upstream import Downscope
+
+GOOGLE = "https://www.googleapis.com/auth/"
+Call = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A shipped provider, the mode that stands for it, and two calls: one inside the narrow scopes, one outside."""
+
+    provider: str
+    mode: str
+    granted: frozenset[str]
+    narrow: frozenset[str]
+    inside: Call
+    outside: Call
+    item: str | None = None
+
+    @property
+    def page(self) -> str:
+        """Where the books have its narrowings."""
+        return "derivations" if self.provider in {"github", "box"} else "refreshes"
+
+
+def scopes(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+FAMILIES = (
+    Family(
+        "google",
+        "google",
+        scopes(f"{GOOGLE}calendar.events", f"{GOOGLE}calendar.events.readonly"),
+        scopes(f"{GOOGLE}calendar.events.readonly"),
+        ("GET", "/calendars/primary/events"),
+        ("POST", "/calendars/primary/events"),
+    ),
+    Family(
+        "microsoft",
+        "microsoft",
+        scopes("Mail.Read", "Calendars.ReadWrite"),
+        scopes("Mail.Read"),
+        ("GET", "/me/messages"),
+        ("POST", "/me/events"),
+    ),
+    Family(
+        "dropbox",
+        "dropbox",
+        scopes("files.metadata.read", "files.content.write"),
+        scopes("files.metadata.read"),
+        ("POST", "/files/list_folder"),
+        ("POST", "/files/delete_v2"),
+    ),
+    Family(
+        "square",
+        "square",
+        scopes("PAYMENTS_READ", "PAYMENTS_WRITE"),
+        scopes("PAYMENTS_READ"),
+        ("GET", "/v2/payments"),
+        ("POST", "/v2/payments"),
+    ),
+    Family(
+        "github",
+        "github-app",
+        scopes("issues:write", "contents:write"),
+        scopes("issues:read"),
+        ("GET", "/repos/octo/hello/issues"),
+        ("POST", "/repos/octo/hello/issues"),
+        item="/repos/octo/hello",
+    ),
+    Family(
+        "box",
+        "box",
+        scopes("root_readwrite"),
+        scopes("base_explorer"),
+        ("GET", "/2.0/folders/12/items"),
+        ("DELETE", "/2.0/files/5"),
+    ),
+)
+BY_NAME = {family.provider: family for family in FAMILIES}
+
+
+@dataclass
+class Place:
+    """The vault at one family, over real HTTP."""
+
+    family: Family
+    simulator: Simulator
+    room: Room
+    provider: Provider
+    upstream: AuthlibUpstream
+    http: httpx2.AsyncClient
+
+    @property
+    def api(self) -> str:
+        return f"{self.simulator.url}/families/{self.family.mode}/api"
+
+    async def connect(self) -> Connection:
+        """The person consents to what the family grants, and lets the agent use it."""
+        family, vault = self.family, self.room.vault
+        url = self.upstream.authorization_url(
+            redirect_uri=REDIRECT, state="st", scopes=family.granted, code_verifier=VERIFIER
+        )
+        code = parameters(await consent(url))["code"]
+        answer = await self.upstream.redeem(code=code, redirect_uri=REDIRECT, code_verifier=VERIFIER)
+        async with self.room.database.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                vault.keys,
+                user_id=self.room.alice.user.id,
+                provider=family.provider,
+                answer=answer,
+                asked=family.granted,
+                policy=vault.policies[family.provider],
+                now=self.room.now,
+            )
+        await self.room.allow(connection, family.granted)
+        return connection
+
+    async def exchange(
+        self, wanted: frozenset[str] | None = None, *, item: str | None = None, after: int | None = None
+    ) -> UpstreamToken:
+        request = ExchangeRequest(
+            principal_of(self.room.alice), self.family.provider, wanted or self.family.narrow, purpose="a_tool"
+        )
+        address = None if item is None else self.api + item
+        return await exchange(
+            replace(request, item=address), vault=self.room.vault, now=self.room.now, after_unauthorized=after
+        )
+
+    async def narrow(self, *, after: int | None = None) -> UpstreamToken:
+        return await self.exchange(item=self.family.item, after=after)
+
+    async def call(self, call: Call, token: UpstreamToken) -> int:
+        method, path = call
+        headers = {"authorization": f"Bearer {token.value}"}
+        return (await self.http.request(method, self.api + path, headers=headers)).status_code
+
+    def narrowings(self) -> list[Entry]:
+        return [entry for entry in self.simulator.books()[self.family.page] if entry["requested_scopes"]]
+
+    def grant(self) -> Entry:
+        (family,) = self.simulator.books()["families"]
+        return family
+
+
+def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
+    """The shipped file, at the addresses of the mode."""
+    apis = load_catalog().provider(name).apis
+    section = simulator.family_settings(mode, apis=apis)
+    overrides = ProviderOverrides(**section)  # type: ignore[arg-type]  a mapping of the very fields
+    return load_catalog(overrides={name: overrides}).provider(name)
+
+
+@asynccontextmanager
+async def place_for(
+    family: Family, simulator: Simulator, store: Store, *, changed: Mapping[str, object] | None = None
+) -> AsyncGenerator[Place]:
+    simulator.reset()
+    registration = provider_at(simulator, family.provider, family.mode).registration
+    provider = provider_at(simulator, family.provider, family.mode).model_copy(update=dict(changed or {}))
+    provider = provider.registered(registration)
+    outbound = Outbound(AddressPolicy(allow_loopback=True))
+    upstream = AuthlibUpstream(provider, outbound)
+    try:
+        async with open_room(store) as room, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+            vault = replace(
+                room.vault,
+                policies={family.provider: provider.policy()},
+                upstreams={family.provider: upstream},
+                owner=secrets.token_urlsafe(16),
+            )
+            room.vault = vault
+            yield Place(family, simulator, room, provider, upstream, http)
+    finally:
+        await outbound.close()
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncGenerator[Simulator]:
+    async with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def place(simulator: Simulator, sqlite_store: Store, request: pytest.FixtureRequest) -> AsyncGenerator[Place]:
+    async with place_for(BY_NAME[request.param], simulator, sqlite_store) as opened:
+        yield opened
+
+
+def at(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("place", names, indirect=True)
+
+
+# The figures
+
+
+@at(*BY_NAME)
+async def test_the_provider_refuses_the_narrowed_token_on_a_wider_call(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    assert (token.narrowing, token.scopes) == (Narrowing.UPSTREAM, place.family.narrow)
+    assert await place.call(place.family.inside, token) == 200
+    assert await place.call(place.family.outside, token) == 403
+    full = await place.exchange(place.family.granted)
+    assert full.value != token.value
+    assert await place.call(place.family.outside, full) == 200
+    assert await place.call(place.family.inside, token) == 200  # and it is still good
+
+
+@at(*BY_NAME)
+async def test_a_hundred_narrowings_leave_the_stored_grant_as_it_was(place: Place) -> None:
+    connection = await place.connect()
+    before, grant = await place.room.row(connection), place.grant()
+    seen: set[str] = set()
+    generation = None
+    for _ in range(100):
+        token = await place.narrow(after=generation)
+        assert token.narrowing is Narrowing.UPSTREAM
+        seen.add(token.value)
+        generation = token.generation
+    assert len(seen) == len(place.narrowings()) == 100
+    after = await place.room.row(connection)
+    assert (after.scopes, after.state, after.access_generation) == (
+        before.scopes,
+        before.state,
+        before.access_generation,
+    )
+    assert (place.grant()["scopes"], place.grant()["ended"]) == (grant["scopes"], None)
+    full = await place.exchange(place.family.granted)
+    assert await place.call(place.family.outside, full) == 200
+    place.room.pass_time(400_000)  # past every lifetime but Square's: the refresh token in the vault is the live one
+    place.simulator.advance(400_000)
+    renewed = await place.exchange(place.family.granted, after=full.generation)
+    assert renewed.value != full.value
+    assert await place.call(place.family.outside, renewed) == 200
+    assert await place.room.kinds() == [kind for kind in await place.room.kinds() if kind != "narrowing.failed"]
+
+
+@pytest.mark.parametrize("name", ["google", "dropbox", "square", "microsoft"])
+@pytest.mark.parametrize("harm", ["shrinks the grant", "a refresh ends the access tokens", "none"])
+async def test_where_narrowing_does_harm_no_narrowing_refresh_is_ever_sent(
+    simulator: Simulator, sqlite_store: Store, name: str, harm: str
+) -> None:
+    shipped = load_catalog().provider(name)
+    changed: dict[str, object] = {}
+    if harm == "shrinks the grant":
+        changed["downscope"] = shipped.downscope.model_copy(update={"destructive": True})
+    elif harm != "none":
+        changed["rotation"] = shipped.rotation.model_copy(update={"ends_access_token": True})
+    async with place_for(BY_NAME[name], simulator, sqlite_store, changed=changed) as place:
+        await place.connect()
+        if harm == "none":
+            assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+            assert len(place.narrowings()) == 1
+            return
+        simulator.control("rules", face=f"families.{place.family.mode}", narrowing="sticky")
+        for _ in range(20):
+            token = await place.narrow()
+            assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, place.family.narrow)
+        again = await place.narrow(after=token.generation)
+        assert place.narrowings() == []
+        assert len(simulator.books()["refreshes"]) == 1
+        assert await place.call(place.family.outside, again) == 200
+
+
+@pytest.mark.parametrize("name", ["github", "box"])
+@pytest.mark.parametrize("is_harmful", [True, False])
+async def test_where_narrowing_does_harm_no_token_is_made_of_another_either(
+    simulator: Simulator, sqlite_store: Store, name: str, is_harmful: bool
+) -> None:
+    family = BY_NAME[name]
+    downscope = load_catalog().provider(name).downscope.model_copy(update={"destructive": is_harmful})
+    async with place_for(family, simulator, sqlite_store, changed={"downscope": downscope}) as place:
+        await place.connect()
+        if not is_harmful:
+            assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+            assert len(place.narrowings()) == 1
+            return
+        for _ in range(5):
+            assert (await place.exchange()).narrowing is Narrowing.ENFORCED
+        if family.item is not None:
+            with pytest.raises(ItemRefused):
+                await place.narrow()
+        assert place.narrowings() == []
+
+
+async def test_gitlab_as_shipped_is_never_asked_for_a_narrow_token(simulator: Simulator, sqlite_store: Store) -> None:
+    family = Family(
+        "gitlab",
+        "gitlab",
+        scopes("read_user", "api"),
+        scopes("read_user"),
+        ("GET", "/api/v4/projects"),
+        ("POST", "/api/v4/projects"),
+    )
+    async with place_for(family, simulator, sqlite_store) as place:
+        await place.connect()
+        generation = None
+        for _ in range(5):
+            token = await place.narrow(after=generation)
+            assert token.narrowing is Narrowing.ENFORCED
+            generation = token.generation
+        assert place.narrowings() == []
+        assert len(simulator.books()["refreshes"]) == 4
+        assert place.grant()["scopes"] == ["api", "read_user"]
+        assert await place.call(family.outside, token) == 200
+
+
+# What an answer proves
+
+
+@at("google", "dropbox", "microsoft", "square")
+async def test_a_provider_that_ignores_the_wish_is_found_out_and_the_scopes_are_enforced(place: Place) -> None:
+    connection = await place.connect()
+    place.simulator.control("rules", face=f"families.{place.family.mode}", narrowing="ignored")
+    for _ in range(3):
+        token = await place.narrow()
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, place.family.narrow)
+    assert len(place.narrowings()) == 1  # asked once, then not for ten minutes
+    (event,) = await place.room.events("narrowing.failed")
+    assert event.details["asked"] == sorted(place.family.narrow)
+    assert (await place.room.row(connection)).scopes == connection.scopes
+    place.room.pass_time(601)
+    place.simulator.control("rules", face=f"families.{place.family.mode}", narrowing="real")
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+@at("square")
+async def test_scopes_that_nobody_tells_prove_nothing(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.square.status", "status")
+    assert (await place.narrow()).narrowing is Narrowing.ENFORCED
+    place.room.pass_time(601)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+@at("square")
+async def test_a_refresh_that_took_its_time_asks_nothing_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr("providers.oauth.client.TOTAL_TIMEOUT", 0.9)  # the deadline of all that one refresh does
+        assert (await place.narrow()).narrowing is Narrowing.ENFORCED
+    assert [entry["method"] for entry in place.simulator.books()["api_calls"]] == ["identity"]
+    place.room.pass_time(601)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+async def test_square_without_a_secret_spends_no_refresh_token_for_a_narrow_one(
+    simulator: Simulator, sqlite_store: Store
+) -> None:
+    family = replace(BY_NAME["square"], mode="square-pkce")
+    public = load_catalog().provider("square").as_public_client()
+    assert (public.rotation.mode, public.downscope.mode) == ("strict", Downscope.NONE)
+    changed = {name: getattr(public, name) for name in ("client_auth", "pkce", "rotation", "downscope", "expires")}
+    async with place_for(family, simulator, sqlite_store, changed=changed) as place:
+        await place.connect()
+        token = await place.narrow()
+        assert token.narrowing is Narrowing.ENFORCED
+        assert simulator.books()["refreshes"] == []
+        await place.narrow(after=token.generation)
+        assert [entry["outcome"] for entry in simulator.books()["refreshes"]] == ["rotated"]
+
+
+@at("microsoft")
+async def test_a_refresh_token_that_comes_with_a_narrow_answer_replaces_the_stored_one(place: Place) -> None:
+    connection = await place.connect()
+    before = await place.room.row(connection)
+    await place.narrow()
+    after = await place.room.row(connection)
+    assert after.generation == before.generation + 1
+    assert after.refresh_sealed != before.refresh_sealed
+    place.room.pass_time(4000)
+    place.simulator.advance(4000)
+    assert (await place.exchange(place.family.granted)).narrowing is Narrowing.UPSTREAM
+    first, second = place.simulator.books()["refreshes"]
+    assert (first["token"], second["token"]) == ("families.microsoft-1:r0", first["issued_refresh"])
+
+
+# Tokens made of the full one
+
+
+@at("github", "box")
+async def test_making_a_narrower_token_spends_no_refresh_token(place: Place) -> None:
+    await place.connect()
+    first, second = await place.narrow(), await place.narrow()
+    assert first.value == second.value  # kept, and given again
+    assert len(place.narrowings()) == 1
+    assert place.simulator.books()["refreshes"] == []
+    (event,) = await place.room.events("connection.narrowed")
+    assert event.details["narrowed_to"] == sorted(place.family.narrow)
+
+
+@at("github")
+async def test_a_refresh_that_ends_the_old_tokens_ends_the_narrowed_ones_in_the_vault_too(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    full = await place.exchange(place.family.granted)
+    await place.exchange(place.family.granted, after=full.generation)
+    assert await place.call(place.family.inside, token) == 401
+    again = await place.narrow()
+    assert again.value != token.value
+    assert await place.call(place.family.inside, again) == 200
+
+
+@at("github", "box")
+async def test_a_full_token_that_the_provider_ended_is_refreshed_before_it_is_narrowed(place: Place) -> None:
+    await place.connect()
+    place.simulator.control("expire", face=f"families.{place.family.mode}")
+    token = await place.narrow()
+    assert await place.call(place.family.inside, token) == 200
+    assert [entry["outcome"] for entry in place.narrowings()] == ["refused:token", "ok"]
+    assert [entry["outcome"] for entry in place.simulator.books()["refreshes"]] == ["rotated"]
+
+
+@at("github", "box")
+async def test_an_old_full_token_is_refreshed_first_and_the_narrow_one_never_outlives_it(place: Place) -> None:
+    connection = await place.connect()
+    lifetime = 28800 if place.family.provider == "github" else 3600
+    place.room.pass_time(lifetime - 2)
+    place.simulator.advance(lifetime - 2)
+    token = await place.narrow()
+    assert len(place.simulator.books()["refreshes"]) == 1
+    full = await place.room.row(connection)
+    assert token.expires_at is not None
+    assert full.access_expires_at is not None
+    assert token.expires_at <= full.access_expires_at
+
+
+@at("github", "box")
+async def test_a_provider_that_does_not_answer_is_asked_again_later_and_nothing_is_lost(place: Place) -> None:
+    await place.connect()
+    endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
+    place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "drop_after")
+    with pytest.raises(TemporarilyUnavailable):
+        await place.narrow()
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+    assert place.simulator.books()["refreshes"] == []
+
+
+async def test_many_wishes_at_once_make_one_narrower_token_on_both_databases(
+    simulator: Simulator, store: Store
+) -> None:
+    async with place_for(BY_NAME["github"], simulator, store) as place:
+        await place.connect()
+        tokens = await asyncio.gather(*(place.narrow() for _ in range(20)))
+        assert len({token.value for token in tokens}) == 1
+        assert len(place.narrowings()) == 1
+        again = await place.narrow(after=tokens[0].generation)
+        assert again.generation > tokens[0].generation
+        assert await place.call(place.family.inside, again) == 200
+        full = await place.exchange(place.family.granted)
+        await place.exchange(place.family.granted, after=full.generation)  # ends what was made of the old one
+        assert (await place.narrow()).value not in {tokens[0].value, again.value}
+
+
+@at("github", "box")
+async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_once(place: Place) -> None:
+    await place.connect()
+    wrong = replace(place.provider.registration, client_secret="wrong-secret")
+    strange = AuthlibUpstream(place.provider.registered(wrong), place.upstream._outbound)
+    place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
+    with pytest.raises(TemporarilyUnavailable, match="operator"):
+        await place.narrow()
+    assert [event.details["reason"] for event in await place.room.events("narrowing.failed")] == ["invalid_client"]
+    place.room.vault = replace(place.room.vault, upstreams={place.family.provider: place.upstream})
+    with pytest.raises(TemporarilyUnavailable):
+        await place.narrow()
+    place.room.pass_time(61)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
+
+
+@at("github", "box")
+async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(place: Place) -> None:
+    connection = await place.connect()
+    endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
+    place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "hold")
+    wish = asyncio.create_task(place.narrow())
+    await place.simulator.wait_until_held(f"families.{place.family.mode}.{endpoint}")
+    async with place.room.database.transaction() as transaction:
+        await connections.disconnect(transaction, place.room.vault.keys, connection, now=place.room.now)
+    place.simulator.control("release")
+    with pytest.raises(ConnectionRequired):
+        await wish
+
+
+@at("github")
+async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kept(place: Place) -> None:
+    await place.connect()
+    full = await place.exchange(place.family.granted)
+    place.simulator.fault("families.github-app.token.scoped", "hold", when="after")
+    wish = asyncio.create_task(place.narrow())
+    await place.simulator.wait_until_held("families.github-app.token.scoped")
+    other = replace(place.room.vault, flights=Flights(), owner=secrets.token_urlsafe(16))
+    request = ExchangeRequest(principal_of(place.room.alice), "github", place.family.granted)
+    await exchange(request, vault=other, now=place.room.now, after_unauthorized=full.generation)
+    place.simulator.control("release")
+    token = await wish
+    assert await place.call(place.family.inside, token) == 200
+    assert len(place.narrowings()) == 2
+
+
+@at("box", "google")
+async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(place: Place) -> None:
+    connection = await place.connect()
+    alice = place.room.alice
+    question = Question(alice.user.name, alice.client.id, connection.id, place.family.narrow)
+    found = await explain(question, vault=place.room.vault, now=place.room.now)
+    assert (found.failing, found.narrowing) == (None, "upstream")
+    assert found.refreshes == (place.family.provider == "google")
+    place.room.pass_time(4000)
+    assert (await explain(question, vault=place.room.vault, now=place.room.now)).refreshes
+
+
+@at("box")
+async def test_without_a_full_token_nothing_is_asked(place: Place) -> None:
+    connection = await place.connect()
+    facts = replace(await place.room.row(connection), access_sealed=None)
+    wish = Wish(connection.id, 0, scopes=place.family.narrow)
+    made = Narrower(place.room.vault, place.upstream, place.provider.policy(), facts=facts, wish=wish)
+    assert await made.make() is None
+    assert place.narrowings() == []
+
+
+@at("github")
+async def test_scopes_that_the_app_does_not_have_are_refused_there_and_enforced_here(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.github-app.token.scoped", "status", status=422, body='{"message": "no"}')
+    with pytest.raises(ItemRefused):
+        await place.narrow()
+    (event,) = await place.room.events("narrowing.failed")
+    assert event.details["reason"] == "invalid_scope"
+    assert (await place.exchange()).narrowing is Narrowing.ENFORCED
+
+
+# One item
+
+
+@at("github")
+async def test_a_token_for_one_repository_does_not_open_another(place: Place) -> None:
+    await place.connect()
+    token = await place.narrow()
+    assert await place.call(("GET", "/repos/octo/other/issues"), token) == 404
+    full = await place.exchange(place.family.granted)
+    assert await place.call(("GET", "/repos/octo/other/issues"), full) == 200
+    without = await place.exchange()  # all repositories: there is no such token, so the vault holds the scopes
+    assert (without.narrowing, without.value) == (Narrowing.ENFORCED, full.value)
+
+
+@at("box")
+async def test_a_token_for_one_folder_does_not_open_another(place: Place) -> None:
+    await place.connect()
+    token = await place.exchange(item="/2.0/folders/12")
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert await place.call(("GET", "/2.0/folders/12/items"), token) == 200
+    assert await place.call(("GET", "/2.0/folders/13/items"), token) == 404
+    assert [event.details["item"] for event in await place.room.events("token.exchanged")] == [
+        f"{place.api}/2.0/folders/12"
+    ]
+    without = await place.exchange()
+    assert await place.call(("GET", "/2.0/folders/13/items"), without) == 200
+
+
+@at("google", "dropbox", "microsoft", "square")
+async def test_a_token_for_one_item_is_refused_where_no_provider_holds_it_to_that(place: Place) -> None:
+    await place.connect()
+    with pytest.raises(ItemRefused):
+        await place.exchange(item="/files/5")
+    (refused,) = await place.room.events("exchange.refused")
+    assert (refused.details["code"], refused.details["item"]) == ("invalid_target", f"{place.api}/files/5")
+    assert place.narrowings() == []
+    assert (await place.exchange()).narrowing is Narrowing.UPSTREAM
+
+
+@at("box", "github")
+@pytest.mark.parametrize("item", ["/2.0/users/me", "/repos/octo", "/repos/../hello", "/2.0/folders/12/../13"])
+async def test_an_address_that_names_no_item_gives_no_token(place: Place, item: str) -> None:
+    await place.connect()
+    with pytest.raises(ItemRefused):
+        await place.exchange(item=item)
+    assert place.narrowings() == []
+    assert (await place.exchange(item=place.family.item or "/2.0/folders/12")).narrowing is Narrowing.UPSTREAM
+
+
+@at("box")
+async def test_an_item_that_the_answer_does_not_confirm_gives_no_token(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault("families.box.token.exchange", "alter", change={"restricted_to": []})
+    with pytest.raises(ItemRefused):
+        await place.exchange(item="/2.0/folders/12")
+    place.room.pass_time(601)
+    assert (await place.exchange(item="/2.0/folders/12")).narrowing is Narrowing.UPSTREAM

@@ -1,0 +1,274 @@
+"""The keyed head: what somebody with the database and without the vault's key can no longer do unseen."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import Store
+from vault.audit.audit import Activity, ChainBroken, append, head, verify
+from vault.audit.proof import prove
+from vault.keys.key_ring import KeyRing
+from vault.records import Event
+from vault.storage.database import Database, binary, integer
+from vault.storage.event_chain import digest, entry_of, tail
+
+
+async def add(database: Database, *events: Event) -> None:
+    async with database.transaction() as transaction:
+        await append(transaction, *events, now=database.now())
+
+
+async def change(database: Database, sql: str, **parameters: str | int | bytes | None) -> None:
+    async with database.transaction() as transaction:
+        await transaction.execute(sql, parameters)
+
+
+async def fill(database: Database, count: int = 5) -> None:
+    """Batches of one event each, alone and with a change, in turn."""
+    activity = Activity(database)
+    for number in range(1, count + 1):
+        event = Event("tool.called", user_id="alice", details={"number": number})
+        if number % 2:
+            await add(database, event)
+        else:
+            await activity.record(event)
+    await activity.close()
+
+
+async def forge(database: Database, *, after: int) -> None:
+    """Number the events and compute the hash chain anew, as anybody can who knows the format; without the key."""
+    batches = await database.fetch(
+        "select * from event_batches where height > :after order by height", {"after": after}
+    )
+    previous = bytes(32)
+    if after:
+        (row,) = await database.fetch("select hash from event_batches where height = :after", {"after": after})
+        previous = binary(row, "hash")
+    sequence, height = after, after
+    async with database.transaction() as transaction:
+        for batch in batches:
+            (event,) = await transaction.fetch(
+                "select * from events where sequence = :old", {"old": integer(batch, "first_sequence")}
+            )
+            at = integer(batch, "at")
+            await transaction.execute(
+                "update events set sequence = :new where sequence = :old",
+                {"new": sequence + 1, "old": event["sequence"]},
+            )
+            hashed = digest(previous, height=height + 1, sequence=sequence, at=at, tails=[tail(entry_of(event), at=at)])
+            await transaction.execute(
+                "update event_batches set height = :height, first_sequence = :sequence, last_sequence = :sequence, "
+                "previous_hash = :previous, hash = :hash where height = :old",
+                {
+                    "height": height + 1,
+                    "sequence": sequence + 1,
+                    "previous": previous,
+                    "hash": hashed,
+                    "old": batch["height"],
+                },
+            )
+            previous, sequence, height = hashed, sequence + 1, height + 1
+        await transaction.execute(
+            "update event_heads set height = :height, sequence = :sequence, hash = :hash",
+            {"height": height, "sequence": sequence, "hash": previous},
+        )
+
+
+@pytest.mark.requirement("V-09")
+async def test_events_written_with_the_key_are_proved_from_the_first_on(database: Database, key_ring: KeyRing) -> None:
+    await fill(database)
+    report = await prove(database)
+    assert (report.first, report.last, report.keyed_from) == (1, 5, 1)
+    assert report.unkeyed == ()
+    assert report.is_complete
+    assert await verify(database) == 5
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_tail_that_was_cut_with_the_head_set_back_is_noticed(database: Database, key_ring: KeyRing) -> None:
+    await fill(database)
+    await change(database, "delete from events where sequence > 3")
+    await change(database, "delete from event_batches where height > 3")
+    await forge(database, after=2)  # sets the head back
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 4
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_chain_cut_back_to_nothing_is_noticed(database: Database, key_ring: KeyRing) -> None:
+    await fill(database)
+    await change(database, "delete from events")
+    await change(database, "delete from event_batches")
+    await change(database, "update event_heads set height = 0, sequence = 0, hash = :start", start=bytes(32))
+    with pytest.raises(ChainBroken):
+        await verify(database)
+    await change(database, "update event_heads set keyed = null")
+    with pytest.raises(ChainBroken):
+        await verify(database)
+    await change(database, "delete from event_heads")
+    with pytest.raises(ChainBroken):
+        await verify(database)
+
+
+@pytest.mark.requirement("V-09")
+async def test_an_event_beyond_the_head_is_named(database: Database) -> None:
+    await fill(database)
+    await change(
+        database,
+        "insert into events (tenant, sequence, at, kind, outcome, details) values (:t, 6, 7, :kind, :kind, :kind)",
+        t="default",
+        kind="forged",
+    )
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
+    await change(database, "delete from events where sequence = 6")
+    assert await verify(database) == 5
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_batch_beyond_the_head_is_named(database: Database) -> None:
+    await fill(database)
+    await change(
+        database,
+        "insert into event_batches (tenant, height, first_sequence, last_sequence, previous_hash, hash, at) "
+        "values (:t, 6, 6, 6, :hash, :hash, 7)",
+        t="default",
+        hash=bytes(32),
+    )
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
+
+
+@pytest.mark.requirement("V-09")
+async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
+    database: Database, key_ring: KeyRing
+) -> None:
+    await fill(database)
+    key, database.event_key = database.event_key, None
+    await add(database, Event("grant.created", user_id="mallory"))
+    database.event_key = key
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
+    await fill(database, 2)  # a later one with the key covers it, and does not hide it
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
+    report = await prove(database)
+    assert (report.unkeyed, report.unkeyed_count) == (((6, 6),), 1)
+
+
+@pytest.mark.requirement("V-09")
+async def test_an_event_appended_with_another_key_is_named(database: Database, key_ring: KeyRing) -> None:
+    await fill(database)
+    key, database.event_key = database.event_key, bytes(32)
+    await add(database, Event("grant.created", user_id="mallory"))
+    database.event_key = key
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
+
+
+REWRITTEN = {
+    "altered": (["update events set user_id = :new where sequence = 3"], 3),
+    "deleted": (
+        ["delete from events where sequence = 3 and kind <> :new", "delete from event_batches where height = 3"],
+        5,
+    ),
+    "reordered": (
+        [
+            "update events set sequence = 30 where sequence = 3 and kind <> :new",
+            "update events set sequence = 3 where sequence = 4",
+            "update events set sequence = 4 where sequence = 30",
+        ],
+        3,
+    ),
+}
+
+
+@pytest.mark.requirement("V-09")
+@pytest.mark.parametrize("how", REWRITTEN)
+async def test_a_rewritten_past_with_a_hash_chain_computed_anew_is_noticed(
+    database: Database, key_ring: KeyRing, how: str
+) -> None:
+    await fill(database)
+    statements, where = REWRITTEN[how]
+    async with database.transaction() as transaction:
+        for statement in statements:
+            await transaction.execute(statement, {"new": "mallory"} if ":new" in statement else {})
+    await forge(database, after=2)
+    database.event_key, key = None, database.event_key
+    assert await verify(database) >= 4  # without the key nobody would notice
+    database.event_key = key
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == where
+
+
+async def test_many_processes_append_to_one_keyed_chain(store: Store) -> None:
+    databases = [await store.open() for _ in range(3)]
+    try:
+        for one in databases:
+            await store.open_keys(one)
+        recorders = [Activity(one) for one in databases]
+        async with asyncio.timeout(120):
+            await asyncio.gather(
+                *(recorders[number % 3].record(Event("tool.called", client_id=f"{number}")) for number in range(150)),
+                *(add(databases[number % 3], Event("a"), Event("b")) for number in range(60)),
+            )
+        report = await prove(databases[0])
+        assert (report.last, report.unkeyed_count) == (270, 0)
+        for recorder in recorders:
+            await recorder.close()
+    finally:
+        for one in databases:
+            await one.close()
+
+
+TEXTS = ("plain", "quote ' and $1 and \\ and ; commit", '"', "line\nfeed\ttab", "\u2028é😀", "{braces} :colon", "")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_any_text_is_chained_as_it_is_stored(
+    database: Database, key_ring: KeyRing, activity: Activity, text: str
+) -> None:
+    event = Event("kind", outcome="ok", user_id=text, client_id=text, details={"text": text, "zero": "\x00"})
+    await add(database, event, event)
+    await activity.record(event)
+    assert await verify(database) == 3
+    rows = await database.fetch("select user_id, details from events")
+    assert {row["user_id"] for row in rows} == {text}
+
+
+async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) -> None:
+    database = await store.open()
+    try:
+        await change(database, "delete from keys.event_starts")
+        await change(database, "delete from event_heads")
+        await fill(database, 3)  # as a previous release did
+        await store.open_keys(database)
+        await fill(database, 2)
+        report = await prove(database)
+        assert (report.first, report.last, report.keyed_from, report.unkeyed_count) == (1, 6, 4, 0)
+        (noted,) = await database.fetch("select details from events where kind = :kind", {"kind": "activity.keyed"})
+        assert noted["details"] == '{"after":3}'
+        await store.open_keys(database)  # a second start changes nothing
+        assert (await head(database)).sequence == 6
+    finally:
+        await database.close()
+
+
+async def test_a_refused_transaction_appends_nothing(database: Database, key_ring: KeyRing) -> None:
+    before = await head(database)
+    with pytest.raises(KeyError):
+        async with database.transaction() as transaction:
+            await append(transaction, Event("grant.revoked"), now=1)
+            raise KeyError("refused")
+    assert await head(database) == before
+    await fill(database, 1)
+    assert await verify(database) == 1

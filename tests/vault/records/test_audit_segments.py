@@ -1,0 +1,214 @@
+"""Checkpoints and pruning: what is kept is still proved, and what is gone is named with the rule it went under."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+import vault.audit.segments
+from tests.conftest import Store
+from tests.vault.records.test_audit_keyed import add, change, fill, forge
+from vault.audit.audit import ChainBroken, list_events, verify
+from vault.audit.proof import last_checkpoint, prove
+from vault.audit.segments import DAY, SEAL_AFTER, prune, seal
+from vault.keys.key_ring import KeyRing
+from vault.records import Event
+from vault.storage.database import Database
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of three events."""
+    monkeypatch.setattr(vault.audit.segments, "SEGMENT", 3)
+
+
+async def days(database: Database, *, count: int, each: int = 6) -> None:
+    """So many days with some events each, sealed every day; it ends short of a day later, at no second's edge."""
+    for _ in range(count):
+        await fill(database, each)
+        await seal(database, now=database.now())
+        database.clock_offset += DAY
+    database.clock_offset -= 600
+
+
+async def rows(database: Database, sql: str) -> list[int]:
+    return [int(str(next(iter(row.values())))) for row in await database.fetch(sql)]
+
+
+async def test_segments_are_sealed_once_they_are_full_or_old(database: Database, key_ring: KeyRing) -> None:
+    await fill(database, 7)
+    assert await seal(database, now=database.now()) == 7
+    ends = "select sequence from event_checkpoints order by first_height"
+    assert await rows(database, ends) == [3, 6]  # the seventh goes on to grow
+    await seal(database, now=database.now() + SEAL_AFTER)
+    assert await rows(database, ends) == [3, 6, 7]
+    assert await seal(database, now=database.now() + SEAL_AFTER) == 0
+    assert await verify(database) == 7
+
+
+async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpoint(
+    database: Database, key_ring: KeyRing
+) -> None:
+    await days(database, count=3)
+    assert await prune(database, retention_days=2, now=database.now()) == 6
+    report = await prove(database)
+    (gone,) = report.pruned
+    assert (gone.first, gone.last, gone.retention_days) == (1, 6, 2)
+    assert gone.at == pytest.approx(database.now(), abs=2)
+    assert (report.first, report.last) == (7, 20)  # two segments went, each with an event of its own
+    assert await rows(database, "select min(sequence) from events") == [7]
+    assert await rows(database, "select min(height) from event_batches") == [7]
+    pruned = [event for event in await list_events(database) if event.kind == "activity.pruned"]
+    assert [(event.details["first"], event.details["last"]) for event in pruned] == [(1, 3), (4, 6)]
+    assert await prune(database, retention_days=2, now=database.now()) == 0
+    assert await verify(database) == 20
+
+
+async def test_a_retention_of_no_days_keeps_everything(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2)
+    assert await prune(database, retention_days=0, now=database.now() + 10_000 * DAY) == 0
+    assert (await prove(database)).pruned == ()
+    assert await prune(database, retention_days=1, now=database.now() + 10_000 * DAY) == 12
+
+
+async def test_neighbours_under_another_retention_are_told_apart(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=4)
+    await prune(database, retention_days=3, now=database.now())
+    await prune(database, retention_days=1, now=database.now())
+    spans = [(one.first, one.last, one.retention_days) for one in (await prove(database)).pruned]
+    assert spans == [(1, 6, 3), (7, 18, 1)]
+
+
+async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Database, key_ring: KeyRing) -> None:
+    await fill(database, 3)
+    await seal(database, now=database.now())
+    await prune(database, retention_days=1, now=database.now() + 2 * DAY)
+    await change(database, "select 1")
+    await fill(database, 3)
+    assert await verify(database) == 7
+
+
+TAMPERINGS = {
+    "kept events said to be pruned": "update event_checkpoints set pruned_at = 7 where first_height = 7",
+    "a checkpoint of pruned events removed": "delete from event_checkpoints where first_height = 4",
+    "all checkpoints removed": "delete from event_checkpoints",
+    "a checkpoint of another count": "update event_checkpoints set sequence = 5 where first_height = 4",
+    "a checkpoint's time": "update event_checkpoints set last_at = 5 where first_height = 4",
+    "a sealed checkpoint replaced": "update event_checkpoints set sealed = "
+    "(select sealed from event_checkpoints where first_height = 1) where first_height = 4",
+    "a kept event": "update events set user_id = kind where sequence = 8",
+    "a kept event that is sealed, removed": "delete from events where sequence = 12",
+}
+
+
+@pytest.mark.requirement("V-09")
+@pytest.mark.parametrize("what", TAMPERINGS)
+async def test_tampering_after_pruning_is_noticed(database: Database, key_ring: KeyRing, what: str) -> None:
+    await days(database, count=3)
+    await prune(database, retention_days=2, now=database.now())
+    assert await verify(database) == 20
+    await change(database, TAMPERINGS[what])
+    with pytest.raises(ChainBroken):
+        await verify(database)
+
+
+@pytest.mark.requirement("V-09")
+async def test_deleted_events_cannot_be_passed_off_as_pruned(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2)
+    await change(database, "delete from events where sequence <= 3")
+    await change(database, "delete from event_batches where height <= 3")
+    await change(database, "update event_checkpoints set pruned_at = 7 where first_height = 1")
+    with pytest.raises(ChainBroken):
+        await verify(database)
+
+
+async def test_neither_sealing_nor_pruning_goes_over_a_broken_chain(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2)
+    await change(database, "update events set user_id = kind where sequence = 2")
+    with pytest.raises(ChainBroken):
+        await prune(database, retention_days=1, now=database.now() + DAY)
+    assert len(await list_events(database)) == 12
+    await change(database, "update events set user_id = :user where sequence = 2", user="alice")
+    await fill(database, 5)
+    await change(database, "delete from events where sequence = 17")
+    await change(database, "delete from event_batches where height = 17")
+    await forge(database, after=15)
+    with pytest.raises(ChainBroken):
+        await seal(database, now=database.now())
+    assert await rows(database, "select max(sequence) from event_checkpoints") == [12]
+
+
+async def test_a_checkpoint_spares_reading_what_it_sealed(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2)
+    await fill(database, 2)
+    key = database.event_key
+    assert key is not None
+    report = await prove(database, since=await last_checkpoint(database, key))
+    assert (report.trusted, report.first, report.last) == (12, 13, 14)
+    report = await prove(database, since=await last_checkpoint(database, key, before=database.now() - DAY - 60))
+    assert (report.trusted, report.first, report.last) == (6, 7, 14)
+    await change(database, "update events set user_id = kind where sequence = 2")  # before it, and not read
+    assert (await prove(database, since=await last_checkpoint(database, key))).last == 14
+    with pytest.raises(ChainBroken):
+        await verify(database)
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_chain_cut_behind_its_last_checkpoint_is_noticed(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2)
+    await change(database, "delete from events where sequence > 8")
+    await change(database, "delete from event_batches where height > 8")
+    await forge(database, after=7)
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 9
+    key = database.event_key
+    assert key is not None
+    with pytest.raises(ChainBroken):
+        await prove(database, since=await last_checkpoint(database, key))
+
+
+async def test_a_limit_stops_early_and_says_so(database: Database) -> None:
+    await fill(database, 5)
+    report = await prove(database, limit=2)
+    assert (report.last, report.is_complete) == (2, False)
+    assert (await prove(database, limit=5)).is_complete
+
+
+async def test_processes_that_seal_and_prune_at_once_do_it_once(store: Store) -> None:
+    databases = [await store.open() for _ in range(3)]
+    try:
+        for one in databases:
+            await store.open_keys(one)
+        await fill(databases[0], 12)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(seal(one, now=one.now()) for one in databases))
+            now = databases[0].now() + 3 * DAY
+            deleted = await asyncio.gather(
+                *(prune(one, retention_days=1, now=now) for one in databases),
+                *(add(one, Event("tool.called")) for one in databases for _ in range(5)),
+            )
+        assert sum(one for one in deleted if one is not None) == 12
+        assert await verify(databases[1]) == 12 + 15 + 4
+    finally:
+        for one in databases:
+            await one.close()
+
+
+async def test_who_has_no_key_verifies_what_is_kept(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=3)
+    await prune(database, retention_days=2, now=database.now())
+    database.event_key = None
+    assert await verify(database) == 20
+    assert await seal(database, now=database.now()) == 0
+    assert await prune(database, retention_days=1, now=database.now()) == 0
+
+
+async def test_what_was_pruned_is_recorded_with_its_rule(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=2, each=3)
+    await prune(database, retention_days=1, now=database.now())
+    (row,) = await database.fetch("select details from events where kind = :kind", {"kind": "activity.pruned"})
+    details = json.loads(str(row["details"]))
+    assert (details["first"], details["last"], details["retention_days"]) == (1, 3, 1)

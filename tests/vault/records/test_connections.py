@@ -1,0 +1,561 @@
+"""Connections: opened, connected again, listed, disconnected, and ended at the provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import SLACK_SCOPES, Room, open_room
+from tests.support.seeded import seed
+from tests.support.upstream_double import Fault
+from vault import connections, revocations
+from vault.connections import find, get_connection, list_connections
+from vault.records import Connection, ConnectionState
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    TemporarilyUnavailable,
+    TransitionRefused,
+)
+from vault.storage.database import Conflict
+from vault.upstream import RevokeOutcome, Silent, TokenAnswer
+
+WAIT = 20.0
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+async def open_with(room: Room, answer: TokenAnswer, *, asked: frozenset[str] = SLACK_SCOPES) -> Connection:
+    async with room.database.transaction() as transaction:
+        return await connections.open_connection(
+            transaction,
+            room.vault.keys,
+            user_id=room.alice.user.id,
+            provider="slack",
+            answer=answer,
+            asked=asked,
+            policy=room.vault.policies["slack"],
+            now=room.now,
+        )
+
+
+async def disconnect(room: Room, connection: Connection) -> connections.PendingRevocation:
+    async with room.database.transaction() as transaction:
+        return await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+
+
+# Opening
+
+
+async def test_an_opened_connection_holds_what_the_provider_granted(room: Room) -> None:
+    answer = replace(room.slack.consent("alice", SLACK_SCOPES), metadata={"team": "Sandbox"})
+    opened = await open_with(room, answer, asked=SLACK_SCOPES | {"admin"})
+    assert opened.scopes == SLACK_SCOPES
+    assert (opened.state, opened.generation, opened.has_refresh_token) == (ConnectionState.ACTIVE, 1, True)
+    assert opened.metadata == {"team": "Sandbox"}
+    assert (opened.account, opened.label) == ("alice", "alice@example.com")
+
+
+async def test_an_answer_that_names_no_scopes_means_what_was_asked(room: Room) -> None:
+    answer = replace(room.slack.consent("alice", SLACK_SCOPES), scopes=None)
+    assert (await open_with(room, answer, asked=frozenset({"chat:write"}))).scopes == {"chat:write"}
+
+
+async def test_an_answer_that_names_no_account_connects_nothing(room: Room) -> None:
+    answer = room.slack.consent("alice", SLACK_SCOPES)
+    with pytest.raises(TransitionRefused):
+        await open_with(room, replace(answer, account=None))
+    assert await list_connections(room.database, room.alice.user.id) == ()
+    assert await open_with(room, answer)
+
+
+async def test_a_grant_that_dies_by_itself_is_shown_as_expiring(room: Room) -> None:
+    policy = replace(room.vault.policies["slack"], grant_lifetime=10 * 86400)
+    room.vault = replace(room.vault, policies={"slack": policy})
+    opened = await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert opened.status(room.now) == "active"
+    assert opened.status(room.now + 4 * 86400) == "expiring"
+
+
+async def test_connecting_the_same_account_again_keeps_its_id_and_its_agents(room: Room) -> None:
+    first = await room.connect(scopes=SLACK_SCOPES)
+    again = await open_with(room, room.slack.consent("alice", frozenset({"chat:write", "files:read"})))
+    assert again.id == first.id
+    assert again.scopes == {"chat:write", "files:read"}
+    assert again.generation == 2
+    assert (await room.exchange("slack", "chat:write")).connection_id == first.id
+    assert len(await list_connections(room.database, room.alice.user.id)) == 1
+
+
+async def test_connecting_again_without_a_refresh_token_keeps_the_old_one(room: Room) -> None:
+    await room.connect()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES, refreshable=False))
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert room.slack.sends[0].refresh_token == "CANARY-rt-1"
+
+
+async def test_connecting_again_forgets_the_narrow_tokens_of_the_older_consent(room: Room) -> None:
+    await room.connect("google")
+    before = await room.exchange("google")
+    await room.connect("google")
+    assert (await room.exchange("google")).value != before.value
+
+
+async def test_connecting_again_without_a_refresh_token_does_not_settle_an_unknown_refresh(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.faults.append(Fault(after=Silent("timeout")))
+    with pytest.raises(TemporarilyUnavailable):
+        await room.exchange()
+    unsettled = await open_with(room, room.slack.consent("alice", SLACK_SCOPES, refreshable=False))
+    assert (unsettled.id, unsettled.status(room.now)) == (connection.id, "waiting")
+    settled = await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert settled.status(room.now) == "active"
+    assert list(await room.database.fetch("select owner from intents")) == []
+
+
+async def test_the_same_account_of_two_users_is_two_connections(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    mine, his = await room.connect(), await room.connect(whose=bob)
+    assert mine.id != his.id
+    assert await get_connection(room.database, his.id, user_id=room.alice.user.id) is None
+    assert await get_connection(room.database, his.id, user_id=bob.user.id) is not None
+
+
+async def test_an_account_is_found_by_its_id_its_label_and_the_connections_id(room: Room) -> None:
+    one, other = await room.connect(account="alice"), await room.connect(account="work")
+    user_id = room.alice.user.id
+    assert {found.id for found in await find(room.database, user_id, provider="slack")} == {one.id, other.id}
+    for name in ("work", "Work@example.com", other.id):
+        (found,) = await find(room.database, user_id, provider="slack", account=name)
+        assert found.id == other.id
+    assert await find(room.database, user_id, provider="slack", account="nobody") == ()
+    assert await find(room.database, user_id, provider="google") == ()
+
+
+async def test_an_account_whose_salt_was_lost_is_connected_anew(room: Room) -> None:
+    first = await room.connect()
+    async with room.database.transaction() as transaction:
+        await room.vault.keys.destroy_connection_key(transaction, first.id)
+    with pytest.raises(CiphertextRejected):
+        await room.exchange()
+    again = await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert (again.id, again.has_refresh_token) == (first.id, True)
+    assert (await room.exchange()).value in room.slack.issued
+    room.pass_time(3600)
+    assert (await room.exchange()).value in room.slack.issued
+    (left,) = await revocations.list_revocations(room.database, room.alice.user.id)
+    assert (left.outcome, left.is_superseded) == ("unreadable", True), "the grant before is known, and cannot be ended"
+
+
+# Connecting again: the grant before
+
+
+def give(room: Room, *, ends_grant: bool | None) -> None:
+    """Say of the provider what ending one grant does to the others."""
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=ends_grant)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+
+
+async def outcomes(room: Room) -> list[str]:
+    return sorted(one.outcome for one in await revocations.list_revocations(room.database, room.alice.user.id))
+
+
+def alive(room: Room) -> list[bool]:
+    return [family.is_alive for family in room.slack.families]
+
+
+async def test_where_a_revocation_ends_one_grant_the_one_before_is_ended_at_once(room: Room) -> None:
+    give(room, ends_grant=False)
+    first = await room.connect()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await revocations.run_due(room.vault) == 1
+    assert alive(room) == [False, True]
+    (event,) = await room.events("connection.upstream_revoked")
+    assert event.connection_id != first.id
+    assert (await room.exchange()).connection_id == first.id
+
+
+@pytest.mark.parametrize("ends_grant", [True, None])
+async def test_where_a_revocation_may_end_all_the_grants_before_are_ended_with_the_last(
+    room: Room, *, ends_grant: bool | None
+) -> None:
+    give(room, ends_grant=ends_grant)
+    room.slack.ends_everything = bool(ends_grant)
+    first = await room.connect()
+    for _ in range(2):
+        await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await revocations.run_due(room.vault) == 0
+    assert await outcomes(room) == ["held", "held"]
+    assert alive(room) == [True, True, True]
+    room.pass_time(3600)
+    assert (await room.exchange()).value in room.slack.issued
+    await disconnect(room, first)
+    assert await revocations.run_due(room.vault) == 3
+    assert alive(room) == [False, False, False]
+    assert await outcomes(room) == ["revoked"] * 3
+    rows = await room.database.fetch("select connection_id from keys.connection_keys")
+    assert list(rows) == []
+
+
+async def test_the_grants_of_other_accounts_stay_held(room: Room) -> None:
+    first = await room.connect()
+    other = await room.connect(account="work")
+    for account in ("alice", "work"):
+        await open_with(room, room.slack.consent(account, SLACK_SCOPES))
+    await disconnect(room, first)
+    assert await revocations.run_due(room.vault) == 2
+    assert await outcomes(room) == ["held", "revoked", "revoked"]
+    assert alive(room) == [False, True, False, True]
+    assert (await room.exchange()).connection_id == other.id
+
+
+async def test_the_same_tokens_again_are_no_other_grant(room: Room) -> None:
+    answer = room.slack.consent("alice", SLACK_SCOPES)
+    await open_with(room, answer)
+    await open_with(room, answer)
+    lasting = room.slack.consent("work", SLACK_SCOPES, refreshable=False)
+    await open_with(room, lasting)
+    await open_with(room, lasting)
+    assert await outcomes(room) == []
+
+
+async def test_a_grant_that_the_provider_called_dead_is_not_ended_again(room: Room) -> None:
+    await room.connect()
+    room.slack.families[0].is_alive = False
+    room.pass_time(3600)
+    with pytest.raises(ConnectionRequired):
+        await room.exchange()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await outcomes(room) == []
+
+
+@pytest.mark.parametrize("ends_grant", [True, False])
+async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what_gets_ended(
+    room: Room, *, ends_grant: bool
+) -> None:
+    give(room, ends_grant=ends_grant)
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+        room.slack.gate.set()
+        assert (await slow).value in room.slack.issued
+    newest = room.slack.families[0].refresh_token
+    if ends_grant:
+        await disconnect(room, connection)
+    room.pass_time(61)
+    await revocations.run_due(room.vault)
+    assert newest in [refresh_token for refresh_token, _ in room.slack.revocations]
+    assert alive(room) == [False, not ends_grant]
+
+
+async def test_a_revocation_that_is_late_does_not_end_what_was_connected_since(room: Room) -> None:
+    room.slack.ends_everything = True
+    first = await room.connect()
+    await disconnect(room, first)
+    room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+    assert await revocations.revoke_upstream(room.vault, first.id) == "failed"
+    second = await room.connect()
+    room.pass_time(86400)
+    assert await revocations.run_due(room.vault) == 1
+    assert await outcomes(room) == ["held"]
+    assert alive(room) == [True, True]
+    await disconnect(room, second)
+    assert await revocations.run_due(room.vault) == 2
+    assert alive(room) == [False, False]
+
+
+async def test_of_two_consents_at_once_the_newer_counts_whichever_is_stored_first(room: Room) -> None:
+    older, newer = (room.slack.consent("alice", SLACK_SCOPES) for _ in range(2))
+
+    async def store(answer: TokenAnswer, at: int) -> Connection:
+        for _ in range(3):
+            try:
+                async with room.database.transaction() as transaction:
+                    return await connections.open_connection(
+                        transaction,
+                        room.vault.keys,
+                        user_id=room.alice.user.id,
+                        provider="slack",
+                        answer=answer,
+                        asked=SLACK_SCOPES,
+                        policy=room.vault.policies["slack"],
+                        now=room.now,
+                        consented_ms=at,
+                    )
+            except Conflict:
+                continue
+        raise AssertionError("there was always another one")
+
+    first, second = await asyncio.gather(store(newer, 2000), store(older, 1000))
+    assert first.id == second.id
+    await room.allow(first, SLACK_SCOPES)
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert [send.refresh_token for send in room.slack.sends] == [newer.refresh_token]
+    await disconnect(room, first)
+    await revocations.run_due(room.vault)
+    assert alive(room) == [False, False]
+
+
+# Disconnecting
+
+
+async def test_a_disconnected_account_is_refused_at_once_and_can_be_connected_anew(room: Room) -> None:
+    first = await room.connect()
+    await room.exchange()
+    await disconnect(room, first)
+    with pytest.raises(ConnectionRequired) as refused:
+        await room.exchange()
+    assert refused.value.reason == "missing"
+    second = await room.connect(delegated=frozenset())
+    assert second.id != first.id
+    with pytest.raises(DelegationRequired):  # the agents of the old connection were not allowed to use this one
+        await room.exchange()
+    listed = await list_connections(room.database, room.alice.user.id, include_ended=True)
+    assert {(one.id, one.state) for one in listed} == {
+        (first.id, ConnectionState.REVOKED),
+        (second.id, ConnectionState.ACTIVE),
+    }
+    (event,) = await room.events("connection.closed")
+    assert event.connection_id == first.id
+
+
+async def test_disconnecting_twice_is_refused(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    with pytest.raises(TransitionRefused):
+        await disconnect(room, connection)
+
+
+async def test_nobody_disconnects_another_users_account(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    connection = await room.connect()
+    with pytest.raises(TransitionRefused):
+        await disconnect(room, replace(connection, user_id=bob.user.id))
+    assert await room.exchange()
+
+
+@pytest.mark.requirement("S-147")
+async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key(room: Room) -> None:
+    connection = await room.connect("google")
+    narrow = await room.exchange("google")
+    assert narrow.value
+    await disconnect(room, connection)
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+    assert not room.google.families[0].is_alive
+    assert room.google.revocations == [("CANARY-rt-1", "CANARY-at-2")]
+    with pytest.raises(CiphertextRejected):
+        await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
+    row = await room.database.fetch_one(
+        "select k.refresh_sealed, k.access_sealed, r.sealed, (select count(*) from narrowed_tokens) as narrowed"
+        " from connections k join upstream_revocations r on r.connection_id = k.id"
+    )
+    assert row is not None
+    assert list(row.values()) == [None, None, None, 0]
+    (event,) = await room.events("connection.upstream_revoked")
+    assert event.connection_id == connection.id
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+    assert len(room.google.revocations) == 1
+
+
+@pytest.mark.requirement("S-147")
+async def test_a_revocation_that_fails_is_shown_and_repeated_with_backoff(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED, RevokeOutcome.FAILED])
+    assert await revocations.run_due(room.vault) == 1
+    assert await revocations.run_due(room.vault) == 0
+    (pending,) = await revocations.list_revocations(room.database, room.alice.user.id)
+    assert (pending.outcome, pending.attempts, pending.done_at) == ("failed", 1, None)
+    assert pending.next_at is not None
+    assert room.slack.families[0].is_alive
+    room.pass_time(31)
+    assert await revocations.run_due(room.vault) == 1
+    room.pass_time(31)
+    assert await revocations.run_due(room.vault) == 0
+    room.pass_time(120)
+    assert await revocations.run_due(room.vault) == 1
+    assert not room.slack.families[0].is_alive
+    assert len(await room.events("connection.upstream_revocation_failed")) == 2
+    (done,) = await revocations.list_revocations(room.database, room.alice.user.id)
+    assert (done.outcome, done.next_at) == ("revoked", None)
+
+
+async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED] * 50)
+    for _ in range(20):
+        await revocations.run_due(room.vault)
+        room.pass_time(24 * 3600)
+    pending = await revocations.find_revocation(room.database, connection.id)
+    assert pending is not None
+    assert (pending.outcome, pending.sealed) == ("given_up", None)
+    assert len(room.slack.revocations) == 10
+    with pytest.raises(CiphertextRejected):
+        await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
+
+
+async def test_a_provider_without_revocation_is_said_to_have_none(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "unsupported"
+    (event,) = await room.events("connection.upstream_revocation_failed")
+    assert event.details["reason"] == "unsupported"
+
+
+async def test_a_provider_that_is_not_set_up_is_tried_again_later(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    room.slack.is_configured = False
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "failed"
+    assert room.slack.revocations == []
+
+
+async def test_two_processes_make_one_attempt(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    await asyncio.gather(*(revocations.revoke_upstream(room.vault, connection.id) for _ in range(8)))
+    assert len(room.slack.revocations) == 1
+
+
+async def test_nothing_is_revoked_for_a_connection_that_lives(room: Room) -> None:
+    connection = await room.connect()
+    assert await revocations.revoke_upstream(room.vault, connection.id) is None
+    assert room.slack.revocations == []
+
+
+async def test_tokens_that_do_not_open_any_more_still_let_the_account_go(room: Room) -> None:
+    connection = await room.connect()
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update connections set refresh_sealed = access_sealed")
+    pending = await disconnect(room, connection)
+    assert pending.due_at is None
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "unreadable"
+    assert await room.vault.database.fetch("select salt from keys.connection_keys") == []
+
+
+async def test_a_pending_revocation_that_was_swapped_is_not_sent(room: Room) -> None:
+    one, other = await room.connect(account="alice"), await room.connect(account="work")
+    await disconnect(room, one)
+    await disconnect(room, other)
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update upstream_revocations set sealed = (select r.sealed from upstream_revocations r"
+            " where r.connection_id = :other) where connection_id = :one",
+            {"one": one.id, "other": other.id},
+        )
+    assert await revocations.revoke_upstream(room.vault, one.id) == "unreadable"
+    assert room.slack.revocations == []
+    assert await revocations.revoke_upstream(room.vault, other.id) == "revoked"
+
+
+async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        pending = await disconnect(room, connection)
+        assert pending.due_at is not None
+        assert pending.due_at > room.now  # the token that we hold may be spent already
+        assert await revocations.revoke_upstream(room.vault, connection.id) == "pending"
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+    newest = room.slack.families[0].refresh_token
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+    assert [refresh_token for refresh_token, _ in room.slack.revocations] == [newest]
+
+
+async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnect(room, connection)
+        room.pass_time(61)
+        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+    assert room.slack.revocations[-1][0] == room.slack.families[0].refresh_token
+    assert not room.slack.families[0].is_alive
+
+
+async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_is_away(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnect(room, connection)
+        room.pass_time(61)
+        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+        room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+    assert room.slack.families[0].is_alive
+    assert await revocations.run_due(room.vault) == 1
+    assert not room.slack.families[0].is_alive
+
+
+async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate, room.slack.revoke_gate = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnect(room, connection)
+        room.pass_time(61)
+        attempt = asyncio.create_task(revocations.revoke_upstream(room.vault, connection.id))
+        await room.slack.revoke_arrived.wait()
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+        room.slack.revoke_gate.set()
+        assert await attempt == "pending"
+    room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+    assert await revocations.run_due(room.vault) == 1
+    assert room.slack.revocations[-1][0] == room.slack.families[0].refresh_token
+    assert not room.slack.families[0].is_alive
+
+
+async def test_a_silent_refresh_of_a_disconnected_account_harms_nothing(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    room.slack.faults.append(Fault(before=Silent("timeout")))
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnect(room, connection)
+        room.slack.gate.set()
+        with pytest.raises(TemporarilyUnavailable):
+            await slow
+    room.pass_time(61)
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"

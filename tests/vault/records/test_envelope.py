@@ -1,0 +1,155 @@
+"""The sealed format: opening undoes sealing, nothing altered or moved opens, frozen vectors stay readable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vault.envelope import Context, key_id_of, open_sealed, seal
+from vault.keys.key_ring import ConnectionKey
+from vault.keys.sources.local import LocalKey
+from vault.keys.sources.passphrase import PassphraseKeySource
+from vault.refusals import CiphertextRejected
+
+VECTORS = json.loads(Path(__file__).parents[2].joinpath("vectors", "envelope_v1.json").read_text(encoding="utf-8"))
+KEY = bytes(range(32))
+
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
+contexts = st.builds(
+    Context,
+    purpose=texts,
+    tenant=texts,
+    user_id=texts,
+    provider=texts,
+    account=texts,
+    record_id=texts,
+    generation=st.integers(0, 2**63),
+)
+CONTEXT = Context("refresh_token", "default", "user", "slack", "account", "connection", 3)
+
+
+@given(plaintext=st.binary(max_size=300), key=st.binary(min_size=32, max_size=32), context=contexts)
+def test_opening_undoes_sealing(plaintext: bytes, key: bytes, context: Context) -> None:
+    sealed = seal(plaintext, key=key, key_id="a-key", context=context)
+    assert open_sealed(sealed, key=key, context=context) == plaintext
+    assert key_id_of(sealed) == "a-key"
+    if len(plaintext) > 8:
+        assert plaintext not in sealed
+
+
+@pytest.mark.requirement("V-01")
+def test_a_value_with_any_bit_flipped_is_refused() -> None:
+    sealed = seal(b"a token", key=KEY, key_id="k1", context=CONTEXT)
+    for position in range(8 * len(sealed)):
+        flipped = bytearray(sealed)
+        flipped[position // 8] ^= 1 << (position % 8)
+        with pytest.raises(CiphertextRejected):
+            open_sealed(bytes(flipped), key=KEY, context=CONTEXT)
+    assert open_sealed(sealed, key=KEY, context=CONTEXT) == b"a token"
+
+
+@pytest.mark.requirement("V-01")
+@given(written=contexts, read=contexts)
+def test_a_value_opens_in_its_own_context_only(written: Context, read: Context) -> None:
+    sealed = seal(b"a token", key=KEY, key_id="k", context=written)
+    if read == written:
+        assert open_sealed(sealed, key=KEY, context=read) == b"a token"
+    else:
+        with pytest.raises(CiphertextRejected):
+            open_sealed(sealed, key=KEY, context=read)
+
+
+@pytest.mark.requirement("V-01")
+@pytest.mark.parametrize("changed", [field.name for field in fields(Context)])
+def test_every_field_of_the_context_counts(changed: str) -> None:
+    sealed = seal(b"a token", key=KEY, key_id="k", context=CONTEXT)
+    other = replace(CONTEXT, **{changed: 4 if changed == "generation" else "another"})
+    with pytest.raises(CiphertextRejected):
+        open_sealed(sealed, key=KEY, context=other)
+    assert open_sealed(sealed, key=KEY, context=CONTEXT) == b"a token"
+
+
+@given(first=contexts, second=contexts)
+def test_two_contexts_never_encode_alike(first: Context, second: Context) -> None:
+    assert (first.encoded() == second.encoded()) == (first == second)
+
+
+def test_parts_of_two_values_do_not_combine() -> None:
+    one, two = (seal(text, key=KEY, key_id="k", context=CONTEXT) for text in (b"first", b"other"))
+    wrap_ends = 3 + 12 + 48
+    with pytest.raises(CiphertextRejected):
+        open_sealed(one[:wrap_ends] + two[wrap_ends:], key=KEY, context=CONTEXT)
+
+
+def test_another_key_is_refused() -> None:
+    sealed = seal(b"a token", key=KEY, key_id="k", context=CONTEXT)
+    with pytest.raises(CiphertextRejected):
+        open_sealed(sealed, key=bytes(32), context=CONTEXT)
+
+
+@given(junk=st.binary(max_size=200))
+def test_junk_is_refused(junk: bytes) -> None:
+    with pytest.raises(CiphertextRejected):
+        open_sealed(junk, key=KEY, context=CONTEXT)
+
+
+@pytest.mark.parametrize("key_id", ["", "x" * 256])
+def test_a_key_id_has_1_to_255_bytes(key_id: str) -> None:
+    with pytest.raises(ValueError, match="key id"):
+        seal(b"", key=KEY, key_id=key_id, context=CONTEXT)
+    seal(b"", key=KEY, key_id="x" * 255, context=CONTEXT)
+
+
+@pytest.mark.requirement("V-02")
+def test_no_nonce_and_no_wrapped_key_repeats() -> None:
+    count = 20_000  # enough to notice a counter, a clock or a fixed seed
+    seen = [seal(b"", key=KEY, key_id="k", context=CONTEXT) for _ in range(count)]
+    assert len({sealed[3:15] for sealed in seen}) == count  # nonce of the wrap
+    assert len({sealed[15:63] for sealed in seen}) == count  # the wrapped data key
+    assert len({sealed[63:75] for sealed in seen}) == count  # nonce of the payload
+
+
+@pytest.mark.parametrize("vector", VECTORS["envelope"], ids=lambda vector: vector["name"])
+def test_frozen_values_stay_readable(vector: dict[str, object]) -> None:
+    sealed, key = bytes.fromhex(str(vector["sealed"])), bytes.fromhex(str(vector["key"]))
+    context = Context(**vector["context"])
+    assert open_sealed(sealed, key=key, context=context) == bytes.fromhex(str(vector["plaintext"]))
+    assert key_id_of(sealed) == vector["key_id"]
+
+
+def test_a_frozen_wrapped_key_stays_readable() -> None:
+    vector = VECTORS["local_key"]
+    key = LocalKey(bytes.fromhex(vector["key"]), kind="file")
+    assert key.id == vector["id"]
+    wrapped, context = bytes.fromhex(vector["wrapped"]), bytes.fromhex(vector["context"])
+    assert key.unwrap(wrapped, context) == bytes.fromhex(vector["unwrapped"])
+    for broken in (wrapped[:-1], b"\x07" + wrapped[1:], b""):
+        with pytest.raises(CiphertextRejected):
+            key.unwrap(broken, context)
+    with pytest.raises(CiphertextRejected):
+        key.unwrap(wrapped, b"another context")
+
+
+async def test_a_key_frozen_under_a_passphrase_stays_readable() -> None:
+    vector = VECTORS["passphrase"]
+    source = PassphraseKeySource({"TOKEN_VAULT_PASSPHRASE": vector["passphrase"]}, file=None)
+    wrapped, context = bytes.fromhex(vector["wrapped"]), bytes.fromhex(vector["context"])
+    assert await source.unwrap(wrapped, context) == bytes.fromhex(vector["unwrapped"])
+    assert source.id == vector["id"]
+
+
+def test_a_frozen_secret_of_a_connection_stays_readable() -> None:
+    vector = VECTORS["connection_key"]
+    key = ConnectionKey(
+        bytes.fromhex(vector["user_key"]),
+        salt=bytes.fromhex(vector["salt"]),
+        user_id=vector["user_id"],
+        connection_id=vector["connection_id"],
+    )
+    named = {name: vector[name] for name in ("purpose", "provider", "account", "generation")}
+    assert key.open(bytes.fromhex(vector["sealed"]), **named) == vector["plaintext"]

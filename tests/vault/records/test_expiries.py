@@ -1,0 +1,169 @@
+"""Grants that their providers end: announced a week before, once, and kept alive where that is free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from providers.definitions.catalog import ProviderOverrides, load_catalog
+from server.lifecycle.maintenance import keep_alive
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room, second_process
+from vault.connections import get_connection
+from vault.expiries import BATCH, announce
+from vault.records import Connection
+from vault.refresh.concurrency import Vault
+from vault.storage.database import Database, integer
+from vault.upstream import Rotation
+
+DAY = 86400
+IDLE = 180 * DAY
+
+
+def with_idle(room: Room, provider: str) -> Vault:
+    policies = {**room.vault.policies, provider: replace(room.vault.policies[provider], grant_idle=IDLE)}
+    return replace(room.vault, policies=policies)
+
+
+async def test_the_end_of_a_grant_is_announced_once_a_week_before(store: Store) -> None:
+    async with open_room(store) as room, second_process(room) as other:
+        connection = await room.connect()
+        await room.connect(account="lasting")
+        async with room.database.transaction() as transaction:
+            await transaction.execute(
+                "update connections set grant_expires_at = :at where id = :id",
+                {"at": room.now + 30 * DAY, "id": connection.id},
+            )
+        assert await announce(room.database) == 0
+        room.pass_time(23 * DAY + 1)
+        other.pass_time(23 * DAY + 1)
+        assert await announce(room.database) + await announce(other.database) == 1
+        assert await announce(room.database) == 0
+        (event,) = await room.events("connection.expiring")
+        assert (event.connection_id, event.user_id) == (connection.id, room.alice.user.id)
+        shown = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+        assert shown is not None
+        assert shown.status(room.now) == "expiring"
+        room.pass_time(8 * DAY)
+        assert await announce(room.database) == 0
+
+
+async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.STRICT) as room:
+        room.vault = with_idle(room, "slack")
+        connection = await room.connect()
+
+        async def shown() -> Connection:
+            found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+            assert found is not None
+            return found
+
+        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
+        room.pass_time(IDLE - 6 * DAY)
+        assert (await shown()).status(room.now) == "expiring"
+        assert (await shown()).ends_unless_used
+        assert await announce(room.database) == 1
+        (event,) = await room.events("connection.expiring")
+        assert event.details["why"] == "unused"
+        assert await keep_alive(room.vault) == 0  # its refresh token rotates: the person is told instead
+        assert await room.exchange()
+        assert (await shown()).status(room.now) == "active"
+        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
+
+
+@pytest.mark.parametrize(
+    ("provider", "testing", "days", "why", "is_used"),
+    [
+        ("spotify", False, 183, "age", True),  # six months
+        ("atlassian", False, 365, "age", True),
+        ("atlassian", False, 90, "unused", False),
+        ("google", True, 7, "age", True),
+        ("google", False, 180, "unused", False),
+    ],
+)
+async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_before_it_strikes(
+    sqlite_store: Store, provider: str, days: int, why: str, *, testing: bool, is_used: bool
+) -> None:
+    registered = ProviderOverrides(client_id="ours", client_secret="secret", testing=testing)
+    policy = replace(load_catalog(overrides={provider: registered}).provider(provider).policy(), provider="slack")
+    async with open_room(sqlite_store, rotation=policy.rotation) as room:
+        room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+        connection = await room.connect()
+        end = room.now + days * DAY
+
+        async def shown() -> Connection:
+            found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+            assert found is not None
+            return found
+
+        if days > 7:
+            room.pass_time((days - 8) * DAY)
+            if is_used:
+                assert await room.exchange()
+            assert (await shown()).status(room.now) == "active"
+            assert await announce(room.database) == 0
+            room.pass_time(DAY)
+        if is_used:
+            assert await room.exchange()  # which puts the end of an unused grant off, and no other
+        assert (await shown()).status(room.now) == "expiring"
+        assert abs(((await shown()).ends_at or 0) - end) <= 2
+        assert await announce(room.database) == 1
+        (event,) = await room.events("connection.expiring")
+        assert event.details["why"] == why
+
+
+async def test_many_ends_at_one_time_are_announced_once_each_a_batch_at_a_time(database: Database) -> None:
+    now = database.now()
+    row: dict[str, str | int | None] = {
+        "tenant": "default", "user_id": "u", "provider": "slack", "scopes": "", "state": "active", "metadata": "{}",
+    }  # fmt: skip
+    async with database.transaction() as transaction:
+        await transaction.execute_many(
+            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation,"
+            " metadata, created_at, grant_expires_at, idle_expires_at) values (:tenant, :id, :user_id, :provider,"
+            " :account, :account, :scopes, :state, 1, :metadata, 1, :at, :rest)",
+            [
+                # by age, by rest, and by both, so that either way finds it
+                {
+                    **row,
+                    "id": f"c{n}",
+                    "account": f"a{n}",
+                    "at": now + DAY if n % 3 else None,
+                    "rest": now + DAY + 1 if n % 3 < 2 else None,
+                }
+                for n in range(2 * BATCH + 50)
+            ],
+        )
+    assert await announce(database) == 2 * BATCH + 50
+    assert await announce(database) == 0
+    batches = await database.fetch("select first_sequence, last_sequence from event_batches")
+    sizes = [integer(row, "last_sequence") - integer(row, "first_sequence") + 1 for row in batches]
+    assert sum(sizes) == 2 * BATCH + 50
+    assert max(sizes) <= BATCH
+
+
+async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:
+    async with open_room(store) as room:
+        room.vault = with_idle(room, "google")
+        await room.connect("google")
+        room.pass_time(IDLE - 15 * DAY)
+        assert await keep_alive(room.vault) == 0
+        room.pass_time(2 * DAY)
+        assert await keep_alive(room.vault) == 1
+        await room.settle()
+        assert len(room.google.sends) == 1
+        assert await keep_alive(room.vault) == 0
+        room.pass_time(10 * DAY)
+        assert await announce(room.database) == 0
+
+
+async def test_a_grant_that_no_agent_may_use_is_not_kept_alive(store: Store) -> None:
+    async with open_room(store) as room:
+        room.vault = with_idle(room, "google")
+        connection = await room.connect("google", delegated=frozenset())
+        room.pass_time(IDLE - 13 * DAY)
+        assert await keep_alive(room.vault) == 0
+        await room.allow(connection, connection.scopes)
+        assert await keep_alive(room.vault) == 1
+        await room.settle()

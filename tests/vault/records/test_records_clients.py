@@ -1,0 +1,222 @@
+"""Agents and APIs: saved, replaced, removed with everything they hold, and forgotten when never used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, seed
+from vault import apis, clients, grants, tickets, tokens
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT, ClientKind, TicketPurpose
+from vault.refusals import StorageUnavailable, TransitionRefused
+from vault.storage.database import Database
+
+DAY = clients.UNUSED_LIFETIME
+
+
+async def test_a_client_comes_back_as_it_was_saved_and_hides_its_secrets(database: Database) -> None:
+    made = replace(
+        agent(),
+        kind=ClientKind.MANUAL,
+        auth_method="client_secret_basic",
+        secret_hash=b"s" * 32,
+        redirect_uris=("https://b.example/cb", "https://a.example/cb?x=1"),
+        grant_types=frozenset({"authorization_code", "urn:ietf:params:oauth:grant-type:token-exchange"}),
+        resources=("https://api.example",),
+        metadata={"contacts": ["a@b.example"], "jwks": {"keys": []}},
+    )
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, made)
+    assert await clients.get_client(database, made.id) == made
+    assert await clients.list_clients(database) == (made,)
+    assert await clients.get_client(database, made.id.upper()) is None
+    assert "ssss" not in repr(made)
+    assert "rrrr" not in repr(made)
+
+
+@pytest.mark.parametrize("kind", [ClientKind.DYNAMIC, ClientKind.MANUAL])
+async def test_a_registered_client_is_not_replaced_by_another_with_its_id(database: Database, kind: ClientKind) -> None:
+    first = agent(kind=kind)
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, first)
+    for usurper in (replace(first, name="Usurper"), replace(first, kind=ClientKind.METADATA)):
+        with pytest.raises(clients.ClientExists):
+            async with database.transaction() as transaction:
+                await clients.save_client(transaction, usurper)
+    assert await clients.get_client(database, first.id) == first
+
+
+@pytest.mark.parametrize("kind", [ClientKind.METADATA, ClientKind.LOCAL])
+async def test_a_metadata_or_local_client_is_replaced_in_place(database: Database, kind: ClientKind) -> None:
+    first = agent("https://agent.example/client", kind=kind)
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, first)
+        await clients.touch(transaction, first.id, now=NOW)
+        await clients.save_client(transaction, replace(first, name="Renamed", created_at=NOW + 99))
+    found = await clients.get_client(database, first.id)
+    assert found == replace(first, name="Renamed", last_used_at=NOW)
+
+
+async def test_an_update_changes_the_registration_but_neither_kind_nor_age(database: Database) -> None:
+    first = agent()
+    changed = replace(first, name="New name", redirect_uris=("https://new.example/cb",), registration_hash=b"n" * 32)
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, first)
+        assert await clients.update_client(
+            transaction, replace(changed, kind=ClientKind.MANUAL, created_at=NOW + 5, last_used_at=NOW)
+        )
+        assert not await clients.update_client(transaction, agent("unknown"))
+    assert await clients.get_client(database, first.id) == changed
+
+
+@pytest.mark.requirement("S-030")
+async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(database: Database, key_ring: KeyRing) -> None:
+    gone, kept = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    held: dict[str, tuple[str, str]] = {}
+    for seeded in (gone, kept):
+        async with database.transaction() as transaction:
+            refresh = await tokens.issue_refresh_token(
+                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
+            )
+            code = await tickets.issue(
+                transaction,
+                key_ring,
+                purpose=TicketPurpose.CODE,
+                payload={},
+                lifetime=60,
+                now=NOW,
+                client_id=seeded.client.id,
+            )
+        held[seeded.client.id] = (refresh, code)
+    async with database.transaction() as transaction:
+        ended = await clients.remove_client(transaction, gone.client.id, now=NOW)
+        assert await clients.remove_client(transaction, gone.client.id, now=NOW) is None
+        assert await clients.remove_client(transaction, "unknown", now=NOW) is None
+        assert not await clients.update_client(transaction, gone.client)
+    assert ended is not None
+    assert [(grant.id, grant.revoked_reason) for grant in ended] == [(gone.grant.id, "client_removed")]
+
+    assert await clients.get_client(database, gone.client.id) is None
+    assert await clients.list_clients(database) == (kept.client,)
+    refresh, code = held[gone.client.id]
+    assert await grants.live_principal_facts(database, gone.grant.id) is None
+    with pytest.raises(tokens.RefreshRefused):
+        await tokens.rotate(database, refresh, request=tokens.RefreshRequest(gone.client.id), now=NOW)
+    with pytest.raises(TransitionRefused):
+        async with database.transaction() as transaction:
+            await tickets.consume(transaction, key_ring, code, purpose=TicketPurpose.CODE, now=NOW)
+    with pytest.raises(clients.ClientExists):
+        async with database.transaction() as transaction:
+            await clients.save_client(transaction, gone.client)
+
+    refresh, code = held[kept.client.id]
+    assert await grants.live_principal_facts(database, kept.grant.id) is not None
+    await tokens.rotate(database, refresh, request=tokens.RefreshRequest(kept.client.id), now=NOW)
+    async with database.transaction() as transaction:
+        await tickets.consume(transaction, key_ring, code, purpose=TicketPurpose.CODE, now=NOW)
+
+
+async def test_a_metadata_client_that_returns_after_removal_has_neither_grants_nor_delegations(
+    database: Database,
+) -> None:
+    seeded = await seed(database)
+    client = agent("https://agent.example/client", kind=ClientKind.METADATA)
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, client)
+    grant = await allow(database, seeded.user, client)
+    async with database.transaction() as transaction:
+        for owner in (client.id, seeded.client.id):
+            await transaction.execute(
+                "insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at)"
+                " values (:tenant, :user_id, :client_id, :id, :scopes, :now, :now)",
+                {
+                    "tenant": TENANT,
+                    "user_id": seeded.user.id,
+                    "client_id": owner,
+                    "id": "connection-1",
+                    "scopes": "chat:write",
+                    "now": NOW,
+                },
+            )
+        await clients.remove_client(transaction, client.id, now=NOW)
+        await clients.save_client(transaction, replace(client, created_at=NOW + 1))
+    assert await clients.get_client(database, client.id) == replace(client, created_at=NOW + 1, registration_hash=None)
+    assert await grants.live_principal_facts(database, grant.id) is None
+    live = await database.fetch("select client_id from delegations where revoked_at is null")
+    assert [row["client_id"] for row in live] == [seeded.client.id]
+
+
+@pytest.mark.requirement("S-027")
+async def test_a_client_of_strangers_that_nobody_used_is_forgotten_after_a_day(database: Database) -> None:
+    seeded = await seed(database)  # agent-1 holds a grant
+    async with database.transaction() as transaction:
+        for client in (
+            agent("unused"),
+            agent("used"),
+            agent("young", created_at=NOW + 1),
+            agent("manual", kind=ClientKind.MANUAL),
+            agent("https://agent.example/client", kind=ClientKind.METADATA),
+        ):
+            await clients.save_client(transaction, client)
+        await clients.touch(transaction, "used", now=NOW)
+        assert await clients.reap_unused(transaction, before=NOW + DAY - 1 - DAY) == 0
+        assert await clients.reap_unused(transaction, before=NOW + DAY - DAY) == 2
+    left = {client.id for client in await clients.list_clients(database)}
+    assert left == {seeded.client.id, "used", "young", "manual"}
+
+
+async def test_use_is_noted_at_most_once_an_hour(database: Database) -> None:
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, agent())
+        for now in (NOW, NOW + 3599, NOW + 3600):
+            await clients.touch(transaction, "agent-1", now=now)
+            found = await clients.get_client(transaction, "agent-1")
+            assert found is not None
+            assert found.last_used_at == (NOW + 3600 if now == NOW + 3600 else NOW)
+
+
+@pytest.mark.requirement("S-027")
+async def test_recent_registrations_are_counted_by_kind_removed_ones_too(database: Database) -> None:
+    async with database.transaction() as transaction:
+        for n in range(3):
+            await clients.save_client(transaction, agent(f"dynamic-{n}", created_at=NOW + n))
+        await clients.save_client(transaction, agent("manual", kind=ClientKind.MANUAL))
+        await clients.remove_client(transaction, "dynamic-2", now=NOW + 2)
+    assert await clients.count_recent(database, kind=ClientKind.DYNAMIC, since=NOW) == 3
+    assert await clients.count_recent(database, kind=ClientKind.DYNAMIC, since=NOW + 1) == 2
+    assert await clients.count_recent(database, kind=ClientKind.LOCAL, since=NOW) == 0
+
+
+async def test_an_api_is_found_by_its_exact_resource_and_its_removal_ends_its_grants(database: Database) -> None:
+    seeded = await seed(database)
+    async with database.transaction() as transaction:
+        first = await apis.add_api(transaction, "https://api.example", name="Mine", now=NOW)
+        renamed = await apis.add_api(transaction, "https://api.example", name="Ours", now=NOW + 1)
+        assert renamed == replace(first, name="Ours")
+    other = await allow(database, seeded.user, seeded.client, resource="https://api.example")
+    assert await apis.list_apis(database) == (renamed,)
+    assert await apis.find_api(database, "https://api.example") == renamed
+    assert await apis.find_api(database, "https://api.example/") is None
+    async with database.transaction() as transaction:
+        assert await apis.remove_api(transaction, "https://api.example", now=NOW)
+        assert not await apis.remove_api(transaction, "https://api.example", now=NOW)
+    assert await apis.list_apis(database) == ()
+    assert await grants.live_principal_facts(database, other.id) is None
+    assert await grants.live_principal_facts(database, seeded.grant.id) is not None
+
+
+@pytest.mark.parametrize("column", ["metadata", "redirect_uris"])
+async def test_a_damaged_row_is_refused_rather_than_guessed(database: Database, column: str) -> None:
+    statements = {
+        "metadata": "update clients set metadata = :value where id = :id",
+        "redirect_uris": "update clients set redirect_uris = :value where id = :id",
+    }
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, agent())
+    assert await clients.get_client(database, "agent-1") == agent()
+    async with database.transaction() as transaction:
+        await transaction.execute(statements[column], {"value": "17", "id": "agent-1"})
+    with pytest.raises(StorageUnavailable):
+        await clients.get_client(database, "agent-1")

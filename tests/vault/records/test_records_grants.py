@@ -1,0 +1,155 @@
+"""Grants: the live read behind every call, remembered consent, and revocation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, allow, seed
+from vault import clients, grants, tickets, users
+from vault.keys.key_ring import KeyRing
+from vault.records import ClientKind, Grant, TicketPurpose
+from vault.storage.database import Database, Transaction
+
+
+async def test_the_live_read_brings_grant_client_and_user(database: Database) -> None:
+    seeded = await seed(database)
+    facts = await grants.live_principal_facts(database, seeded.grant.id)
+    assert facts == grants.LiveGrant(
+        grant=seeded.grant,
+        client_kind=ClientKind.DYNAMIC,
+        client_name="An agent",
+        auth_method="none",
+        user_name="alice",
+    )
+    assert await grants.get_grant(database, seeded.grant.id) == seeded.grant
+    assert await grants.live_principal_facts(database, "unknown") is None
+    assert await grants.get_grant(database, "unknown") is None
+
+
+async def _revoke(transaction: Transaction, seeded: Seeded) -> None:
+    await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
+
+
+async def _remove_client(transaction: Transaction, seeded: Seeded) -> None:
+    await clients.remove_client(transaction, seeded.client.id, now=NOW)
+
+
+async def _disable_user(transaction: Transaction, seeded: Seeded) -> None:
+    await users.disable_user(transaction, seeded.user.id, now=NOW)
+
+
+async def _only_mark_client(transaction: Transaction, seeded: Seeded) -> None:
+    await transaction.execute(
+        "update clients set removed_at = :now where id = :id", {"now": NOW, "id": seeded.client.id}
+    )
+
+
+async def _only_mark_user(transaction: Transaction, seeded: Seeded) -> None:
+    await transaction.execute("update users set disabled_at = :now where id = :id", {"now": NOW, "id": seeded.user.id})
+
+
+@pytest.mark.requirement("S-086")
+@pytest.mark.parametrize("end", [_revoke, _remove_client, _disable_user, _only_mark_client, _only_mark_user])
+async def test_the_live_read_fails_at_once_when_grant_client_or_user_ends(
+    database: Database, end: Callable[[Transaction, Seeded], Awaitable[None]]
+) -> None:
+    seeded, other = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    async with database.transaction() as transaction:
+        await end(transaction, seeded)
+    assert await grants.live_principal_facts(database, seeded.grant.id) is None
+    assert await grants.list_live_grants(database, seeded.user.id) == ()
+    assert await grants.live_principal_facts(database, other.grant.id) is not None
+
+
+async def test_revoking_again_keeps_the_first_reason_and_one_contender_is_told(database: Database) -> None:
+    seeded = await seed(database)
+
+    async def contend(reason: str) -> Grant | None:
+        async with database.transaction() as transaction:
+            return await grants.revoke_grant(transaction, seeded.grant.id, reason=reason, now=NOW)
+
+    told = [grant for grant in await asyncio.gather(*(contend(f"reason-{n}") for n in range(8))) if grant is not None]
+    assert len(told) == 1
+    assert told[0] == seeded.grant.revoke(NOW, reason=told[0].revoked_reason or "")
+    assert await contend("later") is None
+    assert await grants.get_grant(database, seeded.grant.id) == told[0]
+
+
+@pytest.mark.requirement("S-086")
+async def test_cutting_an_agent_off_ends_its_grants_and_codes_for_this_user_only(
+    database: Database, key_ring: KeyRing
+) -> None:
+    alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    second = await allow(database, alice.user, alice.client)
+    others = await allow(database, alice.user, bob.client)
+    bobs = await allow(database, bob.user, alice.client)
+    codes: dict[str, str] = {}
+    async with database.transaction() as transaction:
+        for user in (alice.user, bob.user):
+            codes[user.name] = await tickets.issue(
+                transaction,
+                key_ring,
+                purpose=TicketPurpose.CODE,
+                payload={},
+                lifetime=60,
+                now=NOW,
+                user_id=user.id,
+                client_id=alice.client.id,
+            )
+        ended = await grants.revoke_client_grants(
+            transaction, user_id=alice.user.id, client_id=alice.client.id, reason="cut_off", now=NOW
+        )
+    assert {grant.id for grant in ended} == {alice.grant.id, second.id}
+    assert [live.grant.id for live in await grants.list_live_grants(database, alice.user.id)] == [others.id]
+    assert await grants.list_grants(database, alice.user.id) == (others,)
+    assert {grant.id for grant in await grants.list_grants(database, bob.user.id)} == {bob.grant.id, bobs.id}
+    for name, code in codes.items():
+        ticket = await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW)
+        assert (ticket is None) is (name == "alice")
+
+
+@pytest.mark.requirement("S-049")
+async def test_consent_is_remembered_only_for_the_same_user_client_redirect_resource_and_scopes(
+    database: Database,
+) -> None:
+    alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
+
+    async def remembered(**changed: str) -> Grant | None:
+        asked = {
+            "user_id": alice.user.id,
+            "client_id": alice.client.id,
+            "redirect_uri": REDIRECT,
+            "resource": RESOURCE,
+            "scope": "tools",
+        } | changed
+        return await grants.find_consent(
+            database,
+            user_id=asked["user_id"],
+            client_id=asked["client_id"],
+            redirect_uri=asked["redirect_uri"],
+            resource=asked["resource"],
+            scopes=frozenset(asked["scope"].split()),
+        )
+
+    assert await remembered() == alice.grant
+    assert await remembered(scope="tools connections offline_access") == alice.grant
+    assert await remembered(scope="tools exchange") is None
+    assert await remembered(user_id=bob.user.id) is None
+    assert await remembered(client_id=bob.client.id) is None
+    assert await remembered(redirect_uri=REDIRECT + "/other") is None
+    assert await remembered(resource=RESOURCE + "/other") is None
+    async with database.transaction() as transaction:
+        await grants.revoke_grant(transaction, alice.grant.id, reason="test", now=NOW)
+    assert await remembered() is None
+
+
+async def test_the_event_of_a_revocation_names_who_and_why(database: Database) -> None:
+    seeded = await seed(database)
+    event = grants.revocation_event(replace(seeded.grant, revoked_at=NOW, revoked_reason="cut_off"))
+    assert (event.kind, event.user_id, event.client_id) == ("grant.revoked", seeded.user.id, seeded.client.id)
+    assert event.details == {"grant": seeded.grant.id, "reason": "cut_off"}
+    assert seeded.grant.scopes == SCOPES

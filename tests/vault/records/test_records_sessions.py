@@ -1,0 +1,83 @@
+"""Signed-in browsers: found while they live, and dead at once on the server when they end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.seeded import NOW, seed
+from vault import sessions
+from vault.storage.database import Database
+
+
+async def test_a_session_is_found_by_its_token_with_its_user(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        token, started = await sessions.start_session(transaction, alice.user.id, now=NOW)
+    found = await sessions.find_session(database, token, now=NOW)
+    assert found == (started, alice.user)
+    assert started.token_hash == sessions.session_hash(token)
+    assert await sessions.find_session(database, token + "x", now=NOW) is None
+    assert await sessions.find_session(database, "", now=NOW) is None
+    rows = await database.fetch("select token_hash from sessions")
+    assert token.encode() not in [row["token_hash"] for row in rows]
+
+
+@pytest.mark.requirement("S-133")
+async def test_an_ended_session_is_dead_on_the_server_and_the_other_one_lives(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        left, ended = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        other, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        assert await sessions.end_session(transaction, ended.token_hash, now=NOW)
+        assert not await sessions.end_session(transaction, ended.token_hash, now=NOW)
+    assert await sessions.find_session(database, left, now=NOW) is None
+    assert await sessions.find_session(database, other, now=NOW) is not None
+
+
+async def test_signing_out_everywhere_can_spare_the_browser_at_hand(database: Database) -> None:
+    alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    async with database.transaction() as transaction:
+        here, kept = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        there, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        bobs, _ = await sessions.start_session(transaction, bob.user.id, now=NOW)
+        assert await sessions.end_user_sessions(transaction, alice.user.id, now=NOW, except_hash=kept.token_hash) == 1
+    assert await sessions.find_session(database, there, now=NOW) is None
+    assert await sessions.find_session(database, here, now=NOW) is not None
+    async with database.transaction() as transaction:
+        assert await sessions.end_user_sessions(transaction, alice.user.id, now=NOW) == 1
+    assert await sessions.find_session(database, here, now=NOW) is None
+    assert await sessions.find_session(database, bobs, now=NOW) is not None
+
+
+async def test_an_idle_session_ends_and_a_seen_one_goes_on_until_its_absolute_end(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        token, started = await sessions.start_session(transaction, alice.user.id, now=NOW)
+    step = sessions.IDLE_LIFETIME - 1
+    assert not sessions.needs_touch(started, now=NOW + 1)
+    assert sessions.needs_touch(started, now=NOW + step)
+    assert await sessions.find_session(database, token, now=NOW + step + 1) is None
+    now = NOW
+    while now + step < NOW + sessions.ABSOLUTE_LIFETIME:
+        now += step
+        found = await sessions.find_session(database, token, now=now)
+        assert found is not None
+        async with database.transaction() as transaction:
+            await sessions.touch_session(transaction, found[0], now=now)
+    end = NOW + sessions.ABSOLUTE_LIFETIME
+    assert await sessions.find_session(database, token, now=end - 1) is not None
+    assert await sessions.find_session(database, token, now=end) is None
+
+
+async def test_seeing_an_ended_session_does_not_revive_it_and_long_ended_ones_are_forgotten(database: Database) -> None:
+    alice = await seed(database)
+    later = NOW + 40 * 86400
+    async with database.transaction() as transaction:
+        token, session = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        await sessions.end_session(transaction, session.token_hash, now=NOW)
+        await sessions.touch_session(transaction, session, now=NOW + 600)
+        fresh, _ = await sessions.start_session(transaction, alice.user.id, now=later)
+        assert await sessions.sweep_sessions(transaction, now=NOW + 600) == 0
+        assert await sessions.sweep_sessions(transaction, now=later) == 1
+    assert await sessions.find_session(database, token, now=NOW + 600) is None
+    assert await sessions.find_session(database, fresh, now=later) is not None

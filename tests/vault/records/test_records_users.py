@@ -1,0 +1,162 @@
+"""Users, their names and identities, and that ending their access ends all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.support.seeded import NOW, RESOURCE, SCOPES, seed
+from vault import grants, sessions, tickets, tokens, users
+from vault.keys.key_ring import KeyRing
+from vault.records import TicketPurpose
+from vault.refusals import TransitionRefused
+from vault.storage.database import Database, Transaction
+
+
+async def test_a_user_is_found_by_id_and_by_name_whatever_its_case(database: Database) -> None:
+    async with database.transaction() as transaction:
+        made = await users.create_user(transaction, "  Älice ", password_hash="h", is_admin=True, now=NOW)
+    assert made.name == "Älice"
+    assert await users.get_user(database, made.id) == made
+    assert await users.find_user(database, "äLICE") == made
+    assert await users.find_user(database, "A\N{COMBINING DIAERESIS}lice") == made
+    assert await users.find_user(database, "alice") is None
+    assert await users.get_user(database, "nobody") is None
+    assert "'h'" not in repr(made)
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 201, "ali\u202ece", "ali\u200bce", "ali\nce", "ali\x00ce"])
+async def test_a_name_that_cannot_be_seen_is_refused(database: Database, name: str) -> None:
+    async with database.transaction() as transaction:
+        with pytest.raises(users.NameRefused):
+            await users.create_user(transaction, name, now=NOW)
+        await users.create_user(transaction, "x" * 200, now=NOW)
+
+
+async def test_a_name_is_given_once_even_to_many_at_once(database: Database) -> None:
+    async def contend(name: str) -> bool:
+        try:
+            async with database.transaction() as transaction:
+                await users.create_user(transaction, name, now=NOW)
+        except users.NameTaken:
+            return False
+        return True
+
+    won = await asyncio.gather(*(contend("alice" if n % 2 else "ALICE") for n in range(10)), contend("bob"))
+    assert sum(won[:10]) == 1
+    assert won[10]
+    assert await users.count_users(database) == 2
+    assert [user.name.lower() for user in await users.list_users(database)] == ["alice", "bob"]
+
+
+@pytest.mark.requirement("S-134")
+async def test_an_identity_belongs_to_one_user_and_to_its_issuer(database: Database) -> None:
+    async with database.transaction() as transaction:
+        alice = await users.create_user(transaction, "alice", now=NOW)
+        bob = await users.create_user(transaction, "bob", now=NOW)
+        for _ in range(2):
+            await users.link_identity(transaction, issuer="https://a.example", subject="1", user_id=alice.id, now=NOW)
+        await users.link_identity(transaction, issuer="https://b.example", subject="1", user_id=bob.id, now=NOW)
+    with pytest.raises(users.IdentityTaken):
+        async with database.transaction() as transaction:
+            await users.link_identity(transaction, issuer="https://a.example", subject="1", user_id=bob.id, now=NOW)
+    assert await users.find_by_identity(database, issuer="https://a.example", subject="1") == alice
+    assert await users.find_by_identity(database, issuer="https://b.example", subject="1") == bob
+    assert await users.find_by_identity(database, issuer="https://b.example", subject="2") is None
+
+
+async def _change_password(transaction: Transaction, user_id: str) -> bool:
+    return await users.set_password(transaction, user_id, password_hash="new", now=NOW + 1)
+
+
+async def _disable(transaction: Transaction, user_id: str) -> bool:
+    return await users.disable_user(transaction, user_id, now=NOW + 1)
+
+
+async def _delete(transaction: Transaction, user_id: str) -> bool:
+    return await users.delete_user(transaction, user_id, now=NOW + 1)
+
+
+@pytest.mark.requirement("S-086")
+@pytest.mark.parametrize("end", [_change_password, _disable, _delete])
+async def test_password_change_disabling_and_deletion_end_everything_of_this_user_only(
+    database: Database, key_ring: KeyRing, end: Callable[[Transaction, str], Awaitable[bool]]
+) -> None:
+    alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    held: dict[str, tuple[str, str, str]] = {}
+    for seeded in (alice, bob):
+        async with database.transaction() as transaction:
+            cookie, _ = await sessions.start_session(transaction, seeded.user.id, now=NOW)
+            refresh = await tokens.issue_refresh_token(
+                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
+            )
+            code = await tickets.issue(
+                transaction,
+                key_ring,
+                purpose=TicketPurpose.CODE,
+                payload={},
+                lifetime=60,
+                now=NOW,
+                user_id=seeded.user.id,
+                client_id=seeded.client.id,
+            )
+        held[seeded.user.id] = (cookie, refresh, code)
+    async with database.transaction() as transaction:
+        assert await end(transaction, alice.user.id)
+        assert not await end(transaction, "nobody")
+
+    for seeded, ended in ((alice, True), (bob, False)):
+        cookie, refresh, code = held[seeded.user.id]
+        assert (await sessions.find_session(database, cookie, now=NOW + 1) is None) is ended
+        assert (await grants.live_principal_facts(database, seeded.grant.id) is None) is ended
+        assert (await tokens.find_live(database, refresh, now=NOW + 1) is None) is ended
+        peeked = await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 1)
+        assert (peeked is None) is ended
+    cookie, refresh, code = held[alice.user.id]
+    with pytest.raises(tokens.RefreshRefused):
+        await tokens.rotate(database, refresh, request=tokens.RefreshRequest(alice.client.id), now=NOW + 1)
+    with pytest.raises(TransitionRefused):
+        async with grants.redeem_code(database, key_ring, code, is_holder=lambda _: True, now=NOW + 1):
+            pass
+
+
+async def test_an_enabled_user_signs_in_again_but_nothing_comes_back(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        await users.disable_user(transaction, alice.user.id, now=NOW)
+        assert not await users.disable_user(transaction, alice.user.id, now=NOW)
+        assert await users.enable_user(transaction, alice.user.id)
+        assert not await users.enable_user(transaction, alice.user.id)
+        fresh, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+    assert await sessions.find_session(database, cookie, now=NOW) is None
+    assert await sessions.find_session(database, fresh, now=NOW) is not None
+    assert await grants.live_principal_facts(database, alice.grant.id) is None
+
+
+async def test_deletion_forgets_name_password_and_identities(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        await users.link_identity(transaction, issuer="https://a.example", subject="1", user_id=alice.user.id, now=NOW)
+        assert await users.delete_user(transaction, alice.user.id, now=NOW)
+    assert await users.get_user(database, alice.user.id) is None
+    assert await users.find_by_identity(database, issuer="https://a.example", subject="1") is None
+    assert await database.fetch("select 1 as one from identities") == []
+    ended = await grants.get_grant(database, alice.grant.id)
+    assert ended is not None
+    assert ended.revoked_reason == "user_deleted"
+
+
+async def test_a_fresh_hash_keeps_sessions_and_yields_to_a_password_set_meanwhile(database: Database) -> None:
+    alice = await seed(database)
+    old = alice.user.password_hash or ""
+    async with database.transaction() as transaction:
+        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        assert await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="fresh")
+        assert not await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="late")
+    assert await sessions.find_session(database, cookie, now=NOW) is not None
+    stored = await users.get_user(database, alice.user.id)
+    assert stored is not None
+    assert stored.password_hash == "fresh"

@@ -1,0 +1,1 @@
+"""Tests of refreshing and its crashes."""

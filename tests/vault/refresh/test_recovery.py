@@ -1,0 +1,183 @@
+"""Refreshes that nobody finished are taken up without a caller, as the provider's class allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from server.app import open_deployment
+from server.deployment import Deployment
+from server.lifecycle import maintenance
+from server.settings import load_settings
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room, second_process
+from tests.support.upstream_double import LOST_ANSWER, LOST_REQUEST
+from vault.records import Connection, ConnectionState
+from vault.refresh import leases
+from vault.refresh.recovery import take_up
+from vault.refresh.rules import PAUSE
+from vault.refresh.spending import open_refresh_token
+from vault.refusals import TemporarilyUnavailable
+from vault.upstream import Rotation
+
+
+@asynccontextmanager
+async def refreshing(room: Room, connection: Connection, *, sends: bool) -> AsyncGenerator[None]:
+    """A process that has claimed a refresh, and perhaps spent the token; it dies with the block."""
+    async with second_process(room) as dying:
+        await dying.database.hold_liveness(dying.vault.owner)
+        facts = await dying.row(connection)
+        async with dying.database.transaction() as transaction:
+            assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
+        if sends:
+            await room.slack.refresh(open_refresh_token(await facts.key(dying.vault.keys), facts))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("rotation", "sent", "survives"),
+    [
+        (Rotation.GRACE, True, True),
+        (Rotation.STRICT, True, False),
+        (Rotation.REVOKES, True, False),
+        (Rotation.NONE, True, True),
+        (Rotation.STRICT, False, True),
+        (Rotation.REVOKES, False, True),
+    ],
+)
+async def test_what_a_dead_process_left_is_settled_without_a_caller(
+    store: Store, rotation: Rotation, *, sent: bool, survives: bool
+) -> None:
+    async with open_room(store, rotation=rotation) as room:
+        room.slack.has_grace = rotation is Rotation.GRACE
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with refreshing(room, connection, sends=sent):
+            pass
+        assert await take_up(room.vault) == 1
+        facts = await room.row(connection)
+        assert facts.state is (ConnectionState.ACTIVE if survives else ConnectionState.NEEDS_REAUTH)
+        assert facts.generation == (2 if survives else 1)
+        assert len(room.slack.sends) == 1 + sent
+        assert await take_up(room.vault) == 0
+
+
+@pytest.mark.parametrize("uptime", [60, 7 * 86400])
+async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_running(store: Store, uptime: int) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        room.slack.has_grace = True
+        held = [await room.connect(account=name) for name in ("one", "two", "three")]
+        room.pass_time(3600)
+        async with second_process(room) as dying:
+            await dying.database.hold_liveness(dying.vault.owner)
+            for connection in held:
+                facts = await dying.row(connection)
+                async with dying.database.transaction() as transaction:
+                    assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
+        for path in (store.data / "owners").iterdir():
+            started = path.stat().st_mtime - uptime
+            os.utime(path, (started, started))
+        assert await room.exchange(account="one")
+        assert await take_up(room.vault) == 2
+        assert [(await room.row(connection)).generation for connection in held] == [2, 2, 2]
+
+
+async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with refreshing(room, connection, sends=True):
+            assert await take_up(room.vault) == 0
+            assert len(room.slack.sends) == 1
+
+
+async def test_where_re_use_revokes_the_old_access_token_is_used_up_first(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store, rotation=Rotation.REVOKES) as room:
+        connection = await room.connect()
+        async with refreshing(room, connection, sends=True):
+            pass
+        assert await take_up(room.vault) == 0
+        assert await room.exchange()
+        room.pass_time(3600)
+        assert await take_up(room.vault) == 1
+        assert (await room.row(connection)).state is ConnectionState.NEEDS_REAUTH
+
+
+async def test_a_silence_is_followed_by_one_attempt_at_once_and_then_by_a_pause(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store, rotation=Rotation.STRICT) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        room.slack.faults += [LOST_REQUEST, LOST_REQUEST]
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        assert await take_up(room.vault) == 1
+        assert await take_up(room.vault) == 0
+        assert len(room.slack.sends) == 2
+        room.pass_time(PAUSE[0])
+        assert await room.exchange()
+        assert (await room.row(connection)).generation == 2
+
+
+async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store, rotation=Rotation.GRACE) as room:
+        room.slack.has_grace = True
+        connection = await room.connect()
+        room.pass_time(3600)
+        room.slack.faults.append(LOST_ANSWER)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        assert await take_up(room.vault) == 1
+        assert (await room.row(connection)).generation == 2
+        assert (await room.row(connection)).sent_at is None
+
+
+@asynccontextmanager
+async def left_by_a_dead_process(store: Store) -> AsyncGenerator[tuple[Room, Deployment, Connection]]:
+    """A vault that starts after a process died with the answer to its refresh in its hands."""
+    settings = load_settings(overrides={"database": {"url": store.url}})
+    async with open_room(store, rotation=Rotation.STRICT) as room, open_deployment(settings, data=store.data) as opened:
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with refreshing(room, connection, sends=True):
+            pass
+        yield room, replace(opened, vault=room.vault), connection
+
+
+async def test_a_start_settles_what_a_dead_process_left_before_it_loads_what_it_needs_to_listen(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "HEAD_START", 30.0)
+    async with left_by_a_dead_process(store) as (room, deployment, connection), maintenance.upkeep(deployment):
+        assert (await room.row(connection)).state is ConnectionState.NEEDS_REAUTH
+
+
+def test_what_opens_a_vault_loads_no_web_server() -> None:
+    heavy = ("mcp", "uvicorn", "jinja2", "starlette.applications", "server.mcp.transports", "server.portal")
+    found = f"print([name for name in {heavy} if name in sys.modules])"
+    look = f"import sys, server.app, server.lifecycle.maintenance; {found}"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"
+    both = look.replace(
+        "server.lifecycle.maintenance;", "server.lifecycle.maintenance, server.stdio, server.mcp.transports;"
+    )
+    assert "mcp" in subprocess.run([sys.executable, "-c", both], capture_output=True, text=True, check=True).stdout
+
+
+async def test_a_provider_that_hangs_keeps_no_start_from_listening(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "HEAD_START", 0.05)
+    async with left_by_a_dead_process(store) as (room, deployment, connection):
+        room.slack.gate = asyncio.Event()
+        async with maintenance.upkeep(deployment):
+            assert (await room.row(connection)).state is ConnectionState.ACTIVE
+            room.slack.gate.set()
+            async with asyncio.timeout(20):
+                while (await room.row(connection)).state is ConnectionState.ACTIVE:
+                    await asyncio.sleep(0.01)

@@ -1,0 +1,103 @@
+"""Everything that a token endpoint can do wrong, over the wire: no account is lost that could be kept, by the books."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from providers.oauth import client
+from tests.support.mcp_room import Room, room
+from vault.exchange.exchange import ExchangeRequest, Vault, exchange
+from vault.refresh.concurrency import Flights
+from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.upstream import Rotation
+
+SCOPES = frozenset({"chat:write", "channels:read"})
+CANARY = "a body that nobody needs to see"
+SLOWEST = 15.0  # seconds that a caller waits
+USERS = itertools.count()
+
+FAULTS: Mapping[str, Mapping[str, object]] = {
+    "500": {"kind": "status", "status": 500, "body": CANARY},
+    "503": {"kind": "status", "status": 503, "body": CANARY},
+    "429": {"kind": "rate_limited", "retry_after": 7},
+    "a page": {"kind": "html", "body": CANARY},
+    "nothing": {"kind": "empty"},
+    "ok: false": {"kind": "ok_false", "error": "fatal_error"},
+    "a redirect": {"kind": "redirect"},
+    "a huge body": {"kind": "huge"},
+    "a closed connection": {"kind": "drop"},
+    "no answer": {"kind": "hang"},
+    "half an answer": {"kind": "cut"},
+}
+HALF = ("half an answer", "before")  # it is there only when it took effect
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("faults") / "data") as opened:
+        yield opened
+
+
+async def call(vault: Vault, request: ExchangeRequest) -> VaultError | None:
+    """One exchange, bounded; what it was refused with."""
+    started = time.monotonic()
+    try:
+        await exchange(request, vault=vault, now=vault.database.now())
+    except VaultError as refusal:
+        assert CANARY not in refusal.description
+        return refusal
+    else:
+        return None
+    finally:
+        assert time.monotonic() - started < SLOWEST
+
+
+@pytest.mark.parametrize("rotation", [Rotation.GRACE, Rotation.REVOKES])
+@pytest.mark.parametrize(
+    ("fault", "when"), [(fault, when) for fault in FAULTS for when in ("before", "after") if (fault, when) != HALF]
+)
+async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_kept(
+    place: Room, monkeypatch: pytest.MonkeyPatch, fault: str, when: str, rotation: Rotation
+) -> None:
+    monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.7)
+    simulator, deployment = place.simulator, place.vault.deployment
+    simulator.control("reset")
+    how = {"mode": "grace", "grace": 60} if rotation is Rotation.GRACE else {"mode": "reuse_revokes_family"}
+    simulator.control("rotation", face="slack", **how)
+    policies = deployment.vault.policies
+    policy = replace(policies["slack"], rotation=rotation, grace=60 if rotation is Rotation.GRACE else 0)
+    vault = replace(deployment.vault, policies={**policies, "slack": policy}, flights=Flights())
+    agent = await place.agent(f"person {next(USERS)}")
+    connection = await place.connect(agent, "slack", scopes=SCOPES)
+    request = ExchangeRequest(agent.principal, "slack", frozenset({"chat:write"}), purpose="test")
+    async with deployment.transaction() as transaction:
+        at = {"at": deployment.now() - 1, "id": connection.id}
+        await transaction.execute("update connections set access_expires_at = :at where id = :id", at)
+    simulator.fault("slack.token.refresh", **FAULTS[fault], when=when)
+
+    first = await call(vault, request)
+    assert first is None or isinstance(first, TemporarilyUnavailable)
+    await vault.flights.close()
+    vault = replace(vault, flights=Flights())  # as if the pauses had passed
+    async with deployment.transaction() as transaction:
+        await transaction.execute("update connections set retry_at = null where id = :id", {"id": connection.id})
+    then = await call(vault, request)
+
+    if when == "after" and rotation is not Rotation.GRACE:
+        assert isinstance(then, ConnectionRequired)  # the law of the gap: known at once
+        assert (then.reason, len(refused(place))) == ("needs_reauth", 1)
+    else:
+        assert then is None
+        assert refused(place) == []
+        assert (await call(vault, request)) is None
+        assert simulator.books()["families"][-1]["live_refresh_tokens"]
+
+
+def refused(place: Room) -> list[object]:
+    """Refreshes that the provider refused: here, of tokens that had been spent."""
+    return [one for one in place.simulator.books()["refreshes"] if str(one["outcome"]).startswith("refused")]

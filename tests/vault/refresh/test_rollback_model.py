@@ -1,0 +1,39 @@
+"""A database that goes back in time: nothing spent is presented as long as the journal is asked before each send."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.refresh_model import PROVIDERS, Budget, Provider
+from tests.support.rollback_model import RollbackRules, explore
+
+BUDGETS = (
+    Budget(kills=1, pauses=0, losses=0, failures=0, claims=3),
+    Budget(kills=0, pauses=0, losses=1, failures=1, claims=2),
+)
+CALM = Budget(kills=0, pauses=0, losses=0, failures=0, claims=3)
+_, RESENDS, SIBLING, STRICT, REVOKES = PROVIDERS
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+@pytest.mark.parametrize("budget", BUDGETS, ids=["kill", "loss and failing commit"])
+def test_a_database_that_goes_back_costs_nothing_while_its_hosts_journal_is_there(
+    provider: Provider, budget: Budget
+) -> None:
+    found = explore(provider, rules=RollbackRules(), budget=budget)
+    assert found.states > 100
+    assert found.lost == []
+    assert found.doubled == []
+
+
+@pytest.mark.parametrize("provider", [RESENDS, SIBLING, REVOKES], ids=lambda provider: provider.name)
+@pytest.mark.parametrize(
+    "rules",
+    [RollbackRules(looks_always=False), RollbackRules(has_journal=False)],
+    ids=["asked where a send shows", "none"],
+)
+def test_without_a_look_into_the_journal_at_each_attempt_the_model_finds_the_loss(
+    provider: Provider, rules: RollbackRules
+) -> None:
+    found = explore(provider, rules=rules, budget=CALM, until_harm=True)
+    assert "back" in found.lost

@@ -1,0 +1,130 @@
+"""The code keeps the rules that the model explores, also where they are SQL and sequence and not one function."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import open_room, second_process
+from tests.support.refresh_model import Rules
+from tests.vault.refresh.test_refresh_model import BROKEN
+from vault.refresh import leases, rotation, rules, takeover
+from vault.refresh.accounts import Wanted, read_accounts
+from vault.refusals import TemporarilyUnavailable
+from vault.upstream import Rotation
+
+
+def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_them() -> None:
+    made = {name: one for name, one in vars(rules).items() if inspect.isfunction(one)}
+    ours = {name: one for name, one in made.items() if one.__module__ == rules.__name__}
+    theirs = {one.name: one.default for one in fields(Rules) if inspect.isfunction(one.default)}
+    assert theirs == ours
+    told = {line.partition(".")[0] for line in (rules.__doc__ or "").splitlines() if line[:1].isdigit()}
+    broken = {one.name.partition(":")[0] for one in BROKEN if one.name[:1].isdigit()}
+    assert told == broken == {str(number) for number in range(1, 13)}
+
+
+async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store) -> None:
+    """Rule 2."""
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        connection = await room.connect()
+        for owner in ("first", "second", "first"):
+            facts = await room.row(connection)
+            async with room.database.transaction() as transaction:
+                lease = await leases.claim(transaction, facts, owner=owner, now=room.now)
+                assert lease is not None
+                await leases.settle(transaction, lease, now=room.now)
+        left = await leases.unresolved(room.database, await room.row(connection))
+        assert [(one.owner, one.sends) for one in left] == [("first", 2), ("second", 1)]
+
+
+async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store: Store) -> None:
+    """Rule 3."""
+    async with open_room(store, rotation=Rotation.GRACE) as room:
+        connection = await room.connect()
+        room.slack.has_grace = True
+        room.pass_time(3600)
+        facts = await room.row(connection)
+        async with room.database.transaction() as transaction:
+            old = await leases.claim(transaction, facts, owner="old", now=room.now)
+            assert old is not None
+            await leases.settle(transaction, old, now=room.now)
+        assert await room.exchange()
+        facts = await room.row(connection)
+        async with room.database.transaction() as transaction:
+            later = await leases.claim(transaction, facts, owner="later", now=room.now)
+            assert later is not None
+            await leases.resolve(transaction, old)  # the old one's answer comes now: it is about an older token
+        left = await leases.unresolved(room.database, await room.row(connection))
+        assert [one.owner for one in left] == ["later"]
+        assert (await room.row(connection)).lease_owner == "later"
+
+
+@pytest.mark.parametrize(("slept", "sends"), [(False, 1), (True, 0)])
+async def test_a_claim_that_slept_too_long_is_let_go_unsent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, slept: bool, sends: int
+) -> None:
+    """Rule 6."""
+    async with open_room(store, rotation=Rotation.REVOKES) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        monkeypatch.setattr(rotation, "PATIENCE", 1.3)
+        if slept:
+            monkeypatch.setattr(rules, "SEND_DEADLINE", 0)  # any claim has taken longer than that
+            with pytest.raises(TemporarilyUnavailable):
+                await room.exchange()
+        else:
+            assert await room.exchange()
+        await room.settle()
+        assert len(room.slack.sends) == sends
+        facts = await room.row(connection)
+        assert (facts.lease_owner, facts.sent_at) == (None, None)
+
+
+@pytest.mark.parametrize("holder_lives", [True, False])
+async def test_that_an_earlier_sender_is_gone_does_not_free_the_lease_of_another(
+    store: Store, *, holder_lives: bool
+) -> None:
+    """Rule 7."""
+    async with open_room(store, rotation=Rotation.NONE) as room:
+        connection = await room.connect()
+        async with second_process(room) as dying, second_process(room) as other:
+            for process in (dying, other):
+                await process.database.hold_liveness(process.vault.owner)
+                facts = await room.row(connection)
+                async with process.database.transaction() as transaction:
+                    lease = await leases.claim(transaction, facts, owner=process.vault.owner, now=room.now)
+                    assert lease is not None
+                    if process is dying:
+                        await leases.settle(transaction, lease, now=room.now)
+            await dying.database.close()
+            if not holder_lives:
+                await other.database.close()
+            facts = await room.row(connection)
+            assert facts.lease_owner == other.vault.owner
+            assert await takeover.is_free(room.vault, facts, now=room.now) is not holder_lives
+
+
+@pytest.mark.parametrize("rotation", list(Rotation))
+@pytest.mark.parametrize("age", [-300, -1, 0, 39, 40, 41, 61, 4000])
+async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end_alike(
+    sqlite_store: Store, rotation: Rotation, age: int
+) -> None:
+    async with open_room(sqlite_store, rotation=rotation) as room:
+        connection = await room.connect()
+        policy = room.vault.policies["slack"]
+        for owner, sent_at in (("first", room.now - age), ("newest", room.now - max(0, age - 30))):
+            facts = await room.row(connection)
+            async with room.database.transaction() as transaction:
+                lease = await leases.claim(transaction, facts, owner=owner, now=sent_at)
+                if lease is None:
+                    continue
+                await leases.release(transaction, lease)
+        sends = await leases.unresolved(room.database, await room.row(connection))
+        wanted = Wanted(room.request().principal, "slack", "")
+        (held,) = await read_accounts(room.database, wanted)
+        decided = rules.may_send(policy, sends, now=room.now, access_expires_at=None)
+        assert held.may_refresh(policy, now=room.now) is (decided is rules.Decision.SEND)

@@ -1,0 +1,1 @@
+"""Tests of databases, backup and fail-over."""

@@ -1,0 +1,144 @@
+"""A PostgreSQL that takes requests and does not answer: refused within seconds, back at once, nothing waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+import pytest
+
+import vault.storage.postgres
+from tests.conftest import Store
+from tests.support.exchanging import open_room
+from vault.audit.audit import Activity, list_events, verify
+from vault.records import Event
+from vault.refusals import StorageBusy
+
+SOCKET = ".s.PGSQL.5432"
+PATIENCE = 4.0  # seconds: both limits below, twice, and a busy machine
+
+
+class Relay:
+    """Passes bytes on between the vault and the server, until it is frozen."""
+
+    def __init__(self, behind: Path) -> None:
+        self._behind = behind
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    def freeze(self) -> None:
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        self._flows.set()
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(str(self._behind))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pipe(reader, back))
+                group.create_task(self._pipe(there, writer))
+        except* OSError:
+            pass
+
+    async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._flows.wait()
+                target.write(data)
+                await target.drain()
+        finally:
+            target.close()
+
+
+@asynccontextmanager
+async def relayed(store: Store) -> AsyncGenerator[tuple[Store, Relay]]:
+    """The store as seen through a relay."""
+    parts = urlsplit(store.url)
+    (behind,) = parse_qs(parts.query)["host"]
+    with tempfile.TemporaryDirectory(prefix="tvr", dir="/tmp") as folder:
+        relay = Relay(Path(behind) / SOCKET)
+        listening = await asyncio.start_unix_server(relay.pass_on, str(Path(folder) / SOCKET))
+        url = urlunsplit(parts._replace(query=urlencode({"host": folder})))
+        try:
+            yield Store(url, store.data), relay
+        finally:
+            relay.thaw()
+            listening.close()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "WAIT", 0.4)
+    monkeypatch.setattr(vault.storage.postgres, "STATEMENT_TIMEOUT", 0.5)
+
+
+async def test_callers_of_a_frozen_server_are_refused_soon_and_served_after_it(postgres_store: Store) -> None:
+    async with relayed(postgres_store) as (store, relay), open_room(store) as room:
+        await room.connect()
+        assert await room.exchange()
+        relay.freeze()
+        started = time.monotonic()
+        refused = await asyncio.gather(*(room.exchange() for _ in range(20)), return_exceptions=True)
+        assert {type(one) for one in refused} == {StorageBusy}
+        assert time.monotonic() - started < PATIENCE
+        relay.thaw()
+        async with asyncio.timeout(5):
+            assert await room.exchange()
+
+
+async def test_events_that_wait_behind_a_failed_commit_are_refused_with_it(postgres_store: Store) -> None:
+    async with relayed(postgres_store) as (store, relay):
+        database = await store.open()
+        activity = Activity(database)
+        try:
+            await activity.record(Event("user.created"))
+            relay.freeze()
+            started = time.monotonic()
+            first = asyncio.create_task(activity.record(Event("user.created")))
+            await asyncio.sleep(0.1)
+            others = [activity.record(Event("user.created")) for _ in range(3)]
+            refused = await asyncio.gather(first, *others, return_exceptions=True)
+            assert {type(one) for one in refused} == {StorageBusy}
+            assert time.monotonic() - started < PATIENCE
+            relay.thaw()
+            async with asyncio.timeout(5):
+                await activity.record(Event("user.created"))
+            assert len(await list_events(database)) >= 2
+            await verify(database)
+        finally:
+            await activity.close()
+            await database.close()
+
+
+async def test_a_refresh_that_could_not_be_written_down_is_not_sent(postgres_store: Store) -> None:
+    async with relayed(postgres_store) as (store, relay), open_room(store) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        relay.freeze()
+        with pytest.raises(StorageBusy):
+            await room.exchange()
+        assert room.slack.sends == []
+        relay.thaw()
+        async with asyncio.timeout(10):
+            assert await room.exchange()
+        assert (await room.row(connection)).generation == 2
+        assert len(room.slack.sends) == 1
+
+
+async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        slow = "select cast(pg_sleep(0.9) as text) as slept"
+        with pytest.raises(StorageBusy):
+            async with database.transaction() as transaction:
+                await transaction.fetch(slow)
+        async with database.transaction(patient=True) as transaction:
+            assert len(await transaction.fetch(slow)) == 1
+    finally:
+        await database.close()

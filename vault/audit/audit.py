@@ -1,0 +1,384 @@
+"""The activity: append-only events, hash-chained by commit batch. Byte format in `FORMATS.md`.
+
+An event that belongs to a change is appended in the change's own transaction; one that stands alone goes through
+`Activity`, which commits whatever is pending together. Each batch takes the head row once, so replicas wait for one
+another per batch and not per event. Proving is `event_proof.py`, and showing events to people is the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from vault.audit.proof import ChainBroken, Head, head, load_start, verify
+from vault.audit.repeats import Repeats
+from vault.records import TENANT, Event
+from vault.refusals import StorageUnavailable, VaultError
+from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
+from vault.storage.event_chain import START, Batch, Entry, begin
+
+__all__ = [
+    "Activity",
+    "ChainBroken",
+    "Head",
+    "append",
+    "begin_keyed_head",
+    "format_details",
+    "head",
+    "list_events",
+    "restart_keyed_head",
+    "verify",
+]
+
+LOG = logging.getLogger("token_vault.activity")
+
+BATCH_LIMIT = 500  # events per commit
+COMPANY_WAIT = 0.01  # seconds from one commit's start that an event waits for as much company as that commit had
+NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
+TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
+LIST_LIMIT = 3000  # characters as JSON that are left of a list when all details are too long
+DETAILS_LIMIT = 8192  # characters of all details as JSON
+
+
+async def append(transaction: Transaction, *events: Event, now: int) -> None:
+    """Append events as one batch. Call it last: what the head's lock refuses is refused with the commit."""
+    if events:
+        entries = [_entry(event, format_details(event.details)) for event in events]
+        await transaction.append_events(Batch(now, entries))
+
+
+def _entry(event: Event, details: str) -> Entry:
+    return Entry(event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details)
+
+
+async def begin_keyed_head(database: Database, key: bytes) -> None:
+    """Use the vault's key for the activity from now on; where it begins is recorded once, in the key store.
+
+    A chain that has events already says so in an event.
+    """
+    database.event_key = key
+    if await load_start(database) is None:
+        async with database.transaction() as transaction:
+            await restart_keyed_head(transaction, key, now=database.now())
+
+
+async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) -> None:
+    """Key the head as it is, and record that; for the first use, and after a restore of a head without a key."""
+    await transaction.execute(
+        "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
+        "on conflict (tenant) do nothing",
+        {"tenant": TENANT, "start": START},
+    )
+    row = await transaction.fetch_one(  # takes the row, so that nobody appends in between
+        "update event_heads set height = height where tenant = :tenant returning height, sequence, hash",
+        {"tenant": TENANT},
+    )
+    if row is None:
+        raise StorageUnavailable("the activity cannot be written", detail="no head row")
+    height, sequence = integer(row, "height"), integer(row, "sequence")
+    keyed = begin(key, height=height, sequence=sequence, hash=binary(row, "hash"))
+    names: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "height": height,
+        "sequence": sequence,
+        "keyed": keyed,
+        "now": now,
+    }
+    is_first = await transaction.fetch_one(
+        "insert into keys.event_starts (tenant, height, sequence, created_at) "
+        "values (:tenant, :height, :sequence, :now) on conflict (tenant) do nothing returning tenant",
+        names,
+    )
+    if is_first is None:
+        return  # another process was first
+    await transaction.execute("update event_heads set keyed = :keyed where tenant = :tenant", names)
+    if height:
+        await append(transaction, Event("activity.keyed", details={"after": sequence}), now=now)
+
+
+def format_details(details: Mapping[str, object]) -> str:
+    """JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
+    plain: dict[str, object] = {}
+    for name, value in details.items():
+        plain[_name(name)] = value if isinstance(value, str) and len(value) <= TEXT_LIMIT else _plain(value)
+    try:
+        formatted = to_json(plain).decode()
+    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
+        formatted = json.dumps(plain, separators=(",", ":"))
+    if len(formatted) > DETAILS_LIMIT:  # by what requests may list; to record less beats refusing them
+        formatted = json.dumps({name: _shortened(value) for name, value in plain.items()}, separators=(",", ":"))
+    if len(formatted) > DETAILS_LIMIT:
+        raise ValueError("the details of an event are too long")
+    return formatted
+
+
+def _shortened(value: object) -> object:
+    """A long list cut to its first items, which says how many there were more."""
+    if not isinstance(value, list):
+        return value
+    kept: list[object] = []
+    size = 0
+    items: list[object] = value  # pyright: ignore[reportUnknownVariableType] -- items are scalars
+    for item in items:
+        size += len(json.dumps(item)) + 1
+        if size > LIST_LIMIT:
+            return [*kept, f"… {len(items) - len(kept)} more"]
+        kept.append(item)
+    return kept
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError("details are named by text")
+    return name
+
+
+def _plain(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValueError("an event cannot hold a number that JSON has no form for")
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…"
+        case list() | tuple():
+            return [_scalar(item) for item in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- items are objects
+        case frozenset():
+            return sorted(str(_scalar(item)) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
+        case _:
+            raise TypeError(f"an event cannot hold a {type(value).__name__}")
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, list | tuple | frozenset):
+        raise TypeError("an event cannot hold lists in lists")
+    return _plain(value)
+
+
+_Pending = tuple[Event, str, asyncio.Future[None] | None]
+
+
+class Activity:
+    """Records events that stand alone; whatever is pending shares one commit.
+
+    Somebody alone is committed at once. Where several wait at a time, a commit starts when as many wait as did when the
+    last one ended, or `COMPANY_WAIT` after it started: one commit for all of them costs little more than one for each.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pending: list[_Pending] = []
+        self._waiting = 0  # callers of `record` among the pending
+        self._company = 1  # how many of them a commit waits for
+        self._started = -COMPANY_WAIT  # of the last commit
+        self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._repeats = Repeats()
+        self._repeats_alarm: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def record(self, event: Event, *, details: str | None = None) -> None:
+        """Returns when the event is durable. A caller that is cancelled has still recorded it.
+
+        `details` are the event's, where they were formatted before.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._put(event, done, details)
+        self._waiting += 1
+        if self._waiting >= self._company:
+            self._wake.set()
+        else:
+            self._wake_at(self._started + COMPANY_WAIT, loop)
+        await done
+
+    async def record_refusal(self, event: Event) -> None:
+        """Record a refusal that whoever was refused can repeat at will; of repeats within a minute only their number.
+
+        The first one is durable on return, like any event.
+        """
+        loop = asyncio.get_running_loop()
+        if self._repeats.is_repeat(event, at=self._database.now(), now=loop.time()):
+            return
+        self._await_repeats(loop)
+        try:
+            await self.record(event)
+        except VaultError:
+            self._repeats.forget(event)
+            raise
+
+    def note_refusal(self, event: Event) -> None:
+        """As `record_refusal`, without waiting."""
+        loop = asyncio.get_running_loop()
+        if not self._repeats.is_repeat(event, at=self._database.now(), now=loop.time()):
+            self._await_repeats(loop)
+            self.note(event)
+
+    def _await_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
+        when = self._repeats.next_due()
+        if when is not None and self._repeats_alarm is None:
+            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop)
+
+    def note_repeats(self) -> None:
+        """Note what was counted so far, before its minute is over."""
+        for event in self._repeats.due(None):
+            self.note(event)
+
+    def _note_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._repeats_alarm = None
+        for event in self._repeats.due(loop.time()):
+            self.note(event)
+        self._await_repeats(loop)
+
+    def note(self, event: Event) -> None:
+        """Record without waiting: with the next commit, at most `NOTE_DELAY` from now. For what only describes."""
+        self._put(event, None)
+        loop = asyncio.get_running_loop()
+        self._wake_at(loop.time() + NOTE_DELAY, loop)
+
+    def _wake_at(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._alarm is not None:
+            if self._alarm_at <= when:
+                return
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = loop.call_at(when, self._wake.set), when
+
+    async def settle(self) -> None:
+        """Returns when everything recorded so far is durable, or has been given up."""
+        while self._pending or not self._idle.is_set():
+            self._wake.set()
+            await self._idle.wait()
+            await asyncio.sleep(0)
+
+    def _put(self, event: Event, done: asyncio.Future[None] | None, details: str | None = None) -> None:
+        if self._closing:
+            raise StorageUnavailable("the activity is closed")
+        self._pending.append((event, format_details(event.details) if details is None else details, done))
+        self._idle.clear()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="activity-writer")
+
+    async def close(self) -> None:
+        """Write what is pending and stop."""
+        if self._repeats_alarm is not None:
+            self._repeats_alarm.cancel()
+        for event in () if self._closing else self._repeats.due(None):
+            self._put(event, None)
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._pending or not self._closing:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                    self._alarm = None
+                self._started = loop.time()
+                taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
+                served = sum(done is not None for _, _, done in taken)
+                self._waiting -= served
+                failure = await self._write(taken) if taken else None  # woken for nothing: an empty batch fits no chain
+                if failure is not None:
+                    self._refuse_waiting(failure)  # they have waited as long; each would only wait again
+                self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
+                if len(taken) == BATCH_LIMIT or self._closing:
+                    self._wake.set()
+                if not self._pending:
+                    self._idle.set()
+        finally:
+            for _, _, done in self._pending:  # only when this task was stopped from outside
+                if done is not None and not done.done():
+                    done.set_exception(StorageUnavailable("the activity could not be written"))
+            self._pending = []
+            self._waiting = 0
+            self._idle.set()
+
+    def _refuse_waiting(self, failure: VaultError) -> None:
+        for _, _, done in self._pending:
+            if done is not None and not done.done():
+                done.set_exception(failure)
+        self._pending = [one for one in self._pending if one[2] is None]
+        self._waiting = 0
+
+    async def _write(self, taken: Sequence[_Pending]) -> VaultError | None:
+        failure: VaultError | None = StorageUnavailable("the activity could not be written")
+        try:
+            now = self._database.now()
+            await self._database.append_events(Batch(now, [_entry(event, details) for event, details, _ in taken]))
+            failure = None
+        except VaultError as error:
+            failure = error
+            LOG.error("events could not be written", extra={"count": len(taken), "detail": error.detail})  # noqa: TRY400
+        finally:
+            for _, _, done in taken:
+                if done is None or done.done():
+                    continue  # nobody waits
+                if failure is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(failure)
+        return failure
+
+
+async def list_events(
+    reader: Reader,
+    *,
+    user_id: str | None = None,
+    after: int = 0,
+    before: int | None = None,
+    limit: int = 100,
+    newest_first: bool = False,
+) -> tuple[Event, ...]:
+    """Events with `after < sequence < before`, of one user or of all."""
+    rows = await reader.fetch(
+        _LIST[user_id is not None, newest_first],
+        {
+            "tenant": TENANT,
+            "user_id": user_id,
+            "after": after,
+            "before": 2**62 if before is None else before,
+            "limit": limit,
+        },
+    )
+    return tuple(_event(row) for row in rows)
+
+
+_LIST = {
+    (False, False): "select * from events where tenant = :tenant "
+    "and sequence > :after and sequence < :before order by sequence limit :limit",
+    (False, True): "select * from events where tenant = :tenant "
+    "and sequence > :after and sequence < :before order by sequence desc limit :limit",
+    (True, False): "select * from events where tenant = :tenant and user_id = :user_id "
+    "and sequence > :after and sequence < :before order by sequence limit :limit",
+    (True, True): "select * from events where tenant = :tenant and user_id = :user_id "
+    "and sequence > :after and sequence < :before order by sequence desc limit :limit",
+}  # by (of one user, newest first)
+
+
+def _event(row: Row) -> Event:
+    return Event(
+        kind=text(row, "kind"),
+        outcome=text(row, "outcome"),
+        user_id=text_or_none(row, "user_id"),
+        client_id=text_or_none(row, "client_id"),
+        connection_id=text_or_none(row, "connection_id"),
+        details=json.loads(text(row, "details")),
+        at=integer(row, "at"),
+        sequence=integer(row, "sequence"),
+        tenant=text(row, "tenant"),
+    )

@@ -1,0 +1,458 @@
+"""Proving the activity: recompute both chains from the events, and compare with what was sealed under the vault's key.
+
+Without the key (`Database.event_key`) the hash chain alone is checked. Making checkpoints and pruning is
+`event_segments.py`; the bytes are `event_chain.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vault.envelope import Context, open_sealed, seal
+from vault.records import TENANT
+from vault.refusals import CiphertextRejected, VaultError
+from vault.storage.database import Database, Reader, Row, binary, binary_or_none, integer, integer_or_none
+from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac, tag, tail
+
+BATCH_PAGE = 200  # batches read at a time
+EVENT_PAGE = 2000  # events read at a time
+CHECKPOINT_PAGE = 500
+SPANS_SHOWN = 20
+_KEY_ID = "events"
+
+
+class ChainBroken(VaultError):
+    """The activity was changed. `sequence` is the first event that does not fit, or is missing.
+
+    `after` is the last event that a checkpoint under the vault's key vouches for.
+    """
+
+    code = "chain_broken"
+
+    def __init__(self, sequence: int, why: str = "it was changed, removed, or put in", *, after: int = 0) -> None:
+        super().__init__(f"the activity was tampered with at event {sequence}: {why}")
+        self.sequence = sequence
+        self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of the chain: number of batches, of events, and the hash of the last batch (32 bytes)."""
+
+    height: int
+    sequence: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the vault's key was first used: after this batch and event."""
+
+    height: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A segment of the chain that was verified and sealed; with `pruned_at` its events are gone.
+
+    `retention_days` is the rule they were pruned under, `unkeyed` how many of its events came without the vault's key.
+    """
+
+    first_height: int
+    first_sequence: int
+    first_at: int
+    last_at: int
+    link: Link
+    unkeyed: int = 0
+    pruned_at: int | None = None
+    retention_days: int | None = None
+
+    def sealed(self, key: bytes) -> bytes:
+        """Every fact, so that none can be changed, and the keyed head hidden, so that no head can be set back to it."""
+        facts = {
+            "first_height": self.first_height,
+            "height": self.link.height,
+            "first_sequence": self.first_sequence,
+            "sequence": self.link.sequence,
+            "first_at": self.first_at,
+            "last_at": self.last_at,
+            "hash": self.link.hash.hex(),
+            "keyed": None if self.link.keyed is None else self.link.keyed.hex(),
+            "unkeyed": self.unkeyed,
+            "pruned_at": self.pruned_at,
+            "retention_days": self.retention_days,
+        }
+        content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+        return seal(content, key=key, key_id=_KEY_ID, context=_CONTEXT)
+
+    @classmethod
+    def opened(cls, row: Row, key: bytes) -> Checkpoint:
+        """The checkpoint of a row. Raises ChainBroken when it was not sealed under this key, or its row was changed."""
+        where = integer(row, "first_sequence")
+        try:
+            facts = json.loads(open_sealed(binary(row, "sealed"), key=key, context=_CONTEXT))
+            keyed = facts["keyed"]
+            link = Link(
+                int(facts["height"]),
+                int(facts["sequence"]),
+                bytes.fromhex(facts["hash"]),
+                None if keyed is None else bytes.fromhex(keyed),
+            )
+            checkpoint = cls(
+                int(facts["first_height"]),
+                int(facts["first_sequence"]),
+                int(facts["first_at"]),
+                int(facts["last_at"]),
+                link,
+                int(facts["unkeyed"]),
+                facts["pruned_at"],
+                facts["retention_days"],
+            )
+        except (CiphertextRejected, ValueError, KeyError, TypeError) as error:
+            raise ChainBroken(where, "a checkpoint was not made by this vault") from error
+        shown = (
+            checkpoint.first_height,
+            link.height,
+            checkpoint.first_sequence,
+            link.sequence,
+            checkpoint.first_at,
+            checkpoint.last_at,
+            checkpoint.pruned_at,
+        )
+        if shown != tuple(integer_or_none(row, name) for name in _SHOWN):
+            raise ChainBroken(where, "a checkpoint was changed")
+        return checkpoint
+
+
+_CONTEXT = Context(purpose="event_checkpoint", tenant=TENANT)
+_SHOWN = ("first_height", "height", "first_sequence", "sequence", "first_at", "last_at", "pruned_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Events that were deleted under a retention of so many days; the last of them went at `at`."""
+
+    first: int
+    last: int
+    first_at: int
+    last_at: int
+    at: int
+    retention_days: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was proved: events `first` to `last` (none when `first` is greater).
+
+    `trusted` is the last event that was taken from a checkpoint without reading it again, 0 when none was. `keyed_from`
+    is the first event that the vault's key covers, None when it was not used. `unkeyed` are the first spans of later
+    events that came without it, `unkeyed_count` all of them: by a previous release, or by somebody with access to the
+    database.
+    """
+
+    first: int
+    last: int
+    trusted: int
+    pruned: tuple[Pruned, ...]
+    keyed_from: int | None
+    unkeyed: tuple[tuple[int, int], ...]
+    unkeyed_count: int
+    link: Link
+    is_complete: bool = True
+
+
+async def head(reader: Reader) -> Head:
+    """The head as committed now. It only grows: a lower one than before is a database that went back in time."""
+    row = await reader.fetch_one(
+        "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
+    )
+    if row is None:
+        return Head(0, 0, START)
+    return Head(integer(row, "height"), integer(row, "sequence"), binary(row, "hash"))
+
+
+async def load_start(reader: Reader) -> Start | None:
+    """Where the key was first used; from the key store."""
+    row = await reader.fetch_one(
+        "select height, sequence from keys.event_starts where tenant = :tenant", {"tenant": TENANT}
+    )
+    return None if row is None else Start(integer(row, "height"), integer(row, "sequence"))
+
+
+async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Sequence[Checkpoint]:
+    """A page of checkpoints that begin after batch `after`, oldest first. Raises ChainBroken."""
+    rows = await reader.fetch(
+        "select * from event_checkpoints where tenant = :tenant and first_height > :after "
+        "order by first_height limit :limit",
+        {"tenant": TENANT, "after": after, "limit": CHECKPOINT_PAGE},
+    )
+    return [Checkpoint.opened(row, key) for row in rows]
+
+
+async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint, or the newest whose events are all from before a time. Raises ChainBroken."""
+    row = await reader.fetch_one(
+        "select * from event_checkpoints where tenant = :tenant and last_at < :before "
+        "order by first_height desc limit 1",
+        {"tenant": TENANT, "before": 2**62 if before is None else before},
+    )
+    return None if row is None else Checkpoint.opened(row, key)
+
+
+class Walk:
+    """Goes along the chain, batch by batch, and recomputes it."""
+
+    def __init__(self, reader: Reader, *, key: bytes | None, start: Start | None, link: Link) -> None:
+        self._reader = reader
+        self._key = key
+        self._start = start
+        self.link = self._begun(link)
+        self.first = link.sequence + 1  # the first event that is read
+        self.confirmed = link.sequence  # the last event that a checkpoint vouches for
+        self.unkeyed: list[tuple[int, int]] = []
+        self.unkeyed_count = 0
+
+    def jump(self, checkpoint: Checkpoint) -> None:
+        """Past a segment whose events are pruned."""
+        self.link = self._begun(checkpoint.link)
+        self.first, self.confirmed = self.link.sequence + 1, self.link.sequence
+        self.unkeyed_count += checkpoint.unkeyed
+
+    def _begun(self, link: Link) -> Link:
+        if self._key is None or self._start is None or link.height != self._start.height:
+            return link
+        return replace(link, keyed=begin(self._key, height=link.height, sequence=link.sequence, hash=link.hash))
+
+    async def go(self, until: int, *, events: int | None = None) -> tuple[int, int]:
+        """Advance to batch `until`, or past `events` events; times of the first and last batch. Raises ChainBroken."""
+        began, times = self.link.sequence, (0, 0)
+        while self.link.height < until and (events is None or self.link.sequence - began < events):
+            batches = await self._reader.fetch(
+                "select height, first_sequence, last_sequence, previous_hash, hash, at, tag from event_batches "
+                "where tenant = :tenant and height > :height and height <= :until order by height limit :limit",
+                {"tenant": TENANT, "height": self.link.height, "until": until, "limit": BATCH_PAGE},
+            )
+            if not batches:
+                raise self._broken(self.link.sequence + 1)
+            taken = [
+                batch for batch in batches if integer(batch, "first_sequence") <= self.link.sequence + EVENT_PAGE
+            ] or batches[:1]
+            rows = await self._reader.fetch(
+                "select tenant, sequence, at, kind, outcome, user_id, client_id, connection_id, details from events "
+                "where tenant = :tenant and sequence > :sequence and sequence <= :last order by sequence",
+                {"tenant": TENANT, "sequence": self.link.sequence, "last": integer(taken[-1], "last_sequence")},
+            )
+            start = self.link.sequence
+            for batch in taken:
+                if events is not None and self.link.sequence - began >= events:
+                    break
+                self._step(batch, rows[self.link.sequence - start : integer(batch, "last_sequence") - start])
+                times = (times[0] or integer(batch, "at"), integer(batch, "at"))
+        return times
+
+    def _step(self, batch: Row, rows: Sequence[Row]) -> None:
+        height, sequence, at = self.link.height + 1, self.link.sequence, integer(batch, "at")
+        is_next = integer(batch, "height") == height and integer(batch, "first_sequence") == sequence + 1
+        if not is_next or binary(batch, "previous_hash") != self.link.hash:
+            raise self._broken(sequence + 1)
+        for expected, row in enumerate(rows, start=sequence + 1):
+            if integer(row, "sequence") != expected:
+                raise self._broken(expected)
+            if integer(row, "at") != at:
+                raise self._broken(expected)
+        tails = [tail(entry_of(row), at=at) for row in rows]
+        found = digest(self.link.hash, height=height, sequence=sequence, at=at, tails=tails)
+        is_complete = sequence + len(rows) == integer(batch, "last_sequence")
+        if not rows or not is_complete or found != binary(batch, "hash"):
+            raise self._broken(sequence + 1)  # the chain is per batch: a changed event is told apart only by its batch
+        end = sequence + len(rows)
+        keyed = self.link.keyed
+        if keyed is not None and self._key is not None:
+            tagged = binary_or_none(batch, "tag")
+            if tagged is None:
+                self._note_unkeyed(sequence + 1, end)
+            elif tagged != tag(self._key, tails=tails):
+                raise self._broken(sequence + 1, "it was not written with the vault's key")
+            else:
+                keyed = fold(keyed, previous=self.link.hash, mac=mac(self._key, tails=tails))
+        self.link = self._begun(Link(height, end, found, keyed))
+
+    def _note_unkeyed(self, first: int, last: int) -> None:
+        self.unkeyed_count += last - first + 1
+        if self.unkeyed and self.unkeyed[-1][1] == first - 1:
+            self.unkeyed[-1] = (self.unkeyed[-1][0], last)
+        elif len(self.unkeyed) < SPANS_SHOWN:
+            self.unkeyed.append((first, last))
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """Compare with what was sealed when this batch was the end of a segment. Raises ChainBroken."""
+        sealed = checkpoint.link
+        same = (sealed.sequence, sealed.hash) == (self.link.sequence, self.link.hash)
+        if not same or (sealed.keyed is not None and sealed.keyed != self.link.keyed):
+            raise self._broken(
+                checkpoint.first_sequence, f"events up to {sealed.sequence} differ from what was sealed of them"
+            )
+        self.confirmed = self.link.sequence
+
+    def end(self, keyed: bytes | None) -> None:
+        """Compare with the head's keyed value. Raises ChainBroken."""
+        if self.link.keyed is not None and keyed != self.link.keyed:
+            raise self._broken(
+                self.link.sequence + 1,
+                f"it is missing, or events after {self.confirmed} were removed, moved or put in by somebody without "
+                "the vault's key",
+            )
+
+    def _broken(self, sequence: int, why: str = "it was changed, removed, or put in") -> ChainBroken:
+        return ChainBroken(sequence, why, after=self.confirmed)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The head, and what lies beyond it, as one statement sees them."""
+
+    link: Link
+    last_event: int
+    last_batch: int
+
+
+async def load_end(reader: Reader) -> End:
+    """The head, and what lies beyond it, as committed now."""
+    rows = await reader.fetch(
+        "select h.height, h.sequence, h.hash, h.keyed, "
+        "(select max(sequence) from events where tenant = :tenant) as last_event, "
+        "(select max(height) from event_batches where tenant = :tenant) as last_batch "
+        "from (select cast(:tenant as text) as tenant) as t left join event_heads h on h.tenant = t.tenant",
+        {"tenant": TENANT},
+    )
+    row = rows[0]
+    height = integer_or_none(row, "height")
+    link = Link(0, 0, START, None)
+    if height is not None:
+        link = Link(height, integer(row, "sequence"), binary(row, "hash"), binary_or_none(row, "keyed"))
+    return End(link, integer_or_none(row, "last_event") or 0, integer_or_none(row, "last_batch") or 0)
+
+
+async def prove(database: Database, *, since: Checkpoint | None = None, limit: int | None = None) -> Report:
+    """Recompute the chain up to the head as it is now. Raises ChainBroken.
+
+    `since`: trust what this checkpoint seals, as it is pruned or was verified before. `limit`: stop after so many
+    events; then the report is not complete and nothing is said of the head. Events that are pruned meanwhile are no
+    fault.
+    """
+    while True:
+        pruned = await _pruned_to(database)
+        try:
+            return await _prove(database, since=since, limit=limit)
+        except ChainBroken:
+            if await _pruned_to(database) == pruned:
+                raise
+
+
+async def _pruned_to(reader: Reader) -> int:
+    row = await reader.fetch_one(
+        "select max(height) as height from event_checkpoints where tenant = :tenant and pruned_at is not null",
+        {"tenant": TENANT},
+    )
+    return 0 if row is None else integer_or_none(row, "height") or 0
+
+
+async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None) -> Report:
+    key = database.event_key
+    start = None if key is None else await load_start(database)
+    end = await load_end(database)
+    pruned: list[Pruned] = []
+    if key is None:
+        walk = Walk(database, key=None, start=None, link=await _after_pruned(database))
+    else:
+        link = Link(0, 0, START, None) if since is None else since.link
+        walk = Walk(database, key=key, start=start, link=link)
+        await _along_checkpoints(database, walk, key=key, end=end, pruned=pruned)
+    await walk.go(end.link.height, events=limit)
+    is_complete = walk.link.height >= end.link.height
+    if is_complete:
+        check_end(walk, end, start)
+    return Report(
+        first=walk.first,
+        last=walk.link.sequence,
+        trusted=0 if since is None else since.link.sequence,
+        pruned=tuple(pruned),
+        keyed_from=None if start is None else start.sequence + 1,
+        unkeyed=tuple(walk.unkeyed),
+        unkeyed_count=walk.unkeyed_count,
+        link=walk.link,
+        is_complete=is_complete,
+    )
+
+
+async def _along_checkpoints(database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned]) -> None:
+    """From checkpoint to checkpoint up to the last one before the head."""
+    while page := await load_checkpoints(database, key, after=walk.link.height):
+        for checkpoint in page:
+            if checkpoint.first_height != walk.link.height + 1:
+                raise ChainBroken(walk.link.sequence + 1, "a checkpoint is missing", after=walk.confirmed)
+            if checkpoint.link.height > end.link.height:
+                if checkpoint.link.height <= (await head(database)).height:
+                    return  # sealed just now
+                raise ChainBroken(end.link.sequence + 1, "it was sealed and is missing", after=walk.confirmed)
+            if checkpoint.pruned_at is None:
+                await walk.go(checkpoint.link.height)
+                walk.confirm(checkpoint)
+            else:
+                walk.jump(checkpoint)
+                _join(pruned, checkpoint, at=checkpoint.pruned_at)
+
+
+def _join(pruned: list[Pruned], checkpoint: Checkpoint, *, at: int) -> None:
+    """One entry for all neighbours that went under the same rule."""
+    one = Pruned(
+        checkpoint.first_sequence,
+        checkpoint.link.sequence,
+        checkpoint.first_at,
+        checkpoint.last_at,
+        at,
+        checkpoint.retention_days,
+    )
+    if pruned and pruned[-1].last == one.first - 1 and pruned[-1].retention_days == one.retention_days:
+        one = replace(one, first=pruned[-1].first, first_at=pruned[-1].first_at)
+        pruned.pop()
+    pruned.append(one)
+
+
+async def _after_pruned(reader: Reader) -> Link:
+    """Where the kept events begin, as the tables say: for who has no key to read a checkpoint."""
+    row = await reader.fetch_one(
+        "select c.height, c.sequence, b.previous_hash from event_checkpoints c "
+        "join event_batches b on b.tenant = c.tenant and b.height = c.height + 1 "
+        "where c.tenant = :tenant and c.pruned_at is not null order by c.height desc limit 1",
+        {"tenant": TENANT},
+    )
+    if row is None:
+        return Link(0, 0, START, None)
+    return Link(integer(row, "height"), integer(row, "sequence"), binary(row, "previous_hash"), None)
+
+
+def check_end(walk: Walk, end: End, start: Start | None) -> None:
+    """Compare a walk up to the head with the head. Raises ChainBroken."""
+    beyond = walk.link.sequence + 1
+    if (walk.link.height, walk.link.sequence, walk.link.hash) != (end.link.height, end.link.sequence, end.link.hash):
+        raise ChainBroken(beyond, "the head does not fit", after=walk.confirmed)
+    if end.last_event > end.link.sequence or end.last_batch > end.link.height:
+        raise ChainBroken(beyond, "it stands beyond the head", after=walk.confirmed)
+    if start is not None and end.link.height < start.height:
+        raise ChainBroken(beyond, f"there were {start.sequence} events once", after=walk.confirmed)
+    walk.end(end.link.keyed)
+
+
+async def verify(database: Database) -> int:
+    """Recompute the whole chain up to the head as it is now; the number of its last event. Raises ChainBroken.
+
+    Events that came without the vault's key after it was first used are taken for forged.
+    """
+    report = await prove(database)
+    if report.unkeyed:
+        raise ChainBroken(report.unkeyed[0][0], "it was not written with the vault's key")
+    return report.last

@@ -1,0 +1,82 @@
+"""Refusals that repeat: the first is an event at once, those of the next minute are counted and become one event.
+
+A stranger who guesses, or an agent that runs in a loop, leaves two rows a minute instead of one for each request.
+Nothing is read or written here; `vault.audit.audit.Activity` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from vault.records import Event
+
+WINDOW: Final = 60  # seconds that repeats are counted before they are written
+KEPT: Final = 1000  # refusals that are told apart at a time; more are counted by their kind alone
+_VARIES: Final = frozenset({"address", "milliseconds"})  # what a repeat may differ in
+
+
+@dataclass(slots=True)
+class _Run:
+    event: Event
+    until: float  # monotonic seconds
+    count: int = 0
+    first_at: int = 0
+    last_at: int = 0
+
+
+class Repeats:
+    """The refusals of the last minute in one process."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Hashable, _Run] = {}
+
+    def is_repeat(self, event: Event, *, at: int, now: float) -> bool:
+        """Whether the same was refused within the minute; then it is counted. `at` is a time, `now` monotonic."""
+        key = _key(event)
+        if key not in self._runs and len(self._runs) >= KEPT:
+            event = Event(event.kind, outcome=event.outcome, details={"of": "many"})
+            key = _key(event)
+        run = self._runs.get(key)
+        if run is None:
+            self._runs[key] = _Run(event, now + WINDOW)
+            return False
+        run.count += 1
+        run.first_at, run.last_at = run.first_at or at, at
+        return True
+
+    def forget(self, event: Event) -> None:
+        """The first one could not be written: the next one is the first again."""
+        self._runs.pop(_key(event), None)
+
+    def due(self, now: float | None) -> Sequence[Event]:
+        """The events of runs that are over (None: of all), each with its `repeats` and the first and last time."""
+        over = {key: run for key, run in self._runs.items() if now is None or run.until <= now}
+        for key, run in over.items():
+            if run.count and now is not None:  # it goes on: the event of now stands for the first one
+                self._runs[key] = _Run(run.event, now + WINDOW)
+            else:
+                del self._runs[key]
+        return [
+            replace(
+                run.event,
+                details={
+                    **run.event.details,
+                    "repeats": run.count,
+                    "first_at": run.first_at,
+                    "last_at": run.last_at,
+                },
+            )
+            for run in over.values()
+            if run.count
+        ]
+
+    def next_due(self) -> float | None:
+        """When the next run is over, in monotonic seconds."""
+        return min((run.until for run in self._runs.values()), default=None)
+
+
+def _key(event: Event) -> Hashable:
+    told = tuple(sorted((name, repr(value)) for name, value in event.details.items() if name not in _VARIES))
+    return event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, told

@@ -1,0 +1,299 @@
+"""Backups of a running vault, and putting one back. The bytes are described in `FORMATS.md`.
+
+A backup holds the main store: rows as they were at one instant (`vault.storage.snapshots`), sealed
+(`vault.keys.sealed_file`) under a key of its own that the KEK or a passphrase wraps. The key store is left out unless
+asked for: destroying a key there is the deletion, in old backups too. Restoring verifies the whole file first, replaces
+everything in one transaction, and ends with `vault.backup.quarantine`. It also moves a vault from one database to the
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from vault.audit.audit import append, restart_keyed_head
+from vault.backup import quarantine
+from vault.keys.key_ring import ROOT, KeyRing, event_key, open_root, vault_id
+from vault.keys.sealed_file import BackupRefused, SealedWriter, read_content, read_header
+from vault.keys.sources import KeySource
+from vault.keys.sources.private_file import sync_folder
+from vault.records import Event
+from vault.refusals import CiphertextRejected, KeyUnavailable
+from vault.storage.database import Database, Row, Transaction, Value, binary, schema_files, text
+from vault.storage.snapshots import Snapshot, tables
+from vault.upstream import UpstreamPolicy
+
+KEY_LENGTH = 32
+LOAD_PAGE = 500  # rows per statement
+
+_CONTEXT = b"token-vault backup key\x00"
+_KEY_STORE = "keys."
+_BYTES = "$"  # the only member of an object that stands for bytes
+_USED = (
+    "select id from users limit 1",
+    "select id from clients limit 1",
+    "select id from connections limit 1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a backup says of itself; readable without its key."""
+
+    created_at: int
+    vault: str  # id of the vault
+    schema: int
+    with_keys: bool
+    kek_id: str
+    is_passphrase: bool
+    wrapped: bytes
+
+    def encoded(self) -> bytes:
+        facts = {
+            "created_at": self.created_at,
+            "vault": self.vault,
+            "schema": self.schema,
+            "with_keys": self.with_keys,
+            "kek_id": self.kek_id,
+            "is_passphrase": self.is_passphrase,
+            "wrapped": base64.b64encode(self.wrapped).decode(),
+        }
+        return json.dumps(facts, sort_keys=True).encode()
+
+    @classmethod
+    def decoded(cls, content: bytes) -> Header:
+        try:
+            facts = json.loads(content)
+            return cls(
+                created_at=int(facts["created_at"]),
+                vault=str(facts["vault"]),
+                schema=int(facts["schema"]),
+                with_keys=facts["with_keys"] is True,
+                kek_id=str(facts["kek_id"]),
+                is_passphrase=facts["is_passphrase"] is True,
+                wrapped=base64.b64decode(facts["wrapped"], validate=True),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackupRefused("the backup is damaged: take another one", detail="header") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a backup holds."""
+
+    header: Header
+    rows: Mapping[str, int]
+
+
+async def write_backup(
+    path: Path, seen: Snapshot, *, ring: KeyRing, source: KeySource, with_keys: bool, is_passphrase: bool, now: int
+) -> Summary:
+    """Write a backup to a file that must not be there; it appears whole or not at all. Raises BackupRefused."""
+    if await asyncio.to_thread(path.exists):
+        raise BackupRefused(f"{path} is there already: choose another name")
+    key = secrets.token_bytes(KEY_LENGTH)
+    wrapped = await source.wrap(key, _CONTEXT)
+    header = Header(now, vault_id(ring), len(schema_files()), with_keys, source.id, is_passphrase, wrapped)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            rows = await _write(file, seen, key=key, header=header)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        os.link(partial, path)  # unlike a rename it never replaces
+        await asyncio.to_thread(sync_folder, path.parent)
+    except FileExistsError as error:
+        raise BackupRefused(f"{path} is there already: choose another name") from error
+    except OSError as error:
+        raise BackupRefused(f"cannot write {path}: {error.strerror}", detail=str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return Summary(header, rows)
+
+
+async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header) -> Mapping[str, int]:
+    writer = SealedWriter(file, key=key, header=header.encoded())
+    counts: dict[str, int] = {}
+    for table in tables():
+        if table.startswith(_KEY_STORE) and not header.with_keys:
+            continue
+        counts[table] = 0
+        async for page in seen.rows(table):
+            counts[table] += len(page)
+            writer.write(b"".join(_line(table, row) for row in page))
+    writer.write(json.dumps({"rows": counts}).encode() + b"\n")
+    writer.finish()
+    return counts
+
+
+def _line(table: str, row: Row) -> bytes:
+    plain = {
+        name: {_BYTES: base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for name, value in row.items()
+    }
+    return json.dumps([table, plain], separators=(",", ":")).encode() + b"\n"
+
+
+def _value(value: object) -> Value:
+    match value:
+        case {"$": str() as encoded}:
+            return base64.b64decode(encoded)
+        case None | str() | int():
+            return value
+        case _:
+            raise BackupRefused("the backup is damaged: take another one", detail="a value")
+
+
+# Restoring
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup file whose key is at hand."""
+
+    path: Path
+    header: Header
+    key: bytes
+
+    @classmethod
+    async def open(cls, path: Path, source: KeySource) -> Backup:
+        """Read the header and unwrap the file's key. Raises BackupRefused, KeyUnavailable."""
+        try:
+            with path.open("rb") as file:
+                header = Header.decoded(read_header(file))
+        except OSError as error:
+            raise BackupRefused(f"cannot read {path}: {error.strerror}", detail=str(error)) from error
+        known = schema_files()
+        if header.schema > len(known) or header.schema < known[-1].compatible_from:
+            raise BackupRefused(  # what an older schema lacks has defaults, until a file takes something away
+                f"the backup has schema version {header.schema} and this program {len(known)}: "
+                "restore it with the version that made it, then upgrade"
+            )
+        try:
+            key = await source.unwrap(header.wrapped, _CONTEXT)
+        except CiphertextRejected as error:
+            how = "give the passphrase that it was made with" if header.is_passphrase else source.mend
+            raise KeyUnavailable(f"the backup does not open: {how}", detail=header.kek_id) from error
+        return cls(path, header, key)
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        """All rows in the order of their tables; the end proves that none is missing. Raises BackupRefused."""
+        counts: dict[str, int] = {}
+        total: object = None
+        for line in self._lines():
+            content: object = json.loads(line)
+            match content:
+                case [str() as table, dict() as row] if table in tables():  # pyright: ignore[reportUnknownVariableType] -- JSON
+                    counts[table] = counts.get(table, 0) + 1
+                    yield table, {str(name): _value(value) for name, value in row.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
+                case {"rows": dict() as total}:  # pyright: ignore[reportUnknownVariableType] -- JSON
+                    pass
+                case _:
+                    raise BackupRefused("the backup is damaged: take another one", detail="a line")
+        if total is None or {name: count for name, count in total.items() if count} != counts:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- JSON
+            raise BackupRefused("the backup is damaged: take another one", detail="rows are missing")
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            header = read_header(file)
+            pending = b""
+            for chunk in read_content(file, key=self.key, header=header):
+                *whole, pending = (pending + chunk).split(b"\n")
+                yield from whole
+            if pending:
+                raise BackupRefused("the backup is damaged: take another one", detail="cut line")
+
+    def check(self) -> Row | None:
+        """Read everything once; the root of the key store where it is in. Blocking. Raises BackupRefused."""
+        root: Row | None = None
+        for table, row in self.rows():
+            if table == "keys.ring" and row["id"] == ROOT:
+                root = row
+        return root
+
+
+async def restore(
+    backup: Backup, database: Database, *, source: KeySource, policies: Mapping[str, UpstreamPolicy], force: bool
+) -> tuple[quarantine.Restored, ...]:
+    """Replace what the database holds by the backup, in one transaction, quarantined. Raises and changes nothing else.
+
+    A key store that is there is kept, never gone back to an older one: what was deleted stays deleted.
+    """
+    root = await asyncio.to_thread(backup.check)
+    keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
+    if keeps_keys:
+        if vault_id(await KeyRing.open(database, source)) != backup.header.vault:
+            raise BackupRefused("the key store here is of another vault: restore into an empty place")
+    elif root is None:
+        raise KeyUnavailable(
+            "this backup leaves the key store out and none is here: put the key store back first, "
+            "or restore a backup that was made with --with-keys"
+        )
+    else:
+        database.event_key = event_key(
+            await open_root(source, sealed=binary(root, "sealed"), kek_id=text(root, "kek_id"))
+        )
+    if not force:
+        for statement in _USED:
+            if await database.fetch_one(statement) is not None:
+                raise BackupRefused("there is a vault here already: --force replaces what it holds")
+    async with database.transaction(patient=True) as transaction:
+        await _load(transaction, backup, keeps_keys=keeps_keys)
+        now = database.now()
+        await _key_head(transaction, database.event_key, now=now)
+        judged = await quarantine.quarantine(transaction, policies, now=now)
+        await append(transaction, *_events(backup, judged, keeps_keys=keeps_keys), now=now)
+    return judged
+
+
+async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) -> None:
+    """A backup from before the activity had a key: key it from here on, whatever the key store here says of later."""
+    keyless = await transaction.fetch_one("select tenant from event_heads where keyed is null")
+    if key is not None and keyless is not None:
+        await transaction.execute("delete from keys.event_starts")
+        await restart_keyed_head(transaction, key, now=now)
+
+
+async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool) -> None:
+    for table in tables():
+        if not table.startswith(_KEY_STORE):
+            await transaction.execute(f"delete from {table}")  # noqa: S608 -- a name of our own schema
+    page: list[dict[str, Value]] = []
+    current = ""
+    for table, row in backup.rows():
+        if page and (table != current or len(page) == LOAD_PAGE):
+            await _insert(transaction, current, page)
+            page = []
+        current = table
+        if not (keeps_keys and table.startswith(_KEY_STORE)):
+            page.append(row)
+    if page:
+        await _insert(transaction, current, page)
+
+
+async def _insert(transaction: Transaction, table: str, page: list[dict[str, Value]]) -> None:
+    names = list(page[0])
+    if not all(name.isidentifier() for name in names):
+        raise BackupRefused("the backup is damaged: take another one", detail="a column")
+    values = ", ".join(f":{name}" for name in names)
+    await transaction.execute_many(f"insert into {table} ({', '.join(names)}) values ({values})", page)  # noqa: S608 -- checked names
+
+
+def _events(backup: Backup, judged: tuple[quarantine.Restored, ...], *, keeps_keys: bool) -> list[Event]:
+    held = [one for one in judged if one.verdict is not quarantine.Verdict.GOES_ON]
+    details: dict[str, object] = {
+        "backup_made_at": backup.header.created_at,
+        "key_store": "kept" if keeps_keys else "restored",
+        "connections": len(judged),
+        "quarantined": len(held),
+    }
+    return [*(one.event for one in held), Event("vault.restored", details=details)]

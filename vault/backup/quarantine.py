@@ -1,0 +1,156 @@
+"""What a restored vault may still use: nothing that the time since the backup can have spent or ended.
+
+A refresh token of a provider that rotates may have been spent since the backup, and presenting it again can end the
+whole grant; it is destroyed, so that no code can present it. Its connection goes on with its access token to the end,
+then needs the person. Where refresh tokens outlive their use nothing changes. Connections whose keys were destroyed
+stay deleted. Whatever counts once counts no more, since it may have been used since: sessions, codes and links, agents'
+refresh tokens, approvals; and assertions and proofs that were made before the restore, whose `jti` nobody remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vault import replay
+from vault.records import TENANT, ConnectionState, Event
+from vault.refresh.accounts import MARGIN
+from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
+from vault.upstream import Rotation, UpstreamPolicy
+
+# Added to the generation of a connection that lost its refresh token: an answer that a journal still holds is then
+# older than the row and changes nothing. It may have been spent too.
+EPOCH = 1_000_000_000
+
+_ALL = """
+    select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name,
+        case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
+        case when k.access_sealed is null then 0 else 1 end as has_access_token,
+        case when ck.salt is null or uk.wrapped is null then 0 else 1 end as has_key
+    from connections k
+    left join users u on u.tenant = k.tenant and u.id = k.user_id
+    left join keys.connection_keys ck on ck.tenant = k.tenant and ck.connection_id = k.id
+    left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
+    where k.tenant = :tenant and k.ended_at is null
+    order by u.name, k.provider, k.label, k.id
+"""
+_FORGET_REFRESH = """
+    update connections set refresh_sealed = null, generation = generation + :epoch, state = :state, reason = :reason
+    where tenant = :tenant and id = :id
+"""
+_END = """
+    update connections set refresh_sealed = null, access_sealed = null, state = :state, reason = :reason,
+        ended_at = :now
+    where tenant = :tenant and id = :id
+"""
+_END_DELEGATIONS = """
+    update delegations set revoked_at = :now, changed_at = :now
+    where tenant = :tenant and connection_id = :id and revoked_at is null
+"""
+_FREE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant"
+_CLEARED = (  # all of a tenant
+    "delete from intents where tenant = :tenant",
+    "delete from sessions where tenant = :tenant",
+    "delete from tickets where tenant = :tenant",
+    "delete from handles where tenant = :tenant",
+    "delete from refresh_tokens where tenant = :tenant",
+    "delete from approvals where tenant = :tenant",  # a yes may have been used since, a no forgotten
+)
+
+
+class Verdict(StrEnum):
+    """What becomes of a restored connection."""
+
+    GOES_ON = "goes on"
+    UNTIL_EXPIRY = "needs its person when the access token ends"
+    NEEDS_PERSON = "needs its person"
+    DELETED = "was deleted since the backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One connection of a restored vault."""
+
+    connection_id: str
+    user_id: str
+    user: str
+    provider: str
+    label: str
+    verdict: Verdict
+    until: int | None = None  # with UNTIL_EXPIRY
+
+    @property
+    def event(self) -> Event:
+        return Event(
+            "connection.quarantined",
+            outcome="failed",
+            user_id=self.user_id,
+            connection_id=self.connection_id,
+            details={"provider": self.provider, "account": self.label, "verdict": self.verdict.value},
+        )
+
+
+def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> Verdict:
+    """What becomes of one connection. Pure."""
+    if integer(row, "has_key") == 0:
+        return Verdict.DELETED
+    if text(row, "state") != ConnectionState.ACTIVE.value:
+        return Verdict.NEEDS_PERSON
+    if integer(row, "has_refresh_token") == 0 or policy.rotation is Rotation.NONE:
+        return Verdict.GOES_ON
+    expires_at = integer_or_none(row, "access_expires_at")
+    is_good = integer(row, "has_access_token") == 1 and (expires_at is None or now < expires_at - MARGIN)
+    return Verdict.UNTIL_EXPIRY if is_good else Verdict.NEEDS_PERSON
+
+
+async def quarantine(
+    transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int
+) -> tuple[Restored, ...]:
+    """Make what was just restored safe to use, in the transaction that restored it. Appends no event."""
+    tenant: Mapping[str, Value] = {"tenant": TENANT}
+    for statement in (*_CLEARED, _FREE):
+        await transaction.execute(statement, tenant)
+    await replay.note_restore(transaction, now=now)
+    judged: list[Restored] = []
+    for row in await transaction.fetch(_ALL, tenant):
+        one, policy = _judged(row, policies, now=now)
+        await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not Rotation.NONE, now=now)
+        judged.append(one)
+    return tuple(judged)
+
+
+async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
+    """What `quarantine` would make of each connection; changes nothing."""
+    return tuple([_judged(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
+
+
+def _judged(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, UpstreamPolicy]:
+    policy = policies.get(text(row, "provider")) or UpstreamPolicy(text(row, "provider"))
+    verdict = judge(row, policy=policy, now=now)
+    judged = Restored(
+        text(row, "id"),
+        text(row, "user_id"),
+        text_or_none(row, "name") or text(row, "user_id"),
+        text(row, "provider"),
+        text(row, "label"),
+        verdict,
+        integer_or_none(row, "access_expires_at") if verdict is Verdict.UNTIL_EXPIRY else None,
+    )
+    return judged, policy
+
+
+async def _apply(transaction: Transaction, row: Row, *, verdict: Verdict, rotates: bool, now: int) -> None:
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": text(row, "id")}
+    if verdict is Verdict.DELETED:
+        ended: Mapping[str, Value] = {**which, "now": now}
+        state = ConnectionState.REVOKED.value
+        await transaction.execute(_END, {**ended, "state": state, "reason": "key_destroyed"})
+        await transaction.execute(_END_DELEGATIONS, ended)
+    elif verdict is not Verdict.GOES_ON and rotates:
+        is_usable = verdict is Verdict.UNTIL_EXPIRY
+        state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
+        await transaction.execute(
+            _FORGET_REFRESH,
+            {**which, "epoch": EPOCH, "state": state, "reason": None if is_usable else "restored"},
+        )

@@ -1,0 +1,218 @@
+"""What is asked of the exchange, what comes out of it, and the decision between them. Pure.
+
+The decision is made from the rows that one read brought: which account is meant, what may be handed out of it and how,
+or the refusal that says what is missing. Reading, opening and recording are left to `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from vault.approvals import ToolCall
+from vault.connections import names_account
+from vault.exchange.recent import Basis
+from vault.records import ConnectionState, Event, Narrowing, Principal
+from vault.refresh.accounts import HeldAccount
+from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused
+from vault.scopes import Plan, derives, plan
+from vault.upstream import UpstreamPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRequest:
+    """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
+
+    `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
+    `details` is what the event says beside that; `event` makes another one of the token, or none where the caller
+    records it together with what it makes of the token. `call` is a tool's call, about which the person can be asked;
+    None for what is handed out for later use. `is_kept`: the caller wants the `basis` of the token.
+    """
+
+    principal: Principal
+    provider: str
+    scopes: frozenset[str] | None
+    account: str | None = None
+    purpose: str = ""
+    connection_id: str | None = None
+    item: str | None = None  # the address of the one thing that the token may reach
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
+    call: ToolCall | None = None
+    event: Callable[[UpstreamToken], Event | None] | None = None
+    is_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamToken:
+    """An upstream token and how its scopes hold. With `narrowing` ENFORCED the value must not leave the process.
+
+    `generation` tells the vault which token the provider answered 401 to (`exchange(after_unauthorized=...)`).
+    """
+
+    value: str = field(repr=False)
+    scopes: frozenset[str]
+    expires_at: int | None
+    narrowing: Narrowing
+    connection_id: str
+    account: str
+    label: str
+    granted: frozenset[str]
+    generation: int
+    is_asked_beyond: bool = False  # the account holds scopes that the person is asked about each time
+    basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not asked for, or not all is stored
+
+
+def choose(
+    request: ExchangeRequest,
+    accounts: Sequence[HeldAccount],
+    *,
+    policy: UpstreamPolicy,
+    ceiling: frozenset[str] | None,
+    now: int,
+) -> tuple[HeldAccount, Plan]:
+    """The account that is meant and the plan for it, or the refusal that says what is missing. Pure."""
+    held = _which(request, accounts, now=now)
+    wanted = request.scopes
+    delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
+    made = plan(
+        wanted,
+        delegation=delegated,
+        connection=held.scopes,
+        policy_scopes=ceiling,
+        policy=policy,
+        item=request.item,
+    )
+    provider, asked = request.provider, made.scopes if wanted is None else wanted
+    if made.outside_ceiling:
+        raise ScopeRefused(
+            f"The operator of this vault does not allow {words(made.outside_ceiling)} for {provider}.",
+            missing=made.outside_ceiling,
+        )
+    if held.state is not ConnectionState.ACTIVE:
+        raise ConnectionRequired(
+            f"{provider} no longer accepts the connection of {held.label}. Connect this account again.",
+            provider=provider,
+            reason="needs_reauth",
+            scopes=asked,
+            connection_id=held.id,
+        )
+    if made.not_granted:
+        raise ConnectionRequired(
+            f"The {provider} account {held.label} has not granted {words(made.not_granted)}. "
+            "Connect it again and allow that.",
+            provider=provider,
+            reason="scopes",
+            scopes=asked,
+            connection_id=held.id,
+            missing=made.not_granted,
+        )
+    if not held.is_delegated(now) or made.not_delegated:
+        raise DelegationRequired(
+            _why_not_delegated(provider, held, missing=made.not_delegated, now=now),
+            provider=provider,
+            scopes=asked,
+            connection_id=held.id,
+            missing=made.not_delegated if held.is_delegated(now) else frozenset(),
+        )
+    return held, made
+
+
+def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:
+    """The one account that is meant: the named one, the only one that this agent may use, or the one that the person
+    chose for it. Never a silent first match.
+    """
+    provider = request.provider
+    if not accounts:
+        raise ConnectionRequired(
+            f"No {provider} account is connected yet. Connect one, then try again.",
+            provider=provider,
+            reason="missing",
+            scopes=request.scopes or frozenset(),
+        )
+    if request.connection_id is not None:
+        matching = [one for one in accounts if one.id == request.connection_id]
+        if not matching:
+            raise ConnectionRequired(
+                f"This {provider} account is not connected any more. Connect it, then try again.",
+                provider=provider,
+                reason="missing",
+                scopes=request.scopes or frozenset(),
+            )
+        if not _fits(matching[0], request.account) and matching[0].is_delegated(now):  # else it could guess names
+            raise AccountRequired(
+                "That names two different accounts.", provider=provider, accounts=(matching[0].label,)
+            )
+        why = ""
+    elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
+        # Whose accounts these are is none of this agent's business, nor whether it guessed one: the person chooses.
+        raise DelegationRequired(
+            f"This agent is not allowed to use any {provider} account yet. Allow one, then try again.",
+            provider=provider,
+            scopes=request.scopes or frozenset(),
+            connection_id=None,
+        )
+    elif request.account is None:
+        matching = _meant(accounts, now=now)
+        why = f"There are several {provider} accounts. Say which one to use."
+    else:
+        matching = [one for one in accounts if one.is_delegated(now) and _fits(one, request.account)]
+        if not matching:  # the same for an account that it may not use and for none: else it could guess names
+            names = _names(accounts, now=now)
+            raise DelegationRequired(
+                f"This agent may use {', '.join(names)} ({provider}), and no other account. "
+                "Name one of these, or have the person allow another one.",
+                provider=provider,
+                scopes=request.scopes or frozenset(),
+                connection_id=None,
+                accounts=names,
+            )
+        why = f"That names several {provider} accounts. Say which one to use."
+    if len(matching) == 1:
+        return matching[0]
+    raise AccountRequired(why, provider=provider, accounts=_names(accounts, now=now))
+
+
+def _names(accounts: Sequence[HeldAccount], *, now: int) -> tuple[str, ...]:
+    """What the accounts that this agent may use are called, so that each name is of one of them."""
+    shown = [one for one in accounts if one.is_delegated(now)]
+    labels = [one.label for one in shown]
+    return tuple(sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown))
+
+
+def _fits(held: HeldAccount, named: str | None) -> bool:
+    return named is None or names_account(named, id=held.id, account=held.account, label=held.label)
+
+
+def _meant(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
+    """The accounts among which a call that names none has to be asked about; one where it is clear."""
+    usable = [one for one in accounts if one.is_delegated(now)]
+    if len(usable) > 1:
+        return [one for one in usable if one.is_default] or usable
+    return usable or accounts
+
+
+def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:
+    if held.delegation_ended(now):
+        return f"The permission of this agent to use {held.label} ({provider}) has ended. Allow it again."
+    if not held.is_delegated(now):
+        return f"This agent is not allowed to use {held.label} ({provider}) yet. Allow it, then try again."
+    return f"This agent may use {held.label} ({provider}), but not for {words(missing)}. Allow that, then try again."
+
+
+def words(scopes: frozenset[str]) -> str:
+    """Scopes in a sentence."""
+    return ", ".join(sorted(scopes))
+
+
+def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
+    """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives, or
+    where the provider does not issue such a token at all (`is_refused`).
+    """
+    if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
+        return made
+    if derives(policy):  # it takes the full token, and a refresh only where that is old
+        return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False) if is_refused else made
+    is_stuck = not held.may_refresh(policy, now=now) and held.full is not None and held.full.is_good(now)
+    if is_stuck or is_refused or not held.has_refresh_token:
+        return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False)
+    return made

@@ -1,0 +1,267 @@
+"""The exchange: a principal, a provider and scopes become an upstream token with at most that authority.
+
+One indexed read brings everything that a revocation must reach: the agent's grant, its client and user, the accounts
+and their sealed tokens, the delegations, the keys. `vault.exchange.decision` decides. Only a token that is missing,
+expired or refused by the provider waits for `vault.refresh.rotation`. The event is durable before the token is
+returned. Making a link for the person from a refusal is the server's work.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from vault import approvals
+from vault.audit.audit import append
+from vault.connections import ACCESS_TOKEN, narrowed_token
+from vault.exchange.approval_rules import Asked
+from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
+from vault.exchange.recent import Basis, basis_of
+from vault.records import Event, format_scope
+from vault.refresh import rotation
+from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
+from vault.refresh.concurrency import Flights, Vault, Wish
+from vault.refresh.spending import NarrowingRefused
+from vault.refusals import (
+    ApprovalRequired,
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    ItemRefused,
+    ScopeRefused,
+    StorageBusy,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    VaultError,
+)
+from vault.scopes import Plan, scope_key
+from vault.upstream import UpstreamPolicy
+
+__all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
+
+log = logging.getLogger("token_vault.exchange")
+
+ROUNDS = 4  # looks at the row; each but the first follows a refresh
+
+
+async def exchange(
+    request: ExchangeRequest, *, vault: Vault, now: int, after_unauthorized: int | None = None
+) -> UpstreamToken:
+    """The token, or a refusal that says what to do; both leave a durable event first.
+
+    `after_unauthorized` is the generation of a token that the provider refused: an equal or older one is refreshed once
+    even before it expires.
+    """
+    try:
+        token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
+    except (StorageUnavailable, StorageBusy):
+        raise  # nowhere to write an event either
+    except VaultError as refusal:
+        await vault.activity.record_refusal(_refused(request, refusal))
+        raise
+    event = _exchanged(request, token) if request.event is None else request.event(token)
+    if event is not None:
+        await vault.activity.record(event)
+    return token
+
+
+async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: int) -> UpstreamToken:
+    """Read, decide, open; after a refresh read again."""
+    policy = vault.policies.get(request.provider)
+    if policy is None:
+        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+    key = "" if request.scopes is None else scope_key(request.scopes, request.item)
+    wanted = Wanted(request.principal, request.provider, scope_key=key)
+    arrived = 0
+    for _ in range(ROUNDS):
+        accounts = await read_accounts(vault.database, wanted)
+        held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+        if policy.audience is not None:
+            return await _minted(vault, request, held, made, policy=policy, now=now)
+        if made.needs_narrow_token and made.scope_key != wanted.scope_key:
+            wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
+            continue
+        is_refused = made.needs_narrow_token and vault.flights.refuses_narrowing(held.id, made.scope_key, now=now)
+        planned = made
+        made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
+        if request.item is not None and not made.needs_narrow_token:
+            raise ItemRefused(f"{request.provider} issues no token for this one thing with these scopes.")
+        token = held.narrowed if made.needs_narrow_token else held.full
+        scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
+        if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
+            asked = Asked(held.ask | policy.ask, held.delegated, policy)
+            if asked.entries:
+                await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+            purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
+            value = await _open(vault, held, token=token, purpose=purpose)
+            wish = Wish(held.id, token.generation, scopes=scopes, item=item)
+            rotation.keep_fresh(vault, held, token, wish=wish, now=now)
+            basis: Basis | None = None
+            if request.is_kept and made is planned and token.is_good(now):  # no matter of what was tried before
+                basis = basis_of(wanted, accounts, held, token=token, wish=wish, now=now)
+            return UpstreamToken(
+                value,
+                made.scopes,
+                token.expires_at,
+                made.narrowing,
+                held.id,
+                account=held.account,
+                label=held.label,
+                granted=held.scopes,
+                generation=token.generation,
+                is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes, tool=None),
+                basis=basis,
+            )
+        known = 0 if token is None else token.generation
+        try:
+            refused = spoiled if scopes is None and known == spoiled else 0
+            arrived = await rotation.refresh(
+                vault, held.id, scopes=scopes, item=item, if_generation=known, spoiled=refused
+            )
+        except NarrowingRefused:
+            continue  # enforced from now on, with the full token
+    raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
+
+
+async def _minted(
+    vault: Vault,
+    request: ExchangeRequest,
+    held: HeldAccount,
+    made: Plan,
+    *,
+    policy: UpstreamPolicy,
+    now: int,
+) -> UpstreamToken:
+    """A token of ours for an API that verifies it: made now, with these scopes and no other, kept nowhere."""
+    if policy.audience is None or vault.mint is None or request.item is not None:
+        raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
+    asked = Asked(held.ask | policy.ask, held.delegated, policy)
+    if asked.entries:
+        await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+    minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
+    return UpstreamToken(
+        minted.value,
+        made.scopes,
+        minted.expires_at,
+        made.narrowing,
+        held.id,
+        account=held.account,
+        label=held.label,
+        granted=held.scopes,
+        generation=0,
+        is_asked_beyond=False,  # the token is narrow: what is asked about each time is not in it
+    )
+
+
+async def _spend_approval(
+    vault: Vault,
+    request: ExchangeRequest,
+    held: HeldAccount,
+    *,
+    scopes: frozenset[str],
+    asked: Asked,
+    now: int,
+) -> None:
+    """Spend the person's yes to exactly this call, or refuse. The last thing before a token is opened."""
+    call, principal = request.call, request.principal
+    if not asked.is_about(scopes, tool=None if call is None else call.tool):
+        return
+    what = f"{request.provider} as {held.label}"
+    if call is None:
+        text = f"The person is asked each time about {words(scopes)} ({what}), so it can only be used through a tool."
+    else:
+        digest = approvals.digest_of(
+            call, account=held.account, client_id=principal.client_id, user_id=principal.user_id
+        )
+        async with vault.database.transaction() as transaction:
+            if await approvals.consume(transaction, principal=principal, digest=digest, attempt=call.attempt, now=now):
+                event = Event(
+                    "approval.consumed",
+                    user_id=principal.user_id,
+                    client_id=principal.client_id,
+                    connection_id=held.id,
+                    details={"tool": call.tool, "provider": request.provider, "call": digest.hex()},
+                )
+                await append(transaction, event, now=now)
+                return
+        text = f"The person wants to be asked before each {call.tool} ({what})."
+    raise ApprovalRequired(
+        text,
+        provider=request.provider,
+        scopes=scopes,
+        connection_id=held.id,
+        account=held.account,
+        label=held.label,
+        can_ask=call is not None,
+    )
+
+
+async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
+    """Open a token of this row; a ciphertext that does not belong here is refused, with an event of its own."""
+    try:
+        key = await held.key(vault.keys)
+        return key.open(
+            token.sealed, purpose=purpose, provider=held.provider, account=held.account, generation=token.generation
+        )
+    except CiphertextRejected:
+        log.error("token does not open", extra={"connection": held.id})  # noqa: TRY400  the trace would add nothing
+        details = {"provider": held.provider, "account": held.label, "column": purpose.partition(":")[0]}
+        await vault.activity.record(
+            Event(
+                "connection.ciphertext_rejected",
+                outcome="failed",
+                user_id=held.user_id,
+                connection_id=held.id,
+                details=details,
+            )
+        )
+        raise
+
+
+def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
+    return Event(
+        "token.exchanged",
+        user_id=request.principal.user_id,
+        client_id=request.principal.client_id,
+        connection_id=token.connection_id,
+        details={
+            "provider": request.provider,
+            "account": token.label,
+            "scopes": format_scope(token.scopes),
+            "narrowing": token.narrowing.value,
+            "purpose": request.purpose,
+            "grant": request.principal.grant_id,
+            "actors": list(request.principal.actors),
+            **({} if request.item is None else {"item": request.item}),
+            **request.details,
+        },
+    )
+
+
+def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
+    details: dict[str, object] = {
+        "provider": request.provider,
+        "code": refusal.code,
+        "purpose": request.purpose,
+        "grant": request.principal.grant_id,
+        "actors": list(request.principal.actors),
+        **request.details,
+    }
+    if request.scopes is not None:
+        details["scopes"] = format_scope(request.scopes)
+    if request.item is not None:
+        details["item"] = request.item
+    connection_id: str | None = None
+    if isinstance(refusal, ConnectionRequired):
+        details["reason"] = refusal.reason
+        connection_id = refusal.connection_id
+    elif isinstance(refusal, DelegationRequired | ApprovalRequired):
+        connection_id = refusal.connection_id
+    return Event(
+        "exchange.refused",
+        outcome="refused",
+        user_id=request.principal.user_id,
+        client_id=request.principal.client_id,
+        connection_id=connection_id,
+        details=details,
+    )

@@ -1,0 +1,199 @@
+"""Which precondition of an exchange fails, and how to mend it: for operators, before anybody calls anything.
+
+It reads what `vault.exchange` reads and asks the same pure functions, in the same order; nothing is opened, sent or
+recorded. So what it says first is what the exchange would refuse with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from vault import clients, connections, grants, users
+from vault.exchange.decision import ExchangeRequest, choose, settle
+from vault.records import Connection, ConnectionState, Grant, Principal, User, format_scope
+from vault.refresh import leases, rotation
+from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
+from vault.refresh.concurrency import Vault
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    DelegationRequired,
+    ProviderSilent,
+    ScopeRefused,
+    VaultError,
+)
+from vault.scopes import Plan, derives, scope_key
+from vault.storage.database import Reader
+
+
+class Step(StrEnum):
+    """The preconditions of an exchange, in the order in which they are looked at."""
+
+    USER = "user"
+    CLIENT = "client"
+    GRANT = "grant"
+    CONNECTION = "connection"
+    PROVIDER = "provider"
+    OPERATOR = "operator"
+    STATE = "state"
+    SCOPES = "scopes"
+    DELEGATION = "delegation"
+    TOKEN = "token"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What fails. `code` is that of the exchange's refusal."""
+
+    step: Step
+    code: str
+    sentence: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`failing` None: the exchange would give a token with `scopes`, held as `narrowing` says."""
+
+    failing: Finding | None
+    scopes: frozenset[str] = frozenset()
+    narrowing: str = ""
+    refreshes: bool = False  # a refresh at the provider comes first
+
+    @property
+    def passed(self) -> tuple[Step, ...]:
+        """The preconditions that hold, up to the failing one."""
+        steps = tuple(Step)
+        return steps if self.failing is None else steps[: steps.index(self.failing.step)]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whose exchange, by which client, with which connection; `scopes` None: all that was delegated."""
+
+    user_name: str
+    client_id: str
+    connection_id: str
+    scopes: frozenset[str] | None = None
+
+
+async def explain(question: Question, *, vault: Vault, now: int) -> Explanation:
+    """The first precondition that fails, or what the exchange would give."""
+    found = await _who(vault.database, question)
+    if isinstance(found, Finding):
+        return Explanation(found)
+    user, grant, connection = found
+    policy = vault.policies.get(connection.provider)
+    if policy is None:
+        return Explanation(
+            Finding(
+                Step.PROVIDER,
+                ScopeRefused.code,
+                f"This vault does not know the provider {connection.provider}.",
+                "put its provider file back into one of provider_folders",
+            )
+        )
+    principal = Principal(user.id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
+    request = ExchangeRequest(principal, connection.provider, question.scopes, connection_id=connection.id)
+    key = "" if question.scopes is None else scope_key(question.scopes)
+    wanted = Wanted(principal, connection.provider, key)
+    try:
+        accounts = await read_accounts(vault.database, wanted)
+        held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+        if made.needs_narrow_token and made.scope_key != wanted.scope_key:
+            accounts = await read_accounts(vault.database, replace(wanted, scope_key=made.scope_key))
+            held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+    except VaultError as refusal:
+        return Explanation(_refused(refusal, connection))
+    made = settle(made, held, policy=policy, now=now)
+    return await _token(held, made, vault=vault, now=now)
+
+
+async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:
+    """Whether grant, account and permission let this exchange through now. Raises what it would be refused with."""
+    policy = vault.policies.get(request.provider)
+    if policy is None:
+        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+    accounts = await read_accounts(vault.database, Wanted(request.principal, request.provider, ""))
+    choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+
+
+async def _who(reader: Reader, question: Question) -> Finding | tuple[User, Grant, Connection]:
+    """User, live grant and connection, or the first of them that is not there."""
+    user = await users.find_user(reader, question.user_name)
+    if user is None:
+        return Finding(Step.USER, "not_found", f"There is no user {question.user_name}.", "token-vault users list")
+    if user.disabled_at is not None:
+        return _ended(Step.USER, f"The user {user.name} is disabled.", f"token-vault users enable {user.name}")
+    client = await clients.get_client(reader, question.client_id)
+    if client is None:
+        sentence = f"There is no client {question.client_id}, or it was removed."
+        return _ended(Step.CLIENT, sentence, "token-vault clients list; a removed agent registers and signs in again")
+    mine = await grants.list_grants(reader, user.id)
+    grant = next((one for one in mine if one.client_id == client.id), None)
+    if grant is None:
+        sentence = f"{client.name} holds no live grant of {user.name}: it never signed in, or its access was ended."
+        return _ended(Step.GRANT, sentence, "let the agent sign in again")
+    connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
+    if connection is None or connection.state is ConnectionState.REVOKED:
+        sentence = (
+            f"{user.name} has no such connection."
+            if connection is None
+            else f"{connection.label} ({connection.provider}) was disconnected."
+        )
+        mend = "token-vault connections list; a disconnected account has to be connected again"
+        return Finding(Step.CONNECTION, ConnectionRequired.code, sentence, mend)
+    return user, grant, connection
+
+
+def _ended(step: Step, sentence: str, mend: str) -> Finding:
+    return Finding(step, "invalid_grant", sentence, mend)
+
+
+def _refused(refusal: VaultError, connection: Connection) -> Finding:
+    """The finding for a refusal of the pure decision: its own sentence, and where the mend is done."""
+    again = f"connect it again: token-vault connections connect {connection.provider}"
+    match refusal:
+        case ScopeRefused():
+            limit = f"providers.{connection.provider}.scopes"
+            return Finding(
+                Step.OPERATOR, refusal.code, refusal.description, f"the operator's limit is the setting {limit}"
+            )
+        case ConnectionRequired(reason="needs_reauth"):
+            return Finding(Step.STATE, refusal.code, refusal.description, again)
+        case ConnectionRequired(reason="scopes"):
+            return Finding(
+                Step.SCOPES, refusal.code, refusal.description, f"{again}, and allow {format_scope(refusal.scopes)}"
+            )
+        case DelegationRequired():
+            mend = "call the tool and follow its link, or use the page /agents"
+            return Finding(Step.DELEGATION, refusal.code, refusal.description, mend)
+        case _:  # ended between two reads
+            return Finding(Step.CONNECTION, refusal.code, refusal.description, "ask again: something just changed")
+
+
+async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Explanation:
+    """Whether a token is at hand, or can be fetched."""
+    token = held.narrowed if made.needs_narrow_token else held.full
+    refreshes = token is None or not token.is_good(now)
+    if made.needs_narrow_token and derives(vault.policies[held.provider]):
+        refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made of the full one
+    again = f"connect it again: token-vault connections connect {held.provider}"
+    if held.wrapped is None or held.salt is None:
+        sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."
+        return Explanation(Finding(Step.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}"))
+    facts = await leases.read(vault.database, held.id, scope_key=made.scope_key) if refreshes else None
+    refusal = None if facts is None else await rotation.obstacle(vault, facts, now=now)
+    match refusal:
+        case None:
+            return Explanation(None, made.scopes, made.narrowing.value, refreshes=refreshes)
+        case ConnectionRequired():
+            mend = again
+        case ProviderSilent():
+            mend = "nothing to do: the vault tries again by itself until the provider answers"
+        case _ if (upstream := vault.upstreams.get(held.provider)) is None or not upstream.is_configured:
+            mend = f"set providers.{held.provider}.client_id and its secret"
+        case _:
+            mend = "wait a minute and ask again"
+    return Explanation(Finding(Step.TOKEN, refusal.code, refusal.description, mend))

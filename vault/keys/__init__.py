@@ -1,0 +1,1 @@
+"""Keys: the ring, signing keys, passwords, and the sources of the key-encryption key."""

@@ -1,0 +1,246 @@
+"""The key ring: root secret, user keys, connection keys. The layers are drawn in `FORMATS.md`.
+
+A key source (KEK) wraps the root secret and each user's key; a user's key and a connection's random salt give the
+connection's key, which wraps the fresh data key of each sealed value. Destroying a user's key or a connection's salt
+destroys what was sealed under it, in old backups of the main database too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from vault.audit import audit
+from vault.envelope import KEY_LENGTH, Context, open_sealed, seal
+from vault.keys import signing
+from vault.keys.signing import SigningKeys
+from vault.keys.sources import KeySource
+from vault.records import TENANT
+from vault.refusals import CiphertextRejected, KeyUnavailable
+from vault.storage.clock import elapsed
+from vault.storage.database import Database, Reader, Row, Transaction, binary, text
+
+ROOT = "root"
+CACHE_LIMIT = 4096  # connection keys
+CACHE_SECONDS = 300.0
+
+_ROOT_CONTEXT = Context(purpose="root", tenant=TENANT).encoded()
+
+
+def derive(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """32 bytes by HKDF-SHA256 (RFC 5869)."""
+    return HKDF(algorithm=SHA256(), length=KEY_LENGTH, salt=salt, info=info).derive(secret)
+
+
+class ConnectionKey:
+    """Seals and opens the secrets of one connection."""
+
+    __slots__ = ("_connection_id", "_key", "_key_id", "_user_id")
+
+    def __init__(self, user_key: bytes, *, salt: bytes, user_id: str, connection_id: str) -> None:
+        bound = Context(purpose="connection_key", tenant=TENANT, user_id=user_id, record_id=connection_id).encoded()
+        self._key = derive(user_key, salt=salt, info=bound)
+        self._key_id = hashlib.sha256(salt).hexdigest()[:16]
+        self._user_id = user_id
+        self._connection_id = connection_id
+
+    def seal(self, plaintext: str, *, purpose: str, provider: str, account: str, generation: int) -> bytes:
+        """Seal one secret of this connection for one purpose and generation."""
+        context = self._context(purpose, provider=provider, account=account, generation=generation)
+        return seal(plaintext.encode(), key=self._key, key_id=self._key_id, context=context)
+
+    def open(self, sealed: bytes, *, purpose: str, provider: str, account: str, generation: int) -> str:
+        """Open what `seal` made with the same words. Raises CiphertextRejected."""
+        context = self._context(purpose, provider=provider, account=account, generation=generation)
+        return open_sealed(sealed, key=self._key, context=context).decode()
+
+    def _context(self, purpose: str, *, provider: str, account: str, generation: int) -> Context:
+        return Context(
+            purpose=purpose,
+            tenant=TENANT,
+            user_id=self._user_id,
+            provider=provider,
+            account=account,
+            record_id=self._connection_id,
+            generation=generation,
+        )
+
+
+class KeyRing:
+    """The keys of one vault. Unwrapped connection keys are kept briefly, found by the wrapped bytes as just read."""
+
+    def __init__(self, source: KeySource, root: bytes, signing_keys: SigningKeys) -> None:
+        self.signing = signing_keys
+        self._source = source
+        self._root = root
+        self._subkeys: dict[str, bytes] = {}
+        self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
+
+    @classmethod
+    async def open(cls, database: Database, source: KeySource) -> KeyRing:
+        """Open the ring; the first run makes it. A missing or wrong key raises KeyUnavailable and changes nothing."""
+        row = await _root_row(database)
+        if row is None:
+            await _create(database, source)
+            row = await _root_row(database)
+            if row is None:
+                raise KeyUnavailable("the key ring could not be made", detail="no root after creating it")
+        root = await open_root(source, sealed=binary(row, "sealed"), kek_id=text(row, "kek_id"))
+        try:
+            keys = await SigningKeys.load(database, sealing_key=_signing_key(root), now=database.now())
+        except CiphertextRejected as error:
+            raise KeyUnavailable("the key store is damaged: restore it from a backup", detail=error.detail) from error
+        await audit.begin_keyed_head(database, event_key(root))
+        return cls(source, root, keys)
+
+    def subkey(self, purpose: str) -> bytes:
+        """32 bytes of the root secret for one purpose; the same in every process of this vault."""
+        key = self._subkeys.get(purpose)
+        if key is None:
+            key = self._subkeys[purpose] = _subkey(self._root, purpose)
+        return key
+
+    def subkey_for(self, purpose: str, value: bytes) -> bytes:
+        """32 bytes for one purpose and value."""
+        return hmac.digest(self.subkey(purpose), value, hashlib.sha256)
+
+    async def create_keys(
+        self, transaction: Transaction, *, user_id: str, connection_id: str, now: int
+    ) -> ConnectionKey:
+        """Make the connection's salt, and the user's key when absent. What exists already is kept.
+
+        The sources of today only compute here; one that waits for a network must wrap before the transaction.
+        """
+        names = {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id}
+        sql = "select wrapped from keys.user_keys where tenant = :tenant and user_id = :user_id"
+        if await transaction.fetch_one(sql, names) is None:
+            wrapped = await self._source.wrap(secrets.token_bytes(KEY_LENGTH), _user_context(user_id))
+            await transaction.execute(
+                "insert into keys.user_keys (tenant, user_id, wrapped, kek_id, created_at) "
+                "values (:tenant, :user_id, :wrapped, :kek_id, :now) on conflict (tenant, user_id) do nothing",
+                names | {"wrapped": wrapped, "kek_id": self._source.id, "now": now},
+            )
+        await transaction.execute(
+            "insert into keys.connection_keys (tenant, connection_id, salt, created_at) "
+            "values (:tenant, :connection_id, :salt, :now) on conflict (tenant, connection_id) do nothing",
+            names | {"salt": secrets.token_bytes(KEY_LENGTH), "now": now},
+        )
+        return await self.load_key(transaction, user_id=user_id, connection_id=connection_id)
+
+    async def load_key(self, reader: Reader, *, user_id: str, connection_id: str) -> ConnectionKey:
+        """The connection's key. Raises CiphertextRejected when it was destroyed."""
+        row = await reader.fetch_one(
+            "select u.wrapped, u.kek_id, c.salt from keys.connection_keys c "
+            "join keys.user_keys u on u.tenant = c.tenant and u.user_id = :user_id "
+            "where c.tenant = :tenant and c.connection_id = :connection_id",
+            {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id},
+        )
+        if row is None:
+            raise CiphertextRejected("the key of this connection was destroyed", detail=connection_id)
+        return await self.connection_key(
+            wrapped=binary(row, "wrapped"),
+            kek_id=text(row, "kek_id"),
+            salt=binary(row, "salt"),
+            user_id=user_id,
+            connection_id=connection_id,
+        )
+
+    async def connection_key(
+        self, *, wrapped: bytes, kek_id: str, salt: bytes, user_id: str, connection_id: str
+    ) -> ConnectionKey:
+        """The connection's key from columns read in this call. Raises CiphertextRejected when a row was swapped."""
+        name = (wrapped, salt, user_id, connection_id)
+        known = self._unwrapped.get(name)
+        now = elapsed()
+        if known is not None and now < known[0]:
+            return known[1]
+        try:
+            user_key = await self._source.unwrap(wrapped, _user_context(user_id))
+        except CiphertextRejected as error:
+            raise CiphertextRejected("a user's key does not open", detail=f"wrapped under {kek_id}") from error
+        key = ConnectionKey(user_key, salt=salt, user_id=user_id, connection_id=connection_id)
+        self._unwrapped[name] = (now + CACHE_SECONDS, key)
+        self._unwrapped.move_to_end(name)
+        while self._unwrapped and (
+            len(self._unwrapped) > CACHE_LIMIT or next(iter(self._unwrapped.values()))[0] <= now
+        ):
+            self._unwrapped.popitem(last=False)
+        return key
+
+    async def destroy_connection_key(self, transaction: Transaction, connection_id: str) -> None:
+        """Make everything sealed for this connection unreadable, in backups of the main database too."""
+        await transaction.execute(
+            "delete from keys.connection_keys where tenant = :tenant and connection_id = :connection_id",
+            {"tenant": TENANT, "connection_id": connection_id},
+        )
+
+    async def destroy_user_key(self, transaction: Transaction, user_id: str) -> None:
+        """Make everything sealed for this user unreadable."""
+        await transaction.execute(
+            "delete from keys.user_keys where tenant = :tenant and user_id = :user_id",
+            {"tenant": TENANT, "user_id": user_id},
+        )
+
+
+async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
+    """The root secret of a key store. Raises KeyUnavailable for another KEK."""
+    try:
+        return await source.unwrap(sealed, _ROOT_CONTEXT)
+    except CiphertextRejected as error:
+        raise KeyUnavailable(
+            f"the key is not the one that this database was sealed under: {source.mend}",
+            detail=f"sealed under {kek_id}",
+        ) from error
+
+
+def vault_id(ring: KeyRing) -> str:
+    """Names the vault of this root; not secret, the same in every process and every copy of it."""
+    return ring.subkey("vault-id").hex()[:32]
+
+
+async def _root_row(reader: Reader) -> Row | None:
+    return await reader.fetch_one("select sealed, kek_id from keys.ring where id = :id", {"id": ROOT})
+
+
+async def _create(database: Database, source: KeySource) -> None:
+    """First run. Never over a vault that holds anything sealed: its key store was lost, and a new one hides that."""
+    used = await database.fetch_one("select id from connections limit 1") or await database.fetch_one(
+        "select user_id from keys.user_keys limit 1"
+    )
+    if used is not None:
+        raise KeyUnavailable("the key store of this database is empty: restore it from a backup")
+    root = secrets.token_bytes(KEY_LENGTH)
+    sealed = await source.wrap(root, _ROOT_CONTEXT)
+    first = await asyncio.to_thread(signing.generate_key)
+    now = database.now()
+    async with database.transaction() as transaction:
+        row = await transaction.fetch_one(
+            "insert into keys.ring (id, purpose, sealed, kek_id, created_at, active_at) "
+            "values (:id, :id, :sealed, :kek_id, :now, :now) on conflict (id) do nothing returning id",
+            {"id": ROOT, "sealed": sealed, "kek_id": source.id, "now": now},
+        )
+        if row is not None:  # else another process was first, and its root counts
+            await signing.store_key(transaction, first, sealing_key=_signing_key(root), now=now, active_at=now)
+
+
+def _subkey(root: bytes, purpose: str) -> bytes:
+    return derive(root, salt=b"", info=b"token-vault subkey\x00" + purpose.encode())
+
+
+def event_key(root: bytes) -> bytes:
+    """The key of the activity's head, under this root secret."""
+    return _subkey(root, "events")
+
+
+def _signing_key(root: bytes) -> bytes:
+    return _subkey(root, "signing-keys")
+
+
+def _user_context(user_id: str) -> bytes:
+    return Context(purpose="user_key", tenant=TENANT, user_id=user_id).encoded()

@@ -1,0 +1,64 @@
+"""Where the key-encryption key (KEK) comes from: a file, the environment, a passphrase.
+
+A source wraps and unwraps keys and never gives its own key away, so that one kept elsewhere (a KMS) fits too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from vault.keys.sources.environment import EnvironmentKeySource
+from vault.keys.sources.file import FileKeySource
+from vault.keys.sources.passphrase import PassphraseKeySource
+from vault.refusals import KeyUnavailable
+
+__all__ = ["KeySource", "KeySourceSettings", "key_source"]
+
+
+class KeySource(Protocol):
+    """Wraps keys under a KEK. `context` is authenticated; a remote source may wait."""
+
+    @property
+    def id(self) -> str:
+        """Names the KEK without telling it. Raises KeyUnavailable before the key is at hand."""
+        ...
+
+    @property
+    def mend(self) -> str:
+        """What an operator can do when the key is missing or wrong: half a sentence."""
+        ...
+
+    async def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Wrap; the first wrap may make the KEK where the source keeps it itself. Raises KeyUnavailable."""
+        ...
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Unwrap; never makes a KEK. Raises KeyUnavailable without one, CiphertextRejected with another."""
+        ...
+
+
+class KeySourceSettings(Protocol):
+    """The settings that a key source is made from."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def file(self) -> Path | None: ...
+    @property
+    def passphrase_file(self) -> Path | None: ...
+
+
+def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
+    """The source that the settings name; nothing is read until it is used."""
+    match settings.source:
+        case "file":
+            return FileKeySource((settings.file or data / "master.key").expanduser())
+        case "environment":
+            return EnvironmentKeySource(environment)
+        case "passphrase":
+            return PassphraseKeySource(environment, file=settings.passphrase_file)
+        case other:
+            raise KeyUnavailable(f"keys.source: {other!r} is not known: use file, environment or passphrase")

@@ -1,0 +1,1 @@
+"""Refreshing upstream tokens so that none is lost: rules, leases, the answer journal, recovery."""

@@ -1,0 +1,228 @@
+"""The one read of an exchange: the live grant, and every account of its user at a provider, with keys and tokens.
+
+A revoked grant, a removed client and a disabled user end here, in the same statement that brings the tokens, so that
+nothing that a revocation must reach is remembered anywhere. Deciding with these facts is `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault import revoked_tokens
+from vault.keys.key_ring import ConnectionKey, KeyRing
+from vault.records import TENANT, ConnectionState, Principal, parse_scope
+from vault.refresh.rules import Decision, Unresolved, may_send
+from vault.refusals import CiphertextRejected, GrantEnded
+from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
+from vault.upstream import UpstreamPolicy
+
+SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
+MARGIN = 5  # seconds before its end from which a token may die on the way, and counts as dead
+
+COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
+        k.access_expires_at, k.refreshed_at, k.lease_until,
+        case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
+        (select min(i.sent_at) from intents i
+         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at, k.retry_at,
+        d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
+        d.ask, coalesce(d.is_default, 0) as is_default,
+        uk.wrapped, uk.kek_id, ck.salt,
+        t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
+        t.expires_at as narrowed_expires_at, g.revoked_tokens"""
+SOURCES: Final = """
+    from grants g
+    join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
+    join users u on u.tenant = g.tenant and u.id = g.user_id and u.disabled_at is null
+    left join connections k on k.tenant = g.tenant and k.user_id = g.user_id and k.provider = :provider
+        and k.ended_at is null
+    left join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id
+        and d.connection_id = k.id
+    left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = g.user_id
+    left join keys.connection_keys ck on ck.tenant = g.tenant and ck.connection_id = k.id
+    left join narrowed_tokens t on t.tenant = g.tenant and t.connection_id = k.id and t.scope_key = :scope_key
+    where g.tenant = :tenant and g.id = :grant_id and g.user_id = :user_id and g.client_id = :client_id
+        and g.revoked_at is null
+"""
+_READ: Final = f"select {COLUMNS}{SOURCES}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose accounts, at which provider, and which narrowed token beside them."""
+
+    principal: Principal
+    provider: str
+    scope_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldToken:
+    """A sealed access token; `expires_at` None lives until somebody revokes it."""
+
+    sealed: bytes = field(repr=False)
+    generation: int
+    expires_at: int | None
+    skew: int
+
+    @property
+    def good_until(self) -> int | None:
+        """From when on it may die on its way to the provider."""
+        return None if self.expires_at is None else self.expires_at - min(MARGIN, self.skew // 2)
+
+    def is_good(self, now: int) -> bool:
+        """Whether it will still live when it arrives at the provider."""
+        return self.good_until is None or now < self.good_until
+
+    @property
+    def ageing_at(self) -> int | None:
+        """From when on it is time to fetch the next one."""
+        return None if self.expires_at is None else self.expires_at - self.skew
+
+    def is_ageing(self, now: int) -> bool:
+        """Whether it is time to fetch the next one."""
+        return self.ageing_at is not None and now >= self.ageing_at
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAccount:
+    """One connection as an exchange by this agent sees it."""
+
+    id: str
+    user_id: str
+    provider: str
+    account: str
+    label: str
+    scopes: frozenset[str]
+    state: ConnectionState
+    full: HeldToken | None
+    narrowed: HeldToken | None
+    has_refresh_token: bool
+    lease_until: int | None
+    sent_at: int | None  # of the first send of its refresh token that has no known end
+    delegated: frozenset[str]
+    delegation_state: str  # none | revoked | live
+    delegated_until: int | None
+    ask: frozenset[str]
+    is_default: bool
+    wrapped: bytes | None = field(repr=False)
+    kek_id: str
+    salt: bytes | None = field(repr=False)
+    retry_at: int | None = None  # its sends met silence: none before this
+
+    def is_delegated(self, now: int) -> bool:
+        """Whether this agent may use it for anything at all."""
+        return self.delegation_state == "live" and bool(self.delegated) and not self.delegation_ended(now)
+
+    def delegation_ended(self, now: int) -> bool:
+        return self.delegated_until is not None and now >= self.delegated_until
+
+    def is_leased(self, now: int) -> bool:
+        """Whether a refresh is on its way, here or elsewhere."""
+        return self.lease_until is not None and now < self.lease_until
+
+    def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
+        """Whether a refresh can bring a token, whoever may still bring the answer to an earlier one."""
+        if not self.has_refresh_token:
+            return False
+        if self.sent_at is None or self.is_leased(now):
+            return True
+        sends = (Unresolved("", self.sent_at),)
+        decided = may_send(policy, sends, now=now, access_expires_at=None, retry_at=self.retry_at)
+        return decided is Decision.SEND
+
+    async def key(self, ring: KeyRing) -> ConnectionKey:
+        """The connection's key, from the columns that came in the same read."""
+        if self.wrapped is None or self.salt is None:
+            raise CiphertextRejected("This connection's key was destroyed.")
+        return await ring.connection_key(
+            wrapped=self.wrapped, kek_id=self.kek_id, salt=self.salt, user_id=self.user_id, connection_id=self.id
+        )
+
+
+async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
+    """The accounts behind a live grant and a token that was not revoked, oldest first. Raises GrantEnded.
+
+    RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it.
+    """
+    rows = await reader.look_up(_READ, parameters_of(wanted))
+    if not rows:
+        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+    if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):
+        raise GrantEnded("This access token was revoked. Refresh it, or sign in again.")
+    return accounts_of(rows, wanted)
+
+
+def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
+    """What a statement with `SOURCES` takes."""
+    principal = wanted.principal
+    return {
+        "tenant": TENANT,
+        "grant_id": principal.grant_id,
+        "user_id": principal.user_id,
+        "client_id": principal.client_id,
+        "provider": wanted.provider,
+        "scope_key": wanted.scope_key,
+    }
+
+
+def accounts_of(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+    """The accounts of rows with `COLUMNS`, of which there is one at least, oldest first."""
+    if rows[0]["id"] is None:
+        return ()  # a live grant, and no account
+    if len(rows) > 1:  # sorting one row in the database costs more than all else here
+        rows = sorted(rows, key=lambda row: (integer(row, "created_at"), text(row, "id")))
+    return tuple(_account(row, wanted) for row in rows)
+
+
+def skew_of(issued_at: int | None, expires_at: int | None) -> int:
+    """Seconds before its end from which this token is refreshed ahead."""
+    return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
+
+
+def _account(row: Row, wanted: Wanted) -> HeldAccount:
+    delegated = text_or_none(row, "delegated")
+    is_revoked = integer_or_none(row, "delegation_revoked_at") is not None
+    access_expires_at = integer_or_none(row, "access_expires_at")
+    access_sealed, narrowed_sealed = binary_or_none(row, "access_sealed"), binary_or_none(row, "narrowed_sealed")
+    full: HeldToken | None = None
+    if access_sealed is not None:
+        full = HeldToken(
+            access_sealed,
+            integer(row, "access_generation"),
+            expires_at=access_expires_at,
+            skew=skew_of(integer_or_none(row, "refreshed_at"), access_expires_at),
+        )
+    narrowed: HeldToken | None = None
+    if narrowed_sealed is not None:
+        expires_at = integer(row, "narrowed_expires_at")
+        narrowed = HeldToken(
+            narrowed_sealed,
+            integer(row, "narrowed_generation"),
+            expires_at=expires_at,
+            skew=skew_of(integer(row, "narrowed_issued_at"), expires_at),
+        )
+    return HeldAccount(
+        id=text(row, "id"),
+        user_id=wanted.principal.user_id,
+        provider=wanted.provider,
+        account=text(row, "account"),
+        label=text(row, "label"),
+        scopes=parse_scope(text(row, "scopes")),
+        state=ConnectionState(text(row, "state")),
+        full=full,
+        narrowed=narrowed,
+        has_refresh_token=integer(row, "has_refresh_token") == 1,
+        lease_until=integer_or_none(row, "lease_until"),
+        sent_at=integer_or_none(row, "sent_at"),
+        retry_at=integer_or_none(row, "retry_at"),
+        delegated=frozenset() if delegated is None else parse_scope(delegated),
+        delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
+        delegated_until=integer_or_none(row, "delegated_until"),
+        ask=parse_scope(text_or_none(row, "ask") or ""),
+        is_default=integer(row, "is_default") == 1,
+        wrapped=binary_or_none(row, "wrapped"),
+        kek_id=text_or_none(row, "kek_id") or "",
+        salt=binary_or_none(row, "salt"),
+    )

@@ -1,0 +1,80 @@
+"""Writing down how an attempt ended that brought no answer: now, or as soon as the storage takes it.
+
+A commit that is reported failed may have happened. What is written here is about one attempt (`vault.refresh.leases`),
+so that doing it late, or once more, changes nothing else. It is owed to the connection until it is done: by the next
+refresh of this process before all else, or in the background, in the connection's turn like everything that changes its
+lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from vault.audit.audit import append
+from vault.records import Event
+from vault.refresh import leases
+from vault.refresh.concurrency import Vault
+from vault.refresh.leases import Lease
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.storage.database import Transaction
+
+log = logging.getLogger("token_vault.rotation")
+
+WAIT = (0.1, 5.0)  # seconds between tries
+LONGEST = 86400.0  # seconds after which it is given up: whoever watches takes the lease by then, and a try is due
+
+Ending = Callable[[Transaction], Awaitable[None]]
+
+
+def undoing(vault: Vault, lease: Lease, *, event: Event | None = None) -> Ending:
+    """Nothing was sent under this claim, or nothing that the provider looked at: `event` says which."""
+
+    async def ending(transaction: Transaction) -> None:
+        now = vault.database.now()
+        if await leases.unsend(transaction, lease, now=now) and event is not None:
+            await append(transaction, event, now=now)
+
+    return ending
+
+
+async def write(vault: Vault, connection_id: str, ending: Ending) -> None:
+    """Commit this ending. Raises what the storage says; then it is owed, and done later."""
+    try:
+        async with vault.database.transaction() as transaction:
+            await ending(transaction)
+    except (StorageUnavailable, TemporarilyUnavailable):
+        owe(vault, connection_id, ending)
+        raise
+
+
+def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
+    """Have this written down later, if its commit did not happen."""
+    owed = vault.flights.owed.setdefault(connection_id, [])
+    owed.append(ending)
+    if len(owed) == 1:
+        vault.flights.tidy(_later(vault, connection_id))
+
+
+async def pay(vault: Vault, connection_id: str) -> None:
+    """Write down what is owed to this connection, whose turn is the caller's. Raises what the storage says."""
+    while owed := vault.flights.owed.get(connection_id):
+        async with vault.database.transaction() as transaction:
+            await leases.await_others(transaction, connection_id)
+            await owed[0](transaction)
+        owed.pop(0)
+    vault.flights.owed.pop(connection_id, None)
+
+
+async def _later(vault: Vault, connection_id: str) -> None:
+    wait, loop = WAIT[0], asyncio.get_running_loop()
+    until = loop.time() + LONGEST
+    while connection_id in vault.flights.owed and loop.time() < until:
+        try:
+            await vault.flights.take_turn(connection_id, lambda: pay(vault, connection_id))
+        except VaultError:
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, WAIT[1])
+    if vault.flights.owed.pop(connection_id, None):
+        log.warning("claim left behind", extra={"connection": connection_id})

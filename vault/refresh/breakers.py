@@ -1,0 +1,95 @@
+"""A breaker per provider: after repeated silence, or when our registration is refused, nobody waits for it in vain.
+
+What counts as silence is said by `vault.refresh.spending`; each process has its own. One that hangs for some accounts
+and answers for others is not down: an answer a moment ago keeps the breaker closed. While it is open one refresh at a
+time tries: a connection that was not silent itself soon, the others after the whole pause. An answer closes it, one
+that another process got or a person's consent brought, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SILENCES = 5  # in a row
+RECENT = 15  # seconds: longer than one request may take
+PAUSE = 30  # seconds
+NEXT_PROBE = 5  # seconds, by a connection that was not silent itself
+PROBE = 12  # seconds that one probe may take
+REGISTRATION_PAUSE = 60  # seconds after our registration was refused
+
+
+@dataclass(slots=True)
+class _State:
+    answered_at: int | None = None
+    silences: int = 0
+    is_open: bool = False
+    opened_at: int = 0
+    refused: tuple[str, int] = ("", 0)  # the connection with which we were refused, and its generation then
+    silent: set[str] = field(default_factory=set[str])  # connections that waited in vain
+    patient_until: int = 0
+    next_at: int = 0
+    prober: str | None = None
+    probe_ends: int = 0
+
+
+class Breakers:
+    """The breakers of one process."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, _State] = {}
+
+    def waits(
+        self, provider: str, connection_id: str, *, now: int, generation: int = 0, answered_at: int | None = None
+    ) -> int:
+        """Seconds until the provider may be asked for this connection; 0 when it may, perhaps as the one probe.
+
+        `generation` and `answered_at` are of the connection's newest token: the provider has answered somebody then.
+        """
+        state = self._states.get(provider)
+        if state is not None and state.is_open and _has_answered(state, connection_id, generation, answered_at):
+            self.note_answer(provider, now=now)
+            return 0
+        if state is None or not state.is_open or (state.prober == connection_id and now < state.probe_ends):
+            return 0
+        due = state.patient_until if connection_id in state.silent else state.next_at
+        if state.prober is not None:
+            due = max(due, state.probe_ends)
+        if now < due:
+            return due - now
+        state.prober, state.probe_ends = connection_id, now + PROBE
+        return 0
+
+    def note_silence(self, provider: str, connection_id: str, *, now: int) -> bool:
+        """A request without a usable answer; whether the breaker is open now."""
+        state = self._states.setdefault(provider, _State())
+        state.silences += 1
+        state.silent.add(connection_id)
+        is_answering = state.answered_at is not None and now - state.answered_at < RECENT
+        if not state.is_open and (state.silences < SILENCES or is_answering):
+            return False
+        state.opened_at = state.opened_at if state.is_open else now
+        state.is_open, state.prober = True, None
+        state.patient_until, state.next_at = now + PAUSE, now + NEXT_PROBE
+        return True
+
+    def note_refusal_of_us(self, provider: str, connection_id: str, *, generation: int, now: int) -> None:
+        """The provider does not know our client: no connection can be refreshed until the operator fixes that."""
+        until = now + REGISTRATION_PAUSE
+        self._states[provider] = _State(
+            silences=SILENCES,
+            is_open=True,
+            opened_at=now,
+            refused=(connection_id, generation),
+            patient_until=until,
+            next_at=until,
+        )
+
+    def note_answer(self, provider: str, *, now: int) -> None:
+        """The provider works."""
+        self._states[provider] = _State(answered_at=now)
+
+
+def _has_answered(state: _State, connection_id: str, generation: int, answered_at: int | None) -> bool:
+    """Whether a token that came after the breaker opened shows that the provider works, and for us."""
+    refused, before = state.refused
+    return (connection_id == refused and generation > before) or (answered_at or 0) > state.opened_at

@@ -1,0 +1,317 @@
+"""What one process has in the air: the refreshes that run, their order, and the pauses that providers asked for.
+
+Only who waits for whom is here. What a refresh does is `vault.refresh.rotation`; other processes are kept away by
+`vault.refresh.leases`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vault.audit.audit import Activity
+from vault.keys.key_ring import KeyRing
+from vault.minting import Mint
+from vault.refresh.breakers import Breakers
+from vault.refresh.journal import Journal
+from vault.refusals import VaultError
+from vault.scopes import scope_key
+from vault.storage.database import Database, Transaction
+from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+log = logging.getLogger("token_vault.rotation")
+
+R = TypeVar("R")
+TIDYING = 0.5  # seconds that the end of a process waits for what nobody waits for
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A token newer than `generation`: the full one, or one of exactly these scopes (and for this one item)."""
+
+    connection_id: str
+    generation: int
+    scopes: frozenset[str] | None = None
+    item: str | None = None
+    spoiled: int = 0  # up to this generation full access tokens were refused by their API, whatever their end says
+
+    @property
+    def scope_key(self) -> str:
+        return "" if self.scopes is None else scope_key(self.scopes, self.item)
+
+
+class Appointments:
+    """Refreshes ahead that are due without a caller: one for each token that somebody used, at the end of its life.
+
+    Whoever calls again and again, at whatever pace, so finds a good token; one that nobody uses any more is let go.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], tuple[int, asyncio.TimerHandle]] = {}
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def is_made(self, connection_id: str, key: str, *, generation: int) -> bool:
+        """Whether this very token has one."""
+        known = self._made.get((connection_id, key))
+        return known is not None and known[0] >= generation
+
+    def make(self, wish: Wish, *, after: float, keep: Callable[[], None]) -> None:
+        """Call `keep` in so many seconds, in place of an appointment for an older token."""
+        key = (wish.connection_id, wish.scope_key)
+        known = self._made.get(key)
+        if known is not None:
+            known[1].cancel()
+
+        def due() -> None:
+            del self._made[key]
+            keep()
+
+        self._made[key] = (wish.generation, asyncio.get_running_loop().call_later(after, due))
+
+    def cancel(self) -> None:
+        """Forget them all."""
+        for _, timer in self._made.values():
+            timer.cancel()
+        self._made.clear()
+
+
+class Flights:
+    """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
+
+    `waits` counts the exchanges that had to wait for a refresh; `server_changes` are those of the database that were
+    dealt with.
+    """
+
+    def __init__(self) -> None:
+        self.breakers = Breakers()
+        self.watches = Watches()
+        self.lanes = Lanes()
+        self.appointments = Appointments()
+        self.waits = 0
+        self.has_traces = True  # whether files may hold what was destroyed: at the start nobody knows
+        self.server_changes = 0
+        self.owed: dict[
+            str, list[Callable[[Transaction], Awaitable[None]]]
+        ] = {}  # by connection: `vault.refresh.attempts`
+        self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever they come back with
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._pauses: dict[tuple[str, str], tuple[int, int]] = {}
+        self._refused: dict[tuple[str, str], int] = {}
+
+    def join(
+        self, wish: Wish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
+    ) -> asyncio.Task[int | VaultError]:
+        """The task that fetches this token, started with `fly` if there is none. No caller can cancel it."""
+        key = (wish.connection_id, wish.scope_key)
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(fly())
+            self._tasks[key] = task
+            task.add_done_callback(lambda done: self._landed(key, done))
+        return task
+
+    def _landed(self, key: tuple[str, str], task: asyncio.Task[int | VaultError]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
+
+    def tidy(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that nobody should have to wait for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+    def finish(self, name: str, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
+        """Begin what no caller can cancel and the end of the process waits for; `name` says of what it is the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._finishing.setdefault(name, set()).add(task)
+        task.add_done_callback(lambda done: self._finished(name, done))
+        return task
+
+    def _finished(self, name: str, task: asyncio.Task[R]) -> None:
+        rest = self._finishing.get(name, set())
+        rest.discard(task)
+        if not rest:
+            self._finishing.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, VaultError):
+            log.error("consent broke", exc_info=error)
+
+    def is_finishing(self, name: str) -> bool:
+        """Whether that is under way in this process."""
+        return name in self._finishing
+
+    async def finished(self, name: str, *, patience: float) -> None:
+        """Wait until it is no longer under way, at most this long."""
+        if tasks := set(self._finishing.get(name, ())):
+            await asyncio.wait(tasks, timeout=patience)
+
+    async def take_turn(self, connection_id: str, work: Callable[[], Awaitable[R]]) -> R:
+        """Run after every earlier refresh of the same connection in this process."""
+        lock, users = self._turns.get(connection_id, (asyncio.Lock(), 0))
+        self._turns[connection_id] = (lock, users + 1)
+        try:
+            async with lock:
+                return await work()
+        finally:
+            lock, users = self._turns[connection_id]
+            if users == 1:
+                del self._turns[connection_id]
+            else:
+                self._turns[connection_id] = (lock, users - 1)
+
+    def pause(self, wish: Wish, *, until: int, generation: int) -> None:
+        """Do not ask for this token before `until`, unless a newer `generation` shows that the provider works."""
+        self._pauses[wish.connection_id, wish.scope_key] = (until, generation)
+
+    def paused_for(self, wish: Wish, *, now: int, generation: int = 0) -> int:
+        """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
+        key = (wish.connection_id, wish.scope_key)
+        until, paused_at = self._pauses.get(key, (0, 0))
+        if until <= now or generation > paused_at:
+            self._pauses.pop(key, None)
+            return 0
+        return until - now
+
+    def refuse_narrowing(self, wish: Wish, *, until: int) -> None:
+        """The provider issues no token of these scopes alone: do not ask again before `until`."""
+        self._refused[wish.connection_id, wish.scope_key] = until
+
+    def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
+        """Whether the provider refused lately to issue a token of the scopes behind this key alone."""
+        until = self._refused.get((connection_id, key), 0)
+        if 0 < until <= now:
+            del self._refused[connection_id, key]
+        return until > now
+
+    async def close(self, *, patience: float = 15.0) -> None:
+        """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
+        self.appointments.cancel()
+        self.lanes.clear()
+        running = {*self._tasks.values(), *(task for tasks in self._finishing.values() for task in tasks)}
+        if running:
+            await asyncio.wait(running, timeout=patience)
+        if self._tidying:
+            tidying = set(self._tidying)
+            _, late = await asyncio.wait(tidying, timeout=TIDYING)
+            for task in late:
+                task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """What exchanging and refreshing work with. `owner` is random per process."""
+
+    database: Database
+    keys: KeyRing
+    activity: Activity
+    policies: Mapping[str, UpstreamPolicy]
+    upstreams: Mapping[str, UpstreamOAuth]
+    flights: Flights
+    journal: Journal
+    owner: str
+    mint: Mint | None = None  # for APIs that take tokens of ours
+
+
+PLACES = 96  # refreshes under way
+
+
+AHEAD = 24  # of them, those that nobody waits for
+
+
+@dataclass(slots=True)
+class _Lane:
+    places: asyncio.Semaphore
+    ahead: int = 0  # queued ones that run
+    queue: deque[tuple[Hashable, Callable[[], asyncio.Task[object]]]] = field(
+        default_factory=deque[tuple[Hashable, Callable[[], "asyncio.Task[object]"]]]
+    )
+    queued: set[Hashable] = field(default_factory=set[Hashable])
+
+
+class Lanes:
+    """The places of one process."""
+
+    def __init__(self, *, places: int = PLACES, ahead: int = AHEAD) -> None:
+        self._places = places
+        self._ahead = ahead
+        self._lanes: dict[str, _Lane] = {}
+
+    def _lane(self, provider: str) -> _Lane:
+        lane = self._lanes.get(provider)
+        if lane is None:
+            lane = self._lanes[provider] = _Lane(asyncio.Semaphore(self._places))
+        return lane
+
+    async def enter(self, provider: str, *, patience: float) -> bool:
+        """Take a place; whether there was one at once: what was read before may be old now. Raises TimeoutError."""
+        places = self._lane(provider).places
+        if not places.locked():
+            await places.acquire()
+            return True
+        async with asyncio.timeout(max(patience, 0.0)):
+            await places.acquire()
+        return False
+
+    def leave(self, provider: str) -> None:
+        """Give the place back."""
+        self._lane(provider).places.release()
+
+    def queue(self, provider: str, name: Hashable, start: Callable[[], asyncio.Task[object]]) -> None:
+        """Start a refresh that nobody waits for when its turn comes; asked twice is asked once."""
+        lane = self._lane(provider)
+        if name in lane.queued:
+            return
+        lane.queued.add(name)
+        lane.queue.append((name, start))
+        self._start(lane)
+
+    def clear(self) -> None:
+        """Forget what is queued."""
+        for lane in self._lanes.values():
+            lane.queue.clear()
+            lane.queued.clear()
+
+    def _start(self, lane: _Lane) -> None:
+        while lane.queue and lane.ahead < self._ahead:
+            name, start = lane.queue.popleft()
+            lane.queued.discard(name)
+            lane.ahead += 1
+            start().add_done_callback(lambda _: self._landed(lane))
+
+    def _landed(self, lane: _Lane) -> None:
+        lane.ahead -= 1
+        self._start(lane)
+
+
+ROOM = 10_000  # things watched at once; beyond it the oldest are forgotten, which only makes us more patient
+
+
+class Watches:
+    """What one process waits for, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[object, int]] = {}
+
+    def seconds(self, name: str, what: object, *, now: int) -> int:
+        """How long `what` has been seen under this name without a change; 0 at the first look."""
+        known, since = self._since.get(name, (None, now))
+        if known != what or since > now:
+            self._since.pop(name, None)
+            while len(self._since) >= ROOM:
+                del self._since[next(iter(self._since))]
+            self._since[name] = (what, now)
+            return 0
+        return now - since
+
+    def forget(self, name: str) -> None:
+        """It is over."""
+        self._since.pop(name, None)

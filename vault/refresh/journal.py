@@ -1,0 +1,552 @@
+"""The answer journal: the first durable copy of a provider's answer, before the database has it.
+
+A rotated refresh token exists once: in the answer. One write and one sync to a preallocated file of this host take a
+fraction of a millisecond and need no database. Files stand in `journal/` of the data directory, mode 0600; a process
+locks the first that nobody has and goes on in it, so there are as many as processes at once. It keeps the newest
+answer of each connection, for seven days as redo should the database come back older.
+
+    journal.reserve(connection_id, now=)   before the claim: room on the disk, or the refresh is refused unsent
+    journal.append(entry)                  durable when it returns
+    journal.is_ahead(id, generation=)      whether an answer for that generation or a later one is known; from memory
+    journal.find(connection_id)            what any process of this host wrote, living or dead; newest first
+    journal.newest()                       how new the newest answer of each connection is; read at start
+    journal.sweep(now=)                    wipe what is older than seven days, and give the room back
+
+The answer is sealed by the connection's key, so that it is destroyed with that key. The bytes, and the index of them
+that is kept in memory, are `vault.refresh.journal_slots`. Committing an entry is `vault.refresh.journal_recovery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import heapq
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vault.keys.sources.private_file import sync_folder
+from vault.records import format_scope, parse_scope
+from vault.refresh.journal_slots import SLOT, Entry, Index, Place, decode, encode, read, slots_for_answer, wipe_remains
+from vault.refusals import StorageUnavailable
+from vault.upstream import TokenAnswer
+
+__all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Entry", "Journal", "decode", "encode"]
+
+log = logging.getLogger("token_vault.rotation")
+
+FOLDER = "journal"
+JOURNAL = "journal"  # the purpose under which an answer is sealed
+GROWTH = 64  # slots that are allocated at once
+KEEP = 7 * 86400  # seconds
+LOOK_EVERY = 1.0  # seconds between looks at what other processes wrote, where nothing says that it matters
+MOVES = 500  # answers that one sweep moves together
+_SHARE = 100  # a look may take one part in so many of the time
+_SETTLED = 0.05  # seconds after which a file that is written again has another time of change
+_FILES = 1000
+
+
+def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
+    """What the journal keeps of an answer, before it is sealed."""
+    return json.dumps(
+        {
+            "spent": spent,
+            "wish": None if scopes is None else format_scope(scopes),
+            "access_token": answer.access_token,
+            "refresh_token": answer.refresh_token,
+            "scope": None if answer.scopes is None else format_scope(answer.scopes),
+            "expires_in": answer.expires_in,
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
+    """The spent refresh token, the scopes that were asked for, and the answer."""
+    kept = json.loads(opened)
+    answer = TokenAnswer(
+        access_token=kept["access_token"],
+        refresh_token=kept["refresh_token"],
+        scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
+        expires_in=kept["expires_in"],
+    )
+    return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
+
+
+def _sync(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def _write(descriptor: int, slot: int, data: bytes) -> None:
+    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # nothing of an answer that stood there before is left
+    if os.pwrite(descriptor, data, slot * SLOT) != len(data):
+        raise OSError(0, "the disk is full")
+    _sync(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The index of a file as it was when it was looked at; `state` None: it may have been written again since."""
+
+    index: Index
+    state: tuple[int, ...] | None
+
+
+def _state(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Journal:
+    """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data  # the host's folder, in which `journal/` stands
+        self._folder = data / FOLDER
+        self._descriptor: int | None = None
+        self._path: Path | None = None
+        self._index = Index()  # of our file
+        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> slot, slots and since when: nothing is in yet
+        self._free: list[int] = []  # a heap
+        self._writing: Counter[str] = Counter()
+        self._turn = asyncio.Lock()  # who changes what is free
+        self._is_moving = False
+        self._others: dict[Path, _Seen] = {}
+        self._look = asyncio.Lock()
+        self._era = 0
+        self._look_at = 0.0  # by the monotonic clock: not earlier
+        self._lost: list[int] = []  # files that are gone from the folder; somebody may still be writing in them
+
+    # Writing
+
+    async def reserve(self, connection_id: str, *, now: int, tokens: int = 0) -> None:
+        """Have a place on the disk for this connection's answer. Raises StorageUnavailable when there is no room.
+
+        `tokens`: bytes of the tokens that it will hold, the spent one among them, as far as can be foreseen.
+        """
+        await self._reserve(connection_id, slots=slots_for_answer(tokens), now=now)
+
+    async def append(self, entry: Entry) -> None:
+        """Keep an answer; durable on return. Raises StorageUnavailable."""
+        data = encode(entry)
+        name, slots = entry.connection_id, -(-len(data) // SLOT)
+        slot = await self._reserve(name, slots=slots, now=entry.at)
+        index = self._index
+        self._writing[name] += 1
+        try:
+            await asyncio.to_thread(_write, self._opened(), slot, data)
+        except OSError as error:
+            raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+        finally:
+            self._writing[name] -= 1
+            if not self._writing[name]:
+                del self._writing[name]
+        if self._index is index:  # else the folder was cleared away meanwhile, and our file with it
+            self._settle(name, Place(slot, slots, entry.generation, entry.fence, entry.at))
+
+    def _settle(self, name: str, place: Place) -> None:
+        """Note what is durable now, and let go of the slots that it does not need."""
+        before = self._index.get(name)
+        room = self._rooms.pop(name, None)
+        self._index.put(name, place)
+        unused: set[int] = set()
+        for held in (before[:2] if before is not None else None, room[:2] if room is not None else None):
+            if held is not None:
+                unused.update(range(held[0], held[0] + held[1]))
+        unused.difference_update(range(place.slot, place.slot + place.slots))
+        if before is not None and before.slot in unused and self._descriptor is not None:
+            with suppress(OSError):  # not synced: an older answer than the one that is durable changes nothing
+                os.pwrite(self._descriptor, bytes(4), before.slot * SLOT)
+        for slot in unused:
+            heapq.heappush(self._free, slot)
+
+    async def _reserve(self, name: str, *, slots: int, now: int) -> int:
+        """The first slot of the place; the caller goes on without a pause."""
+        slot = None if self._is_moving else self._place(name, slots=slots, now=now)
+        if slot is not None:
+            return slot
+        async with self._turn:
+            slot = self._place(name, slots=slots, now=now)
+            if slot is not None:
+                return slot
+            try:
+                if not self._is_in_place():
+                    self._leave()
+                    await asyncio.to_thread(self._take_file)
+                slot = self._take_slots(slots)
+                while slot is None:
+                    await asyncio.to_thread(self._grow)
+                    slot = self._take_slots(slots)
+            except OSError as error:
+                raise StorageUnavailable(
+                    f"cannot write in {self._folder}: {error.strerror}", detail=str(error)
+                ) from error
+            before = self._rooms.get(name)
+            if before is not None:  # too small
+                for one in range(before[0], before[0] + before[1]):
+                    heapq.heappush(self._free, one)
+            self._rooms[name] = (slot, slots, now)
+            return slot
+
+    def _place(self, name: str, *, slots: int, now: int) -> int | None:
+        """The first slot of a place that this connection has already; it is kept from now on."""
+        if not self._is_in_place():
+            return None
+        room = self._rooms.get(name)
+        if room is not None and room[1] >= slots:
+            self._rooms[name] = (*room[:2], now)
+            return room[0]
+        known = self._index.get(name)
+        if room is None and known is not None and known.slots >= slots:
+            self._index.touch(name, at=now)
+            return known.slot
+        return None
+
+    def _take_slots(self, slots: int) -> int | None:
+        """So many neighbouring free slots, the first there are; None: the file has to grow."""
+        if slots == 1:
+            return heapq.heappop(self._free) if self._free else None
+        self._free.sort()  # a sorted list is a heap
+        run = 1
+        for position in range(1, len(self._free)):
+            run = run + 1 if self._free[position] == self._free[position - 1] + 1 else 1
+            if run == slots:
+                first = position - slots + 1
+                slot = self._free[first]
+                del self._free[first : position + 1]
+                return slot
+        return None
+
+    def _is_in_place(self) -> bool:
+        """Whether we have a file and the next process will find it: somebody may have cleared the folder away."""
+        if self._descriptor is None or self._path is None:
+            return False
+        try:
+            return os.path.samestat(self._path.lstat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
+    # Reading
+
+    async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
+        """Whether an answer for this generation or a later one is known. From memory; now and then it looks anew.
+
+        `era` counts the servers that the database had: a new one may have lost what others committed a moment ago.
+        """
+        if era != self._era or time.monotonic() >= self._look_at:
+            self._era = era
+            await self.look()
+        return any(place.generation >= generation for place in self._places(connection_id))
+
+    def _places(self, connection_id: str) -> Iterator[Place]:
+        for index in (self._index, *(seen.index for seen in self._others.values())):
+            place = index.get(connection_id)
+            if place is not None:
+                yield place
+
+    async def find(self, connection_id: str) -> tuple[Entry, ...]:
+        """What the processes of this host were answered for one connection, the newest first."""
+        await self.look()
+        return await asyncio.to_thread(self._found, connection_id)
+
+    async def newest(self) -> Mapping[str, tuple[int, int]]:
+        """How new the newest answer of every connection says it is: generation and fence."""
+        await self.look()
+        newest: dict[str, tuple[int, int]] = {}
+        for index in (self._index, *(seen.index for seen in self._others.values())):
+            for name in index:
+                place = index.get(name)
+                if place is not None and place.age > newest.get(name, (-1, -1)):
+                    newest[name] = place.age
+        return newest
+
+    async def entries(self) -> tuple[Entry, ...]:
+        """The newest whole answer of every connection that this host knows of."""
+        names = await self.newest()
+        found = await asyncio.to_thread(lambda: [self._found(name) for name in names])
+        return tuple(entries[0] for entries in found if entries)
+
+    async def look(self) -> None:
+        """Bring the index of the other files up to date; those that nobody wrote in meanwhile are not read."""
+        async with self._look:
+            started = time.monotonic()
+            self._others = await asyncio.to_thread(self._looked, self._path, self._others)
+            now = time.monotonic()
+            self._look_at = now + max(LOOK_EVERY, _SHARE * (now - started))
+
+    def _looked(self, mine: Path | None, known: Mapping[Path, _Seen]) -> dict[Path, _Seen]:
+        seen: dict[Path, _Seen] = {}
+        for path in self._paths():
+            if path == mine:
+                continue
+            with self._reading(path) as descriptor:
+                if descriptor is not None:
+                    seen[path] = _seen(descriptor, known.get(path))
+        return seen
+
+    @contextmanager
+    def _reading(self, path: Path) -> Generator[int | None]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            descriptor = None  # it was empty, and removed
+        except OSError as error:
+            log.warning("journal not read", extra={"detail": str(error)})
+            descriptor = None
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _found(self, connection_id: str) -> tuple[Entry, ...]:
+        found: list[Entry | None] = []
+        mine = self._index.get(connection_id)
+        if mine is not None and self._descriptor is not None:
+            found.append(read(self._descriptor, mine))
+        for path, seen in self._others.items():
+            place = seen.index.get(connection_id)
+            if place is not None:
+                with self._reading(path) as descriptor:
+                    found.append(None if descriptor is None else read(descriptor, place))
+        whole = [entry for entry in found if entry is not None and entry.connection_id == connection_id]
+        return tuple(sorted(whole, key=lambda entry: entry.age, reverse=True))
+
+    def _paths(self) -> Sequence[Path]:
+        return sorted(self._folder.glob("*.journal"))
+
+    # Forgetting
+
+    async def sweep(self, *, now: int) -> None:
+        """Wipe the answers that are over, of our file and of those that no process has, and give room back."""
+        async with self._turn:
+            if self._descriptor is not None:
+                try:
+                    await self._wipe_over(now=now)
+                    await self._shrink()
+                except OSError as error:
+                    log.warning("journal not swept", extra={"detail": str(error)})
+        await asyncio.to_thread(self._sweep_unowned, self._path, now)
+
+    async def _wipe_over(self, *, now: int) -> None:
+        for name, room in list(self._rooms.items()):
+            if now - room[2] > KEEP:
+                del self._rooms[name]
+                for slot in range(room[0], room[0] + room[1]):
+                    heapq.heappush(self._free, slot)
+        for name in [name for name in self._index if self._is_over(self._index, name, now=now)]:
+            place = self._index.get(name)
+            if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
+                continue  # reserved anew meanwhile
+            self._index.drop(name)  # whoever reserves from here on gets another
+            try:
+                await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+            except OSError:
+                if self._index.get(name) is None:
+                    self._index.put(name, place)
+                raise
+            for slot in range(place.slot, place.slot + place.slots):
+                heapq.heappush(self._free, slot)
+
+    async def forget(self, names: Collection[str]) -> None:
+        """Overwrite what is known of these connections, in our file and in those that no process has.
+
+        Other living processes do it in theirs. Raises StorageUnavailable.
+        """
+        if not names:
+            return
+        async with self._turn:
+            try:
+                if self._descriptor is not None:
+                    for name in names:
+                        place = self._index.get(name)
+                        if place is None or name in self._writing:
+                            continue
+                        self._index.drop(name)
+                        await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+                        for slot in range(place.slot, place.slot + place.slots):
+                            heapq.heappush(self._free, slot)
+                    await asyncio.to_thread(wipe_remains, self._opened(), tuple(self._free), names)
+                await asyncio.to_thread(self._forget_unowned, self._path, names)
+            except OSError as error:
+                raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+
+    def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
+        for descriptor in self._unowned(mine):
+            index = Index.of(descriptor)
+            for place in [index.get(name) for name in names]:
+                if place is not None:
+                    os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+            wipe_remains(descriptor, Index.of(descriptor).free(), names)
+
+    def _unowned(self, mine: Path | None) -> Iterator[int]:
+        """The files whose processes have ended, each locked and open while it is looked at."""
+        for path in self._paths():
+            if path == mine:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # its process lives
+            else:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    @staticmethod
+    def _is_over(index: Index, name: str, *, now: int) -> bool:
+        place = index.get(name)
+        return place is not None and now - place.at > KEEP
+
+    async def _shrink(self) -> None:
+        """Move answers from the end of a file that is mostly free to its free slots, and cut the end off."""
+        if len(self._free) < max(2 * GROWTH, self._index.count // 2):
+            return
+        self._is_moving = True  # whoever wants to write from here on waits for the turn
+        try:
+            for _ in range(100):
+                if not self._writing:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                return  # the disk is slow just now: at the next sweep
+            moved = await asyncio.to_thread(self._copy_from_end)
+            left = [place for name in moved if (place := self._index.get(name)) is not None]
+            for name, place in moved.items():
+                self._index.put(name, place)
+            self._free += [slot for place in left for slot in range(place.slot, place.slot + place.slots)]
+            free, end = set(self._free), self._index.count
+            while end - 1 in free:
+                end -= 1
+            end = max(GROWTH, -(-end // GROWTH) * GROWTH)
+            await asyncio.to_thread(self._cut, end, left)
+            self._free = [slot for slot in self._free if slot < end]
+            heapq.heapify(self._free)
+            self._index.resize(end)
+        finally:
+            self._is_moving = False
+
+    def _copy_from_end(self) -> dict[str, Place]:
+        """Write answers once more into free slots further in front; durable, and both copies there, on return."""
+        descriptor = self._opened()
+        placed = ((name, self._index.get(name)) for name in self._index)
+        last = heapq.nlargest(MOVES, ((place.slot, name, place) for name, place in placed if place is not None))
+        moved: dict[str, Place] = {}
+        for slot, name, place in last:
+            target = self._take_slots(place.slots)
+            if target is None:
+                continue  # no room for one of several slots, before smaller ones have moved together
+            if target > slot:
+                self._free += range(target, target + place.slots)
+                continue
+            data = os.pread(descriptor, place.slots * SLOT, slot * SLOT)
+            if os.pwrite(descriptor, data, target * SLOT) != len(data):
+                raise OSError(0, "the disk is full")
+            moved[name] = Place(target, *place[1:])
+        if moved:
+            _sync(descriptor)
+        return moved
+
+    def _cut(self, end: int, left: Sequence[Place]) -> None:
+        """Wipe the places that answers were moved from, and end the file."""
+        for place in left:
+            os.pwrite(self._opened(), bytes(place.slots * SLOT), place.slot * SLOT)
+        os.ftruncate(self._opened(), end * SLOT)
+
+    def _sweep_unowned(self, mine: Path | None, now: int) -> None:
+        """The same in files whose processes have ended; one without an answer is removed."""
+        for path in self._paths():
+            if path == mine:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                index = Index.of(descriptor)
+                over = [name for name in index if self._is_over(index, name, now=now)]
+                for name in over:
+                    place = index.get(name)
+                    if place is not None:
+                        os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+                if len(over) == len(index):
+                    path.unlink()
+                elif over:
+                    _sync(descriptor)
+            except OSError:
+                pass  # its process lives, or it is gone by now
+            finally:
+                os.close(descriptor)
+
+    # The file
+
+    def close(self) -> None:
+        """Let go of the file; the next process goes on in it."""
+        self._leave()
+        while self._lost:
+            os.close(self._lost.pop())
+
+    def _leave(self) -> None:
+        """Go on without the file."""
+        if self._descriptor is not None:
+            self._lost.append(self._descriptor)
+        self._descriptor = self._path = None
+        self._index = Index()
+        self._rooms.clear()
+        self._free.clear()
+
+    def _take_file(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(_FILES):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            path = self._folder / f"{number:03}.journal"
+            descriptor = os.open(path, flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                    raise FileNotFoundError  # swept away since it was opened
+            except OSError:
+                os.close(descriptor)
+                continue
+            index = _seen(descriptor, self._others.get(path)).index
+            self._free = index.free()
+            self._index, self._path, self._descriptor = index, path, descriptor
+            return
+        raise OSError(0, "all journal files are in use")
+
+    def _grow(self) -> None:
+        """Allocate by writing: room that is only promised may not be there when an answer comes."""
+        descriptor, count = self._opened(), self._index.count
+        written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
+        if written != SLOT * GROWTH:
+            raise OSError(0, "the disk is full")
+        os.fsync(descriptor)
+        sync_folder(self._folder)  # the file may be new: without its name its bytes would be lost with the power
+        self._index.resize(count + GROWTH)
+        for slot in range(count, count + GROWTH):
+            heapq.heappush(self._free, slot)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            raise OSError(0, "the journal is closed")
+        return self._descriptor
+
+
+def _seen(descriptor: int, known: _Seen | None) -> _Seen:
+    """The index of a file: the known one where the file has not changed."""
+    state = _state(descriptor)
+    if known is not None and known.state == state:
+        return known
+    is_settled = time.time_ns() - state[3] > _SETTLED * 1e9
+    return _Seen(Index.of(descriptor), state if is_settled else None)

@@ -1,0 +1,148 @@
+"""Committing what the host's answer journal holds and the database does not: after a crash, or an older database.
+
+Answers of processes that are gone and of living ones that cannot commit are treated alike: the row decides by
+compare-and-set, so that adopting twice, or beside the owner, changes nothing. The answer of a connection that was
+disconnected meanwhile goes to its pending revocation, so that these tokens end too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from vault.records import TENANT
+from vault.refresh import leases, sightings
+from vault.refresh.concurrency import Vault, Wish
+from vault.refresh.journal import JOURNAL, Entry, read_answer
+from vault.refresh.leases import Facts, Lease
+from vault.refresh.rules import is_newer
+from vault.refresh.spending import Spender
+from vault.refusals import CiphertextRejected, VaultError
+from vault.storage.database import integer, text
+from vault.upstream import UpstreamPolicy
+
+log = logging.getLogger("token_vault.rotation")
+
+PAGE = 100  # connections per look
+_GENERATIONS = f"""
+    select k.id, k.generation from connections k
+    left join upstream_revocations r on r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
+    where k.tenant = :tenant and k.id in ({", ".join(f":id_{number}" for number in range(PAGE))})
+        and (k.ended_at is null or r.connection_id is not null)
+"""  # noqa: S608 -- a constant
+
+
+async def adopt_if_ahead(vault: Vault, facts: Facts) -> bool:
+    """As `adopt`, before each send: cheap where nothing says that there is more than the row knows.
+
+    A row without a send or a lease says so only as long as the database has not gone back in time.
+    """
+    if facts.sent_at is None and facts.lease_owner is None:
+        era = vault.database.server_changes
+        if not await vault.journal.is_ahead(facts.connection_id, generation=facts.generation, era=era):
+            return False
+        if await adopt(vault, facts):
+            _note_older(vault, [facts.connection_id])
+            return True
+        return False
+    return await adopt(vault, facts)
+
+
+async def adopt(vault: Vault, facts: Facts) -> bool:
+    """Commit an answer that this host holds for the connection; whether the row changed."""
+    for entry in await vault.journal.find(facts.connection_id):
+        if await _commit(vault, facts, entry):
+            return True
+    return False
+
+
+async def hand_over(vault: Vault, connection_id: str) -> None:
+    """Give a disconnected connection's pending revocation the newer answer that this host may hold."""
+    facts = await leases.read(vault.database, connection_id)
+    if facts is not None and facts.is_ended:
+        await adopt(vault, facts)
+
+
+async def adopt_all(vault: Vault) -> int:
+    """Commit every answer of this host that is newer than its row; how many there were. Done at start."""
+    newest = await vault.journal.newest()
+    if not newest:
+        return 0
+    known = await _generations(vault, list(newest))
+    adopted, older = 0, list[str]()
+    for connection_id, (generation, _) in newest.items():
+        if generation < known.get(connection_id, generation + 1):
+            continue
+        facts = await leases.read(vault.database, connection_id)
+        if facts is None:
+            continue
+        try:
+            done = await adopt(vault, facts)
+            adopted += done
+            if _went_back(facts, generation) and (done or generation > facts.generation):
+                older.append(connection_id)
+        except VaultError as error:  # one account's trouble is not the others'
+            log.warning("answer not adopted", extra={"connection": connection_id, "code": error.code})
+    if older:
+        _note_older(vault, older)
+    return adopted
+
+
+async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, int]:
+    """The generations of these connections' rows, where an answer may still be stored."""
+    known: dict[str, int] = {}
+    for first in range(0, len(connections), PAGE):
+        page = connections[first : first + PAGE]
+        which = {f"id_{number}": page[min(number, len(page) - 1)] for number in range(PAGE)}
+        rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT, **which})
+        known |= {text(row, "id"): integer(row, "generation") for row in rows}
+    return known
+
+
+def _went_back(facts: Facts, generation: int) -> bool:
+    """Whether no crash explains that the journal is ahead: the refresh of this generation left no trace in the row."""
+    is_untouched = facts.sent_at is None and facts.lease_owner is None
+    return not facts.is_ended and (generation > facts.generation or is_untouched)
+
+
+def _note_older(vault: Vault, connections: Sequence[str]) -> None:
+    log.warning(
+        "the database is older than this host's journal, which had the newer tokens: run token-vault doctor",
+        extra={"connections": len(connections), "first": connections[0]},
+    )
+    sightings.note_older_rows(vault.journal.data, len(connections), now=vault.database.now())
+
+
+async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:
+    holds = (facts.lease_owner, facts.fence) == (entry.owner, entry.fence)
+    if not is_newer(spent_generation=entry.generation, row_generation=facts.generation, holds_lease=holds):
+        return False
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None:
+        return False
+    try:
+        key = await facts.key(vault.keys)
+        opened = key.open(
+            entry.sealed,
+            purpose=JOURNAL,
+            provider=facts.provider,
+            account=facts.account,
+            generation=entry.generation,
+        )
+    except CiphertextRejected:
+        log.warning("journalled answer does not open", extra={"connection": facts.connection_id})
+        return False
+    spent, scopes, answer = read_answer(opened)
+    spender = Spender(
+        vault,
+        upstream,
+        vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider),
+        facts=facts,
+        wish=Wish(facts.connection_id, entry.generation, scopes=scopes),
+        key=key,
+        refresh_token=spent,
+    )
+    lease = Lease(facts.connection_id, entry.owner, generation=entry.generation, fence=entry.fence)
+    generation = await spender.commit(lease, answer, at=entry.at)
+    log.info("answer adopted", extra={"connection": facts.connection_id})
+    return generation is not None

@@ -1,0 +1,241 @@
+"""The bytes of the answer journal: slots, what lies in them, and an index of one file that is made of their heads.
+
+A file is a row of slots of `SLOT` bytes, zero when free. An answer takes as many neighbouring slots as it needs. The
+first begins with a head: `TVJ1` where one slot is enough, else `TVJ2`; the length of the body (4 bytes), a tag of the
+connection (16), the SHA-256 of the whole body (32); then the body. Each further slot begins with `TVJ+`, so that it is
+never taken for a head. The body is JSON with what is not secret, and the sealed answer at its end, so that the first
+bytes say whose and how new it is. A torn write fails the checksum and counts as not written. Byte format in
+`FORMATS.md`; whose file it is, and when it is written, is `vault.refresh.journal`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+import struct
+from array import array
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vault.refusals import StorageUnavailable
+
+SLOT = 8192  # bytes: an answer with two ordinary tokens
+LONGEST = 32  # slots of one answer: 64 KiB of new tokens for 64 KiB of spent ones
+_HEADER = struct.Struct(">4sI16s32s")
+_SHORT, _LONG, _MORE = b"TVJ1", b"TVJ2", b"TVJ+"
+_FIRST, _NEXT = SLOT - _HEADER.size, SLOT - len(_MORE)  # bytes of a body that its first and each further slot hold
+_GLANCE = 512  # bytes that hold the head and the facts before the sealed answer
+_FACTS = re.compile(
+    rb'\{"connection_id":"([ !#-\[\]-~]*)","generation":(\d{1,18}),"owner":"[^"\\]*",'
+    rb'"fence":(\d{1,18}),"at":(\d{1,18}),"sealed":"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One answer: what `owner` was given for the refresh token of `generation`."""
+
+    connection_id: str
+    generation: int
+    owner: str
+    fence: int
+    at: int
+    sealed: bytes = field(repr=False)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Orders the answers of one connection, the newest last."""
+        return self.generation, self.fence
+
+
+def slots_for(body: int) -> int:
+    """How many slots a body of so many bytes takes."""
+    return 1 if body <= _FIRST else 1 - (_FIRST - body) // _NEXT
+
+
+def slots_for_answer(tokens: int) -> int:
+    """How many slots an answer takes that holds tokens of so many bytes: sealed, in base64, with the facts."""
+    return min(LONGEST, slots_for(tokens * 4 // 3 + 1024))
+
+
+def encode(entry: Entry) -> bytes:
+    """The bytes of an answer, for slots from the first on. Raises StorageUnavailable when it is too large."""
+    facts = {
+        "connection_id": entry.connection_id,
+        "generation": entry.generation,
+        "owner": entry.owner,
+        "fence": entry.fence,
+        "at": entry.at,
+        "sealed": base64.b64encode(entry.sealed).decode(),
+    }
+    body = json.dumps(facts, separators=(",", ":")).encode()
+    slots = slots_for(len(body))
+    if slots > LONGEST:
+        raise StorageUnavailable("the answer is too large for the journal")
+    magic = _SHORT if slots == 1 else _LONG
+    parts = [_HEADER.pack(magic, len(body), _tag(entry.connection_id), hashlib.sha256(body).digest()), body[:_FIRST]]
+    for start in range(_FIRST, len(body), _NEXT):
+        parts += (_MORE, body[start : start + _NEXT])
+    return b"".join(parts)
+
+
+def decode(record: bytes) -> Entry | None:
+    """The answer that begins with these bytes; None for an empty, torn or foreign one."""
+    if len(record) < _HEADER.size:
+        return None
+    magic, length, tag, checksum = _HEADER.unpack_from(record)
+    slots = slots_for(length)
+    if magic != (_SHORT if slots == 1 else _LONG) or slots > LONGEST:
+        return None
+    parts = [record[_HEADER.size : min(SLOT, _HEADER.size + length)]]
+    for start in range(SLOT, slots * SLOT, SLOT):
+        if not record.startswith(_MORE, start):
+            return None
+        parts.append(record[start + len(_MORE) : start + SLOT])
+    body = b"".join(parts)[:length]
+    if len(body) != length or hashlib.sha256(body).digest() != checksum:
+        return None
+    try:
+        facts = json.loads(body)
+        entry = Entry(
+            connection_id=facts["connection_id"],
+            generation=facts["generation"],
+            owner=facts["owner"],
+            fence=facts["fence"],
+            at=facts["at"],
+            sealed=base64.b64decode(facts["sealed"]),
+        )
+        return entry if tag == _tag(entry.connection_id) else None
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        return None
+
+
+def _tag(connection_id: str) -> bytes:
+    return hashlib.sha256(connection_id.encode()).digest()[:16]
+
+
+class Place(NamedTuple):
+    """Where an answer lies, and how new it says it is. Whether it is whole shows when it is read."""
+
+    slot: int
+    slots: int
+    generation: int
+    fence: int
+    at: int
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """As that of the entry."""
+        return self.generation, self.fence
+
+
+def read(descriptor: int, place: Place) -> Entry | None:
+    """The whole answer; None where it is torn, or something else lies there by now."""
+    return decode(os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
+
+
+class Index:
+    """Where the newest answer of each connection lies in one file: about 200 bytes of memory each."""
+
+    def __init__(self) -> None:
+        self.count = 0  # slots of the file
+        self._slots: dict[str, int] = {}
+        self._facts = array("q")  # of each slot: slots of the answer that begins in it, generation, fence, instant
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def get(self, connection_id: str) -> Place | None:
+        """Where the answer for this connection lies."""
+        slot = self._slots.get(connection_id)
+        return None if slot is None else Place(slot, *self._facts[4 * slot : 4 * slot + 4])
+
+    def put(self, connection_id: str, place: Place) -> None:
+        """Note an answer, in place of the one known before."""
+        self._slots[connection_id] = place.slot
+        self._facts[4 * place.slot : 4 * place.slot + 4] = array("q", place[1:])
+
+    def touch(self, connection_id: str, *, at: int) -> None:
+        """Keep an answer as if it were of this instant."""
+        self._facts[4 * self._slots[connection_id] + 3] = at
+
+    def drop(self, connection_id: str) -> None:
+        """Forget an answer."""
+        del self._slots[connection_id]
+
+    def resize(self, count: int) -> None:
+        """The file has so many slots now."""
+        self.count = count
+        if len(self._facts) < 4 * count:
+            self._facts.extend(array("q", bytes(8 * (4 * count - len(self._facts)))))
+        del self._facts[4 * count :]
+
+    def free(self) -> list[int]:
+        """The slots in which no known answer lies, in order."""
+        taken = bytearray(self.count)
+        for slot in self._slots.values():
+            for further in range(slot, min(self.count, slot + self._facts[4 * slot])):
+                taken[further] = 1
+        return [slot for slot, is_taken in enumerate(taken) if not is_taken]
+
+    @classmethod
+    def of(cls, descriptor: int) -> Index:
+        """Read the heads of a file, one by one. Blocking: about 0.2 s for 50,000 answers."""
+        made = cls()
+        made.resize(os.fstat(descriptor).st_size // SLOT)
+        for slot in range(made.count):
+            found = _glanced(descriptor, slot)
+            if found is not None:
+                made._keep_newer(descriptor, *found)
+        return made
+
+    def _keep_newer(self, descriptor: int, connection_id: str, place: Place) -> None:
+        known = self.get(connection_id)
+        if known is not None:  # a larger answer was written elsewhere, and its writer ended before it wiped the old one
+            newer, older = (place, known) if place.age > known.age else (known, place)
+            place = older if read(descriptor, newer) is None else newer
+        self.put(connection_id, place)
+
+
+def _glanced(descriptor: int, slot: int) -> tuple[str, Place] | None:
+    """Whose answer begins in a slot, by its first bytes."""
+    start = os.pread(descriptor, _GLANCE, slot * SLOT)
+    if not start.startswith((_SHORT, _LONG)) or len(start) < _HEADER.size:
+        return None
+    slots = slots_for(int.from_bytes(start[4:8], "big"))
+    if slots > LONGEST or (slots == 1) is not start.startswith(_SHORT):
+        return None
+    facts = _FACTS.match(start, _HEADER.size)
+    if facts is not None:
+        name, generation, fence, at = facts.groups()
+        return name.decode(), Place(slot, slots, int(generation), int(fence), int(at))
+    place = Place(slot, slots, 0, 0, 0)
+    entry = read(descriptor, place)  # a name longer than any of ours
+    if entry is None:
+        return None
+    return entry.connection_id, Place(slot, slots, entry.generation, entry.fence, entry.at)
+
+
+def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str]) -> None:
+    """Overwrite what free slots still hold of answers for these connections: only the first bytes of an answer are
+    taken back when a newer one is written elsewhere.
+    """
+    tags, count, known = {_tag(name) for name in names}, 0, frozenset(free)
+    for slot in free:
+        start = os.pread(descriptor, _HEADER.size, slot * SLOT)
+        if len(start) == _HEADER.size and start[8:24] in tags:
+            _, length, _, _ = _HEADER.unpack(start)
+            for further in range(slot, slot + slots_for(min(length, LONGEST * SLOT))):
+                if further in known:
+                    os.pwrite(descriptor, bytes(SLOT), further * SLOT)
+                    count += 1
+    if count:
+        os.fsync(descriptor)

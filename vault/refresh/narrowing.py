@@ -1,0 +1,152 @@
+"""A narrower token made from the full access token, where the provider does that: nothing is spent, so nothing is lost.
+
+No lease, intent or journal: two processes that do the same at once get two good tokens, and the later one is kept.
+Who asks for it, and the refresh that may have to come first, is `vault.refresh.rotation`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from vault.connections import ACCESS_TOKEN, narrowed_token
+from vault.refresh import leases
+from vault.refresh.accounts import MARGIN, skew_of
+from vault.refresh.concurrency import Vault, Wish
+from vault.refresh.leases import Facts
+from vault.refresh.spending import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
+from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.upstream import NotSent, Refused, Rotated, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
+
+log = logging.getLogger("token_vault.rotation")
+
+PARENT_IS_DEAD = "invalid_token"
+
+
+def is_good_parent(facts: Facts, *, policy: UpstreamPolicy, now: int) -> bool:
+    """Whether the full token lives long enough to make another from it.
+
+    A narrowed token ends with the one it was made of, so an ageing one is refreshed first; not where a refresh would
+    end every token that is in use.
+    """
+    if facts.access_sealed is None:
+        return False
+    if facts.access_expires_at is None:
+        return True
+    skew = skew_of(facts.refreshed_at, facts.access_expires_at)
+    left = facts.access_expires_at - now
+    return left > (min(MARGIN, skew // 2) if policy.refresh_ends_access_token else skew)
+
+
+@dataclass(frozen=True, slots=True)
+class Narrower:
+    """One wish for a narrower token, and the connection whose full token it is made of."""
+
+    vault: Vault
+    upstream: UpstreamOAuth
+    policy: UpstreamPolicy
+    facts: Facts
+    wish: Wish
+    scopes: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scopes", self.wish.scopes or frozenset())
+
+    async def make(self) -> int | None:
+        """The generation of the new token; None: the full token that it would be made of is over."""
+        facts = self.facts
+        if facts.access_sealed is None:
+            return None
+        key = await facts.key(self.vault.keys)
+        parent = key.open(
+            facts.access_sealed,
+            purpose=ACCESS_TOKEN,
+            provider=facts.provider,
+            account=facts.account,
+            generation=facts.access_generation,
+        )
+        answer = await self._ask(parent)
+        if answer is None:
+            return None
+        generation = max(facts.narrowed_generation, facts.access_generation) + 1
+        sealed = key.seal(
+            answer.access_token,
+            purpose=narrowed_token(self.wish.scope_key),
+            provider=facts.provider,
+            account=facts.account,
+            generation=generation,
+        )
+        if not await self._keep(sealed, answer, generation=generation):
+            return None
+        event = event_of(
+            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.wish.item
+        )
+        await self.vault.activity.record(event)
+        return generation
+
+    async def _ask(self, parent: str) -> TokenAnswer | None:
+        """An answer that proves what it carries; None: the provider does not know the full token any more."""
+        facts = self.facts
+        outcome = await self.upstream.narrow(parent, self.scopes, item=self.wish.item)
+        match outcome:
+            case Rotated() if proves(outcome.answer, self.scopes, policy=self.policy):
+                return outcome.answer
+            case Rotated():
+                raise await without_narrow(self.vault, facts, wish=self.wish, answered=outcome.answer.scopes)
+            case Refused(code=code) if code == PARENT_IS_DEAD:
+                return None
+            case Refused():
+                raise await self._refused(outcome)
+            case NotSent() | Silent():
+                wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
+                raise TemporarilyUnavailable(
+                    f"{facts.provider} cannot be reached just now. Try again in a moment.",
+                    retry_after=wait,
+                    detail=outcome.reason,
+                )
+            case _:
+                assert_never(outcome)
+
+    async def _keep(self, sealed: bytes, answer: TokenAnswer, *, generation: int) -> bool:
+        """Store the new token; False when a refresh elsewhere ended it together with the one that it is made of."""
+        facts, database = self.facts, self.vault.database
+        now = database.now()
+        async with database.transaction() as transaction:
+            current = await leases.read(transaction, facts.connection_id)
+            if current is None or current.is_ended:
+                raise ConnectionRequired(
+                    "This account was disconnected. Connect it again on the connections page.",
+                    provider=facts.provider,
+                    reason="missing",
+                    scopes=self.scopes,
+                )
+            if self.policy.refresh_ends_access_token and current.access_generation != facts.access_generation:
+                return False
+            await leases.store_narrowed(
+                transaction,
+                facts.connection_id,
+                scope_key=self.wish.scope_key,
+                sealed=sealed,
+                at=(generation, now, self._expiry(answer, now=now)),
+            )
+        return True
+
+    def _expiry(self, answer: TokenAnswer, *, now: int) -> int:
+        """When the new token ends: as the provider says, never after its parent."""
+        ends = now + (self.policy.access_lifetime if answer.expires_in is None else answer.expires_in)
+        parent = self.facts.access_expires_at
+        return ends if parent is None else min(ends, parent)
+
+    async def _refused(self, refused: Refused) -> VaultError:
+        if not is_about_us(refused.code):
+            return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
+        until = self.vault.database.now() + BROKEN_PAUSE
+        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
+        await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
+        log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
+        return TemporarilyUnavailable(
+            f"{self.facts.provider} refused this server's request ({refused.code}); its operator corrects that with: "
+            f"token-vault providers setup {self.facts.provider}",
+            retry_after=BROKEN_PAUSE,
+        )

@@ -1,0 +1,105 @@
+"""Taking up refreshes that nobody finished, after a crash or a silence, before any caller asks.
+
+A provider's grace lasts seconds, so that an answer that died with its process is fetched again at once, and where
+nothing brings it back the person is asked at once. What may be sent is decided by `vault.refresh.rotation`, as for a
+caller; one automatic attempt is made at once, and one at the end of each pause after a silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from itertools import islice
+
+from vault.records import TENANT, ConnectionState
+from vault.refresh import journal_recovery, leases, rotation, sightings, takeover
+from vault.refresh.concurrency import Vault
+from vault.refresh.leases import Facts
+from vault.storage.database import Reader, Value, integer, text
+
+log = logging.getLogger("token_vault.rotation")
+
+AT_ONCE = 10  # refreshes
+
+# From the few intents to their connections (`cross join` keeps SQLite's planner to that order), of a million or not.
+_UNFINISHED = """
+    select k.id from (
+        select connection_id, generation, sum(sends) as sends from intents
+        where tenant = :tenant group by connection_id, generation
+    ) i
+    cross join connections k
+    where k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
+        and k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
+    order by k.id
+"""
+# As `Connection.status`: a send without a lease, and nobody can bring its answer any more.
+_WAITING = """
+    select provider, count(*) as accounts, min(since) as since from (
+        select k.provider, k.id, min(i.sent_at) as since from intents i
+        join connections k on k.tenant = i.tenant and k.id = i.connection_id and k.generation = i.generation
+        where i.tenant = :tenant and k.state = :active and k.ended_at is null and k.lease_owner is null
+        group by k.provider, k.id having min(case when i.settled_at is null then 0 else 1 end) = 1
+    ) waiting group by provider order by provider
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many accounts of one provider wait for it after a refresh without an answer; the first since then (Unix)."""
+
+    provider: str
+    accounts: int
+    since: int
+
+
+async def waiting(reader: Reader) -> tuple[Waiting, ...]:
+    """The providers that did not answer a refresh of some account, and have not since."""
+    rows = await reader.fetch(_WAITING, {"tenant": TENANT, "active": ConnectionState.ACTIVE.value})
+    return tuple(Waiting(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows)
+
+
+async def watch(vault: Vault) -> sightings.Rollback | None:
+    """Notice a database that went back in time; behind another server, first commit what this host holds newer.
+
+    Also shows that this process lives, before it has anything to refresh: nobody restores the vault under it. Its
+    file may have been cleared away since.
+    """
+    await vault.database.hold_liveness(vault.owner)
+    changes = vault.database.server_changes
+    if changes != vault.flights.server_changes:
+        await journal_recovery.adopt_all(vault)
+        vault.flights.server_changes = changes
+    rollback = await sightings.note(vault.database, vault.journal.data)
+    if rollback is not None:
+        log.error(
+            "the database went back in time: refresh tokens in it may be spent; run token-vault doctor",
+            extra={"lost_events": rollback.lost_events, "older_rows": rollback.older_rows},
+        )
+    return rollback
+
+
+async def take_up(vault: Vault) -> int:
+    """Refresh every connection whose last refresh has no known end, where that may be done now; how many."""
+    await takeover.settle_gone(vault)
+    which: dict[str, Value] = {
+        "tenant": TENANT,
+        "active": ConnectionState.ACTIVE.value,
+        "now": vault.database.now(),
+    }
+    waiting = iter([text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)])
+    count = 0
+    while some := list(islice(waiting, AT_ONCE)):
+        read = [await leases.read(vault.database, connection_id) for connection_id in some]
+        free = [facts for facts in read if facts is not None and await _may_be_sent(vault, facts)]
+        refreshes = [rotation.refresh(vault, one.connection_id, if_generation=one.access_generation) for one in free]
+        await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; a defect is logged by the refresh itself
+        count += len(free)
+    if count:
+        log.info("unfinished refreshes taken up", extra={"count": count})
+    return count
+
+
+async def _may_be_sent(vault: Vault, facts: Facts) -> bool:
+    now = vault.database.now()
+    return await takeover.is_free(vault, facts, now=now) and await rotation.obstacle(vault, facts, now=now) is None

@@ -1,0 +1,307 @@
+"""Refreshing an upstream token so that it is never lost: one send at a time, written down before it leaves.
+
+A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
+anybody uses it. It runs as a task that no caller can cancel; callers of one process share it, other processes watch
+the row. A send without an answer leaves its intent behind: whether the token was spent is then unknown, and
+`vault.refresh.rules` says who may send it again, and when. Tokens are never deleted because something failed.
+`vault.refresh.concurrency` keeps the order in this process, `vault.refresh.leases` has the SQL,
+`vault.refresh.spending` sends and stores; who may have which token is decided in `vault.exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from vault.audit.audit import append
+from vault.records import ConnectionState
+from vault.refresh import attempts, journal_recovery, leases, narrowing, takeover
+from vault.refresh.accounts import HeldAccount, HeldToken
+from vault.refresh.concurrency import Flights, Vault, Wish
+from vault.refresh.leases import Facts, Lease
+from vault.refresh.rules import is_claim_void
+from vault.refresh.spending import Spender, event_of, needs_reauth, open_refresh_token
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    ProviderSilent,
+    StorageUnavailable,
+    TemporarilyUnavailable,
+    VaultError,
+)
+from vault.scopes import derives
+from vault.upstream import UpstreamPolicy
+
+__all__ = ["Flights", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
+
+log = logging.getLogger("token_vault.rotation")
+
+PATIENCE = 15.0  # seconds that a caller waits
+_SPREAD = 0.25  # of the time for refreshing ahead
+WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
+
+
+async def refresh(
+    vault: Vault,
+    connection_id: str,
+    *,
+    scopes: frozenset[str] | None = None,
+    item: str | None = None,
+    if_generation: int,
+    spoiled: int = 0,
+) -> int:
+    """The generation of a token newer than `if_generation`, fetched by us, by another caller or another process.
+
+    `spoiled` is the generation of the newest full access token that its API refused. Cancelling the caller leaves the
+    refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
+    token.
+    """
+    wish = Wish(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
+    vault.flights.waits += 1
+    task = vault.flights.join(wish, lambda: _fly(vault, wish))
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE)
+    if not done:
+        raise TemporarilyUnavailable("The provider is slow to answer. Its answer is kept when it comes.", retry_after=5)
+    outcome = task.result()
+    if isinstance(outcome, VaultError):
+        raise outcome.with_traceback(None)  # shared by all waiting callers: each starts its own traceback
+    return outcome
+
+
+def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
+    """Start a refresh that nobody waits for, while the token is still good, when its turn comes."""
+    _ahead(vault, provider, Wish(connection_id, if_generation))
+
+
+def _ahead(vault: Vault, provider: str, wish: Wish) -> None:
+    if not vault.flights.paused_for(wish, now=vault.database.now()):
+        name = (wish.connection_id, wish.scope_key)
+        vault.flights.lanes.queue(provider, name, lambda: vault.flights.join(wish, lambda: _fly(vault, wish)))
+
+
+def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish, now: int) -> None:
+    """See to it that a token in use is replaced before it dies: now if it is time, else by an appointment.
+
+    Not where a refresh kills the old token, which may be in use in other processes or with agents: there it serves to
+    its end. `wish` asks for the next one after `token`.
+    """
+    policy = vault.policies.get(held.provider)
+    if policy is None or policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
+        return
+    if token.is_ageing(now):
+        if not held.is_leased(now):
+            _ahead(vault, held.provider, wish)
+        return
+    due_at = token.ageing_at
+    if due_at is None or vault.flights.appointments.is_made(held.id, wish.scope_key, generation=token.generation):
+        return
+    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
+    vault.flights.appointments.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
+
+
+async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
+    """The task: refusals are values, because they belong to all callers; anything else is a defect and is logged."""
+    try:
+        return await vault.flights.take_turn(
+            wish.connection_id, lambda: _get(vault, wish) if wish.scopes is None else _narrow(vault, wish)
+        )
+    except VaultError as refusal:
+        log.debug("refresh refused", extra={"connection": wish.connection_id, "code": refusal.code})
+        return refusal
+
+
+async def _narrow(vault: Vault, wish: Wish) -> int:
+    """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
+
+    A full token that the provider does not know any more is refreshed once, too.
+    """
+    dead = 0
+    for _ in range(2):
+        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        now = vault.database.now()
+        facts, newer = _look(vault, wish, facts=facts, now=now)
+        if newer is not None:
+            return newer
+        policy = _policy(vault, facts)
+        if not derives(policy):
+            return await _get(vault, wish)
+        if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
+            await _get(vault, Wish(wish.connection_id, facts.access_generation, spoiled=dead))
+            facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
+        upstream = vault.upstreams.get(facts.provider)
+        if upstream is None or not upstream.is_configured:
+            raise _not_set_up(facts.provider)
+        made = await narrowing.Narrower(vault, upstream, policy, facts=facts, wish=wish).make()
+        if made is not None:
+            return made
+        dead = facts.access_generation
+    raise TemporarilyUnavailable("The provider does not know its own token just now.", retry_after=5)
+
+
+async def _get(vault: Vault, wish: Wish) -> int:
+    """Look, claim and send; or watch whoever was first."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + PATIENCE - 1
+    wait = WATCH[0]
+    await attempts.pay(vault, wish.connection_id)
+    while True:
+        started = loop.time()
+        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        now = vault.database.now()
+        facts, newer = _look(vault, wish, facts=facts, now=now)
+        if newer is not None:
+            return newer
+        if await takeover.is_free(vault, facts, now=now):
+            generation = await _in_place(vault, facts, wish=wish, read_at=started, until=give_up_at)
+            if generation is not None:
+                return generation
+        if loop.time() >= give_up_at:
+            raise TemporarilyUnavailable("This account is being refreshed. Try again in a moment.", retry_after=5)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, WATCH[1])
+
+
+async def _in_place(vault: Vault, facts: Facts, *, wish: Wish, read_at: float, until: float) -> int | None:
+    """Claim and send with a place among the provider's refreshes. Whoever waited for it goes by the row as it is then,
+    and keeps the place meanwhile: to queue again would wake everybody behind for nothing.
+    """
+    loop, provider = asyncio.get_running_loop(), facts.provider
+    at_once = await _enter(vault, provider, patience=until - loop.time())
+    try:
+        if not at_once:
+            read_at = loop.time()
+            found = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+            now = vault.database.now()
+            facts, newer = _look(vault, wish, facts=found, now=now)
+            if newer is not None:
+                return newer
+            if not await takeover.is_free(vault, facts, now=now):
+                return None
+        return await _attempt(vault, facts, wish=wish, read_at=read_at)
+    finally:
+        vault.flights.lanes.leave(provider)
+
+
+async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
+    """A place among the refreshes at the provider; False when it took time, so that the row has to be read again."""
+    try:
+        return await vault.flights.lanes.enter(provider, patience=patience)
+    except TimeoutError as error:
+        raise TemporarilyUnavailable(
+            f"Many accounts of {provider} are being refreshed just now. Nothing is lost.", retry_after=5
+        ) from error
+
+
+async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) -> int | None:
+    """Claim a free lease and send once; None: look at the row again."""
+    now = vault.database.now()
+    if await journal_recovery.adopt_if_ahead(vault, facts):
+        return None
+    policy = _policy(vault, facts)
+    await _refuse_unresolved(vault, facts, policy=policy, now=now, spoiled=wish.spoiled)
+    spender = await _prepare(vault, facts, wish=wish, policy=policy)
+    await vault.database.hold_liveness(vault.owner)
+    await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
+    lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
+    if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
+        return await spender.spend(lease)
+    if lease is not None:  # we slept: what was decided may not hold any more
+        await attempts.write(vault, facts.connection_id, attempts.undoing(vault, lease))
+    return None
+
+
+def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[Facts, int | None]:
+    """Refuse what cannot be refreshed; the generation of a newer token where there already is one."""
+    if facts is None or facts.is_ended:
+        raise ConnectionRequired(
+            "This account was disconnected. Connect it again on the connections page.",
+            provider="" if facts is None else facts.provider,
+            reason="missing",
+            scopes=wish.scopes or frozenset(),
+        )
+    if facts.state is not ConnectionState.ACTIVE:
+        raise needs_reauth(facts)
+    newest = facts.access_generation if wish.scopes is None else facts.narrowed_generation
+    has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
+    if newest > wish.generation and not has_ended:  # an answer that was adopted late may be over
+        return facts, newest
+    waiting = vault.flights.paused_for(wish, now=now, generation=facts.generation)
+    if waiting:
+        raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
+    closed_for = vault.flights.breakers.waits(
+        facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
+    )
+    if closed_for:
+        raise TemporarilyUnavailable(
+            f"{facts.provider} does not work with this server just now. Nothing is lost.", retry_after=closed_for
+        )
+    return facts, None
+
+
+def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
+    return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
+
+
+async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int) -> None:
+    """Refuse while a send of this very token has no known end, unless sending it again is free."""
+    refusal = await takeover.refusal(vault, facts, policy=policy, now=now, spoiled=spoiled)
+    if refusal is None:
+        return
+    if isinstance(refusal, ConnectionRequired | ProviderSilent) and facts.lease_until is not None:
+        async with vault.database.transaction() as transaction:
+            await leases.lapse(transaction, facts)
+    raise refusal
+
+
+def _not_set_up(provider: str) -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        f"{provider} is not set up on this server any more; ask its operator.", retry_after=60
+    )
+
+
+async def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
+    """What a refresh of this connection would be refused with before anything is sent; changes nothing."""
+    if facts.state is not ConnectionState.ACTIVE:
+        return needs_reauth(facts)
+    if not await takeover.is_free(vault, facts, now=now):
+        return None  # its answer is on the way
+    refusal = await takeover.refusal(vault, facts, policy=_policy(vault, facts), now=now)
+    if refusal is not None:
+        return refusal
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None or not upstream.is_configured:
+        return _not_set_up(facts.provider)
+    return needs_reauth(facts) if facts.refresh_sealed is None else None
+
+
+async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | None:
+    """Claim in one commit. One that is reported failed may have happened: it is undone, since nothing was sent."""
+    attempt = Lease.attempt(facts, owner=vault.owner)
+    now = vault.database.now()
+    try:
+        async with vault.database.transaction() as transaction:
+            return await leases.claim(transaction, facts, owner=vault.owner, now=now, gone=gone, attempt=attempt)
+    except (StorageUnavailable, TemporarilyUnavailable):
+        attempts.owe(vault, facts.connection_id, attempts.undoing(vault, attempt))
+        raise
+
+
+async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPolicy) -> Spender:
+    """Open what is to be spent, before anything is claimed for it."""
+    upstream = vault.upstreams.get(facts.provider)
+    if upstream is None or not upstream.is_configured:
+        raise _not_set_up(facts.provider)
+    if facts.refresh_sealed is None:
+        async with vault.database.transaction() as transaction:
+            if await leases.end(transaction, facts, fence=facts.fence, reason="no_refresh_token"):
+                event = event_of(facts, "connection.needs_reauth", reason="no_refresh_token")
+                await append(transaction, event, now=vault.database.now())
+        raise needs_reauth(facts)
+    try:
+        key = await facts.key(vault.keys)
+        refresh_token = open_refresh_token(key, facts)
+    except CiphertextRejected:
+        await vault.activity.record(event_of(facts, "connection.ciphertext_rejected", column="refresh_token"))
+        raise
+    return Spender(vault, upstream, policy, facts=facts, wish=wish, key=key, refresh_token=refresh_token)

@@ -1,0 +1,114 @@
+"""What this host saw last of its database, so that one that went back in time is noticed.
+
+A restored volume, point-in-time recovery or a standby that lagged brings back rows whose refresh tokens were spent
+since. Two things tell: an answer in this host's journal that is newer than its row, and the end of the activity, which
+only grows. `last-seen.json` in the data directory keeps the end that was seen last; running processes write it twice a
+minute at most. Where the database is found older the file stays as it is, until `token-vault quarantine` or a restore.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from vault.audit import audit
+from vault.records import TENANT
+from vault.storage.database import Database, Reader, Value, binary
+
+log = logging.getLogger("token_vault.storage")
+
+FILE = "last-seen.json"
+SETTLED = ("vault.restored", "vault.quarantined", "vault.rollback_accepted")  # events after which the past counts anew
+
+_BATCH = "select hash from event_batches where tenant = :tenant and height = :height"
+# They concern nobody but the vault, which the index `events_of_vault` knows: this may be asked each half minute.
+_SETTLED = """
+    select at from events where tenant = :tenant and at >= :since
+        and user_id is null and client_id is null and connection_id is null
+        and kind in (:restored, :quarantined, :accepted)
+    limit 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The end of the activity when it was seen last, and how many rows were found older than the journal since."""
+
+    height: int = 0
+    sequence: int = 0
+    hash: str = ""
+    at: int = 0
+    older_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """By what a database shows that it went back in time."""
+
+    lost_events: int  # at least so many; 0 where others took their place
+    older_rows: int  # connections whose newer answers this host's journal held
+
+
+def read(data: Path) -> Sighting | None:
+    """What this host saw last; None before the first time, or where the file cannot be read."""
+    try:
+        facts: object = json.loads((data / FILE).read_text(encoding="utf-8"))
+        return Sighting(**facts) if isinstance(facts, dict) else None  # pyright: ignore[reportUnknownArgumentType] -- our own file
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(data: Path, sighting: Sighting) -> None:
+    """Replace the file. Not synced: an older one notices less, and nothing else."""
+    unseen = data / f".{FILE}.{secrets.token_hex(4)}"
+    try:
+        unseen.touch(mode=0o600)
+        unseen.write_text(json.dumps(asdict(sighting)), encoding="utf-8")
+        unseen.replace(data / FILE)
+    except OSError as error:
+        log.warning("the last sight of the database cannot be kept", extra={"detail": str(error)})
+        with suppress(OSError):
+            unseen.unlink()
+
+
+def forget(data: Path) -> None:
+    """The database is as it is on purpose: begin anew."""
+    (data / FILE).unlink(missing_ok=True)
+
+
+def note_older_rows(data: Path, count: int, *, now: int) -> None:
+    """So many rows were older than what this host's journal holds."""
+    known = read(data) or Sighting()
+    _write(data, replace(known, at=now, older_rows=known.older_rows + count))
+
+
+async def look(reader: Reader, data: Path) -> Rollback | None:
+    """Whether the database is older than what this host saw of it, and nobody has dealt with that since."""
+    seen = read(data)
+    if seen is None:
+        return None
+    head = await audit.head(reader)
+    row = await reader.fetch_one(_BATCH, {"tenant": TENANT, "height": seen.height})
+    is_other = row is not None and binary(row, "hash").hex() != seen.hash
+    lost = max(0, seen.sequence - head.sequence)
+    if not (lost or is_other or seen.older_rows):
+        return None
+    names: dict[str, Value] = dict(zip(("restored", "quarantined", "accepted"), SETTLED, strict=True))
+    if await reader.fetch_one(_SETTLED, {**names, "tenant": TENANT, "since": seen.at}) is not None:
+        return None
+    return Rollback(lost, seen.older_rows)
+
+
+async def note(database: Database, data: Path) -> Rollback | None:
+    """Keep what is seen now, unless the database went back in time: then say how."""
+    rollback = await look(database, data)
+    if rollback is not None:
+        return rollback
+    head, known = await audit.head(database), read(data)
+    if known is None or known.sequence != head.sequence or known.older_rows:
+        _write(data, Sighting(head.height, head.sequence, head.hash.hex(), database.now()))
+    return None

@@ -1,0 +1,442 @@
+"""Spending a refresh token once, and settling what came back: stored, refused, not sent, or unknown.
+
+The caller holds the lease and has written the intent (`vault.refresh.rotation`). An answer is stored before anybody
+uses it, however long the storage takes, and also when the lease has lapsed meanwhile: a late answer may hold the only
+copy of the live token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import assert_never
+
+from vault import connections, endings
+from vault.audit.audit import append
+from vault.connections import idle_expiry
+from vault.keys.key_ring import ConnectionKey
+from vault.records import Event
+from vault.refresh import attempts, leases
+from vault.refresh.concurrency import Vault, Wish
+from vault.refresh.journal import JOURNAL, Entry, write_answer
+from vault.refresh.leases import Facts, Lease, Refreshed
+from vault.refresh.rules import is_newer, may_give_up, pause_after
+from vault.refresh.takeover import silent, unresolved
+from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.scopes import expand, is_within, missing
+from vault.storage.database import Transaction
+from vault.upstream import (
+    Downscope,
+    NotSent,
+    RefreshOutcome,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Rotation,
+    Silent,
+    TokenAnswer,
+    UpstreamOAuth,
+    UpstreamPolicy,
+)
+
+log = logging.getLogger("token_vault.rotation")
+
+STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
+NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
+BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
+
+
+def needs_reauth(facts: Facts) -> ConnectionRequired:
+    """The refusal for a connection that its person has to connect again."""
+    return ConnectionRequired(
+        f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
+        provider=facts.provider,
+        reason="needs_reauth",
+        scopes=facts.scopes,
+        connection_id=facts.connection_id,
+        detail=facts.reason or "",
+    )
+
+
+def event_of(facts: Facts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
+    """An event about a connection; everything that is not plain success is an alarm."""
+    return Event(
+        kind,
+        outcome=outcome,
+        user_id=facts.user_id,
+        connection_id=facts.connection_id,
+        details={"provider": facts.provider, "account": facts.label, **details},
+    )
+
+
+def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
+    """The refresh token of the row that was read. Raises CiphertextRejected."""
+    if facts.refresh_sealed is None:
+        raise CiphertextRejected("This connection holds no refresh token.")
+    return key.open(
+        facts.refresh_sealed,
+        purpose=connections.REFRESH_TOKEN,
+        provider=facts.provider,
+        account=facts.account,
+        generation=facts.generation,
+    )
+
+
+class NarrowingRefused(TemporarilyUnavailable):
+    """The provider issues no token of just these scopes; the full one is as good as before."""
+
+
+def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
+    """Whether an answer says that its token carries what was asked, and no more; saying nothing proves nothing."""
+    if answer.scopes is None or not is_within(answer.scopes, asked, policy=policy):
+        return False
+    return not missing(asked, answer.scopes | policy.always_granted, policy.covers)
+
+
+async def without_narrow(
+    vault: Vault, facts: Facts, *, wish: Wish, reason: str = "", answered: frozenset[str] | None = None
+) -> NarrowingRefused:
+    """The refusal for a token that the provider does not make narrow; noted, so that it is not asked again soon.
+
+    `reason` is the provider's own code; else it `answered` with these scopes, or named none.
+    """
+    asked = sorted(wish.scopes or ())
+    vault.flights.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
+    if reason:
+        event = event_of(facts, "narrowing.failed", asked=asked, reason=reason)
+    else:
+        said = None if answered is None else sorted(answered)
+        event = event_of(facts, "narrowing.failed", asked=asked, answered=said)
+    await vault.activity.record(event)
+    log.warning("provider does not narrow", extra={"provider": facts.provider, "scopes": asked})
+    return NarrowingRefused(f"{facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE)
+
+
+def is_about_us(code: str) -> bool:
+    """Whether a refusal is about our registration: invalid_client, unauthorized_client, bad_client_secret ..."""
+    return "client" in code
+
+
+class _Fate(Enum):
+    STORED = auto()
+    MOVED = auto()  # the row holds something newer already
+    ENDED = auto()  # disconnected meanwhile, and its revocation is over
+
+
+@dataclass(frozen=True, slots=True)
+class Spender:
+    """One refresh token, opened and about to be sent for one wish."""
+
+    vault: Vault
+    upstream: UpstreamOAuth
+    policy: UpstreamPolicy
+    facts: Facts
+    wish: Wish
+    key: ConnectionKey = field(repr=False)
+    refresh_token: str = field(repr=False)
+
+    async def spend(self, lease: Lease) -> int | None:
+        """Send, settle, and name the generation of the new token; None: look at the row again."""
+        outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        if isinstance(outcome, Silent) and self.policy.rotation is Rotation.NONE:
+            outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        self._note(outcome)
+        match outcome:
+            case Rotated():
+                return await self._keep(lease, outcome.answer)
+            case Refused(ends_grant=True):
+                return await self._give_up(lease, outcome)
+            case Refused(code="invalid_scope") if self.wish.scopes is not None:
+                raise await self._do_without(lease, outcome)
+            case Refused():
+                raise await self._blame_ourselves(lease, outcome)
+            case NotSent():
+                await self._unsend(lease)
+                wait = outcome.retry_after or 2
+                if outcome.retry_after is not None:
+                    self._pause(outcome.retry_after)
+                raise TemporarilyUnavailable(
+                    f"{self.facts.provider} cannot be reached just now. Nothing was sent.",
+                    retry_after=wait,
+                    detail=outcome.reason,
+                )
+            case Silent():
+                raise await self._mark_unanswered(lease, outcome)
+            case _:
+                assert_never(outcome)
+
+    def _note(self, outcome: RefreshOutcome) -> None:
+        """Let the provider's breaker know; a provider that asks for patience works."""
+        breakers, provider, now = self.vault.flights.breakers, self.facts.provider, self.vault.database.now()
+        match outcome:
+            case Rotated() | Refused(ends_grant=True):
+                breakers.note_answer(provider, now=now)
+            case Refused() if is_about_us(outcome.code):
+                breakers.note_refusal_of_us(
+                    provider, self.facts.connection_id, generation=self.facts.generation, now=now
+                )
+            case Silent() | NotSent(retry_after=None):
+                if breakers.note_silence(provider, self.facts.connection_id, now=now):
+                    log.warning("provider is silent", extra={"provider": provider})
+            case _:
+                pass
+
+    async def _unsend(self, lease: Lease, *, event: Event | None = None) -> None:
+        undoing = attempts.undoing(self.vault, lease, event=event)
+        await attempts.write(self.vault, lease.connection_id, undoing)
+
+    def _pause(self, seconds: int) -> None:
+        until = self.vault.database.now() + seconds
+        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
+
+    async def _give_up(self, lease: Lease, refused: Refused) -> None:
+        """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
+        others = [one for one in await unresolved(self.vault, self.facts) if one.owner != lease.owner]
+        is_final, ended = may_give_up(others), False
+
+        async def ending(transaction: Transaction) -> None:
+            nonlocal ended
+            ended = is_final and await leases.end(transaction, self.facts, fence=lease.fence, reason=refused.code)
+            await leases.resolve(transaction, lease)
+            if ended:
+                event = event_of(self.facts, "connection.needs_reauth", reason=refused.code)
+                await append(transaction, event, now=self.vault.database.now())
+
+        await attempts.write(self.vault, lease.connection_id, ending)
+        if ended:
+            log.warning("connection needs its person", extra={"connection": self.facts.connection_id})
+            raise needs_reauth(replace(self.facts, reason=refused.code))
+        if not is_final:
+            raise TemporarilyUnavailable(
+                f"Another process may hold a newer token of {self.facts.provider}. Try again in a moment.",
+                retry_after=5,
+            )
+
+    async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
+        """Our registration or our request is wrong: the token was not looked at and nothing happens to it."""
+        kind = "connection.refresh_refused" if self.wish.scopes is None else "narrowing.failed"
+        self._pause(BROKEN_PAUSE)
+        await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
+        log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
+        fix = (
+            f"corrects that with: token-vault providers setup {self.facts.provider}"
+            if is_about_us(refused.code)
+            else "has to look"
+        )
+        return TemporarilyUnavailable(
+            f"{self.facts.provider} refused this server's request ({refused.code}); its operator {fix}.",
+            retry_after=BROKEN_PAUSE,
+        )
+
+    async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
+        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and nothing happens to it."""
+        await self._unsend(lease)
+        return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
+
+    async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
+        """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
+        is_free, wait = self.policy.rotation is Rotation.NONE, 0
+        event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
+
+        async def ending(transaction: Transaction) -> None:
+            nonlocal wait
+            now = self.vault.database.now()
+            if is_free:
+                is_news = await leases.resolve(transaction, lease)
+            elif is_news := await leases.settle(transaction, lease, now=now):
+                sends = await leases.unresolved(transaction, self.facts)
+                if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over):
+                    await leases.pause(transaction, self.facts, until=now + wait)
+            if is_news:
+                await append(transaction, event, now=now)
+
+        await attempts.write(self.vault, lease.connection_id, ending)
+        if is_free:
+            return TemporarilyUnavailable(
+                f"{self.facts.provider} did not answer. Nothing is lost.", retry_after=5, detail=outcome.reason
+            )
+        return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
+
+    # Storing an answer
+
+    async def _keep(self, lease: Lease, answer: TokenAnswer) -> int | None:
+        """Make the answer durable on this host first, then commit it."""
+        at, facts = self.vault.database.now(), self.facts
+        sealed = self.key.seal(
+            write_answer(self.refresh_token, self.wish.scopes, answer),
+            purpose=JOURNAL,
+            provider=facts.provider,
+            account=facts.account,
+            generation=lease.generation,
+        )
+        try:
+            await self.vault.journal.append(
+                Entry(facts.connection_id, lease.generation, lease.owner, fence=lease.fence, at=at, sealed=sealed)
+            )
+        except StorageUnavailable as error:
+            log.error(  # noqa: TRY400  the trace would add nothing
+                "answer not journalled", extra={"connection": facts.connection_id, "detail": error.detail}
+            )
+        return await self.commit(lease, answer, at=at)
+
+    async def commit(self, lease: Lease, answer: TokenAnswer, *, at: int) -> int | None:
+        """Store an answer that arrived `at`, however long it takes; its generation, or None when the row is newer."""
+        wait = STORE_WAIT[0]
+        while True:
+            try:
+                async with self.vault.database.transaction() as transaction:
+                    fate, generation = await self._store(transaction, lease, answer, now=at)
+                break
+            except (StorageUnavailable, TemporarilyUnavailable):
+                # The only copy of a live token is in our hands: giving up would lose the connection.
+                log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, STORE_WAIT[1])
+        match fate:
+            case _Fate.STORED:
+                await self._tell(answer, generation=generation)
+                return generation
+            case _Fate.MOVED:
+                return None
+            case _Fate.ENDED:
+                await self._revoke_at_once(answer)
+                return None
+
+    async def _store(
+        self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
+    ) -> tuple[_Fate, int]:
+        """Store on top of the row that was read, or of whatever still holds the token that was spent."""
+        facts = self.facts
+        for _ in range(5):
+            target = replace(lease, generation=facts.generation)
+            following = max(facts.generation, lease.generation) + 1
+            sealed = self._sealed(answer, facts=facts, generation=following, now=now)
+            if await leases.store(transaction, target, sealed, following=following, now=now):
+                return _Fate.STORED, following
+            current = await leases.read(transaction, facts.connection_id)
+            if current is None or current.is_ended:
+                await leases.outdate(transaction, lease)
+                return (_Fate.MOVED if await self._revoke_later(transaction, answer, now=now) else _Fate.ENDED), 0
+            facts = current
+            holds = (current.lease_owner, current.fence) == (lease.owner, lease.fence)
+            newer = is_newer(spent_generation=lease.generation, row_generation=current.generation, holds_lease=holds)
+            if not newer and not self._is_still_held(facts):
+                break
+        await leases.resolve(transaction, lease)
+        await self._set_aside(transaction, lease, answer, now=now)
+        return _Fate.MOVED, 0
+
+    async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> None:
+        """The person connected this account again meanwhile: what is to be ended of the grant before is this answer."""
+        if answer.refresh_token is None:
+            return
+        facts = self.facts
+        grant = endings.Aside(
+            facts.user_id,
+            facts.provider,
+            facts.account,
+            facts.label,
+            scopes=facts.scopes,
+            refresh_token=answer.refresh_token,
+            access_token=answer.access_token,
+            generation=lease.generation,
+        )
+        await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
+
+    def _is_still_held(self, facts: Facts) -> bool:
+        """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
+        try:
+            return hmac.compare_digest(open_refresh_token(self.key, facts).encode(), self.refresh_token.encode())
+        except CiphertextRejected:
+            return False
+
+    async def _revoke_later(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> bool:
+        """The person disconnected while the answer was on its way: hand it to the pending revocation."""
+        sealed = endings.seal_revocation(
+            self.key,
+            refresh_token=answer.refresh_token or self.refresh_token,
+            access_token=answer.access_token,
+            provider=self.facts.provider,
+            account=self.facts.account,
+        )
+        return await endings.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
+
+    async def _revoke_at_once(self, answer: TokenAnswer) -> None:
+        """Disconnected, and its revocation is over: these tokens are known to nobody but us."""
+        outcome = await self.upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
+        done = outcome is RevokeOutcome.REVOKED
+        kind = "connection.upstream_revoked" if done else "connection.upstream_revocation_failed"
+        event = event_of(self.facts, kind, outcome="ok" if done else "failed", reason="late_answer")
+        if outcome is not RevokeOutcome.FAILED:
+            await self.vault.activity.record(event)
+            return
+        now, facts = self.vault.database.now(), self.facts
+        grant = endings.Aside(
+            facts.user_id,
+            facts.provider,
+            facts.account,
+            facts.label,
+            scopes=facts.scopes,
+            refresh_token=answer.refresh_token,
+            access_token=answer.access_token,
+            generation=facts.generation,
+        )
+        async with self.vault.database.transaction() as transaction:
+            await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
+            await append(transaction, event, now=now)
+
+    def _sealed(self, answer: TokenAnswer, *, facts: Facts, generation: int, now: int) -> Refreshed:
+        scopes, narrowed = self.wish.scopes, self.wish.scope_key
+
+        def seal(token: str, purpose: str) -> bytes:
+            return self.key.seal(
+                token, purpose=purpose, provider=facts.provider, account=facts.account, generation=generation
+            )
+
+        purpose = connections.ACCESS_TOKEN if scopes is None else connections.narrowed_token(narrowed)
+        lifetime = self.policy.access_lifetime if answer.expires_in is None else answer.expires_in
+        return Refreshed(
+            refresh_sealed=seal(answer.refresh_token or self.refresh_token, connections.REFRESH_TOKEN),
+            access_sealed=seal(answer.access_token, purpose) if self._is_usable(answer) else None,
+            expires_at=now + lifetime,
+            scopes=facts.scopes | self._gained(answer),
+            scope_key=None if scopes is None else narrowed,
+            idle_expires_at=idle_expiry(self.policy, now=now),
+            may_have_narrowed=self.policy.downscope is not Downscope.NONE,
+            ends_narrowed=self.policy.refresh_ends_access_token and scopes is None,
+        )
+
+    # What the answer's scopes say
+
+    def _is_usable(self, answer: TokenAnswer) -> bool:
+        """Whether a narrowed answer proves that it is narrow; saying nothing proves nothing."""
+        return self.wish.scopes is None or proves(answer, self.wish.scopes, policy=self.policy)
+
+    def _gained(self, answer: TokenAnswer) -> frozenset[str]:
+        """Scopes that the account holds beyond what we knew: noted, or a full token would pass for a narrow one."""
+        if self.wish.scopes is not None or answer.scopes is None:
+            return frozenset()
+        return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
+
+    def _lost(self, answer: TokenAnswer) -> frozenset[str]:
+        if answer.scopes is None:
+            return frozenset()
+        expected = self.facts.scopes if self.wish.scopes is None else self.wish.scopes
+        return missing(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
+
+    async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
+        """Record what was stored, after it is safe; an unusable narrowing is refused here."""
+        record = self.vault.activity.record
+        kind = {} if self.wish.scopes is None else {"narrowed_to": sorted(self.wish.scopes)}
+        event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)
+        await record(event)
+        if gained := self._gained(answer):
+            await record(event_of(self.facts, "connection.scopes_grew", outcome="ok", gained=sorted(gained)))
+        if not self._is_usable(answer):
+            raise await without_narrow(self.vault, self.facts, wish=self.wish, answered=answer.scopes)
+        if lost := self._lost(answer):
+            log.warning("fewer scopes than granted", extra={"connection": self.facts.connection_id})
+            await record(event_of(self.facts, "connection.scopes_shrunk", lost=sorted(lost)))

@@ -1,0 +1,111 @@
+"""Whose sends of a refresh token have no known end, who of them is gone, and whether the token may be sent again.
+
+Loads the facts for `vault.refresh.rules` and puts its decision into words. Acting on it is `vault.refresh.rotation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vault.refresh import leases
+from vault.refresh.concurrency import Vault
+from vault.refresh.leases import Facts
+from vault.refresh.rules import LEASE, Decision, Unresolved, may_claim, may_send
+from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
+from vault.upstream import UpstreamPolicy
+
+
+async def holder_is_gone(vault: Vault, facts: Facts) -> bool:
+    """Whether the lease's own holder has certainly ended."""
+    if facts.lease_owner is None or facts.lease_owner == vault.owner:
+        return False
+    return await vault.database.is_dead(facts.lease_owner, certainly=True)
+
+
+async def is_free(vault: Vault, facts: Facts, *, now: int) -> bool:
+    """Whether the lease may be taken."""
+    if may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=False):
+        return True
+    _watched(vault, facts, now=now)
+    gone = await holder_is_gone(vault, facts)
+    return may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=gone)
+
+
+def _watched(vault: Vault, facts: Facts, *, now: int) -> int:
+    """For how many seconds this process has seen the last claim without an end."""
+    return vault.flights.watches.seconds(facts.connection_id, facts.fence, now=now)
+
+
+async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
+    """The sends of the row's refresh token that nobody has reported the end of.
+
+    Our own are settled: this process sends one at a time for a connection, and that turn is the caller's.
+    """
+    if facts.sent_at is None:
+        return ()
+    found = await leases.unresolved(vault.database, facts)
+    return tuple(
+        [
+            one
+            if one.is_settled
+            else replace(one, is_settled=one.owner == vault.owner or await vault.database.is_dead(one.owner))
+            for one in found
+        ]
+    )
+
+
+async def settle_gone(vault: Vault) -> None:
+    """Write down whose sends nobody can bring the answer to any more, as long as there is proof of it."""
+    for owner in await leases.unsettled_owners(vault.database):
+        if owner != vault.owner and await vault.database.is_dead(owner, certainly=True):
+            async with vault.database.transaction() as transaction:
+                await leases.settle_all(transaction, owner, now=vault.database.now())
+
+
+def silent(facts: Facts, *, wait: int, detail: str = "") -> ProviderSilent:
+    """The refusal while the vault waits for a provider that did not answer."""
+    return ProviderSilent(
+        f"{facts.provider} did not answer the last refresh of {facts.label}. The vault tries again by itself; "
+        "you do not have to connect this account again.",
+        retry_after=wait,
+        detail=detail,
+    )
+
+
+async def refusal(
+    vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int = 0
+) -> VaultError | None:
+    """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
+
+    `spoiled`: full access tokens up to this generation were refused by their API, so that none is left to use up. The
+    person is asked only after this process has watched for the length of a lease: by what was written down it
+    would be at once, if our clock or the writer's were off.
+    """
+    sends = await unresolved(vault, facts)
+    expires_at = now if spoiled >= facts.access_generation else facts.access_expires_at
+
+    def may_be_sent(*, retry_at: int | None) -> bool:
+        decided = may_send(policy, sends, now=now, access_expires_at=expires_at, retry_at=retry_at)
+        return decided is Decision.SEND
+
+    if may_be_sent(retry_at=facts.retry_at):
+        vault.flights.watches.forget(facts.connection_id)
+        return None
+    if all(one.is_settled for one in sends):
+        paused_until = now + 1 if facts.retry_at is None else facts.retry_at
+        if expires_at is not None and not may_be_sent(retry_at=None):
+            paused_until = max(paused_until, expires_at)
+        return silent(facts, wait=max(1, paused_until - now))
+    watched = _watched(vault, facts, now=now)
+    if watched >= LEASE:
+        return ConnectionRequired(
+            f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
+            "Connect this account again.",
+            provider=facts.provider,
+            reason="ambiguous",
+            scopes=facts.scopes,
+            connection_id=facts.connection_id,
+        )
+    return TemporarilyUnavailable(
+        f"{facts.provider} has not answered the last refresh yet. Try again in a moment.", retry_after=LEASE - watched
+    )

@@ -1,0 +1,1 @@
+"""Databases: one SQL text, the two drivers, schema and locks."""

@@ -1,0 +1,287 @@
+"""What the rest of the vault knows of a database: readers, transactions, typed columns, and how one is opened.
+
+One SQL text with `:name` parameters serves SQLite and PostgreSQL; the drivers are `sqlite.py` and `postgres.py`. Two
+things to know when writing SQL: PostgreSQL must be able to infer a parameter's type, so write
+`cast(:reason as text) is null`, never a bare `:reason is null`; and after any refused statement (`Conflict` too) the
+transaction can only end, so let the refusal leave the block. Tables are described in `FORMATS.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from vault.refusals import StorageUnavailable, VaultError
+from vault.storage.event_chain import Batch
+
+Value = str | int | bytes | None
+Row = Mapping[str, Value]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a program; with several sets of parameters it runs once for each and returns no rows."""
+
+    sql: str
+    parameters: Sequence[Mapping[str, Value]]
+
+
+# Yields statements, is sent their rows, returns a result. It does nothing else: SQLite runs it in its own thread.
+Program = Generator[Statement, Sequence[Row], T]
+
+NO_PARAMETERS: Mapping[str, Value] = {}
+SWEEP_BATCH = 500  # rows that a sweep removes in one transaction: others write in between
+
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)
+_KEY_STORE = re.compile(r"\bkeys\.")
+
+
+class Conflict(VaultError):
+    """A unique key is taken: somebody else was first, or the name is in use. The transaction can only end."""
+
+    code = "conflict"
+
+
+class Reader(Protocol):
+    """Reads committed rows."""
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """All rows."""
+        ...
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """All rows of a statement that finds a few by their keys; on SQLite without the trip to another thread."""
+        ...
+
+
+class Transaction(Reader, Protocol):
+    """Reads and writes as one. Await nothing but the database while one is open."""
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        """Run one statement; the number of rows it changed."""
+        ...
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        """Run one statement once for each set of parameters."""
+        ...
+
+    async def perform(self, program: Program[T]) -> T:
+        """Run a program of statements; on SQLite in one go."""
+        ...
+
+    async def append_events(self, batch: Batch) -> None:
+        """Append to the activity at the latest with the commit, so that nobody waits for the head longer than it takes.
+
+        What is refused there is refused on leaving the block. `vault.audit.audit.append` is the way to call this.
+        """
+        ...
+
+
+class Database(Reader, Protocol):
+    """An open database. `clock_offset` moves time for tests; the product never sets it.
+
+    `event_key` (32 bytes) keys the activity's head; the key ring sets it when it opens.
+    """
+
+    clock_offset: int
+    event_key: bytes | None
+
+    fingerprint: str  # of the schema that was found when it was opened; see `schema_shape`
+
+    @property
+    def server_changes(self) -> int:
+        """How often another server was found behind the address: after a failover, what it holds may be older."""
+        ...
+
+    @property
+    def is_pooled(self) -> bool:
+        """A connection pooler stands between us and the database."""
+        ...
+
+    def now(self) -> int:
+        """The database's time in integer seconds; costs no query."""
+        ...
+
+    def mark(self) -> object | None:
+        """Equal to an earlier one only if nothing was committed in between, by anybody; None: not to be had at once.
+
+        Who reads after it has read nothing older than it.
+        """
+        ...
+
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """Commits durably on leaving the block, rolls back on an exception.
+
+        `patient`: for bulk work that nobody waits for; its statements may take minutes.
+        """
+        ...
+
+    async def perform(self, program: Program[T]) -> T:
+        """Run a program as a transaction of its own; on SQLite the cheapest way to write: one trip to its thread."""
+        ...
+
+    async def append_events(self, batch: Batch) -> None:
+        """Append to the activity as a transaction of its own, in one trip. Called by `vault.audit.audit.Activity`."""
+        ...
+
+    async def hold_liveness(self, owner: str) -> None:
+        """Show that this process uses the name `owner`, by a lock that ends with it. Cheap when it is held already."""
+        ...
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        """Whether the process of this name has ended; a pause is not an end.
+
+        `certainly`: by what this host's kernel says; without it a broken connection of another host may pass for an
+        end, so that nobody may be robbed of a running lease by it.
+        """
+        ...
+
+    async def wipe(self) -> bool:
+        """Let no file of ours hold what was deleted: True when that is so, False while somebody still reads it.
+
+        On a server nothing can be said about its files.
+        """
+        ...
+
+    async def count_others(self) -> int:
+        """Sessions that other processes of the vault have at the server just now; on SQLite there is none.
+
+        To be asked before anything else: later ones of our own would count.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and close every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFile:
+    """One numbered schema file, its statements parted by the store they belong to.
+
+    `compatible_from`: programs that know the schema up to this number can use the database after it.
+    """
+
+    number: int
+    vault: tuple[str, ...]
+    keys: tuple[str, ...]
+    compatible_from: int = 1
+
+
+@cache
+def schema_files() -> tuple[SchemaFile, ...]:
+    """The packaged schema in the order in which it applies."""
+    found: list[SchemaFile] = []
+    for entry in sorted(files("vault").joinpath("schema").iterdir(), key=lambda entry: entry.name):
+        match = _FILE_NAME.fullmatch(entry.name)
+        if match is None:
+            continue
+        written = entry.read_text(encoding="utf-8")
+        breaking = _COMPATIBLE_FROM.search(written)  # absent: it only expands
+        lines = (line.partition("--")[0] for line in written.splitlines())
+        statements = [part.strip() for part in "\n".join(lines).split(";") if part.strip()]
+        found.append(
+            SchemaFile(
+                number=int(match[1]),
+                vault=tuple(part for part in statements if not _KEY_STORE.search(part)),
+                keys=tuple(part for part in statements if _KEY_STORE.search(part)),
+                compatible_from=int(breaking[1]) if breaking else (found[-1].compatible_from if found else 1),
+            )
+        )
+    if [file.number for file in found] != list(range(1, len(found) + 1)):
+        raise StorageUnavailable("the installed package lacks schema files: install it again")
+    return tuple(found)
+
+
+def check_version(compatible_from: int) -> None:
+    """Refuse a database that only newer programs can use; one that was merely expanded is fine."""
+    known = len(schema_files())
+    if compatible_from > known:
+        raise StorageUnavailable(
+            f"the database needs a program that knows schema version {compatible_from}, and this one knows {known}: "
+            "start the newer Token Vault that wrote it, or restore a backup from before the upgrade"
+        )
+
+
+async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
+    """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and bring its schema up to date.
+
+    `has_locks` False: no lock tells the living from the dead, so nobody is ever taken for dead.
+    Raises StorageUnavailable with one line that says the mend.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        # imported here: a driver imports this module, and only the one in use is loaded
+        from vault.storage.sqlite import SqliteDatabase, SqliteFiles
+
+        if parts.netloc or parts.query or parts.fragment:
+            raise StorageUnavailable("database.url: write sqlite:///path/to/file or sqlite: for the data directory")
+        path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
+        return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
+    if parts.scheme in {"postgresql", "postgres"}:
+        try:
+            from vault.storage.postgres import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise StorageUnavailable(
+                "PostgreSQL needs the package asyncpg: pip install 'mcp-token-vault[postgres]'"
+            ) from error
+        return await PostgresDatabase.open(url, data=data, has_locks=has_locks)
+    raise StorageUnavailable(
+        f"database.url: {parts.scheme or 'no'} scheme is not known: use sqlite:, sqlite:///path or postgresql://"
+    )
+
+
+def text(row: Row, name: str) -> str:
+    """A `text not null` column."""
+    value = row[name]
+    if isinstance(value, str):
+        return value
+    raise _mistyped(name, value)
+
+
+def integer(row: Row, name: str) -> int:
+    """A `bigint not null` column."""
+    value = row[name]
+    if isinstance(value, int):
+        return value
+    raise _mistyped(name, value)
+
+
+def binary(row: Row, name: str) -> bytes:
+    """A `bytea not null` column."""
+    value = row[name]
+    if isinstance(value, bytes):
+        return value
+    raise _mistyped(name, value)
+
+
+def text_or_none(row: Row, name: str) -> str | None:
+    """A nullable `text` column."""
+    return None if row[name] is None else text(row, name)
+
+
+def integer_or_none(row: Row, name: str) -> int | None:
+    """A nullable `bigint` column."""
+    return None if row[name] is None else integer(row, name)
+
+
+def binary_or_none(row: Row, name: str) -> bytes | None:
+    """A nullable `bytea` column."""
+    return None if row[name] is None else binary(row, name)
+
+
+def _mistyped(name: str, value: Value) -> StorageUnavailable:
+    return StorageUnavailable("the database holds an unexpected value", detail=f"{name} is a {type(value).__name__}")

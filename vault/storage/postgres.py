@@ -1,0 +1,473 @@
+"""PostgreSQL driver: asyncpg's pool, READ COMMITTED, prepared statements, no reset query.
+
+Translates `:name` parameters to `$n` once per SQL text and asyncpg's errors into the vault's. The key store is the
+schema `keys` of the same database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import lru_cache, partial
+from math import ceil
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+
+from vault.refusals import StorageBusy, StorageUnavailable, VaultError
+from vault.storage import postgres_events
+from vault.storage.clock import elapsed
+from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
+from vault.storage.event_chain import Batch
+from vault.storage.liveness import OwnerLocks
+from vault.storage.postgres_hosts import ERRORS as _ERRORS
+from vault.storage.postgres_hosts import STARTED, Servers, place_of, split_hosts
+from vault.storage.postgres_hosts import Connection as _Connection
+from vault.storage.postgres_owners import OwnerSessions
+from vault.storage.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
+from vault.storage.postgres_schema import PATIENT_TIMEOUT, upgrade
+from vault.storage.schema_shape import fingerprint
+
+LOG = logging.getLogger("token_vault.storage")
+
+POOL_SIZE = 10
+WAIT = 2.5  # seconds for a connection
+LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
+IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process says nothing more
+STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
+CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
+
+# Of every session; behind a pooler, where no session is ours, of every transaction. Names and values are constants.
+SESSION = {
+    "lock_timeout": str(int(LOCK_WAIT * 1000)),
+    "idle_in_transaction_session_timeout": str(int(IDLE_LIMIT * 1000)),
+    "jit": "off",
+    "synchronous_commit": "on",  # whatever the server's default is: what is committed is durable
+}
+_SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSION.items())
+
+_BEGIN = "begin isolation level read committed"
+_BEGIN_POOLED = f"{_BEGIN}; {_SET_LOCAL}"
+
+_PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
+_OTHERS = """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and application_name like 'token-vault%' and pid <> pg_backend_pid()
+"""
+_CLOCK = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)"
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # this server is a replica now
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process stood still in a transaction
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+class _Pool(Protocol):
+    """The part of asyncpg's pool that we use."""
+
+    def acquire(self, *, timeout: float) -> Awaitable[_Connection]: ...
+    async def release(self, connection: _Connection, /) -> None: ...
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+@lru_cache(maxsize=1024)
+def translate(sql: str) -> tuple[str, tuple[str, ...]]:
+    """SQL with `$n` parameters and the names in their order."""
+    if "::" in sql or "'" in sql or '"' in sql:
+        raise ValueError("shared SQL has no casts with ::, no literals and no quoted names: use cast() and parameters")
+    names: dict[str, int] = {}
+    translated = _PARAMETER.sub(lambda match: f"${names.setdefault(match[1], len(names) + 1)}", sql)
+    return translated, tuple(names)
+
+
+def refusal(error: Exception) -> VaultError:
+    """A driver error in the vault's words. The server's text goes to the log: its first line names no values."""
+    if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
+        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
+    detail = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Conflict("this already exists", detail=detail)
+    if isinstance(error, _TRANSIENT):
+        return StorageBusy("the database cannot be reached", retry_after=1, detail=detail)
+    return StorageUnavailable("the database cannot be read or written", detail=detail)
+
+
+async def _keep_session(_connection: object) -> None:
+    """Instead of asyncpg's reset query (70 us per call): we change no session state. Open ones still end."""
+
+
+@asynccontextmanager
+async def _borrowed(pool: _Pool) -> AsyncGenerator[_Connection]:
+    connection = await pool.acquire(timeout=WAIT)
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
+
+
+async def _connect_pool(servers: Servers) -> _Pool:
+    pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
+        connect=servers.connect,
+        min_size=0,  # the pool would log a trace for each vain try to keep a floor
+        max_size=POOL_SIZE,
+        reset=_keep_session,
+        timeout=WAIT,
+        command_timeout=STATEMENT_TIMEOUT,
+        statement_cache_size=1024,
+        max_cached_statement_lifetime=0,
+    )
+    return pool
+
+
+def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
+    # A configuration error may repeat the address, and with it the password.
+    known = isinstance(error, asyncpg.PostgresError | OSError) and not isinstance(error, asyncpg.InterfaceError)
+    cause = f"{error}".partition("\n")[0] if known else ""
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        cause = "none of its hosts that answer takes writes"
+    return StorageUnavailable(
+        f"cannot use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}; start it or correct database.url"
+    )
+
+
+def _given_up(connection: _Connection, error: Exception) -> VaultError:
+    """The refusal. Hang up on a server that did not answer in time, since it will not answer a rollback either, and
+    on one that takes no writes: after a failover the next connection finds its successor."""
+    if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
+        with suppress(*_ERRORS):  # the pool took back a connection that had ended
+            connection.terminate()
+    return refusal(error)
+
+
+async def _roll_back(connection: _Connection) -> None:
+    """End what is open, or the connection; without it the server rolls back."""
+    try:
+        if not connection.is_closed() and connection.is_in_transaction():
+            await connection.execute("rollback")
+    except BaseException as error:
+        with suppress(*_ERRORS):  # as above
+            connection.terminate()
+        if not isinstance(error, _ERRORS):
+            raise
+
+
+class PostgresTransaction:
+    """One transaction on one connection."""
+
+    def __init__(
+        self, connection: _Connection, *, event_key: bytes | None = None, timeout: float | None = None
+    ) -> None:
+        self._connection: _Connection | None = connection
+        self._timeout = timeout  # of each statement; None: the connection's own
+        self._event_key = event_key
+        self._batches: list[Batch] = []  # of events, which travel with COMMIT
+        self.failed = False
+
+    def _enter(self) -> _Connection:
+        if self._connection is None:
+            raise StorageUnavailable("the transaction is over")
+        if self.failed:
+            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
+        self.failed = True  # until the statement has succeeded; a cancelled one has not
+        return self._connection
+
+    def finish(self) -> None:
+        """No statement after this one."""
+        self._connection = None
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            found = await connection.fetch(query, *[parameters[name] for name in names], timeout=self._timeout)
+        except _ERRORS as error:
+            raise _given_up(connection, error) from error
+        self.failed = False
+        return [dict(record.items()) for record in found]
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            record = await connection.fetchrow(query, *[parameters[name] for name in names], timeout=self._timeout)
+        except _ERRORS as error:
+            raise _given_up(connection, error) from error
+        self.failed = False
+        return None if record is None else dict(record.items())
+
+    look_up = fetch
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            status = await connection.execute(query, *[parameters[name] for name in names], timeout=self._timeout)
+        except _ERRORS as error:
+            raise _given_up(connection, error) from error
+        self.failed = False
+        count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1"
+        return int(count) if count.isdigit() else 0
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        connection = self._enter()
+        query, names = translate(sql)
+        try:
+            rows = [[row[name] for name in names] for row in parameters]
+            await connection.executemany(query, rows, timeout=self._timeout)
+        except _ERRORS as error:
+            raise _given_up(connection, error) from error
+        self.failed = False
+
+    async def perform(self, program: Program[T]) -> T:
+        rows: Sequence[Row] = ()
+        try:
+            statement = next(program)
+            while True:
+                if len(statement.parameters) == 1:
+                    rows = await self.fetch(statement.sql, statement.parameters[0])
+                else:
+                    await self.execute_many(statement.sql, statement.parameters)
+                    rows = ()
+                statement = program.send(rows)
+        except StopIteration as end:
+            return end.value
+
+    async def append_events(self, batch: Batch) -> None:
+        self._enter()
+        self.failed = False
+        self._batches.append(batch)
+
+    async def commit(self, connection: _Connection) -> None:
+        """Append the events and commit, in one message. Raises the driver's errors."""
+        if self.failed:
+            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+        statements = [postgres_events.script(batch, key=self._event_key) for batch in self._batches]
+        status = await connection.execute("; ".join([*statements, "commit"]), timeout=self._timeout)
+        if status != "COMMIT":
+            raise StorageUnavailable("the transaction failed", detail=f"COMMIT ended as {status}")
+
+
+async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -> _Connection:
+    """A connection that the server notices the end of within seconds, also when our host vanished."""
+    return await servers.connect(
+        timeout=ceil(WAIT),
+        command_timeout=STATEMENT_TIMEOUT,
+        statement_cache_size=statement_cache_size,
+        server_settings={
+            "application_name": "token-vault owner",
+            "idle_in_transaction_session_timeout": "0",
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+        },
+    )
+
+
+class PostgresDatabase:
+    """One vault in one PostgreSQL database; any number of processes may have it open."""
+
+    def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
+        self.clock_offset = 0
+        self.event_key: bytes | None = None
+        self.fingerprint = ""
+        self._owners = owners
+        self._servers = servers
+        self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
+        self._pool = pool
+        self._clock_difference = clock_difference  # the server's clock minus our own, see `clock`
+        self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
+
+    @classmethod
+    async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:
+        """Connect and bring the schema up to date."""
+        pool: _Pool | None = None
+        servers = Servers(split_hosts(url), SESSION)
+        try:
+            pool = await _connect_pool(servers)
+            connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
+            try:
+                if servers.is_pooled:
+                    await check_pooler(partial(_connect_alone, servers, statement_cache_size=0))
+                shape = await upgrade(connection, partial(_borrowed, pool), is_pooled=servers.is_pooled)
+                difference = await _clock_difference(connection)
+            finally:
+                await pool.release(connection)
+        except BaseException as error:
+            if pool is not None:
+                pool.terminate()
+            if isinstance(error, MIXED_UP):
+                raise StorageUnavailable(MIXES_UP) from error
+            if isinstance(error, (*_ERRORS, ValueError)):
+                raise _cannot_open(url, error) from error
+            raise
+        owners = OwnerLocks(data) if has_locks else None
+        opened = cls(pool, servers, clock_difference=difference, owners=owners)
+        opened.fingerprint = fingerprint(shape)
+        return opened
+
+    @property
+    def server_changes(self) -> int:
+        return self._servers.changes
+
+    @property
+    def is_pooled(self) -> bool:
+        return self._servers.is_pooled
+
+    def now(self) -> int:
+        return int(elapsed() + self._clock_difference) + self.clock_offset
+
+    async def _calibrate(self) -> None:
+        while True:
+            await asyncio.sleep(CALIBRATE_EVERY)
+            try:
+                async with self._connection() as connection:
+                    self._clock_difference = await _clock_difference(connection)
+                    self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
+            except (VaultError, *_ERRORS) as error:
+                LOG.warning("the database's clock could not be read", extra={"detail": type(error).__name__})
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[_Connection]:
+        try:
+            connection = await self._pool.acquire(timeout=WAIT)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        try:
+            yield connection
+        except TimeoutError:
+            connection.terminate()  # instead of asking a server that does not answer to cancel
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def _transaction(self, *, patient: bool = False) -> AsyncGenerator[PostgresTransaction]:
+        async with self._connection() as connection:
+            timeout = PATIENT_TIMEOUT if patient else None
+            transaction = PostgresTransaction(connection, event_key=self.event_key, timeout=timeout)
+            callers: BaseException | None = None
+            try:
+                await connection.execute(_BEGIN_POOLED if self._servers.is_pooled else _BEGIN)
+                try:
+                    yield transaction
+                except BaseException as error:
+                    callers = error
+                    raise
+                finally:
+                    transaction.finish()
+                await transaction.commit(connection)
+            except BaseException as error:
+                refused = None
+                if callers is None and isinstance(error, _ERRORS):  # of BEGIN or COMMIT
+                    refused = _given_up(connection, error)
+                await _roll_back(connection)
+                if refused is not None:
+                    raise refused from error
+                raise
+
+    async def perform(self, program: Program[T]) -> T:
+        async with self._transaction() as transaction:
+            return await transaction.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        if self._servers.is_pooled:  # a statement alone would be committed with somebody else's settings
+            async with self._transaction() as transaction:
+                await transaction.append_events(batch)
+            return
+        async with self._connection() as connection:
+            try:
+                await postgres_events.append(connection, batch, key=self.event_key)
+            except _ERRORS as error:
+                raise _given_up(connection, error) from error
+
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[PostgresTransaction]:
+        return self._transaction(patient=patient)
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        query, names = translate(sql)
+        arguments = [parameters[name] for name in names]
+        try:
+            async with self._connection() as connection:
+                found = await connection.fetch(query, *arguments)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        return [dict(record.items()) for record in found]
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        query, names = translate(sql)
+        arguments = [parameters[name] for name in names]
+        try:
+            async with self._connection() as connection:
+                record = await connection.fetchrow(query, *arguments)
+        except _ERRORS as error:
+            raise refusal(error) from error
+        return None if record is None else dict(record.items())
+
+    look_up = fetch
+
+    def mark(self) -> object | None:
+        return None
+
+    async def hold_liveness(self, owner: str) -> None:
+        if self._owners is not None:
+            self._owners.hold(owner)
+            try:
+                await self._sessions.hold(owner)
+            except _ERRORS as error:
+                raise refusal(error) from error
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        if self._owners is None:
+            return False
+        is_gone = self._owners.is_gone(owner)
+        if is_gone is not None or certainly:
+            return is_gone is True
+        try:
+            async with self._connection() as connection:
+                return await self._sessions.is_free(connection, owner)
+        except _ERRORS as error:
+            raise refusal(error) from error
+
+    async def wipe(self) -> bool:
+        return True
+
+    async def count_others(self) -> int:
+        try:
+            async with self._connection() as connection:
+                return await connection.fetchval(_OTHERS) or 0
+        except _ERRORS as error:
+            raise refusal(error) from error
+
+    async def close(self) -> None:
+        """Wait for connections in use, bounded."""
+        if self._owners is not None:
+            self._owners.close()
+        await self._sessions.close()
+        self._calibrating.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._calibrating
+        try:
+            async with asyncio.timeout(2 * WAIT):
+                await self._pool.close()
+        except _ERRORS:
+            self._pool.terminate()
+
+
+async def _clock_difference(connection: _Connection) -> float:
+    before = elapsed()
+    milliseconds = await connection.fetchval(_CLOCK)
+    after = elapsed()
+    return (milliseconds or 0) / 1000 - (before + after) / 2

@@ -1,0 +1,225 @@
+"""The servers that `database.url` names, and how a connection to the one that takes writes is made.
+
+Several hosts are tried in turn with a head start, the last good one first, so that a host that is stopped or cut off
+delays a connection by a fraction of a second. A connection pooler such as PgBouncer is noticed here: it takes no
+session settings, and session state does not stay with its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from vault.refusals import StorageUnavailable
+from vault.storage.database import Value
+
+HEAD_START = 0.3  # seconds until the next host is tried beside the one that has not answered
+READ_WRITE = "read-write"
+ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    UnicodeEncodeError,  # text that no column can hold
+)
+
+# When the server that answers was started: another one has another instant.
+STARTED = "select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started"
+_WHO = f"{STARTED}, pg_backend_pid() as pid"
+_SAID = (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
+_WRITES = frozenset({READ_WRITE, "primary"})
+_EXAMPLE = "postgresql://USER:PASSWORD@HOST1:5432,HOST2:5432/DATABASE?target_session_attrs=read-write"
+
+
+class Block(Protocol):
+    """A transaction of the driver."""
+
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
+
+
+class Connection(Protocol):
+    """The part of asyncpg's connection that we use; asyncpg declares no types."""
+
+    async def fetch(
+        self,
+        query: str,
+        /,
+        *args: Value,
+        timeout: float | None = None,  # noqa: ASYNC109  the driver's own
+    ) -> Sequence[Mapping[str, Value]]: ...
+    async def fetchrow(
+        self,
+        query: str,
+        /,
+        *args: Value,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Mapping[str, Value] | None: ...
+    async def fetchval(self, query: str, /, *args: Value) -> int | None: ...
+    async def execute(self, query: str, /, *args: Value, timeout: float | None = None) -> str: ...  # noqa: ASYNC109
+    async def executemany(self, command: str, /, args: Sequence[Sequence[Value]], *, timeout: float | None) -> None: ...  # noqa: ASYNC109
+    async def prepare(self, query: str, /, *, name: str) -> object: ...
+    def transaction(self, *, isolation: str) -> Block: ...
+    def is_closed(self) -> bool: ...
+    def is_in_transaction(self) -> bool: ...
+    def get_server_pid(self) -> int: ...
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+def split_hosts(url: str) -> tuple[str, ...]:
+    """One URL per host, each for a server that takes writes; a URL with one host as it is.
+
+    Raises StorageUnavailable with the fix. It counts hosts instead of repeating them: what looks like a host may be
+    part of a password with a character that had to be escaped.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StorageUnavailable(
+            f"database.url cannot be read: write {_EXAMPLE}, and escape other characters of the password as %XX"
+        ) from error
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    who, at, netloc = parts.netloc.rpartition("@")
+    hosts = (netloc or query.get("host", "")).split(",")
+    if not netloc and "port" in query:
+        ports = query["port"].split(",")
+        if len(ports) not in {1, len(hosts)}:
+            raise StorageUnavailable(f"database.url names {len(hosts)} hosts and {len(ports)} ports: name one for each")
+    else:
+        ports = [""]
+    for number, host in enumerate(hosts):
+        _check_host(host, number=number + 1, of=len(hosts))
+    wanted = query.get("target_session_attrs")
+    if wanted is not None and wanted not in _WRITES and (wanted != "any" or len(hosts) > 1):
+        raise StorageUnavailable(
+            f"database.url: target_session_attrs={wanted} can lead to a server that takes no writes: "
+            f"use target_session_attrs={READ_WRITE}"
+        )
+    if len(hosts) == 1:
+        return (url,)
+    found: list[str] = []
+    for number, host in enumerate(hosts):
+        own = query | {"target_session_attrs": wanted or READ_WRITE}
+        if not netloc:
+            own |= {"host": host} | ({"port": ports[number % len(ports)]} if ports != [""] else {})
+        place = f"{who}{at}{host if netloc else ''}"
+        found.append(urlunsplit(parts._replace(netloc=place, query=urlencode(own, quote_via=quote))))
+    return tuple(found)
+
+
+def _check_host(host: str, *, number: int, of: int) -> None:
+    if of > 1 and not host.strip():
+        raise StorageUnavailable(f"database.url: host {number} of {of} has no name: write {_EXAMPLE}")
+    if host.startswith("/"):  # a socket's folder
+        return
+    port = host.rpartition("]")[2].partition(":")[2]
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise StorageUnavailable(
+            f"database.url: the port of host {number} of {of} is not a number from 1 to 65535: write {_EXAMPLE}, "
+            "and escape the characters :/?#[]@% of the password as %XX"
+        )
+
+
+def place_of(url: str) -> str:
+    """Hosts and database without user and password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the address in database.url"
+    return f"{parts.netloc.rpartition('@')[2] or 'its socket'}{parts.path}"
+
+
+@dataclass(slots=True)
+class Servers:
+    """The servers of one `database.url`. `settings` are those that every session of the vault needs."""
+
+    urls: tuple[str, ...] = field(repr=False)  # with their passwords
+    settings: Mapping[str, str]
+    is_pooled: bool = False  # a pooler is in between: session state is not ours
+    changes: int = 0  # how often another server answered than before; it may hold an older state
+    _first: int = 0
+    _started: int | None = None
+
+    def note(self, started: object) -> None:
+        """The server that answers was started at this instant (`STARTED`)."""
+        if isinstance(started, int):
+            self.changes += self._started not in (None, started)
+            self._started = started
+
+    async def connect(self, _url: object = None, /, **options: object) -> Connection:
+        """A connection to a server that takes writes; `options` are asyncpg's.
+
+        Raises the driver's error of the host that came farthest.
+        """
+        count = len(self.urls)
+        if count == 1:
+            return await self._connect(0, options)
+        order = [(self._first + step) % count for step in range(count)]
+        chosen, connection = await self._race(order, options)
+        self._first = chosen
+        return connection
+
+    async def _race(self, order: Sequence[int], options: Mapping[str, object]) -> tuple[int, Connection]:
+        waiting, running, errors = list(order), set[asyncio.Task[tuple[int, Connection]]](), list[BaseException]()
+
+        async def attempt(number: int) -> tuple[int, Connection]:
+            return number, await self._connect(number, options)
+
+        try:
+            while waiting or running:
+                if waiting:
+                    running.add(asyncio.create_task(attempt(waiting.pop(0))))
+                done, running = await asyncio.wait(
+                    running, timeout=HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                good = [task.result() for task in done if task.exception() is None]
+                errors += [error for task in done if (error := task.exception()) is not None]
+                for _, surplus in good[1:]:
+                    surplus.terminate()
+                if good:
+                    return good[0]
+            # what a server says is worth more than a refused connection
+            raise next((error for error in errors if isinstance(error, _SAID)), errors[0])
+        finally:
+            for task in running:
+                task.cancel()
+            for result in await asyncio.gather(*running, return_exceptions=True):
+                if not isinstance(result, BaseException):
+                    result[1].terminate()
+
+    async def _connect(self, number: int, options: Mapping[str, object]) -> Connection:
+        try:
+            return await self._open(number, options)
+        except asyncpg.ProtocolViolationError as error:
+            if self.is_pooled or "startup parameter" not in str(error):
+                raise
+        self.is_pooled = True  # PgBouncer refuses settings that it cannot keep for each client
+        return await self._open(number, options)
+
+    async def _open(self, number: int, options: Mapping[str, object]) -> Connection:
+        own = options.get("server_settings")
+        settings: dict[str, object] = {"application_name": "token-vault"}
+        settings |= {} if self.is_pooled else self.settings
+        if isinstance(own, Mapping) and not self.is_pooled:
+            settings |= own  # pyright: ignore[reportUnknownArgumentType] -- a mapping of text, as asyncpg wants it
+        connection: Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
+            self.urls[number],
+            **{**options, "server_settings": settings},  # pyright: ignore[reportArgumentType] -- as above
+        )
+        return await self._recognized(connection)  # pyright: ignore[reportUnknownArgumentType] -- as above
+
+    async def _recognized(self, connection: Connection) -> Connection:
+        """A pooler tells its clients process numbers of its own: so one that ignores settings is found too."""
+        async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here, run there
+            row = await connection.fetchrow(_WHO)
+        if row is not None:
+            self.note(row["started"])
+            self.is_pooled = self.is_pooled or row["pid"] != connection.get_server_pid()
+        return connection

@@ -1,0 +1,119 @@
+"""Advisory locks by which processes of other hosts see that we live.
+
+The locks end with our connection, however it ends. So a lock that is free says that its owner has ended *or* that its
+connection broke, and a fail-over breaks everybody's at once. Two things keep the living from being taken for dead: each
+process makes a broken connection anew by itself within seconds, and nobody trusts a free lock before the own one has
+stood on the very same server for longer than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from vault.storage.postgres_hosts import ERRORS, Connection
+
+LOOK_EVERY = 5.0  # seconds between looks at the connection: a server that stopped does not say so
+SETTLE = 20.0  # seconds from a fail-over until everybody who lives has the locks again
+_CLOSING = 3.0  # seconds
+
+# The lock is let go with the statement; `is_lost` is about our own: this server does not know us.
+_LOOK = """
+    select cast(pg_try_advisory_xact_lock_shared($1) as int) as is_free,
+        cast(pg_try_advisory_xact_lock_shared($2) as int) as is_lost
+"""
+
+
+def owner_key(owner: str) -> int:
+    """The advisory lock of one name."""
+    return int.from_bytes(hashlib.sha256(b"token-vault owner " + owner.encode()).digest()[:8], signed=True)
+
+
+class OwnerSessions:
+    """The connection that holds the locks of this process; made anew when it broke. Raises the driver's errors."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, is_pooled: Callable[[], bool]) -> None:
+        self._connect = connect
+        self._is_pooled = is_pooled
+        self._connection: Connection | None = None
+        self._wanted = [f"witness {secrets.token_urlsafe(16)}"]
+        self._held: set[str] = set()
+        self._since = 0.0
+        self._lock = ""
+        self._turn = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def hold(self, owner: str) -> None:
+        """Hold the lock of this name from now on."""
+        if self._is_held(owner):
+            return
+        if owner not in self._wanted:
+            self._wanted.append(owner)
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="postgres-owner")
+        async with self._turn:
+            await self._restore()
+
+    async def is_free(self, connection: Connection, owner: str) -> bool:
+        """Whether nobody holds the name's lock, seen on `connection`, and whether that can be trusted."""
+        witness = self._wanted[0]
+        await self.hold(witness)
+        if asyncio.get_running_loop().time() - self._since < SETTLE:
+            return False
+        row = await connection.fetchrow(_LOOK, owner_key(owner), owner_key(witness))
+        return row is not None and row["is_free"] == 1 and row["is_lost"] == 0
+
+    async def close(self) -> None:
+        """Let go of every name."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*ERRORS):
+                async with asyncio.timeout(_CLOSING):
+                    await connection.close()
+
+    def _is_held(self, owner: str) -> bool:
+        return owner in self._held and self._connection is not None and not self._connection.is_closed()
+
+    async def _restore(self) -> None:
+        """Hold every wanted name on a connection that works."""
+        try:
+            if self._connection is None or self._connection.is_closed():
+                self._held.clear()
+                self._connection = await self._connect()
+                self._since = asyncio.get_running_loop().time()
+                self._lock = "pg_advisory_lock"
+                if self._is_pooled():
+                    # A pooler lends its connection for one transaction: this one lasts. It holds no snapshot.
+                    await self._connection.execute("begin; set local idle_in_transaction_session_timeout = 0")
+                    self._lock = "pg_advisory_xact_lock"
+            for owner in self._wanted:
+                if owner not in self._held:
+                    # a parameter would leave a portal open, and that a snapshot
+                    await self._connection.execute(f"select {self._lock}({owner_key(owner)})")
+                    self._held.add(owner)
+        except BaseException:
+            if self._connection is not None:
+                self._connection.terminate()
+            raise
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            with suppress(*ERRORS):
+                async with self._turn:
+                    await self._look()
+
+    async def _look(self) -> None:
+        """Find out that a server stopped, and go to its successor."""
+        if self._connection is not None and not self._connection.is_closed():
+            try:
+                await self._connection.execute("select 1")
+            except ERRORS:
+                self._connection.terminate()
+        await self._restore()

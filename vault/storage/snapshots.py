@@ -1,0 +1,135 @@
+"""A view of a whole vault as it was at one instant, both stores together, while others go on writing.
+
+SQLite: a read transaction over both files, begun while nobody could commit. PostgreSQL: one REPEATABLE READ
+transaction. A connection of its own, so that a long backup takes nothing from the running driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault.storage.database import Row, Value, schema_files
+from vault.storage.sqlite_files import BUSY_WAIT, SqliteFiles
+
+PAGE = 500  # rows at a time
+
+_TABLE = re.compile(r"^create table ((?:keys\.)?[a-z_]+)")
+
+
+def tables() -> tuple[str, ...]:
+    """Every table of the schema, those of the key store with the prefix `keys.`; the schema's own version is none."""
+    statements = [one for file in schema_files() for one in (*file.vault, *file.keys)]
+    return tuple(match[1] for one in statements if (match := _TABLE.match(one)))
+
+
+class Snapshot(Protocol):
+    """The rows as they were at one instant."""
+
+    def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
+        """All rows of one table of `tables()`, a page at a time."""
+        ...
+
+
+def snapshot(url: str, *, data: Path) -> AbstractAsyncContextManager[Snapshot]:
+    """The vault at `url` as it is now; the schema must be there. Raises StorageUnavailable."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
+        return _sqlite(SqliteFiles.beside(path))
+    return _postgres(url)
+
+
+class _SqliteSnapshot:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
+        cursor = self._connection.execute(f"select * from {table}")  # noqa: S608 -- a name of our own schema
+        names = [column[0] for column in cursor.description]
+        while page := await asyncio.to_thread(cursor.fetchmany, PAGE):
+            yield [dict(zip(names, row, strict=True)) for row in page]
+
+
+def _attached(stores: SqliteFiles) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, timeout=BUSY_WAIT, check_same_thread=False)
+    connection.execute("attach database ? as keys", (str(stores.keys),))
+    connection.execute("attach database ? as vault", (str(stores.vault),))
+    return connection
+
+
+def _begin(reading: sqlite3.Connection, stores: SqliteFiles) -> None:
+    with closing(_attached(stores)) as holding:
+        holding.execute("begin immediate")  # of both files: no commit falls between the two first reads
+        reading.execute("begin")
+        for store in ("keys", "vault"):
+            reading.execute(f"select count(*) from {store}.schema_versions").fetchone()  # noqa: S608 -- constants
+        holding.execute("rollback")
+
+
+@asynccontextmanager
+async def _sqlite(stores: SqliteFiles) -> AsyncGenerator[Snapshot]:
+    try:
+        with closing(_attached(stores)) as connection:
+            await asyncio.to_thread(_begin, connection, stores)
+            yield _SqliteSnapshot(connection)
+    except sqlite3.OperationalError as error:
+        raise TemporarilyUnavailable(
+            "the database cannot be copied just now", retry_after=5, detail=f"{error}"
+        ) from error
+
+
+class _Block(Protocol):
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
+
+
+class _Connection(Protocol):
+    """The part of asyncpg's connection that we use here; asyncpg declares no types."""
+
+    def cursor(self, query: str, /, *, prefetch: int) -> AsyncIterator[Mapping[str, Value]]: ...
+    def transaction(self, *, isolation: str, readonly: bool) -> _Block: ...
+    async def close(self) -> None: ...
+
+
+class _PostgresSnapshot:
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    async def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
+        page: list[Row] = []
+        async for record in self._connection.cursor(f"select * from {table}", prefetch=PAGE):  # noqa: S608 -- as above
+            page.append(dict(record.items()))
+            if len(page) == PAGE:
+                yield page
+                page = []
+        if page:
+            yield page
+
+
+async def _connect(url: str) -> _Connection:
+    import asyncpg  # an extra; the driver that opened the database has it
+
+    return await asyncpg.connect(url, timeout=int(BUSY_WAIT))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- no types
+
+
+@asynccontextmanager
+async def _postgres(url: str) -> AsyncGenerator[Snapshot]:
+    import asyncpg
+
+    try:
+        connection = await _connect(url)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield _PostgresSnapshot(connection)
+        finally:
+            await connection.close()
+    except (asyncpg.PostgresError, OSError) as error:
+        raise StorageUnavailable("the database cannot be copied", detail=f"{type(error).__name__}") from error

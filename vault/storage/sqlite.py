@@ -1,0 +1,548 @@
+"""SQLite driver: group commit, and reads beside it. Connecting and running statements is `sqlite_connections.py`.
+
+Two files, `vault.sqlite` and `keys.sqlite`, are attached to an empty in-memory database, the key store first: a commit
+over several WAL files is atomic in each but not over both, and SQLite writes them in this order. So a connection's key
+is durable before the connection is.
+
+One writer task owns the writing connection. A transaction is a savepoint inside the writer's current batch; a refusal
+rolls back its own savepoint only; callers resume after the batch's commit. Because the task, and no caller, begins and
+commits, a cancelled caller harms nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+import aiosqlite
+
+from vault.refusals import StorageBusy, StorageUnavailable, VaultError
+from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
+from vault.storage.event_chain import Batch
+from vault.storage.liveness import OwnerLocks
+from vault.storage.schema_shape import fingerprint
+from vault.storage.sqlite_events import appending
+from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
+
+BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
+
+
+# the last two: text or a number that no column can hold, noticed before the statement runs
+ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+
+
+VERSIONS = ("pragma keys.data_version", "pragma vault.data_version")
+
+
+_UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
+
+
+def refusal(error: Exception) -> VaultError:
+    """A driver error in the vault's words. Messages of SQLite name tables and columns, never values."""
+    if not isinstance(error, sqlite3.Error):
+        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    detail = f"{type(error).__name__}: {error}"
+    if code in _UNIQUE:
+        return Conflict("this already exists", detail=detail)
+    if code & 0xFF in TRANSIENT:
+        return StorageBusy("the database is busy", retry_after=1, detail=detail)
+    return StorageUnavailable("the database cannot be read or written", detail=detail)
+
+
+async def connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connection:
+    """A connection with a thread of its own."""
+    connection = await aiosqlite.connect(":memory:", isolation_level=None, cached_statements=512)
+    connection.row_factory = sqlite3.Row
+    try:
+        for statement, parameters in _preparations(
+            stores, read_only=read_only, wait=int(BUSY_WAIT * 1000) if read_only else BUSY_STEP_MS
+        ):
+            await connection.execute(statement, parameters)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def connect_here(stores: SqliteFiles) -> sqlite3.Connection:
+    """A connection for the loop's own thread: it reads, and waits for nobody."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
+    connection.row_factory = sqlite3.Row
+    try:
+        for statement, parameters in _preparations(stores, read_only=True, wait=0):
+            connection.execute(statement, parameters)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _preparations(stores: SqliteFiles, *, read_only: bool, wait: int) -> Sequence[tuple[str, tuple[str, ...]]]:
+    return (
+        ("attach database ? as keys", (str(stores.keys),)),
+        ("attach database ? as vault", (str(stores.vault),)),
+        ("pragma keys.synchronous = full", ()),
+        ("pragma vault.synchronous = full", ()),
+        ("pragma keys.secure_delete = on", ()),
+        ("pragma vault.secure_delete = on", ()),
+        (f"pragma busy_timeout = {wait}", ()),
+        (f"pragma query_only = {'on' if read_only else 'off'}", ()),
+        ("pragma temp_store = memory", ()),
+    )
+
+
+def rows_of(found: Sequence[sqlite3.Row]) -> list[Row]:
+    """The rows of one statement as mappings."""
+    if not found:
+        return []
+    names = found[0].keys()
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def run(connection: sqlite3.Connection, program: Program[T]) -> T:
+    """Run a program; in the connection's thread."""
+    rows: Sequence[Row] = ()
+    try:
+        statement = next(program)
+        while True:
+            if len(statement.parameters) == 1:
+                rows = rows_of(connection.execute(statement.sql, statement.parameters[0]).fetchall())
+            else:
+                connection.executemany(statement.sql, statement.parameters)
+                rows = ()
+            statement = program.send(rows)
+    except StopIteration as end:
+        return end.value
+
+
+def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
+    """Run a program as a transaction of its own; in the connection's thread."""
+    connection.execute("begin immediate")
+    try:
+        result = run(connection, program)
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+    return result
+
+
+async def in_one_trip(
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
+) -> T:
+    """aiosqlite makes a trip to its thread per statement, 30 us each, and has no public way to run several in one."""
+    return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
+
+
+LOG = logging.getLogger("token_vault.storage")
+
+BATCH_LIMIT = 64  # transactions per commit; bounds how long other processes wait
+READERS = 2
+
+
+class _Turn:
+    """One caller's place in the writer's queue."""
+
+    __slots__ = ("begun", "committed", "ended", "owner", "perform")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.perform = perform  # a program that is a transaction of its own; then nothing else of the turn is used
+        self.begun: asyncio.Future[None] = loop.create_future()  # the writer: your savepoint is open
+        self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
+        self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
+        self.owner = asyncio.current_task()
+
+    def end(self, *, kept: bool) -> None:
+        """The caller is done; a writer that was closed meanwhile no longer waits for it."""
+        if not self.ended.done():
+            self.ended.set_result(kept)
+
+    def refuse(self, error: VaultError) -> None:
+        """Tell the caller, wherever it waits; a caller that no longer waits is not told."""
+        if self.perform is not None:
+            if not self.committed.done():
+                self.committed.set_exception(error)
+        elif not self.begun.done():
+            self.begun.set_exception(error)
+        elif not self.committed.done() and self.ended.done() and self.ended.result():
+            self.committed.set_exception(error)
+
+
+class SqliteTransaction:
+    """A savepoint in the current batch."""
+
+    def __init__(self, connection: aiosqlite.Connection, *, event_key: bytes | None) -> None:
+        self._connection: aiosqlite.Connection | None = connection
+        self._event_key = event_key
+        self.failed = False
+
+    def _enter(self) -> aiosqlite.Connection:
+        if self._connection is None:
+            raise StorageUnavailable("the transaction is over")
+        if self.failed:
+            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
+        self.failed = True  # until the statement has succeeded; a cancelled one has not
+        return self._connection
+
+    def finish(self) -> None:
+        """No statement after this one."""
+        self._connection = None
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        connection = self._enter()
+        try:
+            found = await connection.execute_fetchall(sql, parameters)
+        except ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return rows_of(list(found))
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        rows = await self.fetch(sql, parameters)
+        return rows[0] if rows else None
+
+    look_up = fetch
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        connection = self._enter()
+        try:
+            cursor = await connection.execute(sql, parameters)
+        except ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return cursor.rowcount
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        connection = self._enter()
+        try:
+            await connection.executemany(sql, parameters)
+        except ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+
+    async def perform(self, program: Program[T]) -> T:
+        connection = self._enter()
+        try:
+            result = await in_one_trip(connection, run, program)
+        except ERRORS as error:
+            raise refusal(error) from error
+        self.failed = False
+        return result
+
+    async def append_events(self, batch: Batch) -> None:
+        await self.perform(appending(batch, key=self._event_key))
+
+
+class _Writer:
+    """The task that begins, hands out savepoints and commits."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._queue: deque[_Turn] = deque()
+        self._current: _Turn | None = None
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._run(), name="sqlite-writer")
+
+    @asynccontextmanager
+    async def transaction(self, *, event_key: bytes | None) -> AsyncGenerator[SqliteTransaction]:
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        current = self._current
+        if current is not None and not current.ended.done() and current.owner is asyncio.current_task():
+            raise RuntimeError("a transaction is open in this task already: pass it on")  # would wait for itself
+        turn = _Turn(self._loop)
+        self._queue.append(turn)
+        self._wake.set()
+        transaction = SqliteTransaction(self._connection, event_key=event_key)
+        try:
+            await turn.begun
+            yield transaction
+        except BaseException:
+            turn.end(kept=False)
+            raise
+        else:
+            turn.end(kept=not transaction.failed)
+        finally:
+            transaction.finish()
+        if transaction.failed:
+            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+        await turn.committed
+
+    async def perform(self, program: Program[T]) -> T:
+        """A program as a transaction of its own, in its turn."""
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        result: asyncio.Future[T] = self._loop.create_future()
+
+        async def work() -> None:
+            done = await self._patiently(lambda: in_one_trip(self._connection, commit, program))
+            if not result.done():
+                result.set_result(done)
+
+        turn = _Turn(self._loop, work)
+        self._queue.append(turn)
+        self._wake.set()
+        await turn.committed
+        return result.result()
+
+    async def wipe(self) -> bool:
+        """Move what the write-ahead logs hold into the files, where deleted bytes are overwritten, and cut them off."""
+        if self._closing or self._task.done():
+            raise StorageUnavailable("the database is closed")
+        were_cut: list[bool] = []
+
+        async def work() -> None:
+            for name in ("keys", "vault"):
+                found = await self._connection.execute_fetchall(f"pragma {name}.wal_checkpoint(truncate)")
+                were_cut.extend(row[0] == 0 for row in found)
+
+        turn = _Turn(self._loop, work)
+        self._queue.append(turn)
+        self._wake.set()
+        await turn.committed
+        return all(were_cut)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Wait, bounded, for other processes' transactions. Only the beginning can be refused as busy."""
+        deadline = self._loop.time() + BUSY_WAIT
+        while True:
+            try:
+                return await attempt()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in TRANSIENT or self._loop.time() > deadline:
+                    raise
+
+    async def _perform(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
+        error: VaultError | None = StorageUnavailable("the database was closed before the commit")
+        try:
+            await work()
+            error = None
+        except ERRORS as failure:
+            error = refusal(failure)
+        except VaultError as failure:
+            error = failure
+        finally:
+            if not turn.committed.done():
+                if error is None:
+                    turn.committed.set_result(None)
+                else:
+                    turn.committed.set_exception(error)
+
+    async def close(self) -> None:
+        """Serve what waits, then stop. Bounded: a transaction that does not end is given up."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait({self._task}, timeout=2 * BUSY_WAIT)
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    def _next(self, *, programs: bool = True) -> _Turn | None:
+        while self._queue:
+            if not programs and self._queue[0].perform is not None:
+                return None  # it commits by itself: after this batch
+            turn = self._queue.popleft()
+            if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while it waited
+                return turn
+        return None
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                turn = self._next()
+                if turn is not None and turn.perform is not None:
+                    await self._perform(turn, turn.perform)
+                elif turn is not None:
+                    await self._batch(turn)
+                elif self._closing:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._refuse_waiting(StorageUnavailable("the database is closed"))
+
+    def _refuse_waiting(self, error: VaultError) -> None:
+        while (turn := self._next()) is not None:
+            turn.refuse(error)
+
+    async def _batch(self, first: _Turn) -> None:
+        """Begin, serve turns while some wait, commit once; every kept turn learns the same outcome."""
+        kept: list[_Turn] = []
+        outcome: VaultError | None = StorageUnavailable("the database was closed before the commit")
+        turn: _Turn | None = first
+        try:
+            await self._begin()
+            served = 0
+            while turn is not None:
+                if await self._serve(turn):
+                    kept.append(turn)
+                    if served + 1 < BATCH_LIMIT and self._queue:
+                        await self._connection.execute("savepoint turn")  # nested: commit releases them all
+                served += 1
+                turn = self._next(programs=False) if served < BATCH_LIMIT else None
+            await self._connection.execute("commit" if kept else "rollback")
+            outcome = None
+        except sqlite3.Error as error:
+            outcome = refusal(error)
+            LOG.warning("a commit failed", extra={"detail": outcome.detail})
+            if turn is not None:
+                turn.refuse(outcome)
+            self._refuse_waiting(outcome)  # they have waited as long; each would only wait again
+        finally:
+            for member in kept:
+                if outcome is not None:
+                    member.refuse(outcome)
+                elif not member.committed.done():
+                    member.committed.set_result(None)
+            if outcome is not None and self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    await self._connection.execute("rollback")
+
+    async def _begin(self) -> None:
+        await self._patiently(lambda: self._connection.executescript("begin immediate; savepoint turn;"))
+
+    async def _serve(self, turn: _Turn) -> bool:
+        """Let the caller work in the open savepoint. A rolled back savepoint stays open for the next turn."""
+        if turn.begun.done():
+            return False
+        self._current = turn
+        try:
+            turn.begun.set_result(None)
+            is_kept = await turn.ended
+        finally:
+            self._current = None
+        if not is_kept:
+            await self._connection.execute("rollback to turn")
+        return is_kept
+
+
+class SqliteDatabase:
+    """One vault in two SQLite files; any number of processes may have them open."""
+
+    def __init__(
+        self,
+        readers: Sequence[aiosqlite.Connection],
+        writer: aiosqlite.Connection,
+        here: sqlite3.Connection,
+        *,
+        owners: OwnerLocks | None,
+        fingerprint: str,
+    ) -> None:
+        self.clock_offset = 0
+        self.event_key: bytes | None = None
+        self.fingerprint = fingerprint
+        self._owners = owners
+        self._here = here
+        self._readers = tuple(readers)
+        self._reading = [0] * len(self._readers)
+        self._writing = writer
+        self._writer = _Writer(writer)
+        self._is_closed = False
+
+    @property
+    def server_changes(self) -> int:
+        return 0
+
+    @classmethod
+    async def open(cls, stores: SqliteFiles, *, has_locks: bool = True) -> SqliteDatabase:
+        """Bring the schema up to date and connect."""
+        shape = await asyncio.to_thread(prepare, stores)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            for number in range(READERS + 1):
+                opened.append(await connect(stores, read_only=number < READERS))  # noqa: PERF401 -- closed on failure
+            here = connect_here(stores)
+        except sqlite3.Error as error:
+            for connection in opened:
+                await connection.close()
+            raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
+        owners = OwnerLocks(stores.vault.parent) if has_locks else None
+        return cls(opened[:READERS], opened[READERS], here, owners=owners, fingerprint=fingerprint(shape))
+
+    @property
+    def is_pooled(self) -> bool:
+        return False
+
+    def now(self) -> int:
+        return int(time.time()) + self.clock_offset
+
+    def mark(self) -> object | None:
+        try:
+            return [self._here.execute(sql).fetchone()[0] for sql in VERSIONS]
+        except ERRORS:
+            return None  # closed, or somebody has the files for a moment: the read that follows says it
+
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
+        return self._writer.transaction(event_key=self.event_key)
+
+    async def perform(self, program: Program[T]) -> T:
+        return await self._writer.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        await self._writer.perform(appending(batch, key=self.event_key))
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
+        number = self._reading.index(min(self._reading))  # a long list does not hold up the short reads
+        self._reading[number] += 1
+        try:
+            found = await self._readers[number].execute_fetchall(sql, parameters)
+        except ERRORS as error:
+            raise refusal(error) from error
+        finally:
+            self._reading[number] -= 1
+        return rows_of(list(found))
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        rows = await self.fetch(sql, parameters)
+        return rows[0] if rows else None
+
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        """On the loop: a read by keys takes microseconds, the trip to a thread and back several times that."""
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
+        try:
+            return rows_of(self._here.execute(sql, parameters).fetchall())
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in TRANSIENT:
+                raise refusal(error) from error
+        except ERRORS as error:
+            raise refusal(error) from error
+        return await self.fetch(sql, parameters)  # somebody has the files for a moment: wait for them in a thread
+
+    async def hold_liveness(self, owner: str) -> None:
+        if self._is_closed:
+            raise StorageUnavailable("the database is closed")
+        if self._owners is not None:
+            self._owners.hold(owner)
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        return self._owners is not None and self._owners.is_gone(owner) is True
+
+    async def wipe(self) -> bool:
+        return await self._writer.wipe()
+
+    async def count_others(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._owners is not None:
+            self._owners.close()
+        self._here.close()
+        await self._writer.close()
+        for connection in (*self._readers, self._writing):
+            await connection.close()
