@@ -15,10 +15,10 @@ import uvloop
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
-from server.oauth.client_auth import secret_hash
+from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.oauth.tokens import mint
-from server.serving import Listener, tune
+from server.runtime.serving import Listener, tune
 from server.settings import load_settings
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind
@@ -94,7 +94,7 @@ async def main(port: int, data: Path, how_many: int) -> None:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", port))
         tune()
-        await Listener(build_app(deployment), listening).run()
+        await Listener(build_app(deployment), [listening]).run()
 
 
 if __name__ == "__main__":

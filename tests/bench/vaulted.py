@@ -16,7 +16,7 @@ import uvloop
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.oauth.tokens import mint
-from server.serving import Listener, tune
+from server.runtime.serving import Listener, tune
 from server.settings import load_settings
 from tests.bench import where
 from vault import clients, connections, delegations, grants, handles, users
@@ -100,7 +100,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", port))
         tune()
-        await Listener(build_app(deployment), listening).run()
+        await Listener(build_app(deployment), [listening]).run()
 
 
 if __name__ == "__main__":
