@@ -14,7 +14,7 @@ help:
 	@echo "make node         foreign clients for the suite (npm packages, Node from a wheel)"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
-	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
+	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
 	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"

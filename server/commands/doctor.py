@@ -78,7 +78,7 @@ async def _examined(setup: Setup) -> list[Finding]:
     try:
         settings = setup.settings()
     except SettingsRefused as refused:
-        return [problem("settings", str(refused), mend="docs/settings.md has every name and bound")]
+        return [problem("settings", str(refused), mend="docs/reference/settings.md has every name and bound")]
     data, config = setup.directory(), setup.config
     if config is None and (data / "config.toml").is_file():
         config = data / "config.toml"

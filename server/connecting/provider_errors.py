@@ -1,7 +1,7 @@
 """What each error of a provider means when an account is being connected, and who mends it how. Texts only.
 
 The first sentence is for the person at the browser; what the operator has to do names the exact value or command. An
-error that a provider shows on its own page never comes here: docs/troubleshooting.md has those.
+error that a provider shows on its own page never comes here: docs/operate/troubleshooting.md has those.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen
         return problem(
             check,
             f"the certificate at {url} has expired, or comes from nobody that this machine trusts",
-            mend="renew it at the proxy; an authority of your own is named in SSL_CERT_FILE (docs/proxy.md)",
+            mend="renew it at the proxy; name an authority of your own in SSL_CERT_FILE (docs/operate/tls-proxy.md)",
         )
     if health.failure == "host":
         host = urlsplit(url).hostname

@@ -1,7 +1,7 @@
 """What to write into an MCP client's configuration so that it reaches this vault. Pure; the files are `client_files`.
 
-The formats were read in the clients' own documentation on 2026-11-25 (docs/clients.md names the pages, and which of
-the clients were run).
+The formats were read in the clients' own documentation on 2026-11-25 (docs/guides/clients.md names the pages, and
+which of the clients were run).
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ async def test_in_words_every_line_has_its_verdict_and_its_mend_below(place: Pla
 
 async def test_settings_that_cannot_be_read(place: Place) -> None:
     configure(place, "prot = 1")
-    assert_problem(await examine(place, fails=True), "settings", "server.prot", "docs/settings.md")
+    assert_problem(await examine(place, fails=True), "settings", "server.prot", "docs/reference/settings.md")
     configure(place)
     assert (await examine(place))["settings"]["verdict"] == "ok"
 
@@ -386,7 +386,7 @@ async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeyp
     configure(place, public_url, 'trusted_proxies = ["127.0.0.1"]')
     assert (await examine(place))["proxy"]["verdict"] == "ok"
     configure(place, 'trusted_proxies = ["0.0.0.0/0"]')
-    assert_problem(await examine(place, fails=True), "settings", "trusted_proxies", "docs/settings.md")
+    assert_problem(await examine(place, fails=True), "settings", "trusted_proxies", "docs/reference/settings.md")
 
 
 @pytest.mark.parametrize("change", [{"client_secret": "wrong"}, {"client_id": "nobody"}])

@@ -153,7 +153,7 @@ async def test_what_nobody_can_be_asked_has_to_be_given(place: Place) -> None:
 
 
 async def test_the_walk_through_works_as_it_is_written(place: Place) -> None:
-    page = (Path(__file__).parent.parent.parent / "docs" / "add-a-provider.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent.parent / "docs" / "guides/add-a-provider.md").read_text(encoding="utf-8")
     blocks = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)]
     by_addresses = next(block for block in blocks if "--userinfo-url" in block)
     assert (await run(place, *shlex.split(by_addresses)[1:])).exit_code == 0

@@ -31,7 +31,9 @@ async def _get_and_install(home: Path, guide: Guide) -> Terminal:
     network = {name: value for name, value in os.environ.items() if name.startswith(_OF_THIS_MACHINE)}
     path = os.environ.get("PATH", "/usr/bin:/bin")
     window = Terminal(home.parent, empty_environment(home, path=path, more=network), home)
-    lines = guide.lines("quickstart.md", "1. See it work") + guide.lines("quickstart.md", "2. Install")
+    lines = guide.lines("get-started/quickstart.md", "1. See it work") + guide.lines(
+        "get-started/quickstart.md", "2. Install"
+    )
     for line in lines:
         began = time.monotonic()
         shown = await window.type(line.replace("REPOSITORY", str(ROOT)))

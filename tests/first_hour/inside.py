@@ -32,7 +32,7 @@ async def play(name: str, folder: Path, *, guide: Guide, home: Path, cwd: Path, 
     try:
         async with AsyncExitStack() as stack:
             there = await stack.enter_async_context(internet(folder))
-            # what docs/proxy.md says of an authority of one's own
+            # what docs/operate/tls-proxy.md says of an authority of one's own
             more = {"SSL_CERT_FILE": str(there.authority.authority), **slips.first_window}
             window = Terminal(folder, empty_environment(home, path=path, more=more), cwd)
             journey = Journey(guide, there, home, window, stack, slips, _step)

@@ -167,15 +167,15 @@ class Journey:
     # the ways
 
     async def on_this_machine(self) -> None:
-        """docs/quickstart.md, from its third section on."""
-        for line in self.guide.lines("quickstart.md", "3. Your own app at the provider"):
+        """docs/get-started/quickstart.md, from its third section on."""
+        for line in self.guide.lines("get-started/quickstart.md", "3. Your own app at the provider"):
             if line.split()[-1] in self.slips.providers:
                 await self.set_up(line)
         if self.slips.before_doctor is not None:
             await self.slips.before_doctor(self)
-        (line,) = self.guide.lines("quickstart.md", "4. Look for mistakes")
+        (line,) = self.guide.lines("get-started/quickstart.md", "4. Look for mistakes")
         await self.look(line)
-        (line,) = self.guide.lines("quickstart.md", "5. Tell your MCP client")
+        (line,) = self.guide.lines("get-started/quickstart.md", "5. Tell your MCP client")
         async with self.step(line):
             _worked("client-config", await self.other_window().type(line))
         entry = self.entry_of_claude_code()
@@ -198,16 +198,16 @@ class Journey:
             await self.use(client, follow)
 
     async def behind_a_proxy(self) -> None:
-        """docs/proxy.md, its section `The whole way`."""
-        look, slack, google, serve, again, config = self.guide.lines("proxy.md", "The whole way")
+        """docs/operate/tls-proxy.md, its section `The whole way`."""
+        look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", "The whole way")
         async with self.step(look):
             shown = await self.window.type(look)
             named = re.search(r"^ok +settings .*a settings file would be (\S+)$", shown.text, flags=re.MULTILINE)
             assert named is not None, shown.text
         async with self.step("write the settings file, start the proxy"):
-            block = self.guide.blocks("proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
+            block = self.guide.blocks("operate/tls-proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
             assert VAULT in block
-            agents = self.guide.blocks("proxy.md", "Agents", "toml")[0]
+            agents = self.guide.blocks("operate/tls-proxy.md", "Agents", "toml")[0]
             Path(named[1]).write_text(f"{self.slips.public_url(block)}\n{self.slips.agents(agents)}", encoding="utf-8")
             authority = self.internet.authority
             if self.slips.proxy_certificate is not None:

@@ -55,9 +55,11 @@ from tests.support.documented import (
 from tests.support.harness import running_vault
 from vault.refusals import VaultError
 
+SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulator and in examples
+
 
 def test_every_setting_is_described_with_its_variable_default_and_bounds() -> None:
-    rows = [row for one in sections(DOCS / "settings.md") for row in one.rows if "Setting" in row]
+    rows = [row for one in sections(DOCS / "reference/settings.md") for row in one.rows if "Setting" in row]
     written = {only(row["Setting"]): row for row in rows}
     real = {".".join(path): (path, field) for path, field in leaves(Settings)}
     assert set(written) == set(real)
@@ -83,12 +85,12 @@ def test_settings_can_be_given_by_the_variables_that_the_page_names(monkeypatch:
 
 
 def test_variables_that_are_no_settings_are_described() -> None:
-    rows = section(DOCS / "settings.md", "Settings").rows
+    rows = section(DOCS / "reference/settings.md", "Settings").rows
     assert {only(row["Variable"]) for row in rows} == OTHER_VARIABLES
 
 
 def test_every_command_is_described_with_its_arguments_and_options() -> None:
-    page = {one.title: one for one in sections(DOCS / "commands.md")}
+    page = {one.title: one for one in sections(DOCS / "reference/commands.md")}
     written = {title.strip("`") for title in page if title.startswith("`token-vault ")}
     real = {" ".join(["token-vault", words, *arguments_of(one)]): one for words, one in commands().items()}
     assert written == set(real)
@@ -105,7 +107,7 @@ def test_every_command_is_described_with_its_arguments_and_options() -> None:
 
 
 def test_the_options_that_every_command_has_are_described_once() -> None:
-    rows = section(DOCS / "commands.md", "Commands").rows
+    rows = section(DOCS / "reference/commands.md", "Commands").rows
     assert {only(row["Option"]) for row in rows} == COMMON
     assert all(set(options_of(command)) >= COMMON for command in commands().values())
 
@@ -148,7 +150,7 @@ def test_the_client_configuration_starts_what_exists_and_no_two_vaults_share_a_p
 
 
 async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None:
-    page = DOCS / "endpoints.md"
+    page = DOCS / "reference/endpoints.md"
     written = {
         title: {
             only(row["Path"]): set(row["Methods"].split(", ")) for row in section(page, title).rows if "Path" in row
@@ -178,13 +180,13 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
 def test_token_scopes_are_described() -> None:
     from server.oauth.rules import SCOPES
 
-    rows = section(DOCS / "endpoints.md", "Authorization server").rows
+    rows = section(DOCS / "reference/endpoints.md", "Authorization server").rows
     assert {only(row["Token scope"]) for row in rows if "Token scope" in row} == SCOPES
 
 
 def test_every_tool_is_described_with_scopes_annotations_arguments_and_result() -> None:
     specs = {spec.name: spec for spec in (*builtin_tools(), connections_tool.SPEC)}
-    page = {one.title.strip("`"): one for one in sections(DOCS / "tools.md") if one.title.startswith("`")}
+    page = {one.title.strip("`"): one for one in sections(DOCS / "reference/tools.md") if one.title.startswith("`")}
     assert list(page) == list(specs)
     for name, spec in specs.items():
         text, schema = page[name].text, dict[str, Any](spec.input_schema)
@@ -203,7 +205,7 @@ def test_every_tool_is_described_with_scopes_annotations_arguments_and_result() 
             assert rows[argument]["Default"] == ("" if is_required else f"`{json.dumps(about.get('default', []))}`")
             assert rows[argument]["Meaning"] == about["description"], f"{name} {argument}"
         assert result_of(spec) in text, name
-    assert META_KEY in section(DOCS / "tools.md", "Tools").text
+    assert META_KEY in section(DOCS / "reference/tools.md", "Tools").text
 
 
 def test_every_refusal_of_the_vault_is_described() -> None:
@@ -265,12 +267,31 @@ def test_every_relative_link_leads_somewhere() -> None:
                 continue
             file, _, part = target.partition("#")
             found = (path.parent / file).resolve() if file else path
-            assert found.is_file(), f"{path.name}: {target}"
+            assert found.is_file(), f"{path.relative_to(ROOT)}: {target}"
             if part:
-                assert part in {anchor(one.title) for one in sections(found)}, f"{path.name}: {target}"
+                assert part in {anchor(one.title) for one in sections(found)}, f"{path.relative_to(ROOT)}: {target}"
 
 
 def test_every_file_that_the_documentation_names_exists() -> None:
     for path in PAGES:
         for name in re.findall(r"`((?:server|vault|providers|tests|docs)/[\w./]+)`", path.read_text(encoding="utf-8")):
-            assert (ROOT / name).exists(), f"{path.name}: {name}"
+            is_pattern = "NNNN" in name or "NAME" in name
+            assert is_pattern or (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_every_page_that_the_sources_name_exists() -> None:
+    files = [*ROOT.glob("*"), *(ROOT / ".github").rglob("*"), *(ROOT / ".ci").rglob("*")]
+    for folder in ("server", "vault", "providers", "tests"):
+        files += (ROOT / folder).rglob("*.py")
+    for path in files:
+        if path.is_file() and path.suffix in {"", ".md", ".py", ".toml", ".txt", ".yml"}:
+            for name in re.findall(r"(?<![\w./-])docs/[a-z-]+(?:/[\w-]+)*\.md", path.read_text(encoding="utf-8")):
+                assert name in SIMULATED or (ROOT / name).is_file(), f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    for path in DOCS.rglob("*.md"):
+        name = path.relative_to(DOCS).as_posix()
+        if path.parent.name not in {"examples", "decisions"} and name != "README.md":
+            assert f"]({name})" in index, name

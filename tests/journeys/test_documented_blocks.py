@@ -17,7 +17,7 @@ import pytest
 from server.settings import Settings, SettingsRefused, load_settings
 from tests.support.documented import DOCS, ROOT, leaves, lines_to_type
 
-PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # what is neither ours nor make's, and the test that runs it as it stands on the page
 RUN_BY = {
     "git clone REPOSITORY token-vault": "tests/first_hour/__main__.py",
@@ -29,28 +29,32 @@ RUN_BY = {
 # blocks that are no commands of ours and no settings: what they are, and the test that compares or runs them
 OTHERS = {
     ("README.md", "text"): "tests/mcp/test_mcp_journeys.py",
-    ("api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
-    ("proxy.md", "text"): "tests/journeys/test_guides_of_providers.py",
-    ("speed.md", "text"): "tests/bench/__main__.py",
-    ("operations.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
-    ("operations.md", "yaml"): "tests/ha/pieces.py",
-    ("operations.md", "haproxy"): "tests/ha/pieces.py",
-    ("operations.md", "ini"): "tests/ha/pieces.py",
-    ("proxy.md", ""): "written from the manuals of Caddy and nginx, and said there",
-    ("register.md", "bash"): "tests/journeys/test_register_page.py",
-    ("example-slack-sdk.md", "python"): "tests/journeys/test_examples.py",
-    ("example-google-api-python-client.md", "python"): "tests/journeys/test_examples.py",
-    ("example-pygithub.md", "python"): "tests/journeys/test_examples.py",
-    ("example-octokit.md", "js"): "tests/journeys/test_examples.py",
-    ("example-langgraph.md", "python"): "tests/journeys/test_examples.py",
-    ("example-node-backend.md", "js"): "tests/journeys/test_examples.py",
-    ("example-oauth4webapi.md", "js"): "tests/journeys/test_examples.py",
-    ("example-browser.md", "js"): "tests/journeys/test_examples.py",
+    ("docs/guides/api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
+    ("docs/operate/tls-proxy.md", "text"): "tests/journeys/test_guides_of_providers.py",
+    ("docs/evidence/speed.md", "text"): "tests/bench/__main__.py",
+    ("docs/operate/operations.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
+    ("docs/operate/operations.md", "yaml"): "tests/ha/pieces.py",
+    ("docs/operate/operations.md", "haproxy"): "tests/ha/pieces.py",
+    ("docs/operate/operations.md", "ini"): "tests/ha/pieces.py",
+    ("docs/operate/tls-proxy.md", ""): "written from the manuals of Caddy and nginx, and said there",
+    ("docs/guides/register.md", "bash"): "tests/journeys/test_register_page.py",
+    ("docs/guides/examples/slack-sdk.md", "python"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/google-api-python-client.md", "python"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/pygithub.md", "python"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/octokit.md", "js"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/langgraph.md", "python"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/node-backend.md", "js"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/oauth4webapi.md", "js"): "tests/journeys/test_examples.py",
+    ("docs/guides/examples/browser.md", "js"): "tests/journeys/test_examples.py",
 }
 
 
-FILES = {"add-a-provider.md", "providers.md", "stock-trade.md", "tools.md"}  # show provider and tool files, too
-CURL = {"exchange.md": "tests/journeys/test_exchange_guide.py"}  # the pages whose blocks of `curl` are run there
+FILES = {
+    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/providers", "guides/own-api", "reference/tools")
+}  # show provider and tool files, too
+CURL = {
+    "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py"
+}  # the pages whose blocks of `curl` are run there
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def blocks() -> Iterator[Block]:
     for path in PAGES_WITH_BLOCKS:
         text = path.read_text(encoding="utf-8")
         for kind, body in re.findall(r"^ *```([a-z]*)\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL):
-            yield Block(path.name, kind, body)
+            yield Block(path.relative_to(ROOT).as_posix(), kind, body)
 
 
 def test_no_block_has_a_kind_that_nobody_looks_at() -> None:
@@ -120,4 +124,4 @@ def test_every_setting_that_any_page_names_exists() -> None:
             if span.split(".")[0] not in Settings.model_fields or is_file or is_event:
                 continue
             name = re.sub(r"^(providers|sign_in\.openid)\.[A-Za-z-]+(?=\.|$)", r"\1.NAME", span)
-            assert name in real | sections, f"{page.name}: {span}"
+            assert name in real | sections, f"{page.relative_to(ROOT)}: {span}"

@@ -29,6 +29,7 @@ from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.mcp_room import Agent, Room
 from tests.support.proxy_room import HOUR, Proxied, issue
 
+EXAMPLES = DOCS / "guides" / "examples"
 CHANNEL = "C0SBGENERAL"
 PATIENCE = 60.0  # seconds for one example
 CALENDAR = "https://www.googleapis.com/auth/calendar.events"
@@ -40,18 +41,16 @@ GITHUB = frozenset({"metadata:read", "issues:write", "pull_requests:write"})
 
 def example(title: str, *, language: str) -> str:
     """The code of an example, as a reader copies it."""
-    texts = [page.read_text(encoding="utf-8") for page in DOCS.glob("example-*.md")]
+    texts = [page.read_text(encoding="utf-8") for page in EXAMPLES.glob("[a-z]*.md")]
     (text,) = [text for text in texts if text.startswith(f"# {title}\n")]
     (code,) = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return code
 
 
 def test_every_page_with_an_example_is_listed_and_run() -> None:
-    pages = {page.name: page.read_text(encoding="utf-8") for page in DOCS.glob("example-*.md")}
+    pages = {page.name: page.read_text(encoding="utf-8") for page in EXAMPLES.glob("[a-z]*.md")}
     here = Path(__file__).read_text(encoding="utf-8")
-    listed = dict(
-        re.findall(r"^\| \[(.+)\]\((example-.+\.md)\)", (DOCS / "examples.md").read_text("utf-8"), re.MULTILINE)
-    )
+    listed = dict(re.findall(r"^\| \[(.+)\]\((.+\.md)\)", (EXAMPLES / "README.md").read_text("utf-8"), re.MULTILINE))
     assert {name: title for title, name in listed.items()} == {
         name: text.partition("\n")[0].removeprefix("# ") for name, text in pages.items()
     }

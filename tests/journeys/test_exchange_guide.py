@@ -17,7 +17,7 @@ from tests.support.documented import DOCS, section
 from tests.support.exchange_room import API, SECRET, ExchangeRoom
 from tests.support.mcp_room import room
 
-PAGE = DOCS / "exchange.md"
+PAGE = DOCS / "guides/token-exchange.md"
 
 
 def curl_lines() -> list[str]:

@@ -21,7 +21,7 @@ from tests.support.documented import DOCS, leaves, section
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 
-GUIDES = ("slack.md", "google.md", "proxy.md")
+GUIDES = ("get-started/slack.md", "get-started/google.md", "operate/tls-proxy.md")
 IDS = {"slack": "1234567890.1234567890", "google": "1234-abcd.apps.googleusercontent.com"}
 
 
@@ -83,7 +83,7 @@ async def desk(tmp_path: Path, prepared_data: Path) -> AsyncGenerator[Desk]:
 
 
 async def test_the_slack_guide_leads_to_a_connection_on_this_machine(desk: Desk) -> None:
-    asked, scripted, serve, connect = _lines("slack.md", "On this machine")
+    asked, scripted, serve, connect = _lines("get-started/slack.md", "On this machine")
     assert asked == "token-vault providers setup slack"
     shown = await desk.follow(f"{asked} --show", ids={})
     redirect = f"{desk.place.url}/connect/callback/slack"
@@ -102,21 +102,21 @@ async def test_the_slack_guide_leads_to_a_connection_on_this_machine(desk: Desk)
 
 async def test_the_slack_guide_with_an_https_address_writes_what_it_says_and_takes_it_back(desk: Desk) -> None:
     config = desk.place.data / "config.toml"
-    (with_address,) = (block for block in _blocks("slack.md", "toml") if "public_url" in block)
+    (with_address,) = (block for block in _blocks("get-started/slack.md", "toml") if "public_url" in block)
     config.write_text(with_address, encoding="utf-8")
     before = config.read_bytes()
-    (line,) = _lines("slack.md", "With an https address")
+    (line,) = _lines("get-started/slack.md", "With an https address")
     await desk.follow(line, ids={}, secret="the-secret-of-the-test")
-    (written,) = (block for block in _blocks("slack.md", "toml") if "[providers.slack]" in block)
+    (written,) = (block for block in _blocks("get-started/slack.md", "toml") if "[providers.slack]" in block)
     expected = written.replace("/path/to/data/", f"{desk.place.data}/")
     assert config.read_text(encoding="utf-8") == before.decode() + "\n" + expected
-    (undo,) = _lines("slack.md", "What is written")
+    (undo,) = _lines("get-started/slack.md", "What is written")
     await desk.follow(undo, ids={})
     assert config.read_bytes() == before
 
 
 async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(desk: Desk) -> None:
-    asked, scripted, serve, connect = _lines("google.md", "Steps")
+    asked, scripted, serve, connect = _lines("get-started/google.md", "Steps")
     assert asked == "token-vault providers setup google"
     shown = await desk.follow(f"{asked} --show", ids={})
     redirect = f"{desk.place.url}/connect/callback/google"
@@ -124,7 +124,7 @@ async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(des
     desk.simulator.control("client", redirect_uris=[redirect])
     ids = {IDS["google"]: "sandbox-client"}
     await desk.follow(scripted, ids=ids, secret="sandbox-secret")
-    (written,) = (block for block in _blocks("google.md", "toml") if "[providers.google]" in block)
+    (written,) = (block for block in _blocks("get-started/google.md", "toml") if "[providers.google]" in block)
     section_now = load_settings(data=desk.place.data).providers["google"]
     for line in (
         written.replace("/path/to/data/", f"{desk.place.data}/").replace(IDS["google"], "sandbox-client").splitlines()
@@ -136,10 +136,10 @@ async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(des
         link = (await desk.follow(connect, ids={})).strip()
         await desk.connect(link, says="Google is connected")
     assert '"status": "expiring"' in (await run(desk.place, "connections", "list", "--json")).stdout
-    (publish,) = _lines("google.md", "Seven days")
+    (publish,) = _lines("get-started/google.md", "Seven days")
     await desk.follow(publish, ids=ids, secret="sandbox-secret")
     assert not load_settings(data=desk.place.data).providers["google"].testing
-    (undo,) = _lines("google.md", "What is written")
+    (undo,) = _lines("get-started/google.md", "What is written")
     await desk.follow(undo, ids={})
     assert load_settings(data=desk.place.data).providers["google"].client_id is None
 
@@ -161,12 +161,12 @@ def test_every_setting_that_a_guide_names_exists(page: str) -> None:
     named = {span.split(" = ")[0] for span in re.findall(r"`([^`\n]*)`", text)}
     found = {name for name in named if name.split(".")[0] in Settings.model_fields and "." in name}
     assert {re.sub(r"^providers\.[a-z]+\.", "providers.NAME.", name) for name in found} <= real
-    assert found or page == "google.md"
+    assert found or page == "get-started/google.md"
 
 
 @pytest.mark.parametrize("provider", GUIDED)
 def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
-    rows = section(DOCS / f"{provider}.md", f"When {provider.title()} says no").rows
+    rows = section(DOCS / f"get-started/{provider}.md", f"When {provider.title()} says no").rows
     column = f"{provider.title()} says"
     named = {code for row in rows for code in re.findall(r"`([^`]+)`", row[column])}
     ended = {"invalid_refresh_token", "accessNotConfigured", "SERVICE_DISABLED"}
@@ -176,7 +176,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
 
 
 def test_the_line_of_the_proxy_guide_about_a_move_is_the_one_that_is_said() -> None:
-    (example,) = _blocks("proxy.md", "text")
+    (example,) = _blocks("operate/tls-proxy.md", "text")
     source = (DOCS.parent / "server" / "lifecycle" / "moved.py").read_text(encoding="utf-8")
     assert "The public URL was {before} and is {now} now: update the redirect at" in source
     assert re.fullmatch(

@@ -9,7 +9,7 @@ from providers.definitions.model import Provider
 from tests.support.documented import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
-PAGE = (ROOT / "docs" / "narrowing.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "concepts/narrowing.md").read_text(encoding="utf-8")
 EVERYTHING = load_catalog().everything()
 _WAYS = {Downscope.REFRESH_SCOPE: "on refresh", Downscope.NATIVE: "scoped token", Downscope.EXCHANGE: "RFC 8693"}
 

@@ -1,4 +1,4 @@
-"""docs/register.md, word by word: each way to register is copied out of the page, run, and leads to a working token."""
+"""docs/guides/register.md, word by word: each way to register is copied from the page, run, and leads to a token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import unavailable
 from tests.support.harness import PASSWORD, serving
 from tests.support.oauth_world import World, listening_socket, vault_with
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "register.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "guides/register.md").read_text(encoding="utf-8")
 
 
 def block(title: str, language: str) -> str:

@@ -24,7 +24,7 @@ from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 
-PAGE = (DOCS / "stock-trade.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "guides/own-api.md").read_text(encoding="utf-8")
 FILES = {"brokerage.toml": EXAMPLES / "providers", "stock_trade.toml": EXAMPLES / "tools"}
 
 

@@ -17,7 +17,7 @@ from tests.support.mcp_room import Room
 from tests.support.processes import Place, free_port
 from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
 
-PAGE = (DOCS / "add-a-provider.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "guides/add-a-provider.md").read_text(encoding="utf-8")
 SCOPES = frozenset({"tickets.read", "tickets.write"})
 
 

@@ -121,7 +121,7 @@ def described(provider: Provider) -> str:
 
 
 def test_the_page_of_all_services_shows_what_the_files_say() -> None:
-    page = (SHELF.parent.parent / "docs" / "services.md").read_text(encoding="utf-8")
+    page = (SHELF.parent.parent / "docs" / "reference/services.md").read_text(encoding="utf-8")
     head = "| Service | Name here, and others for parts of it | Refresh tokens | Narrowing | Asks for | Facts |\n"
     table = "\n".join(described(provider) for provider in EVERYTHING)
     assert page.partition(head)[2].partition("\n\n")[0] == f"| --- | --- | --- | --- | --- | --- |\n{table}"

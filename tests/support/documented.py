@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 
 
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "vault").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "vault").glob("*.md")])
 
 
 COMMON = {"--config", "--data", "--json"}
@@ -160,7 +160,7 @@ def options_of(command: Any) -> dict[str, Any]:
 
 def lines_to_type() -> Iterator[tuple[str, list[str]]]:
     """Command lines of ours in code blocks and in running text."""
-    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
         spans = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
@@ -219,7 +219,7 @@ def calls(module: str, *names: str) -> Iterator[ast.Call]:
 
 
 def written_codes(title: str) -> set[str]:
-    return {only(row["Code"]) for row in section(DOCS / "errors.md", title).rows}
+    return {only(row["Code"]) for row in section(DOCS / "reference/errors.md", title).rows}
 
 
 def oauth_codes() -> tuple[set[str], set[str]]:

@@ -10,13 +10,13 @@ from providers.tools import declarations
 from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "toolset.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference/toolset.md"
 _HEAD = """# Declared tools
 
 Tools that come with the program as TOML files (`providers/toolset`), beside the built-in ones in [tools](tools.md).
 Those of Slack and Google are always there, those of other providers when the provider is set up. Which of them agents
 are offered: [`[tools]`](settings.md#tools). This page is written from the files. What each was tested against is said
-in [providers](providers.md).
+in [providers](../evidence/tested-against.md).
 """
 
 
