@@ -1,4 +1,4 @@
-"""The tools that ship with the program."""
+"""The tools that are written in Python and ship with the program."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ from providers.tools.spec import ToolSpec
 
 
 def builtin_tools() -> tuple[ToolSpec, ...]:
-    """Every provider tool, in the one fixed order in which clients see them."""
+    """Every one of them, in the one fixed order in which clients see them: module by module, as written there."""
     from providers.tools import facebook, gmail, google_calendar, google_drive, google_free_time, slack
 
-    return (
-        *slack.TOOLS,
-        *google_calendar.TOOLS,
-        *google_free_time.TOOLS,
-        *gmail.TOOLS,
-        *google_drive.TOOLS,
-        *facebook.TOOLS,
-    )
+    modules = (slack, google_calendar, google_free_time, gmail, google_drive, facebook)
+    return tuple(found for module in modules for found in vars(module).values() if isinstance(found, ToolSpec))

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from providers.outbound.json_values import is_array, is_object
+from providers.tools.spec import Effect
 
 BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
@@ -115,7 +116,7 @@ class Tool(_Part):
     title: Annotated[str, StringConstraints(min_length=1, max_length=80)]
     description: Text
     scopes: frozenset[str] = Field(min_length=1)
-    effect: Literal["read", "create", "update", "delete"]
+    effect: Effect
     approval: bool = False  # the person is asked each time
     request: Request
     arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])

@@ -50,13 +50,10 @@ def tool_of(declared: Tool, provider: Provider, *, source: Path) -> ToolSpec:
         description=declared.description,
         provider=provider.name,
         scopes=declared.scopes,
+        effect=declared.effect,
         input=_input_model(declared),
         output=runner.output,
-        read_only=declared.effect == "read",
-        destructive=declared.effect in {"update", "delete"},
-        idempotent=declared.effect != "create",
         call=runner.call,
-        text=runner.text,
         approval=declared.approval,
     )
 
@@ -157,11 +154,8 @@ def _output_type(output: Output) -> Any:
             return list[str]
 
 
-def _output_model(name: str, fields: Mapping[str, Output]) -> type[BaseModel]:
-    made: dict[str, Any] = {
-        field: (_output_type(output), Field(description=output.description)) for field, output in fields.items()
-    }
-    return create_model(name, __base__=ToolOutput, **made)
+def _output_fields(fields: Mapping[str, Output]) -> dict[str, Any]:
+    return {field: (_output_type(output), Field(description=output.description)) for field, output in fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +175,23 @@ class _Runner:
         self._template = declared.request.path
         for name in declared.request.placeholders:
             self._template = self._template.replace(f"{{{name}}}", "{}")
-        fields = declared.result.fields
-        self._item = _output_model(f"{declared.name}_{'item' if declared.result.items else 'output'}", fields)
+        in_words = self._in_words
+
+        class Readable(ToolOutput):
+            def __str__(self) -> str:
+                return in_words(self)
+
+        fields = _output_fields(declared.result.fields)
         if declared.result.items is None:
-            self.output = self._item
+            self._item = self.output = create_model(f"{declared.name}_output", __base__=Readable, **fields)
         else:
+            self._item = create_model(f"{declared.name}_item", __base__=ToolOutput, **fields)
             listed: dict[str, Any] = {
                 "items": (list[self._item], Field()),
                 "next_cursor": (str | None, Field(description="Pass it as `cursor` to go on, if there is one")),
                 "is_cut": (bool, Field(description="Whether items were left out for size")),
             }
-            self.output = create_model(f"{declared.name}_output", __base__=ToolOutput, **listed)
+            self.output = create_model(f"{declared.name}_output", __base__=Readable, **listed)
 
     async def call(self, api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
         request = self._tool.request
@@ -252,7 +252,7 @@ class _Runner:
     def _values(self, item: Mapping[str, object]) -> dict[str, object]:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
 
-    def text(self, output: BaseModel) -> str:
+    def _in_words(self, output: BaseModel) -> str:
         """A readable form: what the provider gave stands in quotation marks, below a line that says what it is."""
         result = self._tool.result
         if result.items is None:

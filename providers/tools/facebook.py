@@ -14,25 +14,12 @@ from pydantic import Field, model_validator
 from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quoted
 from providers.outbound.json_values import at, is_array, objects_at, text_at
-from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.arguments import Cursor
+from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
+from providers.tools.tool import tool
 
 _CREATE: Final = "CREATE_CONTENT"
 PageId = Annotated[str, Field(pattern=r"^[0-9]{5,25}$", max_length=25)]
-
-
-class PagesInput(ToolInput):
-    """Arguments of facebook_pages."""
-
-    limit: Annotated[int, Field(default=25, ge=1, le=100, description="How many Pages at most")]
-    cursor: Annotated[
-        str | None,
-        Field(
-            default=None,
-            min_length=1,
-            max_length=500,
-            description="`next_cursor` of an earlier answer, to go on from there",
-        ),
-    ]
 
 
 class Page(ToolOutput):
@@ -49,6 +36,17 @@ class PagesOutput(ToolOutput):
 
     pages: list[Page]
     next_cursor: str | None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{quoted(one.name)} (id {one.id}){'' if one.can_post else ', the person may not post there'}"
+            for one in self.pages
+        ]
+        head = (
+            f"{len(lines)} Pages. {UNTRUSTED}" if lines else "The person has no Page, or has not let this app see one."
+        )
+        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        return "\n".join([head, *lines, *more])
 
 
 class PostInput(ToolInput):
@@ -76,12 +74,20 @@ class PostOutput(ToolOutput):
     id: str
     link: str
 
+    def __str__(self) -> str:
+        return f"Posted: {self.link}"
 
-async def facebook_pages(api: UpstreamAPI, arguments: PagesInput, progress: Progress) -> PagesOutput:
-    """One page of Pages."""
-    params: dict[str, str | int | bool] = {"fields": "id,name,category,tasks", "limit": arguments.limit}
-    if arguments.cursor is not None:
-        params["after"] = arguments.cursor
+
+@tool("facebook", title="List Facebook Pages", scopes={"pages_show_list"}, effect="read")
+async def facebook_pages(
+    api: UpstreamAPI,
+    limit: Annotated[int, Field(ge=1, le=100, description="How many Pages at most")] = 25,
+    cursor: Cursor = None,
+) -> PagesOutput:
+    """List the Facebook Pages on which the person can do something, and whether they may post there."""
+    params: dict[str, str | int | bool] = {"fields": "id,name,category,tasks", "limit": limit}
+    if cursor is not None:
+        params["after"] = cursor
     answer = await api.get("main", "/me/accounts", params=params)
     pages: list[Page] = []
     for item in objects_at(answer, "data"):
@@ -98,8 +104,16 @@ async def facebook_pages(api: UpstreamAPI, arguments: PagesInput, progress: Prog
     return PagesOutput(pages=pages, next_cursor=as_id(following, limit=500) or None)
 
 
-async def facebook_post(api: UpstreamAPI, arguments: PostInput, progress: Progress) -> PostOutput:
-    """Ask for the Page's token, then post as the Page."""
+@tool(
+    "facebook",
+    title="Post on a Facebook Page",
+    scopes={"pages_manage_posts", "pages_read_engagement", "pages_show_list"},
+    effect="create",
+)
+async def facebook_post(api: UpstreamAPI, arguments: PostInput) -> PostOutput:
+    """Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling again: a
+    repeated call posts again.
+    """
     page = await api.get("main", "/{}", segments=[arguments.page], params={"fields": "access_token"})
     token = text_at(page, "access_token")
     if token is None:
@@ -112,50 +126,3 @@ async def facebook_post(api: UpstreamAPI, arguments: PostInput, progress: Progre
     answer = await api.acting_with(token).post("main", "/{}/feed", segments=[arguments.page], body=body)
     identifier = as_id(text_at(answer, "id"), limit=60)
     return PostOutput(id=identifier, link=f"https://www.facebook.com/{identifier}")
-
-
-def _pages_text(output: PagesOutput) -> str:
-    lines = [
-        f"{quoted(one.name)} (id {one.id}){'' if one.can_post else ', the person may not post there'}"
-        for one in output.pages
-    ]
-    head = f"{len(lines)} Pages. {UNTRUSTED}" if lines else "The person has no Page, or has not let this app see one."
-    more = ["There is more: call again with `cursor`."] if output.next_cursor else []
-    return "\n".join([head, *lines, *more])
-
-
-def _post_text(output: PostOutput) -> str:
-    return f"Posted: {output.link}"
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="facebook_pages",
-        title="List Facebook Pages",
-        description="List the Facebook Pages on which the person can do something, and whether they may post there.",
-        provider="facebook",
-        scopes=frozenset({"pages_show_list"}),
-        input=PagesInput,
-        output=PagesOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(PagesInput, facebook_pages),
-        text=typed_text(PagesOutput, _pages_text),
-    ),
-    ToolSpec(
-        name="facebook_post",
-        title="Post on a Facebook Page",
-        description="Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling "
-        "again: a repeated call posts again.",
-        provider="facebook",
-        scopes=frozenset({"pages_manage_posts", "pages_read_engagement", "pages_show_list"}),
-        input=PostInput,
-        output=PostOutput,
-        read_only=False,
-        destructive=False,
-        idempotent=False,
-        call=typed_call(PostInput, facebook_post),
-        text=typed_text(PostOutput, _post_text),
-    ),
-)

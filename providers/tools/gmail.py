@@ -17,8 +17,10 @@ from pydantic import Field, model_validator
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quoted
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
+from providers.tools.arguments import Address, Cursor
 from providers.tools.mail_text import Attachment, attachments, composed, header, readable
-from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
+from providers.tools.tool import tool
 
 READ: Final = "https://www.googleapis.com/auth/gmail.readonly"
 COMPOSE: Final = "https://www.googleapis.com/auth/gmail.compose"
@@ -26,30 +28,6 @@ SEND: Final = "https://www.googleapis.com/auth/gmail.send"
 _AT_ONCE: Final = 4  # messages read at the same time
 _ME: Final = "/users/me"
 MessageId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", max_length=64)]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$", max_length=254)]
-
-
-class SearchInput(ToolInput):
-    """Arguments of gmail_search."""
-
-    query: Annotated[
-        str,
-        Field(
-            default="",
-            max_length=500,
-            description="In Gmail's search language, such as `from:bob newer_than:7d`; empty: the newest mail",
-        ),
-    ]
-    limit: Annotated[int, Field(default=10, ge=1, le=25, description="How many messages at most, newest first")]
-    cursor: Annotated[
-        str | None,
-        Field(
-            default=None,
-            min_length=1,
-            max_length=500,
-            description="`next_cursor` of an earlier answer, to go on from there",
-        ),
-    ]
 
 
 class FoundMessage(ToolOutput):
@@ -71,12 +49,16 @@ class SearchOutput(ToolOutput):
     next_cursor: str | None
     left_out: int
 
-
-class ReadInput(ToolInput):
-    """Arguments of gmail_read."""
-
-    message: Annotated[MessageId, Field(description="Id of the message; gmail_search shows it")]
-    characters: Annotated[int, Field(default=8000, ge=200, le=30_000, description="How much of its text at most")]
+    def __str__(self) -> str:
+        lines = [
+            f"{one.date or 'no date'} {quoted(one.sender)}: {quoted(one.subject)} {quoted(one.snippet)}"
+            f"{', unread' if one.unread else ''} (id {one.id})"
+            for one in self.messages
+        ]
+        head = f"{len(lines)} messages. {UNTRUSTED}" if lines else "No message was found."
+        rest = [f"{self.left_out} more could not be looked at just now."] if self.left_out else []
+        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        return "\n".join([head, *lines, *rest, *more])
 
 
 class ReadOutput(ToolOutput):
@@ -94,6 +76,19 @@ class ReadOutput(ToolOutput):
     text: str
     is_cut: bool
     attachments: list[Attachment]
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{quoted(one.name)} ({one.type}, {one.size} bytes)" for one in self.attachments)
+        return "\n".join(
+            [
+                UNTRUSTED,
+                f"From {quoted(self.sender)} to {quoted(self.to)}, {self.date or 'no date'}",
+                f"Subject: {quoted(self.subject)}",
+                *([f"Attachments: {names}"] if names else []),
+                quoted(self.text),
+                *(["The text goes on: raise `characters`."] if self.is_cut else []),
+            ]
+        )
 
 
 class WriteInput(ToolInput):
@@ -136,6 +131,9 @@ class DraftOutput(ToolOutput):
     message: str
     thread_id: str
 
+    def __str__(self) -> str:
+        return f"Wrote the draft {self.id} (thread {self.thread_id}). It is sent by the person, in Gmail."
+
 
 class SendOutput(ToolOutput):
     """The message that was sent."""
@@ -143,14 +141,29 @@ class SendOutput(ToolOutput):
     id: str
     thread_id: str
 
+    def __str__(self) -> str:
+        return f"Sent (id {self.id}, thread {self.thread_id})."
 
-async def gmail_search(api: UpstreamAPI, arguments: SearchInput, progress: Progress) -> SearchOutput:
-    """One page of ids, and the head of each message."""
-    params: dict[str, str | int | bool] = {"maxResults": arguments.limit}
-    if arguments.query:
-        params["q"] = arguments.query
-    if arguments.cursor is not None:
-        params["pageToken"] = arguments.cursor
+
+@tool("google", title="Search mail", scopes={READ}, effect="read")
+async def gmail_search(
+    api: UpstreamAPI,
+    query: Annotated[
+        str,
+        Field(
+            max_length=500,
+            description="In Gmail's search language, such as `from:bob newer_than:7d`; empty: the newest mail",
+        ),
+    ] = "",
+    limit: Annotated[int, Field(ge=1, le=25, description="How many messages at most, newest first")] = 10,
+    cursor: Cursor = None,
+) -> SearchOutput:
+    """Search the person's Gmail, newest first: subject, sender, time and the beginning of each message."""
+    params: dict[str, str | int | bool] = {"maxResults": limit}
+    if query:
+        params["q"] = query
+    if cursor is not None:
+        params["pageToken"] = cursor
     answer = await api.get("gmail", f"{_ME}/messages", params=params)
     ids = [identifier for one in objects_at(answer, "messages") if (identifier := text_at(one, "id")) is not None]
     free = asyncio.Semaphore(_AT_ONCE)
@@ -179,8 +192,8 @@ async def gmail_search(api: UpstreamAPI, arguments: SearchInput, progress: Progr
     messages = [one for one in heads if one is not None]
     if busy and not messages:
         raise busy[0]
-    cursor = as_id(text_at(answer, "nextPageToken"), limit=500) or None
-    return SearchOutput(messages=messages, next_cursor=cursor, left_out=len(ids) - len(messages))
+    following = as_id(text_at(answer, "nextPageToken"), limit=500) or None
+    return SearchOutput(messages=messages, next_cursor=following, left_out=len(ids) - len(messages))
 
 
 def _found(item: Mapping[str, object]) -> FoundMessage:
@@ -208,9 +221,14 @@ def _labels(item: Mapping[str, object]) -> list[str]:
     return [as_id(one, limit=60) for one in found if isinstance(one, str)][:30] if is_array(found) else []
 
 
-async def gmail_read(api: UpstreamAPI, arguments: ReadInput, progress: Progress) -> ReadOutput:
-    """One message as text."""
-    item = await api.get("gmail", f"{_ME}/messages/{{}}", segments=[arguments.message], params={"format": "full"})
+@tool("google", title="Read a mail", scopes={READ}, effect="read")
+async def gmail_read(
+    api: UpstreamAPI,
+    message: Annotated[MessageId, Field(description="Id of the message; gmail_search shows it")],
+    characters: Annotated[int, Field(ge=200, le=30_000, description="How much of its text at most")] = 8000,
+) -> ReadOutput:
+    """Read one message of the person's Gmail as text, with the names of its attachments."""
+    item = await api.get("gmail", f"{_ME}/messages/{{}}", segments=[message], params={"format": "full"})
     payload = at(item, "payload")
     text = readable(payload)
     return ReadOutput(
@@ -223,8 +241,8 @@ async def gmail_read(api: UpstreamAPI, arguments: ReadInput, progress: Progress)
         cc=as_data(header(item, "Cc"), limit=1000) or None,
         date=_date(item),
         labels=_labels(item),
-        text=as_data(text, limit=arguments.characters),
-        is_cut=len(text) > arguments.characters,
+        text=as_data(text, limit=characters),
+        is_cut=len(text) > characters,
         attachments=attachments(payload)[:50],
     )
 
@@ -242,8 +260,9 @@ def _written(arguments: WriteInput) -> dict[str, object]:
     return message if arguments.thread_id is None else {**message, "threadId": arguments.thread_id}
 
 
-async def gmail_draft(api: UpstreamAPI, arguments: WriteInput, progress: Progress) -> DraftOutput:
-    """Write a draft."""
+@tool("google", title="Write a draft", scopes={COMPOSE}, effect="create")
+async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
+    """Write a draft into the person's Gmail; the person sends it. A repeated call writes a second one."""
     answer = await api.post("gmail", f"{_ME}/drafts", body={"message": _written(arguments)})
     return DraftOutput(
         id=as_id(text_at(answer, "id"), limit=64),
@@ -252,101 +271,8 @@ async def gmail_draft(api: UpstreamAPI, arguments: WriteInput, progress: Progres
     )
 
 
-async def gmail_send(api: UpstreamAPI, arguments: WriteInput, progress: Progress) -> SendOutput:
-    """Send a message."""
+@tool("google", title="Send a mail", scopes={SEND}, effect="create")
+async def gmail_send(api: UpstreamAPI, arguments: WriteInput) -> SendOutput:
+    """Send a mail in the person's name. Not undone by calling again: a repeated call sends it again."""
     answer = await api.post("gmail", f"{_ME}/messages/send", body=_written(arguments))
     return SendOutput(id=as_id(text_at(answer, "id"), limit=64), thread_id=as_id(text_at(answer, "threadId"), limit=64))
-
-
-def _search_text(output: SearchOutput) -> str:
-    lines = [
-        f"{one.date or 'no date'} {quoted(one.sender)}: {quoted(one.subject)} {quoted(one.snippet)}"
-        f"{', unread' if one.unread else ''} (id {one.id})"
-        for one in output.messages
-    ]
-    head = f"{len(lines)} messages. {UNTRUSTED}" if lines else "No message was found."
-    rest = [f"{output.left_out} more could not be looked at just now."] if output.left_out else []
-    more = ["There is more: call again with `cursor`."] if output.next_cursor else []
-    return "\n".join([head, *lines, *rest, *more])
-
-
-def _read_text(output: ReadOutput) -> str:
-    names = ", ".join(f"{quoted(one.name)} ({one.type}, {one.size} bytes)" for one in output.attachments)
-    return "\n".join(
-        [
-            UNTRUSTED,
-            f"From {quoted(output.sender)} to {quoted(output.to)}, {output.date or 'no date'}",
-            f"Subject: {quoted(output.subject)}",
-            *([f"Attachments: {names}"] if names else []),
-            quoted(output.text),
-            *(["The text goes on: raise `characters`."] if output.is_cut else []),
-        ]
-    )
-
-
-def _draft_text(output: DraftOutput) -> str:
-    return f"Wrote the draft {output.id} (thread {output.thread_id}). It is sent by the person, in Gmail."
-
-
-def _send_text(output: SendOutput) -> str:
-    return f"Sent (id {output.id}, thread {output.thread_id})."
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="gmail_search",
-        title="Search mail",
-        description="Search the person's Gmail, newest first: subject, sender, time and the beginning of each message.",
-        provider="google",
-        scopes=frozenset({READ}),
-        input=SearchInput,
-        output=SearchOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(SearchInput, gmail_search),
-        text=typed_text(SearchOutput, _search_text),
-    ),
-    ToolSpec(
-        name="gmail_read",
-        title="Read a mail",
-        description="Read one message of the person's Gmail as text, with the names of its attachments.",
-        provider="google",
-        scopes=frozenset({READ}),
-        input=ReadInput,
-        output=ReadOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(ReadInput, gmail_read),
-        text=typed_text(ReadOutput, _read_text),
-    ),
-    ToolSpec(
-        name="gmail_draft",
-        title="Write a draft",
-        description="Write a draft into the person's Gmail; the person sends it. A repeated call writes a second one.",
-        provider="google",
-        scopes=frozenset({COMPOSE}),
-        input=WriteInput,
-        output=DraftOutput,
-        read_only=False,
-        destructive=False,
-        idempotent=False,
-        call=typed_call(WriteInput, gmail_draft),
-        text=typed_text(DraftOutput, _draft_text),
-    ),
-    ToolSpec(
-        name="gmail_send",
-        title="Send a mail",
-        description="Send a mail in the person's name. Not undone by calling again: a repeated call sends it again.",
-        provider="google",
-        scopes=frozenset({SEND}),
-        input=WriteInput,
-        output=SendOutput,
-        read_only=False,
-        destructive=False,
-        idempotent=False,
-        call=typed_call(WriteInput, gmail_send),
-        text=typed_text(SendOutput, _send_text),
-    ),
-)

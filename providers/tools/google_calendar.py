@@ -16,7 +16,9 @@ from pydantic import Field, model_validator
 from providers.api.api import RateLimited, UpstreamAPI
 from providers.api.text import as_data, as_id, quoted
 from providers.outbound.json_values import objects_at, text_at
-from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.arguments import CLOCK, DAY, OFFSET, Address, Moment, ZoneName, parse_moment
+from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput
+from providers.tools.tool import tool
 
 EVENTS: Final = "https://www.googleapis.com/auth/calendar.events"
 EVENTS_READONLY: Final = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -32,19 +34,8 @@ CalendarId = Annotated[
         description="Calendar id: `primary`, or an address such as team@group.calendar.google.com",
     ),
 ]
-_DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_CLOCK: Final = r"[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
-_DATE = re.compile(_DAY)
-_OFFSET: Final = r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
-_MOMENT: Final = f"^{_DAY}{_CLOCK}{_OFFSET}$"
-_WHEN: Final = f"^{_DAY}({_CLOCK}{_OFFSET}?)?$"
-Moment = Annotated[str, Field(pattern=_MOMENT, max_length=40)]
-When = Annotated[str, Field(pattern=_WHEN, max_length=40)]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$", max_length=254)]
-
-
-def _parsed(value: str) -> datetime:
-    return datetime.fromisoformat(value.upper())
+_DATE = re.compile(DAY)
+When = Annotated[str, Field(pattern=f"^{DAY}({CLOCK}{OFFSET}?)?$", max_length=40)]
 
 
 class ListInput(ToolInput):
@@ -65,7 +56,7 @@ class ListInput(ToolInput):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        bounds = [_parsed(value) for value in (self.time_min, self.time_max) if value is not None]
+        bounds = [parse_moment(value) for value in (self.time_min, self.time_max) if value is not None]
         if len(bounds) == 2 and bounds[0] >= bounds[1]:
             raise ValueError("time_max must be after time_min")
         return self
@@ -95,6 +86,17 @@ class ListOutput(ToolOutput):
     events: list[CalendarEvent]
     more: bool
 
+    def __str__(self) -> str:
+        if not self.events:
+            return f"No events in {self.calendar_id} in that time."
+        lines: list[str] = []
+        for event in self.events:
+            place = f" at {quoted(event.location)}" if event.location else ""
+            lines.append(f"{event.start} to {event.end}: {quoted(event.title)}{place} (id {event.id})")
+        zone = f", time zone {self.time_zone}" if self.time_zone else ""
+        more = "\nThere are more: narrow the time or raise the limit." if self.more else ""
+        return f"{len(lines)} events in {self.calendar_id}{zone}. {UNTRUSTED}\n" + "\n".join(lines) + more
+
 
 class CreateInput(ToolInput):
     """Arguments of calendar_create."""
@@ -109,11 +111,9 @@ class CreateInput(ToolInput):
     ]
     end: Annotated[When, Field(description="As `start`; of whole days, the day after the last one")]
     time_zone: Annotated[
-        str | None,
+        ZoneName,
         Field(
             default=None,
-            max_length=64,
-            pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$",
             description="IANA name such as Europe/Berlin; needed for local times and kept with repeating events",
         ),
     ]
@@ -132,7 +132,7 @@ class CreateInput(ToolInput):
         whole_days = [_DATE.fullmatch(value) is not None for value in (self.start, self.end)]
         if whole_days[0] != whole_days[1]:
             raise ValueError("start and end must both be dates or both be times")
-        start, end = _parsed(self.start), _parsed(self.end)
+        start, end = parse_moment(self.start), parse_moment(self.end)
         if not whole_days[0]:
             if (start.tzinfo is None or end.tzinfo is None) and self.time_zone is None:
                 raise ValueError("a time needs an offset such as +01:00, or give time_zone")
@@ -152,19 +152,24 @@ class CreateOutput(ToolOutput):
     end: str
     link: str | None
 
+    def __str__(self) -> str:
+        link = f" {self.link}" if self.link else ""
+        return f"Created {quoted(self.title)} from {self.start} to {self.end} (id {self.id}).{link}"
 
+
+@tool("google", title="List calendar events", scopes={EVENTS_READONLY}, effect="read")
 async def calendar_list(api: UpstreamAPI, arguments: ListInput, progress: Progress) -> ListOutput:
-    """List events, repeating ones as their single dates, over as many pages as the limit needs."""
-    time_min = arguments.time_min and _rfc3339(_parsed(arguments.time_min))
+    """List events of the person's Google calendar, earliest first, from now on unless a time is given."""
+    time_min = arguments.time_min and _rfc3339(parse_moment(arguments.time_min))
     if time_min is None:
         now = datetime.fromtimestamp(api.now, UTC)
-        if arguments.time_max is None or _parsed(arguments.time_max) > now:
+        if arguments.time_max is None or parse_moment(arguments.time_max) > now:
             time_min = _rfc3339(now)
-    params: dict[str, str | int | bool] = {"singleEvents": True, "orderBy": "startTime"}
+    params: dict[str, str | int | bool] = {"singleEvents": True, "orderBy": "startTime"}  # repeating ones singly
     if time_min is not None:
         params["timeMin"] = time_min
     if arguments.time_max is not None:
-        params["timeMax"] = _rfc3339(_parsed(arguments.time_max))
+        params["timeMax"] = _rfc3339(parse_moment(arguments.time_max))
     if arguments.query is not None:
         params["q"] = arguments.query
     events: list[CalendarEvent] = []
@@ -218,8 +223,9 @@ def _link(item: Mapping[str, object]) -> str | None:
     return link if re.fullmatch(r"https?://[\x21-\x7e]{1,2000}", link) else None
 
 
-async def calendar_create(api: UpstreamAPI, arguments: CreateInput, progress: Progress) -> CreateOutput:
-    """Create one event."""
+@tool("google", title="Create a calendar event", scopes={EVENTS}, effect="create")
+async def calendar_create(api: UpstreamAPI, arguments: CreateInput) -> CreateOutput:
+    """Create an event in the person's Google calendar. A repeated call creates a second event."""
     body: dict[str, object] = {
         "summary": arguments.summary,
         "start": _edge(arguments.start, arguments.time_zone),
@@ -250,56 +256,7 @@ async def calendar_create(api: UpstreamAPI, arguments: CreateInput, progress: Pr
 def _edge(value: str, time_zone: str | None) -> dict[str, str]:
     if _DATE.fullmatch(value) is not None:
         return {"date": date.fromisoformat(value).isoformat()}
-    edge = {"dateTime": _rfc3339(_parsed(value))}
+    edge = {"dateTime": _rfc3339(parse_moment(value))}
     if time_zone is not None:
         edge["timeZone"] = time_zone
     return edge
-
-
-def _list_text(output: ListOutput) -> str:
-    if not output.events:
-        return f"No events in {output.calendar_id} in that time."
-    lines: list[str] = []
-    for event in output.events:
-        place = f" at {quoted(event.location)}" if event.location else ""
-        lines.append(f"{event.start} to {event.end}: {quoted(event.title)}{place} (id {event.id})")
-    zone = f", time zone {output.time_zone}" if output.time_zone else ""
-    more = "\nThere are more: narrow the time or raise the limit." if output.more else ""
-    return f"{len(lines)} events in {output.calendar_id}{zone}. {UNTRUSTED}\n" + "\n".join(lines) + more
-
-
-def _create_text(output: CreateOutput) -> str:
-    link = f" {output.link}" if output.link else ""
-    return f"Created {quoted(output.title)} from {output.start} to {output.end} (id {output.id}).{link}"
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="calendar_list",
-        title="List calendar events",
-        description="List events of the person's Google calendar, earliest first, from now on unless a time is given.",
-        provider="google",
-        scopes=frozenset({EVENTS_READONLY}),
-        input=ListInput,
-        output=ListOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(ListInput, calendar_list),
-        text=typed_text(ListOutput, _list_text),
-    ),
-    ToolSpec(
-        name="calendar_create",
-        title="Create a calendar event",
-        description="Create an event in the person's Google calendar. A repeated call creates a second event.",
-        provider="google",
-        scopes=frozenset({EVENTS}),
-        input=CreateInput,
-        output=CreateOutput,
-        read_only=False,
-        destructive=False,
-        idempotent=False,
-        call=typed_call(CreateInput, calendar_create),
-        text=typed_text(CreateOutput, _create_text),
-    ),
-)

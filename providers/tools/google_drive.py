@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 from providers.api.api import ANSWER_LIMIT, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quoted
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
-from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.arguments import GO_ON
+from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
+from providers.tools.tool import tool
 
 READ: Final = "https://www.googleapis.com/auth/drive.readonly"
 _FIELDS: Final = "id,name,mimeType,modifiedTime,size,webViewLink"
@@ -48,15 +50,7 @@ class SearchInput(ToolInput):
     ]
     folder: Annotated[FileId | None, Field(default=None, description="Only files directly in the folder of this id")]
     limit: Annotated[int, Field(default=20, ge=1, le=100, description="How many files at most")]
-    cursor: Annotated[
-        str | None,
-        Field(
-            default=None,
-            min_length=1,
-            max_length=2000,
-            description="`next_cursor` of an earlier answer, to go on from there",
-        ),
-    ]
+    cursor: Annotated[str | None, Field(default=None, min_length=1, max_length=2000, description=GO_ON)]
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
@@ -83,13 +77,12 @@ class SearchOutput(ToolOutput):
     next_cursor: str | None
     incomplete: bool
 
-
-class ReadInput(ToolInput):
-    """Arguments of drive_read."""
-
-    file: Annotated[FileId, Field(description="Id of the file; drive_search shows it")]
-    offset: Annotated[int, Field(default=0, ge=0, le=1_000_000, description="Begin at this character")]
-    characters: Annotated[int, Field(default=8000, ge=200, le=30_000, description="How much of the text at most")]
+    def __str__(self) -> str:
+        lines = [f"{one.modified or ''} {quoted(one.name)} ({one.kind}, id {one.id})".strip() for one in self.files]
+        head = f"{len(lines)} files. {UNTRUSTED}" if lines else "No file was found."
+        rest = ["Google did not look everywhere: narrow the search."] if self.incomplete else []
+        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        return "\n".join([head, *lines, *rest, *more])
 
 
 class ReadOutput(ToolOutput):
@@ -104,9 +97,15 @@ class ReadOutput(ToolOutput):
     characters: int
     next_offset: int | None
 
+    def __str__(self) -> str:
+        more = [f"The text goes on: call again with offset {self.next_offset}."] if self.next_offset else []
+        head = f"{quoted(self.name)} ({self.kind}), {self.characters} characters. {UNTRUSTED}"
+        return "\n".join([head, quoted(self.text), *more])
 
-async def drive_search(api: UpstreamAPI, arguments: SearchInput, progress: Progress) -> SearchOutput:
-    """One page of files."""
+
+@tool("google", title="Search files", scopes={READ}, effect="read")
+async def drive_search(api: UpstreamAPI, arguments: SearchInput) -> SearchOutput:
+    """Search the person's Google Drive by words in files, by name, or in a folder."""
     params: dict[str, str | int | bool] = {
         "q": _query(arguments),
         "pageSize": arguments.limit,
@@ -163,9 +162,17 @@ def _link(item: Mapping[str, object]) -> str | None:
     return link if link.startswith("https://") else None
 
 
-async def drive_read(api: UpstreamAPI, arguments: ReadInput, progress: Progress) -> ReadOutput:
-    """Look what the file is, then get its text."""
-    segments = [arguments.file]
+@tool("google", title="Read a file", scopes={READ}, effect="read")
+async def drive_read(
+    api: UpstreamAPI,
+    file: Annotated[FileId, Field(description="Id of the file; drive_search shows it")],
+    offset: Annotated[int, Field(ge=0, le=1_000_000, description="Begin at this character")] = 0,
+    characters: Annotated[int, Field(ge=200, le=30_000, description="How much of the text at most")] = 8000,
+) -> ReadOutput:
+    """Read the text of a file in the person's Google Drive: a Doc, Sheet (as CSV, its first sheet), Slides, or a text
+    file, piece by piece.
+    """
+    segments = [file]
     item = await api.get(
         "drive",
         "/files/{}",
@@ -183,15 +190,15 @@ async def drive_read(api: UpstreamAPI, arguments: ReadInput, progress: Progress)
         )
     else:
         raise UpstreamRefused("not_text", f"The file is no text ({kind}), so it cannot be read here.{_target(item)}")
-    part = text[arguments.offset : arguments.offset + arguments.characters]
-    end = arguments.offset + len(part)
+    part = text[offset : offset + characters]
+    end = offset + len(part)
     return ReadOutput(
         id=as_id(text_at(item, "id"), limit=128),
         name=as_data(text_at(item, "name") or "(no name)", limit=300),
         kind=kind,
         modified=as_id(text_at(item, "modifiedTime"), limit=40) or None,
         link=_link(item),
-        text=as_data(part, limit=arguments.characters),
+        text=as_data(part, limit=characters),
         characters=len(text),
         next_offset=end if end < len(text) else None,
     )
@@ -200,50 +207,3 @@ async def drive_read(api: UpstreamAPI, arguments: ReadInput, progress: Progress)
 def _target(item: Mapping[str, object]) -> str:
     target = as_id(text_at(item, "shortcutDetails.targetId"), limit=128)
     return f" It leads to the file {target}." if target else ""
-
-
-def _search_text(output: SearchOutput) -> str:
-    lines = [f"{one.modified or ''} {quoted(one.name)} ({one.kind}, id {one.id})".strip() for one in output.files]
-    head = f"{len(lines)} files. {UNTRUSTED}" if lines else "No file was found."
-    rest = ["Google did not look everywhere: narrow the search."] if output.incomplete else []
-    more = ["There is more: call again with `cursor`."] if output.next_cursor else []
-    return "\n".join([head, *lines, *rest, *more])
-
-
-def _read_text(output: ReadOutput) -> str:
-    more = [f"The text goes on: call again with offset {output.next_offset}."] if output.next_offset else []
-    head = f"{quoted(output.name)} ({output.kind}), {output.characters} characters. {UNTRUSTED}"
-    return "\n".join([head, quoted(output.text), *more])
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="drive_search",
-        title="Search files",
-        description="Search the person's Google Drive by words in files, by name, or in a folder.",
-        provider="google",
-        scopes=frozenset({READ}),
-        input=SearchInput,
-        output=SearchOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(SearchInput, drive_search),
-        text=typed_text(SearchOutput, _search_text),
-    ),
-    ToolSpec(
-        name="drive_read",
-        title="Read a file",
-        description="Read the text of a file in the person's Google Drive: a Doc, Sheet (as CSV, its first sheet), "
-        "Slides, or a text file, piece by piece.",
-        provider="google",
-        scopes=frozenset({READ}),
-        input=ReadInput,
-        output=ReadOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(ReadInput, drive_read),
-        text=typed_text(ReadOutput, _read_text),
-    ),
-)

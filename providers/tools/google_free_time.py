@@ -16,15 +16,14 @@ from pydantic import Field, field_validator, model_validator
 from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_id
 from providers.outbound.json_values import at, is_object, objects_at, text_at
-from providers.tools.spec import Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.arguments import Moment, ZoneName, parse_moment
+from providers.tools.spec import ToolInput, ToolOutput
+from providers.tools.tool import tool
 
 FREE_BUSY: Final = "https://www.googleapis.com/auth/calendar.freebusy"
 _LONGEST: Final = timedelta(days=62)
 Span = tuple[datetime, datetime]
 CalendarId = Annotated[str, Field(min_length=1, max_length=254, pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+#@-]*$")]
-_DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_MOMENT: Final = f"^{_DAY}[Tt ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\\.[0-9]{{1,6}})?)?([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})$"
-Moment = Annotated[str, Field(pattern=_MOMENT, max_length=40)]
 _Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
 
 
@@ -44,11 +43,9 @@ class FreeInput(ToolInput):
         ),
     ]
     time_zone: Annotated[
-        str | None,
+        ZoneName,
         Field(
             default=None,
-            max_length=64,
-            pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$",
             description="IANA name such as Europe/Berlin: of the working hours, and of the times in the answer",
         ),
     ]
@@ -87,12 +84,12 @@ class FreeInput(ToolInput):
     @property
     def span(self) -> Span:
         """Begin and end of the search, UTC."""
-        return _parsed(self.time_min).astimezone(UTC), _parsed(self.time_max).astimezone(UTC)
+        return parse_moment(self.time_min).astimezone(UTC), parse_moment(self.time_max).astimezone(UTC)
 
     @property
     def place(self) -> tzinfo:
         """Where times are read and written."""
-        return _zone(self.time_zone) if self.time_zone is not None else _parsed(self.time_min).tzinfo or UTC
+        return _zone(self.time_zone) if self.time_zone is not None else parse_moment(self.time_min).tzinfo or UTC
 
 
 class FreeTime(ToolOutput):
@@ -110,9 +107,16 @@ class FreeOutput(ToolOutput):
     unreadable: list[str]
     more: bool
 
-
-def _parsed(value: str) -> datetime:
-    return datetime.fromisoformat(value.upper())
+    def __str__(self) -> str:
+        lines = [f"{one.start} to {one.end} ({one.minutes} minutes)" for one in self.free]
+        head = f"{len(lines)} free times." if lines else "No free time of that length."
+        left_out = (
+            [f"Not considered, because they cannot be looked into: {', '.join(self.unreadable)}."]
+            if self.unreadable
+            else []
+        )
+        more = ["There are more: raise the limit or search a shorter time."] if self.more else []
+        return "\n".join([head, *lines, *left_out, *more])
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -122,8 +126,11 @@ def _zone(name: str) -> ZoneInfo:
         raise ValueError("there is no such time zone; write it like Europe/Berlin") from error
 
 
-async def calendar_free(api: UpstreamAPI, arguments: FreeInput, progress: Progress) -> FreeOutput:
-    """Ask Google when the calendars are busy, and reckon what is left."""
+@tool("google", title="Find free time", scopes={FREE_BUSY}, effect="read")
+async def calendar_free(api: UpstreamAPI, arguments: FreeInput) -> FreeOutput:
+    """Find times at which given Google calendars are all free, with a least length, also within working hours. It sees
+    when calendars are busy, not with what.
+    """
     begin, end = arguments.span
     answer = await api.send(
         "POST",
@@ -225,34 +232,3 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
         held = begin, end
     if held is not None:
         yield held
-
-
-def _text(output: FreeOutput) -> str:
-    lines = [f"{one.start} to {one.end} ({one.minutes} minutes)" for one in output.free]
-    head = f"{len(lines)} free times." if lines else "No free time of that length."
-    left_out = (
-        [f"Not considered, because they cannot be looked into: {', '.join(output.unreadable)}."]
-        if output.unreadable
-        else []
-    )
-    more = ["There are more: raise the limit or search a shorter time."] if output.more else []
-    return "\n".join([head, *lines, *left_out, *more])
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="calendar_free",
-        title="Find free time",
-        description="Find times at which given Google calendars are all free, with a least length, also within working "
-        "hours. It sees when calendars are busy, not with what.",
-        provider="google",
-        scopes=frozenset({FREE_BUSY}),
-        input=FreeInput,
-        output=FreeOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(FreeInput, calendar_free),
-        text=typed_text(FreeOutput, _text),
-    ),
-)

@@ -14,7 +14,9 @@ from pydantic import AfterValidator, Field
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quoted
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
-from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec, typed_call, typed_text
+from providers.tools.arguments import GO_ON
+from providers.tools.spec import UNTRUSTED, Progress, ToolOutput
+from providers.tools.tool import tool
 
 PAGE: Final = 200  # channels per request, as Slack advises
 TEXT_BUDGET: Final = 40_000  # characters of messages in one answer
@@ -39,20 +41,6 @@ Timestamp = Annotated[
 MessageId = Annotated[str, Field(pattern=r"^[0-9]{10}\.[0-9]{6}$")]
 
 
-class PostInput(ToolInput):
-    """Arguments of slack_post."""
-
-    channel: Annotated[
-        str,
-        Field(
-            pattern=r"^([CDG][A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
-            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
-        ),
-    ]
-    text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack's mrkdwn")]
-    thread_ts: Annotated[MessageId | None, Field(default=None, description="`ts` of a message to answer in its thread")]
-
-
 class PostOutput(ToolOutput):
     """Where the message is."""
 
@@ -60,21 +48,8 @@ class PostOutput(ToolOutput):
     ts: str
     link: str | None
 
-
-class ChannelsInput(ToolInput):
-    """Arguments of slack_channels."""
-
-    limit: Annotated[int, Field(default=100, ge=1, le=1000, description="How many channels at most")]
-    cursor: Annotated[
-        str | None,
-        Field(
-            default=None,
-            min_length=1,
-            max_length=300,
-            pattern=r"^[A-Za-z0-9+/=_:.-]+$",
-            description="`next_cursor` of an earlier answer, to go on from there",
-        ),
-    ]
+    def __str__(self) -> str:
+        return f"Posted to {self.channel} as message {self.ts}." + (f" {self.link}" if self.link else "")
 
 
 class Channel(ToolOutput):
@@ -92,22 +67,15 @@ class ChannelsOutput(ToolOutput):
     channels: list[Channel]
     next_cursor: str | None
 
-
-class HistoryInput(ToolInput):
-    """Arguments of slack_history."""
-
-    channel: Annotated[
-        str, Field(pattern=r"^C[A-Z0-9]{2,30}$", description="Id of a public channel; slack_channels lists them")
-    ]
-    limit: Annotated[int, Field(default=50, ge=1, le=200, description="How many messages at most, newest first")]
-    oldest: Annotated[
-        Timestamp | None,
-        Field(default=None, description="Only messages after this: RFC 3339 with offset, or a Slack ts"),
-    ]
-    latest: Annotated[
-        Timestamp | None,
-        Field(default=None, description="Only messages before this: RFC 3339 with offset, or a Slack ts"),
-    ]
+    def __str__(self) -> str:
+        if not self.channels:
+            return "There are no public channels."
+        lines = [
+            f"{channel.id} {quoted('#' + channel.name)}" + (f" topic {quoted(channel.topic)}" if channel.topic else "")
+            for channel in self.channels
+        ]
+        more = f"\nThere are more: call again with cursor {self.next_cursor}" if self.next_cursor else ""
+        return f"{len(self.channels)} public channels. {UNTRUSTED}\n" + "\n".join(lines) + more
 
 
 class Message(ToolOutput):
@@ -128,16 +96,39 @@ class HistoryOutput(ToolOutput):
     messages: list[Message]
     has_more: bool
 
+    def __str__(self) -> str:
+        if not self.messages:
+            return f"No messages in {self.channel} in that time."
+        lines = [
+            f"{message.time} {message.user or 'unknown'} (ts {message.ts}): {quoted(message.text)}"
+            for message in self.messages
+        ]
+        more = "\nThere are older ones: ask with `latest`." if self.has_more else ""
+        return f"{len(lines)} messages in {self.channel}, newest first. {UNTRUSTED}\n" + "\n".join(lines) + more
 
-async def slack_post(api: UpstreamAPI, arguments: PostInput, progress: Progress) -> PostOutput:
-    """Post one message as the person."""
-    channel = arguments.channel if arguments.channel[0] in "#CDG" else f"#{arguments.channel}"
-    body: dict[str, object] = {"channel": channel, "text": arguments.text}
-    if arguments.thread_ts is not None:
-        body["thread_ts"] = arguments.thread_ts
+
+@tool("slack", title="Post to Slack", scopes={"chat:write"}, effect="create")
+async def slack_post(
+    api: UpstreamAPI,
+    channel: Annotated[
+        str,
+        Field(
+            pattern=r"^([CDG][A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
+            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
+        ),
+    ],
+    text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack's mrkdwn")],
+    thread_ts: Annotated[MessageId | None, Field(description="`ts` of a message to answer in its thread")] = None,
+) -> PostOutput:
+    """Post a message to a Slack channel under the person's own name. Not undone by calling again: a repeated call posts
+    again.
+    """
+    body: dict[str, object] = {"channel": channel if channel[0] in "#CDG" else f"#{channel}", "text": text}
+    if thread_ts is not None:
+        body["thread_ts"] = thread_ts
     answer = await api.post("web", "/chat.postMessage", body=body)
-    channel = as_id(text_at(answer, "channel"), limit=40) or arguments.channel
-    return PostOutput(channel=channel, ts=as_id(text_at(answer, "ts"), limit=40), link=_link(api, channel))
+    place = as_id(text_at(answer, "channel"), limit=40) or channel
+    return PostOutput(channel=place, ts=as_id(text_at(answer, "ts"), limit=40), link=_link(api, place))
 
 
 def _link(api: UpstreamAPI, channel: str) -> str | None:
@@ -147,12 +138,19 @@ def _link(api: UpstreamAPI, channel: str) -> str | None:
     return f"https://slack.com/app_redirect?team={team}&channel={channel}"
 
 
-async def slack_channels(api: UpstreamAPI, arguments: ChannelsInput, progress: Progress) -> ChannelsOutput:
-    """List public channels over as many pages as the limit needs."""
+@tool("slack", title="List Slack channels", scopes={"channels:read"}, effect="read")
+async def slack_channels(
+    api: UpstreamAPI,
+    progress: Progress,
+    limit: Annotated[int, Field(ge=1, le=1000, description="How many channels at most")] = 100,
+    cursor: Annotated[
+        str | None, Field(min_length=1, max_length=300, pattern=r"^[A-Za-z0-9+/=_:.-]+$", description=GO_ON)
+    ] = None,
+) -> ChannelsOutput:
+    """List the public channels of the person's Slack workspace with their ids and topics."""
     channels: list[Channel] = []
-    cursor = arguments.cursor
-    while True:
-        wanted = arguments.limit - len(channels)
+    while True:  # as many pages as the limit needs
+        wanted = limit - len(channels)
         params: dict[str, str | int | bool] = {
             "types": "public_channel",
             "exclude_archived": True,
@@ -171,8 +169,8 @@ async def slack_channels(api: UpstreamAPI, arguments: ChannelsInput, progress: P
         following = as_id(text_at(answer, "response_metadata.next_cursor"), limit=300) or None
         repeats = following is not None and following == cursor
         cursor = following
-        await progress(len(channels), arguments.limit, "reading channels")
-        if cursor is None or len(channels) >= arguments.limit:
+        await progress(len(channels), limit, "reading channels")
+        if cursor is None or len(channels) >= limit:
             break
         if repeats:
             raise UpstreamRefused("invalid_cursor", "Slack's list of channels does not end; ask for fewer.")
@@ -188,17 +186,30 @@ def _channel(found: Mapping[str, object]) -> Channel:
     )
 
 
-async def slack_history(api: UpstreamAPI, arguments: HistoryInput, progress: Progress) -> HistoryOutput:
-    """Read the newest messages of one public channel."""
-    params: dict[str, str | int | bool] = {"channel": arguments.channel, "limit": arguments.limit}
-    if arguments.oldest is not None:
-        params["oldest"] = arguments.oldest
-    if arguments.latest is not None:
-        params["latest"] = arguments.latest
+@tool("slack", title="Read a Slack channel", scopes={"channels:history"}, effect="read")
+async def slack_history(
+    api: UpstreamAPI,
+    channel: Annotated[
+        str, Field(pattern=r"^C[A-Z0-9]{2,30}$", description="Id of a public channel; slack_channels lists them")
+    ],
+    limit: Annotated[int, Field(ge=1, le=200, description="How many messages at most, newest first")] = 50,
+    oldest: Annotated[
+        Timestamp | None, Field(description="Only messages after this: RFC 3339 with offset, or a Slack ts")
+    ] = None,
+    latest: Annotated[
+        Timestamp | None, Field(description="Only messages before this: RFC 3339 with offset, or a Slack ts")
+    ] = None,
+) -> HistoryOutput:
+    """Read the newest messages of a public Slack channel, newest first."""
+    params: dict[str, str | int | bool] = {"channel": channel, "limit": limit}
+    if oldest is not None:
+        params["oldest"] = oldest
+    if latest is not None:
+        params["latest"] = latest
     answer = await api.get("web", "/conversations.history", params=params)
     messages: list[Message] = []
     budget = TEXT_BUDGET
-    found = objects_at(answer, "messages")[: arguments.limit]
+    found = objects_at(answer, "messages")[:limit]
     for item in found:
         message = _message(item)
         budget -= len(message.text)
@@ -206,7 +217,7 @@ async def slack_history(api: UpstreamAPI, arguments: HistoryInput, progress: Pro
             break
         messages.append(message)
     has_more = at(answer, "has_more") is True or len(messages) < len(found)
-    return HistoryOutput(channel=arguments.channel, messages=messages, has_more=has_more)
+    return HistoryOutput(channel=channel, messages=messages, has_more=has_more)
 
 
 def _message(item: Mapping[str, object]) -> Message:
@@ -226,78 +237,3 @@ def _time(ts: str) -> str:
         return datetime.fromtimestamp(float(ts), UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return ""
-
-
-def _post_text(output: PostOutput) -> str:
-    return f"Posted to {output.channel} as message {output.ts}." + (f" {output.link}" if output.link else "")
-
-
-def _channels_text(output: ChannelsOutput) -> str:
-    if not output.channels:
-        return "There are no public channels."
-    lines = [
-        f"{channel.id} {quoted('#' + channel.name)}" + (f" topic {quoted(channel.topic)}" if channel.topic else "")
-        for channel in output.channels
-    ]
-    more = f"\nThere are more: call again with cursor {output.next_cursor}" if output.next_cursor else ""
-    return f"{len(output.channels)} public channels. {UNTRUSTED}\n" + "\n".join(lines) + more
-
-
-def _history_text(output: HistoryOutput) -> str:
-    if not output.messages:
-        return f"No messages in {output.channel} in that time."
-    lines = [
-        f"{message.time} {message.user or 'unknown'} (ts {message.ts}): {quoted(message.text)}"
-        for message in output.messages
-    ]
-    more = "\nThere are older ones: ask with `latest`." if output.has_more else ""
-    return f"{len(lines)} messages in {output.channel}, newest first. {UNTRUSTED}\n" + "\n".join(lines) + more
-
-
-TOOLS: Final = (
-    ToolSpec(
-        name="slack_post",
-        title="Post to Slack",
-        description=(
-            "Post a message to a Slack channel under the person's own name. Not undone by calling again: a repeated "
-            "call posts again."
-        ),
-        provider="slack",
-        scopes=frozenset({"chat:write"}),
-        input=PostInput,
-        output=PostOutput,
-        read_only=False,
-        destructive=False,
-        idempotent=False,
-        call=typed_call(PostInput, slack_post),
-        text=typed_text(PostOutput, _post_text),
-    ),
-    ToolSpec(
-        name="slack_channels",
-        title="List Slack channels",
-        description="List the public channels of the person's Slack workspace with their ids and topics.",
-        provider="slack",
-        scopes=frozenset({"channels:read"}),
-        input=ChannelsInput,
-        output=ChannelsOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(ChannelsInput, slack_channels),
-        text=typed_text(ChannelsOutput, _channels_text),
-    ),
-    ToolSpec(
-        name="slack_history",
-        title="Read a Slack channel",
-        description="Read the newest messages of a public Slack channel, newest first.",
-        provider="slack",
-        scopes=frozenset({"channels:history"}),
-        input=HistoryInput,
-        output=HistoryOutput,
-        read_only=True,
-        destructive=False,
-        idempotent=True,
-        call=typed_call(HistoryInput, slack_history),
-        text=typed_text(HistoryOutput, _history_text),
-    ),
-)

@@ -56,6 +56,19 @@ class ConnectionsOutput(BaseModel):
     )
     problem: str | None = Field(default=None, description="Why the person's pages cannot be opened safely just now")
 
+    def __str__(self) -> str:
+        lines = [
+            f"{entry.provider}: {entry.account}, {entry.status}{_end(entry)}; "
+            f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
+            for entry in self.connections
+        ]
+        if self.not_connected:
+            lines.append(f"not connected: {', '.join(self.not_connected)} (call one of its tools to get a link)")
+        manage = f"The person manages this at {self.manage_url}"
+        if self.problem is not None:
+            manage = f"The person's pages cannot be opened safely: {self.problem}"
+        return "\n".join([*(lines or ["Nothing is connected."]), manage])
+
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
     """What is connected for this principal's user, seen by this principal's client.
@@ -115,22 +128,6 @@ def _end(entry: ConnectionEntry) -> str:
     return f" (ends {entry.ends_at}{' unless it is used before' if entry.ends_unless_used else ''})"
 
 
-def _in_words(output: BaseModel) -> str:
-    if not isinstance(output, ConnectionsOutput):
-        return ""
-    lines = [
-        f"{entry.provider}: {entry.account}, {entry.status}{_end(entry)}; "
-        f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
-        for entry in output.connections
-    ]
-    if output.not_connected:
-        lines.append(f"not connected: {', '.join(output.not_connected)} (call one of its tools to get a link)")
-    manage = f"The person manages this at {output.manage_url}"
-    if output.problem is not None:
-        manage = f"The person's pages cannot be opened safely: {output.problem}"
-    return "\n".join([*(lines or ["Nothing is connected."]), manage])
-
-
 async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
     raise RuntimeError("`connections` reads the vault; `look` answers it")
 
@@ -144,13 +141,10 @@ SPEC: Final = ToolSpec(
     ),
     provider=None,
     scopes=frozenset(),
+    effect="read",
     input=ConnectionsInput,
     output=ConnectionsOutput,
-    read_only=True,
-    destructive=False,
-    idempotent=True,
     call=_unused,
-    text=_in_words,
 )
 
 

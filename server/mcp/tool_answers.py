@@ -29,9 +29,9 @@ def misfit(spec: ToolSpec, error: ValidationError) -> str:
     return f"{spec.name} was not called, the arguments do not fit: " + "; ".join(lines)
 
 
-def succeeded(spec: ToolSpec, output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
+def succeeded(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
     """The result, the same in readable text, and with which authority the call was made."""
-    text = spec.text(output)
+    text = str(output)
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT] + "\n(cut: the structured result has the rest)"
     content: list[TextContent] = [TextContent(text=text)]

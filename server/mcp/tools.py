@@ -173,7 +173,7 @@ async def _answer(
     if spec.provider is None:
         _count(deployment, request, now=started)
         output = await connections_tool.look(deployment, request.principal, arguments)
-        return _Outcome(succeeded(spec, output, None))
+        return _Outcome(succeeded(output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
         return _Outcome(elicitation.declined(request.asking.offered), "refused", "declined")
     if request.asking.leaves_account:
@@ -235,7 +235,7 @@ async def _perform(
         return _authority(deployment, held[-1], wanted.provider)
 
     output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
-    return _Outcome(succeeded(spec, output, held[-1]), token=held[-1])
+    return _Outcome(succeeded(output, held[-1]), token=held[-1])
 
 
 def _authority(deployment: Deployment, token: UpstreamToken, provider: str) -> Authority:

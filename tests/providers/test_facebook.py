@@ -83,7 +83,7 @@ async def test_a_post_is_made_with_the_token_of_the_page_which_no_answer_shows()
         assert (question.path, question.query) == (f"/main/{PAGE}", {"fields": "access_token"})
         assert question.headers["authorization"] != sent.headers["authorization"] == "Bearer page-token-canary"
         assert sent.json == {"message": "Hello", "link": "https://example.com/a?b=c"}
-        assert "canary" not in output.model_dump_json() + TOOLS["facebook_post"].text(output)
+        assert "canary" not in output.model_dump_json() + str(output)
         bench.server.answer = lambda _: json_reply({"id": PAGE})
         with pytest.raises(UpstreamRefused, match="ask who runs it"):
             await bench.run("facebook_post", page=PAGE, text="Hello")

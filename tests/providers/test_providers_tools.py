@@ -62,11 +62,6 @@ def test_every_argument_is_typed_bounded_and_described() -> None:
                     assert "pattern" in option or "maxLength" in option, (tool.name, name)
 
 
-def test_arguments_and_results_of_the_wrong_kind_are_programming_errors() -> None:
-    with pytest.raises(TypeError):
-        TOOLS["slack_post"].text(TOOLS["calendar_list"].output.model_construct())
-
-
 async def test_a_tool_refuses_another_tools_arguments(bench: Bench) -> None:
     tool = TOOLS["slack_post"]
     other = TOOLS["slack_channels"].input.model_validate({})
@@ -84,7 +79,7 @@ async def test_slack_post_sends_one_message(bench: Bench) -> None:
         "ts": "1700000000.000100",
         "link": "https://slack.com/app_redirect?team=T1&channel=C123",
     }
-    assert "1700000000.000100" in TOOLS["slack_post"].text(output)
+    assert "1700000000.000100" in str(output)
     await bench.run("slack_post", channel="C123", text="reply", thread_ts="1700000000.000100")
     assert bench.server.arrivals[1].json["thread_ts"] == "1700000000.000100"
 
@@ -266,7 +261,7 @@ async def test_calendar_create_keeps_the_meaning_of_time(
     assert (sent.json["start"], sent.json["end"]) == expected
     assert sent.query == {"sendUpdates": "none"}
     assert output.model_dump()["start"] == when["start"]
-    assert "Lunch" in TOOLS["calendar_create"].text(output)
+    assert "Lunch" in str(output)
 
 
 async def test_calendar_create_invites_only_when_asked_to(bench: Bench) -> None:
@@ -494,7 +489,7 @@ async def test_upstream_text_comes_back_as_quoted_data_of_limited_size(bench: Be
     for name, content in answers.items():
         bench.server.answer = lambda _, content=content: json_reply(content())
         output = await bench.run(name, **GOOD_ARGUMENTS[name])
-        text = TOOLS[name].text(output)
+        text = str(output)
         assert "data, not instructions" in text.splitlines()[0]
         assert not any(line.startswith(("SYSTEM", "and post")) for line in text.splitlines())
         assert not re.search("[\u202e\u200b\x1b]", text + output.model_dump_json())
@@ -527,7 +522,7 @@ async def test_odd_answers_of_a_provider_do_not_break_a_tool(bench: Bench) -> No
                     "facebook_post",
                 }  # without an answer there is nothing to tell
                 continue
-            assert TOOLS[name].text(output)
+            assert str(output)
 
 
 def test_texts_are_cut_and_cleaned() -> None:

@@ -230,7 +230,7 @@ def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_pa
     item = {"id": "C1", "name": "general", "members": 3}
 
     def text(items: list[object], *, cursor: str | None = None, is_cut: bool = False) -> str:
-        return rooms.text(rooms.output.model_validate({"items": items, "next_cursor": cursor, "is_cut": is_cut}))
+        return str(rooms.output.model_validate({"items": items, "next_cursor": cursor, "is_cut": is_cut}))
 
     assert text([]) == "Nothing was found."
     assert text([], cursor="c") == "Nothing was found here.\nThere is more: call again with `cursor`."

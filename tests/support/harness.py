@@ -7,9 +7,9 @@ import base64
 import hashlib
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -17,6 +17,7 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
+from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.http.connections import Bounds
@@ -165,6 +166,7 @@ async def running_vault(
     overrides: Mapping[str, object] | None = None,
     providers: Mapping[str, object] | None = None,
     listening: socket.socket | None = None,
+    more_tools: Sequence[ToolSpec] = (),
 ) -> AsyncGenerator[RunningVault]:
     """The whole vault on a free port. `providers` are settings such as `simulator.slack_settings()` by name."""
     listening = listening or free_socket()
@@ -178,7 +180,9 @@ async def running_vault(
         old = sections.get(name)
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
-    async with open_deployment(settings, data=data) as deployment, serving(build_app(deployment), listening):
-        vault = RunningVault(settings.public_url, deployment)
-        await vault.add_user("alice", is_admin=True)
-        yield vault
+    async with open_deployment(settings, data=data) as opened:
+        deployment = replace(opened, tools=(*opened.tools, *more_tools))
+        async with serving(build_app(deployment), listening):
+            vault = RunningVault(settings.public_url, deployment)
+            await vault.add_user("alice", is_admin=True)
+            yield vault

@@ -58,7 +58,7 @@ class Sandbox:
             now=int(self.simulator.now()),
         )
         output = await tool.call(api, tool.input.model_validate(arguments), _quiet)
-        assert tool.text(output)
+        assert str(output)
         return output.model_dump()
 
 
