@@ -34,7 +34,7 @@ from vault.keys.key_ring import KeyRing, vault_id
 from vault.keys.sources import key_source
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
-from vault.refresh.rotation import Flights
+from vault.refresh.rotation import RefreshTasks
 from vault.storage.database import open_database
 from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
@@ -75,15 +75,15 @@ async def open_deployment(
         policies, upstreams = _upstreams(catalog, outbound, Asking.from_settings(settings, catalog, specs))
         journal = Journal(data)
         stack.callback(journal.close)
-        flights = Flights()
-        stack.push_async_callback(flights.close)
+        tasks = RefreshTasks()
+        stack.push_async_callback(tasks.close)
         vault = Vault(
             database=database,
             keys=keys,
             activity=activity,
             policies=policies,
             upstreams=upstreams,
-            flights=flights,
+            tasks=tasks,
             journal=journal,
             owner=secrets.token_urlsafe(16),
             mint=OwnApis(settings, keys),

@@ -325,7 +325,7 @@ def _seal_answer(
 def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
     """The grant of a connection's row, as far as it opens."""
 
-    def opened(column: str, purpose: str, generation: int) -> str | None:
+    def open_column(column: str, purpose: str, generation: int) -> str | None:
         sealed = binary_or_none(row, column)
         if sealed is None:
             return None
@@ -346,8 +346,8 @@ def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
         text(row, "account"),
         text(row, "label"),
         scopes=parse_scope(text(row, "scopes")),
-        refresh_token=opened("refresh_sealed", REFRESH_TOKEN, integer(row, "generation")),
-        access_token=opened("access_sealed", ACCESS_TOKEN, integer(row, "access_generation")),
+        refresh_token=open_column("refresh_sealed", REFRESH_TOKEN, integer(row, "generation")),
+        access_token=open_column("access_sealed", ACCESS_TOKEN, integer(row, "access_generation")),
         generation=integer(row, "generation"),
         lease_until=integer_or_none(row, "lease_until"),
     )
@@ -454,7 +454,7 @@ async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, co
     try:
         key = await ring.load_key(transaction, user_id=connection.user_id, connection_id=connection.id)
 
-        def opened(sealed: bytes | None, purpose: str, generation: int) -> str | None:
+        def open_value(sealed: bytes | None, purpose: str, generation: int) -> str | None:
             if sealed is None:
                 return None
             return key.open(
@@ -465,8 +465,8 @@ async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, co
                 generation=generation,
             )
 
-        refresh_token = opened(refresh_sealed, REFRESH_TOKEN, integer(row, "generation"))
-        access_token = opened(access_sealed, ACCESS_TOKEN, integer(row, "access_generation"))
+        refresh_token = open_value(refresh_sealed, REFRESH_TOKEN, integer(row, "generation"))
+        access_token = open_value(access_sealed, ACCESS_TOKEN, integer(row, "access_generation"))
     except CiphertextRejected:
         return None
     if refresh_token is None and access_token is None:

@@ -21,7 +21,7 @@ from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
 from vault.refresh import journal_recovery, leases
 from vault.refresh.concurrency import Vault
-from vault.refresh.journal import Entry
+from vault.refresh.journal import JournalEntry
 from vault.refusals import (
     CiphertextRejected,
     StorageUnavailable,
@@ -105,8 +105,10 @@ async def make_key(transaction: Transaction, vault: Vault, consent: Consent) -> 
 
 async def keep(vault: Vault, consent: Consent, answer: TokenAnswer, *, key: ConnectionKey, at_ms: int) -> bool:
     """Write the answer to the journal; False where that cannot be done. Later words replace earlier ones."""
-    sealed = key.seal(_written(answer, at_ms), purpose=CONSENT, provider=consent.provider, account="", generation=0)
-    entry = Entry(consent.name, 0, vault.owner, fence=0, at=vault.database.now(), sealed=sealed)
+    sealed = key.seal(
+        _encode_answer(answer, at_ms), purpose=CONSENT, provider=consent.provider, account="", generation=0
+    )
+    entry = JournalEntry(consent.name, 0, vault.owner, fence=0, at=vault.database.now(), sealed=sealed)
     try:
         await vault.journal.append(entry)
     except StorageUnavailable as error:
@@ -115,7 +117,7 @@ async def keep(vault: Vault, consent: Consent, answer: TokenAnswer, *, key: Conn
     return True
 
 
-def _written(answer: TokenAnswer, at_ms: int) -> str:
+def _encode_answer(answer: TokenAnswer, at_ms: int) -> str:
     account = answer.account
     return json.dumps(
         {
@@ -132,7 +134,7 @@ def _written(answer: TokenAnswer, at_ms: int) -> str:
     )
 
 
-def _read(opened: str) -> tuple[TokenAnswer, int]:
+def _decode_answer(opened: str) -> tuple[TokenAnswer, int]:
     kept = json.loads(opened)
     answer = TokenAnswer(
         access_token=kept["access_token"],
@@ -151,7 +153,7 @@ def _read(opened: str) -> tuple[TokenAnswer, int]:
 
 async def _wipe(vault: Vault, consent: Consent) -> None:
     """Nothing that is settled stays in the journal; what cannot be wiped now is over in a week, and does not open."""
-    vault.flights.has_traces = True
+    vault.tasks.has_traces = True
     try:
         await vault.journal.forget((consent.name,))
     except StorageUnavailable as error:
@@ -337,7 +339,7 @@ async def adopt(vault: Vault, ticket: Ticket) -> bool:
         opened = key.open(entries[0].sealed, purpose=CONSENT, provider=consent.provider, account="", generation=0)
     except CiphertextRejected:  # settled meanwhile, or its person's key was destroyed
         return False
-    answer, at_ms = _read(opened)
+    answer, at_ms = _decode_answer(opened)
     return await _store_or_give_up(vault, consent, answer, at_ms=at_ms)
 
 
@@ -346,7 +348,7 @@ async def adopt_all(vault: Vault) -> int:
     now, adopted = vault.database.now(), 0
     for ticket in await tickets.unfinished_states(vault.database, vault.keys, now=now):
         consent = consent_of(ticket)
-        if vault.flights.is_finishing(consent.name):
+        if vault.tasks.is_finishing(consent.name):
             continue
         try:
             adopted += await adopt(vault, ticket)

@@ -118,7 +118,7 @@ async def set_aside(
     await transaction.execute(_WITHOUT_PERSON, {**which, "nothing": ""})
     is_readable = bool(grant.refresh_token or grant.access_token)
     is_held = not is_over and policy.revoke_ends_grant is not False
-    sealed = _sealed(key, grant) if is_readable else None
+    sealed = _seal_grant(key, grant) if is_readable else None
     if not is_readable:
         await ring.destroy_connection_key(transaction, aside_id)
     due_at = None if is_held else max(now, grant.lease_until or now)
@@ -151,7 +151,7 @@ async def release_held(transaction: Transaction, *, user_id: str, provider: str,
     await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "unknown": "", "now": now})
 
 
-def _sealed(key: ConnectionKey, grant: Aside) -> bytes:
+def _seal_grant(key: ConnectionKey, grant: Aside) -> bytes:
     return seal_revocation(
         key,
         refresh_token=grant.refresh_token,
@@ -176,7 +176,7 @@ async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, 
         return False
     aside_id = text(row, "id")
     key = await ring.load_key(transaction, user_id=grant.user_id, connection_id=aside_id)
-    sealed = _sealed(key, grant)
+    sealed = _seal_grant(key, grant)
     changed: Mapping[str, Value] = {"tenant": TENANT, "id": aside_id, "sealed": sealed, "held": HELD, "now": now}
     return await transaction.execute(_RENEW_ASIDE, changed) == 1
 

@@ -37,7 +37,7 @@ class Context:
     record_id: str = ""
     generation: int = 0
 
-    def encoded(self) -> bytes:
+    def encode(self) -> bytes:
         """One byte string per context: each field with its length, so that no two contexts encode alike."""
         fields = (self.purpose, self.tenant, self.user_id, self.provider, self.account, self.record_id)
         parts = [self.generation.to_bytes(8, "big")]
@@ -53,7 +53,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     if not 0 < len(name) < 256:
         raise ValueError("a key id has 1 to 255 bytes")
     head = bytes((VERSION, len(name))) + name
-    bound = head + context.encoded()
+    bound = head + context.encode()
     data_key = AESGCM.generate_key(bit_length=8 * KEY_LENGTH)
     nonce = secrets.token_bytes(_NONCE)
     wrapped = nonce + AESGCM(key).encrypt(nonce, data_key, _WRAP_LABEL + bound)
@@ -65,7 +65,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
 def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
     """The plaintext. Raises CiphertextRejected for anything altered, moved, or sealed under another key."""
     head = _head(sealed)
-    bound = head + context.encoded()
+    bound = head + context.encode()
     wrapped, payload = sealed[len(head) :][: _NONCE + _WRAPPED], sealed[len(head) + _NONCE + _WRAPPED :]
     try:
         data_key = AESGCM(key).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _WRAP_LABEL + bound)

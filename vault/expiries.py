@@ -60,7 +60,7 @@ async def _announce(database: Database, sql: str) -> int:
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
     named = {f"{text(row, 'id')} {_end(row, now=now)[0]}": row for row in rows}  # a new consent is announced anew
-    known = await replay.used(database, _PURPOSE, tuple(named), now=now)  # nearly all: a week has many sweeps
+    known = await replay.find_used(database, _PURPOSE, tuple(named), now=now)  # nearly all: a week has many sweeps
     new = {name: row for name, row in named.items() if name not in known}
     if not new:
         return 0
@@ -83,7 +83,7 @@ class Resting:
     generation: int
 
 
-async def resting(database: Database) -> tuple[Resting, ...]:
+async def list_resting(database: Database) -> tuple[Resting, ...]:
     """Connections that agents may use and that die soon because none did; at most a batch, the next to die first."""
     now = database.now()
     which = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value, "now": now, "soon": now + 2 * EXPIRING}

@@ -55,7 +55,7 @@ class Handle:
     def check_key(self, thumbprint: str | None) -> None:
         """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
         if thumbprint != self.key_thumbprint:
-            raise _refused("not presented with the key it is bound to")
+            raise _refusal("not presented with the key it is bound to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
     That its grant, account and permission live is not looked at here: the exchange of each use does.
     """
     if not is_handle(value):
-        raise _refused("not a handle")
+        raise _refusal("not a handle")
     digest = handle_hash(value)
     rows = await reader.look_up(
         "select user_id, client_id, grant_id, actors, connection_id, provider, scopes, key_thumbprint, issued_at,"
@@ -150,10 +150,10 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
         {"tenant": TENANT, "handle_hash": digest},
     )
     if not rows:
-        raise _refused("unknown handle")
+        raise _refusal("unknown handle")
     found = _handle(rows[0], digest)
     if now >= found.expires_at:
-        raise _refused("handle expired")
+        raise _refusal("handle expired")
     return found
 
 
@@ -163,17 +163,17 @@ async def look(reader: Reader, value: str, *, known: Mapping[bytes, Standing], n
     `known` are standings by digest: one of them is returned where nothing has changed since.
     """
     if not is_handle(value):
-        raise _refused("not a handle")
+        raise _refusal("not a handle")
     digest = handle_hash(value)
     rows = await reader.look_up(_STANDING, {"tenant": TENANT, "handle_hash": digest})
     if not rows:
-        raise _refused("unknown handle")
+        raise _refusal("unknown handle")
     facts = tuple(rows[0].values())
     standing = known.get(digest)
     if standing is None or standing.facts != facts:
         standing = Standing(_handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"))
     if now >= standing.handle.expires_at:
-        raise _refused("handle expired")
+        raise _refusal("handle expired")
     return standing
 
 
@@ -195,7 +195,7 @@ async def sweep(transaction: Transaction, *, now: int) -> int:
     )
 
 
-def _refused(detail: str) -> HandleRefused:
+def _refusal(detail: str) -> HandleRefused:
     return HandleRefused("the access token is missing, invalid or expired", detail=detail)
 
 

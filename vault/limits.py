@@ -15,7 +15,7 @@ USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their e
 async def spend(transaction: Transaction, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
     """Count `cost` against the bucket; False, and nothing counted, when that would pass the limit."""
     key, start = _key(bucket, window), _start(window, now)
-    left = limit - await _carried(transaction, key, window=window, now=now)
+    left = limit - await _carry_over(transaction, key, window=window, now=now)
     if cost > left:
         return False
     row = await transaction.fetch_one(
@@ -30,8 +30,8 @@ async def spend(transaction: Transaction, bucket: str, *, limit: int, window: in
 async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
     """Whether `spend` would succeed now."""
     key = _key(bucket, window)
-    spent = await _spent(reader, key, start=_start(window, now))
-    return spent + await _carried(reader, key, window=window, now=now) + cost <= limit
+    spent = await _count_spent(reader, key, start=_start(window, now))
+    return spent + await _carry_over(reader, key, window=window, now=now) + cost <= limit
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
@@ -57,14 +57,14 @@ def _start(window: int, now: int) -> int:
     return now - now % window
 
 
-async def _carried(reader: Reader, key: str, *, window: int, now: int) -> int:
+async def _carry_over(reader: Reader, key: str, *, window: int, now: int) -> int:
     """What still counts of the window before, rounded up."""
     start = _start(window, now)
-    before = await _spent(reader, key, start=start - window)
+    before = await _count_spent(reader, key, start=start - window)
     return -(-before * (window - (now - start)) // window)
 
 
-async def _spent(reader: Reader, key: str, *, start: int) -> int:
+async def _count_spent(reader: Reader, key: str, *, start: int) -> int:
     row = await reader.fetch_one(
         "select spent from limits where bucket = :bucket and window_start = :start", {"bucket": key, "start": start}
     )

@@ -49,7 +49,7 @@ async def first_use(
     return made_at is None or restored is None or restored - _LONGEST < made_at
 
 
-async def used(reader: Reader, purpose: str, values: Sequence[str], *, now: int) -> frozenset[str]:
+async def find_used(reader: Reader, purpose: str, values: Sequence[str], *, now: int) -> frozenset[str]:
     """Those of at most `PAGE` values of which a use is remembered; to ask before many a `first_use`."""
     by_hash = {hashlib.sha256(value.encode()).digest(): value for value in values}
     hashes = [*by_hash, *[b""] * PAGE][:PAGE]

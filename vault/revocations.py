@@ -174,12 +174,12 @@ async def done_since(reader: Reader, since: int) -> tuple[str, ...]:
 
 async def scrub(vault: Vault, names: Collection[str]) -> None:
     """Overwrite what files of this host still hold of destroyed keys and of what they sealed; what cannot be done just
-    now is done by the upkeep (`flights.has_traces`).
+    now is done by the upkeep (`RefreshTasks.has_traces`).
     """
-    vault.flights.has_traces = True
+    vault.tasks.has_traces = True
     try:
         await vault.journal.forget(names)
-        vault.flights.has_traces = not await vault.database.wipe()
+        vault.tasks.has_traces = not await vault.database.wipe()
     except (StorageUnavailable, TemporarilyUnavailable) as error:
         log.warning("traces not wiped yet", extra={"detail": error.detail})
 

@@ -38,7 +38,7 @@ def covers_all(granted: frozenset[str], wanted: frozenset[str], covers: Covers) 
     return wanted <= granted or wanted <= expand(granted, covers)
 
 
-def missing(wanted: frozenset[str], granted: frozenset[str], covers: Covers) -> frozenset[str]:
+def missing_scopes(wanted: frozenset[str], granted: frozenset[str], covers: Covers) -> frozenset[str]:
     """The wanted scopes that the granted ones do not include."""
     return wanted - expand(granted, covers)
 

@@ -67,7 +67,7 @@ class RefreshRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class AcceptedRefresh:
     """An accepted refresh: the token to hand out, and what the access token beside it may carry."""
 
     refresh_token: str = field(repr=False)
@@ -79,11 +79,11 @@ class Rotation:
     is_repeat: bool = False  # the same successor again
 
 
-class RefreshRefused(GrantEnded):
+class RefreshTokenRefused(GrantEnded):
     """The refresh token is unknown, expired, another client's, or its grant has ended."""
 
 
-class TokenReused(RefreshRefused):
+class TokenReused(RefreshTokenRefused):
     """A used refresh token came back: its grant, and so every token of the family, is revoked by now."""
 
     def __init__(self, description: str, *, grant: Grant, detail: str = "") -> None:
@@ -133,7 +133,7 @@ async def issue_refresh_token(
 
 async def rotate(
     database: Database, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES
-) -> Rotation:
+) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction: a re-use must be revoked although it is refused.
 
     Raises RefreshRefused, TokenReused, ScopeRefused or ResourceRefused; only TokenReused has changed anything.
@@ -200,23 +200,23 @@ async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetim
 
 async def _rotate(
     transaction: Transaction, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes
-) -> Rotation | TokenReused:
+) -> AcceptedRefresh | TokenReused:
     """Load, decide, save. Returns a re-use instead of raising it, so that the transaction can commit."""
     stored = await find(transaction, token)
     if stored is None:
-        raise RefreshRefused(_NOT_VALID, detail="unknown refresh token")
+        raise RefreshTokenRefused(_NOT_VALID, detail="unknown refresh token")
     facts = await grants.live_principal_facts(transaction, stored.grant_id)
     if facts is None:
-        raise RefreshRefused(_NOT_VALID, detail="its grant, client or user has ended")
+        raise RefreshTokenRefused(_NOT_VALID, detail="its grant, client or user has ended")
     _check_holder(stored, request)
     if stored.consumed_at is None:
         answer = _answer(stored, facts, request, now=now)
-        successor = await _succeed(transaction, token, stored, facts=facts, now=now, lifetimes=lifetimes)
+        successor = await _store_successor(transaction, token, stored, facts=facts, now=now, lifetimes=lifetimes)
         if successor is not None:
             return replace(answer, refresh_token=successor)
         stored = await find(transaction, token)  # somebody else was first: perhaps the same client, twice at once
         if stored is None:
-            raise RefreshRefused(_NOT_VALID, detail="swept while it was used")
+            raise RefreshTokenRefused(_NOT_VALID, detail="swept while it was used")
     successor = await _same_successor(transaction, token, stored, facts=facts, now=now, grace=lifetimes.grace)
     if successor is None:
         return TokenReused(_NOT_VALID, grant=facts.grant, detail=f"generation {stored.generation} used again")
@@ -225,15 +225,15 @@ async def _rotate(
 
 def _check_holder(stored: RefreshToken, request: RefreshRequest) -> None:
     if stored.client_id != request.client_id:
-        raise RefreshRefused(_NOT_VALID, detail="presented by another client")
+        raise RefreshTokenRefused(_NOT_VALID, detail="presented by another client")
     if stored.key_thumbprint is not None and stored.key_thumbprint != request.key_thumbprint:
-        raise RefreshRefused(_NOT_VALID, detail="presented with another DPoP key")
+        raise RefreshTokenRefused(_NOT_VALID, detail="presented with another DPoP key")
 
 
-def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, now: int) -> Rotation:
+def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, now: int) -> AcceptedRefresh:
     """What this request may have, without the token yet. Less than the token has, never more."""
     if stored.is_expired(now):
-        raise RefreshRefused(_NOT_VALID, detail="expired")
+        raise RefreshTokenRefused(_NOT_VALID, detail="expired")
     held = stored.scopes & facts.grant.scopes
     scopes = held if request.scopes is None else request.scopes
     if not scopes <= held:
@@ -241,7 +241,7 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
     resource = stored.resource if request.resource is None else request.resource
     if not set(resource.split()) <= set(stored.resource.split()):
         raise ResourceRefused("the refresh token is not for this resource")
-    return Rotation(
+    return AcceptedRefresh(
         refresh_token="",
         grant=facts.grant,
         scopes=scopes,
@@ -251,7 +251,7 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
     )
 
 
-async def _succeed(
+async def _store_successor(
     transaction: Transaction, token: str, stored: RefreshToken, *, facts: LiveGrant, now: int, lifetimes: Lifetimes
 ) -> str | None:
     """Use the token up and store its successor; None when somebody else used it first."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 
-class Rotation(StrEnum):
+class RotationMode(StrEnum):
     """What a provider does to a refresh token when it is used; decides whether a silent send may be repeated."""
 
     NONE = "none"  # the refresh token stays (Google); repeating is free
@@ -44,7 +44,7 @@ class UpstreamPolicy:
 
     provider: str
     audience: str | None = None  # an API that takes tokens of ours, made for each call: there is nothing to keep
-    rotation: Rotation = Rotation.REVOKES
+    rotation: RotationMode = RotationMode.REVOKES
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE
     downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or kills other tokens: never do it

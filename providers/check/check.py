@@ -42,7 +42,7 @@ from vault.upstream import (
     Refused,
     RevokeOutcome,
     Rotated,
-    Rotation,
+    RotationMode,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -163,18 +163,18 @@ async def _reuse(trial: Trial) -> str:
     first = await trial.connect()
     second = await trial.renewed(first.refresh_token)
     newest = second.refresh_token or first.refresh_token
-    trial.simulator.advance(max(0, facts.grace - 2) if facts.mode is Rotation.GRACE else 3600)
+    trial.simulator.advance(max(0, facts.grace - 2) if facts.mode is RotationMode.GRACE else 3600)
     again = await trial.refresh(first.refresh_token)
     match facts.mode:
-        case Rotation.NONE | Rotation.GRACE:
+        case RotationMode.NONE | RotationMode.GRACE:
             if not isinstance(again, Rotated):
                 raise StepFailed(f"rotation.mode: {facts.mode}, but a used refresh token is {in_words(again)}")
-        case Rotation.STRICT:
+        case RotationMode.STRICT:
             if not isinstance(again, Refused) or not again.ends_grant:
                 raise StepFailed(f"rotation.mode: strict, but a used refresh token is {in_words(again)}")
             if not isinstance(await trial.refresh(newest), Rotated):
                 raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
-        case Rotation.REVOKES:
+        case RotationMode.REVOKES:
             is_certain = trial.mode.rotation_known and is_known(trial, "rotation")
             if is_certain and isinstance(again, Rotated):
                 raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints
 
 from providers.definitions.paths import fold
-from vault.upstream import Downscope, ItemLimit, Rotation, UpstreamPolicy
+from vault.upstream import Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
 
@@ -214,7 +214,7 @@ class Expiry(Part):
 class RotationFacts(Part):
     """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
 
-    mode: Rotation = Rotation.REVOKES
+    mode: RotationMode = RotationMode.REVOKES
     grace: int = Field(default=0, ge=0, le=86400)
     ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, Miro, Snowflake ...)
 

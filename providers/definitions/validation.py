@@ -13,7 +13,7 @@ from yarl import URL
 from providers.definitions.inputs import examples, filled, input_problems, names_in
 from providers.definitions.model import METHOD_HEADERS, Provider
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
-from vault.upstream import Downscope, ItemLimit, Rotation
+from vault.upstream import Downscope, ItemLimit, RotationMode
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -230,7 +230,7 @@ def _fact_problems(provider: Provider) -> Iterator[str]:
     def is_unknown(name: str) -> bool:
         return not any(known == name and fact.status != "unknown" for known, fact in provider.facts.items())
 
-    if is_unknown("rotation") and provider.rotation.mode is not Rotation.REVOKES:
+    if is_unknown("rotation") and provider.rotation.mode is not RotationMode.REVOKES:
         yield 'rotation.mode: facts.rotation is unknown; leave it at "revokes"'
     if is_unknown("narrowing") and provider.downscope.mode is not Downscope.NONE:
         yield 'downscope.mode: facts.narrowing is unknown; leave it at "none"'

@@ -195,7 +195,7 @@ async def _quarantine(
                 events = [Event("vault.rollback_accepted")]
             else:
                 judged = await quarantine.quarantine(transaction, policies, now=now)
-                held = [one for one in judged if one.verdict is not quarantine.Verdict.GOES_ON]
+                held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.GOES_ON]
                 counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
                 events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
             await append(transaction, *events, now=now)

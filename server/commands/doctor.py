@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.deployment import Deployment
     from server.doctor.findings import Finding
     from server.settings import Settings
-    from vault.exchange.explain import Explanation, Question
+    from vault.exchange.explain import ExchangeQuestion, Explanation
 
 _WIDTH = 11
 _GIVES = {
@@ -149,11 +149,11 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
 async def _explained(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
 ) -> tuple[Explanation, _Handing | None]:
-    from vault.exchange.explain import Question, explain
+    from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
         name = user if user is not None else (await user_named(deployment.database, None)).name
-        question = Question(
+        question = ExchangeQuestion(
             user_name=name,
             client_id=await _client_id(deployment, client),
             connection_id=await _connection_id(deployment, connection, user_name=name),
@@ -163,7 +163,7 @@ async def _explained(
         return found, await _handing(deployment, question, found)
 
 
-async def _handing(deployment: Deployment, question: Question, found: Explanation) -> _Handing | None:
+async def _handing(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _Handing | None:
     """What an exchange at /token would hand out; None where it cannot come to that."""
     from server.oauth.exchange import release
     from server.oauth.rules import TOKEN_EXCHANGE
@@ -218,7 +218,7 @@ def _show(setup: Setup, found: Explanation, handing: _Handing | None) -> None:
         setup.show_json(
             {
                 "works": failing is None,
-                "passed": [step.value for step in found.passed],
+                "passed": [step.value for step in found.passed_steps],
                 "failing": None
                 if failing is None
                 else {
@@ -234,7 +234,7 @@ def _show(setup: Setup, found: Explanation, handing: _Handing | None) -> None:
             }
         )
         return
-    for step in found.passed:
+    for step in found.passed_steps:
         say(f"{step.value:{_WIDTH}}ok")
     if failing is not None:
         say(f"{failing.step.value:{_WIDTH}}{failing.code}: {failing.sentence}")

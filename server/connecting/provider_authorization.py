@@ -27,7 +27,7 @@ from vault.consents import Consent, Stored
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
-from vault.scopes import meet, missing
+from vault.scopes import meet, missing_scopes
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -144,7 +144,7 @@ async def finish_callback(
         ticket, key = await _claim_state(deployment, provider, callback, user=user, session=session)
         completing = _complete(deployment, provider, callback, ticket, key=key)
         # Whoever closes the page now does not stop what was begun.
-        return await asyncio.shield(deployment.vault.flights.finish(consents.consent_of(ticket).name, completing))
+        return await asyncio.shield(deployment.vault.tasks.finish(consents.consent_of(ticket).name, completing))
     except ConnectRefused as refusal:
         details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
         await deployment.activity.record_refusal(
@@ -172,7 +172,7 @@ async def _complete(
         else:
             await consents.refuse(vault, consent)
         raise
-    vault.flights.breakers.note_answer(provider.name, now=deployment.now())  # it works, and knows us
+    vault.tasks.breakers.note_answer(provider.name, now=deployment.now())  # it works, and knows us
     at_ms = consents.milliseconds(vault)
     is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
     try:
@@ -181,7 +181,7 @@ async def _complete(
         await _leave(deployment, consent, answer)
         raise ConnectRefused(error.description, detail="no_account") from error
     except (StorageUnavailable, TemporarilyUnavailable) as error:
-        vault.flights.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
+        vault.tasks.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
         raise _under_way() from error
     if stored is None:
         raise ConnectRefused("This answer was used already. Look at your connections.", detail="state")
@@ -194,7 +194,7 @@ async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) 
     try:
         await consents.give_up(vault, consent, nobodys)
     except (StorageUnavailable, TemporarilyUnavailable):
-        vault.flights.finish(consent.name, consents.finish(vault, consent, nobodys, at_ms=0, is_kept=False))
+        vault.tasks.finish(consent.name, consents.finish(vault, consent, nobodys, at_ms=0, is_kept=False))
 
 
 def _under_way() -> TemporarilyUnavailable:
@@ -207,7 +207,7 @@ def _under_way() -> TemporarilyUnavailable:
 
 def _connected(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
     policy = deployment.vault.policies[consent.provider]
-    not_granted = missing(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
+    not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
     return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
 
 
@@ -224,9 +224,9 @@ async def _stored_late(
     ticket, outcome = used
     consent = consents.consent_of(ticket)
     if outcome is None:
-        await vault.flights.finished(consent.name, patience=_PATIENCE)
+        await vault.tasks.wait_until_finished(consent.name, patience=_PATIENCE)
         try:
-            is_held = vault.flights.is_finishing(consent.name) or await consents.adopt(vault, ticket)
+            is_held = vault.tasks.is_finishing(consent.name) or await consents.adopt(vault, ticket)
         except (StorageUnavailable, TemporarilyUnavailable) as error:
             raise _under_way() from error
         used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)

@@ -33,7 +33,7 @@ async def check_history(deployment: Deployment) -> Finding:
 
 async def check_refreshes(deployment: Deployment) -> list[Finding]:
     """An account whose provider kept silent is waited for: nobody has to connect it again."""
-    waiting = await recovery.waiting(deployment.database)
+    waiting = await recovery.list_waiting(deployment.database)
     if not waiting:
         return [ok("refreshes", "no account waits for the answer of its provider")]
     return [

@@ -34,7 +34,7 @@ from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
 from vault.storage.database import SWEEP_BATCH, Transaction
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 INTERVAL: Final = 30.0  # seconds
 HEAD_START: Final = 1.0  # seconds
@@ -120,9 +120,9 @@ async def scrub(vault: Vault, *, since: int) -> int:
     """Wipe what this process and the files still hold of keys that anybody destroyed; until when that is done."""
     now = vault.database.now()
     names = await revocations.done_since(vault.database, since)
-    if names or vault.flights.has_traces:
+    if names or vault.tasks.has_traces:
         await revocations.scrub(vault, names)
-    return since if vault.flights.has_traces else now - 1
+    return since if vault.tasks.has_traces else now - 1
 
 
 def _scrubbing(deployment: Deployment) -> Step:
@@ -141,9 +141,9 @@ async def keep_alive(vault: Vault) -> int:
     Where a refresh token rotates, each refresh is a small risk (an answer can be lost): there the person is told.
     """
     started = 0
-    for one in await expiries.resting(vault.database):
+    for one in await expiries.list_resting(vault.database):
         policy = vault.policies.get(one.provider)
-        if policy is not None and policy.rotation is Rotation.NONE:
+        if policy is not None and policy.rotation is RotationMode.NONE:
             rotation.refresh_ahead(vault, one.connection_id, provider=one.provider, if_generation=one.generation)
             started += 1
     return started

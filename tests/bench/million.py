@@ -41,7 +41,7 @@ from vault.keys import passwords
 from vault.records import TENANT
 from vault.refresh import recovery
 from vault.refresh.concurrency import Vault
-from vault.refresh.journal import JOURNAL, Entry, Journal, write_answer
+from vault.refresh.journal import JOURNAL, Journal, JournalEntry, write_answer
 from vault.upstream import TokenAnswer
 
 STEP_LIMIT = 120.0  # seconds for a step with a backlog
@@ -208,7 +208,7 @@ async def _journal(where: Where, size: Size) -> int:
                 generation=generation,
             )  # fmt: skip
             await journal.reserve(connection, now=deployment.now())
-            await journal.append(Entry(connection, generation, "gone-0", 5, deployment.now(), sealed))
+            await journal.append(JournalEntry(connection, generation, "gone-0", 5, deployment.now(), sealed))
             written += 1
         journal.close()
     return written

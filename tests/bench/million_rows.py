@@ -17,7 +17,7 @@ from typing import Final
 from vault.audit.proof import Checkpoint
 from vault.audit.segments import SEGMENT
 from vault.records import TENANT
-from vault.storage.event_chain import START, Entry, Link, begin, digest, fold, mac, tag, tail
+from vault.storage.event_chain import START, ChainEntry, Link, begin, digest, fold, mac, tag, tail
 
 DAY: Final = 86400
 OPEN: Final = range(50, 1480)  # connections with real keys; seven of ten are live
@@ -235,7 +235,7 @@ def chain(size: Size, key: bytes, began: Link) -> Iterator[tuple[list[tuple[obje
     while link.sequence < total:
         at = first + 402 * DAY * link.sequence // total
         entries = [
-            Entry(
+            ChainEntry(
                 KINDS[n % 7 % 5], "ok", size.alice if n % 25 == 0 else size.person(n * 31 % size.people),
                 size.client(n % 30 if n % 25 == 0 else n), name(n % size.connections, "c"), DETAILS[n % 50],
             ) for n in range(link.sequence, min(link.sequence + PER_BATCH, total))
@@ -360,7 +360,7 @@ async def fill(place: Place, size: Size, *, key: bytes, began: Link) -> None:
             sealed.append(
                 (
                     TENANT, made.first_height, link.height, made.first_sequence, link.sequence, made.first_at,
-                    made.last_at, made.sealed(key),
+                    made.last_at, made.seal(key),
                 )
             )  # fmt: skip
             first = link

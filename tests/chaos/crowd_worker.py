@@ -99,7 +99,7 @@ def facts(vault: Vault) -> dict[str, Any]:
     process = psutil.Process()
     gc.collect()
     return {
-        "waits": vault.flights.waits,
+        "waits": vault.tasks.waits,
         "rss": process.memory_info().rss,
         "cpu": sum(process.cpu_times()[:2]),
         "files": process.num_fds(),
@@ -151,7 +151,7 @@ async def main(about: dict[str, Any]) -> None:
             elif "facts" in command:
                 answer = facts(vault)
             else:
-                await vault.flights.close()
+                await vault.tasks.close()
                 answer = {"settled": True}
             print(json.dumps(answer), flush=True)
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.figures import Figure, Scale, quantile
-from vault.refresh.journal import Entry, Journal
+from vault.refresh.journal import Journal, JournalEntry
 
 SIZE = 1500  # bytes of a sealed answer
 
@@ -20,7 +20,7 @@ async def figures(scale: Scale) -> list[Figure]:
         journal = Journal(Path(folder))
         taken: list[float] = []
         for number in range(count):
-            entry = Entry(
+            entry = JournalEntry(
                 f"connection {number % 50}", number, "owner", fence=number, at=0, sealed=secrets.token_bytes(SIZE)
             )
             await journal.reserve(entry.connection_id, now=0)

@@ -14,7 +14,7 @@ from typing import Any
 from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.records import Event
-from vault.refresh.journal import Entry, Journal
+from vault.refresh.journal import Journal, JournalEntry
 from vault.upstream import RefreshOutcome, UpstreamOAuth
 
 STEPS = ("claimed", "answered", "journalled", "committed")
@@ -47,7 +47,7 @@ class DyingUpstream:
 class DyingJournal(Journal):
     """Dies when the answer is durable and the database has not seen it."""
 
-    async def append(self, entry: Entry) -> None:
+    async def append(self, entry: JournalEntry) -> None:
         await super().append(entry)
         die()
 

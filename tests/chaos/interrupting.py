@@ -28,7 +28,7 @@ from vault import connections, users
 from vault.audit.audit import verify
 from vault.backup import backups
 from vault.backup.backups import Backup
-from vault.backup.quarantine import Restored, Verdict
+from vault.backup.quarantine import Restored, RestoreVerdict
 from vault.keys.sources import KeySource, key_source
 from vault.storage.database import Database, schema_files
 from vault.storage.snapshots import snapshot
@@ -240,7 +240,7 @@ async def kill_restores_elsewhere(places: list[Store], interrupting: Interruptin
             continue
         await interrupting.killed(order)
         verdicts = {one.verdict for one in await restore(store, path)}
-        if verdicts != {Verdict.UNTIL_EXPIRY}:
+        if verdicts != {RestoreVerdict.UNTIL_EXPIRY}:
             seen.wrong.append(f"restore into an empty place {number}: {verdicts}")
         seen.after += 1
     return seen

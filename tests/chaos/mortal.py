@@ -28,7 +28,7 @@ from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refresh.recovery import take_up
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
-from vault.upstream import Rotation, UpstreamPolicy
+from vault.upstream import RotationMode, UpstreamPolicy
 
 SCOPES = frozenset({"chat:write"})
 LINE = 1 << 24
@@ -63,7 +63,7 @@ def requests_of(order: Mapping[str, Any]) -> dict[str, ExchangeRequest]:
 def as_told(policy: UpstreamPolicy, order: Mapping[str, Any]) -> UpstreamPolicy:
     """A provider of another class than its file says."""
     told = order["policy"]
-    return replace(policy, rotation=Rotation(told["rotation"]), grace=told["grace"])
+    return replace(policy, rotation=RotationMode(told["rotation"]), grace=told["grace"])
 
 
 async def obey(order: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Principal
 from vault.refresh.journal import Journal
 from vault.refusals import VaultError
-from vault.upstream import NotSent, RefreshOutcome, Refused, Rotated, Rotation, Silent, TokenAnswer
+from vault.upstream import NotSent, RefreshOutcome, Refused, Rotated, RotationMode, Silent, TokenAnswer
 
 KINDS = {one.__name__: one for one in (Refused, NotSent, Silent)}
 
@@ -79,7 +79,7 @@ async def obey(order: Mapping[str, Any]) -> None:
         await store.open_keys(database),
         activity,
         journal=journal,
-        rotation=Rotation(order["rotation"]),
+        rotation=RotationMode(order["rotation"]),
         slack_double=upstream,
         google_double=upstream,
     )
@@ -89,7 +89,7 @@ async def obey(order: Mapping[str, Any]) -> None:
     try:
         with suppress(VaultError):
             await exchange(request, vault=vault, now=database.now())
-        await vault.flights.close()
+        await vault.tasks.close()
     finally:
         journal.close()
         await activity.close()

@@ -87,7 +87,7 @@ async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
         await leave_unfinished(crowd, [bad, *good])
         await recovery.take_up(deployment.vault)
         await sweep(deployment)
-        await deployment.vault.flights.close()
+        await deployment.vault.tasks.close()
         states = {member.family: await _listed(deployment, member) for member in good}
     return [f"{family} is {state} after the take-up" for family, state in states.items() if state != "active"]
 

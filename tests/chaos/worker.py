@@ -108,7 +108,7 @@ async def main(about: dict[str, object]) -> None:
                     vault, request, seconds=command["load"], rate=command["rate"], pragmas=command.get("pragmas", [])
                 )
             else:
-                await vault.flights.close()
+                await vault.tasks.close()
                 answer = {"settled": True}
             print(json.dumps(answer), flush=True)
 

@@ -24,7 +24,7 @@ from tests.support.oauth_world import claims_of
 from tests.support.person import Person
 from vault import apis, connections, delegations, users
 from vault.audit.audit import list_events
-from vault.exchange.explain import Question, explain
+from vault.exchange.explain import ExchangeQuestion, explain
 
 AUDIENCE = "https://brokerage.example"
 ORDER = {"symbol": "ACME", "side": "buy", "quantity": 3}
@@ -259,10 +259,10 @@ async def test_an_explanation_says_that_it_works_and_what_is_missing(place: Room
     agent = await place.agent("explained-person")
     connection = await opened(place, agent, "quotes:read", "positions:read")
     wish = frozenset({"quotes:read"})
-    question = Question("explained-person", agent.principal.client_id, connection.id, wish)
+    question = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, wish)
     found = await explain(question, vault=deployment.vault, now=deployment.now())
     assert (found.failing, found.scopes, found.narrowing) == (None, wish, "upstream")
-    more = Question("explained-person", agent.principal.client_id, connection.id, frozenset({"orders:write"}))
+    more = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, frozenset({"orders:write"}))
     missing = (await explain(more, vault=deployment.vault, now=deployment.now())).failing
     assert missing is not None and "orders:write" in missing.sentence
 

@@ -61,7 +61,7 @@ async def ambiguous(place: Room, connection: Connection) -> None:
         lease = await leases.claim(transaction, facts, owner="unknown", now=vault.database.now())
         assert lease is not None
         await leases.release(transaction, lease)
-    vault.flights.watches.seconds(connection.id, lease.fence, now=vault.database.now() - LEASE)
+    vault.tasks.watches.seconds(connection.id, lease.fence, now=vault.database.now() - LEASE)
 
 
 async def revoked(place: Room, connection: Connection) -> None:

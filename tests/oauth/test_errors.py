@@ -36,7 +36,7 @@ from vault.refusals import (
 )
 from vault.storage.database import Conflict
 from vault.tickets import TicketReplayed
-from vault.tokens import RefreshRefused, ResourceRefused, TokenReused
+from vault.tokens import RefreshTokenRefused, ResourceRefused, TokenReused
 from vault.users import IdentityTaken, NameRefused, NameTaken
 
 # RFC 6749 §4.1.2.1 and §5.2, RFC 6750 §3.1, RFC 7591 §3.2.2, RFC 8707 §2
@@ -126,7 +126,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     ItemRefused: (lambda: ItemRefused("not for this one thing"), "invalid_target", "Not for this one thing."),
     ScopeRefused: (lambda: ScopeRefused("not these scopes", missing=NONE), "invalid_scope", "Not these scopes."),
     GrantEnded: (lambda: GrantEnded("the grant has ended"), "invalid_grant", "The grant has ended."),
-    RefreshRefused: (lambda: RefreshRefused("not valid"), "invalid_grant", "Not valid."),
+    RefreshTokenRefused: (lambda: RefreshTokenRefused("not valid"), "invalid_grant", "Not valid."),
     TokenReused: (lambda: TokenReused("not valid", grant=GRANT), "invalid_grant", "Not valid."),
     ResourceRefused: (lambda: ResourceRefused("another resource"), "invalid_target", "Another resource."),
     TemporarilyUnavailable: (

@@ -9,7 +9,7 @@ import pytest
 
 from providers.definitions.catalog import SHELF, ProviderFileRefused, ProviderOverrides, check_file, load_catalog
 from providers.tools.builtin import builtin_tools
-from vault.upstream import Downscope, Rotation
+from vault.upstream import Downscope, RotationMode
 
 GOOD = """
 name = "example"
@@ -65,7 +65,7 @@ def test_the_built_in_files_have_no_problem() -> None:
 def test_slack_is_the_person_and_rotates_strictly() -> None:
     slack = load_catalog().provider("slack")
     policy = slack.policy()
-    assert (policy.rotation, policy.downscope) == (Rotation.STRICT, Downscope.NONE)
+    assert (policy.rotation, policy.downscope) == (RotationMode.STRICT, Downscope.NONE)
     assert slack.scope.param == "user_scope"
     assert slack.identity_url == "https://slack.com/api/auth.test"
     assert policy.always_granted == frozenset()
@@ -75,7 +75,7 @@ def test_google_narrows_by_refresh_and_its_scopes_form_a_hierarchy() -> None:
     google = load_catalog().provider("google")
     policy = google.policy()
     assert (policy.rotation, policy.downscope, policy.revoke_ends_grant) == (
-        Rotation.NONE,
+        RotationMode.NONE,
         Downscope.REFRESH_SCOPE,
         True,
     )

@@ -17,9 +17,9 @@ from vault.keys.key_ring import KeyRing
 from vault.records import Connection, Event, Principal
 from vault.refresh import leases
 from vault.refresh.journal import Journal
-from vault.refresh.rotation import Flights
+from vault.refresh.rotation import RefreshTasks
 from vault.storage.database import Database
-from vault.upstream import Downscope, Rotation, UpstreamPolicy
+from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
 GRACE = 60  # seconds, of the rotating double that has one
@@ -27,15 +27,15 @@ READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
 
 
-def slack(rotation: Rotation) -> UpstreamPolicy:
-    grace = GRACE if rotation is Rotation.GRACE else 0
+def slack(rotation: RotationMode) -> UpstreamPolicy:
+    grace = GRACE if rotation is RotationMode.GRACE else 0
     return UpstreamPolicy("slack", rotation=rotation, grace=grace, revoke_ends_grant=True)
 
 
 def google(**changes: object) -> UpstreamPolicy:
     policy = UpstreamPolicy(
         "google",
-        rotation=Rotation.NONE,
+        rotation=RotationMode.NONE,
         downscope=Downscope.REFRESH_SCOPE,
         covers={"calendar": frozenset({READ, WRITE})},
         always_granted=frozenset({"openid", "email"}),
@@ -138,14 +138,14 @@ class Room:
         request = self.request(provider, *scopes, account=account, whose=whose, everything=everything)
         return await exchange(request, vault=self.vault, now=self.now, after_unauthorized=after_unauthorized)
 
-    async def row(self, connection: Connection) -> leases.Facts:
+    async def row(self, connection: Connection) -> leases.ConnectionFacts:
         facts = await leases.read(self.database, connection.id)
         assert facts is not None
         return facts
 
     async def settle(self) -> None:
         """Wait for every refresh that is on its way."""
-        await self.vault.flights.close()
+        await self.vault.tasks.close()
 
     async def events(self, kind: str | None = None) -> list[Event]:
         return [event for event in await list_events(self.database, limit=1000) if kind in (None, event.kind)]
@@ -166,7 +166,7 @@ def vault_over(
     activity: Activity,
     *,
     journal: Journal,
-    rotation: Rotation,
+    rotation: RotationMode,
     slack_double: UpstreamDouble,
     google_double: UpstreamDouble,
 ) -> Vault:
@@ -176,17 +176,17 @@ def vault_over(
         activity=activity,
         policies={"slack": slack(rotation), "google": google()},
         upstreams={"slack": slack_double, "google": google_double},
-        flights=Flights(),
+        tasks=RefreshTasks(),
         journal=journal,
         owner=secrets.token_urlsafe(16),
     )
 
 
 @asynccontextmanager
-async def open_room(store: Store, *, rotation: Rotation = Rotation.REVOKES) -> AsyncGenerator[Room]:
+async def open_room(store: Store, *, rotation: RotationMode = RotationMode.REVOKES) -> AsyncGenerator[Room]:
     database = await store.open()
     activity = Activity(database)
-    slack_double, google_double = UpstreamDouble(rotation), UpstreamDouble(Rotation.NONE)
+    slack_double, google_double = UpstreamDouble(rotation), UpstreamDouble(RotationMode.NONE)
     journal = Journal(store.data)
     try:
         keys = await store.open_keys(database)
@@ -200,7 +200,7 @@ async def open_room(store: Store, *, rotation: Rotation = Rotation.REVOKES) -> A
             google_double=google_double,
         )
         yield Room(store, database, vault, slack_double, google_double, await seed(database))
-        await vault.flights.close()
+        await vault.tasks.close()
     finally:
         journal.close()
         await activity.close()
@@ -209,7 +209,7 @@ async def open_room(store: Store, *, rotation: Rotation = Rotation.REVOKES) -> A
 
 @asynccontextmanager
 async def second_process(room: Room) -> AsyncGenerator[Room]:
-    """The same vault opened again: own database handles, own key ring, own flights, own owner id."""
+    """The same vault opened again: own database handles, own key ring, own tasks, own owner id."""
     database = await room.store.open()
     database.clock_offset = room.database.clock_offset
     activity = Activity(database)
@@ -226,7 +226,7 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
             google_double=room.google,
         )
         yield Room(room.store, database, vault, room.slack, room.google, room.alice)
-        await vault.flights.close()
+        await vault.tasks.close()
     finally:
         journal.close()
         await activity.close()

@@ -19,8 +19,8 @@ from operator import ge
 from typing import NamedTuple, TypeVar
 
 from vault.refresh import rules as rotation_rules
-from vault.refresh.rules import Decision, Unresolved
-from vault.upstream import Rotation, UpstreamPolicy
+from vault.refresh.rules import SendDecision, Unresolved
+from vault.upstream import RotationMode, UpstreamPolicy
 
 NOW = 100_000
 GRACE = 60
@@ -36,7 +36,7 @@ class Provider:
     """What the provider does on use, and what our provider file says of it."""
 
     name: str
-    rotation: Rotation
+    rotation: RotationMode
     resends: bool = False
 
     @property
@@ -45,23 +45,23 @@ class Provider:
 
     @property
     def rotates(self) -> bool:
-        return self.rotation is not Rotation.NONE
+        return self.rotation is not RotationMode.NONE
 
     @property
     def has_grace(self) -> bool:
-        return self.rotation is Rotation.GRACE
+        return self.rotation is RotationMode.GRACE
 
     @property
     def reuse_kills(self) -> bool:
-        return self.rotation in (Rotation.GRACE, Rotation.REVOKES)
+        return self.rotation in (RotationMode.GRACE, RotationMode.REVOKES)
 
 
 PROVIDERS = (
-    Provider("stays", Rotation.NONE),
-    Provider("grace, sent again", Rotation.GRACE, resends=True),
-    Provider("grace, a sibling", Rotation.GRACE),
-    Provider("re-use refused", Rotation.STRICT),
-    Provider("re-use revokes", Rotation.REVOKES),
+    Provider("stays", RotationMode.NONE),
+    Provider("grace, sent again", RotationMode.GRACE, resends=True),
+    Provider("grace, a sibling", RotationMode.GRACE),
+    Provider("re-use refused", RotationMode.STRICT),
+    Provider("re-use revokes", RotationMode.REVOKES),
 )
 
 
@@ -69,7 +69,7 @@ PROVIDERS = (
 class Rules:
     """The rules as the product has them; a test replaces one to see that the model notices."""
 
-    may_send: Callable[..., Decision] = rotation_rules.may_send
+    may_send: Callable[..., SendDecision] = rotation_rules.may_send
     may_claim: Callable[..., bool] = rotation_rules.may_claim
     is_claim_void: Callable[[float], bool] = rotation_rules.is_claim_void
     is_newer: Callable[..., bool] = rotation_rules.is_newer
@@ -450,7 +450,7 @@ class Model:
             access_expires_at=NOW + 600 if s.access else NOW - 1,
             retry_at=NOW + 30 if s.waits else None,
         )
-        return decided is Decision.SEND
+        return decided is SendDecision.SEND
 
     def _send(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
         if s.budget.losses:
@@ -559,7 +559,7 @@ class Model:
 
     def is_doubled(self, s: State) -> bool:
         """Two sends of one token at once, where that is not harmless."""
-        if self.provider.rotation not in (Rotation.STRICT, Rotation.REVOKES):
+        if self.provider.rotation not in (RotationMode.STRICT, RotationMode.REVOKES):
             return False
         one, two = s.processes
         return one.doing == two.doing == "wire" and one.token == two.token

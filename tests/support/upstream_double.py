@@ -19,7 +19,7 @@ from vault.upstream import (
     Refused,
     RevokeOutcome,
     Rotated,
-    Rotation,
+    RotationMode,
     Silent,
     TokenAnswer,
 )
@@ -66,7 +66,7 @@ LOST_ANSWER = Fault(after=Silent("connection reset"))
 class UpstreamDouble:
     """An UpstreamOAuth with books. `gate` holds every refresh at the provider until it is set."""
 
-    def __init__(self, rotation: Rotation = Rotation.NONE, *, lifetime: int = 3600) -> None:
+    def __init__(self, rotation: RotationMode = RotationMode.NONE, *, lifetime: int = 3600) -> None:
         self.rotation = rotation
         self.lifetime = lifetime
         self.faults: deque[Fault | None] = deque()
@@ -150,10 +150,10 @@ class UpstreamDouble:
                 )
             )
         if refresh_token != family.refresh_token:
-            family.is_alive = self.rotation is not Rotation.REVOKES
+            family.is_alive = self.rotation is not RotationMode.REVOKES
             return Refused("invalid_grant", "token was used before", ends_grant=True)
         successor: str | None = None
-        if self.rotation is not Rotation.NONE:
+        if self.rotation is not RotationMode.NONE:
             family.spent.add(refresh_token)
             family.before = refresh_token
             family.refresh_token = successor = self._name("rt")

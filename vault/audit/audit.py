@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import PydanticSerializationError, to_json
 
 from vault.audit.proof import ChainBroken, Head, head, load_start, verify
-from vault.audit.repeats import Repeats
+from vault.audit.repeats import RepeatedRefusals
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
-from vault.storage.event_chain import START, Batch, Entry, begin
+from vault.storage.event_chain import START, Batch, ChainEntry, begin
 
 __all__ = [
     "Activity",
@@ -52,8 +52,8 @@ async def append(transaction: Transaction, *events: Event, now: int) -> None:
         await transaction.append_events(Batch(now, entries))
 
 
-def _entry(event: Event, details: str) -> Entry:
-    return Entry(event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details)
+def _entry(event: Event, details: str) -> ChainEntry:
+    return ChainEntry(event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details)
 
 
 async def begin_keyed_head(database: Database, key: bytes) -> None:
@@ -111,13 +111,13 @@ def format_details(details: Mapping[str, object]) -> str:
     except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
         formatted = json.dumps(plain, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:  # by what requests may list; to record less beats refusing them
-        formatted = json.dumps({name: _shortened(value) for name, value in plain.items()}, separators=(",", ":"))
+        formatted = json.dumps({name: _shorten(value) for name, value in plain.items()}, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
 
 
-def _shortened(value: object) -> object:
+def _shorten(value: object) -> object:
     """A long list cut to its first items, which says how many there were more."""
     if not isinstance(value, list):
         return value
@@ -179,7 +179,7 @@ class Activity:
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
-        self._repeats = Repeats()
+        self._repeats = RepeatedRefusals()
         self._repeats_alarm: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False

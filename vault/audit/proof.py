@@ -47,7 +47,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ChainStart:
     """Where the vault's key was first used: after this batch and event."""
 
     height: int
@@ -70,7 +70,7 @@ class Checkpoint:
     pruned_at: int | None = None
     retention_days: int | None = None
 
-    def sealed(self, key: bytes) -> bytes:
+    def seal(self, key: bytes) -> bytes:
         """Every fact, so that none can be changed, and the keyed head hidden, so that no head can be set back to it."""
         facts = {
             "first_height": self.first_height,
@@ -89,7 +89,7 @@ class Checkpoint:
         return seal(content, key=key, key_id=_KEY_ID, context=_CONTEXT)
 
     @classmethod
-    def opened(cls, row: Row, key: bytes) -> Checkpoint:
+    def open(cls, row: Row, key: bytes) -> Checkpoint:
         """The checkpoint of a row. Raises ChainBroken when it was not sealed under this key, or its row was changed."""
         where = integer(row, "first_sequence")
         try:
@@ -174,12 +174,12 @@ async def head(reader: Reader) -> Head:
     return Head(integer(row, "height"), integer(row, "sequence"), binary(row, "hash"))
 
 
-async def load_start(reader: Reader) -> Start | None:
+async def load_start(reader: Reader) -> ChainStart | None:
     """Where the key was first used; from the key store."""
     row = await reader.fetch_one(
         "select height, sequence from keys.event_starts where tenant = :tenant", {"tenant": TENANT}
     )
-    return None if row is None else Start(integer(row, "height"), integer(row, "sequence"))
+    return None if row is None else ChainStart(integer(row, "height"), integer(row, "sequence"))
 
 
 async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Sequence[Checkpoint]:
@@ -189,7 +189,7 @@ async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Seq
         "order by first_height limit :limit",
         {"tenant": TENANT, "after": after, "limit": CHECKPOINT_PAGE},
     )
-    return [Checkpoint.opened(row, key) for row in rows]
+    return [Checkpoint.open(row, key) for row in rows]
 
 
 async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = None) -> Checkpoint | None:
@@ -199,17 +199,17 @@ async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = No
         "order by first_height desc limit 1",
         {"tenant": TENANT, "before": 2**62 if before is None else before},
     )
-    return None if row is None else Checkpoint.opened(row, key)
+    return None if row is None else Checkpoint.open(row, key)
 
 
 class Walk:
     """Goes along the chain, batch by batch, and recomputes it."""
 
-    def __init__(self, reader: Reader, *, key: bytes | None, start: Start | None, link: Link) -> None:
+    def __init__(self, reader: Reader, *, key: bytes | None, start: ChainStart | None, link: Link) -> None:
         self._reader = reader
         self._key = key
         self._start = start
-        self.link = self._begun(link)
+        self.link = self._begin_keyed_head(link)
         self.first = link.sequence + 1  # the first event that is read
         self.confirmed = link.sequence  # the last event that a checkpoint vouches for
         self.unkeyed: list[tuple[int, int]] = []
@@ -217,11 +217,11 @@ class Walk:
 
     def jump(self, checkpoint: Checkpoint) -> None:
         """Past a segment whose events are pruned."""
-        self.link = self._begun(checkpoint.link)
+        self.link = self._begin_keyed_head(checkpoint.link)
         self.first, self.confirmed = self.link.sequence + 1, self.link.sequence
         self.unkeyed_count += checkpoint.unkeyed
 
-    def _begun(self, link: Link) -> Link:
+    def _begin_keyed_head(self, link: Link) -> Link:
         if self._key is None or self._start is None or link.height != self._start.height:
             return link
         return replace(link, keyed=begin(self._key, height=link.height, sequence=link.sequence, hash=link.hash))
@@ -236,7 +236,7 @@ class Walk:
                 {"tenant": TENANT, "height": self.link.height, "until": until, "limit": BATCH_PAGE},
             )
             if not batches:
-                raise self._broken(self.link.sequence + 1)
+                raise self._fault(self.link.sequence + 1)
             taken = [
                 batch for batch in batches if integer(batch, "first_sequence") <= self.link.sequence + EVENT_PAGE
             ] or batches[:1]
@@ -257,17 +257,17 @@ class Walk:
         height, sequence, at = self.link.height + 1, self.link.sequence, integer(batch, "at")
         is_next = integer(batch, "height") == height and integer(batch, "first_sequence") == sequence + 1
         if not is_next or binary(batch, "previous_hash") != self.link.hash:
-            raise self._broken(sequence + 1)
+            raise self._fault(sequence + 1)
         for expected, row in enumerate(rows, start=sequence + 1):
             if integer(row, "sequence") != expected:
-                raise self._broken(expected)
+                raise self._fault(expected)
             if integer(row, "at") != at:
-                raise self._broken(expected)
+                raise self._fault(expected)
         tails = [tail(entry_of(row), at=at) for row in rows]
         found = digest(self.link.hash, height=height, sequence=sequence, at=at, tails=tails)
         is_complete = sequence + len(rows) == integer(batch, "last_sequence")
         if not rows or not is_complete or found != binary(batch, "hash"):
-            raise self._broken(sequence + 1)  # the chain is per batch: a changed event is told apart only by its batch
+            raise self._fault(sequence + 1)  # the chain is per batch: a changed event is told apart only by its batch
         end = sequence + len(rows)
         keyed = self.link.keyed
         if keyed is not None and self._key is not None:
@@ -275,10 +275,10 @@ class Walk:
             if tagged is None:
                 self._note_unkeyed(sequence + 1, end)
             elif tagged != tag(self._key, tails=tails):
-                raise self._broken(sequence + 1, "it was not written with the vault's key")
+                raise self._fault(sequence + 1, "it was not written with the vault's key")
             else:
                 keyed = fold(keyed, previous=self.link.hash, mac=mac(self._key, tails=tails))
-        self.link = self._begun(Link(height, end, found, keyed))
+        self.link = self._begin_keyed_head(Link(height, end, found, keyed))
 
     def _note_unkeyed(self, first: int, last: int) -> None:
         self.unkeyed_count += last - first + 1
@@ -292,7 +292,7 @@ class Walk:
         sealed = checkpoint.link
         same = (sealed.sequence, sealed.hash) == (self.link.sequence, self.link.hash)
         if not same or (sealed.keyed is not None and sealed.keyed != self.link.keyed):
-            raise self._broken(
+            raise self._fault(
                 checkpoint.first_sequence, f"events up to {sealed.sequence} differ from what was sealed of them"
             )
         self.confirmed = self.link.sequence
@@ -300,13 +300,13 @@ class Walk:
     def end(self, keyed: bytes | None) -> None:
         """Compare with the head's keyed value. Raises ChainBroken."""
         if self.link.keyed is not None and keyed != self.link.keyed:
-            raise self._broken(
+            raise self._fault(
                 self.link.sequence + 1,
                 f"it is missing, or events after {self.confirmed} were removed, moved or put in by somebody without "
                 "the vault's key",
             )
 
-    def _broken(self, sequence: int, why: str = "it was changed, removed, or put in") -> ChainBroken:
+    def _fault(self, sequence: int, why: str = "it was changed, removed, or put in") -> ChainBroken:
         return ChainBroken(sequence, why, after=self.confirmed)
 
 
@@ -435,7 +435,7 @@ async def _after_pruned(reader: Reader) -> Link:
     return Link(integer(row, "height"), integer(row, "sequence"), binary(row, "previous_hash"), None)
 
 
-def check_end(walk: Walk, end: End, start: Start | None) -> None:
+def check_end(walk: Walk, end: End, start: ChainStart | None) -> None:
     """Compare a walk up to the head with the head. Raises ChainBroken."""
     beyond = walk.link.sequence + 1
     if (walk.link.height, walk.link.sequence, walk.link.hash) != (end.link.height, end.link.sequence, end.link.hash):

@@ -26,7 +26,7 @@ class _Run:
     last_at: int = 0
 
 
-class Repeats:
+class RepeatedRefusals:
     """The refusals of the last minute in one process."""
 
     def __init__(self) -> None:

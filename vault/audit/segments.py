@@ -78,7 +78,7 @@ def _columns(checkpoint: Checkpoint, *, key: bytes) -> dict[str, Value]:
         "sequence": checkpoint.link.sequence,
         "first_at": checkpoint.first_at,
         "last_at": checkpoint.last_at,
-        "sealed": checkpoint.sealed(key),
+        "sealed": checkpoint.seal(key),
     }
 
 
@@ -114,7 +114,7 @@ async def _oldest_kept(reader: Reader, key: bytes) -> Checkpoint | None:
         "select * from event_checkpoints where tenant = :tenant and pruned_at is null order by first_height limit 1",
         {"tenant": TENANT},
     )
-    return None if row is None else Checkpoint.opened(row, key)
+    return None if row is None else Checkpoint.open(row, key)
 
 
 async def _link_before(reader: Reader, key: bytes, checkpoint: Checkpoint) -> Link:
@@ -123,7 +123,7 @@ async def _link_before(reader: Reader, key: bytes, checkpoint: Checkpoint) -> Li
         "order by first_height desc limit 1",
         {"tenant": TENANT, "height": checkpoint.first_height},
     )
-    return Link(0, 0, START, None) if row is None else Checkpoint.opened(row, key).link
+    return Link(0, 0, START, None) if row is None else Checkpoint.open(row, key).link
 
 
 async def _delete(database: Database, gone: Checkpoint, *, key: bytes, now: int) -> bool:

@@ -56,7 +56,7 @@ class Header:
     is_passphrase: bool
     wrapped: bytes
 
-    def encoded(self) -> bytes:
+    def encode(self) -> bytes:
         facts = {
             "created_at": self.created_at,
             "vault": self.vault,
@@ -69,7 +69,7 @@ class Header:
         return json.dumps(facts, sort_keys=True).encode()
 
     @classmethod
-    def decoded(cls, content: bytes) -> Header:
+    def decode(cls, content: bytes) -> Header:
         try:
             facts = json.loads(content)
             return cls(
@@ -121,7 +121,7 @@ async def write_backup(
 
 
 async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header) -> Mapping[str, int]:
-    writer = SealedWriter(file, key=key, header=header.encoded())
+    writer = SealedWriter(file, key=key, header=header.encode())
     counts: dict[str, int] = {}
     for table in tables():
         if table.startswith(_KEY_STORE) and not header.with_keys:
@@ -169,7 +169,7 @@ class Backup:
         """Read the header and unwrap the file's key. Raises BackupRefused, KeyUnavailable."""
         try:
             with path.open("rb") as file:
-                header = Header.decoded(read_header(file))
+                header = Header.decode(read_header(file))
         except OSError as error:
             raise BackupRefused(f"cannot read {path}: {error.strerror}", detail=str(error)) from error
         known = schema_files()
@@ -289,7 +289,7 @@ async def _insert(transaction: Transaction, table: str, page: list[dict[str, Val
 
 
 def _events(backup: Backup, judged: tuple[quarantine.Restored, ...], *, keeps_keys: bool) -> list[Event]:
-    held = [one for one in judged if one.verdict is not quarantine.Verdict.GOES_ON]
+    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.GOES_ON]
     details: dict[str, object] = {
         "backup_made_at": backup.header.created_at,
         "key_store": "kept" if keeps_keys else "restored",

@@ -17,7 +17,7 @@ from vault import replay
 from vault.records import TENANT, ConnectionState, Event
 from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
-from vault.upstream import Rotation, UpstreamPolicy
+from vault.upstream import RotationMode, UpstreamPolicy
 
 # Added to the generation of a connection that lost its refresh token: an answer that a journal still holds is then
 # older than the row and changes nothing. It may have been spent too.
@@ -59,7 +59,7 @@ _CLEARED = (  # all of a tenant
 )
 
 
-class Verdict(StrEnum):
+class RestoreVerdict(StrEnum):
     """What becomes of a restored connection."""
 
     GOES_ON = "goes on"
@@ -77,7 +77,7 @@ class Restored:
     user: str
     provider: str
     label: str
-    verdict: Verdict
+    verdict: RestoreVerdict
     until: int | None = None  # with UNTIL_EXPIRY
 
     @property
@@ -91,17 +91,17 @@ class Restored:
         )
 
 
-def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> Verdict:
+def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
     """What becomes of one connection. Pure."""
     if integer(row, "has_key") == 0:
-        return Verdict.DELETED
+        return RestoreVerdict.DELETED
     if text(row, "state") != ConnectionState.ACTIVE.value:
-        return Verdict.NEEDS_PERSON
-    if integer(row, "has_refresh_token") == 0 or policy.rotation is Rotation.NONE:
-        return Verdict.GOES_ON
+        return RestoreVerdict.NEEDS_PERSON
+    if integer(row, "has_refresh_token") == 0 or policy.rotation is RotationMode.NONE:
+        return RestoreVerdict.GOES_ON
     expires_at = integer_or_none(row, "access_expires_at")
     is_good = integer(row, "has_access_token") == 1 and (expires_at is None or now < expires_at - MARGIN)
-    return Verdict.UNTIL_EXPIRY if is_good else Verdict.NEEDS_PERSON
+    return RestoreVerdict.UNTIL_EXPIRY if is_good else RestoreVerdict.NEEDS_PERSON
 
 
 async def quarantine(
@@ -114,18 +114,18 @@ async def quarantine(
     await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []
     for row in await transaction.fetch(_ALL, tenant):
-        one, policy = _judged(row, policies, now=now)
-        await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not Rotation.NONE, now=now)
+        one, policy = _judge_row(row, policies, now=now)
+        await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not RotationMode.NONE, now=now)
         judged.append(one)
     return tuple(judged)
 
 
 async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
     """What `quarantine` would make of each connection; changes nothing."""
-    return tuple([_judged(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
+    return tuple([_judge_row(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
 
 
-def _judged(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, UpstreamPolicy]:
+def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, UpstreamPolicy]:
     policy = policies.get(text(row, "provider")) or UpstreamPolicy(text(row, "provider"))
     verdict = judge(row, policy=policy, now=now)
     judged = Restored(
@@ -135,20 +135,20 @@ def _judged(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tu
         text(row, "provider"),
         text(row, "label"),
         verdict,
-        integer_or_none(row, "access_expires_at") if verdict is Verdict.UNTIL_EXPIRY else None,
+        integer_or_none(row, "access_expires_at") if verdict is RestoreVerdict.UNTIL_EXPIRY else None,
     )
     return judged, policy
 
 
-async def _apply(transaction: Transaction, row: Row, *, verdict: Verdict, rotates: bool, now: int) -> None:
+async def _apply(transaction: Transaction, row: Row, *, verdict: RestoreVerdict, rotates: bool, now: int) -> None:
     which: Mapping[str, Value] = {"tenant": TENANT, "id": text(row, "id")}
-    if verdict is Verdict.DELETED:
+    if verdict is RestoreVerdict.DELETED:
         ended: Mapping[str, Value] = {**which, "now": now}
         state = ConnectionState.REVOKED.value
         await transaction.execute(_END, {**ended, "state": state, "reason": "key_destroyed"})
         await transaction.execute(_END_DELEGATIONS, ended)
-    elif verdict is not Verdict.GOES_ON and rotates:
-        is_usable = verdict is Verdict.UNTIL_EXPIRY
+    elif verdict is not RestoreVerdict.GOES_ON and rotates:
+        is_usable = verdict is RestoreVerdict.UNTIL_EXPIRY
         state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
         await transaction.execute(
             _FORGET_REFRESH,

@@ -15,7 +15,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApprovalQuestion:
     """What the person of one agent is asked about at one account; `delegated` is what the agent may do there."""
 
     entries: frozenset[str]

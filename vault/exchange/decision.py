@@ -152,7 +152,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
             connection_id=None,
         )
     elif request.account is None:
-        matching = _meant(accounts, now=now)
+        matching = _candidates(accounts, now=now)
         why = f"There are several {provider} accounts. Say which one to use."
     else:
         matching = [one for one in accounts if one.is_delegated(now) and _fits(one, request.account)]
@@ -183,7 +183,7 @@ def _fits(held: HeldAccount, named: str | None) -> bool:
     return named is None or names_account(named, id=held.id, account=held.account, label=held.label)
 
 
-def _meant(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
+def _candidates(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
     """The accounts among which a call that names none has to be asked about; one where it is clear."""
     usable = [one for one in accounts if one.is_delegated(now)]
     if len(usable) > 1:

@@ -14,13 +14,13 @@ from dataclasses import replace
 from vault import approvals
 from vault.audit.audit import append
 from vault.connections import ACCESS_TOKEN, narrowed_token
-from vault.exchange.approval_rules import Asked
+from vault.exchange.approval_rules import ApprovalQuestion
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, format_scope
 from vault.refresh import rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
-from vault.refresh.concurrency import Flights, Vault, Wish
+from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.spending import NarrowingRefused
 from vault.refusals import (
     ApprovalRequired,
@@ -37,7 +37,7 @@ from vault.refusals import (
 from vault.scopes import Plan, scope_key
 from vault.upstream import UpstreamPolicy
 
-__all__ = ["ExchangeRequest", "Flights", "UpstreamToken", "Vault", "exchange"]
+__all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange"]
 
 log = logging.getLogger("token_vault.exchange")
 
@@ -57,9 +57,9 @@ async def exchange(
     except (StorageUnavailable, StorageBusy):
         raise  # nowhere to write an event either
     except VaultError as refusal:
-        await vault.activity.record_refusal(_refused(request, refusal))
+        await vault.activity.record_refusal(_refusal_event(request, refusal))
         raise
-    event = _exchanged(request, token) if request.event is None else request.event(token)
+    event = _exchange_event(request, token) if request.event is None else request.event(token)
     if event is not None:
         await vault.activity.record(event)
     return token
@@ -77,11 +77,11 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         accounts = await read_accounts(vault.database, wanted)
         held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
         if policy.audience is not None:
-            return await _minted(vault, request, held, made, policy=policy, now=now)
+            return await _mint(vault, request, held, made, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
             continue
-        is_refused = made.needs_narrow_token and vault.flights.refuses_narrowing(held.id, made.scope_key, now=now)
+        is_refused = made.needs_narrow_token and vault.tasks.refuses_narrowing(held.id, made.scope_key, now=now)
         planned = made
         made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
         if request.item is not None and not made.needs_narrow_token:
@@ -89,12 +89,12 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            asked = Asked(held.ask | policy.ask, held.delegated, policy)
+            asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
             if asked.entries:
                 await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
-            wish = Wish(held.id, token.generation, scopes=scopes, item=item)
+            wish = TokenWish(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, wish=wish, now=now)
             basis: Basis | None = None
             if request.is_kept and made is planned and token.is_good(now):  # no matter of what was tried before
@@ -123,7 +123,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
 
 
-async def _minted(
+async def _mint(
     vault: Vault,
     request: ExchangeRequest,
     held: HeldAccount,
@@ -135,7 +135,7 @@ async def _minted(
     """A token of ours for an API that verifies it: made now, with these scopes and no other, kept nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
-    asked = Asked(held.ask | policy.ask, held.delegated, policy)
+    asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
     if asked.entries:
         await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
@@ -159,7 +159,7 @@ async def _spend_approval(
     held: HeldAccount,
     *,
     scopes: frozenset[str],
-    asked: Asked,
+    asked: ApprovalQuestion,
     now: int,
 ) -> None:
     """Spend the person's yes to exactly this call, or refuse. The last thing before a token is opened."""
@@ -218,7 +218,7 @@ async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: s
         raise
 
 
-def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
+def _exchange_event(request: ExchangeRequest, token: UpstreamToken) -> Event:
     return Event(
         "token.exchanged",
         user_id=request.principal.user_id,
@@ -238,7 +238,7 @@ def _exchanged(request: ExchangeRequest, token: UpstreamToken) -> Event:
     )
 
 
-def _refused(request: ExchangeRequest, refusal: VaultError) -> Event:
+def _refusal_event(request: ExchangeRequest, refusal: VaultError) -> Event:
     details: dict[str, object] = {
         "provider": request.provider,
         "code": refusal.code,

@@ -27,7 +27,7 @@ from vault.scopes import Plan, derives, scope_key
 from vault.storage.database import Reader
 
 
-class Step(StrEnum):
+class ExchangeStep(StrEnum):
     """The preconditions of an exchange, in the order in which they are looked at."""
 
     USER = "user"
@@ -43,10 +43,10 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FailedStep:
     """What fails. `code` is that of the exchange's refusal."""
 
-    step: Step
+    step: ExchangeStep
     code: str
     sentence: str
     mend: str
@@ -56,20 +56,20 @@ class Finding:
 class Explanation:
     """`failing` None: the exchange would give a token with `scopes`, held as `narrowing` says."""
 
-    failing: Finding | None
+    failing: FailedStep | None
     scopes: frozenset[str] = frozenset()
     narrowing: str = ""
     refreshes: bool = False  # a refresh at the provider comes first
 
     @property
-    def passed(self) -> tuple[Step, ...]:
+    def passed_steps(self) -> tuple[ExchangeStep, ...]:
         """The preconditions that hold, up to the failing one."""
-        steps = tuple(Step)
+        steps = tuple(ExchangeStep)
         return steps if self.failing is None else steps[: steps.index(self.failing.step)]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ExchangeQuestion:
     """Whose exchange, by which client, with which connection; `scopes` None: all that was delegated."""
 
     user_name: str
@@ -78,17 +78,17 @@ class Question:
     scopes: frozenset[str] | None = None
 
 
-async def explain(question: Question, *, vault: Vault, now: int) -> Explanation:
+async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Explanation:
     """The first precondition that fails, or what the exchange would give."""
     found = await _who(vault.database, question)
-    if isinstance(found, Finding):
+    if isinstance(found, FailedStep):
         return Explanation(found)
     user, grant, connection = found
     policy = vault.policies.get(connection.provider)
     if policy is None:
         return Explanation(
-            Finding(
-                Step.PROVIDER,
+            FailedStep(
+                ExchangeStep.PROVIDER,
                 ScopeRefused.code,
                 f"This vault does not know the provider {connection.provider}.",
                 "put its provider file back into one of provider_folders",
@@ -105,7 +105,7 @@ async def explain(question: Question, *, vault: Vault, now: int) -> Explanation:
             accounts = await read_accounts(vault.database, replace(wanted, scope_key=made.scope_key))
             held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
     except VaultError as refusal:
-        return Explanation(_refused(refusal, connection))
+        return Explanation(_refusal_finding(refusal, connection))
     made = settle(made, held, policy=policy, now=now)
     return await _token(held, made, vault=vault, now=now)
 
@@ -119,22 +119,28 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
 
-async def _who(reader: Reader, question: Question) -> Finding | tuple[User, Grant, Connection]:
+async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple[User, Grant, Connection]:
     """User, live grant and connection, or the first of them that is not there."""
     user = await users.find_user(reader, question.user_name)
     if user is None:
-        return Finding(Step.USER, "not_found", f"There is no user {question.user_name}.", "token-vault users list")
+        return FailedStep(
+            ExchangeStep.USER, "not_found", f"There is no user {question.user_name}.", "token-vault users list"
+        )
     if user.disabled_at is not None:
-        return _ended(Step.USER, f"The user {user.name} is disabled.", f"token-vault users enable {user.name}")
+        return _grant_finding(
+            ExchangeStep.USER, f"The user {user.name} is disabled.", f"token-vault users enable {user.name}"
+        )
     client = await clients.get_client(reader, question.client_id)
     if client is None:
         sentence = f"There is no client {question.client_id}, or it was removed."
-        return _ended(Step.CLIENT, sentence, "token-vault clients list; a removed agent registers and signs in again")
+        return _grant_finding(
+            ExchangeStep.CLIENT, sentence, "token-vault clients list; a removed agent registers and signs in again"
+        )
     mine = await grants.list_grants(reader, user.id)
     grant = next((one for one in mine if one.client_id == client.id), None)
     if grant is None:
         sentence = f"{client.name} holds no live grant of {user.name}: it never signed in, or its access was ended."
-        return _ended(Step.GRANT, sentence, "let the agent sign in again")
+        return _grant_finding(ExchangeStep.GRANT, sentence, "let the agent sign in again")
     connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
     if connection is None or connection.state is ConnectionState.REVOKED:
         sentence = (
@@ -143,34 +149,39 @@ async def _who(reader: Reader, question: Question) -> Finding | tuple[User, Gran
             else f"{connection.label} ({connection.provider}) was disconnected."
         )
         mend = "token-vault connections list; a disconnected account has to be connected again"
-        return Finding(Step.CONNECTION, ConnectionRequired.code, sentence, mend)
+        return FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, mend)
     return user, grant, connection
 
 
-def _ended(step: Step, sentence: str, mend: str) -> Finding:
-    return Finding(step, "invalid_grant", sentence, mend)
+def _grant_finding(step: ExchangeStep, sentence: str, mend: str) -> FailedStep:
+    return FailedStep(step, "invalid_grant", sentence, mend)
 
 
-def _refused(refusal: VaultError, connection: Connection) -> Finding:
+def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
     """The finding for a refusal of the pure decision: its own sentence, and where the mend is done."""
     again = f"connect it again: token-vault connections connect {connection.provider}"
     match refusal:
         case ScopeRefused():
             limit = f"providers.{connection.provider}.scopes"
-            return Finding(
-                Step.OPERATOR, refusal.code, refusal.description, f"the operator's limit is the setting {limit}"
+            return FailedStep(
+                ExchangeStep.OPERATOR, refusal.code, refusal.description, f"the operator's limit is the setting {limit}"
             )
         case ConnectionRequired(reason="needs_reauth"):
-            return Finding(Step.STATE, refusal.code, refusal.description, again)
+            return FailedStep(ExchangeStep.STATE, refusal.code, refusal.description, again)
         case ConnectionRequired(reason="scopes"):
-            return Finding(
-                Step.SCOPES, refusal.code, refusal.description, f"{again}, and allow {format_scope(refusal.scopes)}"
+            return FailedStep(
+                ExchangeStep.SCOPES,
+                refusal.code,
+                refusal.description,
+                f"{again}, and allow {format_scope(refusal.scopes)}",
             )
         case DelegationRequired():
             mend = "call the tool and follow its link, or use the page /agents"
-            return Finding(Step.DELEGATION, refusal.code, refusal.description, mend)
+            return FailedStep(ExchangeStep.DELEGATION, refusal.code, refusal.description, mend)
         case _:  # ended between two reads
-            return Finding(Step.CONNECTION, refusal.code, refusal.description, "ask again: something just changed")
+            return FailedStep(
+                ExchangeStep.CONNECTION, refusal.code, refusal.description, "ask again: something just changed"
+            )
 
 
 async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Explanation:
@@ -182,7 +193,9 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
     again = f"connect it again: token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."
-        return Explanation(Finding(Step.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}"))
+        return Explanation(
+            FailedStep(ExchangeStep.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}")
+        )
     facts = await leases.read(vault.database, held.id, scope_key=made.scope_key) if refreshes else None
     refusal = None if facts is None else await rotation.obstacle(vault, facts, now=now)
     match refusal:
@@ -196,4 +209,4 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
             mend = f"set providers.{held.provider}.client_id and its secret"
         case _:
             mend = "wait a minute and ask again"
-    return Explanation(Finding(Step.TOKEN, refusal.code, refusal.description, mend))
+    return Explanation(FailedStep(ExchangeStep.TOKEN, refusal.code, refusal.description, mend))

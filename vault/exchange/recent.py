@@ -14,7 +14,7 @@ from vault import clients
 from vault.records import Client
 from vault.refresh import accounts, rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted
-from vault.refresh.concurrency import Vault, Wish
+from vault.refresh.concurrency import TokenWish, Vault
 from vault.storage.database import Reader, Row, Value
 
 _CLIENT: Final = """c.id as client_id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources,
@@ -33,7 +33,7 @@ class Basis:
     accounts: tuple[HeldAccount, ...]
     held: HeldAccount
     token: HeldToken
-    wish: Wish
+    wish: TokenWish
     until: int | None
     parameters: Mapping[str, Value] = field(repr=False)
 
@@ -43,7 +43,7 @@ class Basis:
 
 
 def basis_of(
-    wanted: Wanted, found: tuple[HeldAccount, ...], held: HeldAccount, *, token: HeldToken, wish: Wish, now: int
+    wanted: Wanted, found: tuple[HeldAccount, ...], held: HeldAccount, *, token: HeldToken, wish: TokenWish, now: int
 ) -> Basis:
     """The basis of a token that is handed out now; it ends where a permission or the token does."""
     ends = [one.delegated_until for one in found if one.delegated_until is not None and one.delegated_until > now]

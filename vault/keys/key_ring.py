@@ -23,14 +23,14 @@ from vault.keys.signing import SigningKeys
 from vault.keys.sources import KeySource
 from vault.records import TENANT
 from vault.refusals import CiphertextRejected, KeyUnavailable
-from vault.storage.clock import elapsed
+from vault.storage.clock import boot_time
 from vault.storage.database import Database, Reader, Row, Transaction, binary, text
 
 ROOT = "root"
 CACHE_LIMIT = 4096  # connection keys
 CACHE_SECONDS = 300.0
 
-_ROOT_CONTEXT = Context(purpose="root", tenant=TENANT).encoded()
+_ROOT_CONTEXT = Context(purpose="root", tenant=TENANT).encode()
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
@@ -44,7 +44,7 @@ class ConnectionKey:
     __slots__ = ("_connection_id", "_key", "_key_id", "_user_id")
 
     def __init__(self, user_key: bytes, *, salt: bytes, user_id: str, connection_id: str) -> None:
-        bound = Context(purpose="connection_key", tenant=TENANT, user_id=user_id, record_id=connection_id).encoded()
+        bound = Context(purpose="connection_key", tenant=TENANT, user_id=user_id, record_id=connection_id).encode()
         self._key = derive(user_key, salt=salt, info=bound)
         self._key_id = hashlib.sha256(salt).hexdigest()[:16]
         self._user_id = user_id
@@ -157,7 +157,7 @@ class KeyRing:
         """The connection's key from columns read in this call. Raises CiphertextRejected when a row was swapped."""
         name = (wrapped, salt, user_id, connection_id)
         known = self._unwrapped.get(name)
-        now = elapsed()
+        now = boot_time()
         if known is not None and now < known[0]:
             return known[1]
         try:
@@ -243,4 +243,4 @@ def _signing_key(root: bytes) -> bytes:
 
 
 def _user_context(user_id: str) -> bytes:
-    return Context(purpose="user_key", tenant=TENANT, user_id=user_id).encoded()
+    return Context(purpose="user_key", tenant=TENANT, user_id=user_id).encode()

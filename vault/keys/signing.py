@@ -98,9 +98,9 @@ class SigningKeys:
         self._take(await _rows(database))
 
     def _take(self, rows: Sequence[Row]) -> None:
-        self._known = {text(row, "id"): self._opened(row) for row in rows}
+        self._known = {text(row, "id"): self._open_row(row) for row in rows}
 
-    def _opened(self, row: Row) -> _SigningKey:
+    def _open_row(self, row: Row) -> _SigningKey:
         known = self._known.get(text(row, "id"))
         key = known.key if known else _open_key(row, self._sealing_key)
         return _SigningKey(key, integer(row, "active_at"), integer_or_none(row, "retired_at"))
@@ -108,7 +108,7 @@ class SigningKeys:
 
 def generate_key() -> RSAKey:
     """A new RSA key; its id is the RFC 7638 thumbprint. Slow: call it off the loop."""
-    return _named(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    return _with_kid(rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
 
 async def store_key(transaction: Transaction, key: RSAKey, *, sealing_key: bytes, now: int, active_at: int) -> None:
@@ -145,10 +145,10 @@ def _open_key(row: Row, sealing_key: bytes) -> RSAKey:
     private = load_der_private_key(plain, password=None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(private, rsa.RSAPrivateKey):
         raise KeyUnavailable("the key ring holds an unexpected signing key", detail=type(private).__name__)
-    return _named(private)
+    return _with_kid(private)
 
 
-def _named(private: rsa.RSAPrivateKey) -> RSAKey:
+def _with_kid(private: rsa.RSAPrivateKey) -> RSAKey:
     kid = RSAKey.import_key(private).thumbprint()
     return RSAKey.import_key(private, {"kid": kid, "use": "sig", "alg": "RS256"})
 

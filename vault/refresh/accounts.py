@@ -13,7 +13,7 @@ from typing import Final
 from vault import revoked_tokens
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
-from vault.refresh.rules import Decision, Unresolved, may_send
+from vault.refresh.rules import SendDecision, Unresolved, may_send
 from vault.refusals import CiphertextRejected, GrantEnded
 from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.upstream import UpstreamPolicy
@@ -130,7 +130,7 @@ class HeldAccount:
             return True
         sends = (Unresolved("", self.sent_at),)
         decided = may_send(policy, sends, now=now, access_expires_at=None, retry_at=self.retry_at)
-        return decided is Decision.SEND
+        return decided is SendDecision.SEND
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns that came in the same read."""

@@ -28,7 +28,7 @@ LONGEST = 86400.0  # seconds after which it is given up: whoever watches takes t
 Ending = Callable[[Transaction], Awaitable[None]]
 
 
-def undoing(vault: Vault, lease: Lease, *, event: Event | None = None) -> Ending:
+def undo_claim(vault: Vault, lease: Lease, *, event: Event | None = None) -> Ending:
     """Nothing was sent under this claim, or nothing that the provider looked at: `event` says which."""
 
     async def ending(transaction: Transaction) -> None:
@@ -51,30 +51,30 @@ async def write(vault: Vault, connection_id: str, ending: Ending) -> None:
 
 def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
     """Have this written down later, if its commit did not happen."""
-    owed = vault.flights.owed.setdefault(connection_id, [])
+    owed = vault.tasks.owed.setdefault(connection_id, [])
     owed.append(ending)
     if len(owed) == 1:
-        vault.flights.tidy(_later(vault, connection_id))
+        vault.tasks.tidy(_later(vault, connection_id))
 
 
 async def pay(vault: Vault, connection_id: str) -> None:
     """Write down what is owed to this connection, whose turn is the caller's. Raises what the storage says."""
-    while owed := vault.flights.owed.get(connection_id):
+    while owed := vault.tasks.owed.get(connection_id):
         async with vault.database.transaction() as transaction:
             await leases.await_others(transaction, connection_id)
             await owed[0](transaction)
         owed.pop(0)
-    vault.flights.owed.pop(connection_id, None)
+    vault.tasks.owed.pop(connection_id, None)
 
 
 async def _later(vault: Vault, connection_id: str) -> None:
     wait, loop = WAIT[0], asyncio.get_running_loop()
     until = loop.time() + LONGEST
-    while connection_id in vault.flights.owed and loop.time() < until:
+    while connection_id in vault.tasks.owed and loop.time() < until:
         try:
-            await vault.flights.take_turn(connection_id, lambda: pay(vault, connection_id))
+            await vault.tasks.take_turn(connection_id, lambda: pay(vault, connection_id))
         except VaultError:
             await asyncio.sleep(wait)
             wait = min(wait * 2, WAIT[1])
-    if vault.flights.owed.pop(connection_id, None):
+    if vault.tasks.owed.pop(connection_id, None):
         log.warning("claim left behind", extra={"connection": connection_id})

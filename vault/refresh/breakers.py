@@ -19,7 +19,7 @@ REGISTRATION_PAUSE = 60  # seconds after our registration was refused
 
 
 @dataclass(slots=True)
-class _State:
+class _Breaker:
     answered_at: int | None = None
     silences: int = 0
     is_open: bool = False
@@ -36,7 +36,7 @@ class Breakers:
     """The breakers of one process."""
 
     def __init__(self) -> None:
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, _Breaker] = {}
 
     def waits(
         self, provider: str, connection_id: str, *, now: int, generation: int = 0, answered_at: int | None = None
@@ -61,7 +61,7 @@ class Breakers:
 
     def note_silence(self, provider: str, connection_id: str, *, now: int) -> bool:
         """A request without a usable answer; whether the breaker is open now."""
-        state = self._states.setdefault(provider, _State())
+        state = self._states.setdefault(provider, _Breaker())
         state.silences += 1
         state.silent.add(connection_id)
         is_answering = state.answered_at is not None and now - state.answered_at < RECENT
@@ -75,7 +75,7 @@ class Breakers:
     def note_refusal_of_us(self, provider: str, connection_id: str, *, generation: int, now: int) -> None:
         """The provider does not know our client: no connection can be refreshed until the operator fixes that."""
         until = now + REGISTRATION_PAUSE
-        self._states[provider] = _State(
+        self._states[provider] = _Breaker(
             silences=SILENCES,
             is_open=True,
             opened_at=now,
@@ -86,10 +86,10 @@ class Breakers:
 
     def note_answer(self, provider: str, *, now: int) -> None:
         """The provider works."""
-        self._states[provider] = _State(answered_at=now)
+        self._states[provider] = _Breaker(answered_at=now)
 
 
-def _has_answered(state: _State, connection_id: str, generation: int, answered_at: int | None) -> bool:
+def _has_answered(state: _Breaker, connection_id: str, generation: int, answered_at: int | None) -> bool:
     """Whether a token that came after the breaker opened shows that the provider works, and for us."""
     refused, before = state.refused
     return (connection_id == refused and generation > before) or (answered_at or 0) > state.opened_at

@@ -30,7 +30,7 @@ TIDYING = 0.5  # seconds that the end of a process waits for what nobody waits f
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TokenWish:
     """A token newer than `generation`: the full one, or one of exactly these scopes (and for this one item)."""
 
     connection_id: str
@@ -44,7 +44,7 @@ class Wish:
         return "" if self.scopes is None else scope_key(self.scopes, self.item)
 
 
-class Appointments:
+class RefreshTimers:
     """Refreshes ahead that are due without a caller: one for each token that somebody used, at the end of its life.
 
     Whoever calls again and again, at whatever pace, so finds a good token; one that nobody uses any more is let go.
@@ -61,7 +61,7 @@ class Appointments:
         known = self._made.get((connection_id, key))
         return known is not None and known[0] >= generation
 
-    def make(self, wish: Wish, *, after: float, keep: Callable[[], None]) -> None:
+    def make(self, wish: TokenWish, *, after: float, keep: Callable[[], None]) -> None:
         """Call `keep` in so many seconds, in place of an appointment for an older token."""
         key = (wish.connection_id, wish.scope_key)
         known = self._made.get(key)
@@ -81,7 +81,7 @@ class Appointments:
         self._made.clear()
 
 
-class Flights:
+class RefreshTasks:
     """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
 
     `waits` counts the exchanges that had to wait for a refresh; `server_changes` are those of the database that were
@@ -91,8 +91,8 @@ class Flights:
     def __init__(self) -> None:
         self.breakers = Breakers()
         self.watches = Watches()
-        self.lanes = Lanes()
-        self.appointments = Appointments()
+        self.queues = RefreshQueues()
+        self.timers = RefreshTimers()
         self.waits = 0
         self.has_traces = True  # whether files may hold what was destroyed: at the start nobody knows
         self.server_changes = 0
@@ -107,7 +107,7 @@ class Flights:
         self._refused: dict[tuple[str, str], int] = {}
 
     def join(
-        self, wish: Wish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
+        self, wish: TokenWish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
     ) -> asyncio.Task[int | VaultError]:
         """The task that fetches this token, started with `fly` if there is none. No caller can cancel it."""
         key = (wish.connection_id, wish.scope_key)
@@ -115,10 +115,10 @@ class Flights:
         if task is None:
             task = asyncio.get_running_loop().create_task(fly())
             self._tasks[key] = task
-            task.add_done_callback(lambda done: self._landed(key, done))
+            task.add_done_callback(lambda done: self._forget_task(key, done))
         return task
 
-    def _landed(self, key: tuple[str, str], task: asyncio.Task[int | VaultError]) -> None:
+    def _forget_task(self, key: tuple[str, str], task: asyncio.Task[int | VaultError]) -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key]
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -134,10 +134,10 @@ class Flights:
         """Begin what no caller can cancel and the end of the process waits for; `name` says of what it is the end."""
         task = asyncio.get_running_loop().create_task(work)
         self._finishing.setdefault(name, set()).add(task)
-        task.add_done_callback(lambda done: self._finished(name, done))
+        task.add_done_callback(lambda done: self._forget_finishing(name, done))
         return task
 
-    def _finished(self, name: str, task: asyncio.Task[R]) -> None:
+    def _forget_finishing(self, name: str, task: asyncio.Task[R]) -> None:
         rest = self._finishing.get(name, set())
         rest.discard(task)
         if not rest:
@@ -149,7 +149,7 @@ class Flights:
         """Whether that is under way in this process."""
         return name in self._finishing
 
-    async def finished(self, name: str, *, patience: float) -> None:
+    async def wait_until_finished(self, name: str, *, patience: float) -> None:
         """Wait until it is no longer under way, at most this long."""
         if tasks := set(self._finishing.get(name, ())):
             await asyncio.wait(tasks, timeout=patience)
@@ -168,11 +168,11 @@ class Flights:
             else:
                 self._turns[connection_id] = (lock, users - 1)
 
-    def pause(self, wish: Wish, *, until: int, generation: int) -> None:
+    def pause(self, wish: TokenWish, *, until: int, generation: int) -> None:
         """Do not ask for this token before `until`, unless a newer `generation` shows that the provider works."""
         self._pauses[wish.connection_id, wish.scope_key] = (until, generation)
 
-    def paused_for(self, wish: Wish, *, now: int, generation: int = 0) -> int:
+    def seconds_paused(self, wish: TokenWish, *, now: int, generation: int = 0) -> int:
         """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
         key = (wish.connection_id, wish.scope_key)
         until, paused_at = self._pauses.get(key, (0, 0))
@@ -181,7 +181,7 @@ class Flights:
             return 0
         return until - now
 
-    def refuse_narrowing(self, wish: Wish, *, until: int) -> None:
+    def refuse_narrowing(self, wish: TokenWish, *, until: int) -> None:
         """The provider issues no token of these scopes alone: do not ask again before `until`."""
         self._refused[wish.connection_id, wish.scope_key] = until
 
@@ -194,8 +194,8 @@ class Flights:
 
     async def close(self, *, patience: float = 15.0) -> None:
         """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
-        self.appointments.cancel()
-        self.lanes.clear()
+        self.timers.cancel()
+        self.queues.clear()
         running = {*self._tasks.values(), *(task for tasks in self._finishing.values() for task in tasks)}
         if running:
             await asyncio.wait(running, timeout=patience)
@@ -215,7 +215,7 @@ class Vault:
     activity: Activity
     policies: Mapping[str, UpstreamPolicy]
     upstreams: Mapping[str, UpstreamOAuth]
-    flights: Flights
+    tasks: RefreshTasks
     journal: Journal
     owner: str
     mint: Mint | None = None  # for APIs that take tokens of ours
@@ -228,32 +228,32 @@ AHEAD = 24  # of them, those that nobody waits for
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Queue:
     places: asyncio.Semaphore
     ahead: int = 0  # queued ones that run
-    queue: deque[tuple[Hashable, Callable[[], asyncio.Task[object]]]] = field(
+    pending: deque[tuple[Hashable, Callable[[], asyncio.Task[object]]]] = field(
         default_factory=deque[tuple[Hashable, Callable[[], "asyncio.Task[object]"]]]
     )
     queued: set[Hashable] = field(default_factory=set[Hashable])
 
 
-class Lanes:
+class RefreshQueues:
     """The places of one process."""
 
     def __init__(self, *, places: int = PLACES, ahead: int = AHEAD) -> None:
         self._places = places
         self._ahead = ahead
-        self._lanes: dict[str, _Lane] = {}
+        self._queues: dict[str, _Queue] = {}
 
-    def _lane(self, provider: str) -> _Lane:
-        lane = self._lanes.get(provider)
-        if lane is None:
-            lane = self._lanes[provider] = _Lane(asyncio.Semaphore(self._places))
-        return lane
+    def _queue_of(self, provider: str) -> _Queue:
+        queue = self._queues.get(provider)
+        if queue is None:
+            queue = self._queues[provider] = _Queue(asyncio.Semaphore(self._places))
+        return queue
 
     async def enter(self, provider: str, *, patience: float) -> bool:
         """Take a place; whether there was one at once: what was read before may be old now. Raises TimeoutError."""
-        places = self._lane(provider).places
+        places = self._queue_of(provider).places
         if not places.locked():
             await places.acquire()
             return True
@@ -263,33 +263,33 @@ class Lanes:
 
     def leave(self, provider: str) -> None:
         """Give the place back."""
-        self._lane(provider).places.release()
+        self._queue_of(provider).places.release()
 
     def queue(self, provider: str, name: Hashable, start: Callable[[], asyncio.Task[object]]) -> None:
         """Start a refresh that nobody waits for when its turn comes; asked twice is asked once."""
-        lane = self._lane(provider)
-        if name in lane.queued:
+        queue = self._queue_of(provider)
+        if name in queue.queued:
             return
-        lane.queued.add(name)
-        lane.queue.append((name, start))
-        self._start(lane)
+        queue.queued.add(name)
+        queue.pending.append((name, start))
+        self._start(queue)
 
     def clear(self) -> None:
         """Forget what is queued."""
-        for lane in self._lanes.values():
-            lane.queue.clear()
-            lane.queued.clear()
+        for queue in self._queues.values():
+            queue.pending.clear()
+            queue.queued.clear()
 
-    def _start(self, lane: _Lane) -> None:
-        while lane.queue and lane.ahead < self._ahead:
-            name, start = lane.queue.popleft()
-            lane.queued.discard(name)
-            lane.ahead += 1
-            start().add_done_callback(lambda _: self._landed(lane))
+    def _start(self, queue: _Queue) -> None:
+        while queue.pending and queue.ahead < self._ahead:
+            name, start = queue.pending.popleft()
+            queue.queued.discard(name)
+            queue.ahead += 1
+            start().add_done_callback(lambda _: self._start_next(queue))
 
-    def _landed(self, lane: _Lane) -> None:
-        lane.ahead -= 1
-        self._start(lane)
+    def _start_next(self, queue: _Queue) -> None:
+        queue.ahead -= 1
+        self._start(queue)
 
 
 ROOM = 10_000  # things watched at once; beyond it the oldest are forgotten, which only makes us more patient

@@ -33,11 +33,21 @@ from pathlib import Path
 
 from vault.keys.sources.private_file import sync_folder
 from vault.records import format_scope, parse_scope
-from vault.refresh.journal_slots import SLOT, Entry, Index, Place, decode, encode, read, slots_for_answer, wipe_remains
+from vault.refresh.journal_slots import (
+    SLOT,
+    Index,
+    JournalEntry,
+    JournalPlace,
+    decode,
+    encode,
+    read,
+    slots_for_answer,
+    wipe_remains,
+)
 from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
 
-__all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Entry", "Journal", "decode", "encode"]
+__all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Journal", "JournalEntry", "decode", "encode"]
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -132,7 +142,7 @@ class Journal:
         """
         await self._reserve(connection_id, slots=slots_for_answer(tokens), now=now)
 
-    async def append(self, entry: Entry) -> None:
+    async def append(self, entry: JournalEntry) -> None:
         """Keep an answer; durable on return. Raises StorageUnavailable."""
         data = encode(entry)
         name, slots = entry.connection_id, -(-len(data) // SLOT)
@@ -140,7 +150,7 @@ class Journal:
         index = self._index
         self._writing[name] += 1
         try:
-            await asyncio.to_thread(_write, self._opened(), slot, data)
+            await asyncio.to_thread(_write, self._own_descriptor(), slot, data)
         except OSError as error:
             raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
         finally:
@@ -148,9 +158,9 @@ class Journal:
             if not self._writing[name]:
                 del self._writing[name]
         if self._index is index:  # else the folder was cleared away meanwhile, and our file with it
-            self._settle(name, Place(slot, slots, entry.generation, entry.fence, entry.at))
+            self._settle(name, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at))
 
-    def _settle(self, name: str, place: Place) -> None:
+    def _settle(self, name: str, place: JournalPlace) -> None:
         """Note what is durable now, and let go of the slots that it does not need."""
         before = self._index.get(name)
         room = self._rooms.pop(name, None)
@@ -244,16 +254,16 @@ class Journal:
             await self.look()
         return any(place.generation >= generation for place in self._places(connection_id))
 
-    def _places(self, connection_id: str) -> Iterator[Place]:
+    def _places(self, connection_id: str) -> Iterator[JournalPlace]:
         for index in (self._index, *(seen.index for seen in self._others.values())):
             place = index.get(connection_id)
             if place is not None:
                 yield place
 
-    async def find(self, connection_id: str) -> tuple[Entry, ...]:
+    async def find(self, connection_id: str) -> tuple[JournalEntry, ...]:
         """What the processes of this host were answered for one connection, the newest first."""
         await self.look()
-        return await asyncio.to_thread(self._found, connection_id)
+        return await asyncio.to_thread(self._read_entries, connection_id)
 
     async def newest(self) -> Mapping[str, tuple[int, int]]:
         """How new the newest answer of every connection says it is: generation and fence."""
@@ -266,32 +276,32 @@ class Journal:
                     newest[name] = place.age
         return newest
 
-    async def entries(self) -> tuple[Entry, ...]:
+    async def entries(self) -> tuple[JournalEntry, ...]:
         """The newest whole answer of every connection that this host knows of."""
         names = await self.newest()
-        found = await asyncio.to_thread(lambda: [self._found(name) for name in names])
+        found = await asyncio.to_thread(lambda: [self._read_entries(name) for name in names])
         return tuple(entries[0] for entries in found if entries)
 
     async def look(self) -> None:
         """Bring the index of the other files up to date; those that nobody wrote in meanwhile are not read."""
         async with self._look:
             started = time.monotonic()
-            self._others = await asyncio.to_thread(self._looked, self._path, self._others)
+            self._others = await asyncio.to_thread(self._index_others, self._path, self._others)
             now = time.monotonic()
             self._look_at = now + max(LOOK_EVERY, _SHARE * (now - started))
 
-    def _looked(self, mine: Path | None, known: Mapping[Path, _Seen]) -> dict[Path, _Seen]:
+    def _index_others(self, mine: Path | None, known: Mapping[Path, _Seen]) -> dict[Path, _Seen]:
         seen: dict[Path, _Seen] = {}
         for path in self._paths():
             if path == mine:
                 continue
-            with self._reading(path) as descriptor:
+            with self._open_for_reading(path) as descriptor:
                 if descriptor is not None:
-                    seen[path] = _seen(descriptor, known.get(path))
+                    seen[path] = _index_file(descriptor, known.get(path))
         return seen
 
     @contextmanager
-    def _reading(self, path: Path) -> Generator[int | None]:
+    def _open_for_reading(self, path: Path) -> Generator[int | None]:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -305,15 +315,15 @@ class Journal:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def _found(self, connection_id: str) -> tuple[Entry, ...]:
-        found: list[Entry | None] = []
+    def _read_entries(self, connection_id: str) -> tuple[JournalEntry, ...]:
+        found: list[JournalEntry | None] = []
         mine = self._index.get(connection_id)
         if mine is not None and self._descriptor is not None:
             found.append(read(self._descriptor, mine))
         for path, seen in self._others.items():
             place = seen.index.get(connection_id)
             if place is not None:
-                with self._reading(path) as descriptor:
+                with self._open_for_reading(path) as descriptor:
                     found.append(None if descriptor is None else read(descriptor, place))
         whole = [entry for entry in found if entry is not None and entry.connection_id == connection_id]
         return tuple(sorted(whole, key=lambda entry: entry.age, reverse=True))
@@ -346,7 +356,7 @@ class Journal:
                 continue  # reserved anew meanwhile
             self._index.drop(name)  # whoever reserves from here on gets another
             try:
-                await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+                await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
             except OSError:
                 if self._index.get(name) is None:
                     self._index.put(name, place)
@@ -369,23 +379,23 @@ class Journal:
                         if place is None or name in self._writing:
                             continue
                         self._index.drop(name)
-                        await asyncio.to_thread(_write, self._opened(), place.slot, bytes(place.slots * SLOT))
+                        await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
                         for slot in range(place.slot, place.slot + place.slots):
                             heapq.heappush(self._free, slot)
-                    await asyncio.to_thread(wipe_remains, self._opened(), tuple(self._free), names)
+                    await asyncio.to_thread(wipe_remains, self._own_descriptor(), tuple(self._free), names)
                 await asyncio.to_thread(self._forget_unowned, self._path, names)
             except OSError as error:
                 raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
 
     def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
-        for descriptor in self._unowned(mine):
+        for descriptor in self._open_unowned(mine):
             index = Index.of(descriptor)
             for place in [index.get(name) for name in names]:
                 if place is not None:
                     os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
             wipe_remains(descriptor, Index.of(descriptor).free(), names)
 
-    def _unowned(self, mine: Path | None) -> Iterator[int]:
+    def _open_unowned(self, mine: Path | None) -> Iterator[int]:
         """The files whose processes have ended, each locked and open while it is looked at."""
         for path in self._paths():
             if path == mine:
@@ -436,12 +446,12 @@ class Journal:
         finally:
             self._is_moving = False
 
-    def _copy_from_end(self) -> dict[str, Place]:
+    def _copy_from_end(self) -> dict[str, JournalPlace]:
         """Write answers once more into free slots further in front; durable, and both copies there, on return."""
-        descriptor = self._opened()
+        descriptor = self._own_descriptor()
         placed = ((name, self._index.get(name)) for name in self._index)
         last = heapq.nlargest(MOVES, ((place.slot, name, place) for name, place in placed if place is not None))
-        moved: dict[str, Place] = {}
+        moved: dict[str, JournalPlace] = {}
         for slot, name, place in last:
             target = self._take_slots(place.slots)
             if target is None:
@@ -452,16 +462,16 @@ class Journal:
             data = os.pread(descriptor, place.slots * SLOT, slot * SLOT)
             if os.pwrite(descriptor, data, target * SLOT) != len(data):
                 raise OSError(0, "the disk is full")
-            moved[name] = Place(target, *place[1:])
+            moved[name] = JournalPlace(target, *place[1:])
         if moved:
             _sync(descriptor)
         return moved
 
-    def _cut(self, end: int, left: Sequence[Place]) -> None:
+    def _cut(self, end: int, left: Sequence[JournalPlace]) -> None:
         """Wipe the places that answers were moved from, and end the file."""
         for place in left:
-            os.pwrite(self._opened(), bytes(place.slots * SLOT), place.slot * SLOT)
-        os.ftruncate(self._opened(), end * SLOT)
+            os.pwrite(self._own_descriptor(), bytes(place.slots * SLOT), place.slot * SLOT)
+        os.ftruncate(self._own_descriptor(), end * SLOT)
 
     def _sweep_unowned(self, mine: Path | None, now: int) -> None:
         """The same in files whose processes have ended; one without an answer is removed."""
@@ -519,7 +529,7 @@ class Journal:
             except OSError:
                 os.close(descriptor)
                 continue
-            index = _seen(descriptor, self._others.get(path)).index
+            index = _index_file(descriptor, self._others.get(path)).index
             self._free = index.free()
             self._index, self._path, self._descriptor = index, path, descriptor
             return
@@ -527,7 +537,7 @@ class Journal:
 
     def _grow(self) -> None:
         """Allocate by writing: room that is only promised may not be there when an answer comes."""
-        descriptor, count = self._opened(), self._index.count
+        descriptor, count = self._own_descriptor(), self._index.count
         written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
@@ -537,13 +547,13 @@ class Journal:
         for slot in range(count, count + GROWTH):
             heapq.heappush(self._free, slot)
 
-    def _opened(self) -> int:
+    def _own_descriptor(self) -> int:
         if self._descriptor is None:
             raise OSError(0, "the journal is closed")
         return self._descriptor
 
 
-def _seen(descriptor: int, known: _Seen | None) -> _Seen:
+def _index_file(descriptor: int, known: _Seen | None) -> _Seen:
     """The index of a file: the known one where the file has not changed."""
     state = _state(descriptor)
     if known is not None and known.state == state:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from vault.records import TENANT
 from vault.refresh import leases, sightings
-from vault.refresh.concurrency import Vault, Wish
-from vault.refresh.journal import JOURNAL, Entry, read_answer
-from vault.refresh.leases import Facts, Lease
+from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.journal import JOURNAL, JournalEntry, read_answer
+from vault.refresh.leases import ConnectionFacts, Lease
 from vault.refresh.rules import is_newer
 from vault.refresh.spending import Spender
 from vault.refusals import CiphertextRejected, VaultError
@@ -32,7 +32,7 @@ _GENERATIONS = f"""
 """  # noqa: S608 -- a constant
 
 
-async def adopt_if_ahead(vault: Vault, facts: Facts) -> bool:
+async def adopt_if_ahead(vault: Vault, facts: ConnectionFacts) -> bool:
     """As `adopt`, before each send: cheap where nothing says that there is more than the row knows.
 
     A row without a send or a lease says so only as long as the database has not gone back in time.
@@ -48,7 +48,7 @@ async def adopt_if_ahead(vault: Vault, facts: Facts) -> bool:
     return await adopt(vault, facts)
 
 
-async def adopt(vault: Vault, facts: Facts) -> bool:
+async def adopt(vault: Vault, facts: ConnectionFacts) -> bool:
     """Commit an answer that this host holds for the connection; whether the row changed."""
     for entry in await vault.journal.find(facts.connection_id):
         if await _commit(vault, facts, entry):
@@ -99,7 +99,7 @@ async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, in
     return known
 
 
-def _went_back(facts: Facts, generation: int) -> bool:
+def _went_back(facts: ConnectionFacts, generation: int) -> bool:
     """Whether no crash explains that the journal is ahead: the refresh of this generation left no trace in the row."""
     is_untouched = facts.sent_at is None and facts.lease_owner is None
     return not facts.is_ended and (generation > facts.generation or is_untouched)
@@ -113,7 +113,7 @@ def _note_older(vault: Vault, connections: Sequence[str]) -> None:
     sightings.note_older_rows(vault.journal.data, len(connections), now=vault.database.now())
 
 
-async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:
+async def _commit(vault: Vault, facts: ConnectionFacts, entry: JournalEntry) -> bool:
     holds = (facts.lease_owner, facts.fence) == (entry.owner, entry.fence)
     if not is_newer(spent_generation=entry.generation, row_generation=facts.generation, holds_lease=holds):
         return False
@@ -138,7 +138,7 @@ async def _commit(vault: Vault, facts: Facts, entry: Entry) -> bool:
         upstream,
         vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider),
         facts=facts,
-        wish=Wish(facts.connection_id, entry.generation, scopes=scopes),
+        wish=TokenWish(facts.connection_id, entry.generation, scopes=scopes),
         key=key,
         refresh_token=spent,
     )

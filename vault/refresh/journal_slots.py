@@ -37,7 +37,7 @@ _FACTS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One answer: what `owner` was given for the refresh token of `generation`."""
 
     connection_id: str
@@ -63,7 +63,7 @@ def slots_for_answer(tokens: int) -> int:
     return min(LONGEST, slots_for(tokens * 4 // 3 + 1024))
 
 
-def encode(entry: Entry) -> bytes:
+def encode(entry: JournalEntry) -> bytes:
     """The bytes of an answer, for slots from the first on. Raises StorageUnavailable when it is too large."""
     facts = {
         "connection_id": entry.connection_id,
@@ -84,7 +84,7 @@ def encode(entry: Entry) -> bytes:
     return b"".join(parts)
 
 
-def decode(record: bytes) -> Entry | None:
+def decode(record: bytes) -> JournalEntry | None:
     """The answer that begins with these bytes; None for an empty, torn or foreign one."""
     if len(record) < _HEADER.size:
         return None
@@ -102,7 +102,7 @@ def decode(record: bytes) -> Entry | None:
         return None
     try:
         facts = json.loads(body)
-        entry = Entry(
+        entry = JournalEntry(
             connection_id=facts["connection_id"],
             generation=facts["generation"],
             owner=facts["owner"],
@@ -119,7 +119,7 @@ def _tag(connection_id: str) -> bytes:
     return hashlib.sha256(connection_id.encode()).digest()[:16]
 
 
-class Place(NamedTuple):
+class JournalPlace(NamedTuple):
     """Where an answer lies, and how new it says it is. Whether it is whole shows when it is read."""
 
     slot: int
@@ -134,7 +134,7 @@ class Place(NamedTuple):
         return self.generation, self.fence
 
 
-def read(descriptor: int, place: Place) -> Entry | None:
+def read(descriptor: int, place: JournalPlace) -> JournalEntry | None:
     """The whole answer; None where it is torn, or something else lies there by now."""
     return decode(os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
 
@@ -153,12 +153,12 @@ class Index:
     def __iter__(self) -> Iterator[str]:
         return iter(self._slots)
 
-    def get(self, connection_id: str) -> Place | None:
+    def get(self, connection_id: str) -> JournalPlace | None:
         """Where the answer for this connection lies."""
         slot = self._slots.get(connection_id)
-        return None if slot is None else Place(slot, *self._facts[4 * slot : 4 * slot + 4])
+        return None if slot is None else JournalPlace(slot, *self._facts[4 * slot : 4 * slot + 4])
 
-    def put(self, connection_id: str, place: Place) -> None:
+    def put(self, connection_id: str, place: JournalPlace) -> None:
         """Note an answer, in place of the one known before."""
         self._slots[connection_id] = place.slot
         self._facts[4 * place.slot : 4 * place.slot + 4] = array("q", place[1:])
@@ -192,12 +192,12 @@ class Index:
         made = cls()
         made.resize(os.fstat(descriptor).st_size // SLOT)
         for slot in range(made.count):
-            found = _glanced(descriptor, slot)
+            found = _glance(descriptor, slot)
             if found is not None:
                 made._keep_newer(descriptor, *found)
         return made
 
-    def _keep_newer(self, descriptor: int, connection_id: str, place: Place) -> None:
+    def _keep_newer(self, descriptor: int, connection_id: str, place: JournalPlace) -> None:
         known = self.get(connection_id)
         if known is not None:  # a larger answer was written elsewhere, and its writer ended before it wiped the old one
             newer, older = (place, known) if place.age > known.age else (known, place)
@@ -205,7 +205,7 @@ class Index:
         self.put(connection_id, place)
 
 
-def _glanced(descriptor: int, slot: int) -> tuple[str, Place] | None:
+def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
     """Whose answer begins in a slot, by its first bytes."""
     start = os.pread(descriptor, _GLANCE, slot * SLOT)
     if not start.startswith((_SHORT, _LONG)) or len(start) < _HEADER.size:
@@ -216,12 +216,12 @@ def _glanced(descriptor: int, slot: int) -> tuple[str, Place] | None:
     facts = _FACTS.match(start, _HEADER.size)
     if facts is not None:
         name, generation, fence, at = facts.groups()
-        return name.decode(), Place(slot, slots, int(generation), int(fence), int(at))
-    place = Place(slot, slots, 0, 0, 0)
+        return name.decode(), JournalPlace(slot, slots, int(generation), int(fence), int(at))
+    place = JournalPlace(slot, slots, 0, 0, 0)
     entry = read(descriptor, place)  # a name longer than any of ours
     if entry is None:
         return None
-    return entry.connection_id, Place(slot, slots, entry.generation, entry.fence, entry.at)
+    return entry.connection_id, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at)
 
 
 def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str]) -> None:

@@ -131,7 +131,7 @@ _END = """
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ConnectionFacts:
     """A connection's row as a refresh needs it; `fence` and `generation` name the exact state that was read."""
 
     connection_id: str
@@ -180,12 +180,12 @@ class Facts:
         )
 
 
-async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Facts | None:
+async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> ConnectionFacts | None:
     """The row of one connection, whoever owns it: for code that was led to it by a checked exchange."""
     row = await reader.fetch_one(_READ, {"tenant": TENANT, "id": connection_id, "scope_key": scope_key})
     if row is None:
         return None
-    return Facts(
+    return ConnectionFacts(
         connection_id=text(row, "id"),
         user_id=text(row, "user_id"),
         provider=text(row, "provider"),
@@ -213,7 +213,7 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Fa
     )
 
 
-async def unresolved(reader: Reader, facts: Facts) -> tuple[Unresolved, ...]:
+async def list_unresolved(reader: Reader, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
     """Every owner's sends of the row's refresh token that have no stored answer."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     return tuple(
@@ -255,14 +255,14 @@ class Lease:
         }
 
     @classmethod
-    def attempt(cls, facts: Facts, *, owner: str) -> Lease:
+    def attempt(cls, facts: ConnectionFacts, *, owner: str) -> Lease:
         """A new attempt to spend what was read; it has to be claimed."""
         return cls(facts.connection_id, owner, generation=facts.generation, fence=next_fence(facts.fence))
 
 
 async def claim(
     transaction: Transaction,
-    facts: Facts,
+    facts: ConnectionFacts,
     *,
     owner: str,
     now: int,
@@ -276,12 +276,12 @@ async def claim(
     """
     lease = attempt or Lease.attempt(facts, owner=owner)
     read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
-    if not await transaction.perform(_claiming({**lease.parameters, **read, "read_fence": facts.fence})):
+    if not await transaction.perform(_claim_program({**lease.parameters, **read, "read_fence": facts.fence})):
         return None
     return lease
 
 
-def _claiming(parameters: Mapping[str, Value]) -> Program[bool]:
+def _claim_program(parameters: Mapping[str, Value]) -> Program[bool]:
     if not (yield Statement(_CLAIM, (parameters,))):
         return False
     yield Statement(_INTEND, (parameters,))
@@ -314,7 +314,7 @@ async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
     return await transaction.execute(_SETTLE, {**which, "owner": lease.owner, "fence": lease.fence}) == 1
 
 
-async def pause(transaction: Transaction, facts: Facts, *, until: int) -> None:
+async def pause(transaction: Transaction, facts: ConnectionFacts, *, until: int) -> None:
     """No process sends this refresh token before `until`, while its sends are unresolved."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     await transaction.execute(_PAUSE, {**which, "retry_at": until})
@@ -355,13 +355,13 @@ async def outdate(transaction: Transaction, lease: Lease) -> None:
     await transaction.execute(_OUTDATE, which)
 
 
-async def lapse(transaction: Transaction, facts: Facts) -> None:
+async def lapse(transaction: Transaction, facts: ConnectionFacts) -> None:
     """Clear a lease that ran out with its send unresolved, so that listings show the connection as ambiguous."""
     await transaction.execute(_LAPSE, {"tenant": TENANT, "id": facts.connection_id, "fence": facts.fence})
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class SealedAnswer:
     """The sealed columns of one answer. `scope_key` is set for a narrowed token, None for a full one."""
 
     refresh_sealed: bytes | None = field(repr=False)
@@ -385,12 +385,12 @@ async def store_narrowed(
     await transaction.execute(_DROP_DEAD_NARROWED, {**which, "now": now})
 
 
-async def store(transaction: Transaction, lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> bool:
+async def store(transaction: Transaction, lease: Lease, refreshed: SealedAnswer, *, following: int, now: int) -> bool:
     """Compare-and-set the row from the lease's generation to `following`; False when it has moved or ended."""
-    return await transaction.perform(_storing(lease, refreshed, following=following, now=now))
+    return await transaction.perform(_store_program(lease, refreshed, following=following, now=now))
 
 
-def _storing(lease: Lease, refreshed: Refreshed, *, following: int, now: int) -> Program[bool]:
+def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now: int) -> Program[bool]:
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
     row: Mapping[str, Value] = {
         **which,
@@ -420,7 +420,7 @@ def _storing(lease: Lease, refreshed: Refreshed, *, following: int, now: int) ->
     return True
 
 
-async def end(transaction: Transaction, facts: Facts, *, fence: int, reason: str) -> bool:
+async def end(transaction: Transaction, facts: ConnectionFacts, *, fence: int, reason: str) -> bool:
     """Mark that only the person can reconnect this account; False when the row has moved since it was read."""
     changed = await transaction.execute(
         _END,

@@ -13,8 +13,8 @@ from typing import assert_never
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.refresh import leases
 from vault.refresh.accounts import MARGIN, skew_of
-from vault.refresh.concurrency import Vault, Wish
-from vault.refresh.leases import Facts
+from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.leases import ConnectionFacts
 from vault.refresh.spending import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upstream import NotSent, Refused, Rotated, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
@@ -24,7 +24,7 @@ log = logging.getLogger("token_vault.rotation")
 PARENT_IS_DEAD = "invalid_token"
 
 
-def is_good_parent(facts: Facts, *, policy: UpstreamPolicy, now: int) -> bool:
+def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) -> bool:
     """Whether the full token lives long enough to make another from it.
 
     A narrowed token ends with the one it was made of, so an ageing one is refreshed first; not where a refresh would
@@ -46,8 +46,8 @@ class Narrower:
     vault: Vault
     upstream: UpstreamOAuth
     policy: UpstreamPolicy
-    facts: Facts
-    wish: Wish
+    facts: ConnectionFacts
+    wish: TokenWish
     scopes: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Narrower:
             case Refused(code=code) if code == PARENT_IS_DEAD:
                 return None
             case Refused():
-                raise await self._refused(outcome)
+                raise await self._refusal(outcome)
             case NotSent() | Silent():
                 wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
                 raise TemporarilyUnavailable(
@@ -138,11 +138,11 @@ class Narrower:
         parent = self.facts.access_expires_at
         return ends if parent is None else min(ends, parent)
 
-    async def _refused(self, refused: Refused) -> VaultError:
+    async def _refusal(self, refused: Refused) -> VaultError:
         if not is_about_us(refused.code):
             return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
         until = self.vault.database.now() + BROKEN_PAUSE
-        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
+        self.vault.tasks.pause(self.wish, until=until, generation=self.facts.generation)
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         return TemporarilyUnavailable(

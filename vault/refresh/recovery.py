@@ -15,7 +15,7 @@ from itertools import islice
 from vault.records import TENANT, ConnectionState
 from vault.refresh import journal_recovery, leases, rotation, sightings, takeover
 from vault.refresh.concurrency import Vault
-from vault.refresh.leases import Facts
+from vault.refresh.leases import ConnectionFacts
 from vault.storage.database import Reader, Value, integer, text
 
 log = logging.getLogger("token_vault.rotation")
@@ -53,7 +53,7 @@ class Waiting:
     since: int
 
 
-async def waiting(reader: Reader) -> tuple[Waiting, ...]:
+async def list_waiting(reader: Reader) -> tuple[Waiting, ...]:
     """The providers that did not answer a refresh of some account, and have not since."""
     rows = await reader.fetch(_WAITING, {"tenant": TENANT, "active": ConnectionState.ACTIVE.value})
     return tuple(Waiting(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows)
@@ -67,9 +67,9 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
     """
     await vault.database.hold_liveness(vault.owner)
     changes = vault.database.server_changes
-    if changes != vault.flights.server_changes:
+    if changes != vault.tasks.server_changes:
         await journal_recovery.adopt_all(vault)
-        vault.flights.server_changes = changes
+        vault.tasks.server_changes = changes
     rollback = await sightings.note(vault.database, vault.journal.data)
     if rollback is not None:
         log.error(
@@ -100,6 +100,6 @@ async def take_up(vault: Vault) -> int:
     return count
 
 
-async def _may_be_sent(vault: Vault, facts: Facts) -> bool:
+async def _may_be_sent(vault: Vault, facts: ConnectionFacts) -> bool:
     now = vault.database.now()
     return await takeover.is_free(vault, facts, now=now) and await rotation.obstacle(vault, facts, now=now) is None

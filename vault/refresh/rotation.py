@@ -18,8 +18,8 @@ from vault.audit.audit import append
 from vault.records import ConnectionState
 from vault.refresh import attempts, journal_recovery, leases, narrowing, takeover
 from vault.refresh.accounts import HeldAccount, HeldToken
-from vault.refresh.concurrency import Flights, Vault, Wish
-from vault.refresh.leases import Facts, Lease
+from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
+from vault.refresh.leases import ConnectionFacts, Lease
 from vault.refresh.rules import is_claim_void
 from vault.refresh.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.refusals import (
@@ -33,7 +33,7 @@ from vault.refusals import (
 from vault.scopes import derives
 from vault.upstream import UpstreamPolicy
 
-__all__ = ["Flights", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
+__all__ = ["RefreshTasks", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -57,9 +57,9 @@ async def refresh(
     refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
     token.
     """
-    wish = Wish(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
-    vault.flights.waits += 1
-    task = vault.flights.join(wish, lambda: _fly(vault, wish))
+    wish = TokenWish(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
+    vault.tasks.waits += 1
+    task = vault.tasks.join(wish, lambda: _fly(vault, wish))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
         raise TemporarilyUnavailable("The provider is slow to answer. Its answer is kept when it comes.", retry_after=5)
@@ -71,16 +71,16 @@ async def refresh(
 
 def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
     """Start a refresh that nobody waits for, while the token is still good, when its turn comes."""
-    _ahead(vault, provider, Wish(connection_id, if_generation))
+    _ahead(vault, provider, TokenWish(connection_id, if_generation))
 
 
-def _ahead(vault: Vault, provider: str, wish: Wish) -> None:
-    if not vault.flights.paused_for(wish, now=vault.database.now()):
+def _ahead(vault: Vault, provider: str, wish: TokenWish) -> None:
+    if not vault.tasks.seconds_paused(wish, now=vault.database.now()):
         name = (wish.connection_id, wish.scope_key)
-        vault.flights.lanes.queue(provider, name, lambda: vault.flights.join(wish, lambda: _fly(vault, wish)))
+        vault.tasks.queues.queue(provider, name, lambda: vault.tasks.join(wish, lambda: _fly(vault, wish)))
 
 
-def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish, now: int) -> None:
+def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: TokenWish, now: int) -> None:
     """See to it that a token in use is replaced before it dies: now if it is time, else by an appointment.
 
     Not where a refresh kills the old token, which may be in use in other processes or with agents: there it serves to
@@ -94,16 +94,16 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Wish,
             _ahead(vault, held.provider, wish)
         return
     due_at = token.ageing_at
-    if due_at is None or vault.flights.appointments.is_made(held.id, wish.scope_key, generation=token.generation):
+    if due_at is None or vault.tasks.timers.is_made(held.id, wish.scope_key, generation=token.generation):
         return
     spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
-    vault.flights.appointments.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
+    vault.tasks.timers.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
 
 
-async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
+async def _fly(vault: Vault, wish: TokenWish) -> int | VaultError:
     """The task: refusals are values, because they belong to all callers; anything else is a defect and is logged."""
     try:
-        return await vault.flights.take_turn(
+        return await vault.tasks.take_turn(
             wish.connection_id, lambda: _get(vault, wish) if wish.scopes is None else _narrow(vault, wish)
         )
     except VaultError as refusal:
@@ -111,7 +111,7 @@ async def _fly(vault: Vault, wish: Wish) -> int | VaultError:
         return refusal
 
 
-async def _narrow(vault: Vault, wish: Wish) -> int:
+async def _narrow(vault: Vault, wish: TokenWish) -> int:
     """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
 
     A full token that the provider does not know any more is refreshed once, too.
@@ -127,7 +127,7 @@ async def _narrow(vault: Vault, wish: Wish) -> int:
         if not derives(policy):
             return await _get(vault, wish)
         if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
-            await _get(vault, Wish(wish.connection_id, facts.access_generation, spoiled=dead))
+            await _get(vault, TokenWish(wish.connection_id, facts.access_generation, spoiled=dead))
             facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
         upstream = vault.upstreams.get(facts.provider)
         if upstream is None or not upstream.is_configured:
@@ -139,7 +139,7 @@ async def _narrow(vault: Vault, wish: Wish) -> int:
     raise TemporarilyUnavailable("The provider does not know its own token just now.", retry_after=5)
 
 
-async def _get(vault: Vault, wish: Wish) -> int:
+async def _get(vault: Vault, wish: TokenWish) -> int:
     """Look, claim and send; or watch whoever was first."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
@@ -162,7 +162,9 @@ async def _get(vault: Vault, wish: Wish) -> int:
         wait = min(wait * 2, WATCH[1])
 
 
-async def _in_place(vault: Vault, facts: Facts, *, wish: Wish, read_at: float, until: float) -> int | None:
+async def _in_place(
+    vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float, until: float
+) -> int | None:
     """Claim and send with a place among the provider's refreshes. Whoever waited for it goes by the row as it is then,
     and keeps the place meanwhile: to queue again would wake everybody behind for nothing.
     """
@@ -180,20 +182,20 @@ async def _in_place(vault: Vault, facts: Facts, *, wish: Wish, read_at: float, u
                 return None
         return await _attempt(vault, facts, wish=wish, read_at=read_at)
     finally:
-        vault.flights.lanes.leave(provider)
+        vault.tasks.queues.leave(provider)
 
 
 async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
     """A place among the refreshes at the provider; False when it took time, so that the row has to be read again."""
     try:
-        return await vault.flights.lanes.enter(provider, patience=patience)
+        return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
         raise TemporarilyUnavailable(
             f"Many accounts of {provider} are being refreshed just now. Nothing is lost.", retry_after=5
         ) from error
 
 
-async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) -> int | None:
+async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float) -> int | None:
     """Claim a free lease and send once; None: look at the row again."""
     now = vault.database.now()
     if await journal_recovery.adopt_if_ahead(vault, facts):
@@ -207,11 +209,13 @@ async def _attempt(vault: Vault, facts: Facts, *, wish: Wish, read_at: float) ->
     if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
         return await spender.spend(lease)
     if lease is not None:  # we slept: what was decided may not hold any more
-        await attempts.write(vault, facts.connection_id, attempts.undoing(vault, lease))
+        await attempts.write(vault, facts.connection_id, attempts.undo_claim(vault, lease))
     return None
 
 
-def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[Facts, int | None]:
+def _look(
+    vault: Vault, wish: TokenWish, *, facts: ConnectionFacts | None, now: int
+) -> tuple[ConnectionFacts, int | None]:
     """Refuse what cannot be refreshed; the generation of a newer token where there already is one."""
     if facts is None or facts.is_ended:
         raise ConnectionRequired(
@@ -226,10 +230,10 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
     has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
     if newest > wish.generation and not has_ended:  # an answer that was adopted late may be over
         return facts, newest
-    waiting = vault.flights.paused_for(wish, now=now, generation=facts.generation)
+    waiting = vault.tasks.seconds_paused(wish, now=now, generation=facts.generation)
     if waiting:
         raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
-    closed_for = vault.flights.breakers.waits(
+    closed_for = vault.tasks.breakers.waits(
         facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
     )
     if closed_for:
@@ -239,11 +243,13 @@ def _look(vault: Vault, wish: Wish, *, facts: Facts | None, now: int) -> tuple[F
     return facts, None
 
 
-def _policy(vault: Vault, facts: Facts) -> UpstreamPolicy:
+def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
     return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
 
 
-async def _refuse_unresolved(vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int) -> None:
+async def _refuse_unresolved(
+    vault: Vault, facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int, spoiled: int
+) -> None:
     """Refuse while a send of this very token has no known end, unless sending it again is free."""
     refusal = await takeover.refusal(vault, facts, policy=policy, now=now, spoiled=spoiled)
     if refusal is None:
@@ -260,7 +266,7 @@ def _not_set_up(provider: str) -> TemporarilyUnavailable:
     )
 
 
-async def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None:
+async def obstacle(vault: Vault, facts: ConnectionFacts, *, now: int) -> VaultError | None:
     """What a refresh of this connection would be refused with before anything is sent; changes nothing."""
     if facts.state is not ConnectionState.ACTIVE:
         return needs_reauth(facts)
@@ -275,7 +281,7 @@ async def obstacle(vault: Vault, facts: Facts, *, now: int) -> VaultError | None
     return needs_reauth(facts) if facts.refresh_sealed is None else None
 
 
-async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | None:
+async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> Lease | None:
     """Claim in one commit. One that is reported failed may have happened: it is undone, since nothing was sent."""
     attempt = Lease.attempt(facts, owner=vault.owner)
     now = vault.database.now()
@@ -283,11 +289,11 @@ async def _claim(vault: Vault, facts: Facts, *, gone: str | None) -> Lease | Non
         async with vault.database.transaction() as transaction:
             return await leases.claim(transaction, facts, owner=vault.owner, now=now, gone=gone, attempt=attempt)
     except (StorageUnavailable, TemporarilyUnavailable):
-        attempts.owe(vault, facts.connection_id, attempts.undoing(vault, attempt))
+        attempts.owe(vault, facts.connection_id, attempts.undo_claim(vault, attempt))
         raise
 
 
-async def _prepare(vault: Vault, facts: Facts, *, wish: Wish, policy: UpstreamPolicy) -> Spender:
+async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, policy: UpstreamPolicy) -> Spender:
     """Open what is to be spent, before anything is claimed for it."""
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:

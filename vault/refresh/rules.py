@@ -26,7 +26,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from vault.upstream import SEND_DEADLINE, Rotation, UpstreamPolicy
+from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 LEASE = 60  # seconds; longer than a claim's life and a send together
 PAUSE = (60, 86400)  # seconds, least and most, between tries of a token whose sends stay unanswered
@@ -44,7 +44,7 @@ class Unresolved:
     is_settled: bool = False  # nobody can bring the answer any more: it was silence, or the owner is gone
 
 
-class Decision(Enum):
+class SendDecision(Enum):
     """What to do about a refresh token whose use may be under way."""
 
     SEND = auto()
@@ -55,7 +55,7 @@ def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, n
     """Whether the provider still issues again what these sends may have brought."""
     first_sent_at = min(one.sent_at for one in unresolved)
     left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
-    return policy.rotation is Rotation.GRACE and left > 0 and first_sent_at <= now + CLOCKS
+    return policy.rotation is RotationMode.GRACE and left > 0 and first_sent_at <= now + CLOCKS
 
 
 def may_send(
@@ -65,25 +65,25 @@ def may_send(
     now: int,
     access_expires_at: int | None,
     retry_at: int | None = None,
-) -> Decision:
+) -> SendDecision:
     """Whether the current refresh token may be sent although these sends of it have no known end.
 
     `access_expires_at` is `now` for a token that its API refused. `retry_at` is the end of the row's pause; one that
     no rule here would set was written by another clock, and is none.
     """
-    if not unresolved or policy.rotation is Rotation.NONE:
-        return Decision.SEND
+    if not unresolved or policy.rotation is RotationMode.NONE:
+        return SendDecision.SEND
     if retry_at is not None and now < retry_at <= now + PAUSE[1]:
-        return Decision.WAIT
+        return SendDecision.WAIT
     if is_in_grace(policy, unresolved, now=now):
-        return Decision.SEND
+        return SendDecision.SEND
     if not all(one.is_settled for one in unresolved):
-        return Decision.WAIT
-    if policy.rotation is Rotation.STRICT:
-        return Decision.SEND
+        return SendDecision.WAIT
+    if policy.rotation is RotationMode.STRICT:
+        return SendDecision.SEND
     # Where re-use kills what is left, only the running access token is at stake: use it up first.
     has_run_out = access_expires_at is None or access_expires_at <= now
-    return Decision.SEND if has_run_out else Decision.WAIT
+    return SendDecision.SEND if has_run_out else SendDecision.WAIT
 
 
 def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, is_over: bool = False) -> int:
@@ -94,13 +94,13 @@ def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, n
     The first try follows at once where it does no harm. Later ones take a quarter of the time that the silence has
     lasted: whoever comes back is noticed soon, and one that stays away is not pestered.
     """
-    if not unresolved or policy.rotation is Rotation.NONE:
+    if not unresolved or policy.rotation is RotationMode.NONE:
         return 0
     is_first = sum(one.sends for one in unresolved) <= 1
     if is_in_grace(policy, unresolved, now=now):
         return 0 if is_first else SEND_DEADLINE
     if is_first:
-        return 0 if is_over or policy.rotation is Rotation.STRICT else HANDLING
+        return 0 if is_over or policy.rotation is RotationMode.STRICT else HANDLING
     least, most = PAUSE
     return min(max(least, (now - min(one.sent_at for one in unresolved)) // 4), most)
 

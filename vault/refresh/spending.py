@@ -20,13 +20,13 @@ from vault.connections import idle_expiry
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Event
 from vault.refresh import attempts, leases
-from vault.refresh.concurrency import Vault, Wish
-from vault.refresh.journal import JOURNAL, Entry, write_answer
-from vault.refresh.leases import Facts, Lease, Refreshed
+from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.journal import JOURNAL, JournalEntry, write_answer
+from vault.refresh.leases import ConnectionFacts, Lease, SealedAnswer
 from vault.refresh.rules import is_newer, may_give_up, pause_after
-from vault.refresh.takeover import silent, unresolved
+from vault.refresh.takeover import silent, unresolved_sends
 from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
-from vault.scopes import expand, is_within, missing
+from vault.scopes import expand, is_within, missing_scopes
 from vault.storage.database import Transaction
 from vault.upstream import (
     Downscope,
@@ -35,7 +35,7 @@ from vault.upstream import (
     Refused,
     RevokeOutcome,
     Rotated,
-    Rotation,
+    RotationMode,
     Silent,
     TokenAnswer,
     UpstreamOAuth,
@@ -49,7 +49,7 @@ NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refuse
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
-def needs_reauth(facts: Facts) -> ConnectionRequired:
+def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
     """The refusal for a connection that its person has to connect again."""
     return ConnectionRequired(
         f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
@@ -61,7 +61,7 @@ def needs_reauth(facts: Facts) -> ConnectionRequired:
     )
 
 
-def event_of(facts: Facts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
+def event_of(facts: ConnectionFacts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
     """An event about a connection; everything that is not plain success is an alarm."""
     return Event(
         kind,
@@ -72,7 +72,7 @@ def event_of(facts: Facts, kind: str, *, outcome: str = "failed", **details: obj
     )
 
 
-def open_refresh_token(key: ConnectionKey, facts: Facts) -> str:
+def open_refresh_token(key: ConnectionKey, facts: ConnectionFacts) -> str:
     """The refresh token of the row that was read. Raises CiphertextRejected."""
     if facts.refresh_sealed is None:
         raise CiphertextRejected("This connection holds no refresh token.")
@@ -93,18 +93,18 @@ def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy
     """Whether an answer says that its token carries what was asked, and no more; saying nothing proves nothing."""
     if answer.scopes is None or not is_within(answer.scopes, asked, policy=policy):
         return False
-    return not missing(asked, answer.scopes | policy.always_granted, policy.covers)
+    return not missing_scopes(asked, answer.scopes | policy.always_granted, policy.covers)
 
 
 async def without_narrow(
-    vault: Vault, facts: Facts, *, wish: Wish, reason: str = "", answered: frozenset[str] | None = None
+    vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, reason: str = "", answered: frozenset[str] | None = None
 ) -> NarrowingRefused:
     """The refusal for a token that the provider does not make narrow; noted, so that it is not asked again soon.
 
     `reason` is the provider's own code; else it `answered` with these scopes, or named none.
     """
     asked = sorted(wish.scopes or ())
-    vault.flights.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
+    vault.tasks.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
     if reason:
         event = event_of(facts, "narrowing.failed", asked=asked, reason=reason)
     else:
@@ -133,15 +133,15 @@ class Spender:
     vault: Vault
     upstream: UpstreamOAuth
     policy: UpstreamPolicy
-    facts: Facts
-    wish: Wish
+    facts: ConnectionFacts
+    wish: TokenWish
     key: ConnectionKey = field(repr=False)
     refresh_token: str = field(repr=False)
 
     async def spend(self, lease: Lease) -> int | None:
         """Send, settle, and name the generation of the new token; None: look at the row again."""
         outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
-        if isinstance(outcome, Silent) and self.policy.rotation is Rotation.NONE:
+        if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
             outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
         self._note(outcome)
         match outcome:
@@ -170,7 +170,7 @@ class Spender:
 
     def _note(self, outcome: RefreshOutcome) -> None:
         """Let the provider's breaker know; a provider that asks for patience works."""
-        breakers, provider, now = self.vault.flights.breakers, self.facts.provider, self.vault.database.now()
+        breakers, provider, now = self.vault.tasks.breakers, self.facts.provider, self.vault.database.now()
         match outcome:
             case Rotated() | Refused(ends_grant=True):
                 breakers.note_answer(provider, now=now)
@@ -185,16 +185,16 @@ class Spender:
                 pass
 
     async def _unsend(self, lease: Lease, *, event: Event | None = None) -> None:
-        undoing = attempts.undoing(self.vault, lease, event=event)
+        undoing = attempts.undo_claim(self.vault, lease, event=event)
         await attempts.write(self.vault, lease.connection_id, undoing)
 
     def _pause(self, seconds: int) -> None:
         until = self.vault.database.now() + seconds
-        self.vault.flights.pause(self.wish, until=until, generation=self.facts.generation)
+        self.vault.tasks.pause(self.wish, until=until, generation=self.facts.generation)
 
     async def _give_up(self, lease: Lease, refused: Refused) -> None:
         """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
-        others = [one for one in await unresolved(self.vault, self.facts) if one.owner != lease.owner]
+        others = [one for one in await unresolved_sends(self.vault, self.facts) if one.owner != lease.owner]
         is_final, ended = may_give_up(others), False
 
         async def ending(transaction: Transaction) -> None:
@@ -238,7 +238,7 @@ class Spender:
 
     async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
         """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
-        is_free, wait = self.policy.rotation is Rotation.NONE, 0
+        is_free, wait = self.policy.rotation is RotationMode.NONE, 0
         event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
 
         async def ending(transaction: Transaction) -> None:
@@ -247,7 +247,7 @@ class Spender:
             if is_free:
                 is_news = await leases.resolve(transaction, lease)
             elif is_news := await leases.settle(transaction, lease, now=now):
-                sends = await leases.unresolved(transaction, self.facts)
+                sends = await leases.list_unresolved(transaction, self.facts)
                 if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over):
                     await leases.pause(transaction, self.facts, until=now + wait)
             if is_news:
@@ -274,7 +274,9 @@ class Spender:
         )
         try:
             await self.vault.journal.append(
-                Entry(facts.connection_id, lease.generation, lease.owner, fence=lease.fence, at=at, sealed=sealed)
+                JournalEntry(
+                    facts.connection_id, lease.generation, lease.owner, fence=lease.fence, at=at, sealed=sealed
+                )
             )
         except StorageUnavailable as error:
             log.error(  # noqa: TRY400  the trace would add nothing
@@ -313,7 +315,7 @@ class Spender:
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
             following = max(facts.generation, lease.generation) + 1
-            sealed = self._sealed(answer, facts=facts, generation=following, now=now)
+            sealed = self._seal(answer, facts=facts, generation=following, now=now)
             if await leases.store(transaction, target, sealed, following=following, now=now):
                 return _Fate.STORED, following
             current = await leases.read(transaction, facts.connection_id)
@@ -346,7 +348,7 @@ class Spender:
         )
         await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
 
-    def _is_still_held(self, facts: Facts) -> bool:
+    def _is_still_held(self, facts: ConnectionFacts) -> bool:
         """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
         try:
             return hmac.compare_digest(open_refresh_token(self.key, facts).encode(), self.refresh_token.encode())
@@ -388,7 +390,7 @@ class Spender:
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
             await append(transaction, event, now=now)
 
-    def _sealed(self, answer: TokenAnswer, *, facts: Facts, generation: int, now: int) -> Refreshed:
+    def _seal(self, answer: TokenAnswer, *, facts: ConnectionFacts, generation: int, now: int) -> SealedAnswer:
         scopes, narrowed = self.wish.scopes, self.wish.scope_key
 
         def seal(token: str, purpose: str) -> bytes:
@@ -398,11 +400,11 @@ class Spender:
 
         purpose = connections.ACCESS_TOKEN if scopes is None else connections.narrowed_token(narrowed)
         lifetime = self.policy.access_lifetime if answer.expires_in is None else answer.expires_in
-        return Refreshed(
+        return SealedAnswer(
             refresh_sealed=seal(answer.refresh_token or self.refresh_token, connections.REFRESH_TOKEN),
             access_sealed=seal(answer.access_token, purpose) if self._is_usable(answer) else None,
             expires_at=now + lifetime,
-            scopes=facts.scopes | self._gained(answer),
+            scopes=facts.scopes | self._gained_scopes(answer),
             scope_key=None if scopes is None else narrowed,
             idle_expires_at=idle_expiry(self.policy, now=now),
             may_have_narrowed=self.policy.downscope is not Downscope.NONE,
@@ -415,17 +417,17 @@ class Spender:
         """Whether a narrowed answer proves that it is narrow; saying nothing proves nothing."""
         return self.wish.scopes is None or proves(answer, self.wish.scopes, policy=self.policy)
 
-    def _gained(self, answer: TokenAnswer) -> frozenset[str]:
+    def _gained_scopes(self, answer: TokenAnswer) -> frozenset[str]:
         """Scopes that the account holds beyond what we knew: noted, or a full token would pass for a narrow one."""
         if self.wish.scopes is not None or answer.scopes is None:
             return frozenset()
         return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
 
-    def _lost(self, answer: TokenAnswer) -> frozenset[str]:
+    def _lost_scopes(self, answer: TokenAnswer) -> frozenset[str]:
         if answer.scopes is None:
             return frozenset()
         expected = self.facts.scopes if self.wish.scopes is None else self.wish.scopes
-        return missing(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
+        return missing_scopes(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
 
     async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
         """Record what was stored, after it is safe; an unusable narrowing is refused here."""
@@ -433,10 +435,10 @@ class Spender:
         kind = {} if self.wish.scopes is None else {"narrowed_to": sorted(self.wish.scopes)}
         event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)
         await record(event)
-        if gained := self._gained(answer):
+        if gained := self._gained_scopes(answer):
             await record(event_of(self.facts, "connection.scopes_grew", outcome="ok", gained=sorted(gained)))
         if not self._is_usable(answer):
             raise await without_narrow(self.vault, self.facts, wish=self.wish, answered=answer.scopes)
-        if lost := self._lost(answer):
+        if lost := self._lost_scopes(answer):
             log.warning("fewer scopes than granted", extra={"connection": self.facts.connection_id})
             await record(event_of(self.facts, "connection.scopes_shrunk", lost=sorted(lost)))

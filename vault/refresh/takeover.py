@@ -9,41 +9,41 @@ from dataclasses import replace
 
 from vault.refresh import leases
 from vault.refresh.concurrency import Vault
-from vault.refresh.leases import Facts
-from vault.refresh.rules import LEASE, Decision, Unresolved, may_claim, may_send
+from vault.refresh.leases import ConnectionFacts
+from vault.refresh.rules import LEASE, SendDecision, Unresolved, may_claim, may_send
 from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
 from vault.upstream import UpstreamPolicy
 
 
-async def holder_is_gone(vault: Vault, facts: Facts) -> bool:
+async def holder_is_gone(vault: Vault, facts: ConnectionFacts) -> bool:
     """Whether the lease's own holder has certainly ended."""
     if facts.lease_owner is None or facts.lease_owner == vault.owner:
         return False
     return await vault.database.is_dead(facts.lease_owner, certainly=True)
 
 
-async def is_free(vault: Vault, facts: Facts, *, now: int) -> bool:
+async def is_free(vault: Vault, facts: ConnectionFacts, *, now: int) -> bool:
     """Whether the lease may be taken."""
     if may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=False):
         return True
-    _watched(vault, facts, now=now)
+    _seconds_watched(vault, facts, now=now)
     gone = await holder_is_gone(vault, facts)
     return may_claim(lease_until=facts.lease_until, now=now, holder_is_gone=gone)
 
 
-def _watched(vault: Vault, facts: Facts, *, now: int) -> int:
+def _seconds_watched(vault: Vault, facts: ConnectionFacts, *, now: int) -> int:
     """For how many seconds this process has seen the last claim without an end."""
-    return vault.flights.watches.seconds(facts.connection_id, facts.fence, now=now)
+    return vault.tasks.watches.seconds(facts.connection_id, facts.fence, now=now)
 
 
-async def unresolved(vault: Vault, facts: Facts) -> tuple[Unresolved, ...]:
+async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
     """The sends of the row's refresh token that nobody has reported the end of.
 
     Our own are settled: this process sends one at a time for a connection, and that turn is the caller's.
     """
     if facts.sent_at is None:
         return ()
-    found = await leases.unresolved(vault.database, facts)
+    found = await leases.list_unresolved(vault.database, facts)
     return tuple(
         [
             one
@@ -62,7 +62,7 @@ async def settle_gone(vault: Vault) -> None:
                 await leases.settle_all(transaction, owner, now=vault.database.now())
 
 
-def silent(facts: Facts, *, wait: int, detail: str = "") -> ProviderSilent:
+def silent(facts: ConnectionFacts, *, wait: int, detail: str = "") -> ProviderSilent:
     """The refusal while the vault waits for a provider that did not answer."""
     return ProviderSilent(
         f"{facts.provider} did not answer the last refresh of {facts.label}. The vault tries again by itself; "
@@ -73,7 +73,7 @@ def silent(facts: Facts, *, wait: int, detail: str = "") -> ProviderSilent:
 
 
 async def refusal(
-    vault: Vault, facts: Facts, *, policy: UpstreamPolicy, now: int, spoiled: int = 0
+    vault: Vault, facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int, spoiled: int = 0
 ) -> VaultError | None:
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 
@@ -81,22 +81,22 @@ async def refusal(
     person is asked only after this process has watched for the length of a lease: by what was written down it
     would be at once, if our clock or the writer's were off.
     """
-    sends = await unresolved(vault, facts)
+    sends = await unresolved_sends(vault, facts)
     expires_at = now if spoiled >= facts.access_generation else facts.access_expires_at
 
     def may_be_sent(*, retry_at: int | None) -> bool:
         decided = may_send(policy, sends, now=now, access_expires_at=expires_at, retry_at=retry_at)
-        return decided is Decision.SEND
+        return decided is SendDecision.SEND
 
     if may_be_sent(retry_at=facts.retry_at):
-        vault.flights.watches.forget(facts.connection_id)
+        vault.tasks.watches.forget(facts.connection_id)
         return None
     if all(one.is_settled for one in sends):
         paused_until = now + 1 if facts.retry_at is None else facts.retry_at
         if expires_at is not None and not may_be_sent(retry_at=None):
             paused_until = max(paused_until, expires_at)
         return silent(facts, wait=max(1, paused_until - now))
-    watched = _watched(vault, facts, now=now)
+    watched = _seconds_watched(vault, facts, now=now)
     if watched >= LEASE:
         return ConnectionRequired(
             f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "

@@ -10,7 +10,7 @@ import sys
 import time
 
 
-def elapsed() -> float:
+def boot_time() -> float:
     """Seconds since some moment, sleep included; only differences mean something."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -249,7 +249,7 @@ def text(row: Row, name: str) -> str:
     value = row[name]
     if isinstance(value, str):
         return value
-    raise _mistyped(name, value)
+    raise _type_error(name, value)
 
 
 def integer(row: Row, name: str) -> int:
@@ -257,7 +257,7 @@ def integer(row: Row, name: str) -> int:
     value = row[name]
     if isinstance(value, int):
         return value
-    raise _mistyped(name, value)
+    raise _type_error(name, value)
 
 
 def binary(row: Row, name: str) -> bytes:
@@ -265,7 +265,7 @@ def binary(row: Row, name: str) -> bytes:
     value = row[name]
     if isinstance(value, bytes):
         return value
-    raise _mistyped(name, value)
+    raise _type_error(name, value)
 
 
 def text_or_none(row: Row, name: str) -> str | None:
@@ -283,5 +283,5 @@ def binary_or_none(row: Row, name: str) -> bytes | None:
     return None if row[name] is None else binary(row, name)
 
 
-def _mistyped(name: str, value: Value) -> StorageUnavailable:
+def _type_error(name: str, value: Value) -> StorageUnavailable:
     return StorageUnavailable("the database holds an unexpected value", detail=f"{name} is a {type(value).__name__}")

@@ -26,7 +26,7 @@ _BEGIN_LABEL = b"token-vault events begin 1\x00"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ChainEntry:
     """One event as stored, without its number and time. `details` is JSON."""
 
     kind: str
@@ -42,7 +42,7 @@ class Batch:
     """Events that are committed together at one time, in seconds."""
 
     at: int
-    entries: Sequence[Entry]
+    entries: Sequence[ChainEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Link:
     keyed: bytes | None
 
 
-def tail(entry: Entry, *, at: int) -> str:
+def tail(entry: ChainEntry, *, at: int) -> str:
     """The line of an event after its number: `AT,"KIND",...]`."""
     row = (at, entry.kind, entry.outcome, entry.user_id, entry.client_id, entry.connection_id, entry.details)
     return to_json(row).decode()[1:]
@@ -69,14 +69,14 @@ def line_start() -> str:
 def digest(previous: bytes, *, height: int, sequence: int, at: int, tails: Sequence[str]) -> bytes:
     """SHA-256 over the batch before and every column of every event of this one; `sequence` is the last one before."""
     state = hashlib.sha256(LABEL + previous)
-    state.update(framed(f"[{height},{at},{len(tails)}]"))
+    state.update(frame(f"[{height},{at},{len(tails)}]"))
     start = line_start()
     for number, rest in enumerate(tails, start=sequence + 1):
-        state.update(framed(f"{start}{number},{rest}"))
+        state.update(frame(f"{start}{number},{rest}"))
     return state.digest()
 
 
-def framed(line: str) -> bytes:
+def frame(line: str) -> bytes:
     """4 bytes of length, big endian, and the line in UTF-8."""
     encoded = line.encode()
     return len(encoded).to_bytes(4, "big") + encoded
@@ -86,7 +86,7 @@ def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
     """What the key says of a batch's content. It is folded into the keyed head and never stored."""
     state = hmac.new(key, _MAC_LABEL, hashlib.sha256)
     for rest in tails:
-        state.update(framed(rest))
+        state.update(frame(rest))
     return state.digest()
 
 
@@ -94,7 +94,7 @@ def tag(key: bytes, *, tails: Sequence[str]) -> bytes:
     """16 bytes that are stored with a batch: they name the batch that somebody without the key wrote or changed."""
     state = hmac.new(key, _TAG_LABEL, hashlib.sha256)
     for rest in tails:
-        state.update(framed(rest))
+        state.update(frame(rest))
     return state.digest()[:16]
 
 
@@ -105,10 +105,10 @@ def fold(keyed: bytes, *, previous: bytes, mac: bytes) -> bytes:
 
 def begin(key: bytes, *, height: int, sequence: int, hash: bytes) -> bytes:  # noqa: A002 -- the column's name
     """The keyed head where the key is first used, after batch `height`."""
-    return hmac.digest(key, _BEGIN_LABEL + framed(f"[{height},{sequence}]") + hash, hashlib.sha256)
+    return hmac.digest(key, _BEGIN_LABEL + frame(f"[{height},{sequence}]") + hash, hashlib.sha256)
 
 
-def entry_of(row: Mapping[str, str | int | bytes | None]) -> Entry:
+def entry_of(row: Mapping[str, str | int | bytes | None]) -> ChainEntry:
     """The entry that a stored row holds; columns of another type never fit the chain."""
     named = {name: row[name] for name in ("kind", "outcome", "user_id", "client_id", "connection_id", "details")}
-    return Entry(**named)  # pyright: ignore[reportArgumentType] -- whatever is there is what gets hashed
+    return ChainEntry(**named)  # pyright: ignore[reportArgumentType] -- whatever is there is what gets hashed

@@ -20,13 +20,13 @@ import asyncpg
 
 from vault.refusals import StorageBusy, StorageUnavailable, VaultError
 from vault.storage import postgres_events
-from vault.storage.clock import elapsed
+from vault.storage.clock import boot_time
 from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
 from vault.storage.postgres_hosts import ERRORS as _ERRORS
 from vault.storage.postgres_hosts import STARTED, Servers, place_of, split_hosts
-from vault.storage.postgres_hosts import Connection as _Connection
+from vault.storage.postgres_hosts import DriverConnection as _Connection
 from vault.storage.postgres_owners import OwnerSessions
 from vault.storage.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
 from vault.storage.postgres_schema import PATIENT_TIMEOUT, upgrade
@@ -110,7 +110,7 @@ async def _keep_session(_connection: object) -> None:
 
 
 @asynccontextmanager
-async def _borrowed(pool: _Pool) -> AsyncGenerator[_Connection]:
+async def _borrow(pool: _Pool) -> AsyncGenerator[_Connection]:
     connection = await pool.acquire(timeout=WAIT)
     try:
         yield connection
@@ -301,7 +301,7 @@ class PostgresDatabase:
             try:
                 if servers.is_pooled:
                     await check_pooler(partial(_connect_alone, servers, statement_cache_size=0))
-                shape = await upgrade(connection, partial(_borrowed, pool), is_pooled=servers.is_pooled)
+                shape = await upgrade(connection, partial(_borrow, pool), is_pooled=servers.is_pooled)
                 difference = await _clock_difference(connection)
             finally:
                 await pool.release(connection)
@@ -327,7 +327,7 @@ class PostgresDatabase:
         return self._servers.is_pooled
 
     def now(self) -> int:
-        return int(elapsed() + self._clock_difference) + self.clock_offset
+        return int(boot_time() + self._clock_difference) + self.clock_offset
 
     async def _calibrate(self) -> None:
         while True:
@@ -467,7 +467,7 @@ class PostgresDatabase:
 
 
 async def _clock_difference(connection: _Connection) -> float:
-    before = elapsed()
+    before = boot_time()
     milliseconds = await connection.fetchval(_CLOCK)
-    after = elapsed()
+    after = boot_time()
     return (milliseconds or 0) / 1000 - (before + after) / 2

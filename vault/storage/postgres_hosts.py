@@ -44,7 +44,7 @@ class Block(Protocol):
     async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
 
 
-class Connection(Protocol):
+class DriverConnection(Protocol):
     """The part of asyncpg's connection that we use; asyncpg declares no types."""
 
     async def fetch(
@@ -153,7 +153,7 @@ class Servers:
             self.changes += self._started not in (None, started)
             self._started = started
 
-    async def connect(self, _url: object = None, /, **options: object) -> Connection:
+    async def connect(self, _url: object = None, /, **options: object) -> DriverConnection:
         """A connection to a server that takes writes; `options` are asyncpg's.
 
         Raises the driver's error of the host that came farthest.
@@ -166,10 +166,10 @@ class Servers:
         self._first = chosen
         return connection
 
-    async def _race(self, order: Sequence[int], options: Mapping[str, object]) -> tuple[int, Connection]:
-        waiting, running, errors = list(order), set[asyncio.Task[tuple[int, Connection]]](), list[BaseException]()
+    async def _race(self, order: Sequence[int], options: Mapping[str, object]) -> tuple[int, DriverConnection]:
+        waiting, running, errors = list(order), set[asyncio.Task[tuple[int, DriverConnection]]](), list[BaseException]()
 
-        async def attempt(number: int) -> tuple[int, Connection]:
+        async def attempt(number: int) -> tuple[int, DriverConnection]:
             return number, await self._connect(number, options)
 
         try:
@@ -194,7 +194,7 @@ class Servers:
                 if not isinstance(result, BaseException):
                     result[1].terminate()
 
-    async def _connect(self, number: int, options: Mapping[str, object]) -> Connection:
+    async def _connect(self, number: int, options: Mapping[str, object]) -> DriverConnection:
         try:
             return await self._open(number, options)
         except asyncpg.ProtocolViolationError as error:
@@ -203,19 +203,19 @@ class Servers:
         self.is_pooled = True  # PgBouncer refuses settings that it cannot keep for each client
         return await self._open(number, options)
 
-    async def _open(self, number: int, options: Mapping[str, object]) -> Connection:
+    async def _open(self, number: int, options: Mapping[str, object]) -> DriverConnection:
         own = options.get("server_settings")
         settings: dict[str, object] = {"application_name": "token-vault"}
         settings |= {} if self.is_pooled else self.settings
         if isinstance(own, Mapping) and not self.is_pooled:
             settings |= own  # pyright: ignore[reportUnknownArgumentType] -- a mapping of text, as asyncpg wants it
-        connection: Connection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
+        connection: DriverConnection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
             self.urls[number],
             **{**options, "server_settings": settings},  # pyright: ignore[reportArgumentType] -- as above
         )
-        return await self._recognized(connection)  # pyright: ignore[reportUnknownArgumentType] -- as above
+        return await self._recognize(connection)  # pyright: ignore[reportUnknownArgumentType] -- as above
 
-    async def _recognized(self, connection: Connection) -> Connection:
+    async def _recognize(self, connection: DriverConnection) -> DriverConnection:
         """A pooler tells its clients process numbers of its own: so one that ignores settings is found too."""
         async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here, run there
             row = await connection.fetchrow(_WHO)

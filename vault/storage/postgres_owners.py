@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from vault.storage.postgres_hosts import ERRORS, Connection
+from vault.storage.postgres_hosts import ERRORS, DriverConnection
 
 LOOK_EVERY = 5.0  # seconds between looks at the connection: a server that stopped does not say so
 SETTLE = 20.0  # seconds from a fail-over until everybody who lives has the locks again
@@ -35,10 +35,10 @@ def owner_key(owner: str) -> int:
 class OwnerSessions:
     """The connection that holds the locks of this process; made anew when it broke. Raises the driver's errors."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, is_pooled: Callable[[], bool]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[DriverConnection]], *, is_pooled: Callable[[], bool]) -> None:
         self._connect = connect
         self._is_pooled = is_pooled
-        self._connection: Connection | None = None
+        self._connection: DriverConnection | None = None
         self._wanted = [f"witness {secrets.token_urlsafe(16)}"]
         self._held: set[str] = set()
         self._since = 0.0
@@ -57,7 +57,7 @@ class OwnerSessions:
         async with self._turn:
             await self._restore()
 
-    async def is_free(self, connection: Connection, owner: str) -> bool:
+    async def is_free(self, connection: DriverConnection, owner: str) -> bool:
         """Whether nobody holds the name's lock, seen on `connection`, and whether that can be trusted."""
         witness = self._wanted[0]
         await self.hold(witness)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 
 from vault.refusals import StorageUnavailable
-from vault.storage.postgres_hosts import Connection
+from vault.storage.postgres_hosts import DriverConnection
 
 MIXED_UP = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 MIXES_UP = (
@@ -24,7 +24,7 @@ MIXES_UP = (
 _ROUNDS = 8  # looks at who is given a server connection; others use the pooler too
 
 
-async def check_pooler(connect: Callable[[], Awaitable[Connection]]) -> None:
+async def check_pooler(connect: Callable[[], Awaitable[DriverConnection]]) -> None:
     """Refuse a pooler that mixes up prepared statements; `connect` makes connections without a statement cache.
 
     Raises StorageUnavailable with the line to change, and the driver's errors.
@@ -38,7 +38,7 @@ async def check_pooler(connect: Callable[[], Awaitable[Connection]]) -> None:
         second.terminate()
 
 
-async def _passes_names(connection: Connection) -> bool:
+async def _passes_names(connection: DriverConnection) -> bool:
     name = f"token_vault_{secrets.token_hex(8)}"
     async with connection.transaction(isolation="read_committed"):
         kept = await connection.prepare("select 1", name=name)  # closed with its last reference
@@ -47,7 +47,7 @@ async def _passes_names(connection: Connection) -> bool:
     return bool(count)
 
 
-async def _share(first: Connection, second: Connection) -> bool:
+async def _share(first: DriverConnection, second: DriverConnection) -> bool:
     """Whether a server connection that served one of them goes to the other: never in session mode."""
     for _ in range(_ROUNDS):
         async with first.transaction(isolation="read_committed"):
@@ -58,5 +58,5 @@ async def _share(first: Connection, second: Connection) -> bool:
     return False
 
 
-async def _server(connection: Connection) -> int | None:
+async def _server(connection: DriverConnection) -> int | None:
     return await connection.fetchval("select pg_backend_pid()")

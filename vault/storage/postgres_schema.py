@@ -17,7 +17,7 @@ import asyncpg
 from vault.refusals import StorageUnavailable
 from vault.storage import schema_shape
 from vault.storage.database import check_version, schema_files
-from vault.storage.postgres_hosts import ERRORS, Connection
+from vault.storage.postgres_hosts import ERRORS, DriverConnection
 from vault.storage.schema_shape import Shape
 
 PATIENT_TIMEOUT = 600.0  # seconds for one statement, and for our turn
@@ -54,7 +54,7 @@ _BROKEN = (
 
 
 async def upgrade(
-    working: Connection, borrow: Callable[[], AbstractAsyncContextManager[Connection]], *, is_pooled: bool
+    working: DriverConnection, borrow: Callable[[], AbstractAsyncContextManager[DriverConnection]], *, is_pooled: bool
 ) -> Shape:
     """Bring the schema up to date; what is there then. A second connection, borrowed if need be, holds the lock.
 
@@ -76,30 +76,30 @@ async def upgrade(
     return found
 
 
-async def _examine(connection: Connection) -> tuple[int, Shape]:
+async def _examine(connection: DriverConnection) -> tuple[int, Shape]:
     """The last file that was applied and what is there. Raises StorageUnavailable where one contradicts the other."""
     compatible_from = await _highest(connection, "schema_versions")
     applied = await _highest(connection, "schema_migrations") or compatible_from
     check_version(compatible_from)
     found = await _shape(connection)
-    schema_shape.check_shape(found, _expected(min(applied, len(schema_files()))))
+    schema_shape.check_shape(found, _expected_shape(min(applied, len(schema_files()))))
     return applied, found
 
 
-async def _highest(connection: Connection, table: str) -> int:
+async def _highest(connection: DriverConnection, table: str) -> int:
     there = await connection.fetchval("select cast(to_regclass($1) is not null as int)", table)
     return (await connection.fetchval(f"select max(number) from {table}") or 0) if there else 0  # noqa: S608 -- constants
 
 
-def _expected(number: int) -> Shape:
-    return schema_shape.expected(number, keys=False) | schema_shape.expected(number, keys=True)
+def _expected_shape(number: int) -> Shape:
+    return schema_shape.expected_shape(number, keys=False) | schema_shape.expected_shape(number, keys=True)
 
 
 def _missing_indexes(found: Shape) -> tuple[str, ...]:
-    return schema_shape.missing_indexes(found, _expected(len(schema_files())))
+    return schema_shape.missing_indexes(found, _expected_shape(len(schema_files())))
 
 
-async def _shape(connection: Connection) -> Shape:
+async def _shape(connection: DriverConnection) -> Shape:
     lines: set[str] = set()
     for row in await connection.fetch(_COLUMNS):
         table = str(row["named"])
@@ -131,7 +131,7 @@ async def _shape(connection: Connection) -> Shape:
 
 
 @asynccontextmanager
-async def _turn(connection: Connection) -> AsyncGenerator[None]:
+async def _turn(connection: DriverConnection) -> AsyncGenerator[None]:
     """Hold the lock of upgrades. Raises StorageUnavailable when somebody else holds it for ten minutes."""
     for _ in range(int(PATIENT_TIMEOUT / PAUSE)):
         await connection.execute("begin")
@@ -150,7 +150,7 @@ async def _turn(connection: Connection) -> AsyncGenerator[None]:
     )
 
 
-async def _apply_patiently(connection: Connection, *, applied: int) -> None:
+async def _apply_patiently(connection: DriverConnection, *, applied: int) -> None:
     for tries_left in reversed(range(BRIEF_TRIES)):
         await connection.execute("begin")
         try:
@@ -166,11 +166,11 @@ async def _apply_patiently(connection: Connection, *, applied: int) -> None:
         await asyncio.sleep(PAUSE)
 
 
-async def _apply(connection: Connection, *, applied: int) -> None:
+async def _apply(connection: DriverConnection, *, applied: int) -> None:
     await connection.execute("create schema if not exists keys")
     for statement in schema_shape.BOOKKEEPING:
         await connection.execute(statement.format(prefix=""))
-    for file, statements in schema_shape.pending(applied, lambda file: (*file.keys, *file.vault)):
+    for file, statements in schema_shape.pending_files(applied, lambda file: (*file.keys, *file.vault)):
         for statement in statements:
             await connection.execute(statement, timeout=PATIENT_TIMEOUT)
         await connection.execute(
@@ -186,7 +186,7 @@ async def _apply(connection: Connection, *, applied: int) -> None:
         )
 
 
-async def _build(connection: Connection, statement: str, *, is_pooled: bool) -> None:
+async def _build(connection: DriverConnection, statement: str, *, is_pooled: bool) -> None:
     name = schema_shape.index_name(statement)
     if await connection.fetchval(_BROKEN, name):  # of a build that was cut short
         await connection.execute(f"drop index concurrently if exists {name}", timeout=PATIENT_TIMEOUT)
@@ -199,6 +199,6 @@ async def _build(connection: Connection, statement: str, *, is_pooled: bool) -> 
             await _end(connection, "reset lock_timeout")
 
 
-async def _end(connection: Connection, statement: str) -> None:
+async def _end(connection: DriverConnection, statement: str) -> None:
     with suppress(*ERRORS):  # a broken connection has ended by itself, and its first error counts
         await connection.execute(statement)

@@ -96,7 +96,7 @@ def sqlite_shape(connection: sqlite3.Connection, *, store: str, prefix: str) -> 
 
 
 @cache
-def expected(number: int, *, keys: bool) -> Shape:
+def expected_shape(number: int, *, keys: bool) -> Shape:
     """What the first `number` files make of the main store, or of the key store."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute("attach database ':memory:' as keys")
@@ -139,7 +139,7 @@ def missing_indexes(found: Shape, wanted: Shape) -> tuple[str, ...]:
     return tuple(_index_statements()[name].replace("index ", "index if not exists ", 1) for name in names)
 
 
-def pending(
+def pending_files(
     applied: int, statements: Callable[[SchemaFile], Sequence[str]]
 ) -> tuple[tuple[SchemaFile, tuple[str, ...]], ...]:
     """The files after `applied`, each with what belongs into the transaction.
@@ -147,7 +147,7 @@ def pending(
     An index of a table that is there already is left to `missing_indexes`: building it may take long, and holding up
     other processes meanwhile would fail their calls.
     """
-    known = {line.removeprefix("table ") for line in expected(applied, keys=False) if line.startswith("table ")}
+    known = {line.removeprefix("table ") for line in expected_shape(applied, keys=False) if line.startswith("table ")}
     return tuple(
         (file, tuple(one for one in statements(file) if _index_table(one) not in known))
         for file in schema_files()[applied:]

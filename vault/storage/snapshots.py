@@ -58,7 +58,7 @@ class _SqliteSnapshot:
             yield [dict(zip(names, row, strict=True)) for row in page]
 
 
-def _attached(stores: SqliteFiles) -> sqlite3.Connection:
+def _attach(stores: SqliteFiles) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, timeout=BUSY_WAIT, check_same_thread=False)
     connection.execute("attach database ? as keys", (str(stores.keys),))
     connection.execute("attach database ? as vault", (str(stores.vault),))
@@ -66,7 +66,7 @@ def _attached(stores: SqliteFiles) -> sqlite3.Connection:
 
 
 def _begin(reading: sqlite3.Connection, stores: SqliteFiles) -> None:
-    with closing(_attached(stores)) as holding:
+    with closing(_attach(stores)) as holding:
         holding.execute("begin immediate")  # of both files: no commit falls between the two first reads
         reading.execute("begin")
         for store in ("keys", "vault"):
@@ -77,7 +77,7 @@ def _begin(reading: sqlite3.Connection, stores: SqliteFiles) -> None:
 @asynccontextmanager
 async def _sqlite(stores: SqliteFiles) -> AsyncGenerator[Snapshot]:
     try:
-        with closing(_attached(stores)) as connection:
+        with closing(_attach(stores)) as connection:
             await asyncio.to_thread(_begin, connection, stores)
             yield _SqliteSnapshot(connection)
     except sqlite3.OperationalError as error:

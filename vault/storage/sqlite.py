@@ -26,7 +26,7 @@ from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Val
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
 from vault.storage.schema_shape import fingerprint
-from vault.storage.sqlite_events import appending
+from vault.storage.sqlite_events import append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
@@ -134,7 +134,7 @@ def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
     return result
 
 
-async def in_one_trip(
+async def run_at_once(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
 ) -> T:
     """aiosqlite makes a trip to its thread per statement, 30 us each, and has no public way to run several in one."""
@@ -230,14 +230,14 @@ class SqliteTransaction:
     async def perform(self, program: Program[T]) -> T:
         connection = self._enter()
         try:
-            result = await in_one_trip(connection, run, program)
+            result = await run_at_once(connection, run, program)
         except ERRORS as error:
             raise refusal(error) from error
         self.failed = False
         return result
 
     async def append_events(self, batch: Batch) -> None:
-        await self.perform(appending(batch, key=self._event_key))
+        await self.perform(append_program(batch, key=self._event_key))
 
 
 class _Writer:
@@ -284,7 +284,7 @@ class _Writer:
         result: asyncio.Future[T] = self._loop.create_future()
 
         async def work() -> None:
-            done = await self._patiently(lambda: in_one_trip(self._connection, commit, program))
+            done = await self._patiently(lambda: run_at_once(self._connection, commit, program))
             if not result.done():
                 result.set_result(done)
 
@@ -489,7 +489,7 @@ class SqliteDatabase:
         return await self._writer.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
-        await self._writer.perform(appending(batch, key=self.event_key))
+        await self._writer.perform(append_program(batch, key=self.event_key))
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:

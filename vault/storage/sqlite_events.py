@@ -14,7 +14,7 @@ _ADVANCE = (
 )
 
 
-def appending(batch: Batch, *, key: bytes | None) -> Program[None]:
+def append_program(batch: Batch, *, key: bytes | None) -> Program[None]:
     """Append a batch; the writer holds the whole file, so nobody is between the statements."""
     advance = Statement(_ADVANCE, ({"count": len(batch.entries), "tenant": TENANT},))
     heads = yield advance

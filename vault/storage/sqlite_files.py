@@ -96,7 +96,7 @@ def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Sha
                 connection.execute("rollback")
             raise
         _, found = _examine(connection, prefix)
-    wanted = schema_shape.expected(len(schema_files()), keys=bool(prefix))
+    wanted = schema_shape.expected_shape(len(schema_files()), keys=bool(prefix))
     if building := schema_shape.missing_indexes(found, wanted):
         for statement in building:
             connection.execute(statement)  # by itself: others write in between
@@ -109,7 +109,7 @@ def _examine(connection: sqlite3.Connection, prefix: str) -> tuple[int, schema_s
     applied, compatible_from = _versions(connection, prefix)
     check_version(compatible_from)
     found = schema_shape.sqlite_shape(connection, store="keys" if prefix else "main", prefix=prefix)
-    schema_shape.check_shape(found, schema_shape.expected(min(applied, len(schema_files())), keys=bool(prefix)))
+    schema_shape.check_shape(found, schema_shape.expected_shape(min(applied, len(schema_files())), keys=bool(prefix)))
     return applied, found
 
 
@@ -117,7 +117,7 @@ def _apply(connection: sqlite3.Connection, prefix: str, *, applied: int) -> None
     for statement in schema_shape.BOOKKEEPING:
         connection.execute(statement.format(prefix=prefix))
     now = int(time.time())
-    for file, statements in schema_shape.pending(applied, lambda file: _statements(file, prefix)):
+    for file, statements in schema_shape.pending_files(applied, lambda file: _statements(file, prefix)):
         for statement in statements:
             connection.execute(statement)
         connection.execute(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vault.records import Narrowing
-from vault.scopes import covers_all, derives, expand, is_within, meet, missing, plan, scope_key
+from vault.scopes import covers_all, derives, expand, is_within, meet, missing_scopes, plan, scope_key
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 NAMES = tuple("abcdefgh")
@@ -82,7 +82,7 @@ def test_the_meet_is_idempotent_commutative_and_associative(
 def test_what_is_missing_and_what_is_covered_agree(
     granted: frozenset[str], wanted: frozenset[str], covers: dict[str, frozenset[str]]
 ) -> None:
-    assert covers_all(granted, wanted, covers) == (not missing(wanted, granted, covers))
+    assert covers_all(granted, wanted, covers) == (not missing_scopes(wanted, granted, covers))
 
 
 @given(SCOPES | st.none(), SCOPES, SCOPES, SCOPES | st.none(), POLICIES)

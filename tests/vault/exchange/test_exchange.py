@@ -23,7 +23,7 @@ from vault.refusals import (
     ScopeRefused,
     TemporarilyUnavailable,
 )
-from vault.upstream import Refused, Rotation
+from vault.upstream import Refused, RotationMode
 
 
 @pytest.fixture
@@ -108,8 +108,10 @@ async def test_a_narrow_token_is_kept_until_it_expires(room: Room) -> None:
 
 
 async def test_a_refresh_token_that_comes_with_a_narrow_token_replaces_the_stored_one(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
-        vault = replace(room.vault, policies={"slack": replace(google(), provider="slack", rotation=Rotation.REVOKES)})
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
+        vault = replace(
+            room.vault, policies={"slack": replace(google(), provider="slack", rotation=RotationMode.REVOKES)}
+        )
         room.vault = vault
         await room.connect("slack", scopes=GOOGLE_SCOPES)
         narrow = await room.exchange("slack", READ)
@@ -211,7 +213,7 @@ async def test_an_account_without_a_refresh_token_cannot_be_narrowed_and_is_enfo
 
 async def test_while_a_send_is_unanswered_a_living_full_token_serves_enforced(store: Store) -> None:
     async with open_room(store) as room:
-        policy = replace(google(), provider="slack", rotation=Rotation.REVOKES)
+        policy = replace(google(), provider="slack", rotation=RotationMode.REVOKES)
         room.vault = replace(room.vault, policies={"slack": policy})
         await room.connect("slack", scopes=GOOGLE_SCOPES)
         room.slack.faults.append(LOST_ANSWER)

@@ -12,12 +12,12 @@ from tests.support.exchanging import Room, open_room, principal_of
 from tests.support.upstream_double import Fault
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
-from vault.exchange.explain import Explanation, Question, Step, explain
+from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain
 from vault.records import Connection
 from vault.refresh.rules import HANDLING
 from vault.refusals import VaultError
 from vault.storage.database import Row, Value
-from vault.upstream import Rotation, Silent
+from vault.upstream import RotationMode, Silent
 
 WISH = frozenset({"chat:write"})
 
@@ -34,7 +34,7 @@ async def ask(
     """Explain alice's agent; and whatever is said, nothing was recorded, sent or changed."""
     before = (await room.kinds(), len(room.slack.sends), len(room.google.sends))
     named = connection if isinstance(connection, str) else connection.id
-    question = Question(room.alice.user.name, room.alice.client.id, named, scopes)
+    question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, named, scopes)
     found = await explain(replace(question, **changes), vault=room.vault, now=room.now)
     assert before == (await room.kinds(), len(room.slack.sends), len(room.google.sends))
     return found
@@ -48,7 +48,9 @@ async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | N
     return raised.value
 
 
-async def assert_same(room: Room, connection: Connection, step: Step, scopes: frozenset[str] | None = WISH) -> None:
+async def assert_same(
+    room: Room, connection: Connection, step: ExchangeStep, scopes: frozenset[str] | None = WISH
+) -> None:
     """Explain names the step, with the code and the sentence of the exchange."""
     found = (await ask(room, connection, scopes=scopes)).failing
     assert found is not None
@@ -61,7 +63,7 @@ async def assert_same(room: Room, connection: Connection, step: Step, scopes: fr
 async def assert_works(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> Explanation:
     found = await ask(room, connection, scopes=scopes)
     assert found.failing is None, found.failing
-    assert found.passed == tuple(Step)
+    assert found.passed_steps == tuple(ExchangeStep)
     return found
 
 
@@ -87,29 +89,29 @@ async def test_a_provider_that_narrows_is_explained_with_the_token_that_it_would
 
 async def test_an_unknown_or_disabled_user(room: Room) -> None:
     connection = await room.connect()
-    assert (await ask(room, connection, user_name="nobody")).failing.step is Step.USER  # type: ignore[union-attr]
+    assert (await ask(room, connection, user_name="nobody")).failing.step is ExchangeStep.USER  # type: ignore[union-attr]
     async with room.database.transaction() as transaction:
         await users.disable_user(transaction, room.alice.user.id, now=room.now)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.USER, (await refusal(room, connection)).code)
+    assert (found.step, found.code) == (ExchangeStep.USER, (await refusal(room, connection)).code)
     assert "users enable alice" in found.mend
     async with room.database.transaction() as transaction:
         await users.enable_user(transaction, room.alice.user.id)
     after = (await ask(room, connection)).failing
     assert after is not None  # disabling ended the agent's grant as well
-    assert after.step is Step.GRANT
+    assert after.step is ExchangeStep.GRANT
 
 
 async def test_an_unknown_or_removed_client(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, connection, client_id="nobody")).failing.step is Step.CLIENT  # type: ignore[union-attr]
+    assert (await ask(room, connection, client_id="nobody")).failing.step is ExchangeStep.CLIENT  # type: ignore[union-attr]
     async with room.database.transaction() as transaction:
         await clients.remove_client(transaction, room.alice.client.id, now=room.now)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.CLIENT, (await refusal(room, connection)).code)
+    assert (found.step, found.code) == (ExchangeStep.CLIENT, (await refusal(room, connection)).code)
 
 
 async def test_a_grant_that_was_ended(room: Room) -> None:
@@ -119,19 +121,19 @@ async def test_a_grant_that_was_ended(room: Room) -> None:
         await grants.revoke_grant(transaction, room.alice.grant.id, reason="user", now=room.now)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.GRANT, (await refusal(room, connection)).code)
+    assert (found.step, found.code) == (ExchangeStep.GRANT, (await refusal(room, connection)).code)
     assert "sign in again" in found.mend
 
 
 async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, "nothing")).failing.step is Step.CONNECTION  # type: ignore[union-attr]
+    assert (await ask(room, "nothing")).failing.step is ExchangeStep.CONNECTION  # type: ignore[union-attr]
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.CONNECTION, (await refusal(room, connection)).code)
+    assert (found.step, found.code) == (ExchangeStep.CONNECTION, (await refusal(room, connection)).code)
     assert "was disconnected" in found.sentence
 
 
@@ -142,7 +144,7 @@ async def test_another_users_connection_is_not_there(room: Room, store: Store) -
     connection = await room.connect(whose=bob)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.sentence) == (Step.CONNECTION, "alice has no such connection.")
+    assert (found.step, found.sentence) == (ExchangeStep.CONNECTION, "alice has no such connection.")
     assert (await ask(room, connection, user_name="bob", client_id="agent-2")).failing is None
 
 
@@ -150,7 +152,7 @@ async def test_a_provider_whose_file_is_gone(room: Room) -> None:
     connection = await room.connect()
     policies = dict(room.vault.policies)
     room.vault = replace(room.vault, policies={"google": policies["google"]})
-    await assert_same(room, connection, Step.PROVIDER)
+    await assert_same(room, connection, ExchangeStep.PROVIDER)
     room.vault = replace(room.vault, policies=policies)
     await assert_works(room, connection)
 
@@ -160,7 +162,7 @@ async def test_the_operators_limit(room: Room) -> None:
     policies = dict(room.vault.policies)
     limited = replace(policies["slack"], operator_scopes=frozenset({"channels:read"}))
     room.vault = replace(room.vault, policies={**policies, "slack": limited})
-    await assert_same(room, connection, Step.OPERATOR)
+    await assert_same(room, connection, ExchangeStep.OPERATOR)
     await assert_works(room, connection, frozenset({"channels:read"}))
 
 
@@ -170,12 +172,12 @@ async def test_a_connection_that_the_provider_no_longer_accepts(room: Room) -> N
     room.slack.families[0].is_alive = False
     room.pass_time(90_000)
     await refusal(room, connection)
-    await assert_same(room, connection, Step.STATE)
+    await assert_same(room, connection, ExchangeStep.STATE)
 
 
 async def test_scopes_that_the_account_has_not_granted(room: Room) -> None:
     connection = await room.connect(scopes=frozenset({"channels:read"}))
-    await assert_same(room, connection, Step.SCOPES)
+    await assert_same(room, connection, ExchangeStep.SCOPES)
     await assert_works(room, connection, frozenset({"channels:read"}))
 
 
@@ -191,7 +193,7 @@ async def test_an_agent_that_is_not_allowed(room: Room, how: str) -> None:
         async with room.database.transaction() as transaction:
             which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
             await delegations.revoke(transaction, **which, connection_id=connection.id, now=room.now)
-    await assert_same(room, connection, Step.DELEGATION)
+    await assert_same(room, connection, ExchangeStep.DELEGATION)
     await room.allow(connection, WISH)
     await assert_works(room, connection)
 
@@ -202,17 +204,17 @@ async def test_an_expired_token_that_nothing_can_refresh(room: Room) -> None:
         await transaction.execute("update connections set refresh_sealed = null where id = :id", {"id": connection.id})
     await assert_works(room, connection)  # the token that is there still lives
     room.pass_time(90_000)
-    await assert_same(room, connection, Step.TOKEN)
+    await assert_same(room, connection, ExchangeStep.TOKEN)
 
 
 async def test_a_refresh_that_was_never_answered(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         room.pass_time(90_000)
         await assert_works(room, connection)
         room.slack.faults.append(Fault(before=Silent("timeout")))
         await refusal(room, connection)
-        await assert_same(room, connection, Step.TOKEN)
+        await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
         assert found.mend == "nothing to do: the vault tries again by itself until the provider answers"
@@ -222,13 +224,13 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
 
 
 async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         room.pass_time(3596)  # too late to be used, too early to risk what is left of it
         assert (await assert_works(room, connection)).refreshes
         room.slack.faults.append(Fault(before=Silent("timeout")))
         await refusal(room, connection)
-        await assert_same(room, connection, Step.TOKEN)
+        await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
         assert (found.code, found.mend[:13]) == ("temporarily_unavailable", "nothing to do")
@@ -250,11 +252,11 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
                     await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
             return await database.look_up(sql, parameters)
 
-    question = Question(room.alice.user.name, room.alice.client.id, connection.id, WISH)
+    question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, WISH)
     late = replace(room.vault, database=Meanwhile())  # type: ignore[arg-type]
     found = (await explain(question, vault=late, now=room.now)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.CONNECTION, "connection_required")
+    assert (found.step, found.code) == (ExchangeStep.CONNECTION, "connection_required")
     assert "just changed" in found.mend
 
 
@@ -263,7 +265,7 @@ async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:
     room.pass_time(90_000)
     upstreams = dict(room.vault.upstreams)
     room.vault = replace(room.vault, upstreams={})
-    await assert_same(room, connection, Step.TOKEN)
+    await assert_same(room, connection, ExchangeStep.TOKEN)
     found = (await ask(room, connection)).failing
     assert found is not None
     assert "providers.slack.client_id" in found.mend
@@ -278,4 +280,4 @@ async def test_a_destroyed_key(room: Room) -> None:
         await room.vault.keys.destroy_connection_key(transaction, connection.id)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert (found.step, found.code) == (Step.TOKEN, (await refusal(room, connection)).code)
+    assert (found.step, found.code) == (ExchangeStep.TOKEN, (await refusal(room, connection)).code)

@@ -25,9 +25,9 @@ from tests.support.exchanging import Room, open_room, principal_of
 from tests.support.simulating import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.exchange.explain import Question, explain
+from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Connection, Narrowing
-from vault.refresh.concurrency import Flights, Wish
+from vault.refresh.concurrency import RefreshTasks, TokenWish
 from vault.refresh.narrowing import Narrower
 from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
 from vault.upstream import Downscope
@@ -523,7 +523,7 @@ async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kep
     place.simulator.fault("families.github-app.token.scoped", "hold", when="after")
     wish = asyncio.create_task(place.narrow())
     await place.simulator.wait_until_held("families.github-app.token.scoped")
-    other = replace(place.room.vault, flights=Flights(), owner=secrets.token_urlsafe(16))
+    other = replace(place.room.vault, tasks=RefreshTasks(), owner=secrets.token_urlsafe(16))
     request = ExchangeRequest(principal_of(place.room.alice), "github", place.family.granted)
     await exchange(request, vault=other, now=place.room.now, after_unauthorized=full.generation)
     place.simulator.control("release")
@@ -536,7 +536,7 @@ async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kep
 async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(place: Place) -> None:
     connection = await place.connect()
     alice = place.room.alice
-    question = Question(alice.user.name, alice.client.id, connection.id, place.family.narrow)
+    question = ExchangeQuestion(alice.user.name, alice.client.id, connection.id, place.family.narrow)
     found = await explain(question, vault=place.room.vault, now=place.room.now)
     assert (found.failing, found.narrowing) == (None, "upstream")
     assert found.refreshes == (place.family.provider == "google")
@@ -548,7 +548,7 @@ async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(p
 async def test_without_a_full_token_nothing_is_asked(place: Place) -> None:
     connection = await place.connect()
     facts = replace(await place.room.row(connection), access_sealed=None)
-    wish = Wish(connection.id, 0, scopes=place.family.narrow)
+    wish = TokenWish(connection.id, 0, scopes=place.family.narrow)
     made = Narrower(place.room.vault, place.upstream, place.provider.policy(), facts=facts, wish=wish)
     assert await made.make() is None
     assert place.narrowings() == []

@@ -14,7 +14,7 @@ from providers.oauth.token_requests import narrowing_parameter
 from providers.oauth.token_responses import Asked
 from providers.outbound.client import OutboundResponse
 from vault.records import ConnectionState
-from vault.refresh.leases import Facts
+from vault.refresh.leases import ConnectionFacts
 from vault.refresh.narrowing import is_good_parent
 from vault.upstream import NotSent, Refused, Silent, TokenAnswer, UpstreamPolicy
 
@@ -196,8 +196,8 @@ def test_a_registration_hides_its_secret() -> None:
 # The token that another is made of
 
 
-def _row(**changes: object) -> Facts:
-    row = Facts(
+def _row(**changes: object) -> ConnectionFacts:
+    row = ConnectionFacts(
         connection_id="c",
         user_id="u",
         provider="box",

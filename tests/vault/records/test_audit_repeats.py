@@ -8,7 +8,7 @@ import vault.audit.repeats
 from tests.conftest import Store
 from tests.support.exchanging import open_room
 from vault.audit.audit import Activity, list_events, verify
-from vault.audit.repeats import WINDOW, Repeats
+from vault.audit.repeats import WINDOW, RepeatedRefusals
 from vault.records import Event
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import Database
@@ -51,7 +51,7 @@ async def test_other_refusals_are_events_of_their_own_and_another_address_is_non
 
 
 def test_repeats_are_written_once_a_minute_while_they_go_on() -> None:
-    repeats, written = Repeats(), 0
+    repeats, written = RepeatedRefusals(), 0
     for second in range(600):
         if not repeats.is_repeat(REFUSED, at=second, now=float(second)):
             written += 1
@@ -64,7 +64,7 @@ def test_repeats_are_written_once_a_minute_while_they_go_on() -> None:
 
 def test_what_is_told_apart_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault.audit.repeats, "KEPT", 10)
-    repeats = Repeats()
+    repeats = RepeatedRefusals()
     made = [Event("session.refused", outcome="refused", details={"reason": f"{number}"}) for number in range(500)]
     assert sum(not repeats.is_repeat(event, at=1, now=1.0) for event in made) == 11
     (many,) = repeats.due(None)

@@ -101,7 +101,7 @@ class Place:
 
     def die(self) -> None:
         """Whatever this process still tries to store, it stores no more."""
-        for tasks in list(self.room.deployment.vault.flights._finishing.values()):  # pyright: ignore[reportPrivateUsage]
+        for tasks in list(self.room.deployment.vault.tasks._finishing.values()):  # pyright: ignore[reportPrivateUsage]
             for task in list(tasks):
                 task.cancel()
 

@@ -76,7 +76,7 @@ def test_every_field_of_the_context_counts(changed: str) -> None:
 
 @given(first=contexts, second=contexts)
 def test_two_contexts_never_encode_alike(first: Context, second: Context) -> None:
-    assert (first.encoded() == second.encoded()) == (first == second)
+    assert (first.encode() == second.encode()) == (first == second)
 
 
 def test_parts_of_two_values_do_not_combine() -> None:

@@ -15,7 +15,7 @@ from vault.expiries import BATCH, announce
 from vault.records import Connection
 from vault.refresh.concurrency import Vault
 from vault.storage.database import Database, integer
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 DAY = 86400
 IDLE = 180 * DAY
@@ -50,7 +50,7 @@ async def test_the_end_of_a_grant_is_announced_once_a_week_before(store: Store) 
 
 
 async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.STRICT) as room:
+    async with open_room(store, rotation=RotationMode.STRICT) as room:
         room.vault = with_idle(room, "slack")
         connection = await room.connect()
 

@@ -102,7 +102,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
     assert await clients.list_clients(database) == (kept.client,)
     refresh, code = held[gone.client.id]
     assert await grants.live_principal_facts(database, gone.grant.id) is None
-    with pytest.raises(tokens.RefreshRefused):
+    with pytest.raises(tokens.RefreshTokenRefused):
         await tokens.rotate(database, refresh, request=tokens.RefreshRequest(gone.client.id), now=NOW)
     with pytest.raises(TransitionRefused):
         async with database.transaction() as transaction:

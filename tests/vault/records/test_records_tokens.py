@@ -12,7 +12,7 @@ from vault import grants, tokens
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import Database
-from vault.tokens import Lifetimes, RefreshRequest, Rotation, TokenReused
+from vault.tokens import AcceptedRefresh, Lifetimes, RefreshRequest, TokenReused
 
 DAY = 86400
 GRACE = Lifetimes().grace
@@ -39,7 +39,9 @@ async def _issue(
         )
 
 
-async def _rotate(database: Database, token: str, *, now: int = NOW, request: RefreshRequest | None = None) -> Rotation:
+async def _rotate(
+    database: Database, token: str, *, now: int = NOW, request: RefreshRequest | None = None
+) -> AcceptedRefresh:
     return await tokens.rotate(database, token, request=request or RefreshRequest("agent-1"), now=now)
 
 
@@ -122,7 +124,7 @@ async def test_near_misses_of_a_token_do_not_work_and_do_not_burn_it(database: D
     seeded = await seed(database)
     first = await _issue(database, seeded)
     for bent in ("", first[:-1], first + "A", first.swapcase(), f" {first}", f"{first}\n", first[::-1], "\ud800"):
-        with pytest.raises(tokens.RefreshRefused):
+        with pytest.raises(tokens.RefreshTokenRefused):
             await _rotate(database, bent)
     assert not (await _rotate(database, first)).is_repeat
 
@@ -163,7 +165,7 @@ async def test_a_repeat_by_another_client_or_for_more_scopes_is_refused_and_kill
     await seed(database, name="bob", client_id="agent-2")
     first = await _issue(database, seeded)
     second = await _rotate(database, first)
-    with pytest.raises(tokens.RefreshRefused):
+    with pytest.raises(tokens.RefreshTokenRefused):
         await _rotate(database, first, request=RefreshRequest("agent-2"))
     with pytest.raises(ScopeRefused):
         await _rotate(database, first, request=RefreshRequest("agent-1", scopes=SCOPES | {"exchange"}))
@@ -178,7 +180,7 @@ async def _assert_dead(database: Database, seeded: Seeded, *held: str) -> None:
     assert await _live(database) == 0
     assert await _sealed(database) == 0
     for token in held:
-        with pytest.raises(tokens.RefreshRefused):
+        with pytest.raises(tokens.RefreshTokenRefused):
             await _rotate(database, token, now=NOW + GRACE + 1)
     events = await audit.list_events(database, user_id=seeded.user.id)
     assert [(event.kind, event.details["reason"]) for event in events] == [("grant.revoked", "refresh_token_reused")]
@@ -258,7 +260,7 @@ async def test_predecessor_and_successor_used_in_parallel_leave_at_most_one_live
     answers = await asyncio.gather(
         *(_rotate(database, first if n % 2 else second) for n in range(20)), return_exceptions=True
     )
-    assert all(isinstance(answer, Rotation | tokens.RefreshRefused) for answer in answers)
+    assert all(isinstance(answer, AcceptedRefresh | tokens.RefreshTokenRefused) for answer in answers)
     assert await _live(database) <= 1
 
 
@@ -308,7 +310,7 @@ async def test_a_successor_moved_to_another_row_does_not_open(database: Database
 async def test_a_token_dies_after_30_idle_days_and_not_a_second_earlier(database: Database) -> None:
     seeded = await seed(database)
     idle, used = await _issue(database, seeded), await _issue(database, seeded)
-    with pytest.raises(tokens.RefreshRefused):
+    with pytest.raises(tokens.RefreshTokenRefused):
         await _rotate(database, idle, now=NOW + 30 * DAY)
     assert await tokens.find_live(database, idle, now=NOW + 30 * DAY) is None
     assert await tokens.find_live(database, used, now=NOW + 30 * DAY - 1) is not None
@@ -322,7 +324,7 @@ async def test_a_family_dies_after_90_days_however_busy_it_is(database: Database
     for day in (25, 50, 75):
         token = (await _rotate(database, token, now=NOW + day * DAY)).refresh_token
     late = (await _rotate(database, token, now=NOW + 90 * DAY - 1)).refresh_token
-    with pytest.raises(tokens.RefreshRefused) as refused:
+    with pytest.raises(tokens.RefreshTokenRefused) as refused:
         await _rotate(database, late, now=NOW + 90 * DAY)
     assert not isinstance(refused.value, TokenReused)
 
@@ -345,7 +347,7 @@ async def test_a_token_bound_to_a_key_works_with_this_key_only_and_stays_bound(d
     token = await _issue(database, seeded, key_thumbprint="jkt-1")
     for _ in range(2):
         for wrong in (None, "jkt-2"):
-            with pytest.raises(tokens.RefreshRefused):
+            with pytest.raises(tokens.RefreshTokenRefused):
                 await _rotate(database, token, request=RefreshRequest("agent-1", key_thumbprint=wrong))
         rotated = await _rotate(database, token, request=RefreshRequest("agent-1", key_thumbprint="jkt-1"))
         assert rotated.key_thumbprint == "jkt-1"
@@ -368,7 +370,7 @@ async def test_revocation_ends_the_grant_for_its_own_client_only(database: Datab
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
     assert await _sealed(database) == 0
     for token in (first, second):
-        with pytest.raises(tokens.RefreshRefused):
+        with pytest.raises(tokens.RefreshTokenRefused):
             await _rotate(database, token)
 
 
@@ -394,7 +396,7 @@ async def test_a_family_keeps_its_last_generations_and_an_older_token_is_only_re
         held.append((await _rotate(database, held[-1])).refresh_token)
     rows = await database.fetch("select generation from refresh_tokens order by generation")
     assert [row["generation"] for row in rows] == [4, 5, 6]
-    with pytest.raises(tokens.RefreshRefused):
+    with pytest.raises(tokens.RefreshTokenRefused):
         await _rotate(database, held[2])
     held.append((await _rotate(database, held[-1])).refresh_token)  # the grant lives
     with pytest.raises(tokens.TokenReused):

@@ -115,7 +115,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
         peeked = await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 1)
         assert (peeked is None) is ended
     cookie, refresh, code = held[alice.user.id]
-    with pytest.raises(tokens.RefreshRefused):
+    with pytest.raises(tokens.RefreshTokenRefused):
         await tokens.rotate(database, refresh, request=tokens.RefreshRequest(alice.client.id), now=NOW + 1)
     with pytest.raises(TransitionRefused):
         async with grants.redeem_code(database, key_ring, code, is_holder=lambda _: True, now=NOW + 1):

@@ -104,7 +104,7 @@ async def test_nothing_of_a_disconnected_account_is_left_in_any_file(local: Room
     known |= await secrets_of(local, connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert left_in(local.store.data, known) == {}
-    assert not local.vault.flights.has_traces
+    assert not local.vault.tasks.has_traces
 
 
 async def test_nothing_is_left_among_many_accounts_that_come_and_go(local: Room) -> None:
@@ -140,11 +140,11 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
     reader.execute("select count(*) from connection_keys").fetchone()
     await disconnect(local, connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
-    assert local.vault.flights.has_traces
+    assert local.vault.tasks.has_traces
     reader.execute("rollback")
     reader.close()
     await revocations.scrub(local.vault, ())
-    assert not local.vault.flights.has_traces
+    assert not local.vault.tasks.has_traces
     assert "keys.sqlite-wal" not in left_in(local.store.data, known)
 
 

@@ -19,14 +19,14 @@ from vault.refresh.recovery import take_up, watch
 from vault.refresh.rules import HANDLING, Unresolved
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Database, Transaction
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 WAIT = 20.0  # seconds: the bound of every wait here
 
 
 @pytest.fixture
 async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=Rotation.REVOKES) as opened:
+    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
         yield opened
 
 
@@ -68,7 +68,7 @@ async def expired(room: Room) -> Connection:
 
 
 async def sends(room: Room, connection: Connection) -> list[Unresolved]:
-    return list(await leases.unresolved(room.database, await room.row(connection)))
+    return list(await leases.list_unresolved(room.database, await room.row(connection)))
 
 
 async def fail_to_claim(room: Room) -> list[attempts.Ending]:
@@ -81,10 +81,10 @@ async def fail_to_claim(room: Room) -> list[attempts.Ending]:
     finally:
         await rename(room, "intents_away", "intents")
     assert facts is not None
-    return list(room.vault.flights.owed[facts.connection_id])
+    return list(room.vault.tasks.owed[facts.connection_id])
 
 
-async def row_without_intents(room: Room) -> leases.Facts:
+async def row_without_intents(room: Room) -> leases.ConnectionFacts:
     await rename(room, "intents_away", "intents")
     (row,) = await room.database.fetch("select id from connections")
     facts = await leases.read(room.database, str(row["id"]))
@@ -142,7 +142,7 @@ async def test_an_undoing_that_is_reported_failed_and_done_again_leaves_an_earli
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
     async with asyncio.timeout(WAIT):
-        while room.vault.flights.owed:
+        while room.vault.tasks.owed:
             await asyncio.sleep(0.01)
     assert [one.sends for one in await sends(room, connection)] == [1]
     assert (await room.row(connection)).lease_owner is None
@@ -182,7 +182,7 @@ async def test_a_silence_whose_writing_is_reported_failed_is_written_down_once(
             await sending
         await rename(room, "intents_away", "intents")
     async with asyncio.timeout(WAIT):
-        while room.vault.flights.owed:
+        while room.vault.tasks.owed:
             await asyncio.sleep(0.01)
     assert [(one.sends, one.is_settled) for one in await sends(room, connection)] == [(1, True)]
     facts = await room.row(connection)
@@ -207,7 +207,7 @@ async def test_owner_files_that_are_cleared_away_during_a_refresh_let_nobody_sen
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotation, "PATIENCE", 1.3)
-    async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=Rotation.REVOKES) as room:
+    async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         connection = await expired(room)
         async with second_process(room) as other:
             room.slack.gate = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_owner_files_that_are_cleared_away_during_a_refresh_let_nobody_sen
 
 
 async def test_a_death_is_written_down_while_there_is_proof_of_it(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         async with second_process(room) as dying:
             await dying.database.hold_liveness(dying.vault.owner)

@@ -16,21 +16,21 @@ from tests.support.exchanging import Room, open_room, second_process
 from vault import connections
 from vault.records import Connection
 from vault.refresh import leases
-from vault.refresh.concurrency import Wish
-from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Entry, Journal, encode, write_answer
+from vault.refresh.concurrency import TokenWish
+from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for
 from vault.refresh.spending import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
 from vault.revocations import BACKOFF, revoke_upstream
-from vault.upstream import RevokeOutcome, Rotation, TokenAnswer
+from vault.upstream import RevokeOutcome, RotationMode, TokenAnswer
 
 WAIT = 20.0  # seconds: the bound of every wait here
 DAY = 1_700_000_000
 
 
-def entry(connection_id: str = "one", generation: int = 1, *, at: int = DAY) -> Entry:
-    return Entry(connection_id, generation, "owner", fence=generation, at=at, sealed=b"sealed" * 50)
+def entry(connection_id: str = "one", generation: int = 1, *, at: int = DAY) -> JournalEntry:
+    return JournalEntry(connection_id, generation, "owner", fence=generation, at=at, sealed=b"sealed" * 50)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_answers_are_wiped_after_seven_days(tmp_path: Path) -> None:
     journal.close()
 
 
-LARGE = Entry("one", 2, "owner", fence=2, at=DAY, sealed=bytes(range(256)) * 140)  # 35 KiB: six slots
+LARGE = JournalEntry("one", 2, "owner", fence=2, at=DAY, sealed=bytes(range(256)) * 140)  # 35 KiB: six slots
 
 
 async def test_an_answer_larger_than_a_slot_takes_several_and_is_found_after_a_restart(tmp_path: Path) -> None:
@@ -131,11 +131,11 @@ async def test_an_answer_larger_than_a_slot_takes_several_and_is_found_after_a_r
 async def test_an_answer_of_64_kib_is_kept_and_one_beyond_all_bounds_is_refused_whole(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     tokens = write_answer("s" * 65536, None, TokenAnswer("a" * 32768, "r" * 32768, expires_in=60)).encode()
-    largest = Entry("one", 1, "owner", fence=1, at=DAY, sealed=tokens)
+    largest = JournalEntry("one", 1, "owner", fence=1, at=DAY, sealed=tokens)
     await journal.append(largest)
     assert await journal.find("one") == (largest,)
     with pytest.raises(StorageUnavailable, match="too large"):
-        await journal.append(Entry("two", 1, "owner", fence=1, at=DAY, sealed=b"x" * SLOT * LONGEST))
+        await journal.append(JournalEntry("two", 1, "owner", fence=1, at=DAY, sealed=b"x" * SLOT * LONGEST))
     assert await journal.entries() == (largest,)
     journal.close()
 
@@ -144,7 +144,7 @@ async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_pa
     """Cut after each byte of the head, at each border of a slot and around it; before it lies an older one."""
     record = encode(LARGE)
     borders = [border + shift for border in range(SLOT, len(record), SLOT) for shift in (-1, 0, 1, 3, 4, 5)]
-    before = encode(Entry("one", 1, "owner", fence=1, at=DAY, sealed=b"y" * len(LARGE.sealed)))
+    before = encode(JournalEntry("one", 1, "owner", fence=1, at=DAY, sealed=b"y" * len(LARGE.sealed)))
     folder = tmp_path / FOLDER
     folder.mkdir()
     path = folder / "000.journal"
@@ -187,7 +187,7 @@ async def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
     head = b"TVJ1" + len(body).to_bytes(4, "big") + sha256(b"one").digest()[:16] + sha256(body).digest()
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "000.journal").write_bytes(bytes(3 * 8192) + (head + body).ljust(61 * 8192, b"\0"))
-    old = Entry("one", 7, "them", fence=9, at=DAY, sealed=b"sealed")
+    old = JournalEntry("one", 7, "them", fence=9, at=DAY, sealed=b"sealed")
     journal = Journal(tmp_path)
     assert await journal.entries() == (old,)
     assert await journal.is_ahead("one", generation=7)
@@ -220,7 +220,7 @@ async def test_a_file_whose_answers_are_over_is_cut_to_what_is_left_of_it(tmp_pa
     for number in range(4 * GROWTH):
         at = DAY + (KEEP if number % 4 == 3 else 0)
         sealed = LARGE.sealed if number % 32 == 31 else b"sealed"
-        await journal.append(Entry(str(number), 1, "owner", fence=1, at=at, sealed=sealed))
+        await journal.append(JournalEntry(str(number), 1, "owner", fence=1, at=at, sealed=sealed))
     before = only_file(tmp_path).stat().st_size
     kept = {number for number in range(4 * GROWTH) if number % 4 == 3}
     for _ in range(3):  # the small ones move together first, then there is room for the large ones
@@ -275,7 +275,7 @@ async def test_files_of_ended_processes_are_wiped_and_removed_and_those_of_livin
 async def test_large_tokens_survive_the_end_of_their_process_before_the_commit(
     store: Store, access: int, refresh: int
 ) -> None:
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
         room.slack.padding = (access, refresh)
         connection = await die_before_the_commit(room)
         (found,) = await room.vault.journal.find(connection.id)
@@ -314,12 +314,12 @@ async def test_a_journal_that_was_taken_away_is_made_anew_before_the_next_refres
 async def test_an_answer_is_not_wiped_with_the_old_one_whose_place_it_takes(tmp_path: Path) -> None:
     journal, other = Journal(tmp_path), Journal(tmp_path)
     for name in ("old", "older"):
-        await journal.append(Entry(name, 1, "owner", fence=1, at=0, sealed=b"x"))
+        await journal.append(JournalEntry(name, 1, "owner", fence=1, at=0, sealed=b"x"))
     later = KEEP + 1
     sweeping = asyncio.create_task(journal.sweep(now=later))
     await asyncio.sleep(0)
-    await journal.append(Entry("older", 2, "owner", fence=2, at=later, sealed=b"y"))
-    await journal.append(Entry("old", 2, "owner", fence=2, at=later, sealed=b"z"))
+    await journal.append(JournalEntry("older", 2, "owner", fence=2, at=later, sealed=b"y"))
+    await journal.append(JournalEntry("old", 2, "owner", fence=2, at=later, sealed=b"z"))
     await sweeping
     assert sorted((entry.connection_id, entry.generation) for entry in await other.entries()) == [
         ("old", 2),
@@ -347,7 +347,7 @@ async def die_before_the_commit(room: Room) -> Connection:
             room.slack,
             dying.vault.policies["slack"],
             facts=facts,
-            wish=Wish(connection.id, 1),
+            wish=TokenWish(connection.id, 1),
             key=key,
             refresh_token=open_refresh_token(key, facts),
         )
@@ -365,9 +365,9 @@ async def die_before_the_commit(room: Room) -> Connection:
     return connection
 
 
-@pytest.mark.parametrize("rotation", list(Rotation))
+@pytest.mark.parametrize("rotation", list(RotationMode))
 async def test_an_answer_that_its_process_could_not_commit_is_taken_up_by_the_next(
-    store: Store, rotation: Rotation
+    store: Store, rotation: RotationMode
 ) -> None:
     async with open_room(store, rotation=rotation) as room:
         connection = await die_before_the_commit(room)

@@ -25,7 +25,7 @@ from vault.refresh.recovery import take_up
 from vault.refresh.rules import PAUSE
 from vault.refresh.spending import open_refresh_token
 from vault.refusals import TemporarilyUnavailable
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 
 @asynccontextmanager
@@ -44,19 +44,19 @@ async def refreshing(room: Room, connection: Connection, *, sends: bool) -> Asyn
 @pytest.mark.parametrize(
     ("rotation", "sent", "survives"),
     [
-        (Rotation.GRACE, True, True),
-        (Rotation.STRICT, True, False),
-        (Rotation.REVOKES, True, False),
-        (Rotation.NONE, True, True),
-        (Rotation.STRICT, False, True),
-        (Rotation.REVOKES, False, True),
+        (RotationMode.GRACE, True, True),
+        (RotationMode.STRICT, True, False),
+        (RotationMode.REVOKES, True, False),
+        (RotationMode.NONE, True, True),
+        (RotationMode.STRICT, False, True),
+        (RotationMode.REVOKES, False, True),
     ],
 )
 async def test_what_a_dead_process_left_is_settled_without_a_caller(
-    store: Store, rotation: Rotation, *, sent: bool, survives: bool
+    store: Store, rotation: RotationMode, *, sent: bool, survives: bool
 ) -> None:
     async with open_room(store, rotation=rotation) as room:
-        room.slack.has_grace = rotation is Rotation.GRACE
+        room.slack.has_grace = rotation is RotationMode.GRACE
         connection = await room.connect()
         room.pass_time(3600)
         async with refreshing(room, connection, sends=sent):
@@ -71,7 +71,7 @@ async def test_what_a_dead_process_left_is_settled_without_a_caller(
 
 @pytest.mark.parametrize("uptime", [60, 7 * 86400])
 async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_running(store: Store, uptime: int) -> None:
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         room.slack.has_grace = True
         held = [await room.connect(account=name) for name in ("one", "two", "three")]
         room.pass_time(3600)
@@ -90,7 +90,7 @@ async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_runn
 
 
 async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.pass_time(3600)
         async with refreshing(room, connection, sends=True):
@@ -99,7 +99,7 @@ async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: St
 
 
 async def test_where_re_use_revokes_the_old_access_token_is_used_up_first(sqlite_store: Store) -> None:
-    async with open_room(sqlite_store, rotation=Rotation.REVOKES) as room:
+    async with open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         async with refreshing(room, connection, sends=True):
             pass
@@ -111,7 +111,7 @@ async def test_where_re_use_revokes_the_old_access_token_is_used_up_first(sqlite
 
 
 async def test_a_silence_is_followed_by_one_attempt_at_once_and_then_by_a_pause(sqlite_store: Store) -> None:
-    async with open_room(sqlite_store, rotation=Rotation.STRICT) as room:
+    async with open_room(sqlite_store, rotation=RotationMode.STRICT) as room:
         connection = await room.connect()
         room.pass_time(3600)
         room.slack.faults += [LOST_REQUEST, LOST_REQUEST]
@@ -126,7 +126,7 @@ async def test_a_silence_is_followed_by_one_attempt_at_once_and_then_by_a_pause(
 
 
 async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -> None:
-    async with open_room(sqlite_store, rotation=Rotation.GRACE) as room:
+    async with open_room(sqlite_store, rotation=RotationMode.GRACE) as room:
         room.slack.has_grace = True
         connection = await room.connect()
         room.pass_time(3600)
@@ -142,7 +142,10 @@ async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -
 async def left_by_a_dead_process(store: Store) -> AsyncGenerator[tuple[Room, Deployment, Connection]]:
     """A vault that starts after a process died with the answer to its refresh in its hands."""
     settings = load_settings(overrides={"database": {"url": store.url}})
-    async with open_room(store, rotation=Rotation.STRICT) as room, open_deployment(settings, data=store.data) as opened:
+    async with (
+        open_room(store, rotation=RotationMode.STRICT) as room,
+        open_deployment(settings, data=store.data) as opened,
+    ):
         connection = await room.connect()
         room.pass_time(3600)
         async with refreshing(room, connection, sends=True):

@@ -12,9 +12,9 @@ import pytest
 from providers.oauth import client
 from tests.support.mcp_room import Room, room
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
-from vault.refresh.concurrency import Flights
+from vault.refresh.concurrency import RefreshTasks
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 SCOPES = frozenset({"chat:write", "channels:read"})
 CANARY = "a body that nobody needs to see"
@@ -57,21 +57,21 @@ async def call(vault: Vault, request: ExchangeRequest) -> VaultError | None:
         assert time.monotonic() - started < SLOWEST
 
 
-@pytest.mark.parametrize("rotation", [Rotation.GRACE, Rotation.REVOKES])
+@pytest.mark.parametrize("rotation", [RotationMode.GRACE, RotationMode.REVOKES])
 @pytest.mark.parametrize(
     ("fault", "when"), [(fault, when) for fault in FAULTS for when in ("before", "after") if (fault, when) != HALF]
 )
 async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_kept(
-    place: Room, monkeypatch: pytest.MonkeyPatch, fault: str, when: str, rotation: Rotation
+    place: Room, monkeypatch: pytest.MonkeyPatch, fault: str, when: str, rotation: RotationMode
 ) -> None:
     monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.7)
     simulator, deployment = place.simulator, place.vault.deployment
     simulator.control("reset")
-    how = {"mode": "grace", "grace": 60} if rotation is Rotation.GRACE else {"mode": "reuse_revokes_family"}
+    how = {"mode": "grace", "grace": 60} if rotation is RotationMode.GRACE else {"mode": "reuse_revokes_family"}
     simulator.control("rotation", face="slack", **how)
     policies = deployment.vault.policies
-    policy = replace(policies["slack"], rotation=rotation, grace=60 if rotation is Rotation.GRACE else 0)
-    vault = replace(deployment.vault, policies={**policies, "slack": policy}, flights=Flights())
+    policy = replace(policies["slack"], rotation=rotation, grace=60 if rotation is RotationMode.GRACE else 0)
+    vault = replace(deployment.vault, policies={**policies, "slack": policy}, tasks=RefreshTasks())
     agent = await place.agent(f"person {next(USERS)}")
     connection = await place.connect(agent, "slack", scopes=SCOPES)
     request = ExchangeRequest(agent.principal, "slack", frozenset({"chat:write"}), purpose="test")
@@ -82,13 +82,13 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
 
     first = await call(vault, request)
     assert first is None or isinstance(first, TemporarilyUnavailable)
-    await vault.flights.close()
-    vault = replace(vault, flights=Flights())  # as if the pauses had passed
+    await vault.tasks.close()
+    vault = replace(vault, tasks=RefreshTasks())  # as if the pauses had passed
     async with deployment.transaction() as transaction:
         await transaction.execute("update connections set retry_at = null where id = :id", {"id": connection.id})
     then = await call(vault, request)
 
-    if when == "after" and rotation is not Rotation.GRACE:
+    if when == "after" and rotation is not RotationMode.GRACE:
         assert isinstance(then, ConnectionRequired)  # the law of the gap: known at once
         assert (then.reason, len(refused(place))) == ("needs_reauth", 1)
     else:

@@ -19,17 +19,17 @@ from vault.connections import get_connection, list_connections
 from vault.exchange.exchange import UpstreamToken
 from vault.records import Connection
 from vault.refresh import breakers, leases
-from vault.refresh.concurrency import Flights, Wish
+from vault.refresh.concurrency import RefreshTasks, TokenWish
 from vault.refresh.recovery import take_up
 from vault.refresh.rotation import refresh
 from vault.refresh.rules import HANDLING, PAUSE
 from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
 from vault.storage import postgres_owners
 from vault.storage.liveness import OwnerLocks
-from vault.upstream import Rotation, Silent
+from vault.upstream import RotationMode, Silent
 
 WAIT = 20.0  # seconds: the bound of every wait here
-ROTATING = [Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES]
+ROTATING = [RotationMode.GRACE, RotationMode.STRICT, RotationMode.REVOKES]
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ async def herd(*rooms: Room, each: int) -> list[UpstreamToken]:
 # One refresh for everybody
 
 
-@pytest.mark.parametrize("rotation", list(Rotation))
-async def test_fifty_exchanges_at_expiry_cost_one_refresh(store: Store, rotation: Rotation) -> None:
+@pytest.mark.parametrize("rotation", list(RotationMode))
+async def test_fifty_exchanges_at_expiry_cost_one_refresh(store: Store, rotation: RotationMode) -> None:
     async with open_room(store, rotation=rotation) as room:
         await room.connect()
         room.pass_time(3600)
@@ -99,7 +99,7 @@ async def test_different_scope_sets_of_one_account_are_sent_one_after_the_other(
 
 
 async def test_callers_of_one_token_share_one_task_and_one_account_takes_turns() -> None:
-    flights, order = Flights(), list[str]()
+    tasks, order = RefreshTasks(), list[str]()
 
     async def fly(name: str) -> int:
         async def work() -> int:
@@ -108,12 +108,12 @@ async def test_callers_of_one_token_share_one_task_and_one_account_takes_turns()
             order.append(f"{name} ends")
             return 1
 
-        return await flights.take_turn("connection", work)
+        return await tasks.take_turn("connection", work)
 
-    narrow = Wish("connection", 1, scopes=frozenset({READ}))
-    one = flights.join(Wish("connection", 1), lambda: fly("full"))
-    assert flights.join(Wish("connection", 1), lambda: fly("full")) is one
-    other = flights.join(narrow, lambda: fly("narrow"))
+    narrow = TokenWish("connection", 1, scopes=frozenset({READ}))
+    one = tasks.join(TokenWish("connection", 1), lambda: fly("full"))
+    assert tasks.join(TokenWish("connection", 1), lambda: fly("full")) is one
+    other = tasks.join(narrow, lambda: fly("narrow"))
     assert other is not one
     async with asyncio.timeout(WAIT):
         await asyncio.gather(one, other)
@@ -150,21 +150,21 @@ async def test_a_token_in_use_is_refreshed_ahead_although_nobody_calls_in_its_la
     await room.connect()
     room.pass_time(17)
     before = await room.exchange()
-    assert len(room.vault.flights.appointments) == 1
+    assert len(room.vault.tasks.timers) == 1
     async with asyncio.timeout(WAIT):
         await room.slack.arrived.wait()
     await room.settle()
     assert len(room.slack.sends) == 1
     assert (await room.exchange()).value != before.value
-    assert room.vault.flights.waits == 0
+    assert room.vault.tasks.waits == 0
 
 
 async def test_a_token_that_nobody_uses_is_not_refreshed_ahead(room: Room) -> None:
     await room.connect()
-    assert len(room.vault.flights.appointments) == 0
+    assert len(room.vault.tasks.timers) == 0
     await room.exchange()
     await room.exchange()
-    assert len(room.vault.flights.appointments) == 1
+    assert len(room.vault.tasks.timers) == 1
 
 
 async def test_a_narrow_token_is_refreshed_ahead_in_the_last_tenth_of_its_own_life(room: Room) -> None:
@@ -186,7 +186,7 @@ async def test_where_a_refresh_kills_the_old_token_it_serves_to_its_end(room: Ro
     twin, room.vault = room.vault, replace(room.vault, policies={**room.vault.policies, "slack": killing})
     await room.connect()
     before = await room.exchange()
-    assert len(room.vault.flights.appointments) == 0
+    assert len(room.vault.tasks.timers) == 0
     room.pass_time(3600 - 45)
     assert (await room.exchange()).value == before.value
     await room.settle()
@@ -228,7 +228,7 @@ async def test_a_caller_that_is_cancelled_does_not_lose_the_answer(room: Room) -
 
 
 async def test_an_answer_without_a_refresh_token_keeps_the_old_one(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.NONE) as room:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
         await room.connect()
         for _ in range(3):
             room.pass_time(3600)
@@ -421,7 +421,7 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
 
 @pytest.mark.parametrize("fault", [LOST_REQUEST, LOST_ANSWER], ids=["request lost", "answer lost"])
 async def test_inside_the_grace_a_silent_refresh_is_sent_again_and_nothing_is_lost(store: Store, fault: Fault) -> None:
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         room.slack.has_grace = True
         connection = await go_silent(room, fault, before_end=45)
         room.pass_time(30)
@@ -434,7 +434,7 @@ async def test_inside_the_grace_a_silent_refresh_is_sent_again_and_nothing_is_lo
 
 
 async def test_with_less_than_two_deadlines_of_grace_left_nothing_is_sent(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await go_silent(room, LOST_ANSWER, before_end=55)
         room.pass_time(41)
         with pytest.raises(TemporarilyUnavailable):
@@ -443,7 +443,7 @@ async def test_with_less_than_two_deadlines_of_grace_left_nothing_is_sent(store:
 
 
 async def test_where_re_use_is_only_refused_a_silent_refresh_is_sent_again_at_once(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.STRICT) as room:
+    async with open_room(store, rotation=RotationMode.STRICT) as room:
         await go_silent(room, LOST_REQUEST)
         assert room.slack.issued[(await room.exchange()).value]
         assert len(room.slack.sends) == 2
@@ -485,14 +485,14 @@ async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> No
 
 
 @pytest.mark.parametrize("outage", [60, 3600, 86400], ids=["1 min", "1 h", "1 day"])
-@pytest.mark.parametrize("rotation", list(Rotation))
+@pytest.mark.parametrize("rotation", list(RotationMode))
 async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_within_one_pause(
-    store: Store, rotation: Rotation, outage: int
+    store: Store, rotation: RotationMode, outage: int
 ) -> None:
     """Two processes, whose agents ask for three accounts all the time while the provider answers nothing useful."""
     accounts = ("alice", "bob", "carol")
     async with open_room(store, rotation=rotation) as room, second_process(room) as other:
-        room.slack.has_grace = rotation is Rotation.GRACE
+        room.slack.has_grace = rotation is RotationMode.GRACE
         connections_ = [await room.connect(account=account) for account in accounts]
 
         def pass_time(seconds: int) -> None:
@@ -515,7 +515,7 @@ async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_wi
         while room.now - back <= longest:
             await take_up(other.vault)
             pass_time(upkeep)
-        if rotation is not Rotation.NONE:
+        if rotation is not RotationMode.NONE:
             assert len(room.slack.sends) >= sent + len(accounts)  # nobody called
         for account, connection in zip(accounts, connections_, strict=True):
             for process in (room, other):
@@ -567,7 +567,7 @@ async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room
         await room.exchange()
     assert len(room.slack.sends) == 2
     assert await shown(room, connection) == "waiting"
-    (left,) = await leases.unresolved(room.database, await room.row(connection))
+    (left,) = await leases.list_unresolved(room.database, await room.row(connection))
     assert (left.sends, left.is_settled, left.owner) == (1, True, room.vault.owner)
 
 
@@ -584,7 +584,7 @@ async def test_while_the_old_token_lives_an_unknown_refresh_disturbs_nobody(room
 
 
 async def test_a_token_that_outlives_its_use_is_sent_once_more_at_once(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.NONE) as room:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
         await room.connect()
         room.pass_time(3600)
         room.slack.faults.append(LOST_ANSWER)
@@ -593,7 +593,7 @@ async def test_a_token_that_outlives_its_use_is_sent_once_more_at_once(store: St
 
 
 async def test_a_provider_that_stays_silent_is_asked_twice_and_the_connection_stays(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.NONE) as room:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
         connection = await room.connect()
         room.pass_time(3600)
         room.slack.faults.extend([LOST_ANSWER, LOST_REQUEST])
@@ -614,8 +614,8 @@ async def left_behind(room: Room, owner: str) -> Connection:
     return connection
 
 
-@pytest.mark.parametrize("rotation", list(Rotation))
-async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: Store, rotation: Rotation) -> None:
+@pytest.mark.parametrize("rotation", list(RotationMode))
+async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: Store, rotation: RotationMode) -> None:
     async with open_room(sqlite_store, rotation=rotation) as room:
         died = OwnerLocks(sqlite_store.data)
         died.hold("died")
@@ -640,8 +640,8 @@ async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_o
         assert len(room.slack.sends) == 1
 
 
-@pytest.mark.parametrize("rotation", [Rotation.STRICT, Rotation.REVOKES])
-async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Store, rotation: Rotation) -> None:
+@pytest.mark.parametrize("rotation", [RotationMode.STRICT, RotationMode.REVOKES])
+async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Store, rotation: RotationMode) -> None:
     async with open_room(store, rotation=rotation) as room, second_process(room) as other:
         await other.database.hold_liveness("paused")
         connection = await left_behind(room, "paused")
@@ -658,9 +658,9 @@ async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Sto
 
 
 @pytest.mark.parametrize("minutes", [5, -5])
-@pytest.mark.parametrize("rotation", [Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES])
+@pytest.mark.parametrize("rotation", [RotationMode.GRACE, RotationMode.STRICT, RotationMode.REVOKES])
 async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
-    sqlite_store: Store, rotation: Rotation, minutes: int
+    sqlite_store: Store, rotation: RotationMode, minutes: int
 ) -> None:
     """On SQLite each process reads a clock of its own."""
     async with open_room(sqlite_store, rotation=rotation) as room, second_process(room) as other:
@@ -685,7 +685,7 @@ async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
 
 @pytest.mark.parametrize(("behind", "sends"), [(0, 2), (300, 1)])
 async def test_a_clock_that_is_behind_prolongs_no_grace(sqlite_store: Store, behind: int, sends: int) -> None:
-    async with open_room(sqlite_store, rotation=Rotation.GRACE) as room, second_process(room) as other:
+    async with open_room(sqlite_store, rotation=RotationMode.GRACE) as room, second_process(room) as other:
         room.slack.has_grace = True
         connection = await room.connect()
         room.pass_time(3600)
@@ -700,7 +700,7 @@ async def test_a_clock_that_is_behind_prolongs_no_grace(sqlite_store: Store, beh
 
 async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lease(store: Store) -> None:
     """Grace that issues siblings: of two answers to one token the one that was asked for last is the live one."""
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.pass_time(3600)
         room.slack.gate = asyncio.Event()
@@ -720,7 +720,7 @@ async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lea
 
 
 async def test_a_refusal_ends_nothing_while_another_process_may_hold_a_newer_token(store: Store) -> None:
-    async with open_room(store, rotation=Rotation.GRACE) as room, second_process(room) as other:
+    async with open_room(store, rotation=RotationMode.GRACE) as room, second_process(room) as other:
         await other.database.hold_liveness("paused")
         connection = await left_behind(room, "paused")
         async with room.database.transaction() as transaction:

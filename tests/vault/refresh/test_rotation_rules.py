@@ -14,7 +14,7 @@ from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
 from vault.refresh.accounts import Wanted, read_accounts
 from vault.refusals import TemporarilyUnavailable
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 
 def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_them() -> None:
@@ -29,7 +29,7 @@ def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_t
 
 async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store) -> None:
     """Rule 2."""
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         for owner in ("first", "second", "first"):
             facts = await room.row(connection)
@@ -37,13 +37,13 @@ async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store)
                 lease = await leases.claim(transaction, facts, owner=owner, now=room.now)
                 assert lease is not None
                 await leases.settle(transaction, lease, now=room.now)
-        left = await leases.unresolved(room.database, await room.row(connection))
+        left = await leases.list_unresolved(room.database, await room.row(connection))
         assert [(one.owner, one.sends) for one in left] == [("first", 2), ("second", 1)]
 
 
 async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store: Store) -> None:
     """Rule 3."""
-    async with open_room(store, rotation=Rotation.GRACE) as room:
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.slack.has_grace = True
         room.pass_time(3600)
@@ -58,7 +58,7 @@ async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store:
             later = await leases.claim(transaction, facts, owner="later", now=room.now)
             assert later is not None
             await leases.resolve(transaction, old)  # the old one's answer comes now: it is about an older token
-        left = await leases.unresolved(room.database, await room.row(connection))
+        left = await leases.list_unresolved(room.database, await room.row(connection))
         assert [one.owner for one in left] == ["later"]
         assert (await room.row(connection)).lease_owner == "later"
 
@@ -68,7 +68,7 @@ async def test_a_claim_that_slept_too_long_is_let_go_unsent(
     store: Store, monkeypatch: pytest.MonkeyPatch, *, slept: bool, sends: int
 ) -> None:
     """Rule 6."""
-    async with open_room(store, rotation=Rotation.REVOKES) as room:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         room.pass_time(3600)
         monkeypatch.setattr(rotation, "PATIENCE", 1.3)
@@ -89,7 +89,7 @@ async def test_that_an_earlier_sender_is_gone_does_not_free_the_lease_of_another
     store: Store, *, holder_lives: bool
 ) -> None:
     """Rule 7."""
-    async with open_room(store, rotation=Rotation.NONE) as room:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
         connection = await room.connect()
         async with second_process(room) as dying, second_process(room) as other:
             for process in (dying, other):
@@ -108,10 +108,10 @@ async def test_that_an_earlier_sender_is_gone_does_not_free_the_lease_of_another
             assert await takeover.is_free(room.vault, facts, now=room.now) is not holder_lives
 
 
-@pytest.mark.parametrize("rotation", list(Rotation))
+@pytest.mark.parametrize("rotation", list(RotationMode))
 @pytest.mark.parametrize("age", [-300, -1, 0, 39, 40, 41, 61, 4000])
 async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end_alike(
-    sqlite_store: Store, rotation: Rotation, age: int
+    sqlite_store: Store, rotation: RotationMode, age: int
 ) -> None:
     async with open_room(sqlite_store, rotation=rotation) as room:
         connection = await room.connect()
@@ -123,8 +123,8 @@ async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end
                 if lease is None:
                     continue
                 await leases.release(transaction, lease)
-        sends = await leases.unresolved(room.database, await room.row(connection))
+        sends = await leases.list_unresolved(room.database, await room.row(connection))
         wanted = Wanted(room.request().principal, "slack", "")
         (held,) = await read_accounts(room.database, wanted)
         decided = rules.may_send(policy, sends, now=room.now, access_expires_at=None)
-        assert held.may_refresh(policy, now=room.now) is (decided is rules.Decision.SEND)
+        assert held.may_refresh(policy, now=room.now) is (decided is rules.SendDecision.SEND)

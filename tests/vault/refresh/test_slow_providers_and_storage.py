@@ -20,7 +20,7 @@ from tests.support.exchanging import Room, open_room, second_process
 from vault.refresh import attempts
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.storage import sqlite
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 WAIT = 60.0  # seconds: the bound of every wait here
 FAILS = 2.0  # seconds for which the storage takes no writes
@@ -74,7 +74,7 @@ async def refresh_through_it(room: Room, failing: Failing) -> Counter[str]:
         room.slack.gate = asyncio.Event()
         async with failing():
             calling = [asyncio.create_task(call_without_a_rest(one, outcomes, over)) for one in (room, other)]
-            while not any(one.vault.flights.owed.get(connection.id) for one in (room, other)):
+            while not any(one.vault.tasks.owed.get(connection.id) for one in (room, other)):
                 await asyncio.sleep(0.02)  # until a claim's commit is reported failed
             assert not room.slack.arrived.is_set()
         await room.slack.arrived.wait()
@@ -104,7 +104,7 @@ async def test_a_file_that_is_locked_while_a_refresh_is_claimed_lets_no_token_be
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_WAIT", 0.2)
     monkeypatch.setattr(attempts, "WAIT", (0.5, 3.0))
-    async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=Rotation.REVOKES) as room:
+    async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         outcomes = await refresh_through_it(room, lambda: locked(sqlite_store))
         assert_each_token_was_redeemed_once(room, outcomes)
 
@@ -118,7 +118,7 @@ async def test_a_server_that_takes_no_writes_while_a_refresh_is_claimed_lets_no_
         asyncio.timeout(WAIT),
         postgres_server() as server,
         fresh_store(server) as store,
-        open_room(store, rotation=Rotation.REVOKES) as room,
+        open_room(store, rotation=RotationMode.REVOKES) as room,
     ):
         outcomes = await refresh_through_it(room, lambda: read_only(server))
         assert_each_token_was_redeemed_once(room, outcomes)

@@ -40,7 +40,7 @@ from vault.backup.backups import Backup
 from vault.keys.sources import key_source
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
 from vault.storage.snapshots import snapshot
-from vault.upstream import Rotated, Rotation
+from vault.upstream import Rotated, RotationMode
 
 T = TypeVar("T")
 FAULTS: dict[str, Fault] = {
@@ -88,7 +88,7 @@ class VaultMachine(RuleBasedStateMachine):
     @initialize()
     def connect_first(self) -> None:
         store = self.do(self.stack.enter_async_context(self.place(self.folder)))
-        self.rooms.append(self.do(self.stack.enter_async_context(open_room(store, rotation=Rotation.REVOKES))))
+        self.rooms.append(self.do(self.stack.enter_async_context(open_room(store, rotation=RotationMode.REVOKES))))
         self.do(self.room.connect())
         self.back_up()
         self.an_hour_of_work(which=0, count=1)
@@ -181,7 +181,7 @@ class VaultMachine(RuleBasedStateMachine):
             "url": self.room.store.url,
             "data": str(self.room.store.data),
             "offset": self.room.database.clock_offset,
-            "rotation": Rotation.REVOKES.value,
+            "rotation": RotationMode.REVOKES.value,
             "principal": {
                 "user_id": self.room.alice.user.id,
                 "client_id": self.room.alice.client.id,
@@ -255,7 +255,7 @@ class VaultMachine(RuleBasedStateMachine):
         async def work() -> None:
             source = key_source(KeySettings(), data=self.room.store.data)
             backup = await Backup.open(self.folder / f"{which % self.backups + 1}.backup", source)
-            policies = {"slack": slack(Rotation.REVOKES), "google": google()}
+            policies = {"slack": slack(RotationMode.REVOKES), "google": google()}
             await backups.restore(backup, self.room.database, source=source, policies=policies, force=True)
 
         for room in self.rooms:

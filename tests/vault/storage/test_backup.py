@@ -17,7 +17,7 @@ from vault import approvals, connections
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
-from vault.backup.quarantine import Verdict
+from vault.backup.quarantine import RestoreVerdict
 from vault.exchange.exchange import exchange
 from vault.keys.sealed_file import BackupRefused
 from vault.keys.sources import KeySource, key_source
@@ -26,14 +26,14 @@ from vault.records import Connection
 from vault.refresh import journal_recovery
 from vault.refusals import ConnectionRequired, KeyUnavailable, VaultError
 from vault.storage.snapshots import snapshot, tables
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 HOUR = 3600
 
 
 @pytest.fixture
 async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=Rotation.REVOKES) as opened:
+    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
         yield opened
 
 
@@ -58,7 +58,7 @@ async def backed_up(room: Room, *, with_keys: bool = False, source: KeySource | 
 
 async def restored(
     room: Room, path: Path, *, force: bool = True, source: KeySource | None = None
-) -> dict[str, Verdict]:
+) -> dict[str, RestoreVerdict]:
     backup = await Backup.open(path, source or source_of(room.store))
     judged = await backups.restore(
         backup,
@@ -86,8 +86,8 @@ async def wants_person(room: Room, connection: Connection) -> ConnectionRequired
     return refused.value
 
 
-@pytest.mark.parametrize("rotation", [Rotation.REVOKES, Rotation.STRICT, Rotation.GRACE])
-async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotation: Rotation) -> None:
+@pytest.mark.parametrize("rotation", [RotationMode.REVOKES, RotationMode.STRICT, RotationMode.GRACE])
+async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotation: RotationMode) -> None:
     async with open_room(store, rotation=rotation) as room:
         connection = await room.connect()
         path = await backed_up(room)
@@ -96,7 +96,7 @@ async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotat
             await room.exchange()
         sends = len(room.slack.sends)
         verdicts = await restored(room, path)
-        assert verdicts == {connection.id: Verdict.NEEDS_PERSON}
+        assert verdicts == {connection.id: RestoreVerdict.NEEDS_PERSON}
         assert (await wants_person(room, connection)).reason == "needs_reauth"
         assert len(room.slack.sends) == sends
         assert spent_presented(room.slack) == 0
@@ -121,7 +121,7 @@ async def test_answers_that_the_journal_still_holds_are_not_adopted_after_a_rest
 async def test_the_access_token_of_the_backup_is_used_to_its_end_and_then_the_person_is_needed(room: Room) -> None:
     connection = await room.connect()
     path = await backed_up(room)
-    assert await restored(room, path) == {connection.id: Verdict.UNTIL_EXPIRY}
+    assert await restored(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
     token = await room.exchange()
     assert token.value in room.slack.issued
     room.pass_time(HOUR)
@@ -144,7 +144,7 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
     await room.exchange("google")
-    assert await restored(room, path) == {connection.id: Verdict.GOES_ON}
+    assert await restored(room, path) == {connection.id: RestoreVerdict.GOES_ON}
     await room.exchange("google")
     room.pass_time(2 * HOUR)
     await room.exchange("google")
@@ -169,7 +169,7 @@ async def test_a_connection_that_was_deleted_since_stays_deleted(room: Room) -> 
     path = await backed_up(room, with_keys=True)
     async with room.database.transaction() as transaction:
         await room.vault.keys.destroy_connection_key(transaction, connection.id)
-    assert await restored(room, path) == {connection.id: Verdict.DELETED}
+    assert await restored(room, path) == {connection.id: RestoreVerdict.DELETED}
     assert (await wants_person(room, connection)).reason == "missing"
     found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
     assert found is not None
@@ -295,7 +295,7 @@ async def test_a_damaged_backup_changes_nothing(room: Room) -> None:
             await restored(room, path)
     assert (await room.row(connection)).refresh_sealed is not None
     path.write_bytes(whole)
-    assert await restored(room, path) == {connection.id: Verdict.UNTIL_EXPIRY}
+    assert await restored(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
 
 
 async def test_a_backup_holds_no_token_and_is_readable_by_its_owner_only(room: Room) -> None:
@@ -432,6 +432,6 @@ async def test_a_refresh_token_is_gone_from_the_restored_row_not_only_hidden(roo
 
 def test_the_header_can_be_read_and_says_what_is_in(tmp_path: Path) -> None:
     header = backups.Header(1, "v", 1, with_keys=True, kek_id="k", is_passphrase=False, wrapped=b"w")
-    assert backups.Header.decoded(header.encoded()) == header
+    assert backups.Header.decode(header.encode()) == header
     with pytest.raises(BackupRefused):
-        backups.Header.decoded(json.dumps({"created_at": 1}).encode())
+        backups.Header.decode(json.dumps({"created_at": 1}).encode())

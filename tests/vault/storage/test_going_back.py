@@ -16,27 +16,27 @@ from tests.support.going_back import Past
 from tests.vault.storage.test_backup import spent_presented
 from vault.audit.audit import Event, append
 from vault.refresh import recovery, sightings
-from vault.refresh.journal import Entry
+from vault.refresh.journal import JournalEntry
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.sightings import Rollback
 from vault.refusals import VaultError
 from vault.storage.database import open_database
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 HOUR = 3600
-ROTATING = (Rotation.GRACE, Rotation.STRICT, Rotation.REVOKES)
+ROTATING = (RotationMode.GRACE, RotationMode.STRICT, RotationMode.REVOKES)
 
 
 @pytest.fixture
 async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=Rotation.REVOKES) as opened:
+    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("rotation", ROTATING)
 @pytest.mark.parametrize("refreshes", [1, 3])
 async def test_a_running_process_finds_its_newer_answer_though_the_row_shows_no_send(
-    store: Store, rotation: Rotation, refreshes: int
+    store: Store, rotation: RotationMode, refreshes: int
 ) -> None:
     async with open_room(store, rotation=rotation) as room:
         connection = await room.connect()
@@ -99,7 +99,9 @@ async def test_a_start_says_how_many_rows_were_older_and_how_many_events_are_mis
 
 async def test_a_row_is_known_to_be_older_also_where_the_newer_answer_cannot_be_opened(room: Room) -> None:
     connection = await room.connect()
-    await room.vault.journal.append(Entry(connection.id, 5, "them", fence=5, at=room.now, sealed=b"of another key"))
+    await room.vault.journal.append(
+        JournalEntry(connection.id, 5, "them", fence=5, at=room.now, sealed=b"of another key")
+    )
     assert await adopt_all(room.vault) == 0
     found = await sightings.look(room.database, room.store.data)
     assert found == Rollback(0, 1)
@@ -139,7 +141,7 @@ async def test_behind_another_server_all_newer_answers_of_this_host_are_committe
         async with postgres_server() as server:
             store = Store(server.url, Path(folder))
             await first_run(store)
-            async with open_room(store, rotation=Rotation.REVOKES) as room, asyncio.timeout(60):
+            async with open_room(store, rotation=RotationMode.REVOKES) as room, asyncio.timeout(60):
                 connection = await room.connect()
                 past = await Past.of(room.database)
                 room.pass_time(HOUR)

@@ -15,12 +15,12 @@ from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 
 @pytest.fixture
 async def room(sqlite_store: Store) -> AsyncGenerator[Room]:
-    async with open_room(sqlite_store, rotation=Rotation.REVOKES) as opened:
+    async with open_room(sqlite_store, rotation=RotationMode.REVOKES) as opened:
         yield opened
 
 
@@ -143,7 +143,7 @@ async def test_a_connection_to_a_server_that_became_read_only_is_hung_up(postgre
 
 
 async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(postgres_store: Store) -> None:
-    async with open_room(postgres_store, rotation=Rotation.REVOKES) as room:
+    async with open_room(postgres_store, rotation=RotationMode.REVOKES) as room:
         await room.connect()
         room.pass_time(3600)
         await become(postgres_store, "on")

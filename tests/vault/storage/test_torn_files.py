@@ -19,7 +19,7 @@ from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.spending import open_refresh_token
 from vault.refusals import VaultError
-from vault.upstream import Rotation
+from vault.upstream import RotationMode
 
 REFRESHES = 4
 WAL_HEADER = 32  # bytes
@@ -94,7 +94,7 @@ async def test_a_spoilt_write_ahead_log_brings_back_no_older_token(
     sqlite_store: Store, tmp_path: Path, spoil: object
 ) -> None:
     chance, starts, went_back = random.Random(7), 0, 0
-    async with open_room(sqlite_store, rotation=Rotation.REVOKES) as room:
+    async with open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         connection = await worked(room)
         newest = room.slack.families[0].refresh_token
         for number in range(12):

@@ -22,7 +22,7 @@ from tests.conftest import Store
 from vault.health import check_schema
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Database, SchemaFile, schema_files
-from vault.storage.schema_shape import check_shape, expected, fingerprint, missing_indexes
+from vault.storage.schema_shape import check_shape, expected_shape, fingerprint, missing_indexes
 
 SCHEMA = ROOT / "vault" / "schema"
 # A published file never changes: databases were made with it. Add the line of a new file when it is published.
@@ -74,7 +74,7 @@ async def execute(store: Store, *statements: str) -> None:
 
 
 async def test_both_databases_have_the_fingerprint_of_the_schema_files(database: Database) -> None:
-    wanted = expected(len(schema_files()), keys=False) | expected(len(schema_files()), keys=True)
+    wanted = expected_shape(len(schema_files()), keys=False) | expected_shape(len(schema_files()), keys=True)
     assert database.fingerprint == fingerprint(wanted)
 
 
@@ -133,7 +133,7 @@ async def test_an_index_that_is_missing_is_made_again(store: Store) -> None:
     await execute(store, "drop index grants_client")
     database = await store.open()
     assert database.fingerprint == fingerprint(
-        expected(len(schema_files()), keys=False) | expected(len(schema_files()), keys=True)
+        expected_shape(len(schema_files()), keys=False) | expected_shape(len(schema_files()), keys=True)
     )
     await database.close()
 
@@ -182,7 +182,7 @@ def know(patch: pytest.MonkeyPatch, *files: SchemaFile) -> None:
         vault.health,
     ):
         patch.setattr(module, "schema_files", lambda: files)
-    vault.storage.schema_shape.expected.cache_clear()
+    vault.storage.schema_shape.expected_shape.cache_clear()
     vault.storage.schema_shape._index_statements.cache_clear()
 
 

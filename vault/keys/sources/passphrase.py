@@ -41,19 +41,19 @@ class PassphraseKeySource:
 
     async def wrap(self, key: bytes, context: bytes) -> bytes:
         salt = self._salt or secrets.token_bytes(_SALT)
-        local = await self._derived(salt)
+        local = await self._local_key(salt)
         return bytes((WRAP_VERSION,)) + salt + local.wrap(key, context)
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         if len(wrapped) < 1 + _SALT or wrapped[0] != WRAP_VERSION:
             raise CiphertextRejected("a wrapped key does not open", detail="not wrapped under a passphrase")
         salt = wrapped[1 : 1 + _SALT]
-        local = await self._derived(salt)
+        local = await self._local_key(salt)
         key = local.unwrap(wrapped[1 + _SALT :], context)
         self._salt = salt  # it opened: later keys are wrapped under the same
         return key
 
-    async def _derived(self, salt: bytes) -> LocalKey:
+    async def _local_key(self, salt: bytes) -> LocalKey:
         local = self._keys.get(salt)
         if local is None:
             local = LocalKey(await asyncio.to_thread(_derive, self._passphrase(), salt), kind="passphrase")

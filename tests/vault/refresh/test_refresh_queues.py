@@ -8,22 +8,22 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import open_room
-from vault.refresh.concurrency import Lanes
+from vault.refresh.concurrency import RefreshQueues
 from vault.refusals import TemporarilyUnavailable
 
 WAIT = 20.0  # seconds
 
 
 async def test_what_nobody_waits_for_takes_its_turn_and_is_done_once() -> None:
-    lanes, started, over = Lanes(places=4, ahead=2), list[int](), asyncio.Event()
+    queues, started, over = RefreshQueues(places=4, ahead=2), list[int](), asyncio.Event()
 
     def start(number: int) -> asyncio.Task[object]:
         started.append(number)
         return asyncio.create_task(over.wait())  # type: ignore[arg-type]
 
     for number in (1, 2, 3, 3):
-        lanes.queue("slack", number, lambda number=number: start(number))
-    lanes.queue("google", 9, lambda: start(9))
+        queues.queue("slack", number, lambda number=number: start(number))
+    queues.queue("google", 9, lambda: start(9))
     assert started == [1, 2, 9]
     over.set()
     async with asyncio.timeout(WAIT):
@@ -33,20 +33,20 @@ async def test_what_nobody_waits_for_takes_its_turn_and_is_done_once() -> None:
 
 
 async def test_a_place_is_had_at_once_or_waited_for_and_every_provider_has_its_own() -> None:
-    lanes = Lanes(places=1, ahead=1)
-    assert await lanes.enter("slack", patience=0)
-    assert await lanes.enter("google", patience=0)
+    queues = RefreshQueues(places=1, ahead=1)
+    assert await queues.enter("slack", patience=0)
+    assert await queues.enter("google", patience=0)
     with pytest.raises(TimeoutError):
-        await lanes.enter("slack", patience=0.01)
-    waiting = asyncio.create_task(lanes.enter("slack", patience=WAIT))
+        await queues.enter("slack", patience=0.01)
+    waiting = asyncio.create_task(queues.enter("slack", patience=WAIT))
     await asyncio.sleep(0)
-    lanes.leave("slack")
+    queues.leave("slack")
     assert await waiting is False  # what was read before may be old
 
 
 async def test_more_accounts_than_places_are_all_refreshed_once(store: Store) -> None:
     async with open_room(store) as room:
-        room.vault.flights.lanes = Lanes(places=2, ahead=1)
+        room.vault.tasks.queues = RefreshQueues(places=2, ahead=1)
         accounts = [f"account{number}" for number in range(8)]
         for account in accounts:
             await room.connect(account=account)
@@ -62,13 +62,13 @@ async def test_a_caller_who_finds_no_place_in_time_is_told_when_to_come_again(
 ) -> None:
     monkeypatch.setattr("vault.refresh.rotation.PATIENCE", 1.2)
     async with open_room(sqlite_store) as room:
-        room.vault.flights.lanes = Lanes(places=1, ahead=1)
+        room.vault.tasks.queues = RefreshQueues(places=1, ahead=1)
         await room.connect()
         room.pass_time(3600)
-        assert await room.vault.flights.lanes.enter("slack", patience=0)
+        assert await room.vault.tasks.queues.enter("slack", patience=0)
         with pytest.raises(TemporarilyUnavailable, match="Many accounts") as refused:
             await room.exchange()
         assert refused.value.retry_after > 0
         assert room.slack.sends == []
-        room.vault.flights.lanes.leave("slack")
+        room.vault.tasks.queues.leave("slack")
         assert await room.exchange()
