@@ -203,21 +203,28 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
     return _live_grant(rows[0])
 
 
-async def live_among(reader: Reader, grant_ids: frozenset[str]) -> frozenset[str]:
-    """Those of the grants that work now, with their clients and users."""
-    wanted, live = sorted(grant_ids), set[str]()
+async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Those of the access tokens that work now, each by the id of its grant and its own: grant, client and person live,
+    and the token was not revoked.
+    """
+    of_grant: dict[str, list[str]] = {}
+    for grant_id, token_id in tokens:
+        of_grant.setdefault(grant_id, []).append(token_id)
+    wanted, live = sorted(of_grant), set[tuple[str, str]]()
     for at in range(0, len(wanted), _AT_ONCE):
         some = wanted[at : at + _AT_ONCE]
         some += some[:1] * (_AT_ONCE - len(some))  # always one SQL text: databases keep its plan
         rows = await reader.fetch(_LIVE_AMONG, {"tenant": TENANT} | {f"id{n}": one for n, one in enumerate(some)})
-        live.update(text(row, "id") for row in rows)
+        for row in rows:
+            grant_id = text(row, "id")
+            live |= {(grant_id, one) for one in of_grant[grant_id] if not revoked_tokens.is_revoked(row, one)}
     return frozenset(live)
 
 
 _AT_ONCE: Final = 50
 _IDS: Final = ", ".join(f":id{number}" for number in range(_AT_ONCE))
 _LIVE_AMONG: Final = f"""
-    select g.id from grants g
+    select g.id, g.revoked_tokens from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id
     join users u on u.tenant = g.tenant and u.id = g.user_id
     where g.revoked_at is null and c.removed_at is null and u.disabled_at is null

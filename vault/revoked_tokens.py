@@ -15,6 +15,7 @@ from vault.storage.database import Row, Transaction, text, text_or_none
 
 MOST: Final = 128  # of one grant at one time: each call reads them
 MAX_DEPTH: Final = 32  # tokens that are made of one another: an id of some 700 characters
+_KEPT: Final = 60  # seconds past a token's end: a stream that it opened may live longer, and is looked at meanwhile
 
 
 def new_token_id(parent: str = "") -> str:
@@ -83,11 +84,11 @@ async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str)
 async def _add(transaction: Transaction, row: Row, *, entry: str, now: int) -> None:
     """Into the grant's own list and those of the grants derived from it, where what was made of the token stands."""
     grant_id = text(row, "id")
-    listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) > now]
+    listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) + _KEPT > now]
     if len(listed) >= MOST:
         raise TemporarilyUnavailable(
             "Too many access tokens of this grant were revoked one by one. Revoke the refresh token, or try later.",
-            retry_after=min(map(_end, listed)) - now,
+            retry_after=min(map(_end, listed)) + _KEPT - now,
         )
     await _store(transaction, grant_id, " ".join([*listed, entry]))
     derived = await transaction.fetch(

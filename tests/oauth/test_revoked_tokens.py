@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator
 
@@ -9,12 +11,13 @@ import httpx2
 import pytest
 
 from server.app import build_app, open_deployment
+from server.mcp import stream_watch
 from server.oauth import tokens
 from server.oauth.rules import default_resource
 from tests.conftest import Store
 from tests.support.exchange_room import API, Caller, ExchangeRoom, refused
 from tests.support.harness import free_socket, serving
-from tests.support.mcp_room import Agent, modern, modern_headers, room
+from tests.support.mcp_room import Agent, legacy_session, modern, modern_headers, room
 from tests.support.oauth_world import claims_of
 from vault import grants, revoked_tokens
 
@@ -234,3 +237,48 @@ def test_an_id_in_a_list_is_that_of_the_whole_token_only() -> None:
     for other in ("", "17", own[:-1], own + "x", f"17:{own}"):
         assert not revoked_tokens.is_revoked(row, other)
     assert not revoked_tokens.is_revoked({"revoked_tokens": None}, own)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_a_revoked_access_token_ends_the_streams_that_it_opened_and_no_others(
+    place: ExchangeRoom, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a token that was made of it; a stream on another token of the same grant goes on."""
+    monkeypatch.setattr(stream_watch, "PAUSE", 0.2)
+    caller = await place.caller()
+    agent = await place.agent(caller, scopes=SCOPES)
+    made = (await place.exchange(caller, agent.token, audience=default_resource(place.url))).json()["access_token"]
+    sibling = await another_token(place, agent)
+    async with contextlib.AsyncExitStack() as stack:
+        streams: list[asyncio.Task[None]] = []
+        for token in (agent.token, made, sibling):
+            opened = asyncio.Event()
+            streams.append(asyncio.create_task(_follow(place, path, token, opened)))
+            stack.push_async_callback(_stopped, streams[-1])
+            async with asyncio.timeout(30):
+                await opened.wait()
+        await revoke(place, caller, agent.token)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*streams[:2])  # they end, they do not break
+        assert not streams[2].done()
+        await revoke(place, caller, sibling)
+        async with asyncio.timeout(60):
+            await streams[2]
+
+
+async def _follow(place: ExchangeRoom, path: str, token: str, opened: asyncio.Event) -> None:
+    headers = {"accept": "text/event-stream", "authorization": f"Bearer {token}"}
+    base, limits = place.url, httpx2.Limits(max_keepalive_connections=0)
+    async with httpx2.AsyncClient(base_url=base, timeout=60, trust_env=False, headers=headers, limits=limits) as http:
+        if path == "/mcp":
+            headers |= {"mcp-session-id": await legacy_session(http), "mcp-protocol-version": "2025-11-25"}
+        async with http.stream("GET", path, headers=headers) as answer:
+            assert answer.status_code == 200
+            opened.set()
+            async for _ in answer.aiter_raw():
+                pass
+
+
+async def _stopped(stream: asyncio.Task[None]) -> None:
+    stream.cancel()
+    await asyncio.gather(stream, return_exceptions=True)
