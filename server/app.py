@@ -24,7 +24,7 @@ from server.mcp.registry import hidden_tools, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.runtime.data_directory import prepare_data_directory
-from server.runtime.rate_limits import Budgets
+from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import ProviderSettings, Settings
 from server.sign_in.discovery import endpoints_of_issuers
 from vault import consents
@@ -104,6 +104,8 @@ async def open_deployment(
             vault_id=vault_id(keys),
             open_browser=open_browser,
             budgets=Budgets(settings.tools.calls_per_minute),
+            token_requests=Budgets(settings.tokens.per_agent_hourly, window=HOUR),
+            proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),
         )
 
 

@@ -12,7 +12,7 @@ from providers.definitions.catalog import Catalog
 from providers.outbound.client import Outbound
 from providers.tools.spec import ToolSpec
 from server.runtime.draining import Drain
-from server.runtime.rate_limits import Budgets
+from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
@@ -57,6 +57,8 @@ class Deployment:
     drain: Drain = field(default_factory=Drain)
     pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
+    token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
+    proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id

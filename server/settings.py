@@ -162,6 +162,9 @@ class TokenSettings(_Section):
     refresh_lifetime: int = Field(default=90 * 86400, ge=3600)
     refresh_idle_lifetime: int = Field(default=30 * 86400, ge=600)
     refresh_grace: int = Field(default=30, ge=0, le=60)
+    per_agent_hourly: int = Field(
+        default=36_000, ge=60, le=100_000_000, description="Tokens of one agent for one person an hour, in each process"
+    )
     require_dpop: bool = Field(default=False, description="Refuse access tokens that are not bound by DPoP")
     require_pushed: bool = Field(default=False, description="Refuse authorization requests that were not pushed ahead")
 
@@ -306,6 +309,9 @@ class ProxySettings(_Section):
     body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Bytes of a request's body")
     answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Bytes of an answer's body")
     deadline: int = Field(default=120, ge=1, le=3600, description="Seconds for a call from first to last byte")
+    per_agent_hourly: int = Field(
+        default=36_000, ge=60, le=100_000_000, description="Calls of one agent for one person an hour, in each process"
+    )
 
 
 class ProviderSettings(_Section):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -132,14 +133,23 @@ async def issue_refresh_token(
 
 
 async def rotate(
-    database: Database, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES
+    database: Database,
+    token: str,
+    *,
+    request: RefreshRequest,
+    now: int,
+    lifetimes: Lifetimes = DEFAULT_LIFETIMES,
+    admit: Callable[[Grant], None] = lambda _: None,
 ) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction: a re-use must be revoked although it is refused.
 
-    Raises RefreshRefused, TokenReused, ScopeRefused or ResourceRefused; only TokenReused has changed anything.
+    Raises RefreshRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which is asked last;
+    only TokenReused has changed anything.
     """
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
+        if not isinstance(outcome, TokenReused):
+            admit(outcome.grant)
         if isinstance(outcome, TokenReused):
             revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
             if revoked is not None:

@@ -30,6 +30,7 @@ from server.oauth.rules import (
     verifier_matches,
     without_loopback_port,
 )
+from server.oauth.token_rate import spend_request
 from server.oauth.token_request import Exchanged, Issue, TokenRequest
 from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
 from vault import clients, grants, users
@@ -268,9 +269,13 @@ async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id, scopes=asked.scopes, resource=asked.resource, key_thumbprint=asked.key_thumbprint
     )
+
+    def admit(grant: Grant) -> None:
+        spend_request(deployment, user_id=grant.user_id, client_id=grant.client_id)
+
     presented, lifetimes = asked.form.require("refresh_token"), _lifetimes(deployment)
     rotation = await refresh_tokens.rotate(
-        deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes
+        deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes, admit=admit
     )
     await deployment.activity.record(_event("token.refreshed", rotation.grant))
     return Issue(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)

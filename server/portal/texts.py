@@ -50,6 +50,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "grant.revoked": "An agent's access ended",
     "token.issued": "An agent got a token",
     "token.refreshed": "An agent renewed its token",
+    "token.refused": "An agent asked for too many tokens",
     "token.revoked": "An agent's token was revoked",
     "token.exchanged": "An agent got access to an account",
     "exchange.refused": "An agent was refused access to an account",

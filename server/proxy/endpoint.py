@@ -118,6 +118,10 @@ class Proxy:
         if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.", status=404)
         call = await self._judge(passage, handle, provider, target)
+        if wait := self._deployment.proxy_calls.spend(
+            handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
+        ):
+            raise refusals.too_often(wait)
         await self._call(passage, call, standing)
 
     # Checks

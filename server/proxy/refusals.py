@@ -116,6 +116,16 @@ def too_much(limit: int) -> ProxyRefused:
     return ProxyRefused("body_too_large", f"The body is larger than {limit} bytes.", status=413)
 
 
+def too_often(wait: int) -> ProxyRefused:
+    """One agent made too many calls for one person; `wait` in seconds."""
+    return ProxyRefused(
+        "rate_limited",
+        f"This agent calls too often. Nothing was sent; try again in {wait} s.",
+        status=429,
+        headers={"Retry-After": str(wait)},
+    )
+
+
 def no_rule(provider: Provider) -> ProxyRefused:
     """Nobody said which scopes this call needs."""
     return ProxyRefused(

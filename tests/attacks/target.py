@@ -62,6 +62,10 @@ failures_per_address = 1000
 waiting_requests_per_address = 100000
 [tools]
 calls_per_minute = 100000
+[tokens]
+per_agent_hourly = 1000000
+[proxy]
+per_agent_hourly = 1000000
 [providers.github]
 client_id = "ours"
 client_secret = "upstream-secret-canary"

@@ -83,7 +83,7 @@ async def main(port: int, data: Path, how_many: int) -> None:
     settings = load_settings(
         overrides={
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
-            "tokens": {"access_lifetime": 3600},
+            "tokens": {"access_lifetime": 3600, "per_agent_hourly": 100_000_000},
             "providers": {"slack": {"client_id": "bench", "client_secret": "bench"}},
         }
     )

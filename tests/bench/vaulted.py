@@ -81,6 +81,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
             "tokens": {"access_lifetime": 3600},
             "tools": {"calls_per_minute": 1_000_000},  # one person calls for all
+            "proxy": {"per_agent_hourly": 100_000_000},
             "sandbox": {"loopback_upstreams": True},
             "providers": {
                 "slack": {

@@ -19,6 +19,7 @@ from server.oauth.exchange.subjects import Limits, Subject, refused
 from server.oauth.exchange.targets import OwnTarget, UpstreamTarget
 from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
+from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, Release, TokenRequest
 from vault import connections, grants, handles, revoked_tokens
 from vault.audit import audit
@@ -65,6 +66,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
         raise OAuthError("invalid_target", "a public client can exchange its token for handles only")
     principal = await subjects.principal_of(deployment, asked, subject, actor=actor)
     made = _Exchange(asked, subject, principal)
+    spend_request(deployment, user_id=principal.user_id, client_id=principal.client_id)
     if isinstance(target, OwnTarget):
         return await _own(deployment, made, target)
     return await _upstream(deployment, made, target)

@@ -23,6 +23,7 @@ from server.oauth import tokens
 from server.oauth.exchange import release
 from server.oauth.exchange.exchange import SHORTEST
 from server.oauth.rules import OAuthError
+from server.oauth.token_rate import spend_request
 from server.oauth.token_request import Exchanged, Release
 from server.oauth.wire import json_answer
 from vault import revoked_tokens
@@ -112,7 +113,7 @@ class Repeats:
         self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self, deployment: Deployment, question: Question) -> Response | None:
-        """The same answer once more; None where the whole way must be gone. Raises VaultError."""
+        """The same answer once more; None where the whole way must be gone. Raises VaultError or OAuthError."""
         if question.digest not in self._digests:
             return None
         now = deployment.now()
@@ -133,6 +134,7 @@ class Repeats:
             known.mark = mark
         if revoked_tokens.is_revoked(known.rows[0], claims.token_id):  # not every token of the same claims is
             return None
+        spend_request(deployment, user_id=claims.subject, client_id=known.event.client_id or "")
         basis.keep_fresh(deployment.vault, now=now)
         await deployment.activity.record(known.event, details=known.details)
         ends = claims.expires_at, known.release.expires_at

@@ -1,0 +1,27 @@
+"""How many tokens one agent may ask for, for one person: each answer is a durable event, so it is counted first."""
+
+from __future__ import annotations
+
+import time
+
+from server.deployment import Deployment
+from server.oauth.rules import OAuthError
+from vault.records import Event
+
+
+def spend_request(deployment: Deployment, *, user_id: str, client_id: str) -> None:
+    """Count a token request that is about to be answered. Raises OAuthError, and then nothing was used up."""
+    wait = deployment.token_requests.spend(user_id, client_id, now=time.monotonic())
+    if not wait:
+        return
+    deployment.activity.note_refusal(
+        Event(
+            "token.refused", outcome="refused", user_id=user_id, client_id=client_id, details={"code": "rate_limited"}
+        )
+    )
+    raise OAuthError(
+        "temporarily_unavailable",
+        "this agent asked for too many tokens: keep a token for its expires_in, and try again later",
+        status=429,
+        headers={"Retry-After": str(wait)},
+    )
