@@ -118,7 +118,7 @@ def _remember(files: Files, *, old: str | None, new: str) -> None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()  # line ends as they are
     except FileNotFoundError:
         return None
 
@@ -132,7 +132,7 @@ def _put(path: Path, content: str) -> None:
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     fresh.touch(mode=0o600, exist_ok=False)
     try:
-        fresh.write_text(content, encoding="utf-8")
+        fresh.write_bytes(content.encode())
         fresh.replace(path)
     except OSError:
         fresh.unlink(missing_ok=True)

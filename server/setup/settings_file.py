@@ -1,15 +1,21 @@
-"""Changes values of one table in a settings file and leaves every other byte of it alone. Text in, text out.
+"""Changes values of one table in a settings file; its comments, order and spacing stay. Text in, text out.
 
-The change is made line by line and then compared with what a TOML parser makes of it: a file that is written in a way
-that this cannot follow is refused, not rewritten. Reading settings is `server.settings`.
+What comes out is read again and compared with the change that was asked for: a file in which it cannot be made is
+refused, not rewritten. Reading settings is `server.settings`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import cast
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Table, Whitespace
+
+from providers.outbound.json_values import is_object
 
 Setting = str | bool | None  # None: not there
 
@@ -20,67 +26,102 @@ class ConfigFileRefused(Exception):
 
 def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> str:
     """The file with these values in the table; a value of None is taken out. Raises ConfigFileRefused."""
-    wanted = _expected(_parsed(text), table, values)
-    lines = text.splitlines()
-    header = next((number for number, line in enumerate(lines) if _is_header(line, table)), None)
-    if header is None:
-        changed = _appended(lines, table, values)
-    else:
-        end = next((n for n in range(header + 1, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
-        body = _changed(lines[header + 1 : end], values)
-        changed = [*lines[: header + 1], *body, *lines[end:]]
-    new = "\n".join(changed) + "\n"
-    if _without_empty(_loaded(new)) != _without_empty(wanted):
-        shown = "; ".join(f"{key} = {_literal(value)}" for key, value in values.items() if value is not None)
-        raise ConfigFileRefused(
-            f"the settings file is written in a way that cannot be changed safely: put into [{'.'.join(table)}] {shown}"
-        )
-    return new
+    expected = _parsed(text)
+    try:
+        _change(expected, table, values)
+        if expected == _parsed(text):
+            return text
+        changed = next(attempt for attempt in _attempts(text, table, values) if _says(attempt, expected))
+    except (StopIteration, TypeError, TOMLKitError) as error:
+        raise _by_hand(table, values) from error
+    return changed.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in text else changed
 
 
 def values_of(text: str, table: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, Setting]:
     """What the file says of these keys of the table now. Raises ConfigFileRefused."""
-    found: object = _parsed(text)
-    for name in table:
-        found = _object(found).get(name)
-    section = _object(found)
+    section = _section(text, table)
     return {key: value for key in keys if isinstance(value := section.get(key), str | bool)}
 
 
 def names_in(text: str, table: tuple[str, ...]) -> tuple[str, ...]:
     """The keys of a table of the file. Raises ConfigFileRefused."""
+    return tuple(_section(text, table))
+
+
+def _attempts(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> Iterator[str]:
+    """A table that is not there goes to the end; in one that is, and below an inline one, values change in place."""
+    if not _section(text, table):
+        gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+        given = tomlkit.dumps({key: value for key, value in values.items() if value is not None})
+        yield f"{text}{gap}[{'.'.join(table)}]\n{given}"
+    document = tomlkit.parse(text)
+    _change(document, table, values)
+    yield document.as_string()
+
+
+def _change(content: MutableMapping[str, object], table: tuple[str, ...], values: Mapping[str, Setting]) -> None:
+    """Set and take out in place, in plain content or in a document. Raises TypeError where the table is no table."""
+    place = content
+    for name in table:
+        if name not in place:
+            if all(value is None for value in values.values()):
+                return
+            place[name] = {}
+        place = _table(place[name])
+    for key, value in values.items():
+        if value is None:
+            if key in place:
+                del place[key]
+        elif key in place or not isinstance(place, Table):
+            place[key] = value
+        else:
+            _append(place, key, value)
+
+
+def _append(table: Table, key: str, value: str | bool) -> None:
+    """Below the table's last value, and above the blank line after which the words about the next table stand."""
+    body = table.value.body
+    keyed = max((number for number, (name, _) in enumerate(body) if name is not None), default=-1)
+    blank = (n for n in range(keyed + 1, len(body)) if isinstance(body[n][1], Whitespace))
+    end = next(blank, len(body))
+    rest = body[end:]
+    del body[end:]
+    table.append(key, value)
+    body.extend(rest)
+
+
+def _table(found: object) -> MutableMapping[str, object]:
+    if not isinstance(found, MutableMapping):
+        raise TypeError("a value stands where the table goes")
+    return cast("MutableMapping[str, object]", found)  # TOML's keys are text
+
+
+def _by_hand(table: tuple[str, ...], values: Mapping[str, Setting]) -> ConfigFileRefused:
+    where = f"[{'.'.join(table)}]"
+    # a JSON string without escapes beyond ASCII is a TOML basic string
+    given = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
+    step = f"put into {where} {'; '.join(given)}" if given else f"remove {', '.join(values)} from {where}"
+    return ConfigFileRefused(f"the settings file is written in a way that cannot be changed safely: {step}")
+
+
+def _section(text: str, table: tuple[str, ...]) -> Mapping[str, object]:
     found: object = _parsed(text)
     for name in table:
-        found = _object(found).get(name)
-    return tuple(_object(found))
+        found = found.get(name) if is_object(found) else None
+    return found if is_object(found) else {}
 
 
-def _appended(lines: list[str], table: tuple[str, ...], values: Mapping[str, Setting]) -> list[str]:
-    written = _changed([], values)
-    if not written:
-        return lines
-    gap = [""] if lines and lines[-1].strip() else []
-    return [*lines, *gap, f"[{'.'.join(table)}]", *written]
+def _says(text: str, expected: Mapping[str, object]) -> bool:
+    try:
+        return _without_empty(tomllib.loads(text)) == _without_empty(expected)
+    except tomllib.TOMLDecodeError:
+        return False
 
 
-def _changed(body: list[str], values: Mapping[str, Setting]) -> list[str]:
-    kept = [line for line in body if not any(_assigns(line, key) for key in values)]
-    added = [f"{key} = {_literal(value)}" for key, value in values.items() if value is not None]
-    return [*added, *kept]
-
-
-def _assigns(line: str, key: str) -> bool:
-    return re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line) is not None
-
-
-def _is_header(line: str, table: tuple[str, ...]) -> bool:
-    names = r"\s*\.\s*".join(rf"""["']?{re.escape(name)}["']?""" for name in table)
-    return re.match(rf"\s*\[\s*{names}\s*\]\s*(#.*)?$", line) is not None
-
-
-def _literal(value: Setting) -> str:
-    """A JSON string without escapes beyond ASCII is a TOML basic string."""
-    return ("true" if value else "false") if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
+def _without_empty(content: Mapping[str, object]) -> dict[str, object]:
+    """Tables that say nothing mean nothing."""
+    inner = {key: _without_empty(value) if is_object(value) else value for key, value in content.items()}
+    return {key: value for key, value in inner.items() if value != {}}
 
 
 def _parsed(text: str) -> dict[str, object]:
@@ -88,32 +129,3 @@ def _parsed(text: str) -> dict[str, object]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigFileRefused(f"the settings file is not valid TOML, correct it first: {error}") from error
-
-
-def _loaded(text: str) -> dict[str, object]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return {"": "not readable any more"}
-
-
-def _expected(content: dict[str, object], table: tuple[str, ...], values: Mapping[str, Setting]) -> dict[str, object]:
-    if not table:
-        rest = {key: value for key, value in content.items() if key not in values}
-        return rest | {key: value for key, value in values.items() if value is not None}
-    name, *inner = table
-    return content | {name: _expected(_object(content.get(name)), tuple(inner), values)}
-
-
-def _without_empty(content: dict[str, object]) -> dict[str, object]:
-    """Tables that say nothing mean nothing."""
-    cleaned: dict[str, object] = {}
-    for key, value in content.items():
-        inner = _without_empty(_object(value)) if isinstance(value, dict) else value  # pyright: ignore[reportUnknownArgumentType] -- TOML content
-        if inner != {}:
-            cleaned[key] = inner
-    return cleaned
-
-
-def _object(value: object) -> dict[str, object]:
-    return {str(key): inner for key, inner in value.items()} if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- TOML content

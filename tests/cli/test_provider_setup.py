@@ -245,12 +245,50 @@ async def test_a_person_at_a_terminal_is_asked_and_the_secret_is_not_shown(place
 
 
 def test_a_file_that_cannot_be_changed_safely_is_refused_with_what_to_write() -> None:
-    for text in ('providers = { slack = { client_id = "x" } }\n', '[providers]\nslack.client_id = "x"\n'):
+    for text in ("providers = 3\n", '[[providers]]\nslack = "x"\n', "[providers]\nslack = true\n"):
         with pytest.raises(ConfigFileRefused, match=r'put into \[providers.slack\] client_id = "new"'):
-            with_values(text, ("providers", "slack"), {"client_id": "new"})
+            with_values(text, SLACK, {"client_id": "new"})
+        with pytest.raises(ConfigFileRefused, match=r"remove client_id from \[providers.slack\]"):
+            with_values(text, SLACK, {"client_id": None})
     with pytest.raises(ConfigFileRefused, match="not valid TOML"):
-        with_values("[server\n", ("providers", "slack"), {"client_id": "new"})
-    assert with_values("", ("providers", "slack"), {"client_id": "new"}) == '[providers.slack]\nclient_id = "new"\n'
+        with_values("[server\n", SLACK, {"client_id": "new"})
+    assert with_values("", SLACK, {"client_id": "new"}) == '[providers.slack]\nclient_id = "new"\n'
+
+
+SLACK = ("providers", "slack")
+ADDED = '\n[providers.slack]\nclient_id = "new"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '# a\n[providers.slack] # b\n# c\nclient_id = "old"  # d\nkeep = 1\n\n# of tokens\n[tokens]\nx = 1 # e\n',
+            '# a\n[providers.slack] # b\n# c\nclient_id = "new"  # d\nkeep = 1\n\n# of tokens\n[tokens]\nx = 1 # e\n',
+        ),
+        (
+            "[providers.slack]\nkeep = 1 # d\n\n# of tokens\n[tokens]\nx = 1\n",
+            '[providers.slack]\nkeep = 1 # d\nclient_id = "new"\n\n# of tokens\n[tokens]\nx = 1\n',
+        ),
+        ("providers = { slack = { client_id = 'x' } } # a\n", 'providers = { slack = { client_id = "new" } } # a\n'),
+        ('[providers]\nslack.client_id = "x" # a\n', '[providers]\nslack.client_id = "new" # a\n'),
+        ('providers.slack.client_id="x" # a\n[s]\n', 'providers.slack.client_id="new" # a\n[s]\n'),
+        ("[providers.a]\nx=1\n[server]\ny=1\n[providers.b]\nz=1\n",) * 2,
+        ("[providers]\n\n[tokens]\nx = [\n  1, # one\n]\n",) * 2,
+        ("x = 1",) * 2,
+        ('[providers . "slack"]\n"client_id" = "x"\n', '[providers . "slack"]\n"client_id" = "new"\n'),
+    ],
+)
+def test_comments_order_and_spacing_of_a_settings_file_survive_a_change(before: str, after: str) -> None:
+    if after == before:  # a table that is not there goes to the end
+        after = before + ADDED if before.endswith("\n") else f"{before}\n{ADDED}"
+    changed = with_values(before, SLACK, {"client_id": "new", "client_secret": None})
+    assert changed == after
+    assert with_values(changed, SLACK, {"client_id": "new", "client_secret": None}) == changed
+    gone = tomllib.loads(with_values(changed, SLACK, {"client_id": None})).get("providers", {}).get("slack", {})
+    assert "client_id" not in gone
+    windows = with_values(before.replace("\n", "\r\n"), SLACK, {"client_id": "new"})
+    assert windows == (after.replace("\n", "\r\n") if "\n" in before else after)
 
 
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=40))
