@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text, needles
 from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
-from providers.api.rules import Call, allowed
+from providers.api.rules import Call, allows
 from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
@@ -214,11 +214,11 @@ class UpstreamAPI:
         try:
             return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
         except Unauthorized:
-            if not await self._renewed(used):
+            if not await self._renew_token(used):
                 raise
         return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
 
-    async def _renewed(self, used: str) -> bool:
+    async def _renew_token(self, used: str) -> bool:
         """Whether there is another token than the one that was refused; one renewal per tool call."""
         async with self._renewing:
             if self._token == used and self._renew is not None:
@@ -242,8 +242,8 @@ class UpstreamAPI:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
         call = Call(api, method, path, {**params, **(body or {})}, frozenset(params))
-        if not allowed(self._provider, call, self._scopes, granted=self._granted):
-            if allowed(self._provider, replace(call, query=frozenset()), self._scopes, granted=self._granted):
+        if not allows(self._provider, call, self._scopes, granted=self._granted):
+            if allows(self._provider, replace(call, query=frozenset()), self._scopes, granted=self._granted):
                 names = ", ".join(sorted(params))
                 raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
@@ -276,13 +276,13 @@ class UpstreamAPI:
         try:
             answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
         except HttpError as error:
-            raise self._failed(error, is_write=is_write) from error
+            raise self._failure(error, is_write=is_write) from error
         answer = replace(answer, body=mask(answer.body, self._secrets))
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
         if form == "text" and answer.status == 200:
             return {"text": self._text(answer)}
         content = answer.json_content() if form == "any" else answer.json_object()
-        return self._judged(answer, content, is_write=is_write)
+        return self._judge(answer, content, is_write=is_write)
 
     def _text(self, answer: OutboundResponse) -> str:
         charset = re.search(r"charset=[\"']?([A-Za-z0-9_.:-]+)", answer.headers.get("content-type", ""))
@@ -296,7 +296,7 @@ class UpstreamAPI:
             )
         return mask_text(text.removeprefix("\ufeff"), self._secrets)  # once more: what a charset hid
 
-    def _failed(self, error: HttpError, *, is_write: bool) -> ToolRefused:
+    def _failure(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
             text = f"What {self._provider.title} sent is larger than a tool takes ({ANSWER_LIMIT} bytes): ask for less."
             return UpstreamRefused("too_large", text)
@@ -311,7 +311,7 @@ class UpstreamAPI:
             self._deadline = now + BUDGET
         return max(self._deadline - now, 0.05)
 
-    def _judged(
+    def _judge(
         self, answer: OutboundResponse, content: Mapping[str, object] | None, *, is_write: bool
     ) -> Mapping[str, object]:
         """The answer's content, or the refusal that it means."""

@@ -27,7 +27,7 @@ _UNFINISHED: Final = re.compile(
 def needles(secret: str) -> tuple[bytes, ...]:
     """What to look for so that this secret is found: itself, and what of it base64 shows at each of three offsets."""
     plain = secret.encode()
-    found = {plain, _unescaped(plain)}
+    found = {plain, _unescape(plain)}
     if len(plain) >= _BASE64_FROM:
         for before in range(3):
             letters = b64encode(bytes(before) + plain)
@@ -63,7 +63,7 @@ class Replacer:
 
     def whole(self, body: bytes) -> bytes:
         """A body that is all there."""
-        done, rest = self._replaced(body)
+        done, rest = self._replace(body)
         return done + rest if done else rest
 
     def text(self, value: str) -> str:
@@ -72,7 +72,7 @@ class Replacer:
 
     def feed(self, piece: bytes) -> bytes:
         """What can go out now."""
-        done, rest = self._replaced(self._held + piece)
+        done, rest = self._replace(self._held + piece)
         keep = self._beginning(rest)
         self._held = rest[len(rest) - keep :]
         return done + rest[: len(rest) - keep]
@@ -82,11 +82,11 @@ class Replacer:
         held, self._held = self._held, b""
         return held
 
-    def _replaced(self, content: bytes) -> tuple[bytes, bytes]:
+    def _replace(self, content: bytes) -> tuple[bytes, bytes]:
         """Everything up to the end of the last string that was replaced, and the rest."""
         done: list[bytes] = []
         end = 0
-        for start, stop, by in sorted(self._found(content), key=lambda one: (one[0], -one[1])):
+        for start, stop, by in sorted(self._find(content), key=lambda one: (one[0], -one[1])):
             if stop <= end:
                 continue
             if by is None:
@@ -98,7 +98,7 @@ class Replacer:
             end = stop
         return b"".join(done), content[end:]
 
-    def _found(self, content: bytes) -> Iterator[tuple[int, int, bytes | None]]:
+    def _find(self, content: bytes) -> Iterator[tuple[int, int, bytes | None]]:
         """Start, end and replacement (None: a mask) of each string that is there."""
         for string, by in self._exact.items():
             yield from ((at, at + len(string), by) for at in _places(string, content))
@@ -106,7 +106,7 @@ class Replacer:
             yield from ((at, at + len(secret), None) for at in _places(secret, content))
         if not _has_escapes(content):
             return
-        plain = _unescaped(content)
+        plain = _unescape(content)
         origins: Sequence[int] | None = None
         for secret in self._secrets:
             for at in _places(secret, plain):
@@ -123,7 +123,7 @@ class Replacer:
             return longest
         unfinished = _UNFINISHED.search(tail, max(0, len(tail) - _LONGEST))
         read = tail if unfinished is None else tail[: unfinished.start()]
-        plain = _unescaped(read)
+        plain = _unescape(read)
         overlap = max(_overlap(plain, secret) for secret in self._secrets)
         return max(longest, len(tail) - _origins(read)[len(plain) - overlap]) if overlap or unfinished else longest
 
@@ -146,7 +146,7 @@ def _character(match: re.Match[bytes]) -> bytes:
     return match[3] if match[6] is None else bytes((int(match[6]),))
 
 
-def _unescaped(content: bytes) -> bytes:
+def _unescape(content: bytes) -> bytes:
     return _ESCAPE.sub(_character, content)
 
 

@@ -33,17 +33,17 @@ class Call:
 
 def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...]:
     """The sets of scopes any of which allows the call; empty when no rule is for it."""
-    return tuple(rule.scopes for rule in _matching(provider, call))
+    return tuple(rule.scopes for rule in _matching_rules(provider, call))
 
 
-def allowed(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
+def allows(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
     if any(changes_method(provider, name) for name in call.parameters):
         return False
-    return deciding(provider, _matching(provider, call), scopes, granted=granted, query=call.query) is not None
+    return first_rule(provider, _matching_rules(provider, call), scopes, granted=granted, query=call.query) is not None
 
 
-def deciding(
+def first_rule(
     provider: Provider,
     rules: Iterable[Rule],
     scopes: frozenset[str],
@@ -51,7 +51,7 @@ def deciding(
     granted: frozenset[str] | None = None,
     query: frozenset[str] = frozenset(),
 ) -> Rule | None:
-    """The first of the rules that lets `scopes` through, with this in the query; `granted` as for `allowed`.
+    """The first of the rules that lets `scopes` through, with this in the query; `granted` as for `allows`.
 
     Only a token that can do more than `scopes` can show more for a parameter that no rule names.
     """
@@ -81,13 +81,15 @@ def authority(
     """
     if is_narrow:
         return scopes
-    return provider.everything if provider.scope.app_level else granted
+    return provider.all_scopes if provider.scope.app_level else granted
 
 
 def changes_method(provider: Provider, name: str) -> bool:
     """Whether a parameter of this name, in the query or the body, makes the call one of another method."""
     folded = fold_name(name)
-    return folded in _METHOD_PARAMETERS or (provider.overrides is not None and folded in provider.overrides.folded)
+    return folded in _METHOD_PARAMETERS or (
+        provider.overrides is not None and folded in provider.overrides.folded_parameters
+    )
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
@@ -122,7 +124,7 @@ def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
 
 def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
     """The scopes and everything that they include."""
-    reached = provider.reached
+    reached = provider.reach_of
     found = reached.get(scopes)
     if found is None:
         covers = provider.covers
@@ -132,7 +134,7 @@ def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
     return found
 
 
-def _matching(provider: Provider, call: Call) -> Iterator[Rule]:
+def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
     for rule in of_path(provider, api=call.api, method=call.method, path=call.path):
         if fits(rule, call.parameters):
             yield rule

@@ -18,6 +18,6 @@ def as_id(text: str | None, *, limit: int) -> str:
     return re.sub(r"[^\x21-\x7e]", "", text or "")[:limit]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A provider's text on one line in quotation marks, so that it cannot pass for ours in a readable answer."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

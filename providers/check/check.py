@@ -17,9 +17,9 @@ from pydantic import JsonValue
 
 from providers.check.trial import (
     SLACK,
-    Finding,
     Skipped,
     StepFailed,
+    StepResult,
     Trial,
     asked_of,
     in_words,
@@ -140,7 +140,7 @@ async def _refresh(trial: Trial) -> str:
     """A refresh brings tokens that work, and says the same things as the code's answer."""
     needs_refresh(trial)
     first = await trial.connect()
-    second = await trial.renewed(first.refresh_token)
+    second = await trial.renew(first.refresh_token)
     _check_scopes(trial, second, asked_of(trial.provider))
     _check_expiry(trial, second)
     if not await trial.is_alive(second.access_token):
@@ -152,7 +152,7 @@ async def _refresh(trial: Trial) -> str:
             + ("leaves" if ends else "ends")
             + " the access token before it; the file says otherwise"
         )
-    third = await trial.renewed(second.refresh_token or first.refresh_token)
+    third = await trial.renew(second.refresh_token or first.refresh_token)
     return "rotates" if third.refresh_token is not None else "the refresh token stays"
 
 
@@ -161,7 +161,7 @@ async def _reuse(trial: Trial) -> str:
     needs_refresh(trial)
     facts = trial.provider.rotation
     first = await trial.connect()
-    second = await trial.renewed(first.refresh_token)
+    second = await trial.renew(first.refresh_token)
     newest = second.refresh_token or first.refresh_token
     trial.simulator.advance(max(0, facts.grace - 2) if facts.mode is RotationMode.GRACE else 3600)
     again = await trial.refresh(first.refresh_token)
@@ -221,7 +221,7 @@ async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozen
     is_told = trial.mode.shape.scope != "absent" or trial.mode.status
     if is_told and (said is None or said - always != wanted - always):
         raise StepFailed(f"downscope: asked for {sorted(wanted)}, got {sorted(said or ())}")
-    full = await trial.renewed(outcome.answer.refresh_token or first.refresh_token)
+    full = await trial.renew(outcome.answer.refresh_token or first.refresh_token)
     shrunk = full.scopes is not None and full.scopes - always != asked_of(trial.provider) - always
     is_gone = not trial.provider.rotation.ends_access_token and not await trial.is_alive(first.access_token)
     harmed = shrunk or is_gone
@@ -252,7 +252,7 @@ async def _lifetimes(trial: Trial) -> str:
         raise Skipped("the grant does not end by itself, as far as is known")
     first = await trial.connect()
     trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
-    newest = (await trial.renewed(first.refresh_token)).refresh_token or first.refresh_token
+    newest = (await trial.renew(first.refresh_token)).refresh_token or first.refresh_token
     trial.simulator.advance((expires.idle or expires.grant or 0) + 86400)
     if isinstance(await trial.refresh(newest), Rotated):
         raise StepFailed(f"expires: the grant lives longer than the file's {ends} s")
@@ -281,7 +281,7 @@ async def _errors(trial: Trial) -> str:
         outcome = await trial.refresh(token)
         if not isinstance(outcome, meaning):
             raise StepFailed(f"a fault ({kind}) is {in_words(outcome)}")
-    await trial.renewed(token)
+    await trial.renew(token)
     return ""
 
 
@@ -359,28 +359,28 @@ STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
 )
 
 
-async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[Finding]:
+async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[StepResult]:
     """All steps of one file; each starts from a clean simulator."""
     trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
     for name, step in STEPS:
         simulator.reset()
         try:
             note = await step(trial)
-            trial.findings.append(Finding(name, "ok", note))
+            trial.findings.append(StepResult(name, "ok", note))
         except Skipped as reason:
-            trial.findings.append(Finding(name, "skipped", str(reason)))
+            trial.findings.append(StepResult(name, "skipped", str(reason)))
         except StepFailed as failure:
-            trial.findings.append(Finding(name, "failed", str(failure)))
+            trial.findings.append(StepResult(name, "failed", str(failure)))
         except (HttpError, UpstreamError) as error:
-            trial.findings.append(Finding(name, "failed", str(error)))
+            trial.findings.append(StepResult(name, "failed", str(error)))
     return trial.findings
 
 
 async def examine_all(
     providers: Sequence[Provider], *, mode: str | None = None
-) -> list[tuple[Provider, str, list[Finding]]]:
+) -> list[tuple[Provider, str, list[StepResult]]]:
     """Several files, one after the other, against one simulator; an app without a secret, where there is one, too."""
-    found: list[tuple[Provider, str, list[Finding]]] = []
+    found: list[tuple[Provider, str, list[StepResult]]] = []
     async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         for provider in providers:
             name = mode_for(provider, mode)

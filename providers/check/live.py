@@ -19,7 +19,7 @@ from vault.upstream import Downscope, NotSent, RefreshOutcome, Refused, RevokeOu
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LiveStep:
     """What one step came to."""
 
     step: str
@@ -29,7 +29,7 @@ class Seen:
 
 async def live_test(
     provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]], outbound: Outbound | None = None
-) -> list[Seen]:
+) -> list[LiveStep]:
     """Connect, look, refresh, narrow, revoke. `ask` shows an address and returns where the browser ended."""
     async with outbound or Outbound() as http:
         return await _live(AuthlibUpstream(provider, http), provider, redirect_uri=redirect_uri, ask=ask)
@@ -37,64 +37,66 @@ async def live_test(
 
 async def _live(
     upstream: AuthlibUpstream, provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]]
-) -> list[Seen]:
+) -> list[LiveStep]:
     if not upstream.is_configured:
-        return [Seen("consent", "failed", f"set up first: token-vault providers setup {provider.name}")]
+        return [LiveStep("consent", "failed", f"set up first: token-vault providers setup {provider.name}")]
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
     url = upstream.authorization_url(
         redirect_uri=redirect_uri, state=state, scopes=provider.scope.default, code_verifier=verifier
     )
     back = {name: values[0] for name, values in parse_qs(urlsplit((await ask(url)).strip()).query).items()}
     if back.get("state") != state or "code" not in back:
-        return [Seen("consent", "failed", back.get("error", "that address carries no code of this attempt"))]
+        return [LiveStep("consent", "failed", back.get("error", "that address carries no code of this attempt"))]
     try:
         answer = await upstream.redeem(code=back["code"], redirect_uri=redirect_uri, code_verifier=verifier)
     except UpstreamError as error:
-        return [Seen("code", "failed", f"{error.code}: {error.description}")]
+        return [LiveStep("code", "failed", f"{error.code}: {error.description}")]
     account = "" if answer.account is None else answer.account.label
     granted = "not said" if answer.scopes is None else " ".join(sorted(answer.scopes))
     lacking = frozenset[str]() if answer.scopes is None else provider.scope.default - answer.scopes
     seen = [
-        Seen("consent", "ok", f"account {account}"),
-        Seen("scopes", "ok", granted + (f"; not granted: {' '.join(sorted(lacking))}" if lacking else "")),
-        Seen("lifetime", "ok", "not said" if answer.expires_in is None else f"{answer.expires_in} s"),
+        LiveStep("consent", "ok", f"account {account}"),
+        LiveStep("scopes", "ok", granted + (f"; not granted: {' '.join(sorted(lacking))}" if lacking else "")),
+        LiveStep("lifetime", "ok", "not said" if answer.expires_in is None else f"{answer.expires_in} s"),
     ]
     access, refresh = answer.access_token, answer.refresh_token
     if provider.refresh_tokens == "never":
-        seen.append(Seen("refresh", "skipped" if refresh is None else "failed", "the file says that there are none"))
+        seen.append(
+            LiveStep("refresh", "skipped" if refresh is None else "failed", "the file says that there are none")
+        )
     elif refresh is None:
-        seen.append(Seen("refresh", "failed", "no refresh token came"))
+        seen.append(LiveStep("refresh", "failed", "no refresh token came"))
     else:
         outcome = await upstream.refresh(refresh)
-        seen.append(_judged("refresh", outcome))
+        seen.append(_step_of("refresh", outcome))
         if isinstance(outcome, Rotated):
             access, refresh = outcome.answer.access_token, outcome.answer.refresh_token or refresh
-            seen.append(await _narrowed(upstream, provider, refresh))
+            seen.append(await _try_narrowing(upstream, provider, refresh))
     ended = await upstream.revoke(refresh_token=refresh, access_token=access)
     if ended is RevokeOutcome.UNSUPPORTED:
-        seen.append(Seen("revoke", "skipped", "there is no way: end it on the service's own page"))
+        seen.append(LiveStep("revoke", "skipped", "there is no way: end it on the service's own page"))
     else:
-        seen.append(Seen("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", ended.value))
+        seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", ended.value))
     return seen
 
 
-async def _narrowed(upstream: AuthlibUpstream, provider: Provider, refresh: str) -> Seen:
+async def _try_narrowing(upstream: AuthlibUpstream, provider: Provider, refresh: str) -> LiveStep:
     facts, wanted = provider.downscope, frozenset(sorted(provider.scope.default)[:1])
     if facts.mode is not Downscope.REFRESH_SCOPE or facts.destructive:
-        return Seen("narrow", "skipped", f"by {facts.mode.value}")
+        return LiveStep("narrow", "skipped", f"by {facts.mode.value}")
     outcome = await upstream.refresh(refresh, wanted)
     if not isinstance(outcome, Rotated):
-        return _judged("narrow", outcome)
+        return _step_of("narrow", outcome)
     said = outcome.answer.scopes
     narrow = said is not None and said <= wanted | provider.always_granted
-    return Seen("narrow", "ok" if narrow else "failed", "not said" if said is None else " ".join(sorted(said)))
+    return LiveStep("narrow", "ok" if narrow else "failed", "not said" if said is None else " ".join(sorted(said)))
 
 
-def _judged(step: str, outcome: RefreshOutcome) -> Seen:
+def _step_of(step: str, outcome: RefreshOutcome) -> LiveStep:
     match outcome:
         case Rotated(answer):
-            return Seen(step, "ok", "rotates" if answer.refresh_token is not None else "the refresh token stays")
+            return LiveStep(step, "ok", "rotates" if answer.refresh_token is not None else "the refresh token stays")
         case Refused():
-            return Seen(step, "failed", f"refused: {outcome.code} {outcome.description}".strip())
+            return LiveStep(step, "failed", f"refused: {outcome.code} {outcome.description}".strip())
         case NotSent() | Silent():
-            return Seen(step, "failed", outcome.reason)
+            return LiveStep(step, "failed", outcome.reason)

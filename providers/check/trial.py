@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from providers.definitions.inputs import examples, filled
+from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.oauth.client import AuthlibUpstream
 from providers.outbound.client import Outbound, OutboundRequest
@@ -43,7 +43,7 @@ class Skipped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class StepResult:
     """What one step came to. `outcome` is ok, failed, or skipped with the reason."""
 
     step: str
@@ -60,7 +60,7 @@ class Trial:
     mode: Mode
     simulator: Simulator
     outbound: Outbound
-    findings: list[Finding] = field(default_factory=list[Finding])
+    findings: list[StepResult] = field(default_factory=list[StepResult])
 
     @property
     def base(self) -> str:
@@ -72,7 +72,7 @@ class Trial:
 
     def upstream(self, *, secret: str = CLIENT_SECRET) -> AuthlibUpstream:
         known = None if self.provider.client_auth == "none" else secret
-        provider = at_simulator(self.provider, self.base).registered(Registration(CLIENT_ID, known))
+        provider = at_simulator(self.provider, self.base).with_registration(Registration(CLIENT_ID, known))
         return AuthlibUpstream(provider, self.outbound, clock=self.simulator.now)
 
     async def connect(
@@ -98,7 +98,7 @@ class Trial:
             raise StepFailed("there is no refresh token")
         return await self.upstream().refresh(token, scopes)
 
-    async def renewed(self, token: str | None) -> TokenAnswer:
+    async def renew(self, token: str | None) -> TokenAnswer:
         """The tokens of a refresh that has to work. Raises StepFailed."""
         outcome = await self.refresh(token)
         if not isinstance(outcome, Rotated):
@@ -113,7 +113,7 @@ class Trial:
 
 def at_simulator(provider: Provider, base: str) -> Provider:
     """The provider with every address at the simulator; whether there is one is still the file's word."""
-    provider = filled(provider, examples(provider))
+    provider = with_inputs(provider, examples(provider))
     hosts, identity, revoke = provider.hosts, provider.identity, provider.revoke
     tail = "/revoke/{token}" if revoke.token_in == "path" else "/revoke"
     changes: dict[str, object] = {

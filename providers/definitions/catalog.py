@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from providers.definitions.discovery import Endpoints, generic_provider
-from providers.definitions.inputs import InputRefused, filled, given
+from providers.definitions.inputs import InputRefused, input_values, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.definitions.validation import address_problems, problems_of
 from providers.outbound.json_values import at, is_array, is_object, parse_object
@@ -82,7 +82,7 @@ class Catalog:
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
 
-    def everything(self) -> tuple[Provider, ...]:
+    def all_providers(self) -> tuple[Provider, ...]:
         """All providers that there are, in the order of their names; reads every file."""
         for name, path in self._shelf.items():
             if name not in self._providers and name not in self._fetched:
@@ -99,7 +99,7 @@ class Catalog:
         if name in self._shelf and name not in self._fetched:
             self._fetched[name] = read_provider(self._shelf[name])
         elif name not in self._fetched and not self._is_complete:
-            self.everything()  # it may be an alias
+            self.all_providers()  # it may be an alias
         return self._fetched.get(name) or self._fetched.get(self._aliases.get(name, name))
 
     def provider(self, name: str) -> Provider:
@@ -141,7 +141,7 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
     for name, settings in (overrides or {}).items():
         if settings.endpoints is not None and found[name][0].suffix:
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
-    providers = [_overridden(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
+    providers = [_with_overrides(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
     return Catalog(providers, shelf)
 
@@ -176,7 +176,7 @@ def schema() -> dict[str, object]:
     """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
-    return {name: _ordered(_on_one_line(value)) for name, value in made.items()}
+    return {name: _in_order(_on_one_line(value)) for name, value in made.items()}
 
 
 def _on_one_line(value: object) -> object:
@@ -189,13 +189,13 @@ def _on_one_line(value: object) -> object:
     return [_on_one_line(inner) for inner in value] if is_array(value) else value
 
 
-def _ordered(value: object) -> object:
+def _in_order(value: object) -> object:
     """The same with the defaults of sets in one order, whatever the hashes of this run; parts say their own."""
     if is_array(value):
-        return [_ordered(item) for item in value]
+        return [_in_order(item) for item in value]
     if not is_object(value):
         return value
-    found = {name: _ordered(inner) for name, inner in value.items()}
+    found = {name: _in_order(inner) for name, inner in value.items()}
     default = value.get("default")
     if is_object(default):
         del found["default"]
@@ -269,7 +269,7 @@ def _in_words(error: ValidationError) -> Iterator[str]:
                 yield f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}; correct it"
 
 
-def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provider:
+def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> Provider:
     """The provider at the operator's addresses."""
     if settings is None:
         return provider
@@ -283,7 +283,7 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
         if (value := getattr(settings, name)) is not None
     }
     try:
-        provider = filled(provider, given(provider, settings.inputs))
+        provider = with_inputs(provider, input_values(provider, settings.inputs))
     except InputRefused as error:
         raise ProviderFileRefused(f"providers.{provider.name}.{error}") from error
     changes: dict[str, object] = {
@@ -308,7 +308,7 @@ def _overridden(provider: Provider, settings: ProviderOverrides | None) -> Provi
     if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
         changed = changed.as_public_client()
     registration = Registration(settings.client_id, settings.client_secret, settings.scopes)
-    return changed.registered(registration)
+    return changed.with_registration(registration)
 
 
 def _in_testing(provider: Provider) -> Provider:

@@ -29,7 +29,7 @@ def examples(provider: Provider) -> Mapping[str, str]:
     return {name: about.example for name, about in provider.inputs.items()}
 
 
-def given(provider: Provider, values: Mapping[str, str]) -> Mapping[str, str]:
+def input_values(provider: Provider, values: Mapping[str, str]) -> Mapping[str, str]:
     """The value of each input, its default where there is none. Raises InputRefused."""
     found: dict[str, str] = {}
     for name in sorted(set(values) - set(provider.inputs)):
@@ -66,7 +66,7 @@ def input_problems(provider: Provider) -> Iterator[str]:
                 yield f"inputs.{name}.{field}: {value!r} does not match its own pattern; correct it"
 
 
-def filled(provider: Provider, values: Mapping[str, str]) -> Provider:
+def with_inputs(provider: Provider, values: Mapping[str, str]) -> Provider:
     """The provider with these values in its addresses and extra parameters."""
     if not provider.inputs:
         return provider

@@ -52,11 +52,11 @@ FactName = Literal[
 METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})  # everywhere
 
 
-class Part(BaseModel):
+class FilePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Input(Part):
+class Input(FilePart):
     """What only the operator knows and addresses need: `{subdomain}` in a URL stands for the input of that name.
 
     The whole value must match `pattern`, and it never reaches beyond one part of a host name or path.
@@ -68,14 +68,14 @@ class Input(Part):
     default: str | None = None
 
 
-class Renames(Part):
+class Renames(FilePart):
     """OAuth's parameter -> what this provider calls it; the empty text leaves the parameter out."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
     token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
 
 
-class LongLived(Part):
+class LongLived(FilePart):
     """A second step after the code: the short-lived token is changed for a long one (Meta's services).
 
     A GET with `grant_type`, our client id and secret, and the token under `token_param`.
@@ -86,21 +86,21 @@ class LongLived(Part):
     token_param: str
 
 
-class Console(Part):
+class Console(FilePart):
     """Where an operator makes the app. `{redirect_uri}` and `{scopes}` in a step are filled in."""
 
     url: str
     steps: tuple[Title, ...] = ()
 
 
-class Source(Part):
+class Source(FilePart):
     """What says so: an address or the name of a document, and when it was read or named."""
 
     name: Title
     date: dt.date
 
 
-class Fact(Part):
+class Fact(FilePart):
     """How sure we are. `checked`: read on the provider's own pages or in its library; `cited`: the named source is
     said to say so, not read again;
     `unknown`: nobody does, and the strictest reading is taken.
@@ -110,7 +110,7 @@ class Fact(Part):
     sources: tuple[Key, ...] = ()
 
 
-class Overrides(Part):
+class Overrides(FilePart):
     """What turns a call into one of another method at this provider, so that it is refused; empty where somebody looked
     and found nothing.
 
@@ -123,7 +123,7 @@ class Overrides(Part):
     sources: tuple[Key, ...] = ()
 
     @cached_property
-    def folded(self) -> frozenset[str]:
+    def folded_parameters(self) -> frozenset[str]:
         """The parameters as `fold_name` writes them."""
         return frozenset(fold_name(name) for name in self.parameters)
 
@@ -135,7 +135,7 @@ def fold_name(name: str) -> str:
     return re.sub(r"[ .-]", "_", plain)
 
 
-class Proxied(Part):
+class Proxied(FilePart):
     """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
 
     headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # pass on, too
@@ -152,7 +152,7 @@ class Registration:
     scopes: frozenset[str] | None = None  # None: no limit
 
 
-class Hosts(Part):
+class Hosts(FilePart):
     """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both.
 
     `issuer` only where every authorization response names it as `iss` (RFC 9207): an answer without it is refused then.
@@ -165,7 +165,7 @@ class Hosts(Part):
     issuer: str | None = None
 
 
-class ScopeSyntax(Part):
+class ScopeSyntax(FilePart):
     """How scopes are written, and which are asked without being named."""
 
     param: str = "scope"
@@ -178,7 +178,7 @@ class ScopeSyntax(Part):
     app_level: bool = False  # the app has them, nobody asks: none are sent, and what we call scopes only our rules hold
 
 
-class Params(Part):
+class Params(FilePart):
     """Extra parameters, sent as they stand."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -186,7 +186,7 @@ class Params(Part):
     refresh: Mapping[str, str] = Field(default_factory=dict[str, str])
 
 
-class TokenShape(Part):
+class TokenShape(FilePart):
     """How the token endpoint's answer differs from RFC 6749 §5.1."""
 
     root: str | None = None  # the member that holds the tokens
@@ -200,7 +200,7 @@ class TokenShape(Part):
     grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
 
 
-class Expiry(Part):
+class Expiry(FilePart):
     """Lifetimes in seconds, where answers do not say; and where and how they say when the access token ends."""
 
     path: str = "expires_in"  # from the member that holds the tokens
@@ -211,7 +211,7 @@ class Expiry(Part):
     testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
 
 
-class RotationFacts(Part):
+class RotationFacts(FilePart):
     """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
 
     mode: RotationMode = RotationMode.REVOKES
@@ -219,7 +219,7 @@ class RotationFacts(Part):
     ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, Miro, Snowflake ...)
 
 
-class DownscopeFacts(Part):
+class DownscopeFacts(FilePart):
     """Whether and how the provider can issue a narrower token, and whether that harms the grant.
 
     `api` and `path`: the endpoint of a way of the provider's own. `items`: whether a narrower token can, or must, be
@@ -240,7 +240,7 @@ class DownscopeFacts(Part):
     scopes_at: str = "scopes"
 
 
-class PublicClient(Part):
+class PublicClient(FilePart):
     """The second way to register: an app without a secret, for a vault on the person's own machine.
 
     Taken when settings have a client id and no secret, and the redirect address is on loopback.
@@ -253,7 +253,7 @@ class PublicClient(Part):
     downscope: DownscopeFacts | None = None  # where it differs
 
 
-class Revocation(Part):
+class RevocationFacts(FilePart):
     """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
     With `token_in = "path"`, `{token}` stands in the address; `{client_id}` may always.
@@ -269,7 +269,7 @@ class Revocation(Part):
     ends_grant: bool | None = None
 
 
-class Identity(Part):
+class Identity(FilePart):
     """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer.
 
     `source`: an endpoint, the answer of the token endpoint, or nowhere: then each consent makes its own connection.
@@ -285,7 +285,7 @@ class Identity(Part):
     label: str = ""
 
 
-class Errors(Part):
+class Errors(FilePart):
     """The provider's own words for what OAuth and HTTP say otherwise."""
 
     ends_grant: frozenset[str] = frozenset({"invalid_grant"})
@@ -299,7 +299,7 @@ class Errors(Part):
     words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the mend
 
 
-class Scope(Part):
+class Scope(FilePart):
     """One scope in plain words, for pages; and the scopes that it includes."""
 
     title: Title
@@ -318,7 +318,7 @@ def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-class Rule(Part):
+class Rule(FilePart):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
     `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
@@ -358,7 +358,7 @@ class Rule(Part):
         return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
 
 
-class Provider(Part):
+class Provider(FilePart):
     """Everything we know of one upstream service.
 
     With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
@@ -385,7 +385,7 @@ class Provider(Part):
     public_client: PublicClient | None = None
     rotation: RotationFacts = RotationFacts()
     downscope: DownscopeFacts = DownscopeFacts()
-    revoke: Revocation = Revocation()
+    revoke: RevocationFacts = RevocationFacts()
     identity: Identity = Identity(source="none")
     apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
     errors: Errors = Errors()
@@ -417,7 +417,7 @@ class Provider(Part):
         changes = {"client_auth": "none", "pkce": public.pkce, "expires": expires, **differing}
         return self.model_copy(update=changes)
 
-    def registered(self, registration: Registration) -> Provider:
+    def with_registration(self, registration: Registration) -> Provider:
         """This provider with a registration of ours, whose client id some want in a header of every call."""
         client_id = registration.client_id or ""
         headers = {name: value.replace("{client_id}", client_id) for name, value in self.headers.items()}
@@ -444,12 +444,12 @@ class Provider(Part):
         return {name: reach for name in self.scopes if (reach := self._reach(name))}
 
     @cached_property
-    def everything(self) -> frozenset[str]:
+    def all_scopes(self) -> frozenset[str]:
         """All of its scopes."""
         return frozenset(self.scopes)
 
     @cached_property
-    def reached(self) -> dict[frozenset[str], frozenset[str]]:
+    def reach_of(self) -> dict[frozenset[str], frozenset[str]]:
         """What sets of scopes were found to reach; `providers.api.rules` fills it."""
         return {}
 
@@ -463,7 +463,7 @@ class Provider(Part):
         return found
 
     @cached_property
-    def reading(self) -> frozenset[str]:
+    def reading_scopes(self) -> frozenset[str]:
         """Scopes that only rules for reading know: every call that they allow may be a GET."""
         known = frozenset(scope for rule in self.rules for scope in rule.scopes)
         return known - frozenset(scope for rule in self.rules if "GET" not in rule.method for scope in rule.scopes)
@@ -522,5 +522,5 @@ class Provider(Part):
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
             operator_scopes=self.registration.scopes,
-            reading=self.reading,
+            reading=self.reading_scopes,
         )

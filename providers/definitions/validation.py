@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from yarl import URL
 
-from providers.definitions.inputs import examples, filled, input_problems, names_in
+from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
 from providers.definitions.model import METHOD_HEADERS, Provider
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
@@ -29,7 +29,7 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
     yield from _kind_problems(provider)
     yield from input_problems(provider)
     yield from _placeholder_problems(provider)
-    yield from address_problems(filled(provider, examples(provider)))
+    yield from address_problems(with_inputs(provider, examples(provider)))
     yield from _scope_problems(provider)
     yield from _identity_problems(provider)
     yield from _downscope_problems(provider)

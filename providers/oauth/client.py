@@ -19,12 +19,19 @@ from urllib.parse import parse_qsl, urlencode
 from authlib.oauth2.client import OAuth2Client
 
 from providers.definitions.model import Provider
-from providers.oauth.narrowing import Wish, exchange_answer, exchange_parameters, item_of, scoped_answer, scoped_fields
+from providers.oauth.narrowing import (
+    NarrowTokenRequest,
+    exchange_answer,
+    exchange_parameters,
+    item_of,
+    scoped_answer,
+    scoped_fields,
+)
 from providers.oauth.token_requests import (
     FORM,
     JSON,
     Fields,
-    Written,
+    TokenRequestBytes,
     authorize_parameters,
     long_lived_url,
     narrowing_parameter,
@@ -32,7 +39,7 @@ from providers.oauth.token_requests import (
     revoke_request,
     token_request,
 )
-from providers.oauth.token_responses import Asked, Judged, account_of, clean_code, judge, scopes_in
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, clean_code, judge, scopes_in
 from providers.outbound.client import Crowded, HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
 from providers.outbound.json_values import at, text_at
 from vault.upstream import (
@@ -123,11 +130,11 @@ class AuthlibUpstream:
         parameters["redirect_uri"] = redirect_uri
         if provider.pkce == "S256":
             parameters["code_verifier"] = code_verifier
-        outcome = await self._ask(provider.hosts.token_url, parameters, self._asked(code, code_verifier))
+        outcome = await self._ask(provider.hosts.token_url, parameters, self._context(code, code_verifier))
         if isinstance(outcome, TokenAnswer):
             if keep is not None:
                 await keep(outcome)
-            outcome = await self._lengthened(outcome)
+            outcome = await self._lengthen(outcome)
         match outcome:
             case TokenAnswer():
                 return replace(outcome, account=await self._account(outcome))
@@ -148,7 +155,7 @@ class AuthlibUpstream:
             parameters = {**parameters, **narrowing_parameter(provider, scopes)}
         started = asyncio.get_running_loop().time()
         url = provider.hosts.refresh_url or provider.hosts.token_url
-        outcome = await self._ask(url, parameters, self._asked(refresh_token, is_refresh=True))
+        outcome = await self._ask(url, parameters, self._context(refresh_token, is_refresh=True))
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
         if not isinstance(outcome, TokenAnswer):
             return outcome
@@ -158,37 +165,37 @@ class AuthlibUpstream:
             # Not with a new refresh token in hand: that has to be stored before anything else happens.
             left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
             if left > _LEAST:
-                outcome = replace(outcome, scopes=await self._told(outcome.access_token, timeout=left))
+                outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
         return Rotated(outcome)
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """A narrower access token from an access token; one attempt, which spends nothing."""
         provider = self._provider
-        wish = Wish(scopes, None if item is None else item_of(provider, item))
+        wish = NarrowTokenRequest(scopes, None if item is None else item_of(provider, item))
         if item is not None and wish.item is None:
             return Refused("invalid_target", f"{provider.title} knows no such item", ends_grant=False)
-        asked = self._asked(access_token)
+        asked = self._context(access_token)
         match provider.downscope.mode:
             case Downscope.NATIVE:
                 fields = scoped_fields(wish, access_token)
                 written = native_request(provider, provider.downscope_url(provider.downscope.path) or "", fields)
-                outcome = await self._answered(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
+                outcome = await self._outcome(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
             case Downscope.EXCHANGE:
                 fields = exchange_parameters(provider, wish, access_token)
                 written = token_request(provider, provider.hosts.token_url, fields)
-                outcome = await self._answered(written, lambda answer: exchange_answer(provider, answer, wish, asked))
+                outcome = await self._outcome(written, lambda answer: exchange_answer(provider, answer, wish, asked))
             case _:
                 return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
         return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
-    async def _told(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
+    async def _ask_scopes(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
         """What the provider says that this token may do; None when it says nothing."""
         provider = self._provider
         url = provider.downscope_url(provider.downscope.told_path)
         if url is None:
             return None
         headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
-        written = Written("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
+        written = TokenRequestBytes("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
         try:
             answer = await self._send(written, timeout=timeout)
         except HttpError:
@@ -230,14 +237,16 @@ class AuthlibUpstream:
         dead = self._provider.errors.ends_grant | {"invalid_token"}
         return answer.status < 500 and answer.status != 429 and code in dead
 
-    async def _ask(self, url: str, parameters: Fields, asked: Asked) -> Judged:
+    async def _ask(self, url: str, parameters: Fields, asked: ResponseContext) -> TokenOutcome:
         """One request to the token endpoint, and what its answer means."""
-        return await self._judged(token_request(self._provider, url, parameters), asked)
+        return await self._send_and_judge(token_request(self._provider, url, parameters), asked)
 
-    async def _judged(self, written: Written, asked: Asked) -> Judged:
-        return await self._answered(written, lambda answer: judge(self._provider, answer, asked))
+    async def _send_and_judge(self, written: TokenRequestBytes, asked: ResponseContext) -> TokenOutcome:
+        return await self._outcome(written, lambda answer: judge(self._provider, answer, asked))
 
-    async def _answered(self, written: Written, judged: Callable[[OutboundResponse], Judged]) -> Judged:
+    async def _outcome(
+        self, written: TokenRequestBytes, judged: Callable[[OutboundResponse], TokenOutcome]
+    ) -> TokenOutcome:
         self._client_id()
         try:
             answer = await self._send(written)
@@ -249,14 +258,14 @@ class AuthlibUpstream:
             return Silent(error.reason)
         return judged(answer)
 
-    async def _lengthened(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
+    async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
         """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens
         the access token's end is the grant's.
         """
         url = long_lived_url(self._provider, answer.access_token)
         if url is not None:
-            written = Written("GET", url, {"Accept": JSON}, None)
-            longer = await self._judged(written, self._asked(answer.access_token))
+            written = TokenRequestBytes("GET", url, {"Accept": JSON}, None)
+            longer = await self._send_and_judge(written, self._context(answer.access_token))
             if not isinstance(longer, TokenAnswer):
                 return longer
             answer = replace(answer, access_token=longer.access_token, expires_in=longer.expires_in)
@@ -282,7 +291,7 @@ class AuthlibUpstream:
             headers["Content-Type"], body = JSON, identity.body.encode()
         elif identity.method == "POST":
             headers["Content-Type"] = FORM
-        written = Written(identity.method, provider.identity_url, headers, body)
+        written = TokenRequestBytes(identity.method, provider.identity_url, headers, body)
         try:
             try:
                 answer = await self._send(written)
@@ -301,7 +310,7 @@ class AuthlibUpstream:
             raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
         return account
 
-    async def _send(self, written: Written, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109
+    async def _send(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109
         return await self._outbound.send(
             OutboundRequest(
                 method=written.method,
@@ -315,8 +324,8 @@ class AuthlibUpstream:
             )
         )
 
-    def _asked(self, *sent: str, is_refresh: bool = False) -> Asked:
-        return Asked(is_refresh=is_refresh, secrets=self._secrets(*sent), now=int(self._clock()))
+    def _context(self, *sent: str, is_refresh: bool = False) -> ResponseContext:
+        return ResponseContext(is_refresh=is_refresh, secrets=self._secrets(*sent), now=int(self._clock()))
 
     def _client_id(self) -> str:
         client_id = self._provider.registration.client_id

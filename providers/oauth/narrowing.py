@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from providers.definitions.model import Provider
 from providers.oauth.token_requests import Fields
-from providers.oauth.token_responses import Asked, Judged, judge
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge
 from providers.outbound.client import OutboundResponse
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from vault.upstream import NotSent, Refused, Silent, TokenAnswer
@@ -34,7 +34,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class NarrowTokenRequest:
     """What the new token may do, and the one thing that it may reach."""
 
     scopes: frozenset[str]
@@ -58,7 +58,7 @@ def item_of(provider: Provider, url: str) -> Item | None:
     return None
 
 
-def exchange_parameters(provider: Provider, wish: Wish, access_token: str) -> Fields:
+def exchange_parameters(provider: Provider, wish: NarrowTokenRequest, access_token: str) -> Fields:
     """RFC 8693 §2.1."""
     parameters = {"grant_type": EXCHANGE, "subject_token": access_token, "subject_token_type": ACCESS_TOKEN}
     parameters["scope"] = provider.scope.separator.join(sorted(wish.scopes))
@@ -67,7 +67,9 @@ def exchange_parameters(provider: Provider, wish: Wish, access_token: str) -> Fi
     return parameters
 
 
-def exchange_answer(provider: Provider, answer: OutboundResponse, wish: Wish, asked: Asked) -> Judged:
+def exchange_answer(
+    provider: Provider, answer: OutboundResponse, wish: NarrowTokenRequest, asked: ResponseContext
+) -> TokenOutcome:
     """RFC 8693 §2.2.1, with Box's `restricted_to`: an entry for each scope, and the item that it is for."""
     outcome = judge(provider, answer, asked)
     if isinstance(outcome, Refused):
@@ -91,7 +93,7 @@ def _is_for(entry: Mapping[str, object], item: Item) -> bool:
     return kind is not None and item.url.endswith(f"/{kind}s/{number}")
 
 
-def scoped_fields(wish: Wish, access_token: str) -> Mapping[str, object]:
+def scoped_fields(wish: NarrowTokenRequest, access_token: str) -> Mapping[str, object]:
     """GitHub's body: scopes are `permission:level`, the item is a repository."""
     fields: dict[str, object] = {"access_token": access_token}
     if wish.item is not None:
@@ -105,7 +107,7 @@ def scoped_fields(wish: Wish, access_token: str) -> Mapping[str, object]:
     return fields
 
 
-def scoped_answer(answer: OutboundResponse, wish: Wish, *, now: int) -> Judged:
+def scoped_answer(answer: OutboundResponse, wish: NarrowTokenRequest, *, now: int) -> TokenOutcome:
     """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
     if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
@@ -134,7 +136,7 @@ def _scoped_refusal(status: int) -> Refused:
             return Refused(f"status_{status}", "", ends_grant=False)
 
 
-def _is_confined(content: Mapping[str, object], wish: Wish) -> bool:
+def _is_confined(content: Mapping[str, object], wish: NarrowTokenRequest) -> bool:
     """Whether the answer is about the owner, and selected repositories only, where one was asked for."""
     if wish.item is None:
         return True

@@ -19,7 +19,7 @@ JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class TokenRequestBytes:
     """A request as it leaves."""
 
     method: str
@@ -31,11 +31,11 @@ class Written:
 Fields = Mapping[str, str | list[str]]
 
 
-def token_request(provider: Provider, url: str, parameters: Fields) -> Written:
+def token_request(provider: Provider, url: str, parameters: Fields) -> TokenRequestBytes:
     """A request to the token endpoint: with our client authentication, names and format of the provider's."""
     headers, credentials = _client(provider, provider.client_auth)
-    fields = _renamed({**parameters, **credentials}, provider.rename.token)
-    return _written("POST", url, headers, fields, form=provider.body)
+    fields = _rename({**parameters, **credentials}, provider.rename.token)
+    return _write("POST", url, headers, fields, form=provider.body)
 
 
 def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
@@ -45,21 +45,21 @@ def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
     return {facts.param: asked if facts.array else provider.scope.separator.join(asked)}
 
 
-def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -> Written:
+def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -> TokenRequestBytes:
     """A JSON request to an endpoint of the provider's own, authenticated with Basic."""
     registration = provider.registration
     client_id, secret = registration.client_id or "", registration.client_secret or ""
     headers = {**provider.headers, "Authorization": _basic(client_id, secret), "Content-Type": JSON}
     address = url.replace("{client_id}", quote(client_id, safe=""))
-    return Written("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
+    return TokenRequestBytes("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
 
 
 def authorize_parameters(provider: Provider, parameters: Mapping[str, str]) -> Fields:
     """The parameters of the authorization request under the provider's names."""
-    return _renamed(parameters, provider.rename.authorize)
+    return _rename(parameters, provider.rename.authorize)
 
 
-def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> Written:
+def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> TokenRequestBytes:
     """The request that ends this token; `kind` is `refresh_token` or `access_token`."""
     facts = provider.revoke
     url = url.replace("{client_id}", quote(provider.registration.client_id or "", safe=""))
@@ -68,16 +68,16 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> Wr
     headers = {**provider.headers, **headers}
     match facts.token_in:
         case "header":
-            return _written(facts.method, url, {**headers, "Authorization": f"Bearer {token}"}, fields, form="form")
+            return _write(facts.method, url, {**headers, "Authorization": f"Bearer {token}"}, fields, form="form")
         case "path":
-            return _written(facts.method, url.replace("{token}", quote(token, safe="")), headers, fields, form="form")
+            return _write(facts.method, url.replace("{token}", quote(token, safe="")), headers, fields, form="form")
         case "query":
-            return _written(facts.method, url, headers, {**fields, facts.param: token}, form="query")
+            return _write(facts.method, url, headers, {**fields, facts.param: token}, form="query")
         case "json":
-            return _written(facts.method, url, headers, {**fields, facts.param: token}, form="json")
+            return _write(facts.method, url, headers, {**fields, facts.param: token}, form="json")
         case "form":
             hint = {"token_type_hint": kind} if facts.client_auth and facts.param == "token" else {}  # RFC 7009 §2.1
-            return _written(facts.method, url, headers, {facts.param: token, **hint, **fields}, form="form")
+            return _write(facts.method, url, headers, {facts.param: token, **hint, **fields}, form="form")
 
 
 def long_lived_url(provider: Provider, access_token: str) -> str | None:
@@ -116,18 +116,20 @@ def _basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def _renamed(parameters: Fields, names: Mapping[str, str]) -> Fields:
+def _rename(parameters: Fields, names: Mapping[str, str]) -> Fields:
     """Under the provider's names; an empty name leaves the parameter out."""
     return {new: value for name, value in parameters.items() if (new := names.get(name, name))}
 
 
-def _written(method: str, url: str, headers: Mapping[str, str], fields: Fields, *, form: str) -> Written:
+def _write(method: str, url: str, headers: Mapping[str, str], fields: Fields, *, form: str) -> TokenRequestBytes:
     accepting = {"Accept": JSON, **headers}
     if form == "query" or method == "GET":
         separator = "&" if "?" in url else "?"
-        return Written(method, f"{url}{separator}{urlencode(fields, doseq=True)}" if fields else url, accepting, None)
+        return TokenRequestBytes(
+            method, f"{url}{separator}{urlencode(fields, doseq=True)}" if fields else url, accepting, None
+        )
     if form == "json":
-        return Written(method, url, {**accepting, "Content-Type": JSON}, json.dumps(fields).encode())
+        return TokenRequestBytes(method, url, {**accepting, "Content-Type": JSON}, json.dumps(fields).encode())
     if not fields:
-        return Written(method, url, accepting, b"" if method == "POST" else None)
-    return Written(method, url, {**accepting, "Content-Type": FORM}, urlencode(fields, doseq=True).encode())
+        return TokenRequestBytes(method, url, accepting, b"" if method == "POST" else None)
+    return TokenRequestBytes(method, url, {**accepting, "Content-Type": FORM}, urlencode(fields, doseq=True).encode())

@@ -21,7 +21,7 @@ _LONGEST = 10 * 365 * 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ResponseContext:
     """The request that was answered: its grant, the secrets in it that no error text may repeat, and the time."""
 
     is_refresh: bool
@@ -29,10 +29,10 @@ class Asked:
     now: int = 0
 
 
-Judged = TokenAnswer | Refused | NotSent | Silent
+TokenOutcome = TokenAnswer | Refused | NotSent | Silent
 
 
-def judge(provider: Provider, answer: OutboundResponse, asked: Asked) -> Judged:
+def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
     if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
         return NotSent("the provider asks for patience", retry_after=answer.retry_after)
@@ -60,7 +60,7 @@ def _is_of_gateway(status: int) -> bool:
 
 
 def _refusal(
-    provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: Asked
+    provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: ResponseContext
 ) -> Refused | NotSent | Silent:
     code = text_at(content, provider.response.error)
     if code is None:
@@ -75,7 +75,7 @@ def _refusal(
     return Refused(code=code, description=description, ends_grant=code in errors.ends_grant)
 
 
-def _tokens(provider: Provider, content: Mapping[str, object], asked: Asked) -> TokenAnswer | None:
+def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseContext) -> TokenAnswer | None:
     shape = provider.response
     root: object = content
     if shape.root is not None:

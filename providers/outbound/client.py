@@ -287,7 +287,7 @@ class Outbound:
 
     async def _exchange(self, request: OutboundRequest, *, seconds: float, has_timer: bool = True) -> OutboundResponse:
         with READING:
-            async with self._sending(request, seconds=seconds, has_timer=has_timer) as answer:
+            async with self._open(request, seconds=seconds, has_timer=has_timer) as answer:
                 body = await _read(answer, request.max_bytes)
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 return OutboundResponse(answer.status, headers, body)
@@ -301,7 +301,7 @@ class Outbound:
         bulkhead, left = await self._enter(request)
         try:
             with READING:
-                sending = self._sending(request, seconds=left)
+                sending = self._open(request, seconds=left)
                 answer = await sending.__aenter__()
             try:
                 if (answer.content_length or 0) > request.max_bytes:
@@ -357,7 +357,7 @@ class Outbound:
             )
         return session
 
-    def _sending(
+    def _open(
         self, request: OutboundRequest, *, seconds: float, has_timer: bool = True
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         # Connecting always gives up before the total does, so that a total timeout means that bytes may have left.

@@ -37,7 +37,7 @@ from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack import api as slack_api
 from providers.simulator.slack import oauth as slack_oauth
 from providers.simulator.tokens import fingerprint
-from providers.simulator.wire import MAX_BODY, Call, endpoint
+from providers.simulator.wire import MAX_BODY, SimulatedCall, endpoint
 
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 _CALENDARS = "/google/calendar/v3/calendars/{calendar}"
@@ -89,7 +89,7 @@ def _slack_routes(sandbox: Sandbox) -> list[Route]:
             path, endpoint(sandbox, "slack", slack_oauth.token_endpoint_name, handler), methods=["GET", "POST"]
         )
 
-    def api(call: Call) -> Response:
+    def api(call: SimulatedCall) -> Response:
         return slack_api.call_method(sandbox, call, call.path_params["method"])
 
     return [
@@ -120,12 +120,12 @@ def _google_routes(sandbox: Sandbox) -> list[Route]:
     )
 
     def google(verb: str, path: str, method: Method) -> Route:
-        def api(call: Call) -> Response:
+        def api(call: SimulatedCall) -> Response:
             return google_api.call_method(sandbox, call, method)
 
         return Route(path, endpoint(sandbox, "google", f"api.{method.api}.{method.fault_name}", api), methods=[verb])
 
-    def document(_call: Call) -> Response:
+    def document(_call: SimulatedCall) -> Response:
         return discovery(sandbox, oauth.issuer(sandbox))
 
     return [

@@ -21,7 +21,7 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
+class SimulatedRequest:
     """A valid authorization request, as it waits for the person."""
 
     face: Face
@@ -41,7 +41,7 @@ class AuthorizationRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ConsentDecision:
     """What the person answered on the consent page."""
 
     account: str
@@ -53,7 +53,7 @@ class Decision:
 class Code:
     """An authorization code that was handed out."""
 
-    request: AuthorizationRequest
+    request: SimulatedRequest
     account: str
     scopes: frozenset[str]
     first_consent: bool
@@ -82,7 +82,7 @@ class Authorizations:
     """The open consent pages and the codes of one face."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, AuthorizationRequest] = {}
+        self._waiting: dict[str, SimulatedRequest] = {}
         self._codes: dict[str, Code] = {}
         self._consents: dict[tuple[str, str], frozenset[str]] = {}
 
@@ -92,7 +92,7 @@ class Authorizations:
         self._consents[account, client_id] = scopes | (earlier or frozenset())
         return earlier is None
 
-    def consented(self, account: str, client_id: str) -> frozenset[str]:
+    def consented_scopes(self, account: str, client_id: str) -> frozenset[str]:
         """Everything that the person has allowed this client so far."""
         return self._consents.get((account, client_id), frozenset())
 
@@ -103,13 +103,13 @@ class Authorizations:
             if code.account == account and code.request.client.client_id == client_id:
                 code.used = True
 
-    def begin(self, request: AuthorizationRequest) -> str:
+    def begin(self, request: SimulatedRequest) -> str:
         """Remember a request; returns the handle that its consent page carries."""
         handle = secrets.token_urlsafe(24)
         self._waiting[handle] = request
         return handle
 
-    def take(self, handle: str, *, now: float) -> AuthorizationRequest | None:
+    def take(self, handle: str, *, now: float) -> SimulatedRequest | None:
         """The request of a consent page, once."""
         request = self._waiting.pop(handle, None)
         if request is None or now >= request.created_at + REQUEST_LIFETIME:
@@ -117,7 +117,7 @@ class Authorizations:
         return request
 
     def issue_code(
-        self, request: AuthorizationRequest, *, account: str, scopes: frozenset[str], first_consent: bool, now: float
+        self, request: SimulatedRequest, *, account: str, scopes: frozenset[str], first_consent: bool, now: float
     ) -> str:
         """A fresh code for what the person allowed."""
         value = f"{'4/0' if request.face == 'google' else ''}{secrets.token_urlsafe(32)}"
@@ -184,7 +184,7 @@ def with_parameters(address: str, parameters: dict[str, str]) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
 
 
-def _verifies(request: AuthorizationRequest, verifier: str | None) -> bool:
+def _verifies(request: SimulatedRequest, verifier: str | None) -> bool:
     if request.challenge is None:
         return verifier is None
     if verifier is None or not _CHALLENGE.fullmatch(verifier):

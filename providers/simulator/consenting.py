@@ -9,19 +9,19 @@ from starlette.responses import RedirectResponse, Response
 
 from providers.simulator.accounts import Face, RegisteredClient
 from providers.simulator.authorize import (
-    AuthorizationRequest,
-    Decision,
+    ConsentDecision,
     RequestRefused,
+    SimulatedRequest,
     check_redirect_uri,
     with_parameters,
 )
 from providers.simulator.google.errors import error_location
 from providers.simulator.pages import ConsentView, consent_page, refused_page
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Call, Handler
+from providers.simulator.wire import Handler, SimulatedCall
 
-ReadRequest = Callable[[Mapping[str, str], RegisteredClient], AuthorizationRequest]
-SuccessParameters = Callable[[AuthorizationRequest, frozenset[str]], dict[str, str]]
+ReadRequest = Callable[[Mapping[str, str], RegisteredClient], SimulatedRequest]
+SuccessParameters = Callable[[SimulatedRequest, frozenset[str]], dict[str, str]]
 _NOT_A_TESTER = (
     "This app has not completed the Google verification process. The app is currently being tested, and can only be "
     "accessed by developer-approved testers. If you think you should have access, contact the developer."
@@ -39,13 +39,13 @@ def authorization_handler(
 ) -> Handler:
     """GET validates and shows the page, POST decides. `fixed_scopes` cannot be unticked; None: none can."""
 
-    def answer(call: Call) -> Response:
+    def answer(call: SimulatedCall) -> Response:
         if call.method == "POST":
             return _decide(sandbox, face, call, fixed_scopes=fixed_scopes, extra=extra)
         try:
             request = _validate(sandbox, call.query, read)
         except RequestRefused as refusal:
-            return _refused(face, refusal, redirect_uri=call.query.get("redirect_uri", ""))
+            return _refuse(face, refusal, redirect_uri=call.query.get("redirect_uri", ""))
         _record(sandbox, request, call.query)
         auto = sandbox.face(face).auto_consent
         if auto is not None:
@@ -55,7 +55,7 @@ def authorization_handler(
     return answer
 
 
-def _refused(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
+def _refuse(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
     """Slack tells it on this page, Google sends the browser on to an error page; both before anybody signs in."""
     if face == "google":
         return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
@@ -65,7 +65,7 @@ def _refused(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Respo
     return refused_page(face, error=error, description=description)
 
 
-def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> AuthorizationRequest:
+def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> SimulatedRequest:
     client = sandbox.clients.get(query.get("client_id", ""))
     if client is None:
         raise RequestRefused("invalid_client", "No client with this client_id is registered here.")
@@ -76,9 +76,7 @@ def _validate(sandbox: Sandbox, query: Mapping[str, str], read: ReadRequest) -> 
     return read(query, client)
 
 
-def _page(
-    sandbox: Sandbox, request: AuthorizationRequest, *, action: str, fixed_scopes: frozenset[str] | None
-) -> Response:
+def _page(sandbox: Sandbox, request: SimulatedRequest, *, action: str, fixed_scopes: frozenset[str] | None) -> Response:
     handle = sandbox.face(request.face).authorizations.begin(request)
     everything = (*request.bot_scopes, *request.scopes)
     fixed = everything if fixed_scopes is None else tuple(scope for scope in everything if scope in fixed_scopes)
@@ -96,7 +94,7 @@ def _page(
 
 
 def _decide(
-    sandbox: Sandbox, face: Face, call: Call, *, fixed_scopes: frozenset[str] | None, extra: SuccessParameters
+    sandbox: Sandbox, face: Face, call: SimulatedCall, *, fixed_scopes: frozenset[str] | None, extra: SuccessParameters
 ) -> Response:
     request = sandbox.face(face).authorizations.take(call.text("request") or "", now=sandbox.clock.now())
     if request is None:
@@ -104,7 +102,7 @@ def _decide(
     ticked = frozenset(
         value for name, value in call.arguments.items() if name.startswith("allow_") and isinstance(value, str)
     )
-    decision = Decision(
+    decision = ConsentDecision(
         account=call.text("account") or "",
         allow=call.text("decision") == "allow",
         scopes=ticked if fixed_scopes is not None else None,
@@ -114,8 +112,8 @@ def _decide(
 
 def _finish(
     sandbox: Sandbox,
-    request: AuthorizationRequest,
-    decision: Decision,
+    request: SimulatedRequest,
+    decision: ConsentDecision,
     *,
     fixed_scopes: frozenset[str] | None,
     extra: SuccessParameters,
@@ -141,7 +139,7 @@ def _finish(
     if not allowed:
         return _back(request, {"error": "access_denied", **state})
     first = face.authorizations.remember_consent(decision.account, request.client.client_id, granted)
-    earlier = face.authorizations.consented(decision.account, request.client.client_id)
+    earlier = face.authorizations.consented_scopes(decision.account, request.client.client_id)
     if face.rules.additive_scopes or request.include_granted:
         granted |= earlier
     code = face.authorizations.issue_code(
@@ -150,11 +148,11 @@ def _finish(
     return _back(request, {"code": code, **state, **extra(request, granted)})
 
 
-def _back(request: AuthorizationRequest, parameters: dict[str, str]) -> Response:
+def _back(request: SimulatedRequest, parameters: dict[str, str]) -> Response:
     return RedirectResponse(with_parameters(request.redirect_uri, parameters), status_code=302)
 
 
-def _record(sandbox: Sandbox, request: AuthorizationRequest, query: Mapping[str, str]) -> None:
+def _record(sandbox: Sandbox, request: SimulatedRequest, query: Mapping[str, str]) -> None:
     sandbox.books.write(
         "authorizations",
         sandbox.clock.now(),

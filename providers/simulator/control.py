@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from providers.simulator import crowd
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face, RegisteredClient
-from providers.simulator.authorize import Decision
+from providers.simulator.authorize import ConsentDecision
 from providers.simulator.brokerage.market import Market
 from providers.simulator.families.endings import end_family
 from providers.simulator.faults import Fault
@@ -29,15 +29,15 @@ Command = Callable[[Sandbox, Mapping[str, JsonValue]], Answer]
 _END_GRANT: dict[str, Callable[[Sandbox, Family], None]] = {"slack": end_slack_grant, "google": end_google_grant}
 
 
-class _Strict(BaseModel):
+class _ControlBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Clock(_Strict):
+class _Clock(_ControlBody):
     advance: float = Field(ge=0)
 
 
-class _Rotation(_Strict):
+class _Rotation(_ControlBody):
     face: Face
     mode: Literal["none", "grace", "strict", "reuse_revokes_family"]
     grace: float = Field(default=60, ge=0)
@@ -45,7 +45,7 @@ class _Rotation(_Strict):
     after_grace: Literal["refuse", "revoke_family"] = "refuse"
 
 
-class _Lifetimes(_Strict):
+class _Lifetimes(_ControlBody):
     face: Face
     access: int | None = None
     refresh: int | None = None
@@ -53,12 +53,12 @@ class _Lifetimes(_Strict):
     code: int | None = None
 
 
-class _Omit(_Strict):
+class _Omit(_ControlBody):
     face: Face
     times: int | None = 1  # None: all; 0: none
 
 
-class _Selection(_Strict):
+class _Selection(_ControlBody):
     face: Face | None = None
     account: str | None = None
     family: str | None = None
@@ -74,22 +74,22 @@ class _Selection(_Strict):
                     yield family
 
 
-class _Trust(_Strict):
+class _Trust(_ControlBody):
     issuer: str
     audience: str
 
 
-class _Account(_Strict):
+class _Account(_ControlBody):
     account: str
     active: bool
 
 
-class _Client(_Strict):
+class _Client(_ControlBody):
     client_id: str = CLIENT_ID
     redirect_uris: tuple[str, ...] | None
 
 
-class _App(_Strict):
+class _App(_ControlBody):
     client_id: str = Field(min_length=1)
     client_secret: str = Field(min_length=1)
     name: str = "An app"
@@ -101,7 +101,7 @@ class _App(_Strict):
     test_users: frozenset[str] | None = None
 
 
-class _Consent(_Strict):
+class _Consent(_ControlBody):
     face: Face
     account: str | None = "alice"  # None: show the page again
     allow: bool = True
@@ -109,7 +109,7 @@ class _Consent(_Strict):
 
 
 def _reset(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    _Strict.model_validate(body)
+    _ControlBody.model_validate(body)
     sandbox.reset()
     return {}
 
@@ -128,13 +128,13 @@ def _faults(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _clear_faults(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    _Strict.model_validate(body)
+    _ControlBody.model_validate(body)
     sandbox.faults.clear()
     return {}
 
 
 def _release(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    _Strict.model_validate(body)
+    _ControlBody.model_validate(body)
     released = list(sandbox.faults.held)
     sandbox.faults.release()
     return {"released": released}
@@ -228,7 +228,7 @@ def _app(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 def _consent(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     """Answer authorization requests at once, as this person would, without a page."""
     wanted = _Consent.model_validate(body)
-    decision = None if wanted.account is None else Decision(wanted.account, wanted.allow, wanted.scopes)
+    decision = None if wanted.account is None else ConsentDecision(wanted.account, wanted.allow, wanted.scopes)
     sandbox.face(wanted.face).auto_consent = decision
     return {}
 

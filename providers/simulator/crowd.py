@@ -14,18 +14,18 @@ from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face
 from providers.simulator.sandbox import Sandbox
 
 
-class _Strict(BaseModel):
+class _CrowdBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Seed(_Strict):
+class _Seed(_CrowdBody):
     face: Face
     count: int = Field(ge=1, le=20000)
     account: str = "alice"
     scopes: frozenset[str] = Field(min_length=1)
 
 
-class _Brief(_Strict):
+class _Brief(_CrowdBody):
     entries: int | None = Field(default=None, ge=1)  # of each page; None: all
 
 
@@ -64,5 +64,5 @@ def brief_books(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, ob
 
 def tally(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, object]:
     """How many refreshes there were, by outcome."""
-    _Strict.model_validate(body)
+    _CrowdBody.model_validate(body)
     return {"refreshes": dict(sandbox.books.tally("refreshes"))}

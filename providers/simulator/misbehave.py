@@ -61,7 +61,7 @@ def distort(fault: Fault, answer: Response | None, *, face: Face, trap: str) -> 
         case "cut" if answer is not None:
             return _Cut(bytes(answer.body), answer.status_code, headers=dict(answer.headers))
         case "alter" if answer is not None:
-            return _altered(fault, answer)
+            return _alter(fault, answer)
         case "huge":
             return _Huge(fault.size)
         case "empty":
@@ -97,7 +97,7 @@ def _refusal(fault: Fault, face: Face) -> Response:
     return JSONResponse({"error": fault.error or "backendError"})
 
 
-def _altered(fault: Fault, answer: Response) -> Response:
+def _alter(fault: Fault, answer: Response) -> Response:
     body = _OBJECT.validate_json(bytes(answer.body))
     for path, value in fault.change.items():
         _parent(body, path)[path.rsplit(".", 1)[-1]] = value

@@ -14,7 +14,7 @@ class ConsentRefused(Exception):
     """The simulator showed an error instead of a consent page."""
 
 
-class _Form(HTMLParser):
+class _ConsentForm(HTMLParser):
     """The one form of the consent page."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ async def consent(
             if urlsplit(there)[:2] != urlsplit(authorize_url)[:2]:
                 return there
             page = await client.get(there)  # an error page of the provider's own
-        form = _Form()
+        form = _ConsentForm()
         form.feed(page.text)
         if page.status_code != 200 or not form.hidden:
             raise ConsentRefused(f"HTTP {page.status_code}: {page.text[-400:]}")

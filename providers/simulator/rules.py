@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from providers.simulator.accounts import Face
 
 
-class Rotation(StrEnum):
+class RotationRule(StrEnum):
     """What happens to a refresh token when it is used."""
 
     NONE = "none"  # it stays
@@ -27,7 +27,7 @@ class FaceRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rotation: Rotation
+    rotation: RotationRule
     grace_seconds: float = Field(default=60, ge=0)
     grace_answer: Literal["resend", "sibling"] = "resend"
     after_grace: Literal["refuse", "revoke_family"] = "refuse"
@@ -53,10 +53,10 @@ def default_rules(face: Face) -> FaceRules:
     """What the real service does, as far as it is documented."""
     if face == "slack":
         return FaceRules(
-            rotation=Rotation.STRICT, access_lifetime=43200, revoke="token", additive_scopes=True, page_size=4
+            rotation=RotationRule.STRICT, access_lifetime=43200, revoke="token", additive_scopes=True, page_size=4
         )
     return FaceRules(
-        rotation=Rotation.NONE,
+        rotation=RotationRule.NONE,
         access_lifetime=3600,
         refresh_idle=180 * 86400,
         refresh_limit=100,

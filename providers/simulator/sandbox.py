@@ -8,7 +8,7 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from providers.simulator.accounts import CLIENTS, FACES, PEOPLE, Face, RegisteredClient
-from providers.simulator.authorize import Authorizations, Decision
+from providers.simulator.authorize import Authorizations, ConsentDecision
 from providers.simulator.books import Books, Entry
 from providers.simulator.brokerage.market import Market
 from providers.simulator.clock import Clock
@@ -46,7 +46,7 @@ class FaceState:
         self.face: Face = face
         self.tokens = TokenStore(face=face, rules=rules, mint=mint)
         self.authorizations = Authorizations()
-        self.auto_consent: Decision | None = None
+        self.auto_consent: ConsentDecision | None = None
 
     @property
     def rules(self) -> FaceRules:

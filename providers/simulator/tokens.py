@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from providers.simulator.rules import FaceRules, Rotation
+from providers.simulator.rules import FaceRules, RotationRule
 
 Kind = Literal["user", "bot"]
 Mint = Callable[[Literal["access", "refresh"], Kind], str]
@@ -53,7 +53,7 @@ class AccessToken:
 
 
 @dataclass(slots=True)
-class RefreshToken:
+class SimulatedRefreshToken:
     label: str
     family: Family
     generation: int
@@ -61,7 +61,7 @@ class RefreshToken:
     revoked: bool = False
     spent_at: float | None = None
     answer: Issued | None = field(default=None, repr=False)  # what its use was answered with, for a grace that re-sends
-    successor: RefreshToken | None = field(default=None, repr=False)
+    successor: SimulatedRefreshToken | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,18 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class RefreshAnswer:
     """An accepted refresh and how it was accepted."""
 
     issued: Issued
     outcome: Literal["rotated", "kept", "resent", "sibling"]
-    presented: RefreshToken
+    presented: SimulatedRefreshToken
 
 
-class RefreshRefused(Exception):
+class PresentedTokenRefused(Exception):
     """The refresh token, or what was asked of it, is no good. `presented` is None for a value that was never issued."""
 
-    def __init__(self, reason: str, presented: RefreshToken | None = None) -> None:
+    def __init__(self, reason: str, presented: SimulatedRefreshToken | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.presented = presented
@@ -107,7 +107,7 @@ class TokenStore:
         self._face = face
         self._mint = mint
         self._access: dict[str, AccessToken] = {}
-        self._refresh: dict[str, RefreshToken] = {}
+        self._refresh: dict[str, SimulatedRefreshToken] = {}
 
     def open_family(
         self, *, client_id: str, account: str, kind: Kind, scopes: frozenset[str], with_refresh: bool, now: float
@@ -122,33 +122,33 @@ class TokenStore:
 
     def refresh(
         self, value: str, *, client_id: str, scopes: frozenset[str] | None, now: float, rotates: bool = True
-    ) -> Refreshed:
+    ) -> RefreshAnswer:
         """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client spends nothing.
 
         `rotates` False: this request is answered without a new one, whatever the rules say.
         """
         token = self._refresh.get(fingerprint(value))
         if token is None:
-            raise RefreshRefused("unknown")
+            raise PresentedTokenRefused("unknown")
         family = token.family
         self._end_if_old(family, now=now)
         if family.client_id != client_id:
-            raise RefreshRefused("other_client", token)
+            raise PresentedTokenRefused("other_client", token)
         if family.ended is not None:
-            raise RefreshRefused(family.ended, token)
+            raise PresentedTokenRefused(family.ended, token)
         if token.revoked:
-            raise RefreshRefused("revoked", token)
+            raise PresentedTokenRefused("revoked", token)
         if token.expires_at is not None and now >= token.expires_at:
-            raise RefreshRefused("expired", token)
-        wanted = self._narrowed(family, scopes, token)
+            raise PresentedTokenRefused("expired", token)
+        wanted = self._narrow(family, scopes, token)
         if token.spent_at is not None and (rotates or not self._in_grace(token.spent_at, now=now)):
             return self._reuse(token, wanted, spent_at=token.spent_at, now=now)
-        if self.rules.rotation is Rotation.NONE or not rotates or self._omits():
+        if self.rules.rotation is RotationRule.NONE or not rotates or self._omits():
             family.used_at = now
-            return Refreshed(self._issue(family, wanted, None, now=now), "kept", token)
+            return RefreshAnswer(self._issue(family, wanted, None, now=now), "kept", token)
         token.spent_at = now
         family.generation = token.generation + 1
-        return Refreshed(self._succeed(token, wanted, now=now), "rotated", token)
+        return RefreshAnswer(self._issue_successor(token, wanted, now=now), "rotated", token)
 
     def lengthen(self, token: AccessToken, *, seconds: int, now: float) -> Issued:
         """Another access token of the same family that lives longer; the one that was shown ends soon."""
@@ -180,7 +180,7 @@ class TokenStore:
         """The access token with this value, whatever its state; None when it was never issued here."""
         return self._access.get(fingerprint(value))
 
-    def find_refresh(self, value: str) -> RefreshToken | None:
+    def find_refresh(self, value: str) -> SimulatedRefreshToken | None:
         """The refresh token with this value, whatever its state."""
         return self._refresh.get(fingerprint(value))
 
@@ -193,13 +193,13 @@ class TokenStore:
         if family.ended is None:
             family.ended = reason
 
-    def revoke(self, token: AccessToken | RefreshToken, *, now: float) -> None:
+    def revoke(self, token: AccessToken | SimulatedRefreshToken, *, now: float) -> None:
         """End this token; with the last live one its family is over."""
         token.revoked = True
         if not self.live_refresh_tokens(token.family) and not self.live_access_tokens(token.family, now=now):
             self.end_family(token.family, "revoked")
 
-    def live_refresh_tokens(self, family: Family) -> list[RefreshToken]:
+    def live_refresh_tokens(self, family: Family) -> list[SimulatedRefreshToken]:
         """The refresh tokens of a family that would be accepted."""
         live = family.ended is None
         return [
@@ -235,36 +235,38 @@ class TokenStore:
             return True
         return self.omit_refresh_tokens < 0
 
-    def _narrowed(self, family: Family, scopes: frozenset[str] | None, token: RefreshToken) -> frozenset[str]:
+    def _narrow(self, family: Family, scopes: frozenset[str] | None, token: SimulatedRefreshToken) -> frozenset[str]:
         if not scopes or self.rules.narrowing == "ignored":
             return family.scopes
         if not scopes <= family.scopes or (self.rules.narrowing == "refused" and scopes != family.scopes):
-            raise RefreshRefused("scope", token)
+            raise PresentedTokenRefused("scope", token)
         if self.rules.narrowing == "sticky" and scopes != family.scopes:
             family.scopes = scopes
             self._end_access(family)
         return scopes
 
     def _in_grace(self, spent_at: float, *, now: float) -> bool:
-        return self.rules.rotation is Rotation.GRACE and now - spent_at <= self.rules.grace_seconds
+        return self.rules.rotation is RotationRule.GRACE and now - spent_at <= self.rules.grace_seconds
 
-    def _reuse(self, token: RefreshToken, wanted: frozenset[str], *, spent_at: float, now: float) -> Refreshed:
+    def _reuse(
+        self, token: SimulatedRefreshToken, wanted: frozenset[str], *, spent_at: float, now: float
+    ) -> RefreshAnswer:
         family = token.family
         if self._in_grace(spent_at, now=now):
             if self.rules.grace_answer == "sibling":
-                return Refreshed(self._succeed(token, wanted, now=now), "sibling", token)
+                return RefreshAnswer(self._issue_successor(token, wanted, now=now), "sibling", token)
             unused = token.successor is not None and token.successor.spent_at is None
             if token.answer is not None and unused:
-                return Refreshed(token.answer, "resent", token)
-        revokes = self.rules.rotation is Rotation.REUSE_REVOKES_FAMILY or (
-            self.rules.rotation is Rotation.GRACE and self.rules.after_grace == "revoke_family"
+                return RefreshAnswer(token.answer, "resent", token)
+        revokes = self.rules.rotation is RotationRule.REUSE_REVOKES_FAMILY or (
+            self.rules.rotation is RotationRule.GRACE and self.rules.after_grace == "revoke_family"
         )
         if revokes:
             self.end_family(family, "reuse_detected")
-            raise RefreshRefused("reused_family_revoked", token)
-        raise RefreshRefused("reused", token)
+            raise PresentedTokenRefused("reused_family_revoked", token)
+        raise PresentedTokenRefused("reused", token)
 
-    def _succeed(self, token: RefreshToken, scopes: frozenset[str], *, now: float) -> Issued:
+    def _issue_successor(self, token: SimulatedRefreshToken, scopes: frozenset[str], *, now: float) -> Issued:
         family = token.family
         family.used_at = now
         refresh = self._new_refresh(family, now=now, generation=token.generation + 1)
@@ -272,18 +274,18 @@ class TokenStore:
         token.successor = refresh[1]
         return token.answer
 
-    def _new_refresh(self, family: Family, *, now: float, generation: int = 0) -> tuple[str, RefreshToken]:
+    def _new_refresh(self, family: Family, *, now: float, generation: int = 0) -> tuple[str, SimulatedRefreshToken]:
         value = self._mint("refresh", family.kind)
         suffix = "" if family.refresh_issued == generation else f".{family.refresh_issued}"
         lifetime = self.refresh_lifetimes.get(family.client_id)
         ends = None if lifetime is None else now + lifetime
-        token = RefreshToken(f"{family.label}:r{generation}{suffix}", family, generation, expires_at=ends)
+        token = SimulatedRefreshToken(f"{family.label}:r{generation}{suffix}", family, generation, expires_at=ends)
         family.refresh_issued += 1
         self._refresh[fingerprint(value)] = token
         return value, token
 
     def _issue(
-        self, family: Family, scopes: frozenset[str], refresh: tuple[str, RefreshToken] | None, *, now: float
+        self, family: Family, scopes: frozenset[str], refresh: tuple[str, SimulatedRefreshToken] | None, *, now: float
     ) -> Issued:
         if self.rules.refresh_ends_access:
             self._end_access(family)

@@ -27,7 +27,7 @@ _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SimulatedCall:
     """A parsed request. `arguments` is the body, form or JSON; `fault` names what is about to befall its answer."""
 
     method: str
@@ -48,7 +48,7 @@ class Call:
         return value if isinstance(value, str) and value else None
 
 
-Handler = Callable[[Call], Response]
+Handler = Callable[[SimulatedCall], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -61,7 +61,7 @@ class ClientRefused(Exception):
 
 
 def authenticate(
-    call: Call, clients: Mapping[str, RegisteredClient], *, allow_public: bool = False
+    call: SimulatedCall, clients: Mapping[str, RegisteredClient], *, allow_public: bool = False
 ) -> tuple[RegisteredClient, str]:
     """The client of a token request and the method it used (RFC 6749 §2.3.1). Raises ClientRefused.
 
@@ -87,7 +87,10 @@ def authenticate(
 
 
 def endpoint(
-    sandbox: Sandbox, face: Face | Callable[[Call], Face], name: str | Callable[[Call], str], handler: Handler
+    sandbox: Sandbox,
+    face: Face | Callable[[SimulatedCall], Face],
+    name: str | Callable[[SimulatedCall], str],
+    handler: Handler,
 ) -> Endpoint:
     """An endpoint that faults can strike under this name."""
 
@@ -126,7 +129,7 @@ def endpoint(
     return answer
 
 
-def _family(sandbox: Sandbox, face: Face, call: Call) -> str | None:
+def _family(sandbox: Sandbox, face: Face, call: SimulatedCall) -> str | None:
     """Whose tokens a request brings."""
     tokens = sandbox.faces[face].tokens
     access = tokens.find_access(call.bearer or call.text("token") or "")
@@ -137,9 +140,9 @@ def _family(sandbox: Sandbox, face: Face, call: Call) -> str | None:
 async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:
     """Wait as the fault says. False when the caller gave up, or the simulator stops, before it was over."""
     over: asyncio.Task[None] | None = None
-    leaving = asyncio.Event().wait() if fault.persists else _disconnected(request.receive)
+    leaving = asyncio.Event().wait() if fault.persists else _wait_for_disconnect(request.receive)
     gone = asyncio.create_task(leaving, name="simulator-caller")
-    closing = asyncio.create_task(_closing(sandbox), name="simulator-closing")
+    closing = asyncio.create_task(_wait_for_closing(sandbox), name="simulator-closing")
     tasks = {gone, closing}
     if fault.kind == "hold":
         over = asyncio.create_task(sandbox.faults.hold(name), name="simulator-hold")
@@ -157,16 +160,16 @@ async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) 
     return gone not in done and closing not in done
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _closing(sandbox: Sandbox) -> None:
+async def _wait_for_closing(sandbox: Sandbox) -> None:
     await sandbox.faults.closing.wait()
 
 
-async def _read(request: Request) -> Call | None:
+async def _read(request: Request) -> SimulatedCall | None:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -186,7 +189,7 @@ async def _read(request: Request) -> Call | None:
             return None
         arguments = dict(form)
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    return Call(
+    return SimulatedCall(
         method=request.method,
         path=request.url.path,
         path_params={name: str(value) for name, value in request.path_params.items()},

@@ -156,7 +156,7 @@ class ToolFile(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _shared(cls, content: object) -> object:
+    def _add_shared_arguments(cls, content: object) -> object:
         """Give each tool the shared arguments that it uses, before its own."""
         if not is_object(content) or not is_object(shared := content.get("arguments", {})):
             return content

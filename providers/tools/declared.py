@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, Field, create_model
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.rules import changes_method, expand, of_path, unknown_query
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
@@ -159,7 +159,7 @@ def _output_fields(fields: Mapping[str, Output]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _FilledRequest:
     """The parts of one call."""
 
     segments: tuple[str, ...]
@@ -195,7 +195,7 @@ class _Runner:
 
     async def call(self, api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
         request = self._tool.request
-        sent = self._sent(arguments)
+        sent = self._fill_request(arguments)
         answer = await api.send(
             request.method,
             request.api,
@@ -211,12 +211,12 @@ class _Runner:
             raise UpstreamRefused("refused", f"{api.title} did not do it: {as_data(message, limit=200)}")
         if result.items is None:
             return self._item(**self._values(answer))
-        found, is_cut = self._listed(answer)
+        found, is_cut = self._list_items(answer)
         cursor = None if result.next is None else text_at(answer, result.next)
         cursor = None if cursor is None else cursor[:2000]
         return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
 
-    def _listed(self, answer: Mapping[str, object]) -> tuple[list[BaseModel], bool]:
+    def _list_items(self, answer: Mapping[str, object]) -> tuple[list[BaseModel], bool]:
         found: list[BaseModel] = []
         left = LIST_BUDGET
         for item in objects_at(answer, self._tool.result.items or ""):
@@ -227,7 +227,7 @@ class _Runner:
             found.append(made)
         return found, False
 
-    def _sent(self, arguments: BaseModel) -> _Sent:
+    def _fill_request(self, arguments: BaseModel) -> _FilledRequest:
         request = self._tool.request
         segments: dict[str, str] = {}
         query: dict[str, str | int | bool] = dict(request.query)
@@ -247,7 +247,7 @@ class _Runner:
                 _put(body, argument.name or name, wire)
             else:
                 query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
-        return _Sent(tuple(segments[name] for name in request.placeholders), query, body)
+        return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body)
 
     def _values(self, item: Mapping[str, object]) -> dict[str, object]:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
@@ -274,10 +274,10 @@ def _put(body: dict[str, object], path: str, value: object) -> None:
     place: object = body
     for step, following in zip(steps, (*steps[1:], None), strict=True):
         made: object = value if following is None else ([] if following.isdecimal() else {})
-        place = _entered(place, step, made, is_last=following is None)
+        place = _descend(place, step, made, is_last=following is None)
 
 
-def _entered(place: object, step: str, made: object, *, is_last: bool) -> object:
+def _descend(place: object, step: str, made: object, *, is_last: bool) -> object:
     """The value at one step below an object or list that was made here; `made` where there is none yet."""
     if isinstance(place, list):
         places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
@@ -317,21 +317,21 @@ def _time(value: object, form: str) -> object:
     return int(seconds) if form == "seconds" else int(seconds * 1000)
 
 
-def _found(item: Mapping[str, object], output: Output) -> str | None:
+def _first_text(item: Mapping[str, object], output: Output) -> str | None:
     return next((found for path in output.paths if (found := text_at(item, path)) is not None), None)
 
 
 def _text(item: Mapping[str, object], output: Output) -> str | None:
-    found = _found(item, output)
+    found = _first_text(item, output)
     if found is None:
         return None
     made = as_id(found, limit=output.max) if output.type == "word" else as_data(found, limit=output.max)
     return made if output.template is None else output.template.replace("{}", made)
 
 
-def _decoded(item: Mapping[str, object], output: Output) -> str | None:
+def _decode(item: Mapping[str, object], output: Output) -> str | None:
     """Text that was sent as base64 (RFC 4648, either alphabet, lines and padding as they come)."""
-    found = _found(item, output)
+    found = _first_text(item, output)
     if found is None:
         return None
     letters = "".join(found.split()).rstrip("=").replace("-", "+").replace("_", "/")
@@ -369,7 +369,7 @@ def _integer(item: Mapping[str, object], output: Output) -> int | None:
 _READERS: Final[Mapping[str, Callable[[Mapping[str, object], Output], object]]] = {
     "text": _text,
     "word": _text,
-    "base64": _decoded,
+    "base64": _decode,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,
@@ -383,12 +383,12 @@ def _read(item: Mapping[str, object], output: Output) -> object:
 
 def _line(template: str, values: BaseModel) -> str:
     """The template with each value in place: words and numbers as they are, texts of others in quotation marks."""
-    return _PLACE.sub(lambda found: _shown(getattr(values, found[1])), template)
+    return _PLACE.sub(lambda found: _as_text(getattr(values, found[1])), template)
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     if is_array(value):
-        return ", ".join(quoted(str(one)) for one in value) or "none"
+        return ", ".join(quote(str(one)) for one in value) or "none"
     if isinstance(value, str):
-        return value if _WORD.fullmatch(value) is not None else quoted(value)
+        return value if _WORD.fullmatch(value) is not None else quote(value)
     return "none" if value is None else str(value)

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, is_array, objects_at, text_at
 from providers.tools.arguments import Cursor
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
@@ -39,7 +39,7 @@ class PagesOutput(ToolOutput):
 
     def __str__(self) -> str:
         lines = [
-            f"{quoted(one.name)} (id {one.id}){'' if one.can_post else ', the person may not post there'}"
+            f"{quote(one.name)} (id {one.id}){'' if one.can_post else ', the person may not post there'}"
             for one in self.pages
         ]
         head = (
@@ -49,7 +49,7 @@ class PagesOutput(ToolOutput):
         return "\n".join([head, *lines, *more])
 
 
-class PostInput(ToolInput):
+class FacebookPostInput(ToolInput):
     """Arguments of facebook_post."""
 
     page: Annotated[PageId, Field(description="Id of the Page; facebook_pages shows it")]
@@ -68,7 +68,7 @@ class PostInput(ToolInput):
         return self
 
 
-class PostOutput(ToolOutput):
+class FacebookPostOutput(ToolOutput):
     """The post that was published."""
 
     id: str
@@ -110,7 +110,7 @@ async def facebook_pages(
     scopes={"pages_manage_posts", "pages_read_engagement", "pages_show_list"},
     effect="create",
 )
-async def facebook_post(api: UpstreamAPI, arguments: PostInput) -> PostOutput:
+async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:
     """Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling again: a
     repeated call posts again.
     """
@@ -125,4 +125,4 @@ async def facebook_post(api: UpstreamAPI, arguments: PostInput) -> PostOutput:
         body["link"] = arguments.link
     answer = await api.acting_with(token).post("main", "/{}/feed", segments=[arguments.page], body=body)
     identifier = as_id(text_at(answer, "id"), limit=60)
-    return PostOutput(id=identifier, link=f"https://www.facebook.com/{identifier}")
+    return FacebookPostOutput(id=identifier, link=f"https://www.facebook.com/{identifier}")

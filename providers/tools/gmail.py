@@ -15,10 +15,10 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
 from providers.tools.arguments import Address, Cursor
-from providers.tools.mail_text import Attachment, attachments, composed, header, readable
+from providers.tools.mail_text import Attachment, attachments, compose, header, readable
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -42,7 +42,7 @@ class FoundMessage(ToolOutput):
     unread: bool
 
 
-class SearchOutput(ToolOutput):
+class MailSearchOutput(ToolOutput):
     """Messages, newest first. `left_out`: how many were found that could not be looked at just now."""
 
     messages: list[FoundMessage]
@@ -51,7 +51,7 @@ class SearchOutput(ToolOutput):
 
     def __str__(self) -> str:
         lines = [
-            f"{one.date or 'no date'} {quoted(one.sender)}: {quoted(one.subject)} {quoted(one.snippet)}"
+            f"{one.date or 'no date'} {quote(one.sender)}: {quote(one.subject)} {quote(one.snippet)}"
             f"{', unread' if one.unread else ''} (id {one.id})"
             for one in self.messages
         ]
@@ -61,7 +61,7 @@ class SearchOutput(ToolOutput):
         return "\n".join([head, *lines, *rest, *more])
 
 
-class ReadOutput(ToolOutput):
+class MailReadOutput(ToolOutput):
     """A message as text. `message_id` is for answering it: `in_reply_to`."""
 
     id: str
@@ -78,14 +78,14 @@ class ReadOutput(ToolOutput):
     attachments: list[Attachment]
 
     def __str__(self) -> str:
-        names = ", ".join(f"{quoted(one.name)} ({one.type}, {one.size} bytes)" for one in self.attachments)
+        names = ", ".join(f"{quote(one.name)} ({one.type}, {one.size} bytes)" for one in self.attachments)
         return "\n".join(
             [
                 UNTRUSTED,
-                f"From {quoted(self.sender)} to {quoted(self.to)}, {self.date or 'no date'}",
-                f"Subject: {quoted(self.subject)}",
+                f"From {quote(self.sender)} to {quote(self.to)}, {self.date or 'no date'}",
+                f"Subject: {quote(self.subject)}",
                 *([f"Attachments: {names}"] if names else []),
-                quoted(self.text),
+                quote(self.text),
                 *(["The text goes on: raise `characters`."] if self.is_cut else []),
             ]
         )
@@ -157,7 +157,7 @@ async def gmail_search(
     ] = "",
     limit: Annotated[int, Field(ge=1, le=25, description="How many messages at most, newest first")] = 10,
     cursor: Cursor = None,
-) -> SearchOutput:
+) -> MailSearchOutput:
     """Search the person's Gmail, newest first: subject, sender, time and the beginning of each message."""
     params: dict[str, str | int | bool] = {"maxResults": limit}
     if query:
@@ -174,7 +174,7 @@ async def gmail_search(
             if busy:
                 return None
             try:
-                return _found(
+                return _found_message(
                     await api.get(
                         "gmail",
                         f"{_ME}/messages/{{}}",
@@ -193,10 +193,10 @@ async def gmail_search(
     if busy and not messages:
         raise busy[0]
     following = as_id(text_at(answer, "nextPageToken"), limit=500) or None
-    return SearchOutput(messages=messages, next_cursor=following, left_out=len(ids) - len(messages))
+    return MailSearchOutput(messages=messages, next_cursor=following, left_out=len(ids) - len(messages))
 
 
-def _found(item: Mapping[str, object]) -> FoundMessage:
+def _found_message(item: Mapping[str, object]) -> FoundMessage:
     return FoundMessage(
         id=as_id(text_at(item, "id"), limit=64),
         thread_id=as_id(text_at(item, "threadId"), limit=64),
@@ -226,12 +226,12 @@ async def gmail_read(
     api: UpstreamAPI,
     message: Annotated[MessageId, Field(description="Id of the message; gmail_search shows it")],
     characters: Annotated[int, Field(ge=200, le=30_000, description="How much of its text at most")] = 8000,
-) -> ReadOutput:
+) -> MailReadOutput:
     """Read one message of the person's Gmail as text, with the names of its attachments."""
     item = await api.get("gmail", f"{_ME}/messages/{{}}", segments=[message], params={"format": "full"})
     payload = at(item, "payload")
     text = readable(payload)
-    return ReadOutput(
+    return MailReadOutput(
         id=as_id(text_at(item, "id"), limit=64),
         thread_id=as_id(text_at(item, "threadId"), limit=64),
         message_id=as_id(header(item, "Message-ID"), limit=500) or None,
@@ -247,8 +247,8 @@ async def gmail_read(
     )
 
 
-def _written(arguments: WriteInput) -> dict[str, object]:
-    raw = composed(
+def _message_body(arguments: WriteInput) -> dict[str, object]:
+    raw = compose(
         to=arguments.to,
         cc=arguments.cc,
         bcc=arguments.bcc,
@@ -263,7 +263,7 @@ def _written(arguments: WriteInput) -> dict[str, object]:
 @tool("google", title="Write a draft", scopes={COMPOSE}, effect="create")
 async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     """Write a draft into the person's Gmail; the person sends it. A repeated call writes a second one."""
-    answer = await api.post("gmail", f"{_ME}/drafts", body={"message": _written(arguments)})
+    answer = await api.post("gmail", f"{_ME}/drafts", body={"message": _message_body(arguments)})
     return DraftOutput(
         id=as_id(text_at(answer, "id"), limit=64),
         message=as_id(text_at(answer, "message.id"), limit=64),
@@ -274,5 +274,5 @@ async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
 @tool("google", title="Send a mail", scopes={SEND}, effect="create")
 async def gmail_send(api: UpstreamAPI, arguments: WriteInput) -> SendOutput:
     """Send a mail in the person's name. Not undone by calling again: a repeated call sends it again."""
-    answer = await api.post("gmail", f"{_ME}/messages/send", body=_written(arguments))
+    answer = await api.post("gmail", f"{_ME}/messages/send", body=_message_body(arguments))
     return SendOutput(id=as_id(text_at(answer, "id"), limit=64), thread_id=as_id(text_at(answer, "threadId"), limit=64))

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from providers.api.api import RateLimited, UpstreamAPI
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import objects_at, text_at
 from providers.tools.arguments import CLOCK, DAY, OFFSET, Address, Moment, ZoneName, parse_moment
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput
@@ -91,8 +91,8 @@ class ListOutput(ToolOutput):
             return f"No events in {self.calendar_id} in that time."
         lines: list[str] = []
         for event in self.events:
-            place = f" at {quoted(event.location)}" if event.location else ""
-            lines.append(f"{event.start} to {event.end}: {quoted(event.title)}{place} (id {event.id})")
+            place = f" at {quote(event.location)}" if event.location else ""
+            lines.append(f"{event.start} to {event.end}: {quote(event.title)}{place} (id {event.id})")
         zone = f", time zone {self.time_zone}" if self.time_zone else ""
         more = "\nThere are more: narrow the time or raise the limit." if self.more else ""
         return f"{len(lines)} events in {self.calendar_id}{zone}. {UNTRUSTED}\n" + "\n".join(lines) + more
@@ -154,7 +154,7 @@ class CreateOutput(ToolOutput):
 
     def __str__(self) -> str:
         link = f" {self.link}" if self.link else ""
-        return f"Created {quoted(self.title)} from {self.start} to {self.end} (id {self.id}).{link}"
+        return f"Created {quote(self.title)} from {self.start} to {self.end} (id {self.id}).{link}"
 
 
 @tool("google", title="List calendar events", scopes={EVENTS_READONLY}, effect="read")

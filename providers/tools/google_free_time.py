@@ -209,7 +209,7 @@ def _at(day: date, clock: str, place: tzinfo) -> datetime:
 def gaps(open_times: Iterable[Span], busy: Iterable[Span]) -> Iterator[Span]:
     """What of the open times no busy one touches; neighbouring open times are one, so that midnight cuts nothing."""
     taken = sorted(busy)
-    for begin, end in _joined(open_times):
+    for begin, end in _join(open_times):
         free_from = begin
         for start, stop in taken:
             if start >= end:
@@ -221,7 +221,7 @@ def gaps(open_times: Iterable[Span], busy: Iterable[Span]) -> Iterator[Span]:
             yield free_from, end
 
 
-def _joined(spans: Iterable[Span]) -> Iterator[Span]:
+def _join(spans: Iterable[Span]) -> Iterator[Span]:
     held: Span | None = None
     for begin, end in spans:
         if held is not None and held[1] == begin:

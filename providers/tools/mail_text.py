@@ -47,7 +47,7 @@ def readable(payload: object) -> str:
     made = (
         plain
         if any(one.strip() for one in plain)
-        else [_shown(_text(part)) for kind, part in found if kind == "text/html"]
+        else [_visible_text(_text(part)) for kind, part in found if kind == "text/html"]
     )
     return "\n\n".join(one.strip() for one in made if one.strip())
 
@@ -65,7 +65,7 @@ def attachments(payload: object) -> list[Attachment]:
     ]
 
 
-def composed(
+def compose(
     *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str], subject: str, text: str, in_reply_to: str | None
 ) -> bytes:
     """A plain message for RFC 5322; sender and date are the server's to add."""
@@ -113,7 +113,7 @@ def _text(part: Mapping[str, object]) -> str:
         return content.decode("latin-1")
 
 
-def _shown(markup: str) -> str:
+def _visible_text(markup: str) -> str:
     reader = _Reader()
     reader.feed(markup)
     reader.close()

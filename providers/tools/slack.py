@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
 from providers.tools.arguments import GO_ON
 from providers.tools.spec import UNTRUSTED, Progress, ToolOutput
@@ -71,7 +71,7 @@ class ChannelsOutput(ToolOutput):
         if not self.channels:
             return "There are no public channels."
         lines = [
-            f"{channel.id} {quoted('#' + channel.name)}" + (f" topic {quoted(channel.topic)}" if channel.topic else "")
+            f"{channel.id} {quote('#' + channel.name)}" + (f" topic {quote(channel.topic)}" if channel.topic else "")
             for channel in self.channels
         ]
         more = f"\nThere are more: call again with cursor {self.next_cursor}" if self.next_cursor else ""
@@ -100,7 +100,7 @@ class HistoryOutput(ToolOutput):
         if not self.messages:
             return f"No messages in {self.channel} in that time."
         lines = [
-            f"{message.time} {message.user or 'unknown'} (ts {message.ts}): {quoted(message.text)}"
+            f"{message.time} {message.user or 'unknown'} (ts {message.ts}): {quote(message.text)}"
             for message in self.messages
         ]
         more = "\nThere are older ones: ask with `latest`." if self.has_more else ""

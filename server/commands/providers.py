@@ -16,8 +16,8 @@ from server.commands.registering import providers_app
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from providers.check.live import Seen
-    from providers.check.trial import Finding
+    from providers.check.live import LiveStep
+    from providers.check.trial import StepResult
     from providers.definitions.discovery import Endpoints
     from providers.definitions.model import Provider, Source
     from server.settings import Settings
@@ -30,7 +30,7 @@ def list_providers(setup: Setup) -> None:
     """List the services this vault knows, which are set up, and how sure the file of each is."""
     settings, catalog = setup.settings(), setup.catalog()
     tested = _live_tests(setup)
-    rows = [_row(settings, provider, tested=tested) for provider in catalog.everything()]
+    rows = [_row(settings, provider, tested=tested) for provider in catalog.all_providers()]
     columns = ("name", "title", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
     setup.show(rows, columns=(*columns, *drafts), empty="There are no providers.")
@@ -270,7 +270,7 @@ def _chosen(setup: Setup, name: str | None) -> Sequence[Provider]:
         return (_with_oauth(read_provider(Path(name))),)
     catalog = setup.catalog()
     if name is None:
-        return [provider for provider in catalog.everything() if provider.audience is None]
+        return [provider for provider in catalog.all_providers() if provider.audience is None]
     found = catalog.get(name)
     if found is None:
         fail(f"there is no provider {name!r}: token-vault providers list")
@@ -283,7 +283,7 @@ def _with_oauth(provider: Provider) -> Provider:
     return provider
 
 
-def _finding(provider: Provider, one: Finding | Seen) -> dict[str, object]:
+def _finding(provider: Provider, one: StepResult | LiveStep) -> dict[str, object]:
     return {"provider": provider.name, "step": one.step, "outcome": one.outcome, "note": one.note}
 
 

@@ -100,7 +100,7 @@ def _guide(setup: Setup, provider: Provider) -> Guide:
 def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
     """The inputs of the provider's addresses, asked for where they were not given and have no default."""
     from providers.definitions.inputs import InputRefused, value_problem
-    from providers.definitions.inputs import given as complete
+    from providers.definitions.inputs import input_values as complete
 
     found = dict(one.split("=", 1) for one in given if "=" in one)
     if len(found) != len(given):

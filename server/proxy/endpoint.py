@@ -182,7 +182,7 @@ class Proxy:
         if not found:
             raise refusals.no_rule(provider)
         passage.rule = found[0]
-        if rules.deciding(provider, found, handle.scopes) is None:
+        if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
         query = read_query(passage.scope["query_string"], provider)
@@ -193,7 +193,7 @@ class Proxy:
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
             raise refusals.unfit(provider, judged)
-        if judged and rules.deciding(provider, fitting, handle.scopes) is None:
+        if judged and rules.first_rule(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
         url = provider.apis[target.api].rstrip("/") + target.path
         if passage.scope["query_string"]:
@@ -306,9 +306,9 @@ class Proxy:
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
         passage.token = token
-        decided = rules.deciding(call.provider, call.rules, token.scopes, granted=granted, query=call.query)
+        decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, query=call.query)
         if decided is None:
-            plain = rules.deciding(call.provider, call.rules, token.scopes, granted=granted)
+            plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
                 raise refusals.unknown_query(call.provider, rules.unknown_query(call.provider, plain, call.query))
             raise refusals.inseparable(call.provider)

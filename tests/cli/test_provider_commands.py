@@ -20,7 +20,7 @@ from providers.definitions.catalog import (
     read_provider,
 )
 from providers.definitions.discovery import DiscoveryFailed, discover, read_configuration
-from providers.definitions.inputs import examples, filled
+from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -258,8 +258,8 @@ async def test_a_document_of_another_issuer_is_refused() -> None:
 def at_service(simulator: Simulator, name: str) -> Provider:
     """The provider as settings would register it, with the simulator for the service."""
     provider = load_catalog().provider(name)
-    there = at_simulator(filled(provider, examples(provider)), f"{simulator.url}/families/known-{name}")
-    return there.registered(Registration(CLIENT_ID, CLIENT_SECRET))
+    there = at_simulator(with_inputs(provider, examples(provider)), f"{simulator.url}/families/known-{name}")
+    return there.with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +287,6 @@ async def test_a_person_who_brings_another_address_gets_nothing() -> None:
         provider = at_service(simulator, "asana")
         seen = await live_test(provider, redirect_uri="http://127.0.0.1:1/cb", ask=elsewhere, outbound=outbound)
         assert [(one.step, one.outcome) for one in seen] == [("consent", "failed")]
-        unset = provider.registered(Registration())
+        unset = provider.with_registration(Registration())
         seen = await live_test(unset, redirect_uri="http://127.0.0.1:1/cb", ask=elsewhere, outbound=outbound)
         assert "providers setup asana" in seen[0].note

@@ -10,7 +10,7 @@ from tests.support.documented import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 PAGE = (ROOT / "docs" / "concepts/narrowing.md").read_text(encoding="utf-8")
-EVERYTHING = load_catalog().everything()
+EVERYTHING = load_catalog().all_providers()
 _WAYS = {Downscope.REFRESH_SCOPE: "on refresh", Downscope.NATIVE: "scoped token", Downscope.EXCHANGE: "RFC 8693"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.api.rules import Call, allowed
+from providers.api.rules import Call, allows
 from providers.definitions.catalog import check_file, load_catalog
 from providers.simulator.app import GOOGLE_APIS
 from tests.generating import github, google
@@ -42,7 +42,7 @@ def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_th
         call = Call(api, method, filled(path))
         for scope in KNOWN:
             reach = {scope, *GOOGLE.covers.get(scope, ())}
-            assert allowed(GOOGLE, call, frozenset({scope})) == bool(reach & scopes), (call, scope)
+            assert allows(GOOGLE, call, frozenset({scope})) == bool(reach & scopes), (call, scope)
 
 
 def test_a_scope_includes_another_only_if_google_accepts_it_wherever_it_accepts_that() -> None:
@@ -59,16 +59,16 @@ def test_the_simulator_s_own_table_of_scopes_agrees() -> None:
     for method, path, known in GOOGLE_APIS:
         below = "/".join(path.split("/")[4:])
         call = Call(known.api, method, placeholders(below).replace("{}", "abc"))
-        ours = {scope for scope in KNOWN if allowed(GOOGLE, call, frozenset({scope}))}
+        ours = {scope for scope in KNOWN if allows(GOOGLE, call, frozenset({scope}))}
         assert ours - google.PARTIAL == (known.scopes & KNOWN) - google.PARTIAL, call
 
 
 def test_of_two_rules_that_fit_the_one_that_leaves_less_open_decides() -> None:
     trash, some_file = Call("drive", "DELETE", "/files/trash"), Call("drive", "DELETE", "/files/abc")
     part = frozenset({f"{AUTH}drive.file"})
-    assert allowed(GOOGLE, some_file, part)
-    assert not allowed(GOOGLE, trash, part)
-    assert allowed(GOOGLE, trash, frozenset({f"{AUTH}drive"}))
+    assert allows(GOOGLE, some_file, part)
+    assert not allows(GOOGLE, trash, part)
+    assert allows(GOOGLE, trash, frozenset({f"{AUTH}drive"}))
 
 
 @pytest.mark.parametrize(
@@ -82,22 +82,22 @@ def test_of_two_rules_that_fit_the_one_that_leaves_less_open_decides() -> None:
 )
 def test_a_token_that_reaches_everything_is_not_lent_to_who_may_reach_a_part(part: str, whole: str, call: Call) -> None:
     caller, token = frozenset({AUTH + part}), frozenset({AUTH + whole})
-    assert not allowed(GOOGLE, call, caller, granted=token | caller)
-    assert allowed(GOOGLE, call, caller, granted=caller)
-    assert allowed(GOOGLE, call, token, granted=token | caller)
+    assert not allows(GOOGLE, call, caller, granted=token | caller)
+    assert allows(GOOGLE, call, caller, granted=caller)
+    assert allows(GOOGLE, call, token, granted=token | caller)
 
 
 def test_a_token_that_may_also_write_is_lent_to_who_may_read_all() -> None:
     reader, writer = frozenset({f"{AUTH}drive.readonly"}), frozenset({f"{AUTH}drive"})
-    assert allowed(GOOGLE, Call("drive", "GET", "/files/abc"), reader, granted=writer)
-    assert not allowed(GOOGLE, Call("drive", "DELETE", "/files/abc"), reader, granted=writer)
+    assert allows(GOOGLE, Call("drive", "GET", "/files/abc"), reader, granted=writer)
+    assert not allows(GOOGLE, Call("drive", "DELETE", "/files/abc"), reader, granted=writer)
 
 
 @pytest.mark.parametrize("api", ["drive_upload", "gmail_upload"])
 def test_uploads_have_their_rules_at_their_own_address(api: str) -> None:
     path = "/files" if api == "drive_upload" else "/users/me/messages/send"
-    assert allowed(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive", f"{AUTH}gmail.send"}))
-    assert not allowed(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive.readonly", f"{AUTH}gmail.readonly"}))
+    assert allows(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive", f"{AUTH}gmail.send"}))
+    assert not allows(GOOGLE, Call(api, "POST", path), frozenset({f"{AUTH}drive.readonly", f"{AUTH}gmail.readonly"}))
 
 
 # GitHub
@@ -141,8 +141,8 @@ def test_a_file_in_a_folder_is_read_and_changed_by_the_same_rule_and_nothing_cli
         ("/repos/octo/hello/contents//x", False),
         ("/repos/octo/hello/contents", False),
     ):
-        assert allowed(GITHUB, Call("rest", "GET", path), reader) == is_let, path
-    assert not allowed(GITHUB, Call("rest", "PUT", "/repos/octo/hello/contents/src/main.py"), reader)
+        assert allows(GITHUB, Call("rest", "GET", path), reader) == is_let, path
+    assert not allows(GITHUB, Call("rest", "PUT", "/repos/octo/hello/contents/src/main.py"), reader)
 
 
 def test_every_scope_of_github_is_a_permission_that_a_token_can_be_limited_to() -> None:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from providers.check.check import STEPS, examine, examine_all
 from providers.check.trial import PLAIN as PLAIN_MODE
-from providers.check.trial import Finding, mode_for
+from providers.check.trial import StepResult, mode_for
 from providers.definitions.catalog import SHELF, load_catalog
 from providers.definitions.model import Provider
 from providers.definitions.validation import problems_of
@@ -33,7 +33,7 @@ Content = dict[str, Any]
 
 @pytest.mark.timeout(180)  # all of them in one process within three minutes
 async def test_every_file_agrees_with_the_description_of_its_service() -> None:
-    everything = load_catalog().everything()
+    everything = load_catalog().all_providers()
     failed = [
         f"{provider.name}: {one.step}: {one.note}"
         for provider, _, findings in await examine_all(everything)
@@ -329,4 +329,4 @@ async def test_a_file_costs_a_moment_and_every_step_is_told(bench: Bench) -> Non
     slack = load_catalog().provider("slack")
     findings = await examine(slack, bench.simulator, bench.outbound, mode="known-slack")
     assert [one.step for one in findings] == [name for name, _ in STEPS]
-    assert Finding("narrow", "skipped", "the vault's own rules hold the scopes") in findings
+    assert StepResult("narrow", "skipped", "the vault's own rules hold the scopes") in findings

@@ -16,7 +16,7 @@ import pytest_asyncio
 from pydantic import BaseModel
 
 from providers.api.api import UpstreamAPI
-from providers.api.rules import Call, allowed
+from providers.api.rules import Call, allows
 from providers.definitions.catalog import SHELF, check_file
 from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
@@ -248,7 +248,7 @@ def test_a_wrong_value_in_a_rule_lets_another_call_through(name: str, wrong: obj
 
     def lets(said: Content) -> bool:
         provider = Provider.model_validate(said)
-        return allowed(provider, call, frozenset({"read"}), granted=frozenset({"read", "write"}))
+        return allows(provider, call, frozenset({"read"}), granted=frozenset({"read", "write"}))
 
     assert lets(content)
     assert not lets(_with(content, f"rules.0.{name}", wrong))

@@ -24,7 +24,7 @@ from tests.providers.test_providers_catalog import GOOD, written
 from vault.upstream import Downscope
 
 FILES = sorted(SHELF.glob("*.toml"))
-EVERYTHING = load_catalog().everything()
+EVERYTHING = load_catalog().all_providers()
 
 
 def test_every_file_makes_sense() -> None:
@@ -71,7 +71,7 @@ def test_a_file_is_read_when_somebody_asks_for_it() -> None:
     assert asana is catalog.get("asana") and catalog.names == ("google", "slack")
     assert catalog.resolve("onedrive") == (catalog.provider("microsoft"), frozenset({"Files.Read"}))
     assert catalog.get("nobody") is None
-    assert catalog.everything() == catalog.everything()
+    assert catalog.all_providers() == catalog.all_providers()
 
 
 def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.api.rules import Call, allowed, covering_scopes
+from providers.api.rules import Call, allows, covering_scopes
 from providers.definitions.catalog import load_catalog
 
 SLACK = load_catalog().provider("slack")
@@ -28,16 +28,16 @@ def test_what_no_rule_names_is_refused_even_with_every_scope() -> None:
         Call("web", "POST", "/chat.postMessage?x=/y"),
         Call("web", "POST", "//chat.postMessage"),
     ):
-        assert not allowed(SLACK, call, EVERYTHING["slack"])
+        assert not allows(SLACK, call, EVERYTHING["slack"])
         assert covering_scopes(SLACK, call) == ()
-    assert allowed(SLACK, Call("web", "POST", "/chat.postMessage"), frozenset({"chat:write"}))
+    assert allows(SLACK, Call("web", "POST", "/chat.postMessage"), frozenset({"chat:write"}))
 
 
 def test_a_call_needs_its_scope() -> None:
     call = Call("web", "POST", "/chat.postMessage", {"channel": "C1", "text": "x"})
-    assert not allowed(SLACK, call, EVERYTHING["slack"] - {"chat:write"})
-    assert not allowed(SLACK, call, frozenset())
-    assert allowed(SLACK, call, frozenset({"chat:write"}))
+    assert not allows(SLACK, call, EVERYTHING["slack"] - {"chat:write"})
+    assert not allows(SLACK, call, frozenset())
+    assert allows(SLACK, call, frozenset({"chat:write"}))
     assert covering_scopes(SLACK, call) == (frozenset({"chat:write"}),)
 
 
@@ -45,31 +45,31 @@ def test_a_wider_scope_passes_where_a_narrower_one_is_named_and_not_the_other_wa
     reading = Call("calendar", "GET", "/calendars/primary/events")
     writing = Call("calendar", "POST", "/calendars/primary/events")
     for scope in ("calendar", "calendar.readonly", "calendar.events", "calendar.events.readonly"):
-        assert allowed(GOOGLE, reading, frozenset({AUTH + scope}))
+        assert allows(GOOGLE, reading, frozenset({AUTH + scope}))
     for scope in ("calendar.readonly", "calendar.events.readonly", "calendar.freebusy"):
-        assert not allowed(GOOGLE, writing, frozenset({AUTH + scope}))
-    assert allowed(GOOGLE, writing, frozenset({AUTH + "calendar"}))
+        assert not allows(GOOGLE, writing, frozenset({AUTH + scope}))
+    assert allows(GOOGLE, writing, frozenset({AUTH + "calendar"}))
 
 
 def test_a_parameter_can_decide_which_scope_is_needed() -> None:
     public = frozenset({"channels:read"})
-    assert allowed(SLACK, Call("web", "GET", "/conversations.list"), public)
-    assert allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": "public_channel"}), public)
+    assert allows(SLACK, Call("web", "GET", "/conversations.list"), public)
+    assert allows(SLACK, Call("web", "GET", "/conversations.list", {"types": "public_channel"}), public)
     for types in ("private_channel", "public_channel,private_channel", "im", ["public_channel"], True, 1):
-        assert not allowed(SLACK, Call("web", "GET", "/conversations.list", {"types": types}), public)
+        assert not allows(SLACK, Call("web", "GET", "/conversations.list", {"types": types}), public)
     private = Call("web", "GET", "/conversations.list", {"types": "private_channel"})
-    assert allowed(SLACK, private, frozenset({"groups:read"}))
+    assert allows(SLACK, private, frozenset({"groups:read"}))
 
 
 def test_a_token_that_reaches_further_in_a_way_the_request_does_not_show_is_not_lent() -> None:
     """A Slack channel id does not say whether the channel is private."""
     call = Call("web", "GET", "/conversations.history", {"channel": "C123"})
     public = frozenset({"channels:history"})
-    assert allowed(SLACK, call, public)
-    assert allowed(SLACK, call, public, granted=public | {"chat:write"})
-    assert not allowed(SLACK, call, public, granted=public | {"groups:history"})
-    assert allowed(SLACK, call, public | {"groups:history"}, granted=public | {"groups:history"})
-    assert not allowed(SLACK, Call("web", "GET", "/conversations.history", {"channel": "D123"}), public)
+    assert allows(SLACK, call, public)
+    assert allows(SLACK, call, public, granted=public | {"chat:write"})
+    assert not allows(SLACK, call, public, granted=public | {"groups:history"})
+    assert allows(SLACK, call, public | {"groups:history"}, granted=public | {"groups:history"})
+    assert not allows(SLACK, Call("web", "GET", "/conversations.history", {"channel": "D123"}), public)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_a_token_that_reaches_further_in_a_way_the_request_does_not_show_is_not_
 )
 def test_a_path_that_a_server_could_read_otherwise_is_refused(segment: str) -> None:
     scopes = EVERYTHING["google"]
-    assert not allowed(GOOGLE, Call("calendar", "GET", f"/calendars/{segment}/events"), scopes)
-    assert allowed(GOOGLE, Call("calendar", "GET", "/calendars/a%40b/events"), scopes)
+    assert not allows(GOOGLE, Call("calendar", "GET", f"/calendars/{segment}/events"), scopes)
+    assert allows(GOOGLE, Call("calendar", "GET", "/calendars/a%40b/events"), scopes)
 
 
 @given(st.text(min_size=1, max_size=40))
 def test_a_quoted_segment_never_turns_one_call_into_another(text: str) -> None:
     path = f"/calendars/{quote(text, safe='')}/events"
     call = Call("calendar", "GET", path)
-    if allowed(GOOGLE, call, EVERYTHING["google"]):
+    if allows(GOOGLE, call, EVERYTHING["google"]):
         assert path.count("/") == 3
         assert "%2F.." not in path.upper()
         assert text.strip(".") != ""
@@ -96,5 +96,5 @@ def test_a_quoted_segment_never_turns_one_call_into_another(text: str) -> None:
 def test_more_scopes_never_allow_less(some: set[str], more: set[str]) -> None:
     for method, path in (("GET", "/calendars/x/events"), ("POST", "/calendars/x/events"), ("POST", "/freeBusy")):
         call = Call("calendar", method, path)
-        if allowed(GOOGLE, call, frozenset(some)):
-            assert allowed(GOOGLE, call, frozenset(some | more))
+        if allows(GOOGLE, call, frozenset(some)):
+            assert allows(GOOGLE, call, frozenset(some | more))

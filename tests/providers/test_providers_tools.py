@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
-from providers.api.text import as_data, as_id, quoted
+from providers.api.text import as_data, as_id, quote
 from providers.tools.builtin import builtin_tools
 from tests.support.scripted import Arrival, Reply, json_reply, provider_at
 from tests.support.tool_bench import NOW, TOKEN, TOOLS, Bench, open_bench
@@ -530,7 +530,7 @@ def test_texts_are_cut_and_cleaned() -> None:
     assert as_data("x" * 20, limit=5) == "xxxx…"
     assert as_id("a b\nc\u202e", limit=2) == "ab"
     assert as_id(None, limit=2) == ""
-    assert quoted('a "b"\n\\') == '"a \\"b\\"\\n\\\\"'
+    assert quote('a "b"\n\\') == '"a \\"b\\"\\n\\\\"'
 
 
 async def test_a_post_has_a_link_only_where_the_account_tells_the_workspace(bench: Bench) -> None:

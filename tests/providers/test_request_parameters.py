@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.api.rules import Call, allowed, authority
+from providers.api.rules import Call, allows, authority
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from tests.providers.test_providers_catalog import GOOD, written
 from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
@@ -93,8 +93,8 @@ async def test_where_parameters_change_the_method_a_body_that_nobody_can_read_is
 async def test_no_parameter_of_a_tool_changes_the_method() -> None:
     facebook = CATALOG.provider("facebook")
     scopes = frozenset({"pages_manage_posts"})
-    assert not allowed(facebook, Call("main", "POST", "/1/feed", {"message": "x", "method": "get"}), scopes)
-    assert allowed(facebook, Call("main", "POST", "/1/feed", {"message": "x"}), scopes)
+    assert not allows(facebook, Call("main", "POST", "/1/feed", {"message": "x", "method": "get"}), scopes)
+    assert allows(facebook, Call("main", "POST", "/1/feed", {"message": "x"}), scopes)
 
 
 async def test_every_file_with_rules_says_that_somebody_looked_for_overrides(tmp_path: Path) -> None:

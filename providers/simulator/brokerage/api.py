@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from providers.simulator.brokerage.market import PRICES, Market
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Call, endpoint
+from providers.simulator.wire import SimulatedCall, endpoint
 
 FACE: Final = "brokerage"
 _DOCUMENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -53,7 +53,7 @@ def brokerage_routes(sandbox: Sandbox) -> list[Route]:
     """The endpoints of its API."""
 
     def route(method: str, path: str, name: str) -> Route:
-        def handler(call: Call) -> Response:
+        def handler(call: SimulatedCall) -> Response:
             return _answer(sandbox, call, name)
 
         answering = endpoint(sandbox, FACE, f"api.{name}", handler)
@@ -87,11 +87,11 @@ async def _published_keys(issuer: str) -> KeySet | None:
         return None
 
 
-def _answer(sandbox: Sandbox, call: Call, name: str) -> Response:
+def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
     market = sandbox.market
     entry = sandbox.books.write(FACE, sandbox.clock.now(), call=name, outcome="ok")
     try:
-        claims = _verified(market, call.bearer, now=sandbox.clock.now())
+        claims = _verify(market, call.bearer, now=sandbox.clock.now())
         entry.update({claim: claims.get(claim) for claim in ("iss", "aud", "sub", "azp", "act", "scope")})
         caller = _Caller(str(claims["sub"]), str(claims["azp"]), frozenset(str(claims["scope"]).split()))
         match name:
@@ -106,7 +106,7 @@ def _answer(sandbox: Sandbox, call: Call, name: str) -> Response:
         return refused.answer
 
 
-def _verified(market: Market, token: str | None, *, now: float) -> Mapping[str, object]:
+def _verify(market: Market, token: str | None, *, now: float) -> Mapping[str, object]:
     """The claims of a token that counts here (RFC 9068 §4). The key is the issuer's, whatever the token says."""
     if token is None or market.keys is None:
         raise _Refused("invalid_token", "no token, or no keys to verify it", status=401)
@@ -158,7 +158,7 @@ def _positions(market: Market, caller: _Caller) -> Response:
     return JSONResponse({"positions": [{"symbol": name, "quantity": count} for name, count in sorted(owned.items())]})
 
 
-def _order(market: Market, caller: _Caller, call: Call) -> Response:
+def _order(market: Market, caller: _Caller, call: SimulatedCall) -> Response:
     _needs(caller, "orders:write")
     side, symbol, quantity = call.text("side"), call.text("symbol") or "", call.arguments.get("quantity")
     if side not in {"buy", "sell"} or not isinstance(quantity, int) or quantity < 1:

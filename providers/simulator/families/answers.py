@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.families.modes import Mode
 from providers.simulator.tokens import Issued
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 NO_STORE = {"cache-control": "no-store"}
 
 
-def tokens_answer(mode: Mode, call: Call, issued: Issued, *, now: float) -> Response:
+def tokens_answer(mode: Mode, call: SimulatedCall, issued: Issued, *, now: float) -> Response:
     """The answer that carries new tokens (RFC 6749 §5.1, as this mode says it)."""
     shape = mode.shape
     left = round(issued.expires_at - now)
@@ -58,7 +58,7 @@ def tokens_answer(mode: Mode, call: Call, issued: Issued, *, now: float) -> Resp
     return success(mode, call, whole)
 
 
-def success(mode: Mode, call: Call, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
+def success(mode: Mode, call: SimulatedCall, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
     """A good answer, with the flag that this mode says in each."""
     shape = mode.shape
     if shape.ok_flag is not None:

@@ -9,7 +9,7 @@ from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import face_name, identify
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import Family
-from providers.simulator.wire import Call, ClientRefused
+from providers.simulator.wire import ClientRefused, SimulatedCall
 
 
 def end_family(sandbox: Sandbox, family: Family) -> None:
@@ -20,7 +20,7 @@ def end_family(sandbox: Sandbox, family: Family) -> None:
     face.authorizations.forget_consent(family.account, family.client_id)
 
 
-def revoke(sandbox: Sandbox, call: Call) -> Response:
+def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The revocation endpoint, in the mode's own shape (RFC 7009 where it has none)."""
     name = face_name(call)
     mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
@@ -65,7 +65,7 @@ def revoke(sandbox: Sandbox, call: Call) -> Response:
     return success(mode, call, {}, status=200)
 
 
-def _token(mode: Mode, call: Call) -> str:
+def _token(mode: Mode, call: SimulatedCall) -> str:
     ways = mode.revoking
     match ways.token_in:
         case "body":

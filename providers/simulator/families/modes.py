@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from providers.simulator.rules import FaceRules, Rotation
+from providers.simulator.rules import FaceRules, RotationRule
 
 # secret_user: the secret is the user name of Basic; client_header: `Authorization: Client SECRET` (Square)
 ClientAuth = Literal["basic", "post", "none", "secret_user", "client_header"]
@@ -64,7 +64,7 @@ class Operation:
 def lenient(**changes: object) -> FaceRules:
     """Rules that nothing is known about but RFC 6749: tokens stay, an hour long, everything is revoked at once."""
     plain: dict[str, object] = {
-        "rotation": Rotation.NONE,
+        "rotation": RotationRule.NONE,
         "access_lifetime": 3600,
         "narrowing": "real",
         "revoke": "family",

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from providers.simulator.accounts import RegisteredClient
-from providers.simulator.authorize import AuthorizationRequest, RequestRefused, read_challenge
+from providers.simulator.authorize import RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.families.modes import PREFIX, ClientAuth, Mode
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Call, ClientRefused, authenticate
+from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 
 class TokenRequestRefused(Exception):
@@ -24,18 +24,18 @@ class TokenRequestRefused(Exception):
         self.description = description
 
 
-def face_name(call: Call) -> str:
+def face_name(call: SimulatedCall) -> str:
     """The face that this request is for."""
     return PREFIX + call.path_params["mode"]
 
 
 def standard_query(mode: Mode, query: Mapping[str, str]) -> dict[str, str]:
     """An authorization request's parameters under the standard's names; a name that the mode replaced is not known."""
-    replaced = _replaced(mode.names)
+    replaced = _replaced_names(mode.names)
     return {_standard(mode.names, name): value for name, value in query.items() if name not in replaced}
 
 
-def token_call(mode: Mode, call: Call) -> Call:
+def token_call(mode: Mode, call: SimulatedCall) -> SimulatedCall:
     """A request with its parameters under the standard's names. Raises TokenRequestRefused."""
     arguments: Mapping[str, JsonValue] = call.arguments
     if mode.body == "query":
@@ -52,7 +52,7 @@ def token_call(mode: Mode, call: Call) -> Call:
     for name, value in (mode.required_refresh if is_refresh else mode.required_token).items():
         if arguments.get(name) != value:
             raise TokenRequestRefused("invalid_request", f"The parameter {name} is missing or wrong.")
-    replaced = _replaced(names)
+    replaced = _replaced_names(names)
     known = {_standard(names, name): value for name, value in arguments.items() if name not in replaced}
     grant_type = known.get("grant_type")
     theirs = {name: standard for standard, name in mode.grant_types.items()}
@@ -64,7 +64,7 @@ def token_call(mode: Mode, call: Call) -> Call:
 
 
 def identify(
-    call: Call, clients: Mapping[str, RegisteredClient], *, allowed: frozenset[ClientAuth]
+    call: SimulatedCall, clients: Mapping[str, RegisteredClient], *, allowed: frozenset[ClientAuth]
 ) -> tuple[RegisteredClient, str]:
     """The client of a token request, authenticated in one of the allowed ways. Raises ClientRefused."""
     has_no_secret = call.basic is None and call.text("client_secret") is None
@@ -87,16 +87,16 @@ def identify(
     return client, method
 
 
-def asked_scopes(mode: Mode, call: Call) -> tuple[str, ...] | None:
+def asked_scopes(mode: Mode, call: SimulatedCall) -> tuple[str, ...] | None:
     """The scopes that a refresh or exchange asks for, in their order; None when it asks for none."""
     value = call.arguments.get(mode.refresh_scope_parameter)
     if mode.refresh_scope_is_array:
         listed = value if isinstance(value, list) else None
         return None if listed is None else tuple(item for item in listed if isinstance(item, str))
-    return split(mode, value) if isinstance(value, str) and value else None
+    return split_scopes(mode, value) if isinstance(value, str) and value else None
 
 
-def split(mode: Mode, value: str) -> tuple[str, ...]:
+def split_scopes(mode: Mode, value: str) -> tuple[str, ...]:
     """A scope parameter as single scopes."""
     parts = re.split(rf"[{re.escape(mode.scope_separator)}]", value) if mode.scope_separator != " " else value.split()
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
@@ -104,7 +104,7 @@ def split(mode: Mode, value: str) -> tuple[str, ...]:
 
 def read_authorization(
     sandbox: Sandbox, name: str, query: Mapping[str, str], client: RegisteredClient
-) -> AuthorizationRequest:
+) -> SimulatedRequest:
     """An authorization request of this mode, under the standard's names. Raises RequestRefused."""
     mode = sandbox.mode(name)
     if query.get("response_type", "code") != "code":
@@ -114,7 +114,7 @@ def read_authorization(
             raise RequestRefused("invalid_request", f"The parameter {parameter} must be {value}.")
     scopes = _asked_at_consent(mode, query)
     challenge, method = (None, "plain") if mode.pkce == "ignored" else _challenge(mode, query)
-    return AuthorizationRequest(
+    return SimulatedRequest(
         face=name,
         client=client,
         redirect_uri=query["redirect_uri"],
@@ -134,7 +134,7 @@ def read_authorization(
 def _asked_at_consent(mode: Mode, query: Mapping[str, str]) -> tuple[str, ...]:
     if mode.fixed_scopes is not None:
         return tuple(sorted(mode.fixed_scopes)) or ("account",)
-    scopes = split(mode, query.get(mode.scope_parameter, ""))
+    scopes = split_scopes(mode, query.get(mode.scope_parameter, ""))
     unknown = [] if mode.scopes is None else sorted(set(scopes) - mode.scopes)
     if unknown:
         raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
@@ -160,7 +160,7 @@ def _is_offline(mode: Mode, query: Mapping[str, str], scopes: tuple[str, ...]) -
     return mode.offline_scope is None or mode.offline_scope in scopes
 
 
-def _replaced(names: Mapping[str, str]) -> frozenset[str]:
+def _replaced_names(names: Mapping[str, str]) -> frozenset[str]:
     return frozenset(standard for standard, name in names.items() if standard != name)
 
 

@@ -16,12 +16,12 @@ from providers.simulator.families.token import resource_of
 from providers.simulator.github import api as github_api
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.services import APIS, REFUSALS
-from providers.simulator.services.desk import Visit
+from providers.simulator.services.desk import ServiceCall
 from providers.simulator.tokens import AccessToken, fingerprint
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 
-def identity(sandbox: Sandbox, call: Call) -> Response:
+def identity(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The account behind a token."""
     mode = sandbox.mode(face_name(call))
     token, entry = _present(sandbox, call, "identity")
@@ -29,45 +29,45 @@ def identity(sandbox: Sandbox, call: Call) -> Response:
         entry["outcome"] = "method"
         return JSONResponse({"error": "method_not_allowed"}, status_code=405)
     if token is None or not _has_headers(mode, call):
-        return _unauthorized(entry)
+        return _refuse_token(entry)
     if mode.identity_scopes and not mode.identity_scopes & _authority(mode, token):
         entry["outcome"] = "insufficient_scope"
         return JSONResponse({"error": "insufficient_scope"}, status_code=403)
     if mode.identity_query is not None and mode.identity_query not in str(call.arguments.get("query", "")):
         return JSONResponse({"errors": [{"message": "no such field"}]}, status_code=400)
-    return JSONResponse(_flagged(mode, identity_body(mode, PEOPLE[token.family.account])))
+    return JSONResponse(_with_flag(mode, identity_body(mode, PEOPLE[token.family.account])))
 
 
-def probe(sandbox: Sandbox, call: Call) -> Response:
+def probe(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """Answers only to a token that carries the scope named in the query, itself or by one that includes it."""
     token, entry = _present(sandbox, call, "probe")
     if token is None:
-        return _unauthorized(entry)
+        return _refuse_token(entry)
     wanted = frozenset(call.query.get("scope", "").split())
     return _answer(sandbox, call, token, entry, wanted=wanted)
 
 
-def operation(sandbox: Sandbox, call: Call) -> Response:
+def operation(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """One call of the mode's API; what its table does not hold does not exist."""
     mode = sandbox.mode(face_name(call))
     found = _operation(mode, call)
     token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")
     if token is None:
-        return _unauthorized(entry, api=mode.api)
+        return _refuse_token(entry, api=mode.api)
     if found is None:
         entry["outcome"] = "unknown_operation"
         return JSONResponse({"error": "not_found"}, status_code=404)
     return _answer(sandbox, call, token, entry, wanted=found.scopes)
 
 
-def status(sandbox: Sandbox, call: Call) -> Response:
+def status(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """What a token may do and until when; Square's `/oauth2/token/status`."""
     name = face_name(call)
     if not sandbox.mode(name).status:
         return JSONResponse({"error": "not_found"}, status_code=404)
     token, entry = _present(sandbox, call, "status")
     if token is None:
-        return _unauthorized(entry)
+        return _refuse_token(entry)
     return JSONResponse(
         {
             "scopes": sorted(token.scopes),
@@ -78,7 +78,7 @@ def status(sandbox: Sandbox, call: Call) -> Response:
     )
 
 
-def _present(sandbox: Sandbox, call: Call, method: str) -> tuple[AccessToken | None, Entry]:
+def _present(sandbox: Sandbox, call: SimulatedCall, method: str) -> tuple[AccessToken | None, Entry]:
     """The live token that was brought, and the entry of this call in the books."""
     name, now = face_name(call), sandbox.clock.now()
     face = sandbox.face(name)
@@ -106,7 +106,9 @@ def _present(sandbox: Sandbox, call: Call, method: str) -> tuple[AccessToken | N
     return token, entry
 
 
-def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, wanted: frozenset[str]) -> Response:
+def _answer(
+    sandbox: Sandbox, call: SimulatedCall, token: AccessToken, entry: Entry, *, wanted: frozenset[str]
+) -> Response:
     mode = sandbox.mode(face_name(call))
     if wanted and not wanted & _authority(mode, token):
         entry["outcome"] = "insufficient_scope"
@@ -120,12 +122,12 @@ def _answer(sandbox: Sandbox, call: Call, token: AccessToken, entry: Entry, *, w
     if mode.api == "github" and "path" in call.path_params:
         return github_api.answer(sandbox, call, account=token.family.account)
     if mode.api in APIS and "path" in call.path_params:
-        return APIS[mode.api](Visit.of(sandbox, call, token=token))
+        return APIS[mode.api](ServiceCall.of(sandbox, call, token=token))
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
 
 
-def _has_headers(mode: Mode, call: Call) -> bool:
+def _has_headers(mode: Mode, call: SimulatedCall) -> bool:
     return all(call.headers.get(name.lower()) == value for name, value in mode.api_headers.items())
 
 
@@ -145,7 +147,7 @@ def _is_within(item: str, path: str) -> bool:
     return any(f"/repos/{owner}/{name}/" in f"{path}/" for name in names.split(","))
 
 
-def _operation(mode: Mode, call: Call) -> Operation | None:
+def _operation(mode: Mode, call: SimulatedCall) -> Operation | None:
     path = "/" + call.path_params["path"]
     for known in mode.operations:
         pattern = "".join("[^/]+" if part == "{}" else re.escape(part) for part in re.split(r"(\{\})", known.path))
@@ -154,11 +156,11 @@ def _operation(mode: Mode, call: Call) -> Operation | None:
     return None
 
 
-def _flagged(mode: Mode, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def _with_flag(mode: Mode, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return body if mode.shape.ok_flag is None else {mode.shape.ok_flag: True, **body}
 
 
-def _unauthorized(entry: Entry, *, api: str | None = None) -> Response:
+def _refuse_token(entry: Entry, *, api: str | None = None) -> Response:
     entry["outcome"] = "invalid_token"
     if api is not None and api in REFUSALS:
         return REFUSALS[api](401)

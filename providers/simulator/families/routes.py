@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from providers.simulator.accounts import RegisteredClient
 from providers.simulator.authorize import (
-    AuthorizationRequest,
     RequestRefused,
+    SimulatedRequest,
     check_redirect_uri,
     with_parameters,
 )
@@ -24,7 +24,7 @@ from providers.simulator.families.reading import face_name, read_authorization, 
 from providers.simulator.families.scoped import scoped_token
 from providers.simulator.families.token import endpoint_name, lengthen, token
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Call, Endpoint, Handler, endpoint
+from providers.simulator.wire import Endpoint, Handler, SimulatedCall, endpoint
 
 
 def family_routes(sandbox: Sandbox) -> list[Route]:
@@ -33,18 +33,20 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
     def route(path: str, name: str, handler: Handler, *methods: str) -> Route:
-        return Route(f"{at}{path}", _known(sandbox, endpoint(sandbox, face_name, name, handler)), methods=list(methods))
+        return Route(
+            f"{at}{path}", _for_known_modes(sandbox, endpoint(sandbox, face_name, name, handler)), methods=list(methods)
+        )
 
     return [
         route("/authorize", "authorize", partial(_authorize, sandbox), "GET", "POST"),
         Route(
             f"{at}/token",
-            _known(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
+            _for_known_modes(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
             methods=["POST"],
         ),
         Route(
             f"{at}/refresh",
-            _known(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
+            _for_known_modes(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
             methods=["POST"],
         ),
         route("/longer", "longer", partial(lengthen, sandbox), "GET"),
@@ -58,24 +60,24 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
     ]
 
 
-def _known(sandbox: Sandbox, answer: Endpoint) -> Endpoint:
+def _for_known_modes(sandbox: Sandbox, answer: Endpoint) -> Endpoint:
     """Only for modes that exist."""
 
-    async def checked(request: Request) -> Response:
+    async def check_mode(request: Request) -> Response:
         if request.path_params["mode"] not in sandbox.modes:
             return JSONResponse({"error": "unknown mode", "known": sorted(sandbox.modes)}, status_code=404)
         return await answer(request)
 
-    return checked
+    return check_mode
 
 
-def _authorize(sandbox: Sandbox, call: Call) -> Response:
+def _authorize(sandbox: Sandbox, call: SimulatedCall) -> Response:
     name = face_name(call)
     mode = sandbox.mode(name)
     call = replace(call, query=standard_query(mode, call.query))
     everything = mode.fixed_scopes is None and mode.shape.scope != "absent"
 
-    def extra(_request: AuthorizationRequest, _granted: frozenset[str]) -> dict[str, str]:
+    def extra(_request: SimulatedRequest, _granted: frozenset[str]) -> dict[str, str]:
         return dict(mode.callback)
 
     if call.method == "GET" and mode.authorize_errors == "redirect":

@@ -13,7 +13,7 @@ from providers.simulator.families.reading import face_name, identify
 from providers.simulator.github import shapes
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, Issued, fingerprint
-from providers.simulator.wire import Call, ClientRefused
+from providers.simulator.wire import ClientRefused, SimulatedCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def derive(sandbox: Sandbox, name: str, wish: Derivation, *, fault: str | None =
     return issued, parent
 
 
-def scoped_token(sandbox: Sandbox, call: Call) -> Response:
+def scoped_token(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """`POST /applications/{client_id}/token/scoped`: permissions, and the repositories of one owner.
 
     docs.github.com/rest/apps/apps, create a scoped access token: Basic with the app's id and secret, 404 for a token

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from providers.simulator.families.modes import Mode, Operation, Revoking, Shape, lenient
-from providers.simulator.rules import Rotation
+from providers.simulator.rules import RotationRule
 
 _DAY = 86400
 _GOOGLE = "https://www.googleapis.com/auth/"
@@ -40,7 +40,7 @@ _SERVICES: Mapping[str, Mode] = {
     "microsoft": Mode(
         "Microsoft",
         lenient(
-            rotation=Rotation.GRACE,
+            rotation=RotationRule.GRACE,
             grace_seconds=90 * _DAY,
             grace_answer="sibling",
             refresh_idle=90 * _DAY,
@@ -109,7 +109,7 @@ _SERVICES: Mapping[str, Mode] = {
     # The same with PKCE and without a secret: each refresh token works once and ends 90 days after it was issued.
     "square-pkce": Mode(
         "Square with PKCE",
-        lenient(rotation=Rotation.STRICT, narrowing="ignored", access_lifetime=30 * _DAY, refresh_idle=90 * _DAY),
+        lenient(rotation=RotationRule.STRICT, narrowing="ignored", access_lifetime=30 * _DAY, refresh_idle=90 * _DAY),
         body="json",
         client_auth=frozenset({"none"}),
         pkce="required",
@@ -130,7 +130,7 @@ _SERVICES: Mapping[str, Mode] = {
     "github-app": Mode(
         "GitHub App",
         lenient(
-            rotation=Rotation.STRICT,
+            rotation=RotationRule.STRICT,
             access_lifetime=28800,
             refresh_idle=183 * _DAY,
             narrowing="ignored",
@@ -173,7 +173,7 @@ _SERVICES: Mapping[str, Mode] = {
     # developer.box.com/guides/authentication/tokens: downscope, refresh. A refresh token works once, within 60 days.
     "box": Mode(
         "Box",
-        lenient(rotation=Rotation.STRICT, refresh_idle=60 * _DAY, narrowing="ignored"),
+        lenient(rotation=RotationRule.STRICT, refresh_idle=60 * _DAY, narrowing="ignored"),
         client_auth=frozenset({"post"}),
         downscope="exchange",
         resources=True,
@@ -197,7 +197,7 @@ _SERVICES: Mapping[str, Mode] = {
     # narrower scope; docs.gitlab.com/api/oauth2: a refresh ends the access token and the refresh token before it.
     "gitlab": Mode(
         "GitLab",
-        lenient(rotation=Rotation.STRICT, access_lifetime=7200, narrowing="sticky", refresh_ends_access=True),
+        lenient(rotation=RotationRule.STRICT, access_lifetime=7200, narrowing="sticky", refresh_ends_access=True),
         identity={"id": "#9{id}", "username": "{login}"},
         covers={"api": _names("read_api", "read_user"), "read_api": _names("read_user")},
         operations=(
@@ -208,7 +208,7 @@ _SERVICES: Mapping[str, Mode] = {
     # developers.notion.com/reference/create-a-token: JSON with Basic, a version header, no scopes.
     "notion": Mode(
         "Notion",
-        lenient(rotation=Rotation.STRICT, narrowing="ignored"),
+        lenient(rotation=RotationRule.STRICT, narrowing="ignored"),
         body="json",
         client_auth=frozenset({"basic"}),
         pkce="ignored",
@@ -221,7 +221,7 @@ _SERVICES: Mapping[str, Mode] = {
     "atlassian": Mode(
         "Atlassian",
         lenient(
-            rotation=Rotation.REUSE_REVOKES_FAMILY,
+            rotation=RotationRule.REUSE_REVOKES_FAMILY,
             narrowing="ignored",
             refresh_idle=90 * _DAY,
             refresh_lifetime=365 * _DAY,
@@ -237,14 +237,14 @@ _SERVICES: Mapping[str, Mode] = {
     # linear.app/developers/oauth-2-0-authentication: commas, tokens for a day.
     "linear": Mode(
         "Linear",
-        lenient(rotation=Rotation.GRACE, grace_seconds=1800, access_lifetime=_DAY, narrowing="ignored"),
+        lenient(rotation=RotationRule.GRACE, grace_seconds=1800, access_lifetime=_DAY, narrowing="ignored"),
         scope_separator=",",
         client_auth=frozenset({"post"}),
     ),
     # developers.tiktok.com: client_key, commas, a day-long rotating grant.
     "tiktok": Mode(
         "TikTok",
-        lenient(rotation=Rotation.STRICT, access_lifetime=7200, refresh_lifetime=180 * _DAY, narrowing="ignored"),
+        lenient(rotation=RotationRule.STRICT, access_lifetime=7200, refresh_lifetime=180 * _DAY, narrowing="ignored"),
         names={"client_id": "client_key"},
         client_auth=frozenset({"post"}),
         scope_separator=",",
@@ -253,7 +253,7 @@ _SERVICES: Mapping[str, Mode] = {
     # docs.x.com: PKCE and Basic are mandatory, offline.access brings the refresh token, a code lives 30 seconds.
     "x": Mode(
         "X",
-        lenient(rotation=Rotation.STRICT, access_lifetime=7200, narrowing="ignored", code_lifetime=30),
+        lenient(rotation=RotationRule.STRICT, access_lifetime=7200, narrowing="ignored", code_lifetime=30),
         pkce="required",
         client_auth=frozenset({"basic"}),
         offline_scope="offline.access",
@@ -261,14 +261,14 @@ _SERVICES: Mapping[str, Mode] = {
     # help.salesforce.com, refresh token flow: no lifetime in the answer; re-use of a rotated token ends everything.
     "salesforce": Mode(
         "Salesforce",
-        lenient(rotation=Rotation.REUSE_REVOKES_FAMILY, narrowing="ignored"),
+        lenient(rotation=RotationRule.REUSE_REVOKES_FAMILY, narrowing="ignored"),
         offline_scope="refresh_token",
         shape=Shape(expiry="absent", extra={"instance_url": "https://eu7.example.com"}),
     ),
     # developer.zoom.us: Basic, single use.
     "zoom": Mode(
         "Zoom",
-        lenient(rotation=Rotation.STRICT, narrowing="ignored"),
+        lenient(rotation=RotationRule.STRICT, narrowing="ignored"),
         client_auth=frozenset({"basic"}),
         fixed_scopes=_names("user:read:user", "meeting:write:meeting"),
     ),

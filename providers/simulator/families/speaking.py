@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from providers.simulator.families.modes import ClientAuth, Mode, Revoking, Shape, lenient
-from providers.simulator.rules import FaceRules, Rotation
+from providers.simulator.rules import FaceRules, RotationRule
 
 FOREVER = 10**9
 HOUR, DAY = 3600, 86400
@@ -22,10 +22,10 @@ _AUTH: Mapping[str, frozenset[ClientAuth]] = {
     "secret_user": frozenset({"secret_user"}),
 }
 _ROTATION = {
-    "?": Rotation.NONE,
-    "keeps": Rotation.NONE,
-    "strict": Rotation.STRICT,
-    "revokes": Rotation.REUSE_REVOKES_FAMILY,
+    "?": RotationRule.NONE,
+    "keeps": RotationRule.NONE,
+    "strict": RotationRule.STRICT,
+    "revokes": RotationRule.REUSE_REVOKES_FAMILY,
 }
 _PKCE: Mapping[str, Literal["required", "optional", "ignored", "refused"]] = {
     "must": "required",
@@ -35,7 +35,7 @@ _PKCE: Mapping[str, Literal["required", "optional", "ignored", "refused"]] = {
 }
 
 
-def _revoking(text: str, *, auth: frozenset[ClientAuth]) -> Revoking:
+def _parse_revoking(text: str, *, auth: frozenset[ClientAuth]) -> Revoking:
     """`METHOD place name takes who`: where the token stands, what is taken, and whether the client authenticates."""
     if text == "none":
         return Revoking(exists=False)
@@ -107,14 +107,14 @@ def service(
         shape=shape if refresh or life < FOREVER else replace(shape, expiry="absent"),
         has_refresh=refresh,
         fixed_scopes=frozenset({"granted"}) if app else None,
-        revoking=_revoking(revoke, auth=_AUTH[auth]),
+        revoking=_parse_revoking(revoke, auth=_AUTH[auth]),
         rotation_known=rotation != "?",
-        identity=_told(identity),
+        identity=_account_paths(identity),
     )
     return replace(mode, **more)
 
 
-def _told(identity: str | Mapping[str, str]) -> Mapping[str, str]:
+def _account_paths(identity: str | Mapping[str, str]) -> Mapping[str, str]:
     """Two paths, of an account's id and of what a person calls it; or what stands at each path."""
     if not isinstance(identity, str):
         return identity

@@ -12,7 +12,7 @@ from providers.simulator.families.apis import WITH_APIS
 from providers.simulator.families.known import KNOWN
 from providers.simulator.families.modes import Mode, Revoking, Shape, lenient
 from providers.simulator.families.services import SERVICES
-from providers.simulator.rules import Rotation
+from providers.simulator.rules import RotationRule
 
 _FOREVER = 10**9
 
@@ -23,13 +23,13 @@ _ROTATION: Mapping[str, Mode] = {
         "A service that nobody has described",
         identity={"sub": "{id}", "id": "{id}", "email": "{email}", "name": "{name}"},
     ),
-    "grace": Mode("Grace", lenient(rotation=Rotation.GRACE, grace_seconds=60)),
-    "grace-sibling": Mode("Grace, another pair", lenient(rotation=Rotation.GRACE, grace_answer="sibling")),
-    "strict": Mode("Strict", lenient(rotation=Rotation.STRICT)),
-    "reuse-revokes": Mode("Re-use revokes", lenient(rotation=Rotation.REUSE_REVOKES_FAMILY)),
-    "ends-access": Mode("Refresh ends access", lenient(rotation=Rotation.STRICT, refresh_ends_access=True)),
+    "grace": Mode("Grace", lenient(rotation=RotationRule.GRACE, grace_seconds=60)),
+    "grace-sibling": Mode("Grace, another pair", lenient(rotation=RotationRule.GRACE, grace_answer="sibling")),
+    "strict": Mode("Strict", lenient(rotation=RotationRule.STRICT)),
+    "reuse-revokes": Mode("Re-use revokes", lenient(rotation=RotationRule.REUSE_REVOKES_FAMILY)),
+    "ends-access": Mode("Refresh ends access", lenient(rotation=RotationRule.STRICT, refresh_ends_access=True)),
     "old-stays": Mode(
-        "Old one stays", lenient(rotation=Rotation.GRACE, grace_seconds=_FOREVER, grace_answer="sibling")
+        "Old one stays", lenient(rotation=RotationRule.GRACE, grace_seconds=_FOREVER, grace_answer="sibling")
     ),
     "no-refresh": Mode("No refresh tokens", lenient(access_lifetime=_FOREVER), has_refresh=False),
 }
@@ -40,7 +40,7 @@ _NARROWING: Mapping[str, Mode] = {
     "ignores-scope": Mode("Ignores scope", lenient(narrowing="ignored")),
     "refuses-scope": Mode("Refuses other scopes", lenient(narrowing="refused")),
     # Doorkeeper, django-oauth-toolkit, Canaille: the grant itself shrinks, and earlier access tokens die.
-    "sticky": Mode("Sticky", lenient(rotation=Rotation.STRICT, narrowing="sticky", refresh_ends_access=True)),
+    "sticky": Mode("Sticky", lenient(rotation=RotationRule.STRICT, narrowing="sticky", refresh_ends_access=True)),
     "narrows-unsaid": Mode("Narrows, says nothing", shape=Shape(scope="absent"), status=True),
 }
 

@@ -19,8 +19,8 @@ from providers.simulator.families.reading import (
 )
 from providers.simulator.families.scoped import Derivation, DerivationRefused, derive
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import RefreshRefused, RefreshToken, fingerprint
-from providers.simulator.wire import Call, ClientRefused
+from providers.simulator.tokens import PresentedTokenRefused, SimulatedRefreshToken, fingerprint
+from providers.simulator.wire import ClientRefused, SimulatedCall
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"
@@ -33,7 +33,7 @@ _CLIENT_ERRORS = {
 }
 
 
-def endpoint_name(call: Call) -> str:
+def endpoint_name(call: SimulatedCall) -> str:
     """What faults and books call this request."""
     text = " ".join(str(value) for value in (*call.arguments.values(), *call.query.values()))
     if EXCHANGE in text:
@@ -41,7 +41,7 @@ def endpoint_name(call: Call) -> str:
     return "token.refresh" if "refresh" in text.split() or "refresh_token" in text.split() else "token.code"
 
 
-def token(sandbox: Sandbox, call: Call) -> Response:
+def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """RFC 6749 §3.2, by the rules of the mode that the address names."""
     name = face_name(call)
     mode = sandbox.mode(name)
@@ -71,7 +71,7 @@ def token(sandbox: Sandbox, call: Call) -> Response:
     return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
 
 
-def lengthen(sandbox: Sandbox, call: Call) -> Response:
+def lengthen(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The step that changes a fresh token for a long-lived one: a GET with the client's secret (Meta)."""
     name, now = face_name(call), sandbox.clock.now()
     mode = sandbox.mode(name)
@@ -88,7 +88,7 @@ def lengthen(sandbox: Sandbox, call: Call) -> Response:
     return tokens_answer(mode, call, issued, now=now)
 
 
-def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     name, now = face_name(call), sandbox.clock.now()
     mode, face = sandbox.mode(name), sandbox.face(name)
     entry = sandbox.books.write(
@@ -138,7 +138,7 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
     return tokens_answer(mode, call, issued, now=now)
 
 
-def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     name, now, value = face_name(call), sandbox.clock.now(), call.text("refresh_token") or ""
     mode, face = sandbox.mode(name), sandbox.face(name)
     asked = asked_scopes(mode, call)
@@ -159,9 +159,9 @@ def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: 
     )
     try:
         known = _active(sandbox, name, value)
-        wanted, rotates = _wanted(mode, asked, granted=frozenset() if known is None else known.family.scopes)
+        wanted, rotates = _choose_scopes(mode, asked, granted=frozenset() if known is None else known.family.scopes)
         refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=wanted, now=now, rotates=rotates)
-    except RefreshRefused as refused:
+    except PresentedTokenRefused as refused:
         entry["outcome"] = f"refused:{refused.reason}"
         if refused.presented is not None:
             _name(entry, refused.presented.family.label, refused.presented.label, refused.presented.generation)
@@ -178,15 +178,15 @@ def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: 
     return tokens_answer(mode, call, issued, now=now)
 
 
-def _active(sandbox: Sandbox, name: str, value: str) -> RefreshToken | None:
+def _active(sandbox: Sandbox, name: str, value: str) -> SimulatedRefreshToken | None:
     """The refresh token of this value. Raises RefreshRefused when its person was deactivated."""
     known = sandbox.face(name).tokens.find_refresh(value)
     if known is not None and not sandbox.is_active(known.family.account):
-        raise RefreshRefused("inactive", known)
+        raise PresentedTokenRefused("inactive", known)
     return known
 
 
-def _wanted(
+def _choose_scopes(
     mode: Mode, asked: tuple[str, ...] | None, *, granted: frozenset[str]
 ) -> tuple[frozenset[str] | None, bool]:
     """The scopes of the new access token, and whether the answer may bring a new refresh token.
@@ -209,7 +209,7 @@ def resource_of(mode: Mode, scope: str) -> str:
     return prefix if slash else mode.one_resource or ""
 
 
-def _exchange(sandbox: Sandbox, call: Call, client: RegisteredClient) -> Response:
+def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -> Response:
     """RFC 8693, as far as a provider has it: an access token of ours for one with less authority."""
     name = face_name(call)
     mode, now = sandbox.mode(name), sandbox.clock.now()
@@ -246,7 +246,7 @@ def _name(entry: Entry, family: str, label: str, generation: int) -> None:
     entry.update(family=family, token=label, token_generation=generation)
 
 
-def _record_refused(sandbox: Sandbox, call: Call, name: str, reason: str) -> None:
+def _record_refused(sandbox: Sandbox, call: SimulatedCall, name: str, reason: str) -> None:
     is_refresh = endpoint_name(call) == "token.refresh"
     sandbox.books.write(
         "refreshes" if is_refresh else "redemptions",

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.github import shapes
-from providers.simulator.github.repositories import Issue, PullRequest, Repository
+from providers.simulator.github.repositories import PullRequest, Repository, SimulatedIssue
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 _DOCUMENTATION = "https://docs.github.com/rest"
 _MEDIA_TYPE = "application/json; charset=utf-8"
@@ -32,7 +32,7 @@ class GitHubRefused(Exception):
         self.more = more
 
 
-def refused(status: int, message: str, **more: JsonValue) -> Response:
+def refusal(status: int, message: str, **more: JsonValue) -> Response:
     """An error in GitHub's shape."""
     body: dict[str, JsonValue] = {"message": message, **more, "documentation_url": _DOCUMENTATION}
     if status != 422:  # what fails validation says no status
@@ -40,17 +40,17 @@ def refused(status: int, message: str, **more: JsonValue) -> Response:
     return JSONResponse(body, status_code=status, media_type=_MEDIA_TYPE)
 
 
-def answer(sandbox: Sandbox, call: Call, *, account: str) -> Response:
+def answer(sandbox: Sandbox, call: SimulatedCall, *, account: str) -> Response:
     """One operation as this person."""
-    asked = _Asked(sandbox, call, PEOPLE[account])
+    asked = _Operation(sandbox, call, PEOPLE[account])
     try:
         return asked.run()
     except GitHubRefused as error:
-        return refused(error.status, error.message, **error.more)
+        return refusal(error.status, error.message, **error.more)
 
 
-class _Asked:
-    def __init__(self, sandbox: Sandbox, call: Call, person: Person) -> None:
+class _Operation:
+    def __init__(self, sandbox: Sandbox, call: SimulatedCall, person: Person) -> None:
         self._sandbox = sandbox
         self._call = call
         self._person = person
@@ -70,32 +70,32 @@ class _Asked:
             case "GET", ["rate_limit"]:
                 return _json(shapes.rate_limit(self._sandbox.clock.now()))
             case "GET", ["repos", _, _]:
-                return _json(shapes.whole_repository(self._found(), api=self._base, viewer=self._person))
+                return _json(shapes.whole_repository(self._repository(), api=self._base, viewer=self._person))
             case "GET", ["search", "issues"]:
                 return self._search()
             case "GET", ["repos", _, _, "pulls"]:
-                found, viewer = self._found(), self._person
+                found, viewer = self._repository(), self._person
                 return self._page([shapes.pull(found, one, api=self._base, viewer=viewer) for one in found.pulls])
             case "GET", ["repos", _, _, "pulls", _]:
-                found = self._numbered()
+                found = self._item()
                 if not isinstance(found, PullRequest):
                     raise GitHubRefused(404, "Not Found")
-                return _json(shapes.whole_pull(self._found(), found, api=self._base, viewer=self._person))
+                return _json(shapes.whole_pull(self._repository(), found, api=self._base, viewer=self._person))
             case "GET", ["repos", _, _, "contents", *path]:
                 return self._file("/".join(path))
             case "GET", ["repos", _, _, "git", "trees", ref] if ref in {"HEAD", "main"}:
                 whole = self._call.query.get("recursive") is not None
-                return _json(shapes.tree(self._found(), api=self._base, is_whole=whole))
+                return _json(shapes.tree(self._repository(), api=self._base, is_whole=whole))
             case "GET", ["repos", _, _, "issues"]:
                 return self._list_issues()
             case "POST", ["repos", _, _, "issues"]:
                 return self._open_issue()
             case "GET", ["repos", _, _, "issues", _]:
-                return _json(shapes.issue(self._found(), self._own_issue(), api=self._base))
+                return _json(shapes.issue(self._repository(), self._own_issue(), api=self._base))
             case "PATCH", ["repos", _, _, "issues", _]:
                 return self._change_issue()
             case "GET", ["repos", _, _, "issues", _, "comments"]:
-                repository, issue = self._found(), self._numbered()
+                repository, issue = self._repository(), self._item()
                 return self._page([shapes.comment(repository, issue, one, api=self._base) for one in issue.comments])
             case "POST", ["repos", _, _, "issues", _, "comments"]:
                 return self._add_comment()
@@ -105,7 +105,7 @@ class _Asked:
     # Operations
 
     def _list_issues(self) -> Response:
-        repository, state = self._found(), self._call.query.get("state", "open")
+        repository, state = self._repository(), self._call.query.get("state", "open")
         shown = [one for one in reversed(repository.issues) if state in {"all", one.state}]
         return self._page([shapes.issue(repository, one, api=self._base) for one in shown])
 
@@ -129,14 +129,14 @@ class _Asked:
         return _json({"total_count": len(found), "incomplete_results": False, "search_type": "lexical", "items": shown})
 
     def _file(self, path: str) -> Response:
-        repository = self._found()
+        repository = self._repository()
         content = repository.files.get(unquote(path))
         if content is None:
             raise GitHubRefused(404, "Not Found")
         return _json(shapes.file(repository, unquote(path), content, api=self._base, asked=path))
 
     def _open_issue(self) -> Response:
-        repository, title = self._found(), self._call.text("title")
+        repository, title = self._repository(), self._call.text("title")
         if title is None:
             raise _invalid("Issue", "title")
         now = self._sandbox.clock.now()
@@ -149,7 +149,7 @@ class _Asked:
         return _json(shapes.issue(repository, issue, api=self._base), status=201)
 
     def _change_issue(self) -> Response:
-        repository, issue = self._found(), self._own_issue()
+        repository, issue = self._repository(), self._own_issue()
         state = self._call.text("state")
         if state not in {None, "open", "closed"}:
             raise _invalid("Issue", "state")
@@ -159,7 +159,7 @@ class _Asked:
         return _json(shapes.issue(repository, issue, api=self._base))
 
     def _add_comment(self) -> Response:
-        repository, issue, body = self._found(), self._numbered(), self._call.text("body")
+        repository, issue, body = self._repository(), self._item(), self._call.text("body")
         if body is None:
             raise _invalid("IssueComment", "body")
         now = self._sandbox.clock.now()
@@ -171,25 +171,25 @@ class _Asked:
 
     # What is asked about
 
-    def _found(self) -> Repository:
+    def _repository(self) -> Repository:
         found = self._sandbox.repositories.find(self._person, self._parts[1], self._parts[2])
         if found is None:
             raise GitHubRefused(404, "Not Found")
         return found
 
-    def _numbered(self) -> Issue | PullRequest:
-        issues = self._found().issues
+    def _item(self) -> SimulatedIssue | PullRequest:
+        issues = self._repository().issues
         number = self._parts[4]
-        for pull in self._found().pulls:
+        for pull in self._repository().pulls:
             if str(pull.number) == number:
                 return pull
         if not number.isdecimal() or not 1 <= int(number) <= len(issues):
             raise GitHubRefused(404, "Not Found")
         return issues[int(number) - 1]
 
-    def _own_issue(self) -> Issue:
-        found = self._numbered()
-        if not isinstance(found, Issue):
+    def _own_issue(self) -> SimulatedIssue:
+        found = self._item()
+        if not isinstance(found, SimulatedIssue):
             raise GitHubRefused(404, "Not Found")
         return found
 

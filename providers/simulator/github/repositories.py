@@ -19,7 +19,7 @@ class Comment:
 
 
 @dataclass(slots=True)
-class Issue:
+class SimulatedIssue:
     id: int
     number: int
     author: Person
@@ -49,7 +49,7 @@ class Repository:
     name: str
     is_private: bool
     description: str
-    issues: list[Issue] = field(default_factory=list[Issue])
+    issues: list[SimulatedIssue] = field(default_factory=list[SimulatedIssue])
     pulls: list[PullRequest] = field(default_factory=list[PullRequest])
     files: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -102,9 +102,11 @@ class Repositories:
             None,
         )
 
-    def open_issue(self, repository: Repository, author: Person, *, title: str, body: str | None, at: float) -> Issue:
+    def open_issue(
+        self, repository: Repository, author: Person, *, title: str, body: str | None, at: float
+    ) -> SimulatedIssue:
         """The next issue."""
-        issue = Issue(self._next(), len(repository.issues) + 1, author, title, body, at)
+        issue = SimulatedIssue(self._next(), len(repository.issues) + 1, author, title, body, at)
         repository.issues.append(issue)
         return issue
 
@@ -112,7 +114,7 @@ class Repositories:
         """Every repository that this person may see."""
         return [one for one in self._all if one.owner is person or not one.is_private]
 
-    def comment(self, issue: Issue | PullRequest, author: Person, *, body: str, at: float) -> Comment:
+    def comment(self, issue: SimulatedIssue | PullRequest, author: Person, *, body: str, at: float) -> Comment:
         """The next comment."""
         comment = Comment(self._next(), author, body, at)
         issue.comments.append(comment)

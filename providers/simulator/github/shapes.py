@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from providers.simulator.accounts import Person
 from providers.simulator.families.answers import iso
-from providers.simulator.github.repositories import Comment, Issue, PullRequest, Repository
+from providers.simulator.github.repositories import Comment, PullRequest, Repository, SimulatedIssue
 
 Shape = dict[str, JsonValue]
 WEB = "https://github.com"
@@ -152,7 +152,7 @@ def whole_repository(known: Repository, *, api: str, viewer: Person) -> Shape:
     return {**repository(known, api=api, viewer=viewer), "network_count": 0, "subscribers_count": 1}
 
 
-def _discussed(known: Repository, one: Issue | PullRequest, *, api: str) -> Shape:
+def _discussion(known: Repository, one: SimulatedIssue | PullRequest, *, api: str) -> Shape:
     """What issues and pull requests have in common."""
     return {
         "id": one.id,
@@ -172,12 +172,12 @@ def _discussed(known: Repository, one: Issue | PullRequest, *, api: str) -> Shap
     }
 
 
-def issue(known: Repository, one: Issue, *, api: str) -> Shape:
+def issue(known: Repository, one: SimulatedIssue, *, api: str) -> Shape:
     """An issue."""
     home = f"{api}/repos/{known.full_name}"
     at = f"{home}/issues/{one.number}"
     return {
-        **_discussed(known, one, api=api),
+        **_discussion(known, one, api=api),
         "node_id": f"I_{one.id}",
         "state": one.state,
         "comments": len(one.comments),
@@ -190,7 +190,7 @@ def issue(known: Repository, one: Issue, *, api: str) -> Shape:
     }
 
 
-def found_issue(known: Repository, one: Issue, *, api: str) -> Shape:
+def found_issue(known: Repository, one: SimulatedIssue, *, api: str) -> Shape:
     """An issue among what was searched for; one without a text has no `body`."""
     shape = {**issue(known, one, api=api), "score": 1.0}
     return {name: value for name, value in shape.items() if name != "body" or value is not None}
@@ -220,7 +220,7 @@ def pull(known: Repository, one: PullRequest, *, api: str, viewer: Person) -> Sh
     }
     links = {"self": at, "html": page, "issue": issue_at, **places}
     return {
-        **_discussed(known, one, api=api),
+        **_discussion(known, one, api=api),
         "node_id": f"PR_{one.id}",
         "state": "open",
         "draft": False,
@@ -256,7 +256,7 @@ def whole_pull(known: Repository, one: PullRequest, *, api: str, viewer: Person)
     }
 
 
-def comment(known: Repository, about: Issue | PullRequest, one: Comment, *, api: str) -> Shape:
+def comment(known: Repository, about: SimulatedIssue | PullRequest, one: Comment, *, api: str) -> Shape:
     """A comment on an issue or a pull request."""
     home = f"{api}/repos/{known.full_name}"
     return {
@@ -316,7 +316,7 @@ def tree(known: Repository, *, api: str, is_whole: bool) -> Shape:
 def rate_limit(now: float) -> Shape:
     """How much may still be asked."""
 
-    def left(limit: int) -> JsonValue:
+    def allowance(limit: int) -> JsonValue:
         return {"limit": limit, "remaining": limit - 1, "reset": round(now) + 3600, "used": 1}
 
-    return {"resources": {"core": left(5000), "search": left(30)}, "rate": left(5000)}
+    return {"resources": {"core": allowance(5000), "search": allowance(30)}, "rate": allowance(5000)}

@@ -9,7 +9,7 @@ from providers.simulator.books import without_secrets
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, fingerprint
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 _UNAUTHENTICATED = (
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
@@ -17,7 +17,7 @@ _UNAUTHENTICATED = (
 )
 
 
-def call_method(sandbox: Sandbox, call: Call, method: Method) -> Response:
+def call_method(sandbox: Sandbox, call: SimulatedCall, method: Method) -> Response:
     """Answer one API request. A token counts only in the Authorization header."""
     face, now = sandbox.faces["google"], sandbox.clock.now()
     token = None if call.bearer is None else face.tokens.find_access(call.bearer)

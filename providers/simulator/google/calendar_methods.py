@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.google.calendars import Calendar, Event, new_event_id, zone
+from providers.simulator.google.calendars import Calendar, SimulatedEvent, new_event_id, zone
 from providers.simulator.google.caller import CALENDAR, GoogleCaller, GoogleRefused, Method, parse_moment
 
 _READ_EVENTS = frozenset(
@@ -118,7 +118,7 @@ def _insert_event(caller: GoogleCaller) -> Response:
         raise GoogleRefused(409, "duplicate", "The requested identifier already exists.")
     stamp = datetime.fromtimestamp(caller.now, UTC)
     summary = body.get("summary")
-    event = Event(
+    event = SimulatedEvent(
         identifier,
         summary if isinstance(summary, str) else "",
         start,
@@ -191,7 +191,7 @@ def _free_busy(caller: GoogleCaller) -> Response:
     )
 
 
-def event_body(calendar: Calendar, event: Event, *, start: datetime, single: bool) -> dict[str, JsonValue]:
+def event_body(calendar: Calendar, event: SimulatedEvent, *, start: datetime, single: bool) -> dict[str, JsonValue]:
     """An event, or one occurrence of it, as Google shows it."""
     end = start + (event.end - event.start)
     instance = single and event.weekly
@@ -222,15 +222,17 @@ def event_body(calendar: Calendar, event: Event, *, start: datetime, single: boo
     return body
 
 
-def _time(event: Event, moment: datetime) -> dict[str, JsonValue]:
+def _time(event: SimulatedEvent, moment: datetime) -> dict[str, JsonValue]:
     if event.all_day:
         return {"date": moment.date().isoformat()}
     return {"dateTime": moment.isoformat(), "timeZone": event.time_zone}
 
 
-def _occurrences(calendar: Calendar, *, single: bool, now: float, end: datetime | None) -> list[tuple[Event, datetime]]:
+def _occurrences(
+    calendar: Calendar, *, single: bool, now: float, end: datetime | None
+) -> list[tuple[SimulatedEvent, datetime]]:
     last = end or datetime.fromtimestamp(now, UTC) + _HORIZON
-    found: list[tuple[Event, datetime]] = []
+    found: list[tuple[SimulatedEvent, datetime]] = []
     for event in calendar.events.values():
         found.append((event, event.start))
         following = event.start + timedelta(weeks=1)
@@ -240,7 +242,7 @@ def _occurrences(calendar: Calendar, *, single: bool, now: float, end: datetime 
     return found
 
 
-def _event(caller: GoogleCaller, calendar: Calendar) -> Event:
+def _event(caller: GoogleCaller, calendar: Calendar) -> SimulatedEvent:
     event = calendar.events.get(caller.path["event"].partition("_")[0])
     if event is None:
         raise GoogleRefused(404, "notFound", "Not Found")

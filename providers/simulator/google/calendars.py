@@ -18,7 +18,7 @@ _HOLIDAYS = "holidays@group.calendar.example.com"
 
 
 @dataclass(slots=True)
-class Event:
+class SimulatedEvent:
     """An event; `weekly` events are masters that repeat for ever."""
 
     id: str
@@ -42,7 +42,7 @@ class Calendar:
     summary: str
     time_zone: str
     roles: dict[str, Role]
-    events: dict[str, Event] = field(default_factory=dict[str, Event])
+    events: dict[str, SimulatedEvent] = field(default_factory=dict[str, SimulatedEvent])
 
 
 def zone(name: str) -> ZoneInfo | None:
@@ -110,14 +110,14 @@ class Calendars:
         start = _midnight((today + timedelta(days=10)).date())
         self._put(self._calendars[_HOLIDAYS], "Sandbox Day", start, start + timedelta(days=1)).all_day = True
 
-    def put(self, email: str, summary: str, *, now: float) -> Event:
+    def put(self, email: str, summary: str, *, now: float) -> SimulatedEvent:
         """One more event in this account's own calendar, an hour long, tomorrow at this time."""
         start = datetime.fromtimestamp(now + 86400, UTC).replace(microsecond=0)
         return self._put(self._calendars[email], summary, start, start + timedelta(hours=1))
 
-    def _put(self, calendar: Calendar, summary: str, start: datetime, end: datetime) -> Event:
+    def _put(self, calendar: Calendar, summary: str, start: datetime, end: datetime) -> SimulatedEvent:
         creator = next(email for email, role in calendar.roles.items() if role in {"owner", "reader"})
-        event = Event(new_event_id(), summary, start, end, calendar.time_zone, creator)
+        event = SimulatedEvent(new_event_id(), summary, start, end, calendar.time_zone, creator)
         calendar.events[event.id] = event
         return event
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method, partial_answer
-from providers.simulator.google.drives import File
+from providers.simulator.google.drives import SimulatedFile
 from providers.simulator.google.oauth import API
 
 _CONTENT = frozenset({f"{API}drive", f"{API}drive.readonly"})
@@ -45,7 +45,7 @@ def _list(caller: GoogleCaller) -> Response:
     return JSONResponse(partial_answer(answer, fields))
 
 
-def _fits(file: File, query: str) -> bool:
+def _fits(file: SimulatedFile, query: str) -> bool:
     """Whether the file is one of those that a query wants: conditions joined by `and`. Raises GoogleRefused."""
     rest, fits = query.strip(), True
     while rest:
@@ -67,7 +67,7 @@ def _fits(file: File, query: str) -> bool:
     return fits
 
 
-def _body(caller: GoogleCaller, file: File) -> dict[str, JsonValue]:
+def _body(caller: GoogleCaller, file: SimulatedFile) -> dict[str, JsonValue]:
     changed = datetime.fromtimestamp(caller.now, UTC) - timedelta(days=file.days)
     body: dict[str, JsonValue] = {
         "kind": "drive#file",
@@ -86,7 +86,7 @@ def _body(caller: GoogleCaller, file: File) -> dict[str, JsonValue]:
     return body
 
 
-def _file(caller: GoogleCaller) -> File:
+def _file(caller: GoogleCaller) -> SimulatedFile:
     file = caller.drives.find(caller.person.email, caller.path["file"])
     if file is None:
         raise GoogleRefused(404, "notFound", f"File not found: {caller.path['file']}.", location="fileId")

@@ -17,7 +17,7 @@ SHORTCUT = "1ShortcutSandbox"
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SimulatedFile:
     """A file; `days` ago it was changed. `content` of Google's own kinds is what an export gives."""
 
     id: str
@@ -34,15 +34,17 @@ class File:
         return self.mime.startswith(GOOGLE)
 
 
-def _files(name: str) -> tuple[File, ...]:
+def _files(name: str) -> tuple[SimulatedFile, ...]:
     return (
-        File(DOC, "Team handbook", f"{GOOGLE}document", "\ufeffBe kind.\r\nShip small.\r\n".encode(), 3, FOLDER),
-        File(SHEET, "Budget", f"{GOOGLE}spreadsheet", b"month,euro\r\nJanuary,120\r\n", 5),
-        File(NOTES, f"{name}'s notes.md", "text/markdown", "# Notes\n\nCafé \\ 'Rosé'.\n".encode(), 1),
-        File(PICTURE, "Garden.png", "image/png", b"\x89PNG\r\n\x1a\n\x00\x00", 8),
-        File(BIG, "access.log", "text/plain", b"x", 9, size=50_000_000),
-        File(FOLDER, "Work", f"{GOOGLE}folder", b"", 20),
-        File(SHORTCUT, "Handbook", f"{GOOGLE}shortcut", b"", 21, target=DOC),
+        SimulatedFile(
+            DOC, "Team handbook", f"{GOOGLE}document", "\ufeffBe kind.\r\nShip small.\r\n".encode(), 3, FOLDER
+        ),
+        SimulatedFile(SHEET, "Budget", f"{GOOGLE}spreadsheet", b"month,euro\r\nJanuary,120\r\n", 5),
+        SimulatedFile(NOTES, f"{name}'s notes.md", "text/markdown", "# Notes\n\nCafé \\ 'Rosé'.\n".encode(), 1),
+        SimulatedFile(PICTURE, "Garden.png", "image/png", b"\x89PNG\r\n\x1a\n\x00\x00", 8),
+        SimulatedFile(BIG, "access.log", "text/plain", b"x", 9, size=50_000_000),
+        SimulatedFile(FOLDER, "Work", f"{GOOGLE}folder", b"", 20),
+        SimulatedFile(SHORTCUT, "Handbook", f"{GOOGLE}shortcut", b"", 21, target=DOC),
     )
 
 
@@ -52,9 +54,9 @@ class Drives:
     def __init__(self) -> None:
         self._drives = {person.email: _files(person.display_name) for person in PEOPLE.values()}
 
-    def of(self, email: str) -> tuple[File, ...]:
+    def of(self, email: str) -> tuple[SimulatedFile, ...]:
         """This person's files, the newest first."""
         return tuple(sorted(self._drives[email], key=lambda file: file.days))
 
-    def find(self, email: str, identifier: str) -> File | None:
+    def find(self, email: str, identifier: str) -> SimulatedFile | None:
         return next((file for file in self._drives[email] if file.id == identifier), None)

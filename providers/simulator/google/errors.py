@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from providers.simulator.pages import refused_page
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 PATH = "/google/signin/oauth/error"
 _WORDS = {
@@ -34,7 +34,7 @@ def error_location(code: str, description: str) -> str:
     return f"{PATH}?{urlencode(query)}"
 
 
-def error_page(call: Call) -> Response:
+def error_page(call: SimulatedCall) -> Response:
     """The page that the person sees."""
     code, text = _read(call.query.get("authError", ""))
     return refused_page("google", error=code, description=text)

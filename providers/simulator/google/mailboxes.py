@@ -59,14 +59,14 @@ class Mailboxes:
 
     def keep_draft(self, email: str, raw: bytes, *, thread: str | None, now: float) -> Mail:
         """Put a message among the drafts."""
-        message = self._signed(email, raw, now)
+        message = self._add_headers(email, raw, now)
         mail = Mail(new_id(), thread or new_id(), message, now, ["DRAFT"], draft=f"r{secrets.randbelow(10**18)}")
         self._boxes[email].append(mail)
         return mail
 
     def send(self, email: str, raw: bytes, *, thread: str | None, now: float) -> Mail:
         """Send a message: a copy for the sender, and one for everybody here that it goes to."""
-        message = self._signed(email, raw, now)
+        message = self._add_headers(email, raw, now)
         receivers = receivers_of(message)
         del message["Bcc"]
         mail = Mail(new_id(), thread or new_id(), message, now, ["SENT"])
@@ -76,8 +76,8 @@ class Mailboxes:
                 self._boxes[address].append(Mail(new_id(), new_id(), message, now, ["INBOX", "UNREAD"]))
         return mail
 
-    def _signed(self, email: str, raw: bytes, now: float) -> EmailMessage:
-        message = _parsed(raw)
+    def _add_headers(self, email: str, raw: bytes, now: float) -> EmailMessage:
+        message = _parse(raw)
         moment = datetime.fromtimestamp(now, UTC)
         for name, value in (
             ("From", email),
@@ -129,5 +129,5 @@ def _mail(sender: str, to: str, subject: str, text: str) -> EmailMessage:
     return message
 
 
-def _parsed(raw: bytes) -> EmailMessage:
+def _parse(raw: bytes) -> EmailMessage:
     return message_from_bytes(raw, EmailMessage, policy=SMTP)

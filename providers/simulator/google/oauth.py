@@ -12,12 +12,12 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.authorize import AuthorizationRequest, CodeRefused, RequestRefused, read_challenge
+from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.books import without_secrets
 from providers.simulator.google.identity import id_token
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import Family, Issued, RefreshRefused, fingerprint
-from providers.simulator.wire import Call, ClientRefused, authenticate
+from providers.simulator.tokens import Family, Issued, PresentedTokenRefused, fingerprint
+from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 API = "https://www.googleapis.com/auth/"
 EMAIL, PROFILE = f"{API}userinfo.email", f"{API}userinfo.profile"
@@ -67,7 +67,7 @@ _CODE_ERRORS = {
 }
 
 
-def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient) -> AuthorizationRequest:
+def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient) -> SimulatedRequest:
     """Google's parameters. Raises RequestRefused."""
     if query.get("response_type") != "code":
         raise RequestRefused("unsupported_response_type", "response_type must be code.")
@@ -82,7 +82,7 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     if access_type not in {"online", "offline"} or not prompt <= {"none", "consent", "select_account"}:
         raise RequestRefused("invalid_request", "Invalid access_type or prompt.")
     challenge, method = read_challenge(query.get("code_challenge"), query.get("code_challenge_method"), plain=True)
-    return AuthorizationRequest(
+    return SimulatedRequest(
         face="google",
         client=client,
         redirect_uri=query["redirect_uri"],
@@ -110,7 +110,7 @@ def issuer(sandbox: Sandbox) -> str:
     return f"{sandbox.url}/google"
 
 
-def token(sandbox: Sandbox, call: Call) -> Response:
+def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The token endpoint (RFC 6749 §3.2)."""
     try:
         client, method = authenticate(call, sandbox.clients)
@@ -129,7 +129,7 @@ def token(sandbox: Sandbox, call: Call) -> Response:
             return oauth_error("unsupported_grant_type", "Invalid grant_type")
 
 
-def revoke(sandbox: Sandbox, call: Call) -> Response:
+def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The revocation endpoint: either token ends the whole grant; an unknown one is a 400 (unlike RFC 7009)."""
     face = sandbox.faces["google"]
     value = call.text("token") or call.query.get("token") or ""
@@ -167,7 +167,7 @@ def end_grant(sandbox: Sandbox, family: Family) -> None:
     face.authorizations.forget_consent(family.account, family.client_id)
 
 
-def userinfo(sandbox: Sandbox, call: Call) -> Response:
+def userinfo(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The account behind an access token, as far as its identity scopes reach."""
     face, now = sandbox.faces["google"], sandbox.clock.now()
     known = None if call.bearer is None else face.tokens.find_access(call.bearer)
@@ -211,7 +211,7 @@ def oauth_error(code: str, description: str, *, status: int = 400) -> JSONRespon
     return JSONResponse({"error": code, "error_description": description}, status_code=status, headers=headers)
 
 
-def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     face, now = sandbox.faces["google"], sandbox.clock.now()
     entry = sandbox.books.write(
         "redemptions",
@@ -261,7 +261,7 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     face, now, value = sandbox.faces["google"], sandbox.clock.now(), call.text("refresh_token") or ""
     scopes = frozenset(_SHORT.get(scope, scope) for scope in (call.text("scope") or "").split())
     entry = sandbox.books.write(
@@ -282,7 +282,7 @@ def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: 
     try:
         _check_active(sandbox, value)
         refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
-    except RefreshRefused as refusal:
+    except PresentedTokenRefused as refusal:
         entry["outcome"] = f"refused:{refusal.reason}"
         if refusal.presented is not None:
             known = refusal.presented
@@ -316,7 +316,7 @@ def _refresh_error(reason: str) -> Response:
 def _check_active(sandbox: Sandbox, value: str) -> None:
     known = sandbox.faces["google"].tokens.find_refresh(value)
     if known is not None and not sandbox.is_active(known.family.account):
-        raise RefreshRefused("inactive", known)
+        raise PresentedTokenRefused("inactive", known)
 
 
 def _answer(issued: Issued, *, now: float) -> dict[str, JsonValue]:
@@ -331,7 +331,7 @@ def _answer(issued: Issued, *, now: float) -> dict[str, JsonValue]:
     return body
 
 
-def _record_refused(sandbox: Sandbox, call: Call, reason: str) -> None:
+def _record_refused(sandbox: Sandbox, call: SimulatedCall, reason: str) -> None:
     page = "refreshes" if call.text("grant_type") == "refresh_token" else "redemptions"
     sandbox.books.write(
         page,

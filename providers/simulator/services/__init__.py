@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 
 from providers.simulator.services import facebook, graph, hubspot, jira, linear, notion, salesforce
-from providers.simulator.services.desk import Visit
+from providers.simulator.services.desk import ServiceCall
 
-APIS: Mapping[str, Callable[[Visit], Response]] = {
+APIS: Mapping[str, Callable[[ServiceCall], Response]] = {
     "notion": notion.answer,
     "linear": linear.answer,
     "jira": jira.answer,

@@ -12,22 +12,22 @@ from starlette.responses import JSONResponse, Response
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 Record = dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class ServiceCall:
     """One call of one person."""
 
     sandbox: Sandbox
-    call: Call
+    call: SimulatedCall
     token: AccessToken
     parts: Sequence[str] = field(default=())
 
     @classmethod
-    def of(cls, sandbox: Sandbox, call: Call, *, token: AccessToken) -> Visit:
+    def of(cls, sandbox: Sandbox, call: SimulatedCall, *, token: AccessToken) -> ServiceCall:
         return cls(sandbox, call, token, tuple(call.path_params["path"].split("/")))
 
     @property

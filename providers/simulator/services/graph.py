@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, page, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, page, reply, text
 
 MESSAGE = "AAMkAGI2TG93AAA="
 _MAIL: tuple[Record, ...] = (
@@ -24,7 +24,7 @@ _FILES: tuple[Record, ...] = (
 _ARCHIVED: tuple[Record, ...] = ({"id": "01FILE3", "name": "minutes.txt", "size": 4096},)
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One operation under /v1.0."""
     parts = visit.parts[1:] if visit.parts[:1] == ("v1.0",) else visit.parts
     match visit.call.method, parts:
@@ -35,19 +35,19 @@ def answer(visit: Visit) -> Response:
             return _list(visit, [_message(visit, one) for one in found])
         case "GET", ["me", "messages", wanted]:
             found = [one for one in visit.records("graph.mail", seed=_MAIL) if one["id"] == wanted]
-            return reply(_message(visit, found[0])) if found else _missing()
+            return reply(_message(visit, found[0])) if found else _not_found()
         case "POST", ["me", "messages"]:
             made: Record = {"id": "AAMkDRAFT=", "subject": text(dict(visit.body), "subject"), "from": "", "content": ""}
             visit.records("graph.mail", seed=_MAIL).append(made)
             return reply({**_message(visit, made), "isDraft": True}, status=201)
         case "POST", ["me", "sendMail"]:
             if not text(dict(visit.body), "message", "toRecipients", 0, "emailAddress", "address"):
-                return _refused("ErrorInvalidRecipients", "At least one recipient isn't valid.")
+                return _refusal("ErrorInvalidRecipients", "At least one recipient isn't valid.")
             visit.note("graph", text(dict(visit.body), "message", "subject"))
             return Response(status_code=202)
         case "GET", ["me", "calendarView"]:
             if "startDateTime" not in visit.call.query:
-                return _refused("ErrorInvalidParameter", "startDateTime is missing.")
+                return _refusal("ErrorInvalidParameter", "startDateTime is missing.")
             return _list(visit, [_event(one) for one in visit.records("graph.events", seed=_EVENTS)])
         case "POST", ["me", "events"]:
             event: Record = {
@@ -64,16 +64,16 @@ def answer(visit: Visit) -> Response:
         case "GET", ["me", "drive", "items", item, "children"] if item == FOLDER:
             return _list(visit, [_file(visit, one) for one in visit.records("graph.archive", seed=_ARCHIVED)])
         case _:
-            return _missing()
+            return _not_found()
 
 
-def _list(visit: Visit, records: list[Record]) -> Response:
+def _list(visit: ServiceCall, records: list[Record]) -> Response:
     top, skip = visit.call.query.get("$top", "10"), visit.call.query.get("$skip")
     shown, _ = page(records, size=int(top) if top.isdecimal() else 10, begin=skip)
     return reply({"@odata.context": "https://graph.microsoft.com/v1.0/$metadata", "value": shown})
 
 
-def _message(visit: Visit, one: Record) -> Record:
+def _message(visit: ServiceCall, one: Record) -> Record:
     return {
         "id": one["id"],
         "subject": one["subject"],
@@ -95,16 +95,16 @@ def _event(one: Record) -> Record:
     }
 
 
-def _file(visit: Visit, one: Record) -> Record:
+def _file(visit: ServiceCall, one: Record) -> Record:
     link = f"https://example-my.sharepoint.com/{one['name']}"
     shown: Record = {**one, "webUrl": link, "lastModifiedDateTime": visit.now()}
     return shown if "folder" in one else {**shown, "file": {}}
 
 
-def _missing() -> Response:
-    return _refused("ErrorItemNotFound", "The specified object was not found in the store.", status=404)
+def _not_found() -> Response:
+    return _refusal("ErrorItemNotFound", "The specified object was not found in the store.", status=404)
 
 
-def _refused(code: str, message: str, *, status: int = 400) -> Response:
+def _refusal(code: str, message: str, *, status: int = 400) -> Response:
     error: JsonValue = {"code": code, "message": message}
     return reply({"error": error}, status=status)

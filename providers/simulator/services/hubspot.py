@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, at, page, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, at, page, reply, text
 
 _SEED: tuple[Record, ...] = (
     {"id": "101", "firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"},
@@ -13,7 +13,7 @@ _SEED: tuple[Record, ...] = (
 )
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One operation."""
     contacts = visit.records("hubspot", seed=_SEED)
     match visit.call.method, visit.parts:
@@ -43,6 +43,6 @@ def answer(visit: Visit) -> Response:
             return reply({"status": "error", "message": "not found", "category": "OBJECT_NOT_FOUND"}, status=404)
 
 
-def _contact(visit: Visit, one: Record) -> Record:
+def _contact(visit: ServiceCall, one: Record) -> Record:
     properties = {name: value for name, value in one.items() if name != "id"}
     return {"id": one["id"], "properties": properties, "updatedAt": visit.now()}

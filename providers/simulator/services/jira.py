@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, reply, text
 
 SITE = "11223344-a1b2-4b33-8444-def123456789"
 _SEED: tuple[Record, ...] = (
@@ -14,7 +14,7 @@ _SEED: tuple[Record, ...] = (
 )
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One operation at a site."""
     issues = visit.records("jira", seed=_SEED)
     match visit.call.method, visit.parts:
@@ -26,15 +26,15 @@ def answer(visit: Visit) -> Response:
             return reply({"code": 404, "message": "Not Found"}, status=404)
 
 
-def _at_site(visit: Visit, issues: list[Record], method: str, rest: list[str]) -> Response:
+def _at_site(visit: ServiceCall, issues: list[Record], method: str, rest: list[str]) -> Response:
     match method, rest:
         case "GET", ["search", "jql"]:
             jql = visit.call.query.get("jql", "").lower()
             found: list[JsonValue] = [_issue(one) for one in issues if _fits(one, jql)]
             return reply({"issues": found, "isLast": True})
         case "GET", ["issue", key]:
-            wanted = _keyed(issues, key)
-            return _missing() if wanted is None else reply(_issue(wanted))
+            wanted = _find_issue(issues, key)
+            return _not_found() if wanted is None else reply(_issue(wanted))
         case "POST", ["issue"]:
             fields = visit.body.get("fields")
             if not text(fields, "summary") or not text(fields, "project", "key"):
@@ -50,12 +50,12 @@ def _at_site(visit: Visit, issues: list[Record], method: str, rest: list[str]) -
             visit.note("jira", text(made, "summary"))
             return reply({"id": "10001", "key": key}, status=201)
         case "POST", ["issue", key, "comment"]:
-            if _keyed(issues, key) is None:
-                return _missing()
+            if _find_issue(issues, key) is None:
+                return _not_found()
             visit.note("jira", text(dict(visit.body), "body"))
             return reply({"id": "20001", "body": visit.body.get("body"), "created": visit.now()}, status=201)
         case _:
-            return _missing()
+            return _not_found()
 
 
 def _fits(one: Record, jql: str) -> bool:
@@ -64,7 +64,7 @@ def _fits(one: Record, jql: str) -> bool:
     return not found or words.partition('"')[0] in text(one, "summary").lower()
 
 
-def _keyed(issues: list[Record], key: str) -> Record | None:
+def _find_issue(issues: list[Record], key: str) -> Record | None:
     return next((one for one in issues if one["key"] == key), None)
 
 
@@ -81,6 +81,6 @@ def _issue(one: Record) -> Record:
     }
 
 
-def _missing() -> Response:
+def _not_found() -> Response:
     message = "Issue does not exist or you do not have permission to see it."
     return reply({"errorMessages": [message], "errors": {}}, status=404)

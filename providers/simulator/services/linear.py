@@ -7,7 +7,7 @@ import re
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, at, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, at, reply, text
 
 TEAM = "team-0001"
 _SEED: tuple[Record, ...] = (
@@ -16,7 +16,7 @@ _SEED: tuple[Record, ...] = (
 )
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One query or mutation; a mistake is told with 200 and `errors`, as Linear does."""
     if visit.call.method != "POST" or visit.parts != ("graphql",):
         return reply({"errors": [{"message": "not found"}]}, status=404)
@@ -34,11 +34,11 @@ def answer(visit: Visit) -> Response:
             ]
             return _data({"searchIssues": {"nodes": nodes}})
         case "issue":
-            wanted = _named(issues, text(variables, "id"))
-            return _refused("Entity not found: Issue") if wanted is None else _data({"issue": _issue(wanted)})
+            wanted = _find_issue(issues, text(variables, "id"))
+            return _refusal("Entity not found: Issue") if wanted is None else _data({"issue": _issue(wanted)})
         case "issueCreate":
             if text(variables, "team") != TEAM:
-                return _refused("Entity not found: Team")
+                return _refusal("Entity not found: Team")
             made: Record = {
                 "identifier": f"ENG-{len(issues) + 1}",
                 "title": text(variables, "title"),
@@ -49,8 +49,8 @@ def answer(visit: Visit) -> Response:
             visit.note("linear", text(made, "title"))
             return _data({"issueCreate": {"success": True, "issue": _issue(made)}})
         case "commentCreate":
-            if _named(issues, text(variables, "issue")) is None:
-                return _refused("Entity not found: Issue")
+            if _find_issue(issues, text(variables, "issue")) is None:
+                return _refusal("Entity not found: Issue")
             visit.note("linear", text(variables, "text"))
             return _data(
                 {"commentCreate": {"success": True, "comment": {"id": "c-1", "url": "https://linear.app/c/1"}}}
@@ -59,7 +59,7 @@ def answer(visit: Visit) -> Response:
             return reply({"errors": [{"message": "Cannot query that field"}]}, status=400)
 
 
-def _named(issues: list[Record], identifier: str) -> Record | None:
+def _find_issue(issues: list[Record], identifier: str) -> Record | None:
     return next((one for one in issues if one["identifier"] == identifier), None)
 
 
@@ -78,5 +78,5 @@ def _data(content: JsonValue) -> Response:
     return reply({"data": content})
 
 
-def _refused(message: str) -> Response:
+def _refusal(message: str) -> Response:
     return reply({"data": None, "errors": [{"message": message, "extensions": {"code": "INPUT_ERROR"}}]})

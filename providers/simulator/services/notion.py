@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, at, page, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, at, page, reply, text
 
 HOME = "11111111-1111-4111-8111-111111111111"
 _SEED: tuple[Record, ...] = (
@@ -14,7 +14,7 @@ _SEED: tuple[Record, ...] = (
 )
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One operation; an unknown page answers as one that was not shared."""
     pages = visit.records("notion", seed=_SEED)
     match visit.call.method, visit.parts:
@@ -31,7 +31,7 @@ def answer(visit: Visit) -> Response:
         case "GET", ["blocks", wanted, "children"]:
             found = [one for one in pages if one["id"] == wanted]
             if not found:
-                return _missing()
+                return _not_found()
             rich: JsonValue = [{"type": "text", "plain_text": found[0]["text"]}]
             return _list(
                 [{"object": "block", "id": f"b-{wanted}", "type": "paragraph", "paragraph": {"rich_text": rich}}], None
@@ -40,7 +40,7 @@ def answer(visit: Visit) -> Response:
             parent = text(dict(visit.body), "parent", "page_id")
             title = text(dict(visit.body), "properties", "title", "title", 0, "text", "content")
             if not any(one["id"] == parent for one in pages):
-                return _missing()
+                return _not_found()
             if not title:
                 return reply(
                     {"object": "error", "status": 400, "code": "validation_error", "message": "no title"}, status=400
@@ -52,15 +52,15 @@ def answer(visit: Visit) -> Response:
             return reply(_page(visit, made))
         case "POST", ["comments"]:
             if not any(one["id"] == text(dict(visit.body), "parent", "page_id") for one in pages):
-                return _missing()
+                return _not_found()
             said = text(dict(visit.body), "rich_text", 0, "text", "content")
             visit.note("notion", said)
             return reply({"object": "comment", "id": "c0ffee00-0000-4000-8000-000000000001"})
         case _:
-            return _missing()
+            return _not_found()
 
 
-def _page(visit: Visit, one: Record) -> Record:
+def _page(visit: ServiceCall, one: Record) -> Record:
     return {
         "object": "page",
         "id": one["id"],
@@ -74,6 +74,6 @@ def _list(results: list[JsonValue], following: str | None) -> Response:
     return reply({"object": "list", "results": results, "next_cursor": following, "has_more": following is not None})
 
 
-def _missing() -> Response:
+def _not_found() -> Response:
     message = "Could not find page. Make sure the relevant pages are shared with your integration."
     return reply({"object": "error", "status": 404, "code": "object_not_found", "message": message}, status=404)

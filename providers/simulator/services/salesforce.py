@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, Visit, at, reply, text
+from providers.simulator.services.desk import Record, ServiceCall, at, reply, text
 
 CONTACT = "0035g00000Dana1AAA"
 _CONTACTS: tuple[Record, ...] = (
@@ -19,7 +19,7 @@ _OBJECT = {"name", "fields", "limit", "orderBy", "where"}
 _TASK = {"WhoId", "WhatId", "Subject", "Description", "Status", "Priority", "ActivityDate"}
 
 
-def answer(visit: Visit) -> Response:
+def answer(visit: ServiceCall) -> Response:
     """One operation."""
     match visit.call.method, visit.parts:
         case "POST", ["v63.0", "parameterizedSearch"]:
@@ -27,30 +27,30 @@ def answer(visit: Visit) -> Response:
         case "POST", ["v63.0", "sobjects", "Task"]:
             return _task(visit)
         case _:
-            return refused(404, "NOT_FOUND", "The requested resource does not exist")
+            return refusal(404, "NOT_FOUND", "The requested resource does not exist")
 
 
-def refused(status: int, code: str, message: str) -> Response:
+def refusal(status: int, code: str, message: str) -> Response:
     """An error in Salesforce's shape."""
     return reply([{"message": message, "errorCode": code}], status=status)
 
 
-def _search(visit: Visit) -> Response:
+def _search(visit: ServiceCall) -> Response:
     body = dict(visit.body)
     words, wanted, kind = text(body, "q").lower(), at(body, "fields"), text(body, "sobjects", 0, "name")
     about = at(body, "sobjects", 0)
     odd = (set(body) - _SEARCH) | (set(about) - _OBJECT if isinstance(about, dict) else {"sobjects"})
     if odd:
-        return refused(400, "JSON_PARSER_ERROR", f"Unrecognized field {min(odd)}")
+        return refusal(400, "JSON_PARSER_ERROR", f"Unrecognized field {min(odd)}")
     if len(words) < 2:
-        return refused(400, "MALFORMED_SEARCH", "search term must be longer than one character")
+        return refusal(400, "MALFORMED_SEARCH", "search term must be longer than one character")
     records = {"Contact": _CONTACTS, "Account": _ACCOUNTS}.get(kind)
     if records is None:
-        return refused(400, "INVALID_TYPE", f"sObject type '{kind}' is not supported.")
+        return refusal(400, "INVALID_TYPE", f"sObject type '{kind}' is not supported.")
     names = [one for one in wanted if isinstance(one, str)] if isinstance(wanted, list) else ["Id"]
     unknown = [name for name in names if name not in records[0]]
     if unknown:
-        return refused(400, "INVALID_FIELD", f"No such column '{unknown[0]}' on entity '{kind}'.")
+        return refusal(400, "INVALID_FIELD", f"No such column '{unknown[0]}' on entity '{kind}'.")
     limit = at(body, "sobjects", 0, "limit")
     found = [one for one in records if words in " ".join(str(value) for value in one.values()).lower()]
     shown = found[: limit if isinstance(limit, int) else 2000]
@@ -62,12 +62,12 @@ def _record(kind: str, one: Record, names: list[str]) -> Record:
     return {"attributes": {"type": kind, "url": url}, **{name: one[name] for name in names}}
 
 
-def _task(visit: Visit) -> Response:
+def _task(visit: ServiceCall) -> Response:
     odd = set(visit.body) - _TASK
     if odd:
-        return refused(400, "INVALID_FIELD", f"No such column '{min(odd)}' on sobject of type Task")
+        return refusal(400, "INVALID_FIELD", f"No such column '{min(odd)}' on sobject of type Task")
     if not any(one["Id"] == visit.body.get("WhoId") for one in _CONTACTS):
-        return refused(400, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id")
+        return refusal(400, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id")
     visit.note("salesforce", text(dict(visit.body), "Description"))
     return reply({"id": "00T5g00000Task1AAA", "success": True, "errors": []}, status=201)
 
@@ -75,5 +75,5 @@ def _task(visit: Visit) -> Response:
 def no_authority(status: int) -> Response:
     """The token is dead, or was not given for the API."""
     if status == 401:
-        return refused(401, "INVALID_SESSION_ID", "Session expired or invalid")
-    return refused(403, "INVALID_SESSION_ID", "This session is not valid for use with the REST API")
+        return refusal(401, "INVALID_SESSION_ID", "Session expired or invalid")
+    return refusal(403, "INVALID_SESSION_ID", "This session is not valid for use with the REST API")

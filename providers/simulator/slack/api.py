@@ -12,10 +12,10 @@ from providers.simulator.slack.caller import Caller, SlackRefused
 from providers.simulator.slack.methods import METHODS, Method
 from providers.simulator.slack.workspace import BOT_USER
 from providers.simulator.tokens import AccessToken, fingerprint
-from providers.simulator.wire import Call
+from providers.simulator.wire import SimulatedCall
 
 
-def call_method(sandbox: Sandbox, call: Call, method: str) -> Response:
+def call_method(sandbox: Sandbox, call: SimulatedCall, method: str) -> Response:
     """Check the token, run the method, keep the books."""
     face, now = sandbox.faces["slack"], sandbox.clock.now()
     value = call.bearer or call.text("token")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from providers.simulator.books import Entry
-from providers.simulator.slack.workspace import Channel, Workspace
+from providers.simulator.slack.workspace import SimulatedChannel, Workspace
 from providers.simulator.tokens import AccessToken
 
 
@@ -54,7 +54,7 @@ class Caller:
             provided = ",".join(sorted(self.token.scopes))
             raise SlackRefused("missing_scope", needed=scopes[0], provided=provided)
 
-    def channel(self) -> Channel:
+    def channel(self) -> SimulatedChannel:
         """The `channel` argument, if this user can see it. Raises SlackRefused."""
         reference = self.text("channel")
         if reference is None:

@@ -8,7 +8,15 @@ from pydantic import JsonValue
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.slack.caller import Caller, SlackRefused
-from providers.simulator.slack.workspace import APP_ID, BOT_USER, PEOPLE_BY_ID, TEAM_ID, TEAM_NAME, Channel, Message
+from providers.simulator.slack.workspace import (
+    APP_ID,
+    BOT_USER,
+    PEOPLE_BY_ID,
+    TEAM_ID,
+    TEAM_NAME,
+    SimulatedChannel,
+    SimulatedMessage,
+)
 
 MAX_TEXT = 40_000
 _TYPE_SCOPES = {"public_channel": "channels", "private_channel": "groups", "im": "im", "mpim": "mpim"}
@@ -41,7 +49,7 @@ def _post_message(caller: Caller) -> dict[str, JsonValue]:
     thread = caller.text("thread_ts")
     if thread is not None and caller.workspace.message(channel, thread) is None:
         raise SlackRefused("thread_not_found")
-    draft = Message("", caller.user, text, thread, APP_ID)
+    draft = SimulatedMessage("", caller.user, text, thread, APP_ID)
     message = caller.workspace.post(channel, draft, now=caller.now)
     person = PEOPLE_BY_ID.get(caller.user)
     caller.write(
@@ -73,7 +81,7 @@ def _delete_message(caller: Caller) -> dict[str, JsonValue]:
     return {"channel": channel.id, "ts": message.ts}
 
 
-def _own_message(caller: Caller, refusal: str) -> tuple[Channel, Message]:
+def _own_message(caller: Caller, refusal: str) -> tuple[SimulatedChannel, SimulatedMessage]:
     channel = caller.channel()
     message = caller.workspace.message(channel, caller.text("ts") or "")
     if message is None:
@@ -204,7 +212,7 @@ def _search_offset(cursor: str) -> int:
     return int(number)
 
 
-def _match(channel: Channel, message: Message) -> dict[str, JsonValue]:
+def _match(channel: SimulatedChannel, message: SimulatedMessage) -> dict[str, JsonValue]:
     person = PEOPLE_BY_ID.get(message.user)
     return {
         "type": "message",
@@ -237,7 +245,7 @@ def _team_info(caller: Caller) -> dict[str, JsonValue]:
     return {"team": {"id": TEAM_ID, "name": TEAM_NAME, "domain": "sandbox"}}
 
 
-def _message(message: Message) -> dict[str, JsonValue]:
+def _message(message: SimulatedMessage) -> dict[str, JsonValue]:
     body: dict[str, JsonValue] = {
         "type": "message",
         "ts": message.ts,
@@ -259,7 +267,7 @@ def _message(message: Message) -> dict[str, JsonValue]:
     return body
 
 
-def _channel(channel: Channel, user: str) -> dict[str, JsonValue]:
+def _channel(channel: SimulatedChannel, user: str) -> dict[str, JsonValue]:
     body: dict[str, JsonValue] = {
         "id": channel.id,
         "is_channel": channel.kind == "public_channel",

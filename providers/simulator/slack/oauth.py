@@ -16,11 +16,11 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.authorize import AuthorizationRequest, CodeRefused, RequestRefused, read_challenge
+from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack.workspace import APP_ID, BOT_USER, TEAM_ID, TEAM_NAME
-from providers.simulator.tokens import Family, Issued, RefreshRefused, fingerprint
-from providers.simulator.wire import Call, ClientRefused, authenticate
+from providers.simulator.tokens import Family, Issued, PresentedTokenRefused, fingerprint
+from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 SCOPES = frozenset(
     {f"{kind}:{verb}" for kind in ("channels", "groups", "im", "mpim") for verb in ("read", "write", "history")}
@@ -49,9 +49,9 @@ def slack_error(code: str, **facts: JsonValue) -> JSONResponse:
     return JSONResponse({"ok": False, "error": code, **facts})
 
 
-def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient) -> AuthorizationRequest:
+def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient) -> SimulatedRequest:
     """Slack's: `scope` asks for a bot, `user_scope` for the person; comma separated. Raises RequestRefused."""
-    user, bot = _split(query.get("user_scope", "")), _split(query.get("scope", ""))
+    user, bot = _split_scopes(query.get("user_scope", "")), _split_scopes(query.get("scope", ""))
     unknown = sorted({*user, *bot} - SCOPES)
     if unknown:
         raise RequestRefused("invalid_scope", f"Unknown scopes: {', '.join(unknown)}.")
@@ -68,7 +68,7 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     if not user and not bot:
         raise RequestRefused("no_scopes", "Neither scope nor user_scope asks for anything.")
     challenge, method = read_challenge(query.get("code_challenge"), query.get("code_challenge_method"), plain=False)
-    return AuthorizationRequest(
+    return SimulatedRequest(
         face="slack",
         client=client,
         redirect_uri=query["redirect_uri"],
@@ -81,21 +81,19 @@ def read_authorization(sandbox: Sandbox, query: Mapping[str, str], client: Regis
     )
 
 
-def read_user_authorization(
-    sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient
-) -> AuthorizationRequest:
+def read_user_authorization(sandbox: Sandbox, query: Mapping[str, str], client: RegisteredClient) -> SimulatedRequest:
     """The user-only page, where `scope` asks for the person (space or comma separated)."""
     return read_authorization(
         sandbox, {**query, "user_scope": query.get("scope", "").replace(" ", ","), "scope": ""}, client
     )
 
 
-def token_endpoint_name(call: Call) -> str:
+def token_endpoint_name(call: SimulatedCall) -> str:
     """What faults and books call this request."""
     return "token.refresh" if call.text("grant_type") == "refresh_token" else "token.code"
 
 
-def token(sandbox: Sandbox, call: Call, *, user_only: bool = False) -> Response:
+def token(sandbox: Sandbox, call: SimulatedCall, *, user_only: bool = False) -> Response:
     """`oauth.v2.access`: a code or a refresh token for tokens."""
     try:
         client, method = authenticate(call, sandbox.clients, allow_public=True)
@@ -111,7 +109,7 @@ def token(sandbox: Sandbox, call: Call, *, user_only: bool = False) -> Response:
             return slack_error("invalid_grant_type")
 
 
-def revoke(sandbox: Sandbox, call: Call) -> Response:
+def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """`auth.revoke`: ends the token that is presented, and what the rules say besides. `test=1` only tries."""
     face, value = sandbox.faces["slack"], call.bearer or call.text("token")
     if value is None:
@@ -157,7 +155,9 @@ def end_grant(sandbox: Sandbox, family: Family) -> None:
     face.authorizations.forget_consent(family.account, family.client_id)
 
 
-def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str, user_only: bool) -> Response:
+def _redeem(
+    sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str, user_only: bool
+) -> Response:
     face, now = sandbox.faces["slack"], sandbox.clock.now()
     entry = sandbox.books.write(
         "redemptions",
@@ -216,9 +216,9 @@ def _redeem(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: s
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: str) -> Response:
+def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     face, now, value = sandbox.faces["slack"], sandbox.clock.now(), call.text("refresh_token") or ""
-    scopes = frozenset(_split((call.text("scope") or "").replace(" ", ",")))
+    scopes = frozenset(_split_scopes((call.text("scope") or "").replace(" ", ",")))
     entry = sandbox.books.write(
         "refreshes",
         now,
@@ -236,7 +236,7 @@ def _refresh(sandbox: Sandbox, call: Call, client: RegisteredClient, *, method: 
     )
     try:
         refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
-    except RefreshRefused as refusal:
+    except PresentedTokenRefused as refusal:
         entry["outcome"] = f"refused:{refusal.reason}"
         if refusal.presented is not None:
             known = refusal.presented
@@ -278,7 +278,7 @@ def _team() -> dict[str, JsonValue]:
     return {"team": {"id": TEAM_ID, "name": TEAM_NAME}, "enterprise": None, "is_enterprise_install": False}
 
 
-def _record_refused(sandbox: Sandbox, call: Call, reason: str) -> None:
+def _record_refused(sandbox: Sandbox, call: SimulatedCall, reason: str) -> None:
     page = "refreshes" if call.text("grant_type") == "refresh_token" else "redemptions"
     sandbox.books.write(
         page,
@@ -291,5 +291,5 @@ def _record_refused(sandbox: Sandbox, call: Call, reason: str) -> None:
     )
 
 
-def _split(scopes: str) -> tuple[str, ...]:
+def _split_scopes(scopes: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scope.strip() for scope in scopes.split(",") if scope.strip()))

@@ -17,7 +17,7 @@ _PREFIX: dict[ChannelKind, str] = {"public_channel": "channels", "private_channe
 
 
 @dataclass(slots=True)
-class Message:
+class SimulatedMessage:
     ts: str
     user: str
     text: str
@@ -28,7 +28,7 @@ class Message:
 
 
 @dataclass(slots=True)
-class Channel:
+class SimulatedChannel:
     id: str
     name: str
     kind: ChannelKind
@@ -36,7 +36,7 @@ class Channel:
     topic: str = ""
     archived: bool = False
     created: int = 0
-    messages: list[Message] = field(default_factory=list[Message])
+    messages: list[SimulatedMessage] = field(default_factory=list[SimulatedMessage])
 
     @property
     def scope_prefix(self) -> str:
@@ -77,21 +77,21 @@ class Workspace:
 
     def __init__(self, *, now: float) -> None:
         self._last_ts = 0.0
-        self.channels: dict[str, Channel] = {}
+        self.channels: dict[str, SimulatedChannel] = {}
         for identifier, name, kind, members, topic in _CHANNELS:
-            self.channels[identifier] = Channel(
+            self.channels[identifier] = SimulatedChannel(
                 identifier, name, kind, set(members), topic, name == "old-project", int(now) - 86400 * 500
             )
         for channel, age, user, text in sorted(_HISTORY, key=lambda line: -line[1]):
-            self.channels[channel].messages.append(Message(self._timestamp(now - age), user, text))
+            self.channels[channel].messages.append(SimulatedMessage(self._timestamp(now - age), user, text))
 
-    def visible_to(self, user: str) -> list[Channel]:
+    def visible_to(self, user: str) -> list[SimulatedChannel]:
         """Public channels, and the private conversations this user is in."""
         return [
             channel for channel in self.channels.values() if channel.kind == "public_channel" or user in channel.members
         ]
 
-    def find(self, user: str, reference: str) -> Channel | None:
+    def find(self, user: str, reference: str) -> SimulatedChannel | None:
         """A conversation by id, `#name` or name, if the user can see it; a user's id means the direct messages."""
         if reference in PEOPLE_BY_ID:
             return self.open_direct(user, reference)
@@ -100,23 +100,23 @@ class Workspace:
                 return channel
         return None
 
-    def open_direct(self, user: str, other: str) -> Channel:
+    def open_direct(self, user: str, other: str) -> SimulatedChannel:
         """The direct messages of two users, begun if need be."""
         members = {user, other}
         for channel in self.channels.values():
             if channel.kind == "im" and channel.members == members:
                 return channel
         identifier = f"D0SB{len(self.channels):07d}"
-        self.channels[identifier] = Channel(identifier, "", "im", members)
+        self.channels[identifier] = SimulatedChannel(identifier, "", "im", members)
         return self.channels[identifier]
 
-    def post(self, channel: Channel, message: Message, *, now: float) -> Message:
+    def post(self, channel: SimulatedChannel, message: SimulatedMessage, *, now: float) -> SimulatedMessage:
         """Add a message and give it its `ts`, which is unique in the whole workspace."""
         message.ts = self._timestamp(now)
         channel.messages.append(message)
         return message
 
-    def message(self, channel: Channel, ts: str) -> Message | None:
+    def message(self, channel: SimulatedChannel, ts: str) -> SimulatedMessage | None:
         """The message with this timestamp."""
         return next((message for message in channel.messages if message.ts == ts), None)
 

@@ -191,7 +191,7 @@ async def place_for(
     simulator.reset()
     registration = provider_at(simulator, family.provider, family.mode).registration
     provider = provider_at(simulator, family.provider, family.mode).model_copy(update=dict(changed or {}))
-    provider = provider.registered(registration)
+    provider = provider.with_registration(registration)
     outbound = Outbound(AddressPolicy(allow_loopback=True))
     upstream = AuthlibUpstream(provider, outbound)
     try:
@@ -490,7 +490,7 @@ async def test_many_wishes_at_once_make_one_narrower_token_on_both_databases(
 async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_once(place: Place) -> None:
     await place.connect()
     wrong = replace(place.provider.registration, client_secret="wrong-secret")
-    strange = AuthlibUpstream(place.provider.registered(wrong), place.upstream._outbound)
+    strange = AuthlibUpstream(place.provider.with_registration(wrong), place.upstream._outbound)
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
     with pytest.raises(TemporarilyUnavailable, match="operator"):
         await place.narrow()

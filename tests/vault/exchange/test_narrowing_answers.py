@@ -9,9 +9,16 @@ import pytest
 
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Registration
-from providers.oauth.narrowing import Wish, exchange_answer, exchange_parameters, item_of, scoped_answer, scoped_fields
+from providers.oauth.narrowing import (
+    NarrowTokenRequest,
+    exchange_answer,
+    exchange_parameters,
+    item_of,
+    scoped_answer,
+    scoped_fields,
+)
 from providers.oauth.token_requests import narrowing_parameter
-from providers.oauth.token_responses import Asked
+from providers.oauth.token_responses import ResponseContext
 from providers.outbound.client import OutboundResponse
 from vault.records import ConnectionState
 from vault.refresh.leases import ConnectionFacts
@@ -21,7 +28,7 @@ from vault.upstream import NotSent, Refused, Silent, TokenAnswer, UpstreamPolicy
 GITHUB, BOX = load_catalog().provider("github"), load_catalog().provider("box")
 REPOSITORY = item_of(GITHUB, "https://api.github.com/repos/octo/hello")
 FOLDER = item_of(BOX, "https://api.box.com/2.0/folders/12")
-READ = Wish(frozenset({"issues:read"}))
+READ = NarrowTokenRequest(frozenset({"issues:read"}))
 NOW = 1_800_000_000
 
 
@@ -44,8 +51,8 @@ def box(*scopes: str, **thing: str) -> dict[str, object]:
     return {"access_token": "new", "expires_in": 300, "restricted_to": limits}
 
 
-def asked() -> Asked:
-    return Asked(is_refresh=False, secrets=(), now=NOW)
+def asked() -> ResponseContext:
+    return ResponseContext(is_refresh=False, secrets=(), now=NOW)
 
 
 # Items
@@ -73,7 +80,7 @@ def test_an_address_that_is_not_plainly_one_thing_of_the_provider_is_none(addres
 
 
 def test_a_scoped_token_is_asked_for_with_permissions_and_one_repository() -> None:
-    wish = Wish(frozenset({"issues:read", "issues:write", "contents:read"}), REPOSITORY)
+    wish = NarrowTokenRequest(frozenset({"issues:read", "issues:write", "contents:read"}), REPOSITORY)
     assert scoped_fields(wish, "ghu_old") == {
         "access_token": "ghu_old",
         "target": "octo",
@@ -136,7 +143,7 @@ def test_what_is_no_answer_is_silence_and_asking_for_patience_is_not() -> None:
 
 
 def test_an_exchange_names_token_scopes_and_item() -> None:
-    fields = exchange_parameters(BOX, Wish(frozenset({"base_explorer", "item_download"}), FOLDER), "old")
+    fields = exchange_parameters(BOX, NarrowTokenRequest(frozenset({"base_explorer", "item_download"}), FOLDER), "old")
     assert fields["scope"] == "base_explorer item_download"
     assert fields["resource"] == "https://api.box.com/2.0/folders/12"
     assert "resource" not in exchange_parameters(BOX, READ, "old")
@@ -145,19 +152,23 @@ def test_an_exchange_names_token_scopes_and_item() -> None:
 @pytest.mark.parametrize(
     ("content", "wish", "scopes"),
     [
-        (box("base_explorer"), Wish(frozenset({"base_explorer"})), frozenset({"base_explorer"})),
-        (box("base_explorer", type="folder", id="12"), Wish(frozenset(), FOLDER), frozenset({"base_explorer"})),
-        (box("base_explorer", type="folder", id="13"), Wish(frozenset(), FOLDER), None),
-        (box("base_explorer", type="file", id="12"), Wish(frozenset(), FOLDER), None),
-        (box("base_explorer"), Wish(frozenset(), FOLDER), None),
-        (box(), Wish(frozenset(), FOLDER), None),
-        (box() | {"scope": "base_explorer"}, Wish(frozenset(), FOLDER), None),
-        (box() | {"scope": "base_explorer"}, Wish(frozenset()), frozenset({"base_explorer"})),
-        (box(), Wish(frozenset()), None),
+        (box("base_explorer"), NarrowTokenRequest(frozenset({"base_explorer"})), frozenset({"base_explorer"})),
+        (
+            box("base_explorer", type="folder", id="12"),
+            NarrowTokenRequest(frozenset(), FOLDER),
+            frozenset({"base_explorer"}),
+        ),
+        (box("base_explorer", type="folder", id="13"), NarrowTokenRequest(frozenset(), FOLDER), None),
+        (box("base_explorer", type="file", id="12"), NarrowTokenRequest(frozenset(), FOLDER), None),
+        (box("base_explorer"), NarrowTokenRequest(frozenset(), FOLDER), None),
+        (box(), NarrowTokenRequest(frozenset(), FOLDER), None),
+        (box() | {"scope": "base_explorer"}, NarrowTokenRequest(frozenset(), FOLDER), None),
+        (box() | {"scope": "base_explorer"}, NarrowTokenRequest(frozenset()), frozenset({"base_explorer"})),
+        (box(), NarrowTokenRequest(frozenset()), None),
     ],
 )
 def test_an_exchanged_token_counts_for_what_the_answer_limits_it_to(
-    content: dict[str, object], wish: Wish, scopes: frozenset[str] | None
+    content: dict[str, object], wish: NarrowTokenRequest, scopes: frozenset[str] | None
 ) -> None:
     made = exchange_answer(BOX, answer(content), wish, asked())
     assert isinstance(made, TokenAnswer)
@@ -190,7 +201,7 @@ def test_a_narrowing_refresh_asks_in_the_words_of_the_provider() -> None:
 
 
 def test_a_registration_hides_its_secret() -> None:
-    assert "shh" not in repr(GITHUB.registered(Registration("id", "shh")).registration)
+    assert "shh" not in repr(GITHUB.with_registration(Registration("id", "shh")).registration)
 
 
 # The token that another is made of

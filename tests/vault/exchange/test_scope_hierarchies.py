@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.api.rules import Call, allowed
+from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from vault.records import Narrowing
 from vault.scopes import derives, expand, is_within, meet, plan
 from vault.upstream import Downscope, ItemLimit
 
-EVERYTHING = load_catalog().everything()
+EVERYTHING = load_catalog().all_providers()
 LAYERED = tuple(provider for provider in EVERYTHING if provider.covers)
 Drawn = tuple[Provider, frozenset[str], frozenset[str], frozenset[str]]
 
@@ -91,6 +91,6 @@ def test_a_scope_opens_all_that_the_scopes_it_includes_open(drawn: Drawn, data: 
     provider, some, more, _ = drawn
     rule = data.draw(st.sampled_from(provider.rules))
     call = Call(rule.api, rule.method[0], rule.path.replace("{+}", "abc/def").replace("{}", "abc"))
-    if allowed(provider, call, expand(some, provider.covers)):
-        assert allowed(provider, call, some)
-        assert allowed(provider, call, some | more)
+    if allows(provider, call, expand(some, provider.covers)):
+        assert allows(provider, call, some)
+        assert allows(provider, call, some | more)

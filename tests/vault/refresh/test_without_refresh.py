@@ -28,7 +28,7 @@ from vault.records import Connection, ConnectionState, Narrowing
 from vault.refusals import ConnectionRequired
 from vault.upstream import Refused
 
-NEVER = sorted(one.name for one in load_catalog().everything() if one.refresh_tokens == "never")
+NEVER = sorted(one.name for one in load_catalog().all_providers() if one.refresh_tokens == "never")
 
 
 @dataclass
@@ -72,9 +72,9 @@ class Place:
 @asynccontextmanager
 async def place_for(name: str, store: Store) -> AsyncGenerator[Place]:
     async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
-        provider = at_simulator(load_catalog().provider(name), f"{simulator.url}/families/known-{name}").registered(
-            Registration(CLIENT_ID, CLIENT_SECRET)
-        )
+        provider = at_simulator(
+            load_catalog().provider(name), f"{simulator.url}/families/known-{name}"
+        ).with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
         upstream = AuthlibUpstream(provider, outbound, clock=simulator.now)
         async with open_room(store) as room:
             room.vault = replace(
@@ -137,6 +137,6 @@ async def test_a_token_that_the_service_ended_needs_its_person(sqlite_store: Sto
 @pytest.mark.parametrize("name", NEVER)
 async def test_nobody_can_refresh_there(name: str) -> None:
     async with Outbound() as outbound:
-        provider = load_catalog().provider(name).registered(Registration(CLIENT_ID, CLIENT_SECRET))
+        provider = load_catalog().provider(name).with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
         refused = await AuthlibUpstream(provider, outbound).refresh("anything")
         assert isinstance(refused, Refused) and not refused.ends_grant
