@@ -157,11 +157,22 @@ class RegistrationSettings(_Section):
 class TokenSettings(_Section):
     """Lifetimes of our own codes and tokens, in seconds."""
 
-    code_lifetime: int = Field(default=60, ge=5, le=60)
-    access_lifetime: int = Field(default=900, ge=30, le=3600)
-    refresh_lifetime: int = Field(default=90 * 86400, ge=3600)
-    refresh_idle_lifetime: int = Field(default=30 * 86400, ge=600)
-    refresh_grace: int = Field(default=30, ge=0, le=60)
+    code_lifetime: int = Field(
+        default=60, ge=5, le=60, description="Seconds that an authorization code can be redeemed"
+    )
+    access_lifetime: int = Field(default=900, ge=30, le=3600, description="Seconds that an access token works")
+    refresh_lifetime: int = Field(
+        default=90 * 86400, ge=3600, description="Seconds after consent when the grant's last refresh token expires"
+    )
+    refresh_idle_lifetime: int = Field(
+        default=30 * 86400, ge=600, description="Seconds that an unused refresh token works"
+    )
+    refresh_grace: int = Field(
+        default=30,
+        ge=0,
+        le=60,
+        description="Seconds in which a repeated refresh token gets the same successor; later the grant ends",
+    )
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Tokens of one agent for one person an hour, in each process"
     )
@@ -172,11 +183,11 @@ class TokenSettings(_Section):
 class OpenIDSettings(_Section):
     """One OpenID Connect provider that people may sign in with."""
 
-    issuer: str
-    client_id: str
-    client_secret: SecretStr | None = None
-    client_secret_file: Path | None = None
-    title: str = "OpenID Connect"
+    issuer: str = Field(description="Issuer; `/.well-known/openid-configuration` is below this URL")
+    client_id: str = Field(description="The vault's client ID there")
+    client_secret: SecretStr | None = Field(default=None, description="Its client secret; without one, a public client")
+    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
     create_users: bool = Field(
         default=False,
         description="Make a user at the first sign-in of an unknown subject: lets in all whom that provider knows",
@@ -203,8 +214,12 @@ class SignInSettings(_Section):
         le=100_000,
         description="Agents' requests per address and 10 minutes of people who are not signed in yet",
     )
-    session_idle_lifetime: int = Field(default=12 * 3600, ge=300)
-    session_lifetime: int = Field(default=7 * 86400, ge=300)
+    session_idle_lifetime: int = Field(
+        default=12 * 3600, ge=300, description="Seconds without a request after which a browser session ends"
+    )
+    session_lifetime: int = Field(
+        default=7 * 86400, ge=300, description="Seconds after which a browser session ends in any case"
+    )
 
 
 class ExchangeSettings(_Section):
@@ -219,12 +234,17 @@ class ExchangeSettings(_Section):
 class IssuerSettings(_Section):
     """Another issuer whose JWTs say for whom a client acts."""
 
-    issuer: str
-    audience: str
-    jwks_uri: str | None = None
-    identity_issuer: str | None = None
-    subject_claim: str = "sub"
-    clients: tuple[str, ...] = ()
+    issuer: str = Field(description="The `iss` of its tokens; without `jwks_uri`, its discovery document is below it")
+    audience: str = Field(description="Value that `aud` must contain")
+    jwks_uri: str | None = Field(default=None, description="Address of its keys; default: from its discovery document")
+    identity_issuer: str | None = Field(
+        default=None, description="Issuer under which its people are linked here; default: the issuer itself"
+    )
+    subject_claim: str = Field(default="sub", description="Claim that names the person there")
+    clients: tuple[str, ...] = Field(
+        default=(),
+        description="Client IDs that may present its tokens; empty: every client that an operator registered",
+    )
 
     @field_validator("issuer", "jwks_uri", "identity_issuer")
     @classmethod
@@ -317,16 +337,18 @@ class ProxySettings(_Section):
 class ProviderSettings(_Section):
     """Our registration at one provider, and any of its addresses that differ from the provider file."""
 
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-    client_secret_file: Path | None = None
-    authorize_url: str | None = None
-    token_url: str | None = None
-    refresh_url: str | None = None
-    long_lived_url: str | None = None
-    revoke_url: str | None = None
-    userinfo_url: str | None = None
-    apis: Mapping[str, str] = Field(default_factory=dict[str, str])
+    client_id: str | None = Field(default=None, description="Client ID there; without it the provider is not set up")
+    client_secret: SecretStr | None = Field(default=None, description="Client secret there")
+    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
+    token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")
+    refresh_url: str | None = Field(default=None, description="Replaces `hosts.refresh_url`")
+    long_lived_url: str | None = Field(default=None, description="Replaces `long_lived.url`")
+    revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
+    userinfo_url: str | None = Field(
+        default=None, description="Replaces the `[identity]` address, where the account is looked up"
+    )
+    apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
     issuer: str | None = Field(
         default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are asked for"
     )
@@ -348,9 +370,15 @@ class ProviderSettings(_Section):
 class SandboxSettings(_Section):
     """Unsafe switches for one machine; refused when the public URL is not loopback."""
 
-    loopback_upstreams: bool = False
-    loopback_client_metadata: bool = False
-    loopback_openid: bool = False
+    loopback_upstreams: bool = Field(
+        default=False, description="Allow providers at loopback addresses; `--sandbox` sets it"
+    )
+    loopback_client_metadata: bool = Field(
+        default=False, description="Allow client ID metadata documents at loopback addresses"
+    )
+    loopback_openid: bool = Field(
+        default=False, description="Allow OpenID Connect providers for sign-in at loopback addresses"
+    )
 
 
 class StdioSettings(_Section):

@@ -1,6 +1,6 @@
 """What to write into an MCP client's configuration so that it reaches this vault. Pure; the files are `client_files`.
 
-The formats were read in the clients' own documentation on 2026-11-25 (docs/guides/clients.md names the pages, and
+The formats were read in the clients' own documentation on 2026-11-25 (docs/evidence/clients.md names the pages, and
 which of the clients were run).
 """
 

@@ -168,14 +168,14 @@ class Journey:
 
     async def on_this_machine(self) -> None:
         """docs/get-started/quickstart.md, from its third section on."""
-        for line in self.guide.lines("get-started/quickstart.md", "3. Your own app at the provider"):
+        for line in self.guide.lines("get-started/quickstart.md", "3. Create your app at the provider"):
             if line.split()[-1] in self.slips.providers:
                 await self.set_up(line)
         if self.slips.before_doctor is not None:
             await self.slips.before_doctor(self)
-        (line,) = self.guide.lines("get-started/quickstart.md", "4. Look for mistakes")
+        (line,) = self.guide.lines("get-started/quickstart.md", "4. Check the installation")
         await self.look(line)
-        (line,) = self.guide.lines("get-started/quickstart.md", "5. Tell your MCP client")
+        (line,) = self.guide.lines("get-started/quickstart.md", "5. Configure your MCP client")
         async with self.step(line):
             _worked("client-config", await self.other_window().type(line))
         entry = self.entry_of_claude_code()

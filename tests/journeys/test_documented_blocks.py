@@ -50,7 +50,7 @@ OTHERS = {
 
 
 FILES = {
-    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/providers", "guides/own-api", "reference/tools")
+    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/own-api", "reference/tool-files")
 }  # show provider and tool files, too
 CURL = {
     "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py"

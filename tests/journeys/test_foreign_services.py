@@ -21,8 +21,8 @@ from mcp_types import CallToolResult
 from providers.tools.builtin import builtin_tools
 from tests.support.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, Emulated, open_emulated, text_of
 from tests.support.harness import PASSWORD
+from tests.support.shipped_tools import shipped
 from tests.support.strict_layer import NEVER
-from tests.support.toolset_page import shipped
 from vault.refusals import ConnectionRequired
 
 pytestmark = pytest.mark.group("node")

@@ -172,7 +172,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
     ended = {"invalid_refresh_token", "accessNotConfigured", "SERVICE_DISABLED"}
     assert named - ended <= set(MENDS)
     assert len(named) == len(rows) + (provider == "google")
-    assert all(row["Meaning and mend"] for row in rows)
+    assert all(row["Meaning and fix"] for row in rows)
 
 
 def test_the_line_of_the_proxy_guide_about_a_move_is_the_one_that_is_said() -> None:

@@ -13,7 +13,7 @@ from tests.generating import github
 from tests.journeys import test_foreign_services
 from tests.support import emulated, toolset_cases
 from tests.support.documented import DOCS
-from tests.support.toolset_page import shipped
+from tests.support.shipped_tools import shipped
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "evidence/tested-against.md").read_text(encoding="utf-8")

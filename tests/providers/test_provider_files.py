@@ -110,24 +110,6 @@ def test_a_client_id_that_every_call_wants_is_in_its_headers() -> None:
     assert load_catalog().provider("twitch").headers == {"Client-Id": "{client_id}"}
 
 
-def described(provider: Provider) -> str:
-    """The row of a provider on the page of all services."""
-    names = ", ".join(f"`{name}`" for name in (provider.name, *sorted(provider.aliases)))
-    tokens = "not issued" if provider.refresh_tokens == "never" else provider.rotation.mode.value
-    narrowing = "never" if provider.downscope.destructive else provider.downscope.mode.value
-    asks = ", ".join(f"`{name}`" for name in provider.inputs) or "-"
-    tally = " / ".join(str(count) for count in provider.tally.values())
-    return f"| {provider.title} | {names} | {tokens} | {narrowing} | {asks} | {tally} |"
-
-
-def test_the_page_of_all_services_shows_what_the_files_say() -> None:
-    page = (SHELF.parent.parent / "docs" / "reference/services.md").read_text(encoding="utf-8")
-    head = "| Service | Name here, and others for parts of it | Refresh tokens | Narrowing | Asks for | Facts |\n"
-    table = "\n".join(described(provider) for provider in EVERYTHING)
-    assert page.partition(head)[2].partition("\n\n")[0] == f"| --- | --- | --- | --- | --- | --- |\n{table}"
-    assert f"{len(EVERYTHING)} files" in page
-
-
 INPUT = """
 [inputs.shop]
 title = "the name of the shop"

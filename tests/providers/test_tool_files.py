@@ -211,7 +211,7 @@ def size(specs: Sequence[ToolSpec]) -> int:
 
 
 def test_the_page_says_how_much_a_client_is_shown() -> None:
-    text = " ".join(section(DOCS / "reference/tools.md", "Fewer tools").text.split())
+    text = " ".join(section(DOCS / "guides/tools.md", "Offer fewer tools").text.split())
     said = re.search(r"The (\d+) that .* about ([\d,]+) char.* set up, (\d+) are about ([\d,]+)\.", text)
     assert said is not None
     always, most = (int(said[1]), int(said[2].replace(",", ""))), (int(said[3]), int(said[4].replace(",", "")))

@@ -13,8 +13,8 @@ from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from tests.support.harness import running_vault
 from tests.support.mcp_room import Agent, Room
+from tests.support.shipped_tools import shipped
 from tests.support.toolset_cases import CASES, Case, endpoint_of, family_settings
-from tests.support.toolset_page import PAGE, page, shipped
 from vault.records import Connection
 
 SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
@@ -121,10 +121,6 @@ async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
         gone = await client.call_tool("calendar_delete", arguments)
     assert gone.is_error
     assert "it was deleted already" in text_of(gone)
-
-
-def test_the_page_of_the_tools_is_written_from_their_files() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.support.toolset_page"
 
 
 def test_the_folder_of_shipped_files_is_packaged() -> None:

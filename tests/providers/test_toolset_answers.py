@@ -13,8 +13,8 @@ from providers.tools.declarations import Output, Tool
 from providers.tools.declared import LIST_BUDGET, _put
 from tests.providers.test_toolset_arguments import usual_arguments
 from tests.support.scripted import json_reply
+from tests.support.shipped_tools import shipped
 from tests.support.tool_bench import Bench, open_bench
-from tests.support.toolset_page import shipped
 
 SPECS = shipped()
 DECLARED = {

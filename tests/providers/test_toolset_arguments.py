@@ -16,9 +16,9 @@ from providers.api.api import RuleRefused, UpstreamRefused
 from providers.tools import declarations
 from providers.tools.spec import ToolSpec
 from tests.support.scripted import Arrival
+from tests.support.shipped_tools import shipped
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
-from tests.support.toolset_page import shipped
 
 SPECS = shipped()
 # of arguments that a case leaves out, or makes of what the simulator has: the first one that fits

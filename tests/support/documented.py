@@ -24,7 +24,6 @@ import server.mcp.transports
 import server.oauth
 import server.portal
 import vault
-from providers.tools.spec import ToolSpec
 from server import errors
 from server.cli import app
 
@@ -176,21 +175,6 @@ def lines_to_type() -> Iterator[tuple[str, list[str]]]:
 def plain(path: str) -> str:
     """A route without converters and without a slash at its end."""
     return re.sub(r":path}", "}", path).rstrip("/") or "/"
-
-
-def yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def result_of(spec: ToolSpec) -> str:
-    """The result's members, with those of a list's entries."""
-    schema: Any = spec.output_schema
-    parts: list[str] = []
-    for name, about in schema["properties"].items():
-        entry = about.get("items", {}).get("$ref", "").rpartition("/")[2]
-        inner = ", ".join(f"`{one}`" for one in schema["$defs"][entry]["properties"]) if entry else ""
-        parts.append(f"`{name}` (each with {inner})" if inner else f"`{name}`")
-    return "Result: " + ", ".join(parts) + "."
 
 
 def subclasses(kind: type[Any]) -> Iterator[type[Any]]:

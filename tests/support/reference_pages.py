@@ -1,0 +1,191 @@
+"""The generated parts of docs/reference: `python -m tests.support.reference_pages` writes them.
+
+`tools.md` and `services.md` are written whole. In `settings.md` and `commands.md` the generator replaces the table, or
+the description and options, below each heading, and keeps the notes that stand after it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from providers.definitions.catalog import load_catalog
+from providers.definitions.model import Provider
+from providers.tools.builtin import builtin_tools
+from providers.tools.spec import ToolSpec
+from server.mcp import connections_tool
+from server.settings import Settings
+from tests.support.documented import (
+    COMMON,
+    DOCS,
+    arguments_of,
+    bounds_of,
+    commands,
+    default_of,
+    leaves,
+    options_of,
+)
+from tests.support.shipped_tools import shipped
+
+REFERENCE = DOCS / "reference"
+WHOSE = "Whose; default: the owner of the data directory or the only user."
+_TOOLS = """# Tools
+
+Every tool that ships with Token Vault. `token-vault tools list --json` prints the full schemas, with a description of
+each argument. [Use tools](../guides/tools.md) explains what an answer contains and how to choose the tools of an agent.
+
+Each tool also takes `account`, the ID or name of the connected account. Bold arguments are required. *Effect* is
+`read`, `create` (a repeated call creates another), or `change` (can change or delete); with `ask`, the person approves
+each call.
+"""
+_SERVICES = """# Services
+
+{count} provider files ship with Token Vault, listed by what happens to a refresh token that was used.
+`token-vault providers list` adds how sure each file is; `providers show NAME` prints aliases, scopes, and sources.
+In parentheses: the name, if it differs, and the inputs that the settings must give (`providers.NAME.inputs`).
+Services that issue narrower tokens are in [narrowing](../concepts/narrowing.md).
+"""
+_ROTATIONS = {
+    "none": "A used refresh token stays valid",
+    "grace": "A used refresh token works for a short time",
+    "strict": "A used refresh token is refused",
+    "revokes": "A used refresh token ends the grant, or nobody knows",
+    "never": "No refresh tokens",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    names = list(head)
+    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
+    return "\n".join(re.sub(r"  +", " ", f"| {' | '.join(one)} |") for one in lines) + "\n"
+
+
+def tools_page() -> str:
+    """Every tool that ships, by provider."""
+    groups: dict[str, list[ToolSpec]] = {}
+    for spec in (*builtin_tools(), *shipped().values(), connections_tool.SPEC):
+        groups.setdefault(spec.provider or "Any agent", []).append(spec)
+    head = ("Tool", "Effect", "Scopes", "Arguments")
+    return _TOOLS + "".join(
+        f"\n## {name}\n\n{table(head, map(_tool_row, specs))}" for name, specs in sorted(groups.items())
+    )
+
+
+def _tool_row(spec: ToolSpec) -> tuple[str, ...]:
+    effect = "read" if spec.read_only else "change" if spec.destructive else "create"
+    scopes = ", ".join(f"`{scope}`" for scope in sorted(spec.scopes))
+    about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
+    return (
+        f"`{spec.name}`: {about}",
+        f"{effect}, ask" if spec.approval else effect,
+        scopes,
+        ", ".join(_argument(name, spec) for name in _properties(spec) if name != "account"),
+    )
+
+
+def _properties(spec: ToolSpec) -> dict[str, Any]:
+    return json.loads(json.dumps(spec.input_schema["properties"]))
+
+
+def _argument(name: str, spec: ToolSpec) -> str:
+    required: Any = spec.input_schema.get("required", [])
+    if name in required:
+        return f"**`{name}`**"
+    default = _properties(spec)[name].get("default")
+    return f"`{name}`" if default in (None, "", []) else f"`{name}={json.dumps(default)}`"
+
+
+def services_page() -> str:
+    """Every provider file that ships, by what happens to a used refresh token."""
+    groups: dict[str, list[str]] = {mode: [] for mode in _ROTATIONS}
+    providers = sorted(load_catalog().everything(), key=lambda one: one.title.casefold())
+    for provider in providers:
+        mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
+        groups[mode].append(_service(provider))
+    return _SERVICES.format(count=len(providers)) + "".join(
+        f"\n## {_ROTATIONS[mode]}\n\n{''.join(lines)}" for mode, lines in groups.items() if lines
+    )
+
+
+def _service(provider: Provider) -> str:
+    name = "" if provider.name == re.sub(r"[ .]", "-", provider.title.lower()) else f"`{provider.name}`"
+    inputs = f"needs {', '.join(f'`{one}`' for one in provider.inputs)}" if provider.inputs else ""
+    about = ", ".join(one for one in (name, inputs) if one)
+    return f"- {provider.title}{f' ({about})' if about else ''}\n"
+
+
+def settings_page(text: str) -> str:
+    """The page with the tables of the settings model."""
+    rows: dict[str, list[tuple[str, ...]]] = {}
+    for path, field in leaves(Settings):
+        section = ".".join(path[:-1]).removesuffix(".clients.NAME")
+        default = default_of(field)
+        meaning = f"{field.description or ''}{bounds_of(field)}".replace("|", "\\|")
+        rows.setdefault(section, []).append(
+            (f"`{'.'.join(path)}`", "" if default in {"none", "[]", "{}"} else f"`{default}`", meaning)
+        )
+
+    def replace(title: str, body: str) -> str:
+        name = "" if title == "Top level" else title.strip("`[]") if title.startswith("`[") else None
+        if name is None:
+            return body
+        made = table(("Setting", "Default", "Meaning"), rows.pop(name))
+        before, _, rest = body.partition("| Setting |")
+        return before + made + re.sub(r"^.*\n(\|.*\n)*", "", rest)
+
+    page = _by_heading(text, "## ", replace)
+    assert not rows, f"settings.md lacks the sections {sorted(rows)}"
+    return page
+
+
+def commands_page(text: str) -> str:
+    """The page with every command's description, arguments and options."""
+    real = {f"`token-vault {' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
+
+    def replace(title: str, body: str) -> str:
+        if not title.startswith("`token-vault "):
+            return body
+        assert title in real, f"there is no command {title}"
+        notes = re.sub(r"\A\n[^\n]+\n(\n(?:- `[^\n]*\n)+)?", "", body)
+        return f"\n{_command(real.pop(title))}{notes}"
+
+    page = _by_heading(text, "### ", replace)
+    assert not real, f"commands.md lacks {sorted(real)}"
+    return page
+
+
+def _command(command: Any) -> str:
+    lines = [f"- `{one.name.upper()}`: {one.help}" for one in command.params if one.param_type_name == "argument"]
+    for name, one in options_of(command).items():
+        if name not in COMMON:
+            about = "Whose data." if one.help == WHOSE else one.help
+            default = f" Default: {one.default}." if isinstance(one.default, str) else ""
+            lines.append(f"- `{name}`: {about}{default}{' Required.' if one.required else ''}")
+    return command.help + "\n" + "".join(f"{line}\n" for line in ("", *lines) if lines)
+
+
+def _by_heading(text: str, mark: str, replace: Callable[[str, str], str]) -> str:
+    """The text with what stands below each heading of one level replaced."""
+    parts = re.split(rf"^({mark}.*\n)", text, flags=re.MULTILINE)
+    for at in range(1, len(parts), 2):
+        title = parts[at].removeprefix(mark).strip()
+        body, rest = re.match(r"(.*?)((?=^#).*)?\Z", parts[at + 1], flags=re.MULTILINE | re.DOTALL).groups("")
+        parts[at + 1] = replace(title, body) + rest
+    return "".join(parts)
+
+
+PAGES: dict[str, Callable[[str], str]] = {
+    "tools.md": lambda _: tools_page(),
+    "services.md": lambda _: services_page(),
+    "settings.md": settings_page,
+    "commands.md": commands_page,
+}
+
+
+if __name__ == "__main__":
+    for name, write in PAGES.items():
+        page = REFERENCE / name
+        page.write_text(write(page.read_text(encoding="utf-8")), encoding="utf-8")
