@@ -1,7 +1,7 @@
 """The generated parts of docs/reference: `python -m tests.support.reference_pages` writes them.
 
-`tools.md` and `services.md` are written whole. In `settings.md` and `commands.md` the generator replaces the table, or
-the description and options, below each heading, and keeps the notes that stand after it.
+`tools.md` and `services.md` are written whole. In `settings.md` and `commands.md` the generator replaces the list of
+settings, or the description and options, below each heading, and keeps the notes that stand after it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _argument(name: str, spec: ToolSpec) -> str:
 def services_page() -> str:
     """Every provider file that ships, by what happens to a used refresh token."""
     groups: dict[str, list[str]] = {mode: [] for mode in _ROTATIONS}
-    providers = sorted(load_catalog().everything(), key=lambda one: one.title.casefold())
+    providers = sorted(load_catalog().all_providers(), key=lambda one: one.title.casefold())
     for provider in providers:
         mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
         groups[mode].append(_service(provider))
@@ -118,36 +118,34 @@ def _service(provider: Provider) -> str:
 
 
 def settings_page(text: str) -> str:
-    """The page with the tables of the settings model."""
-    rows: dict[str, list[tuple[str, ...]]] = {}
+    """The page with the settings model's names, defaults, and meanings."""
+    lines: dict[str, list[str]] = {}
     for path, field in leaves(Settings):
         section = ".".join(path[:-1]).removesuffix(".clients.NAME")
         default = default_of(field)
-        meaning = f"{field.description or ''}{bounds_of(field)}".replace("|", "\\|")
-        rows.setdefault(section, []).append(
-            (f"`{'.'.join(path)}`", "" if default in {"none", "[]", "{}"} else f"`{default}`", meaning)
-        )
+        shown = "" if default in {"none", "[]", "{}", "required"} else f" = `{default}`"
+        required = " Required." if default == "required" else ""
+        about = f"{(field.description or '').rstrip('.')}{bounds_of(field)}.{required}"
+        lines.setdefault(section, []).append(f"- `{'.'.join(path)}`{shown}: {about}\n")
 
     def replace(title: str, body: str) -> str:
         name = "" if title == "Top level" else title.strip("`[]") if title.startswith("`[") else None
         if name is None:
             return body
-        made = table(("Setting", "Default", "Meaning"), rows.pop(name))
-        before, _, rest = body.partition("| Setting |")
-        return before + made + re.sub(r"^.*\n(\|.*\n)*", "", rest)
+        before, _, rest = body.partition("\n- `")
+        notes = re.sub(r"\A.*\n(- `.*\n)*", "", rest)
+        return "".join((before, "\n", *lines.pop(name), notes))
 
     page = _by_heading(text, "## ", replace)
-    assert not rows, f"settings.md lacks the sections {sorted(rows)}"
+    assert not lines, f"settings.md lacks the sections {sorted(lines)}"
     return page
 
 
 def commands_page(text: str) -> str:
     """The page with every command's description, arguments and options."""
-    real = {f"`token-vault {' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
+    real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
 
     def replace(title: str, body: str) -> str:
-        if not title.startswith("`token-vault "):
-            return body
         assert title in real, f"there is no command {title}"
         notes = re.sub(r"\A\n[^\n]+\n(\n(?:- `[^\n]*\n)+)?", "", body)
         return f"\n{_command(real.pop(title))}{notes}"
@@ -158,7 +156,8 @@ def commands_page(text: str) -> str:
 
 
 def _command(command: Any) -> str:
-    lines = [f"- `{one.name.upper()}`: {one.help}" for one in command.params if one.param_type_name == "argument"]
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    lines = [f"- `{one.name.upper()}`: {one.help}" for one in arguments if len(one.help.split()) > 3]
     for name, one in options_of(command).items():
         if name not in COMMON:
             about = "Whose data." if one.help == WHOSE else one.help
