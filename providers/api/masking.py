@@ -1,7 +1,8 @@
 """Masking credentials that a provider repeats, in whole answers and in those that pass through piece by piece. Pure.
 
 The one place for tools and proxy alike. A secret is found as it stands, with any of its characters escaped as URLs,
-JSON or HTML escape them (also twice), and inside base64, wherever an answer is cut into pieces.
+JSON or HTML escape them (also twice), and inside base64, also where either is broken into lines (RFC 2045 §6.7 and
+§6.8, folded lines), with the line breaks escaped or not, and wherever an answer is cut into pieces.
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 _BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be told from others
-# One escaped ASCII character. Backslashes repeat where JSON stands inside JSON, `%25` where URLs stand inside URLs.
+# One escaped character: of ASCII, or an end of line. Backslashes repeat where JSON stands inside JSON, `%25` where URLs
+# stand inside URLs.
 _ESCAPE: Final = re.compile(
-    rb"\\{1,8}(?:u00([2-7][0-9A-Fa-f])|x([2-7][0-9A-Fa-f])|([/+=_.~:-]))"
-    rb"|%(?:25){0,4}([2-7][0-9A-Fa-f])"
-    rb"|&#(?:[xX]0{0,4}([2-7][0-9A-Fa-f])|0{0,4}(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]));"
+    rb"\\{1,8}(?:(?:u00|x)(?P<json>[2-7][0-9A-Fa-f]|0[9AaDd])|(?P<itself>[/+=_.~:-])|(?P<letter>[nrt]))"
+    rb"|%(?:25){0,4}(?P<url>[2-7][0-9A-Fa-f]|0[9AaDd])"
+    rb"|&#(?:[xX]0{0,4}(?P<html>[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?P<decimal>3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
 )
+_AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_LETTERS: Final = b"".join(_AS_LETTER)
 _LONGEST: Final = 14  # bytes of an escaped character
 _UNFINISHED: Final = re.compile(
-    rb"(?:\\{1,8}(?:u(?:0(?:0[2-7]?)?)?|x[2-7]?)?|%(?:25){0,4}[2-7]?|&(?:#(?:[xX]0{0,4}[2-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
+    rb"(?:\\{1,8}(?:u(?:0(?:0[0-7]?)?)?|x[0-7]?)?|%(?:25){0,4}[0-7]?|&(?:#(?:[xX]0{0,4}[0-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
 )
+_BREAKS: Final = b"\r\n\t ="  # what stands between lines; `=` before a break of quoted-printable
+_BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends what is broken into lines
+_SOLID_FROM: Final = 12  # characters: a shorter secret could be there by chance, without line breaks
 
 
 def needles(secret: str) -> tuple[bytes, ...]:
@@ -54,10 +62,12 @@ class Replacer:
     patterns made of secrets: those would stay in a cache of the process, and with them the secret.
     """
 
-    __slots__ = ("_exact", "_held", "_secrets")
+    __slots__ = ("_exact", "_held", "_in_lines", "_letters", "_secrets")
 
     def __init__(self, secrets: Sequence[bytes], exact: Mapping[bytes, bytes] | None = None) -> None:
         self._secrets = secrets
+        self._in_lines: Sequence[bytes] | None = None
+        self._letters = b""  # of the secrets, and what breaks lines
         self._exact = exact or {}
         self._held = b""
 
@@ -104,28 +114,63 @@ class Replacer:
             yield from ((at, at + len(string), by) for at in _places(string, content))
         for secret in self._secrets:
             yield from ((at, at + len(secret), None) for at in _places(secret, content))
-        if not _has_escapes(content):
-            return
-        plain = _unescape(content)
-        origins: Sequence[int] | None = None
-        for secret in self._secrets:
+        has_escapes = _has_escapes(content)
+        plain = _unescape(content) if has_escapes else content
+        origins: Sequence[int] = ()
+        for secret in _headless(self._secrets) if has_escapes else ():
             for at in _places(secret, plain):
-                origins = _origins(content) if origins is None else origins
+                origins = origins or _origins(content)
                 yield origins[at], origins[at + len(secret)], None
+        if b"\n" not in plain and b"\r" not in plain:
+            return
+        solid, kept = _solid(plain), list[int]()
+        for secret in self._solid_secrets():
+            for at in _places(secret, solid):
+                kept = kept or _kept(plain)
+                origins = origins or (_origins(content) if has_escapes else range(len(content) + 1))
+                start, stop = kept[at], kept[at + len(secret) - 1] + 1
+                if _is_in_lines(plain[start:stop]):
+                    yield origins[start], origins[stop], None
+
+    def _solid_secrets(self) -> Sequence[bytes]:
+        """What to look for between lines, without what breaks them."""
+        if self._in_lines is None:
+            self._in_lines = [_solid(one) for one in _headless(self._secrets) if len(one) >= _SOLID_FROM]
+        return self._in_lines
 
     def _beginning(self, rest: bytes) -> int:
         """The length of the longest end of `rest` that may begin one of the strings."""
         longest = max((_overlap(rest, string) for string in (*self._secrets, *self._exact)), default=0)
         if not self._secrets:
             return longest
-        tail = rest[-_LONGEST * max(len(secret) for secret in self._secrets) :]
-        if not _has_escapes(tail):
-            return longest
-        unfinished = _UNFINISHED.search(tail, max(0, len(tail) - _LONGEST))
+        tail = rest[-2 * _LONGEST * max(len(secret) for secret in self._secrets) :]
+        has_escapes = _has_escapes(tail)
+        unfinished = _UNFINISHED.search(tail, max(0, len(tail) - _LONGEST)) if has_escapes else None
         read = tail if unfinished is None else tail[: unfinished.start()]
-        plain = _unescape(read)
-        overlap = max(_overlap(plain, secret) for secret in self._secrets)
-        return max(longest, len(tail) - _origins(read)[len(plain) - overlap]) if overlap or unfinished else longest
+        plain = _unescape(read) if has_escapes else read
+        begins = self._begins(plain, has_escapes=has_escapes)
+        if has_escapes and begins < len(plain):
+            begins = _origins(read)[begins]
+        elif has_escapes:
+            begins = len(read)
+        return max(longest, len(tail) - begins)
+
+    def _begins(self, plain: bytes, *, has_escapes: bool) -> int:
+        """Where a secret may begin in what was escaped, or is broken into lines; the length where none does."""
+        solid_secrets = self._solid_secrets()
+        self._letters = self._letters or bytes({*b"".join(self._secrets), *_BREAKS})
+        run = len(plain.rstrip(self._letters))
+        if run == len(plain):
+            return run
+        overlap = max(_overlap(plain[run:], one) for one in _headless(self._secrets)) if has_escapes else 0
+        begins = len(plain) - overlap
+        run = max((run + blank.end() for blank in _BLANK_LINE.finditer(plain[run:])), default=run)
+        overlap = max((_overlap(_solid(plain[run:]), one) for one in solid_secrets), default=0)
+        return min(begins, run + _kept(plain[run:])[-overlap]) if overlap else begins
+
+
+def _is_in_lines(content: bytes) -> bool:
+    return (b"\n" in content or b"\r" in content) and _BLANK_LINE.search(content) is None
 
 
 def _has_escapes(content: bytes) -> bool:
@@ -139,15 +184,36 @@ def _places(string: bytes, content: bytes) -> Iterator[int]:
         at = content.find(string, at + len(string))
 
 
-def _character(match: re.Match[bytes]) -> bytes:
-    hexadecimal = match[1] or match[2] or match[4] or match[5]
-    if hexadecimal is not None:
-        return bytes((int(hexadecimal, 16),))
-    return match[3] if match[6] is None else bytes((int(match[6]),))
+def _headless(secrets: Sequence[bytes]) -> Sequence[bytes]:
+    """The secrets, and what is left of one when a backslash before it makes its first letter an end of line."""
+    return [*secrets, *(secret[1:] for secret in secrets if secret[:1] in _LETTERS)]
+
+
+@lru_cache(maxsize=4096)
+def _character(escape: bytes) -> bytes:
+    match = _ESCAPE.fullmatch(escape)
+    if match is None:
+        raise ValueError("no escaped character")
+    if match["itself"] is not None:
+        return match["itself"]
+    if match["letter"] is not None:
+        return _AS_LETTER[match["letter"]]
+    hexadecimal = match["json"] or match["url"] or match["html"]
+    return bytes((int(match["decimal"]) if hexadecimal is None else int(hexadecimal, 16),))
 
 
 def _unescape(content: bytes) -> bytes:
-    return _ESCAPE.sub(_character, content)
+    return _ESCAPE.sub(lambda match: _character(match[0]), content)
+
+
+def _solid(content: bytes) -> bytes:
+    """The content without what breaks lines."""
+    return content.translate(None, _BREAKS)
+
+
+def _kept(content: bytes) -> list[int]:
+    """Where each byte of the solid content stands in the content."""
+    return [at for at, byte in enumerate(content) if byte not in _BREAKS]
 
 
 def _origins(content: bytes) -> Sequence[int]:

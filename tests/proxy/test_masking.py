@@ -94,3 +94,69 @@ def test_a_secret_inside_base64_is_masked_at_every_offset(
     assert b"*" * (len(secret) * 8 // 6 - 2) in letters
     kept = encode(before + bytes(len(secret)) + after)  # the twin: what does not belong to the secret stays
     assert letters[: len(before) // 3 * 4] == kept[: len(before) // 3 * 4]
+
+
+LONG = "gho_16C7e42F292c6912E7710c838347Ae178B4a"
+BREAKS = (
+    *("\n", "\r\n", "\r", "\n ", " \n", "\r\n\t", "=\n", "=\r\n"),
+    *("\\n", "\\r\\n", "\\\\n", "\\u000a", "\\u000D\\u000A", "%0A", "%0d%0a", "%250A", "&#10;", "&#xD;&#xA;"),
+)
+
+
+def in_lines(letters: bytes, width: int, line_break: str) -> bytes:
+    """As MIME (RFC 2045 §6.8), PEM and others break what is long."""
+    return line_break.encode().join(letters[at : at + width] for at in range(0, len(letters), width))
+
+
+@given(
+    st.binary(max_size=80),
+    st.binary(max_size=80),
+    st.sampled_from([b64encode, urlsafe_b64encode]),
+    st.sampled_from([4, 16, 60, 64, 76]) | st.integers(1, 80),
+    st.sampled_from(BREAKS),
+    st.lists(st.integers(0, 900), max_size=8),
+)
+def test_a_secret_inside_base64_in_lines_is_masked_wherever_the_pieces_are_cut(
+    before: bytes, after: bytes, encode: Callable[[bytes], bytes], width: int, line_break: str, cuts: list[int]
+) -> None:
+    letters = in_lines(encode(before + LONG.encode() + after), width, line_break)
+    body = b'{"content":"' + letters + b'"}'
+    places = sorted({0, len(body), *(cut for cut in cuts if cut <= len(body))})
+    masked = through(Replacer(needles(LONG)), [body[a:b] for a, b in itertools.pairwise(places)])
+    assert len(masked) == len(body)
+    whole = b64encode(LONG.encode())
+    assert masked.count(b"*") >= len(whole) - 4
+    shown = in_lines(encode(before + bytes(len(LONG)) + after), width, line_break)  # the twin: all else stays
+    first, last = len(before) // 3 * 4, (len(before) + len(LONG)) // 3 * 4 + 4
+    start, end = (at + at // width * len(line_break) for at in (first, last))
+    assert masked[12 : 12 + start - len(line_break)] == shown[: start - len(line_break)] or start < len(line_break)
+    assert masked[12 + end + len(line_break) : -2] == shown[end + len(line_break) :]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [LONG[:20], LONG[20:], LONG, "\n", "\r\n", "\\n", "\n\n", "=", "%0A", " ", "x", LONG[:1], "\\"]
+        ),
+        max_size=10,
+    ),
+    st.lists(st.integers(0, 300), max_size=8),
+)
+def test_what_is_in_lines_is_masked_in_pieces_as_it_is_in_one(parts: list[str], cuts: list[int]) -> None:
+    body = "".join(parts).encode()
+    places = sorted({0, len(body), *(cut for cut in cuts if cut <= len(body))})
+    masked = through(Replacer(needles(LONG)), [body[a:b] for a, b in itertools.pairwise(places)])
+    assert masked == Replacer(needles(LONG)).whole(body)
+
+
+def test_line_breaks_hold_nothing_back_and_join_nothing_that_is_apart() -> None:
+    replacer = Replacer(needles(LONG))
+    assert replacer.feed(b"data: 1\n\n") == b"data: 1\n\n"
+    assert replacer.feed(b"data: g\n\n") == b"data: g\n\n"  # an event is over with its blank line
+    assert replacer.feed(b"data: g\n") == b"data: "  # this could go on
+    assert replacer.finish() == b"g\n"
+    apart = f"{LONG[:20]}\n\n{LONG[20:]}".encode()
+    assert replacer.whole(apart) == apart
+    assert replacer.whole(apart.replace(b"\n\n", b"\n")) == b"*" * (len(apart) - 1)  # the twin
+    short = Replacer(needles("abcdefgh"))  # could be there by chance
+    assert short.whole(b"abcd\nefgh abcdefgh") == b"abcd\nefgh ********"
