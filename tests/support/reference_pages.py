@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from providers.definitions.catalog import load_catalog
@@ -36,9 +36,9 @@ _TOOLS = """# Tools
 Every tool that ships with Token Vault. `token-vault tools list --json` prints the full schemas, with a description of
 each argument. [Use tools](../guides/tools.md) explains what an answer contains and how to choose the tools of an agent.
 
-Each tool also takes `account`, the ID or name of the connected account. Bold arguments are required. *Effect* is
-`read`, `create` (a repeated call creates another), or `change` (can change or delete); with `ask`, the person approves
-each call.
+Each line has the effect, the scopes, what the tool does, and its arguments; bold arguments are required. Each tool also
+takes `account`, the ID or name of the connected account. The effect is `read`, `create` (a repeated call creates
+another), or `change` (can change or delete); with `ask`, the person approves each call.
 """
 _SERVICES = """# Services
 
@@ -56,34 +56,22 @@ _ROTATIONS = {
 }
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    names = list(head)
-    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
-    return "\n".join(re.sub(r"  +", " ", f"| {' | '.join(one)} |") for one in lines) + "\n"
-
-
 def tools_page() -> str:
     """Every tool that ships, by provider."""
     groups: dict[str, list[ToolSpec]] = {}
     for spec in (*builtin_tools(), *shipped().values(), connections_tool.SPEC):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
-    head = ("Tool", "Effect", "Scopes", "Arguments")
     return _TOOLS + "".join(
-        f"\n## {name}\n\n{table(head, map(_tool_row, specs))}" for name, specs in sorted(groups.items())
+        f"\n## {name}\n\n{''.join(_tool(spec) for spec in specs)}" for name, specs in sorted(groups.items())
     )
 
 
-def _tool_row(spec: ToolSpec) -> tuple[str, ...]:
+def _tool(spec: ToolSpec) -> str:
     effect = "read" if spec.read_only else "change" if spec.destructive else "create"
-    scopes = ", ".join(f"`{scope}`" for scope in sorted(spec.scopes))
+    facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
     about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
-    return (
-        f"`{spec.name}`: {about}",
-        f"{effect}, ask" if spec.approval else effect,
-        scopes,
-        ", ".join(_argument(name, spec) for name in _properties(spec) if name != "account"),
-    )
+    arguments = ", ".join(_argument(name, spec) for name in _properties(spec) if name != "account")
+    return f"- `{spec.name}` ({', '.join(facts)}): {about}{f' {arguments}' if arguments else ''}\n"
 
 
 def _properties(spec: ToolSpec) -> dict[str, Any]:
