@@ -14,20 +14,28 @@ from vault.audit.audit import append
 from vault.records import EXPIRING, TENANT, ConnectionState, Event
 from vault.storage.database import Database, Row, Value, integer, integer_or_none, text
 
-BATCH = replay.PAGE  # connections per read and transaction
+BATCH = 100  # connections per read and transaction
 _PURPOSE = "connection.expiring"
 
-# A page of the ends to come, from the end after which the last page stopped. By age and by rest apart: each has its
-# index, and what ends by both is announced for the nearer one, which comes first.
+# As `_end`.
+_NEXT_END = """
+    case when idle_expires_at > :now and (grant_expires_at is null or grant_expires_at <= :now
+        or idle_expires_at < grant_expires_at) then idle_expires_at else grant_expires_at end
+"""
+# A page of the ends to come that were not announced yet, after the end and the id with which the last page stopped:
+# many may end in one second. By age and by rest apart: each has its index, and what ends by both is announced for the
+# nearer one, which comes first.
 _SOON = tuple(
     f"""
     select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
     where tenant = :tenant and ended_at is null and {end} is not null and state = :active
-        and {end} >= :from and {end} <= :soon and ({end} > :from or id > :after)
+        and ({end}, id) > (:from, :after) and {end} <= :soon
+        and (announced_end is null or announced_end <> {_NEXT_END})
     order by {end}, id limit :limit
     """  # noqa: S608 -- names of columns
     for end in ("grant_expires_at", "idle_expires_at")
 )
+_ANNOUNCED = "update connections set announced_end = :end where tenant = :tenant and id = :id"
 # Only while an agent may use it: a grant that nobody may use is better dead.
 _RESTING = """
     select k.id, k.provider, k.access_generation from connections k
@@ -51,7 +59,7 @@ async def announce(database: Database) -> int:
 async def _announce(database: Database, sql: str) -> int:
     now, announced = database.now(), 0
     page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
-    which: dict[str, Value] = {"active": ConnectionState.ACTIVE.value, "soon": now + EXPIRING}
+    which: dict[str, Value] = {"active": ConnectionState.ACTIVE.value, "soon": now + EXPIRING, "now": now}
     while rows := await database.fetch(sql, {"tenant": TENANT, **which, **page}):
         announced += await _announce_page(database, rows, now=now)
         page |= {"from": integer(rows[-1], "ends_at"), "after": text(rows[-1], "id")}
@@ -59,17 +67,16 @@ async def _announce(database: Database, sql: str) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    named = {f"{text(row, 'id')} {_end(row, now=now)[0]}": row for row in rows}  # a new consent is announced anew
-    known = await replay.find_used(database, _PURPOSE, tuple(named), now=now)  # nearly all: a week has many sweeps
-    new = {name: row for name, row in named.items() if name not in known}
-    if not new:
-        return 0
+    """The release before this one remembers what it announced as single-use values alone."""
+    ends = [(row, _end(row, now=now)[0]) for row in rows]
     async with database.transaction() as transaction:
         events = [
             _event(row, now=now)
-            for name, row in new.items()
-            if await replay.first_use(transaction, _PURPOSE, name, expires_at=_end(row, now=now)[0], now=now)
+            for row, end in ends
+            if await replay.first_use(transaction, _PURPOSE, f"{text(row, 'id')} {end}", expires_at=end, now=now)
         ]
+        marks = [{"tenant": TENANT, "id": text(row, "id"), "end": end} for row, end in ends]
+        await transaction.execute_many(_ANNOUNCED, marks)
         await append(transaction, *events, now=now)
     return len(events)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
-from vault.storage.database import SWEEP_BATCH, Reader, Transaction, binary, integer_or_none
+from vault.storage.database import SWEEP_BATCH, Transaction, integer_or_none
 
-PAGE = 100  # values that are looked for at once
 _RESTORED = "restored"
 _OF_RESTORE = hashlib.sha256(b"").digest()  # its one row is found by its key: PostgreSQL looked for it among all
 _LONGEST = 7200  # seconds that a value can count at most: as long a restore matters
@@ -17,11 +15,6 @@ _FIRST = """
     returning expires_at,
         (select r.expires_at from seen r where r.purpose = :restored and r.value_hash = :of_restore) as restored
 """
-
-_USED = f"""
-    select value_hash from seen where purpose = :purpose and expires_at > :now
-        and value_hash in ({", ".join(f":value_{number}" for number in range(PAGE))})
-"""  # noqa: S608 -- names of parameters
 
 
 async def first_use(
@@ -47,15 +40,6 @@ async def first_use(
         return False
     restored = integer_or_none(row, "restored")
     return made_at is None or restored is None or restored - _LONGEST < made_at
-
-
-async def find_used(reader: Reader, purpose: str, values: Sequence[str], *, now: int) -> frozenset[str]:
-    """Those of at most `PAGE` values of which a use is remembered; to ask before many a `first_use`."""
-    by_hash = {hashlib.sha256(value.encode()).digest(): value for value in values}
-    hashes = [*by_hash, *[b""] * PAGE][:PAGE]
-    which = {f"value_{number}": one for number, one in enumerate(hashes)}
-    rows = await reader.fetch(_USED, {"purpose": purpose, "now": now, **which})
-    return frozenset(by_hash[binary(row, "value_hash")] for row in rows)
 
 
 async def note_restore(transaction: Transaction, *, now: int) -> None:

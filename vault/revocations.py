@@ -8,6 +8,7 @@ journalled and could not commit before the disconnection holds newer tokens: tho
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ log = logging.getLogger("token_vault.revocations")
 
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
 BATCH = 20  # revocations per round of `run_due`
+AT_ONCE = 5  # of them: a provider that does not answer holds up few others
+FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
 
 _READ = """
     select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, r.done_at,
@@ -38,10 +41,7 @@ _ONE = f"{_READ} and r.connection_id = :id"
 _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
-_DUE = """
-    select connection_id from upstream_revocations
-    where tenant = :tenant and done_at is null and next_at <= :now order by next_at limit :limit
-"""
+_DUE = f"{_READ} and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit"
 # One attempt at a time: whoever moves the counter has it, and the next is due only after the backoff.
 _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
@@ -135,11 +135,22 @@ def _revocation(row: Row) -> Revocation:
 
 async def run_due(vault: Vault) -> int:
     """Make one attempt at every revocation that is due, at most a batch; how many. Call it every half minute or so."""
-    rows = await vault.database.fetch(_DUE, {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH})
-    for row in rows:
-        await revoke_upstream(vault, text(row, "connection_id"))
+    which = {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH, "nothing": ""}
+    due = [_revocation(row) for row in await vault.database.fetch(_DUE, which)]
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def attempt(pending: Revocation) -> str:
+        async with places:
+            return await _attempt(vault, pending)
+
+    outcomes = await asyncio.gather(*map(attempt, due), return_exceptions=True)
+    if ended := [one.connection_id for one, outcome in zip(due, outcomes, strict=True) if outcome in FINISHED]:
+        await scrub(vault, ended)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     await finish_deletions(vault)
-    return len(rows)
+    return len(due)
 
 
 async def finish_deletions(vault: Vault) -> int:
@@ -189,17 +200,24 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
     pending = await find_revocation(vault.database, connection_id)
     if pending is None:
         return None
-    now = vault.database.now()
-    if not _is_due(pending, now=now):
+    if not _is_due(pending, now=vault.database.now()):
         return pending.outcome
-    await hand_over(vault, connection_id)
-    pending = await find_revocation(vault.database, connection_id) or pending
+    outcome = await _attempt(vault, pending)
+    if outcome in FINISHED:
+        await scrub(vault, (connection_id,))
+    return outcome
+
+
+async def _attempt(vault: Vault, pending: Revocation) -> str:
+    """Make one that is due; the outcome. What it leaves in files is the caller's (`scrub`)."""
+    if await hand_over(vault, pending.connection_id):
+        pending = await find_revocation(vault.database, pending.connection_id) or pending
+    now = vault.database.now()
     if not _is_due(pending, now=now):  # another process took it meanwhile
         return pending.outcome
-    if await _hold(vault, pending):
-        return HELD
-    if not await _take(vault, pending, now=now):
-        return pending.outcome
+    claimed = await _claim(vault, pending, now=now)
+    if claimed is not None:
+        return claimed
     try:
         outcome = await _send(vault, pending)
     except CiphertextRejected:
@@ -219,25 +237,21 @@ def _is_due(pending: Revocation, *, now: int) -> bool:
     return pending.done_at is None and pending.next_at is not None and pending.next_at <= now
 
 
-async def _hold(vault: Vault, pending: Revocation) -> bool:
-    """Wait while the account is connected anew, where this revocation might end the newer consent as well."""
-    policy = vault.policies.get(pending.provider)
-    if policy is not None and policy.revoke_ends_grant is False:
-        return False
-    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "held": HELD, "unknown": ""}
+async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
+    """Make this attempt ours; None when it is, else the outcome that stands.
+
+    It waits while the account is connected anew, where this revocation might end the newer consent as well.
+    """
+    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts}
     account = {"user_id": pending.user_id, "provider": pending.provider, "account": pending.account}
-    async with vault.database.transaction() as transaction:
-        return await transaction.execute(_HOLD, {**which, **account}) == 1
-
-
-async def _take(vault: Vault, pending: Revocation, *, now: int) -> bool:
     wait = BACKOFF[min(pending.attempts, len(BACKOFF) - 1)]
+    policy = vault.policies.get(pending.provider)
+    may_end_newer = policy is None or policy.revoke_ends_grant is not False
     async with vault.database.transaction() as transaction:
-        changed = await transaction.execute(
-            _TAKE,
-            {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts, "next_at": now + wait},
-        )
-    return changed == 1
+        if may_end_newer and await transaction.execute(_HOLD, {**which, **account, "held": HELD, "unknown": ""}):
+            return HELD
+        taken = await transaction.execute(_TAKE, {**which, "next_at": now + wait})
+    return None if taken else pending.outcome
 
 
 async def _send(vault: Vault, pending: Revocation) -> RevokeOutcome:
@@ -263,7 +277,6 @@ async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
             return "pending"
         await vault.keys.destroy_connection_key(transaction, pending.connection_id)
         await append(transaction, _event(pending, outcome=outcome), now=now)
-    await scrub(vault, (pending.connection_id,))
     if outcome != "revoked":
         log.warning("grant not ended at the provider", extra={"connection": pending.connection_id, "outcome": outcome})
     return outcome

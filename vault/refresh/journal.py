@@ -260,9 +260,13 @@ class Journal:
             if place is not None:
                 yield place
 
-    async def find(self, connection_id: str) -> tuple[JournalEntry, ...]:
-        """What the processes of this host were answered for one connection, the newest first."""
-        await self.look()
+    async def find(self, connection_id: str, *, anew: bool = True) -> tuple[JournalEntry, ...]:
+        """What the processes of this host were answered for one connection, the newest first.
+
+        `anew` False: as of the last look at the files.
+        """
+        if anew:
+            await self.look()
         return await asyncio.to_thread(self._read_entries, connection_id)
 
     async def newest(self) -> Mapping[str, tuple[int, int]]:

@@ -7,6 +7,7 @@ disconnected meanwhile goes to its pending revocation, so that these tokens end 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -18,16 +19,17 @@ from vault.refresh.leases import ConnectionFacts, Lease
 from vault.refresh.rules import is_newer
 from vault.refresh.spending import Spender
 from vault.refusals import CiphertextRejected, VaultError
-from vault.storage.database import integer, text
+from vault.storage.database import integer, page_names, page_values, text
 from vault.upstream import UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
-PAGE = 100  # connections per look
+PAGE = 500  # connections whose generations are read at once
+AT_ONCE = 5  # answers that are committed at once: half of the connections to the database stay for others
 _GENERATIONS = f"""
     select k.id, k.generation from connections k
     left join upstream_revocations r on r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
-    where k.tenant = :tenant and k.id in ({", ".join(f":id_{number}" for number in range(PAGE))})
+    where k.tenant = :tenant and k.id in ({page_names("id", PAGE)})
         and (k.ended_at is null or r.connection_id is not null)
 """  # noqa: S608 -- a constant
 
@@ -50,17 +52,25 @@ async def adopt_if_ahead(vault: Vault, facts: ConnectionFacts) -> bool:
 
 async def adopt(vault: Vault, facts: ConnectionFacts) -> bool:
     """Commit an answer that this host holds for the connection; whether the row changed."""
-    for entry in await vault.journal.find(facts.connection_id):
+    return await _adopt_any(vault, facts, await vault.journal.find(facts.connection_id))
+
+
+async def _adopt_any(vault: Vault, facts: ConnectionFacts, entries: Sequence[JournalEntry]) -> bool:
+    for entry in entries:
         if await _commit(vault, facts, entry):
             return True
     return False
 
 
-async def hand_over(vault: Vault, connection_id: str) -> None:
-    """Give a disconnected connection's pending revocation the newer answer that this host may hold."""
-    facts = await leases.read(vault.database, connection_id)
+async def hand_over(vault: Vault, connection_id: str) -> bool:
+    """Give a disconnected connection's pending revocation the newer answer that this host may hold; whether it holds
+    any answer of it.
+    """
+    entries = await vault.journal.find(connection_id)
+    facts = await leases.read(vault.database, connection_id) if entries else None
     if facts is not None and facts.is_ended:
-        await adopt(vault, facts)
+        await _adopt_any(vault, facts, entries)
+    return bool(entries)
 
 
 async def adopt_all(vault: Vault) -> int:
@@ -69,23 +79,35 @@ async def adopt_all(vault: Vault) -> int:
     if not newest:
         return 0
     known = await _generations(vault, list(newest))
+    ahead = [name for name, (generation, _) in newest.items() if generation >= known.get(name, generation + 1)]
     adopted, older = 0, list[str]()
-    for connection_id, (generation, _) in newest.items():
-        if generation < known.get(connection_id, generation + 1):
-            continue
-        facts = await leases.read(vault.database, connection_id)
-        if facts is None:
-            continue
-        try:
-            done = await adopt(vault, facts)
-            adopted += done
-            if _went_back(facts, generation) and (done or generation > facts.generation):
-                older.append(connection_id)
-        except VaultError as error:  # one account's trouble is not the others'
-            log.warning("answer not adopted", extra={"connection": connection_id, "code": error.code})
+    for first in range(0, len(ahead), leases.PAGE):
+        page = list((await leases.read_page(vault.database, ahead[first : first + leases.PAGE])).values())
+        for done, facts in zip(await _adopt_page(vault, page), page, strict=True):
+            generation, _ = newest[facts.connection_id]
+            adopted += done is True
+            if done is not None and _went_back(facts, generation) and (done or generation > facts.generation):
+                older.append(facts.connection_id)
     if older:
         _note_older(vault, older)
     return adopted
+
+
+async def _adopt_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Sequence[bool | None]:
+    """For each connection whether its row changed; None where that was refused. They have nothing in common, so some
+    are committed at a time.
+    """
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def adopt_one(facts: ConnectionFacts) -> bool | None:
+        async with places:
+            try:
+                return await _adopt_any(vault, facts, await vault.journal.find(facts.connection_id, anew=False))
+            except VaultError as error:  # one account's trouble is not the others'
+                log.warning("answer not adopted", extra={"connection": facts.connection_id, "code": error.code})
+                return None
+
+    return await asyncio.gather(*(adopt_one(facts) for facts in page))
 
 
 async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, int]:
@@ -93,8 +115,7 @@ async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, in
     known: dict[str, int] = {}
     for first in range(0, len(connections), PAGE):
         page = connections[first : first + PAGE]
-        which = {f"id_{number}": page[min(number, len(page) - 1)] for number in range(PAGE)}
-        rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT, **which})
+        rows = await vault.database.fetch(_GENERATIONS, {"tenant": TENANT, **page_values("id", page, PAGE)})
         known |= {text(row, "id"): integer(row, "generation") for row in rows}
     return known
 

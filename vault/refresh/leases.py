@@ -12,7 +12,7 @@ name and nothing else, so that it may be done late, twice, or for an attempt tha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vault.keys.key_ring import ConnectionKey, KeyRing
@@ -22,19 +22,25 @@ from vault.refusals import CiphertextRejected
 from vault.storage.database import (
     Program,
     Reader,
+    Row,
     Statement,
     Transaction,
     Value,
     binary_or_none,
     integer,
     integer_or_none,
+    page_names,
+    page_values,
     text,
     text_or_none,
 )
 
 _ACTIVE = ConnectionState.ACTIVE.value
 
-_READ = """
+PAGE = 100  # connections that are read at once
+_PAGE_IDS = page_names("id", PAGE)
+
+_FACTS = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
         k.refresh_sealed, k.access_sealed, k.access_generation, k.access_expires_at, k.refreshed_at,
         k.lease_owner, k.lease_until, k.retry_at, k.ended_at,
@@ -46,8 +52,10 @@ _READ = """
     left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
     left join keys.connection_keys ck on ck.tenant = k.tenant and ck.connection_id = k.id
     left join narrowed_tokens t on t.tenant = k.tenant and t.connection_id = k.id and t.scope_key = :scope_key
-    where k.tenant = :tenant and k.id = :id
+    where k.tenant = :tenant
 """
+_READ = f"{_FACTS} and k.id = :id"
+_READ_PAGE = f"{_FACTS} and k.id in ({_PAGE_IDS})"
 # The fence makes the claim void if anybody claimed since the row was read, even if they have let go again.
 _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = :fence
@@ -89,6 +97,11 @@ _UNRESOLVED = """
     where tenant = :tenant and connection_id = :id and generation = :generation
     order by owner
 """
+_UNRESOLVED_PAGE = f"""
+    select connection_id, generation, owner, sent_at, sends, settled_at from intents
+    where tenant = :tenant and connection_id in ({_PAGE_IDS})
+    order by connection_id, owner
+"""  # noqa: S608 -- names of parameters
 _DROP_OLD_INTENTS = """
     delete from intents
     where tenant = :tenant and connection_id = :id and (owner = :owner or generation < :generation)
@@ -183,8 +196,20 @@ class ConnectionFacts:
 async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> ConnectionFacts | None:
     """The row of one connection, whoever owns it: for code that was led to it by a checked exchange."""
     row = await reader.fetch_one(_READ, {"tenant": TENANT, "id": connection_id, "scope_key": scope_key})
-    if row is None:
-        return None
+    return None if row is None else _to_facts(row)
+
+
+async def read_page(reader: Reader, connection_ids: Sequence[str]) -> Mapping[str, ConnectionFacts]:
+    """As `read`, of at most `PAGE` connections in one go; those that are not there are left out."""
+    if not connection_ids:
+        return {}
+    rows = await reader.fetch(
+        _READ_PAGE, {"tenant": TENANT, "scope_key": "", **page_values("id", connection_ids, PAGE)}
+    )
+    return {facts.connection_id: facts for facts in map(_to_facts, rows)}
+
+
+def _to_facts(row: Row) -> ConnectionFacts:
     return ConnectionFacts(
         connection_id=text(row, "id"),
         user_id=text(row, "user_id"),
@@ -216,14 +241,27 @@ async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> Co
 async def list_unresolved(reader: Reader, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
     """Every owner's sends of the row's refresh token that have no stored answer."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
-    return tuple(
-        Unresolved(
-            text(row, "owner"),
-            integer(row, "sent_at"),
-            sends=integer(row, "sends"),
-            is_settled=integer_or_none(row, "settled_at") is not None,
-        )
-        for row in await reader.fetch(_UNRESOLVED, which)
+    return tuple(_to_unresolved(row) for row in await reader.fetch(_UNRESOLVED, which))
+
+
+async def list_unresolved_page(reader: Reader, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
+    """As `list_unresolved`, of at most `PAGE` connections in one go, by connection."""
+    if not page:
+        return {}
+    which = page_values("id", [facts.connection_id for facts in page], PAGE)
+    rows = await reader.fetch(_UNRESOLVED_PAGE, {"tenant": TENANT, **which})
+    found: dict[tuple[str, int], list[Unresolved]] = {}
+    for row in rows:
+        found.setdefault((text(row, "connection_id"), integer(row, "generation")), []).append(_to_unresolved(row))
+    return {facts.connection_id: tuple(found.get((facts.connection_id, facts.generation), ())) for facts in page}
+
+
+def _to_unresolved(row: Row) -> Unresolved:
+    return Unresolved(
+        text(row, "owner"),
+        integer(row, "sent_at"),
+        sends=integer(row, "sends"),
+        is_settled=integer_or_none(row, "settled_at") is not None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -87,19 +88,28 @@ async def take_up(vault: Vault) -> int:
         "active": ConnectionState.ACTIVE.value,
         "now": vault.database.now(),
     }
-    waiting = iter([text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)])
+    waiting = [text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)]
     count = 0
-    while some := list(islice(waiting, AT_ONCE)):
-        read = [await leases.read(vault.database, connection_id) for connection_id in some]
-        free = [facts for facts in read if facts is not None and await _may_be_sent(vault, facts)]
-        refreshes = [rotation.refresh(vault, one.connection_id, if_generation=one.access_generation) for one in free]
-        await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; a defect is logged by the refresh itself
-        count += len(free)
+    for first in range(0, len(waiting), leases.PAGE):
+        free = iter(await _find_sendable(vault, waiting[first : first + leases.PAGE]))
+        while some := list(islice(free, AT_ONCE)):
+            refreshes = [
+                rotation.refresh(vault, one.connection_id, if_generation=one.access_generation) for one in some
+            ]
+            await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; a defect is logged by the refresh
+            count += len(some)
     if count:
         log.info("unfinished refreshes taken up", extra={"count": count})
     return count
 
 
-async def _may_be_sent(vault: Vault, facts: ConnectionFacts) -> bool:
-    now = vault.database.now()
-    return await takeover.is_free(vault, facts, now=now) and await rotation.obstacle(vault, facts, now=now) is None
+async def _find_sendable(vault: Vault, connection_ids: Sequence[str]) -> list[ConnectionFacts]:
+    """Those of a page whose refresh would be sent now. The refresh itself looks at each again."""
+    page = list((await leases.read_page(vault.database, connection_ids)).values())
+    sends, now = await takeover.unresolved_sends_page(vault, page), vault.database.now()
+    free = [facts for facts in page if await takeover.is_free(vault, facts, now=now)]
+    return [
+        facts
+        for facts in free
+        if await rotation.obstacle(vault, facts, now=now, sends=sends.get(facts.connection_id, ())) is None
+    ]

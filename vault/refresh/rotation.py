@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 
 from vault.audit.audit import append
 from vault.records import ConnectionState
@@ -20,7 +21,7 @@ from vault.refresh import attempts, journal_recovery, leases, narrowing, takeove
 from vault.refresh.accounts import HeldAccount, HeldToken
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
-from vault.refresh.rules import is_claim_void
+from vault.refresh.rules import Unresolved, is_claim_void
 from vault.refresh.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.refusals import (
     CiphertextRejected,
@@ -266,13 +267,18 @@ def _not_set_up(provider: str) -> TemporarilyUnavailable:
     )
 
 
-async def obstacle(vault: Vault, facts: ConnectionFacts, *, now: int) -> VaultError | None:
-    """What a refresh of this connection would be refused with before anything is sent; changes nothing."""
+async def obstacle(
+    vault: Vault, facts: ConnectionFacts, *, now: int, sends: Sequence[Unresolved] | None = None
+) -> VaultError | None:
+    """What a refresh of this connection would be refused with before anything is sent; changes nothing.
+
+    `sends`: what `takeover.unresolved_sends` says of it, where it was read.
+    """
     if facts.state is not ConnectionState.ACTIVE:
         return needs_reauth(facts)
     if not await takeover.is_free(vault, facts, now=now):
         return None  # its answer is on the way
-    refusal = await takeover.refusal(vault, facts, policy=_policy(vault, facts), now=now)
+    refusal = await takeover.refusal(vault, facts, policy=_policy(vault, facts), now=now, sends=sends)
     if refusal is not None:
         return refusal
     upstream = vault.upstreams.get(facts.provider)

@@ -5,6 +5,7 @@ Loads the facts for `vault.refresh.rules` and puts its decision into words. Acti
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vault.refresh import leases
@@ -44,14 +45,25 @@ async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unreso
     if facts.sent_at is None:
         return ()
     found = await leases.list_unresolved(vault.database, facts)
-    return tuple(
-        [
-            one
-            if one.is_settled
-            else replace(one, is_settled=one.owner == vault.owner or await vault.database.is_dead(one.owner))
-            for one in found
-        ]
-    )
+    over = await _ended_owners(vault, found)
+    return _mark_settled(found, over)
+
+
+async def unresolved_sends_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
+    """As `unresolved_sends`, of at most `leases.PAGE` connections in one go, by connection."""
+    found = await leases.list_unresolved_page(vault.database, [facts for facts in page if facts.sent_at is not None])
+    over = await _ended_owners(vault, [one for sends in found.values() for one in sends])
+    return {connection_id: _mark_settled(sends, over) for connection_id, sends in found.items()}
+
+
+async def _ended_owners(vault: Vault, sends: Iterable[Unresolved]) -> Collection[str]:
+    """The owners who cannot bring an answer any more; each is asked about once."""
+    owners = {one.owner for one in sends if not one.is_settled}
+    return [owner for owner in owners if owner == vault.owner or await vault.database.is_dead(owner)]
+
+
+def _mark_settled(sends: Iterable[Unresolved], over: Collection[str]) -> tuple[Unresolved, ...]:
+    return tuple(replace(one, is_settled=one.is_settled or one.owner in over) for one in sends)
 
 
 async def settle_gone(vault: Vault) -> None:
@@ -73,15 +85,22 @@ def silent(facts: ConnectionFacts, *, wait: int, detail: str = "") -> ProviderSi
 
 
 async def refusal(
-    vault: Vault, facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int, spoiled: int = 0
+    vault: Vault,
+    facts: ConnectionFacts,
+    *,
+    policy: UpstreamPolicy,
+    now: int,
+    spoiled: int = 0,
+    sends: Sequence[Unresolved] | None = None,
 ) -> VaultError | None:
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 
     `spoiled`: full access tokens up to this generation were refused by their API, so that none is left to use up. The
     person is asked only after this process has watched for the length of a lease: by what was written down it
-    would be at once, if our clock or the writer's were off.
+    would be at once, if our clock or the writer's were off. `sends`: what `unresolved_sends` says, where it was read.
     """
-    sends = await unresolved_sends(vault, facts)
+    if sends is None:
+        sends = await unresolved_sends(vault, facts)
     expires_at = now if spoiled >= facts.access_generation else facts.access_expires_at
 
     def may_be_sent(*, retry_at: int | None) -> bool:

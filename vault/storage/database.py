@@ -244,6 +244,17 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
     )
 
 
+def page_names(name: str, size: int) -> str:
+    """What stands in `in (...)` of a statement that takes a page of `size` values, a name for each."""
+    return ", ".join(f":{name}_{number}" for number in range(size))
+
+
+def page_values(name: str, values: Sequence[Value], size: int) -> Mapping[str, Value]:
+    """The parameters of such a page, of 1 to `size` values; a short one repeats its last."""
+    last = len(values) - 1
+    return {f"{name}_{number}": values[min(number, last)] for number in range(size)}
+
+
 def text(row: Row, name: str) -> str:
     """A `text not null` column."""
     value = row[name]

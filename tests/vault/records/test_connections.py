@@ -158,6 +158,20 @@ async def test_an_account_whose_salt_was_lost_is_connected_anew(room: Room) -> N
     assert (left.outcome, left.is_superseded) == ("unreadable", True), "the grant before is known, and cannot be ended"
 
 
+async def test_a_provider_that_does_not_answer_holds_up_no_other(room: Room) -> None:
+    hung, ended = await room.connect(), await room.connect("google")
+    for connection in (hung, ended):
+        await disconnect(room, connection)
+    room.slack.revoke_gate = asyncio.Event()
+    working = asyncio.create_task(revocations.run_due(room.vault))
+    async with asyncio.timeout(WAIT):
+        while await outcomes(room) != ["pending", "revoked"]:
+            await asyncio.sleep(0.01)
+        room.slack.revoke_gate.set()
+        assert await working == 2
+    assert await outcomes(room) == ["revoked", "revoked"]
+
+
 # Connecting again: the grant before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,10 @@ from providers.definitions.catalog import ProviderOverrides, load_catalog
 from server.lifecycle.maintenance import keep_alive
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
+from vault import replay
 from vault.connections import get_connection
-from vault.expiries import BATCH, announce
-from vault.records import Connection
+from vault.expiries import _SOON, BATCH, announce  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
+from vault.records import TENANT, Connection
 from vault.refresh.concurrency import Vault
 from vault.storage.database import Database, integer
 from vault.upstream import RotationMode
@@ -141,6 +144,58 @@ async def test_many_ends_at_one_time_are_announced_once_each_a_batch_at_a_time(d
     sizes = [integer(row, "last_sequence") - integer(row, "first_sequence") + 1 for row in batches]
     assert sum(sizes) == 2 * BATCH + 50
     assert max(sizes) <= BATCH
+
+
+async def test_an_end_that_is_announced_is_not_looked_at_again_until_it_is_another_one(store: Store) -> None:
+    async with open_room(store) as room:
+        connection = await room.connect()
+
+        async def ends(age: int | None, rest: int | None) -> None:
+            async with room.database.transaction() as transaction:
+                await transaction.execute(
+                    "update connections set grant_expires_at = :age, idle_expires_at = :rest where id = :id",
+                    {"age": age, "rest": rest, "id": connection.id},
+                )
+
+        async def candidates() -> int:
+            which = {"tenant": TENANT, "active": "active", "now": room.now, "soon": room.now + 7 * DAY}
+            page = {"from": room.now + 1, "after": "", "limit": BATCH}
+            return sum([len(await room.database.fetch(sql, {**which, **page})) for sql in _SOON])
+
+        for age, rest in ((3 * DAY, None), (None, 2 * DAY), (4 * DAY, 5 * DAY), (5 * DAY, DAY), (9 * DAY, DAY + 9)):
+            await ends(age and room.now + age, rest and room.now + rest)
+            assert await candidates() > 0
+            assert await announce(room.database) == 1, (age, rest)
+            assert await candidates() == 0
+            assert await announce(room.database) == 0
+
+
+async def test_an_end_that_the_release_before_announced_is_not_announced_again(store: Store) -> None:
+    async with open_room(store) as room:
+        connection = await room.connect()
+        end = room.now + DAY
+        async with room.database.transaction() as transaction:
+            await transaction.execute(
+                "update connections set grant_expires_at = :end where id = :id", {"end": end, "id": connection.id}
+            )
+            value = f"{connection.id} {end}"
+            assert await replay.first_use(transaction, "connection.expiring", value, expires_at=end, now=room.now)
+        assert await announce(room.database) == 0
+        row = await room.database.fetch_one(
+            "select announced_end from connections where id = :id", {"id": connection.id}
+        )
+        assert row == {"announced_end": end}
+        assert await room.events("connection.expiring") == []
+
+
+def test_a_page_of_ends_is_not_sorted(sqlite_store: Store) -> None:
+    """Else a hundred thousand ends of one second would be sorted again for each page."""
+    with closing(sqlite3.connect(sqlite_store.data / "vault.sqlite")) as connection:
+        for sql in _SOON:
+            names: dict[str, int] = dict.fromkeys(["tenant", "active", "from", "after", "soon", "now", "limit"], 1)
+            plan = [row[3] for row in connection.execute(f"explain query plan {sql}", names)]
+            assert len(plan) == 1, plan
+            assert "_order (tenant=? AND (" in plan[0]
 
 
 async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:

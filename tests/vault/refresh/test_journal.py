@@ -331,9 +331,9 @@ async def test_an_answer_is_not_wiped_with_the_old_one_whose_place_it_takes(tmp_
     other.close()
 
 
-async def die_before_the_commit(room: Room) -> Connection:
+async def die_before_the_commit(room: Room, *, account: str = "alice") -> Connection:
     """A connection whose answer is in the journal, and whose process is gone without having committed it."""
-    connection = await room.connect()
+    connection = await room.connect(account=account)
     room.pass_time(3600)
     async with second_process(room) as dying, asyncio.timeout(WAIT):
         await dying.database.hold_liveness(dying.vault.owner)
@@ -387,6 +387,15 @@ async def test_a_start_commits_what_the_last_run_could_not(room: Room) -> None:
     assert (facts.generation, facts.sent_at, facts.lease_owner) == (2, None, None)
     assert await room.exchange()
     assert len(room.slack.sends) == 1
+
+
+async def test_an_answer_that_cannot_be_committed_keeps_no_other_from_it(store: Store) -> None:
+    async with open_room(store) as room:
+        held = [await die_before_the_commit(room, account=name) for name in ("one", "two", "three")]
+        async with room.database.transaction() as transaction:
+            await room.vault.keys.destroy_connection_key(transaction, held[1].id)
+        assert await adopt_all(room.vault) == 2
+        assert [(await room.row(one)).generation for one in held] == [2, 1, 2]
 
 
 async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store: Store, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from vault.refresh.recovery import take_up
 from vault.refresh.rules import PAUSE
 from vault.refresh.spending import open_refresh_token
 from vault.refusals import TemporarilyUnavailable
+from vault.storage.database import Database
 from vault.upstream import RotationMode
 
 
@@ -87,6 +88,42 @@ async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_runn
         assert await room.exchange(account="one")
         assert await take_up(room.vault) == 2
         assert [(await room.row(connection)).generation for connection in held] == [2, 2, 2]
+
+
+class Counted:
+    """A database that counts what is asked of it."""
+
+    def __init__(self, real: Database) -> None:
+        self._real = real
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.asked += name in {"fetch", "fetch_one", "look_up", "transaction", "is_dead"}
+        return getattr(self._real, name)
+
+
+async def test_a_round_asks_as_little_of_many_unfinished_refreshes_as_of_one(store: Store) -> None:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
+        held = [await room.connect(account=f"account-{number}") for number in range(12)]
+        room.pass_time(3000)
+        async with second_process(room) as dying:
+            await dying.database.hold_liveness(dying.vault.owner)
+            asked: list[int] = []
+            for connection in held:
+                async with dying.database.transaction() as transaction:
+                    facts = await dying.row(connection)
+                    assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
+                if connection in (held[0], held[-1]):
+                    counted = Counted(room.database)
+                    vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- forwards
+                    assert await take_up(vault) == 0  # its process lives
+                    asked.append(counted.asked)
+        assert asked[1] <= asked[0] + len(held) - 1  # whether the holder of a lease is gone is a look at a file each
+        room.pass_time(90)
+        counted = Counted(room.database)
+        vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- as above
+        assert await take_up(vault) == 0  # the old access tokens are used up first
+        assert counted.asked <= 8
 
 
 async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:
