@@ -8,6 +8,7 @@ Removing a client ends its grants, tokens, codes and delegations at once. What a
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeGuard
@@ -28,6 +29,7 @@ from vault.storage.database import (
 )
 
 UNUSED_LIFETIME = 86400
+PAGE = 500  # clients that are read at once
 _TOUCH_INTERVAL = 3600
 _COLUMNS: Final = (
     "id",
@@ -94,15 +96,18 @@ async def get_client(reader: Reader, client_id: str) -> Client | None:
     return client_of(rows[0]) if rows else None
 
 
-async def list_clients(reader: Reader) -> tuple[Client, ...]:
-    """All clients that were not removed, by age."""
-    rows = await reader.fetch(
+async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:
+    """All clients that were not removed, by age, a page at a time."""
+    where: dict[str, Value] = {"created_at": -1, "after": ""}
+    while rows := await reader.fetch(
         "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
         " metadata, created_at, last_used_at, removed_at"
-        " from clients where tenant = :tenant and removed_at is null order by created_at, id",
-        {"tenant": TENANT},
-    )
-    return tuple(client_of(row) for row in rows)
+        " from clients where tenant = :tenant and removed_at is null and (created_at, id) > (:created_at, :after)"
+        " order by created_at, id limit :limit",
+        {"tenant": TENANT, "limit": PAGE, **where},
+    ):
+        yield tuple(client_of(row) for row in rows)
+        where = {"created_at": integer(rows[-1], "created_at"), "after": text(rows[-1], "id")}
 
 
 async def update_client(transaction: Transaction, client: Client) -> bool:

@@ -7,6 +7,7 @@ Changing a password and disabling a user end every session, grant, refresh token
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from vault import grants, tickets
@@ -15,6 +16,7 @@ from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 MAX_NAME = 200
+PAGE = 500  # users that are read at once
 
 
 class NameRefused(VaultError):
@@ -91,14 +93,35 @@ async def count_users(reader: Reader) -> int:
     return 0 if row is None else integer(row, "n")
 
 
-async def list_users(reader: Reader) -> tuple[User, ...]:
-    """All users by name."""
+async def list_users(reader: Reader, *, limit: int = PAGE) -> tuple[User, ...]:
+    """The first users by name, at most `limit`."""
+    return tuple(user_from_row(row) for row in await _read_page(reader, after="", limit=limit))
+
+
+async def list_admins(reader: Reader) -> tuple[User, ...]:
+    """All admins by name, disabled or not."""
     rows = await reader.fetch(
         "select id, name, password_hash, is_admin, created_at, disabled_at from users"
-        " where tenant = :tenant order by name_key",
+        " where tenant = :tenant and is_admin = 1 order by name_key",
         {"tenant": TENANT},
     )
     return tuple(user_from_row(row) for row in rows)
+
+
+async def walk_users(reader: Reader) -> AsyncGenerator[tuple[User, ...]]:
+    """All users by name, a page at a time."""
+    after = ""
+    while rows := await _read_page(reader, after=after, limit=PAGE):
+        yield tuple(user_from_row(row) for row in rows)
+        after = text(rows[-1], "name_key")
+
+
+async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]:
+    return await reader.fetch(
+        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at from users"
+        " where tenant = :tenant and name_key > :after order by name_key limit :limit",
+        {"tenant": TENANT, "after": after, "limit": limit},
+    )
 
 
 async def set_password(transaction: Transaction, user_id: str, *, password_hash: str, now: int) -> bool:

@@ -51,14 +51,18 @@ def described(client: Client) -> dict[str, object]:
 def list_(setup: Setup) -> None:
     """List all agents."""
 
-    async def read() -> list[dict[str, object]]:
+    columns = ("client_id", "name", "kind", "auth_method", "last_used_at")
+    listing = setup.listing(columns=columns, empty="No agent is registered yet.")
+
+    async def read() -> None:
         from vault import clients
 
         async with setup.open() as deployment:
-            return [described(client) for client in await clients.list_clients(deployment.database)]
+            async for page in clients.walk_clients(deployment.database):
+                listing.add([described(client) for client in page])
+        listing.end()
 
-    columns = ("client_id", "name", "kind", "auth_method", "last_used_at")
-    setup.show(setup.run(read()), columns=columns, empty="No agent is registered yet.")
+    setup.run(read())
 
 
 @command(clients_app, "show")

@@ -20,6 +20,7 @@ from server.runtime.printable import printable
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
+    from server.commands.listing import Listing
     from server.deployment import Deployment
     from server.settings import Settings
     from vault.records import User
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_UNBOUNDED = 10_000  # columns of a table that nobody reads on a terminal
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", envvar="TOKEN_VAULT_CONFIG", help="Settings file (TOML).", show_default=False)
@@ -90,45 +90,28 @@ class Setup:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
 
+    def listing(self, *, columns: Sequence[str], empty: str) -> Listing:
+        """A list to be printed as it comes."""
+        from server.commands.listing import Listing
+
+        return Listing(columns, empty=empty, as_json=self.as_json)
+
     def show(self, rows: Sequence[Mapping[str, object]], *, columns: Sequence[str], empty: str) -> None:
         """Print a list: a JSON array, or a table."""
-        if self.as_json:
-            self.show_json(rows)
-            return
-        if not rows:
-            say(empty)
-            return
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        heads = [column.replace("_", " ") for column in columns]
-        cells = [[Text(printable(_cell(row.get(column)))) for column in columns] for row in rows]
-        console = Console()
-        # A program that reads the table (grep, awk) has no width: one line for each row.
-        room = console.width if sys.stdout.isatty() else _UNBOUNDED
-        # What a person copies, and every heading, stays in one piece however narrow the terminal is.
-        floors = [max(len(word) for word in head.split()) for head in heads]
-        natural = [max(len(head), *(row[index].cell_len for row in cells)) for index, head in enumerate(heads)]
-        floors[0] = natural[0]
-        gap = next((wide for wide in (2, 1) if sum(floors) + wide * len(heads) <= room), 2)
-        widths = _fitted(natural, floors, room=room - gap * len(heads))
-        table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
-        for head, width in zip(heads, widths, strict=True):
-            table.add_column(head, overflow="fold", width=width)
-        for row in cells:
-            table.add_row(*row)
-        console.width = max(console.width, sum(widths) + 2 * len(widths))
-        console.print(table)
+        listing = self.listing(columns=columns, empty=empty)
+        listing.add(rows)
+        listing.end()
 
     def show_fields(self, row: Mapping[str, object]) -> None:
         """Print one thing with all that is known of it: a JSON object, or a line for each field."""
         if self.as_json:
             self.show_json(row)
             return
+        from server.commands.listing import format_cell
+
         width = max(len(name) for name in row) + 1
         for name, value in row.items():
-            say(printable(f"{name:{width}}{_cell(value)}").rstrip())
+            say(printable(f"{name:{width}}{format_cell(value)}").rstrip())
 
     def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
         """Print one result: a JSON object, or a sentence."""
@@ -158,31 +141,6 @@ def fail(text: str) -> NoReturn:
     """End with one line that says the mend, exit code 1."""
     note(f"token-vault: {' '.join(text.split())}")
     raise typer.Exit(1)
-
-
-def _fitted(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
-    """Widths of columns that fit, taken from the widest; as they are where even the floors do not fit."""
-    if sum(floors) > room:
-        return natural  # the terminal breaks the lines; else columns would get lost
-    widths = list(natural)
-    while sum(widths) > room:
-        widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]
-        widths[widest] -= 1
-    return widths
-
-
-def _cell(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case dict():
-            return " ".join(f"{name}={part}" for name, part in value.items())  # pyright: ignore[reportUnknownVariableType] -- made for print
-        case list() | tuple():
-            return " ".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
-        case _:
-            return str(value)
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
@@ -280,7 +238,7 @@ async def user_named(reader: Reader, name: str | None) -> User:
             fail(f"there is no user {name!r}: token-vault users list")
         return found
     owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
-    everybody = await users.list_users(reader)
+    everybody = await users.list_users(reader, limit=2)
     if owner is None and len(everybody) != 1:
         fail(
             "say whose: --user NAME (token-vault users list)"

@@ -190,10 +190,11 @@ async def _client_id(deployment: Deployment, named: str) -> str:
     """The id of the client of that id or, if there is just one, that name."""
     from vault import clients
 
-    known = await clients.list_clients(deployment.database)
-    if any(one.id == named for one in known):
+    if await clients.get_client(deployment.database, named) is not None:
         return named
-    matching = [one.id for one in known if one.name.casefold() == named.casefold()]
+    matching: list[str] = []
+    async for page in clients.walk_clients(deployment.database):
+        matching += [one.id for one in page if one.name.casefold() == named.casefold()]
     return matching[0] if len(matching) == 1 else named
 
 

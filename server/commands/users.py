@@ -72,19 +72,22 @@ async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> Use
 def list_(setup: Setup) -> None:
     """List everybody."""
 
-    async def read() -> list[dict[str, object]]:
+    columns = ("name", "admin", "created_at", "disabled_at", "deletion")
+    listing = setup.listing(columns=columns, empty="There is no user yet.")
+
+    async def read() -> None:
         from vault import users
 
         async with setup.open() as deployment:
-            rows = [described(user) for user in await users.list_users(deployment.database)]
+            async for page in users.walk_users(deployment.database):
+                listing.add([described(user) for user in page])
             for one in await users.list_deletions(deployment.database):
                 facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
                 waiting = f"waiting for {one.grants} grants to be ended"
-                rows.append(facts | {"created_at": None, "disabled_at": None, "deletion": waiting})
-            return rows
+                listing.add([facts | {"created_at": None, "disabled_at": None, "deletion": waiting}])
+        listing.end()
 
-    columns = ("name", "admin", "created_at", "disabled_at", "deletion")
-    setup.show(setup.run(read()), columns=columns, empty="There is no user yet.")
+    setup.run(read())
 
 
 @command(app, "disable")

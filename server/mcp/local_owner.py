@@ -47,7 +47,7 @@ async def find_owner(deployment: Deployment) -> User:
 
 
 async def _make_owner(transaction: Transaction, *, now: int) -> User:
-    admins = [user for user in await users.list_users(transaction) if user.is_admin and user.disabled_at is None]
+    admins = [user for user in await users.list_admins(transaction) if user.disabled_at is None]
     owner = admins[0] if len(admins) == 1 else None
     event = Event(kind="owner.found", user_id=None if owner is None else owner.id, details={"method": "stdio"})
     if owner is None:

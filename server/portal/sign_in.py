@@ -25,8 +25,8 @@ async def local_owner(deployment: Deployment) -> User | None:
     if not deployment.settings.is_loopback:
         return None
     marked = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
-    admins = [marked] if marked is not None else await users.list_users(deployment.database)
-    usable = [user for user in admins if user.disabled_at is None and (user.is_admin or marked is not None)]
+    admins = [marked] if marked is not None else await users.list_admins(deployment.database)
+    usable = [user for user in admins if user.disabled_at is None]
     return usable[0] if len(usable) == 1 else None
 
 

@@ -312,7 +312,7 @@ def check_same(password: str, again: str) -> None:
 
 async def has_admin(deployment: Deployment) -> bool:
     """Whether anybody administers this vault yet."""
-    return any(user.is_admin for user in await users.list_users(deployment.database))
+    return bool(await users.list_admins(deployment.database))
 
 
 async def first_admin_secret(deployment: Deployment) -> str | None:

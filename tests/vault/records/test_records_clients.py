@@ -9,11 +9,15 @@ import pytest
 from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, seed
 from vault import apis, clients, grants, tickets, tokens
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT, ClientKind, TicketPurpose
+from vault.records import TENANT, Client, ClientKind, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
 from vault.storage.database import Database
 
 DAY = clients.UNUSED_LIFETIME
+
+
+async def listed(database: Database) -> tuple[Client, ...]:
+    return tuple([client async for page in clients.walk_clients(database) for client in page])
 
 
 async def test_a_client_comes_back_as_it_was_saved_and_hides_its_secrets(database: Database) -> None:
@@ -30,7 +34,7 @@ async def test_a_client_comes_back_as_it_was_saved_and_hides_its_secrets(databas
     async with database.transaction() as transaction:
         await clients.save_client(transaction, made)
     assert await clients.get_client(database, made.id) == made
-    assert await clients.list_clients(database) == (made,)
+    assert await listed(database) == (made,)
     assert await clients.get_client(database, made.id.upper()) is None
     assert "ssss" not in repr(made)
     assert "rrrr" not in repr(made)
@@ -99,7 +103,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
     assert [(grant.id, grant.revoked_reason) for grant in ended] == [(gone.grant.id, "client_removed")]
 
     assert await clients.get_client(database, gone.client.id) is None
-    assert await clients.list_clients(database) == (kept.client,)
+    assert await listed(database) == (kept.client,)
     refresh, code = held[gone.client.id]
     assert await grants.live_principal_facts(database, gone.grant.id) is None
     with pytest.raises(tokens.RefreshTokenRefused):
@@ -163,8 +167,23 @@ async def test_a_client_of_strangers_that_nobody_used_is_forgotten_after_a_day(d
         await clients.touch(transaction, "used", now=NOW)
         assert await clients.reap_unused(transaction, before=NOW + DAY - 1 - DAY) == 0
         assert await clients.reap_unused(transaction, before=NOW + DAY - DAY) == 2
-    left = {client.id for client in await clients.list_clients(database)}
+    left = {client.id for client in await listed(database)}
     assert left == {seeded.client.id, "used", "young", "manual"}
+
+
+async def test_clients_are_walked_by_age_a_page_at_a_time_however_many_came_at_once(database: Database) -> None:
+    count = 2 * clients.PAGE + 3
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, replace(agent("zz"), created_at=NOW - 1))
+        await transaction.execute_many(
+            "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
+            " created_at) select tenant, :id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
+            " created_at + 1 from clients where id = :from",
+            [{"id": f"agent-{number:05}", "from": "zz"} for number in range(count)],
+        )
+    pages = [[client.id for client in page] async for page in clients.walk_clients(database)]
+    assert [len(page) for page in pages] == [clients.PAGE, clients.PAGE, 4]
+    assert [one for page in pages for one in page] == ["zz", *(f"agent-{number:05}" for number in range(count))]
 
 
 async def test_use_is_noted_at_most_once_an_hour(database: Database) -> None:

@@ -39,10 +39,9 @@ ALLOWED = {
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
     "select count(*) as n from users where tenant = :tenant": "a command of the owner",
-    "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant = :tenant order": (
-        "`people list`, a command"
+    "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant": (
+        "the admins, by an index of them alone"
     ),
-    "select id, kind, name, auth_method,": "`agents list`, a command",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (
         "an operator removes an API"
     ),
