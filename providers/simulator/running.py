@@ -16,7 +16,7 @@ from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
 from providers.simulator.families import Mode
 from providers.simulator.misbehave import TRANSPORT
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.sandbox import Sandbox, ServiceAPI
 
 SettingsSection = dict[str, str | dict[str, str]]
 
@@ -125,6 +125,10 @@ class Simulator:
     def add_mode(self, name: str, mode: Mode) -> None:
         """Let the families' server behave in one more way, at `/families/{name}/`; it outlives a reset."""
         self._sandbox.modes[name] = mode
+
+    def add_api(self, name: str, api: ServiceAPI) -> None:
+        """Let this answer the operations of the modes that name it; it outlives a reset."""
+        self._sandbox.apis[name] = api
 
     def family_settings(self, mode: str, *, apis: Iterable[str] = ()) -> SettingsSection:
         """For a `[providers.NAME]` whose service behaves like this mode; `apis` are the keys of its file's [apis]."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from starlette.responses import Response
 
 from providers.simulator.accounts import CLIENTS, FACES, PEOPLE, Face, RegisteredClient
 from providers.simulator.authorize import Authorizations, ConsentDecision
@@ -15,13 +18,15 @@ from providers.simulator.clock import Clock
 from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
-from providers.simulator.github.repositories import Repositories
 from providers.simulator.google.calendars import Calendars
 from providers.simulator.google.drives import Drives
 from providers.simulator.google.mailboxes import Mailboxes
 from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.slack.workspace import Workspace
-from providers.simulator.tokens import Mint, TokenStore, google_token, plain_token, slack_token
+from providers.simulator.tokens import AccessToken, Mint, TokenStore, google_token, plain_token, slack_token
+
+if TYPE_CHECKING:
+    from providers.simulator.wire import SimulatedCall
 
 PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
 
@@ -37,6 +42,17 @@ class IdTokenChanges(BaseModel):
     claims: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     remove: tuple[str, ...] = ()
     signed_by: str = "right"  # right | stranger (another key, same kid) | none (alg none)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAPI:
+    """The API of a mode, called when its token was seen to allow the operation; what it remembers is in `added`.
+
+    `refusal` says in the service's own words that a token is dead (401) or allows too little (403).
+    """
+
+    answer: Callable[[Sandbox, SimulatedCall, AccessToken], Response]
+    refusal: Callable[[int], Response] | None = None
 
 
 class FaceState:
@@ -66,6 +82,7 @@ class Sandbox:
         self.clock = Clock()
         self.faults = Faults()
         self.modes: dict[str, Mode] = dict(SERVED)
+        self.apis: dict[str, ServiceAPI] = {}  # by the name that modes say; these too outlive a reset
         self.market = Market()
         self.reset()
 
@@ -87,9 +104,8 @@ class Sandbox:
         self.calendars = Calendars(now=self.clock.now())
         self.mailboxes = Mailboxes(now=self.clock.now())
         self.drives = Drives()
-        self.repositories = Repositories(now=self.clock.now())
         self.market = Market(self.market.issuer, self.market.audience)
-        self.desks: dict[tuple[str, str], list[dict[str, JsonValue]]] = {}  # (kind, account) -> records of services
+        self.added: dict[tuple[str, str], object] = {}  # what APIs in `apis` remember, by kind and account
 
     def face(self, name: str) -> FaceState:
         """The state of one provider; that of a family mode is made when it is first asked for. Raises ValueError."""

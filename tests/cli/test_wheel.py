@@ -60,6 +60,21 @@ def test_the_wheel_takes_one_name_in_site_packages(wheel: Path) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {"token_vault"}
 
 
+def test_the_wheel_has_no_part_of_the_simulator_that_only_tests_use(
+    wheel: Path, programs: Path, tmp_path: Path
+) -> None:
+    users = "server.demo.story, server.lifecycle.sandbox, providers.check.check"
+    program = f"import sys, token_vault; token_vault.claim_names(); import {users}; print(*sys.modules)"
+    loaded = run(programs / "python", "-c", program, cwd=tmp_path).split()
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {
+            name.removeprefix("token_vault/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for name in archive.namelist()
+            if name.startswith("token_vault/providers/simulator/") and name.endswith(".py")
+        }
+    assert shipped - set(loaded) == {"providers.simulator.__main__"}
+
+
 @pytest.mark.parametrize("name", STRANGERS)
 def test_an_installed_wheel_does_not_answer_to_general_names(programs: Path, tmp_path: Path, name: str) -> None:
     found = run(

@@ -20,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from providers.simulator.running import running_simulator
 from tests.support.chromium import running_chromium
 from tests.support.documented import DOCS
 from tests.support.exchange_room import SECRET, Caller, ExchangeRoom
@@ -28,6 +27,7 @@ from tests.support.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.mcp_room import Agent, Room
 from tests.support.proxy_room import HOUR, Proxied, issue
+from tests.support.services import running_services
 
 EXAMPLES = DOCS / "guides" / "examples"
 CHANNEL = "C0SBGENERAL"
@@ -151,7 +151,7 @@ async def browser() -> AsyncGenerator[Browser]:
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_simulator() as simulator:
+    async with running_services() as simulator:
         providers = {**simulator.settings(), "github": simulator.family_settings("github", apis=("rest",))}
         async with running_vault(tmp_path_factory.mktemp("examples"), providers=providers) as vault:
             yield Room(vault, simulator)

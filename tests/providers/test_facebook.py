@@ -10,14 +10,14 @@ from mcp_types import CallToolResult, TextContent
 
 from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
-from providers.simulator.running import running_simulator
-from providers.simulator.services.facebook import NOT_MINE, PAGE
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from tests.support.harness import running_vault
 from tests.support.mcp_room import Agent, Room
 from tests.support.proxy_room import Proxied, issue
 from tests.support.scripted import Arrival, Reply, json_reply
+from tests.support.services import running_services
+from tests.support.services.facebook import NOT_MINE, PAGE
 from tests.support.tool_bench import TOOLS, open_bench
 
 SCOPES = TOOLS["facebook_post"].scopes
@@ -49,7 +49,7 @@ fields = { token = { path = "access_token" } }
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_simulator() as simulator:
+    async with running_services() as simulator:
         settings = {"facebook": simulator.family_settings("api-facebook", apis=("main",))}
         async with running_vault(tmp_path_factory.mktemp("facebook"), providers=settings) as vault:
             yield Room(vault, simulator)

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator
 import pytest
 from mcp_types import CallToolResult, TextContent
 
-from providers.simulator.running import running_simulator
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from tests.support.harness import running_vault
 from tests.support.mcp_room import Agent, Room
+from tests.support.services import running_services
 from tests.support.shipped_tools import shipped
 from tests.support.toolset_cases import CASES, Case, endpoint_of, family_settings
 from vault.records import Connection
@@ -23,7 +23,7 @@ OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_simulator() as simulator:
+    async with running_services() as simulator:
         providers = {**simulator.settings(), **family_settings(simulator)}
         async with running_vault(tmp_path_factory.mktemp("toolset"), providers=providers) as vault:
             yield Room(vault, simulator)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from providers.simulator.google import drives, mailboxes
 from providers.simulator.running import Simulator
-from providers.simulator.services import facebook, graph, jira, linear, notion, salesforce
+from tests.support.services import facebook, graph, jira, linear, notion, salesforce
 
 Prepare = Callable[[Simulator], Mapping[str, object]]
 

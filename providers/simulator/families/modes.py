@@ -130,7 +130,7 @@ class Mode:
     rotation_known: bool = True  # whether anybody says what a used refresh token does
     account: tuple[str, str] = ("{id}", "{email}")  # what is an account's id here, and what a person calls it
     operations: tuple[Operation, ...] = ()
-    api: str = "echo"  # what an operation does: say what was called, or what the service of this name does
+    api: str = "echo"  # the API of this name in `Sandbox.apis` answers; without one, what was called is said
     token_prefix: str = ""
 
     def expand(self, scopes: frozenset[str]) -> frozenset[str]:

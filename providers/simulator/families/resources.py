@@ -13,10 +13,7 @@ from providers.simulator.families.answers import identity_body, iso
 from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
-from providers.simulator.github import api as github_api
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.services import APIS, REFUSALS
-from providers.simulator.services.desk import ServiceCall
+from providers.simulator.sandbox import Sandbox, ServiceAPI
 from providers.simulator.tokens import AccessToken, fingerprint
 from providers.simulator.wire import SimulatedCall
 
@@ -53,7 +50,7 @@ def operation(sandbox: Sandbox, call: SimulatedCall) -> Response:
     found = _operation(mode, call)
     token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")
     if token is None:
-        return _refuse_token(entry, api=mode.api)
+        return _refuse_token(entry, sandbox.apis.get(mode.api))
     if found is None:
         entry["outcome"] = "unknown_operation"
         return JSONResponse({"error": "not_found"}, status_code=404)
@@ -110,19 +107,18 @@ def _answer(
     sandbox: Sandbox, call: SimulatedCall, token: AccessToken, entry: Entry, *, wanted: frozenset[str]
 ) -> Response:
     mode = sandbox.mode(face_name(call))
+    api = sandbox.apis.get(mode.api)
     if wanted and not wanted & _authority(mode, token):
         entry["outcome"] = "insufficient_scope"
-        if mode.api in REFUSALS:
-            return REFUSALS[mode.api](403)
+        if api is not None and api.refusal is not None:
+            return api.refusal(403)
         needed = " ".join(sorted(wanted))
         return JSONResponse({"error": "insufficient_scope", "needed": needed}, status_code=403)
     if token.item is not None and not _is_within(token.item, call.path):
         entry["outcome"] = "other_item"
         return JSONResponse({"error": "not_found"}, status_code=404)
-    if mode.api == "github" and "path" in call.path_params:
-        return github_api.answer(sandbox, call, account=token.family.account)
-    if mode.api in APIS and "path" in call.path_params:
-        return APIS[mode.api](ServiceCall.of(sandbox, call, token=token))
+    if api is not None and "path" in call.path_params:
+        return api.answer(sandbox, call, token)
     body: dict[str, JsonValue] = {"ok": True, "account": token.family.account, "path": call.path}
     return JSONResponse(body)
 
@@ -160,9 +156,9 @@ def _with_flag(mode: Mode, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return body if mode.shape.ok_flag is None else {mode.shape.ok_flag: True, **body}
 
 
-def _refuse_token(entry: Entry, *, api: str | None = None) -> Response:
+def _refuse_token(entry: Entry, api: ServiceAPI | None = None) -> Response:
     entry["outcome"] = "invalid_token"
-    if api is not None and api in REFUSALS:
-        return REFUSALS[api](401)
+    if api is not None and api.refusal is not None:
+        return api.refusal(401)
     headers = {"www-authenticate": 'Bearer error="invalid_token"'}
     return JSONResponse({"error": "invalid_token"}, status_code=401, headers=headers)

@@ -7,13 +7,25 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.accounts import PEOPLE, RegisteredClient
+from providers.simulator.accounts import PEOPLE, Person, RegisteredClient
 from providers.simulator.families.answers import iso
 from providers.simulator.families.reading import face_name, identify
-from providers.simulator.github import shapes
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.tokens import AccessToken, Issued, fingerprint
 from providers.simulator.wire import ClientRefused, SimulatedCall
+
+WEB = "https://github.com"
+_USER_PLACES = {
+    "followers": "followers",
+    "following": "following{/other_user}",
+    "gists": "gists{/gist_id}",
+    "starred": "starred{/owner}{/repo}",
+    "subscriptions": "subscriptions",
+    "organizations": "orgs",
+    "repos": "repos",
+    "events": "events{/privacy}",
+    "received_events": "received_events",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +135,34 @@ def scoped_token(sandbox: Sandbox, call: SimulatedCall) -> Response:
             "created_at": now,
             "updated_at": now,
             "expires_at": iso(issued.expires_at),
-            "user": shapes.user(person, api=api),
+            "user": github_user(person, api=api),
             "installation": {
                 "permissions": said,
                 "repository_selection": "selected" if names else "all",
                 "single_file_name": None,
                 "repositories_url": f"{api}/installation/repositories",
-                "account": {**shapes.user(owner, api=api), "login": target or person.name},
+                "account": {**github_user(owner, api=api), "login": target or person.name},
             },
         }
     )
+
+
+def github_user(person: Person, *, api: str) -> dict[str, JsonValue]:
+    """Somebody at GitHub, as others see them; `api` is the base of absolute addresses."""
+    at = f"{api}/users/{person.name}"
+    number = int(f"9{person.google_id}"[-9:])
+    return {
+        "login": person.name,
+        "id": number,
+        "node_id": f"U_{person.name}",
+        "avatar_url": f"https://avatars.githubusercontent.com/u/{number}?v=4",
+        "gravatar_id": "",
+        "url": at,
+        "html_url": f"{WEB}/{person.name}",
+        **{f"{name}_url": f"{at}/{place}" for name, place in _USER_PLACES.items()},
+        "type": "User",
+        "site_admin": False,
+    }
 
 
 def _permissions(value: JsonValue) -> frozenset[str] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from providers.simulator.families.apis import WITH_APIS
 from providers.simulator.families.known import KNOWN
 from providers.simulator.families.modes import Mode, Revoking, Shape, lenient
 from providers.simulator.families.services import SERVICES
@@ -115,7 +114,7 @@ _ENDINGS: Mapping[str, Mode] = {
 }
 
 MODES: Mapping[str, Mode] = {**_ROTATION, **_NARROWING, **_REQUESTS, **_ANSWERS, **_ENDINGS, **SERVICES}
-SERVED: Mapping[str, Mode] = {**MODES, **WITH_APIS, **{f"known-{name}": mode for name, mode in KNOWN.items()}}
+SERVED: Mapping[str, Mode] = {**MODES, **{f"known-{name}": mode for name, mode in KNOWN.items()}}
 
 
 def mode_of(provider: str) -> str | None:

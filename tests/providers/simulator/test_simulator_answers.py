@@ -19,9 +19,9 @@ from providers.simulator import Simulator, consent
 from providers.simulator.app import GOOGLE_APIS
 from providers.simulator.google import drives
 from providers.simulator.google.caller import Method
-from providers.simulator.running import running_simulator
 from tests.generating import github
 from tests.support import official
+from tests.support.services import running_services
 from tests.support.simulating import CLIENT, REDIRECT, GoogleApp, parameters
 
 AUTH = "https://www.googleapis.com/auth/"
@@ -40,7 +40,7 @@ WEEK = {"timeMin": "2026-11-01T00:00:00Z", "timeMax": "2026-12-31T00:00:00Z"}
 
 @pytest_asyncio.fixture
 async def simulator() -> AsyncGenerator[Simulator]:
-    async with running_simulator() as running:
+    async with running_services() as running:
         yield running
 
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from providers.simulator import Simulator, consent
-from providers.simulator.running import running_simulator
+from tests.support.services import running_services
 from tests.support.simulating import CLIENT, REDIRECT, parameters
 
 
@@ -41,7 +41,7 @@ class App:
 
 @pytest.fixture
 async def app() -> AsyncGenerator[App]:
-    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False) as http:
+    async with running_services() as simulator, httpx2.AsyncClient(trust_env=False) as http:
         yield App(simulator, http)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, reply, text
+from tests.support.services.desk import Record, ServiceCall, reply, text
 
 PAGE, NOT_MINE = "104000000000001", "104000000000002"
 _PAGES: tuple[Record, ...] = (

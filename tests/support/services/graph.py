@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, page, reply, text
+from tests.support.services.desk import Record, ServiceCall, page, reply, text
 
 MESSAGE = "AAMkAGI2TG93AAA="
 _MAIL: tuple[Record, ...] = (

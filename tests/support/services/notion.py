@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, at, page, reply, text
+from tests.support.services.desk import Record, ServiceCall, at, page, reply, text
 
 HOME = "11111111-1111-4111-8111-111111111111"
 _SEED: tuple[Record, ...] = (

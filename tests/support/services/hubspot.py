@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, at, page, reply, text
+from tests.support.services.desk import Record, ServiceCall, at, page, reply, text
 
 _SEED: tuple[Record, ...] = (
     {"id": "101", "firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"},

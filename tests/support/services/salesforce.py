@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, at, reply, text
+from tests.support.services.desk import Record, ServiceCall, at, reply, text
 
 CONTACT = "0035g00000Dana1AAA"
 _CONTACTS: tuple[Record, ...] = (

@@ -12,23 +12,12 @@ from pydantic import JsonValue
 
 from providers.simulator.accounts import Person
 from providers.simulator.families.answers import iso
-from providers.simulator.github.repositories import Comment, PullRequest, Repository, SimulatedIssue
+from providers.simulator.families.scoped import WEB, github_user
+from tests.support.services.github.repositories import Comment, PullRequest, Repository, SimulatedIssue
 
 Shape = dict[str, JsonValue]
-WEB = "https://github.com"
 _MEMBER = "MEMBER"
 _SINCE = "2020-01-01T00:00:00Z"  # of accounts and repositories
-_USER_PLACES = {
-    "followers": "followers",
-    "following": "following{/other_user}",
-    "gists": "gists{/gist_id}",
-    "starred": "starred{/owner}{/repo}",
-    "subscriptions": "subscriptions",
-    "organizations": "orgs",
-    "repos": "repos",
-    "events": "events{/privacy}",
-    "received_events": "received_events",
-}
 _REPOSITORY_PLACES = {
     "archive": "{archive_format}{/ref}",
     "assignees": "assignees{/user}",
@@ -73,30 +62,12 @@ def _sha(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def user(person: Person, *, api: str) -> Shape:
-    """Somebody, as others see them."""
-    at = f"{api}/users/{person.name}"
-    number = int(f"9{person.google_id}"[-9:])
-    return {
-        "login": person.name,
-        "id": number,
-        "node_id": f"U_{person.name}",
-        "avatar_url": f"https://avatars.githubusercontent.com/u/{number}?v=4",
-        "gravatar_id": "",
-        "url": at,
-        "html_url": f"{WEB}/{person.name}",
-        **{f"{name}_url": f"{at}/{place}" for name, place in _USER_PLACES.items()},
-        "type": "User",
-        "site_admin": False,
-    }
-
-
 def own_user(person: Person, *, api: str, public: int, private: int) -> Shape:
     """Somebody, as they see themselves; with how many repositories they have."""
     unsaid = ("company", "location", "hireable", "bio")
     counts = ("public_gists", "followers", "following", "private_gists", "disk_usage", "collaborators")
     return {
-        **user(person, api=api),
+        **github_user(person, api=api),
         "name": person.display_name,
         "email": person.email,
         "blog": "",
@@ -124,7 +95,7 @@ def repository(known: Repository, *, api: str, viewer: Person) -> Shape:
         "name": known.name,
         "full_name": name,
         "private": known.is_private,
-        "owner": user(known.owner, api=api),
+        "owner": github_user(known.owner, api=api),
         "description": known.description,
         "fork": False,
         "url": at,
@@ -159,7 +130,7 @@ def _discussion(known: Repository, one: SimulatedIssue | PullRequest, *, api: st
         "number": one.number,
         "title": one.title,
         "body": one.body,
-        "user": user(one.author, api=api),
+        "user": github_user(one.author, api=api),
         "labels": [],
         "assignee": None,
         "assignees": [],
@@ -206,7 +177,7 @@ def pull(known: Repository, one: PullRequest, *, api: str, viewer: Person) -> Sh
             "ref": branch,
             "label": f"{known.owner.name}:{branch}",
             "sha": _sha(f"{known.full_name} {branch}"),
-            "user": user(known.owner, api=api),
+            "user": github_user(known.owner, api=api),
             "repo": repository(known, api=api, viewer=viewer),
         }
         for side, branch in (("head", one.branch), ("base", "main"))
@@ -263,7 +234,7 @@ def comment(known: Repository, about: SimulatedIssue | PullRequest, one: Comment
         "id": one.id,
         "node_id": f"IC_{one.id}",
         "body": one.body,
-        "user": user(one.author, api=api),
+        "user": github_user(one.author, api=api),
         "author_association": "OWNER" if one.author is known.owner else _MEMBER,
         "url": f"{home}/issues/comments/{one.id}",
         "issue_url": f"{home}/issues/{about.number}",

@@ -1,4 +1,4 @@
-"""Family modes with an API of their own, for the tools that call it: the services of `providers/simulator/services`."""
+"""Family modes with an API of their own, for the tools that call it: the services beside this file."""
 
 from __future__ import annotations
 

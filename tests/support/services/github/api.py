@@ -1,6 +1,6 @@
 """The GitHub face's REST API: repositories, issues and comments in GitHub's words, with pages in `Link` headers.
 
-That the token allows the operation was checked before. What answers look like is `github_shapes`.
+That the token allows the operation was checked before. What answers look like is `shapes`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
-from providers.simulator.github import shapes
-from providers.simulator.github.repositories import PullRequest, Repository, SimulatedIssue
 from providers.simulator.sandbox import Sandbox
+from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import SimulatedCall
+from tests.support.services.github import shapes
+from tests.support.services.github.repositories import PullRequest, Repositories, Repository, SimulatedIssue
 
 _DOCUMENTATION = "https://docs.github.com/rest"
 _MEDIA_TYPE = "application/json; charset=utf-8"
@@ -40,9 +41,9 @@ def refusal(status: int, message: str, **more: JsonValue) -> Response:
     return JSONResponse(body, status_code=status, media_type=_MEDIA_TYPE)
 
 
-def answer(sandbox: Sandbox, call: SimulatedCall, *, account: str) -> Response:
-    """One operation as this person."""
-    asked = _Operation(sandbox, call, PEOPLE[account])
+def answer(sandbox: Sandbox, call: SimulatedCall, token: AccessToken) -> Response:
+    """One operation as the person of the token."""
+    asked = _Operation(sandbox, call, PEOPLE[token.family.account])
     try:
         return asked.run()
     except GitHubRefused as error:
@@ -52,6 +53,8 @@ def answer(sandbox: Sandbox, call: SimulatedCall, *, account: str) -> Response:
 class _Operation:
     def __init__(self, sandbox: Sandbox, call: SimulatedCall, person: Person) -> None:
         self._sandbox = sandbox
+        kept = sandbox.added.setdefault(("github", ""), Repositories(now=sandbox.clock.now()))
+        self._repositories = cast("Repositories", kept)
         self._call = call
         self._person = person
         self._parts = call.path_params["path"].split("/")
@@ -61,11 +64,11 @@ class _Operation:
         method, parts = self._call.method, self._parts
         match method, parts:
             case "GET", ["user"]:
-                own = self._sandbox.repositories.of(self._person)
+                own = self._repositories.of(self._person)
                 private = sum(one.is_private for one in own)
                 return _json(shapes.own_user(self._person, api=self._base, public=len(own) - private, private=private))
             case "GET", ["user", "repos"]:
-                own = self._sandbox.repositories.of(self._person)
+                own = self._repositories.of(self._person)
                 return self._page([shapes.repository(one, api=self._base, viewer=self._person) for one in own])
             case "GET", ["rate_limit"]:
                 return _json(shapes.rate_limit(self._sandbox.clock.now()))
@@ -118,7 +121,7 @@ class _Operation:
         plain = [word.lower() for word in words if ":" not in word]
         found = [
             shapes.found_issue(repository, issue, api=self._base)
-            for repository in self._sandbox.repositories.seen_by(self._person)
+            for repository in self._repositories.seen_by(self._person)
             if not only or repository.full_name in only
             for issue in reversed(repository.issues)
             if all(word in issue.title.lower() for word in plain)
@@ -140,7 +143,7 @@ class _Operation:
         if title is None:
             raise _invalid("Issue", "title")
         now = self._sandbox.clock.now()
-        issue = self._sandbox.repositories.open_issue(
+        issue = self._repositories.open_issue(
             repository, self._person, title=title, body=self._call.text("body"), at=now
         )
         self._sandbox.books.write(
@@ -163,7 +166,7 @@ class _Operation:
         if body is None:
             raise _invalid("IssueComment", "body")
         now = self._sandbox.clock.now()
-        comment = self._sandbox.repositories.comment(issue, self._person, body=body, at=now)
+        comment = self._repositories.comment(issue, self._person, body=body, at=now)
         self._sandbox.books.write(
             "posts", now, face="github", repository=repository.full_name, user=self._person.name, text=body
         )
@@ -172,7 +175,7 @@ class _Operation:
     # What is asked about
 
     def _repository(self) -> Repository:
-        found = self._sandbox.repositories.find(self._person, self._parts[1], self._parts[2])
+        found = self._repositories.find(self._person, self._parts[1], self._parts[2])
         if found is None:
             raise GitHubRefused(404, "Not Found")
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import cast
 
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
@@ -45,9 +46,7 @@ class ServiceCall:
     def records(self, kind: str, *, seed: Sequence[Record] = ()) -> list[Record]:
         """This person's records of a kind; the first time, copies of `seed`."""
         key = (kind, self.account)
-        if key not in self.sandbox.desks:
-            self.sandbox.desks[key] = [dict(record) for record in seed]
-        return self.sandbox.desks[key]
+        return cast("list[Record]", self.sandbox.added.setdefault(key, [dict(record) for record in seed]))
 
     def now(self) -> str:
         """The time at the service, RFC 3339."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, reply, text
+from tests.support.services.desk import Record, ServiceCall, reply, text
 
 SITE = "11223344-a1b2-4b33-8444-def123456789"
 _SEED: tuple[Record, ...] = (

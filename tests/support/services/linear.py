@@ -7,7 +7,7 @@ import re
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from providers.simulator.services.desk import Record, ServiceCall, at, reply, text
+from tests.support.services.desk import Record, ServiceCall, at, reply, text
 
 TEAM = "team-0001"
 _SEED: tuple[Record, ...] = (

@@ -1,0 +1,52 @@
+"""APIs of further services for the simulator, small: what the declared tools call, in each service's own words.
+
+That the token allows the operation was checked before (`providers/simulator/families/resources.py`). What is written
+stays until the simulator is reset. Shapes are from the services' documentation, read on 2026-11-25 and not run against
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.responses import Response
+
+from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.sandbox import Sandbox, ServiceAPI
+from providers.simulator.tokens import AccessToken
+from providers.simulator.wire import SimulatedCall
+from tests.support.services import facebook, graph, hubspot, jira, linear, notion, salesforce
+from tests.support.services.desk import ServiceCall
+from tests.support.services.github import api as github
+from tests.support.services.modes import WITH_APIS
+
+
+def _desk(answer: Callable[[ServiceCall], Response], refusal: Callable[[int], Response] | None = None) -> ServiceAPI:
+    def visit(sandbox: Sandbox, call: SimulatedCall, token: AccessToken) -> Response:
+        return answer(ServiceCall.of(sandbox, call, token=token))
+
+    return ServiceAPI(visit, refusal)
+
+
+APIS: Mapping[str, ServiceAPI] = {
+    "github": ServiceAPI(github.answer),
+    "notion": _desk(notion.answer),
+    "linear": _desk(linear.answer),
+    "jira": _desk(jira.answer),
+    "hubspot": _desk(hubspot.answer),
+    "graph": _desk(graph.answer),
+    "salesforce": _desk(salesforce.answer, salesforce.no_authority),
+    "facebook": _desk(facebook.answer, facebook.no_authority),
+}
+
+
+@asynccontextmanager
+async def running_services() -> AsyncGenerator[Simulator]:
+    """The simulator with these APIs behind the modes that name them, and the modes `api-NAME`."""
+    async with running_simulator() as simulator:
+        for name, api in APIS.items():
+            simulator.add_api(name, api)
+        for name, mode in WITH_APIS.items():
+            simulator.add_mode(name, mode)
+        yield simulator
