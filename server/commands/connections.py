@@ -167,4 +167,5 @@ def _tool(spec: ToolSpec) -> dict[str, object]:
         "asks_each_time": spec.approval,
         "description": spec.description,
         "input_schema": spec.input_schema,
+        "output_schema": spec.output_schema,
     }

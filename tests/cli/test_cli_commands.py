@@ -120,6 +120,7 @@ async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: 
 async def test_tools_and_providers_are_listed_and_shown(place: Place) -> None:
     tools = await content(place, "tools", "list")
     assert [tool["name"] for tool in tools][-1] == "connections"  # type: ignore[attr-defined]
+    assert all(tool["input_schema"] and tool["output_schema"]["properties"] for tool in tools)  # type: ignore[attr-defined]
     providers = {found["name"]: found for found in await content(place, "providers", "list")}  # type: ignore[attr-defined]
     assert "google-calendar" in providers["google"]["aliases"]
     shown = await content(place, "providers", "show", "slack")

@@ -33,8 +33,8 @@ REFERENCE = DOCS / "reference"
 WHOSE = "Whose; default: the owner of the data directory or the only user."
 _TOOLS = """# Tools
 
-Every tool that ships with Token Vault. `token-vault tools list --json` prints the full schemas, with a description of
-each argument. [Use tools](../guides/tools.md) explains what an answer contains and how to choose the tools of an agent.
+The tools that ship with Token Vault. `token-vault tools list --json` prints the schemas of arguments and results.
+[Use tools](../guides/tools.md) explains what an answer contains and how to choose the tools of an agent.
 
 Each line has the effect, the scopes, what the tool does, and its arguments; bold arguments are required. Each tool also
 takes `account`, the ID or name of the connected account. The effect is `read`, `create` (a repeated call creates
@@ -43,9 +43,9 @@ another), or `change` (can change or delete); with `ask`, the person approves ea
 _SERVICES = """# Services
 
 {count} provider files ship with Token Vault, listed by what happens to a refresh token that was used.
-`token-vault providers list` adds how sure each file is; `providers show NAME` prints aliases, scopes, and sources.
-In parentheses: the name, if it differs, and the inputs that the settings must give (`providers.NAME.inputs`).
-Services that issue narrower tokens are in [narrowing](../concepts/narrowing.md).
+`token-vault providers list` adds how sure each file is; `providers show NAME` prints scopes and sources.
+In parentheses: the name, if it differs, names for parts of the service, and inputs that the settings must give
+(`providers.NAME.inputs`). Services that issue narrower tokens are in [narrowing](../concepts/narrowing.md).
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
@@ -101,7 +101,8 @@ def services_page() -> str:
 def _service(provider: Provider) -> str:
     name = "" if provider.name == re.sub(r"[ .]", "-", provider.title.lower()) else f"`{provider.name}`"
     inputs = f"needs {', '.join(f'`{one}`' for one in provider.inputs)}" if provider.inputs else ""
-    about = ", ".join(one for one in (name, inputs) if one)
+    aliases = f"also {', '.join(f'`{one}`' for one in sorted(provider.aliases))}" if provider.aliases else ""
+    about = ", ".join(one for one in (name, aliases, inputs) if one)
     return f"- {provider.title}{f' ({about})' if about else ''}\n"
 
 
