@@ -19,7 +19,7 @@ from providers.oauth.client import AuthlibUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
-from server.mcp.approval_settings import Asking
+from server.mcp.approval_settings import ApprovalRules
 from server.mcp.registry import hidden_tools, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
@@ -72,7 +72,7 @@ async def open_deployment(
         stack.push_async_callback(activity.close)
         specs = load_tools(settings, catalog)
         hidden = hidden_tools(settings, specs)
-        policies, upstreams = _upstreams(catalog, outbound, Asking.from_settings(settings, catalog, specs))
+        policies, upstreams = _upstreams(catalog, outbound, ApprovalRules.from_settings(settings, catalog, specs))
         journal = Journal(data)
         stack.callback(journal.close)
         tasks = RefreshTasks()
@@ -180,13 +180,13 @@ def policies_of(catalog: Catalog) -> Mapping[str, UpstreamPolicy]:
 
 
 def _upstreams(
-    catalog: Catalog, outbound: Outbound, asking: Asking
+    catalog: Catalog, outbound: Outbound, asking: ApprovalRules
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
     def upstream(provider: Provider) -> UpstreamOAuth:
         return AuthlibUpstream(provider, outbound)
 
     def policy(provider: Provider) -> UpstreamPolicy:
-        return asking.applied(provider.policy())
+        return asking.apply(provider.policy())
 
     return _ByProvider(catalog, policy), _ByProvider(catalog, upstream)
 

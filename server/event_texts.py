@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 from collections.abc import Mapping, Sequence
 
 
-def described(event: Event, *, names: Mapping[str, str]) -> dict[str, object]:
+def event_fields(event: Event, *, names: Mapping[str, str]) -> dict[str, object]:
     """An event as printed, with the names of user and agent where they are known."""
     return {
         "sequence": event.sequence,
@@ -30,7 +30,7 @@ def in_a_line(row: Mapping[str, object]) -> str:
     from server.portal import texts
 
     details = row["details"]
-    rest = texts.in_a_line(details) if isinstance(details, dict) else ""  # pyright: ignore[reportUnknownArgumentType] -- of `described`
+    rest = texts.in_a_line(details) if isinstance(details, dict) else ""  # pyright: ignore[reportUnknownArgumentType] -- of `event_fields`
     who = " ".join(str(row[part]) for part in ("user", "agent") if row[part] is not None)
     line = f"{row['at']}  {row['kind']:24} {row['outcome']:8} {who}  {rest}".rstrip()
     # Names come from agents and providers: none of them may start a line of its own or speak to the terminal.

@@ -495,7 +495,7 @@ def load_settings(
         path = data / "config.toml"
     values = _read(path) if path is not None else {}
     for section, content in (overrides or {}).items():
-        values[section] = _merged(values.get(section), content)
+        values[section] = _merge(values.get(section), content)
     known = set(Settings.model_fields)
     for variable in sorted(os.environ):
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
@@ -530,10 +530,10 @@ def _read(path: Path) -> dict[str, object]:
         raise SettingsRefused(f"settings file {path} is not valid TOML: {error}") from error
 
 
-def _merged(old: object, new: object) -> object:
+def _merge(old: object, new: object) -> object:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         out: dict[str, object] = {str(key): value for key, value in old.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- TOML content, validated next
         for key, value in new.items():  # pyright: ignore[reportUnknownVariableType]
-            out[str(key)] = _merged(out.get(str(key)), value)  # pyright: ignore[reportUnknownArgumentType]
+            out[str(key)] = _merge(out.get(str(key)), value)  # pyright: ignore[reportUnknownArgumentType]
         return out
     return new

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from server.bridge.address import RemoteVault
-from server.bridge.authority import Authority
-from server.bridge.background_sign_in import Errand
+from server.bridge.authority import AuthorizationServer
+from server.bridge.background_sign_in import SignInProcess
 from server.bridge.credentials import Credentials, CredentialStore, one_at_a_time
 from server.bridge.refusals import BridgeRefused, GrantOver, SignInNeeded
-from server.bridge.sign_in import SignIn
+from server.bridge.sign_in import SignInFlow
 from vault.refusals import VaultError
 
 PATIENCE: Final = 50.0  # seconds that a message waits for the person; several clients give up after a minute
@@ -29,11 +29,11 @@ _ENDED: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_clie
 
 
 class Access:
-    """Tokens for one agent at one vault. `say` tells the person something; use `opened`, which ends its tasks."""
+    """Tokens for one agent at one vault. `say` tells the person something; use `open`, which ends its tasks."""
 
     def __init__(
         self,
-        authority: Authority,
+        authority: AuthorizationServer,
         store: CredentialStore,
         *,
         vault: RemoteVault,
@@ -45,7 +45,7 @@ class Access:
         self._vault = vault
         self._data = data
         self._say = say
-        self._asking: SignIn | Errand | None = None
+        self._asking: SignInFlow | SignInProcess | None = None
         self._held: Credentials | None = None
         self._renewal: asyncio.Task[Credentials] | None = None
         self._is_asking = False
@@ -54,7 +54,7 @@ class Access:
         self._refusal: tuple[float, SignInNeeded] | None = None  # until when it answers what would ask again
 
     @asynccontextmanager
-    async def opened(self, asking: SignIn | Errand) -> AsyncGenerator[Access]:
+    async def open(self, asking: SignInFlow | SignInProcess) -> AsyncGenerator[Access]:
         """This, until the end of the block: a refresh that is on its way gets some seconds to be stored."""
         self._asking = asking
         try:
@@ -68,22 +68,22 @@ class Access:
                 await asyncio.wait({renewal})
 
     @property
-    def held(self) -> str | None:
+    def held_token(self) -> str | None:
         """The access token if one is here and lives: for what is not worth a question to the person."""
         return self._held.access_token if self._held is not None and _is_fresh(self._held) else None
 
     async def token(self) -> str:
         """An access token that still lives a while. Raises BridgeRefused."""
-        return self.held or (await self._renewed(None)).access_token
+        return self.held_token or (await self._wait_for_renewal(None)).access_token
 
     async def after(self, refused: str) -> str:
         """An access token in place of one that the vault refused."""
-        held = self.held
+        held = self.held_token
         if held is not None and held != refused:
             return held
-        found = await self._renewed(refused)
+        found = await self._wait_for_renewal(refused)
         if found.access_token == refused:  # from a renewal that had begun before
-            found = await self._renewed(refused)
+            found = await self._wait_for_renewal(refused)
         return found.access_token
 
     async def sign_in(self) -> None:
@@ -91,17 +91,17 @@ class Access:
         self._renewal = asyncio.create_task(self._renew(None, is_sure=False))
         await asyncio.shield(self._renewal)
 
-    async def _renewed(self, refused: str | None) -> Credentials:
+    async def _wait_for_renewal(self, refused: str | None) -> Credentials:
         if self._renewal is None or self._renewal.done():
             self._told = ""
             self._renewal = asyncio.create_task(self._renew(refused))
-            self._renewal.add_done_callback(self._settled)
+            self._renewal.add_done_callback(self._tell_failure)
         await asyncio.wait({self._renewal}, timeout=PATIENCE)
         if not self._renewal.done():
             raise SignInNeeded(f"{self._told} Then try again." if self._told else "The vault takes long: try again.")
         return self._renewal.result()
 
-    def _settled(self, renewal: asyncio.Task[Credentials]) -> None:
+    def _tell_failure(self, renewal: asyncio.Task[Credentials]) -> None:
         """Tell the person of a failure even if nobody waits for it any more."""
         error = None if renewal.cancelled() else renewal.exception()
         if isinstance(error, VaultError):
@@ -110,19 +110,19 @@ class Access:
     async def _renew(self, refused: str | None, *, is_sure: bool = True) -> Credentials:
         asking = self._asking
         if asking is None:
-            raise RuntimeError("tokens are there only inside of `opened`")
+            raise RuntimeError("tokens are there only inside of `open`")
         for was_sent in (False, True):
             async with one_at_a_time(self._data, self._vault, on_wait=self._tell_wait):
-                found = await self._stored(refused, is_sure=is_sure)
+                found = await self._load(refused, is_sure=is_sure)
                 if found is not None and found.access_token:
                     return found
-                if not isinstance(asking, Errand):
+                if not isinstance(asking, SignInProcess):
                     return await self._signed_in(found, asking)
-            if not was_sent:  # without the lock, which the errand needs
-                await self._sent(asking)
+            if not was_sent:  # without the lock, which the process needs
+                await self._sign_in_outside(asking)
         raise SignInNeeded("The sign-in left nothing behind: try again.")
 
-    async def _stored(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
+    async def _load(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
         """What is stored, renewed where needed; without tokens, or None, when the person has to sign in."""
         stored = await asyncio.to_thread(self._store.load)
         if stored is None:
@@ -131,19 +131,19 @@ class Access:
             self._held = stored  # another process was first
             return stored
         if not stored.refresh_token:
-            return stored.signed_out()
+            return stored.without_tokens()
         try:
             return await self._keep(await self._authority.refresh(stored))
         except GrantOver as over:
             if over.error not in _ENDED:
                 raise
             self._why = f"{self._vault.origin} has ended the access of {self._vault.agent}. "
-            rest = None if over.error == "invalid_client" else stored.signed_out()
+            rest = None if over.error == "invalid_client" else stored.without_tokens()
         self._held = None
         await asyncio.to_thread(self._store.erase if rest is None else lambda: self._store.save(rest))
         return rest
 
-    async def _signed_in(self, stored: Credentials | None, asking: SignIn) -> Credentials:
+    async def _signed_in(self, stored: Credentials | None, asking: SignInFlow) -> Credentials:
         self._is_asking = True
         try:
             found = await self._keep(await asking.ask(stored))
@@ -152,16 +152,16 @@ class Access:
         self._say(f"Signed in to {self._vault.origin}. The credentials are kept in {self._store.place}.")
         return found
 
-    async def _sent(self, errand: Errand) -> None:
+    async def _sign_in_outside(self, process: SignInProcess) -> None:
         """A sign-in that outlives this process. Refused, it also answers what comes next: an agent that tries again
         must not open page after page.
         """
         if self._refusal is not None and asyncio.get_running_loop().time() < self._refusal[0]:
             raise self._refusal[1]
-        await self._authority.endpoints()  # else the errand would say in its own words that the vault is away
+        await self._authority.endpoints()  # else the process would say in its own words that the vault is away
         self._is_asking = True
         try:
-            await errand.run(self.tell)
+            await process.run(self.tell)
         except SignInNeeded as refusal:
             self._refusal = (asyncio.get_running_loop().time() + _QUIET, refusal)
             raise
@@ -183,7 +183,7 @@ class Access:
         self._told = f"Another process of {self._vault.agent} renews its access or asks for your sign-in: finish that."
 
 
-async def sign_out(authority: Authority, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:
+async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:
     """End the grant at the vault and erase what is stored; False when nothing was.
 
     It is erased also where the vault cannot be told; BridgeRefused then says how to end the grant there.

@@ -40,7 +40,7 @@ def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoints:
+class VaultEndpoints:
     """Where the remote authorization server takes which request; None: it does not."""
 
     authorize: str
@@ -85,22 +85,22 @@ class _Answer:
         return "".join(c for c in self.text("error")[:60] if c.isascii() and (c.isalnum() or c == "_"))
 
 
-class Authority:
+class AuthorizationServer:
     """Requests to the remote authorization server, over a client that carries no token."""
 
     def __init__(self, http: httpx2.AsyncClient, vault: RemoteVault) -> None:
         self._http = http
         self._vault = vault
-        self._endpoints: Endpoints | None = None
+        self._endpoints: VaultEndpoints | None = None
 
-    async def endpoints(self) -> Endpoints:
+    async def endpoints(self) -> VaultEndpoints:
         """From its metadata document (RFC 8414 §3); read once."""
         if self._endpoints is None:
             answer = await self._ask("GET", f"{self._vault.origin}/.well-known/oauth-authorization-server")
             self._endpoints = self._read(answer)
         return self._endpoints
 
-    def _read(self, answer: _Answer) -> Endpoints:
+    def _read(self, answer: _Answer) -> VaultEndpoints:
         issuer = answer.text("issuer")
         if answer.status != 200 or not issuer:
             raise BridgeRefused(f"there is no token vault at {self._vault.origin}: correct --url")
@@ -110,7 +110,9 @@ class Authority:
         authorize, token = found["authorization"], found["token"]
         if authorize is None or token is None or answer.content.get("code_challenge_methods_supported") != ["S256"]:
             raise BridgeRefused(f"what {self._vault.origin} says of itself is not what a token vault says")
-        return Endpoints(authorize, token, found["registration"], found["device_authorization"], found["revocation"])
+        return VaultEndpoints(
+            authorize, token, found["registration"], found["device_authorization"], found["revocation"]
+        )
 
     def _own(self, url: str) -> str | None:
         """An endpoint if it is below the vault's own origin, and in characters of a URI (RFC 3986 §2): others could
@@ -169,7 +171,7 @@ class Authority:
         )
         page, user_code = self._own(answer.text("verification_uri")), answer.word("user_code")[:20]
         if answer.status != 200 or page is None or not user_code or not answer.word("device_code"):
-            raise self._refused(answer)
+            raise self._refusal(answer)
         return DevicePrompt(
             page,
             user_code,
@@ -201,7 +203,7 @@ class Authority:
             form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
             answer = await self._ask("POST", endpoint, form=form)
             if answer.status not in {200, 401}:  # 401: the client is gone, and all it held with it
-                raise self._refused(answer)
+                raise self._refusal(answer)
         if credentials.registration_url:
             await self._ask("DELETE", credentials.registration_url, bearer=credentials.registration_token)
 
@@ -216,9 +218,9 @@ class Authority:
                 refresh_token=answer.word("refresh_token") or credentials.refresh_token,
                 expires_at=int(time.time()) + answer.seconds("expires_in", 60),
             )
-        raise self._refused(answer)
+        raise self._refusal(answer)
 
-    def _refused(self, answer: _Answer) -> BridgeRefused:
+    def _refusal(self, answer: _Answer) -> BridgeRefused:
         if answer.status >= 500 or answer.status == 429:
             return RemoteUnreachable(f"{self._vault.origin} answered {answer.status}: try again in a minute")
         error = answer.error or f"status {answer.status}"

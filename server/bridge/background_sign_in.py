@@ -19,7 +19,7 @@ from server.oauth.rules import json_object
 _FAILURE: Final = "token-vault: "  # how the program begins the line that ends it
 
 
-class Errand:
+class SignInProcess:
     """`stdio --url ... --sign-in --json` as a command line, and what it is run with."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -43,8 +43,8 @@ class Errand:
         except OSError as error:
             raise BridgeRefused("the sign-in could not be started: use --sign-in by yourself") from error
         failure = ""
-        out, out_transport = await _reading(child.stdout)
-        errors, errors_transport = await _reading(child.stderr)
+        out, out_transport = await _open_pipe(child.stdout)
+        errors, errors_transport = await _open_pipe(child.stderr)
         with closing(out_transport), closing(errors_transport):
             async for line in errors:
                 text = line.decode("utf-8", "replace").strip()
@@ -58,7 +58,7 @@ class Errand:
         raise _refusal(result, failure)
 
 
-async def _reading(pipe: IO[bytes] | None) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+async def _open_pipe(pipe: IO[bytes] | None) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)

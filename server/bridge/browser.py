@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from server.bridge.address import RemoteVault
-from server.bridge.authority import SCOPE, Authority
+from server.bridge.authority import SCOPE, AuthorizationServer
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver
 
@@ -94,9 +94,9 @@ class BrowserSignIn:
             return _redirect(self._authorize_url())
         if target.path != "/callback":
             return _page(404, "There is no such page", "Nothing was done.")
-        return self._answered(parse_qs(target.query, keep_blank_values=True))
+        return self._take_answer(parse_qs(target.query, keep_blank_values=True))
 
-    def _answered(self, query: Mapping[str, list[str]]) -> bytes:
+    def _take_answer(self, query: Mapping[str, list[str]]) -> bytes:
         values = {name: found[0] for name, found in query.items() if len(found) == 1}
         if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
             return _page(
@@ -118,7 +118,9 @@ class BrowserSignIn:
 
 
 @asynccontextmanager
-async def browser_sign_in(vault: RemoteVault, authority: Authority, *, client_id: str) -> AsyncGenerator[BrowserSignIn]:
+async def browser_sign_in(
+    vault: RemoteVault, authority: AuthorizationServer, *, client_id: str
+) -> AsyncGenerator[BrowserSignIn]:
     """An attempt whose listener runs as long as the block."""
     authorize = (await authority.endpoints()).authorize
     attempts: list[BrowserSignIn] = []
@@ -134,7 +136,7 @@ async def browser_sign_in(vault: RemoteVault, authority: Authority, *, client_id
         yield attempts[0]
 
 
-async def redeemed(attempt: BrowserSignIn, authority: Authority, *, client_id: str) -> Credentials:
+async def redeem_code(attempt: BrowserSignIn, authority: AuthorizationServer, *, client_id: str) -> Credentials:
     """Wait for the person, then fetch the tokens."""
     code = await attempt.code()
     return await authority.redeem(client_id, code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)

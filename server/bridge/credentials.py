@@ -37,7 +37,7 @@ class Credentials:
     access_token: str = field(default="", repr=False)
     expires_at: int = 0
 
-    def signed_out(self) -> Credentials:
+    def without_tokens(self) -> Credentials:
         """The registration alone."""
         return replace(self, refresh_token="", access_token="", expires_at=0)
 
@@ -81,7 +81,7 @@ class FileStore:
 
     def load(self) -> Credentials | None:
         text = read_private(self._path)
-        return None if text is None else _parsed(text)
+        return None if text is None else _parse(text)
 
     def save(self, credentials: Credentials) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
@@ -126,7 +126,7 @@ class KeyringStore:
             raise BridgeRefused("the keyring of this machine does not open: unlock it and try again") from error
         if lasting is None:
             return self._file.load()
-        return _parsed(lasting, passing or "{}")
+        return _parse(lasting, passing or "{}")
 
     def save(self, credentials: Credentials) -> None:
         import keyring
@@ -158,7 +158,7 @@ class KeyringStore:
                 keyring.delete_password(_SERVICE, account)
 
 
-def _parsed(*texts: str) -> Credentials | None:
+def _parse(*texts: str) -> Credentials | None:
     """Credentials of this version; anything else counts as none, so that the person signs in again."""
     members: dict[str, object] = {}
     try:

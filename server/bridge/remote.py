@@ -58,7 +58,7 @@ class RemoteClient(httpx2.AsyncClient):
         Not worth a question to the person: it waits until a call has brought a token.
         """
         for pause in itertools.chain(_BACK_OFF, itertools.repeat(_BACK_OFF[-1])):
-            token = self._access.held
+            token = self._access.held_token
             if token is not None:
                 answer = await self._try_stream(request, token)
                 if answer is not None:
@@ -83,7 +83,7 @@ class RemoteClient(httpx2.AsyncClient):
             if answer.status_code == 401:
                 await answer.aclose()
                 answer = await self._try(request, await self._access.after(token))
-            return await self._checked(request, answer)
+            return await self._check(request, answer)
         except VaultError as refusal:  # of this package, or of the file with the credentials
             status = 503 if isinstance(refusal, RemoteUnreachable) else 401
             return _error(request, status, refusal.description)
@@ -103,7 +103,7 @@ class RemoteClient(httpx2.AsyncClient):
             await answer.aread()  # here, where a connection that breaks is noticed
         return answer
 
-    async def _checked(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+    async def _check(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
         """The answer, if it is one of an MCP endpoint; else an error in words."""
         status = answer.status_code
         if status < 400 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from server.bridge.address import RemoteVault
-from server.bridge.authority import Authority
-from server.bridge.browser import browser_sign_in, redeemed
+from server.bridge.authority import AuthorizationServer
+from server.bridge.browser import browser_sign_in, redeem_code
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import GrantOver, SignInNeeded
 
@@ -28,10 +28,12 @@ class Way:
     client_id: str | None = None  # that the operator gave
 
 
-class SignIn:
+class SignInFlow:
     """One way to ask. `tell` gets what the person has to read."""
 
-    def __init__(self, authority: Authority, vault: RemoteVault, way: Way, *, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, authority: AuthorizationServer, vault: RemoteVault, way: Way, *, tell: Callable[[str], None]
+    ) -> None:
         self._authority = authority
         self._vault = vault
         self._way = way
@@ -74,7 +76,7 @@ class SignIn:
             where = "in the browser that has opened, or open" if is_opened else "and open"
             self._tell(f"Sign in to {self._vault.origin} {where} {attempt.address} on this machine.")
             try:
-                return await redeemed(attempt, self._authority, client_id=client_id)
+                return await redeem_code(attempt, self._authority, client_id=client_id)
             finally:
                 self._way.forget(attempt.address)
 

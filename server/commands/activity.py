@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from server.commands.context import Setup, command, fail, say, user_named
-from server.event_texts import described, in_a_line, names_of, when
+from server.event_texts import event_fields, in_a_line, names_of, when
 
 if TYPE_CHECKING:
     from vault.audit.proof import Report
@@ -75,7 +75,7 @@ async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int)
         user_id = None if user is None else (await user_named(deployment.database, user)).id
         latest = await audit.list_events(deployment.database, user_id=user_id, limit=limit, newest_first=True)
         names = await names_of(deployment, latest)
-        rows = [described(event, names=names) for event in reversed(latest)]
+        rows = [event_fields(event, names=names) for event in reversed(latest)]
         if setup.as_json and not follow:
             setup.show_json(rows)
             return
@@ -86,7 +86,7 @@ async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int)
             if new:
                 names = await names_of(deployment, new)
                 last = new[-1].sequence
-                _print(setup, [described(event, names=names) for event in new])
+                _print(setup, [event_fields(event, names=names) for event in new])
             else:
                 await asyncio.sleep(_LOOK)
 

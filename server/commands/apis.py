@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Your own APIs: audiences of access
 Url = Annotated[str, typer.Argument(help="The API's identifier, an absolute URL.", show_default=False)]
 
 
-async def _described(reader: Reader, api: Api) -> dict[str, object]:
+async def _api_fields(reader: Reader, api: Api) -> dict[str, object]:
     from vault import apis
 
     return {
@@ -71,7 +71,7 @@ async def _add(
                 await apis.link_client(transaction, url, client_id=client_id, now=now)
             details = {"resource": url, "clients": client_ids, "scopes": sorted(api.scopes)}
             await audit.append(transaction, Event("api.added", details=details), now=now)
-        return await _described(deployment.database, api)
+        return await _api_fields(deployment.database, api)
 
 
 def _check(url: str, *, public_url: str, scopes: list[str]) -> None:
@@ -100,7 +100,7 @@ def list_(setup: Setup) -> None:
 
         async with setup.open() as deployment:
             known = await apis.list_apis(deployment.database)
-            return [await _described(deployment.database, api) for api in known]
+            return [await _api_fields(deployment.database, api) for api in known]
 
     setup.show(setup.run(read()), columns=("resource", "name", "scopes", "clients"), empty="No API is registered yet.")
 
@@ -116,7 +116,7 @@ def show(setup: Setup, url: Url) -> None:
             api = await apis.find_api(deployment.database, url)
             if api is None:
                 fail(f"there is no API {url!r}: token-vault apis list")
-            return await _described(deployment.database, api)
+            return await _api_fields(deployment.database, api)
 
     row = setup.run(read())
     setup.show_one(row, sentence="\n".join(f"{name:12} {value}" for name, value in row.items()))

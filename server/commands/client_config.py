@@ -15,7 +15,7 @@ import typer
 from server.commands.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
-    from server.setup.client_config import ClientConfig, ClientName, Machine, Program, TransportName, Vault
+    from server.setup.client_config import ClientConfig, ClientName, Machine, Program, TransportName, VaultLocation
 
 
 def register(root: typer.Typer) -> None:
@@ -38,16 +38,20 @@ def register(root: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
-        made = _made(setup, client, transport) if url is None else _made_for_remote(setup, client, transport, url=url)
+        made = (
+            _make_config(setup, client, transport)
+            if url is None
+            else _made_for_remote(setup, client, transport, url=url)
+        )
         outcome = "printed"
         if write and undo:
             fail("--write and --undo exclude each other")
         if write or undo:
-            outcome = _changed(made, undo=undo)
+            outcome = _change_file(made, undo=undo)
         _show(setup, made, outcome=outcome)
 
 
-def _named(client: str, transport: str) -> tuple[ClientName, TransportName]:
+def _choose_client(client: str, transport: str) -> tuple[ClientName, TransportName]:
     from server.setup.client_config import CLIENTS, TRANSPORTS, client_named, transport_named
 
     name, kind = client_named(client), transport_named(transport)
@@ -67,22 +71,22 @@ def _machine() -> Machine:
 def _made_for_remote(setup: Setup, client: str, transport: str, *, url: str) -> ClientConfig:
     """The entry for the bridge; nothing of the settings here matters to it but the data directory."""
     from server.bridge.address import remote_vault
-    from server.setup.client_config import Vault
+    from server.setup.client_config import VaultLocation
     from server.setup.client_config import client_config as make
 
-    name, kind = _named(client, transport)
+    name, kind = _choose_client(client, transport)
     remote = remote_vault(url, agent=name)
     if kind != "stdio":
         fail(f"--url is for stdio: a client that speaks {kind} takes {remote.resource} itself")
     options = _options(setup)
-    vault = Vault(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
+    vault = VaultLocation(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
     return make(name, kind, vault=vault, machine=_machine())
 
 
-def _made(setup: Setup, client: str, transport: str) -> ClientConfig:
+def _make_config(setup: Setup, client: str, transport: str) -> ClientConfig:
     from server.setup.client_config import client_config as make
 
-    name, kind = _named(client, transport)
+    name, kind = _choose_client(client, transport)
     settings = setup.settings()
     if kind == "sse" and not settings.transports.sse:
         fail("the vault does not serve SSE: set transports.sse = true, or use --transport http")
@@ -90,10 +94,10 @@ def _made(setup: Setup, client: str, transport: str) -> ClientConfig:
     return make(name, kind, vault=vault, machine=_machine())
 
 
-def _vault(setup: Setup, public_url: str, *, is_loopback: bool) -> Vault:
-    from server.setup.client_config import Vault
+def _vault(setup: Setup, public_url: str, *, is_loopback: bool) -> VaultLocation:
+    from server.setup.client_config import VaultLocation
 
-    return Vault(program(), _options(setup), public_url, is_loopback=is_loopback)
+    return VaultLocation(program(), _options(setup), public_url, is_loopback=is_loopback)
 
 
 def _options(setup: Setup) -> tuple[str, ...]:
@@ -128,7 +132,7 @@ def _source_folder() -> Mapping[str, str]:
     return {}
 
 
-def _changed(made: ClientConfig, *, undo: bool) -> str:
+def _change_file(made: ClientConfig, *, undo: bool) -> str:
     from server.setup.client_config import ENTRY_NAME
     from server.setup.client_files import ClientFileRefused, put, take_out
 

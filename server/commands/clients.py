@@ -27,7 +27,7 @@ UserOption = Annotated[
 ]
 
 
-def described(client: Client) -> dict[str, object]:
+def client_fields(client: Client) -> dict[str, object]:
     """A client as printed; never the secret's hash."""
     from server.oauth.exchange import release, workers
 
@@ -59,7 +59,7 @@ def list_(setup: Setup) -> None:
 
         async with setup.open() as deployment:
             async for page in clients.walk_clients(deployment.database):
-                listing.add([described(client) for client in page])
+                listing.add([client_fields(client) for client in page])
         listing.end()
 
     setup.run(read())
@@ -71,7 +71,7 @@ def show(setup: Setup, client_id: ClientId) -> None:
 
     async def read() -> dict[str, object]:
         async with setup.open() as deployment:
-            return described(await client_of(deployment.database, client_id))
+            return client_fields(await client_of(deployment.database, client_id))
 
     setup.show_fields(setup.run(read()))
 
@@ -94,7 +94,7 @@ def remove(setup: Setup, client_id: ClientId) -> None:
             return client
 
     client = setup.run(end())
-    setup.show_one(described(client), sentence=f"{client.name} is removed; its tokens no longer work.")
+    setup.show_one(client_fields(client), sentence=f"{client.name} is removed; its tokens no longer work.")
 
 
 async def client_of(reader: Reader, client_id: str) -> Client:
@@ -121,13 +121,13 @@ def list_delegations(setup: Setup, *, user: UserOption = None) -> None:
             for client_id in {one.client_id for one in live}:
                 if (client := await clients.get_client(deployment.database, client_id)) is not None:
                     names[client_id] = client.name
-            return [_delegated(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
+            return [_delegation_fields(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
 
     columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
     setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")
 
 
-def _delegated(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
+def _delegation_fields(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
     return {
         "agent": name,
         "provider": connection.provider,
@@ -310,7 +310,7 @@ def register(clients_app: typer.Typer) -> None:
             scopes=tuple(worker_scope or ()),
         )
         client, secret = setup.run(_add(setup, options))
-        row = described(client)
+        row = client_fields(client)
         sentence = f"client_id      {client.id}"
         if secret is not None:
             row["client_secret"] = secret
@@ -329,7 +329,7 @@ def register(clients_app: typer.Typer) -> None:
         client = setup.run(_release(setup, client_id, target, policy=policy))
         if policy == "full":
             note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
-        setup.show_one(described(client), sentence=f"{client.name}: {target} {policy}")
+        setup.show_one(client_fields(client), sentence=f"{client.name}: {target} {policy}")
 
 
 async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
@@ -476,7 +476,7 @@ async def _release(setup: Setup, client_id: str, target: str, *, policy: str) ->
         fail(f"{policy} is no policy: {', '.join(RELEASES)}")
     async with setup.open() as deployment:
         client = await client_of(deployment.database, client_id)
-        if policy != "proxy" and release.ceiling_of(client) is release.Release.PROXY:
+        if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
             fail("only a client with a secret or key that an operator registered can be handed upstream tokens")
         provider = deployment.catalog.get(target)
         name = target if provider is None else provider.name

@@ -21,7 +21,7 @@ providers_app = typer.Typer(no_args_is_help=True, help="Services that accounts c
 tools_app = typer.Typer(no_args_is_help=True, help="What agents can call.")
 
 
-def described(connection: Connection, *, now: int) -> dict[str, object]:
+def connection_fields(connection: Connection, *, now: int) -> dict[str, object]:
     """A connection as printed; its tokens are not in the record."""
     return {
         "id": connection.id,
@@ -45,7 +45,7 @@ def list_connections(setup: Setup, *, user: UserOption = None) -> None:
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             found = await connections.list_connections(deployment.database, owner.id)
-            return [described(connection, now=deployment.now()) for connection in found]
+            return [connection_fields(connection, now=deployment.now()) for connection in found]
 
     columns = ("provider", "account", "status", "scopes", "id")
     setup.show(setup.run(read()), columns=columns, empty="Nothing is connected.")
@@ -102,7 +102,7 @@ def disconnect(
             if found is None:
                 fail("there is no such connection: token-vault connections list")
             outcome = await end_connection(deployment, found)
-            return described(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
+            return connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
 
     row = setup.run(end())
     setup.show_one(

@@ -27,7 +27,7 @@ _GIVES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Handing:
+class _HandedOut:
     """How far an upstream token goes to this client over HTTP."""
 
     policy: str
@@ -43,7 +43,7 @@ def register(root: typer.Typer) -> None:
         """Look for everything that is known to go wrong with an installation, and say the mend of each."""
         from server.doctor.findings import Verdict
 
-        findings = setup.run(_examined(setup))
+        findings = setup.run(_examine(setup))
         _report(setup, findings)
         if any(one.verdict is Verdict.PROBLEM for one in findings):
             raise typer.Exit(1)
@@ -63,13 +63,13 @@ def register(root: typer.Typer) -> None:
     ) -> None:
         """Say which precondition of an exchange fails and how to mend it; nothing is called or recorded."""
         wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-        found, handing = setup.run(_explained(setup, user, client=client, connection=connection, scopes=wanted))
+        found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
         _show(setup, found, handing)
         if found.failing is not None:
             raise typer.Exit(1)
 
 
-async def _examined(setup: Setup) -> list[Finding]:
+async def _examine(setup: Setup) -> list[Finding]:
     """All checks that can be made; what cannot be read or opened is a finding itself."""
     from server.doctor.files import check_files
     from server.doctor.findings import ok, problem
@@ -86,11 +86,11 @@ async def _examined(setup: Setup) -> list[Finding]:
     findings = [ok("settings", where if config is None else str(config))]
     findings += check_files(settings, data=data, config=config, environment=os.environ)
     if not any(one.check == "key" and one.verdict == "problem" for one in findings):
-        findings += await _opened(setup, settings)
+        findings += await _examine_deployment(setup, settings)
     return findings
 
 
-async def _opened(setup: Setup, settings: Settings) -> list[Finding]:
+async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]:
     from providers.definitions.catalog import ProviderFileRefused
     from server.app import open_deployment
     from server.doctor.activity import check_activity
@@ -146,9 +146,9 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
             say(f"{'':9}{'':{width}}mend: {one.mend}")
 
 
-async def _explained(
+async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> tuple[Explanation, _Handing | None]:
+) -> tuple[Explanation, _HandedOut | None]:
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
@@ -160,10 +160,10 @@ async def _explained(
             scopes=scopes,
         )
         found = await explain(question, vault=deployment.vault, now=deployment.now())
-        return found, await _handing(deployment, question, found)
+        return found, await _handed_out(deployment, question, found)
 
 
-async def _handing(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _Handing | None:
+async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
     """What an exchange at /token would hand out; None where it cannot come to that."""
     from server.oauth.exchange import release
     from server.oauth.rules import TOKEN_EXCHANGE
@@ -179,11 +179,11 @@ async def _handing(deployment: Deployment, question: ExchangeQuestion, found: Ex
         return None
     policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)
     expires = connection.access_expires_at is not None
-    narrowing = release.released(policy, Narrowing(found.narrowing), expires=expires)
+    narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
     gives = "handle" if narrowing is None else "upstream token"
     if TOKEN_EXCHANGE not in client.grant_types:
         gives = "nothing"
-    return _Handing(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
+    return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 
 
 async def _client_id(deployment: Deployment, named: str) -> str:
@@ -213,7 +213,7 @@ async def _connection_id(deployment: Deployment, named: str, *, user_name: str) 
     return matching[0] if len(matching) == 1 else named
 
 
-def _show(setup: Setup, found: Explanation, handing: _Handing | None) -> None:
+def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
     failing = found.failing
     if setup.as_json:
         setup.show_json(

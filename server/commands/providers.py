@@ -78,7 +78,7 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
     row = _row(settings, found, tested=_live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {
-        fact: {"status": known.status, "sources": [_told(found.sources[source]) for source in known.sources]}
+        fact: {"status": known.status, "sources": [_source_text(found.sources[source]) for source in known.sources]}
         for fact, known in found.facts.items()
     }
     if setup.as_json:
@@ -95,7 +95,7 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
         say(f"  {fact}: {known['status']} {', '.join(known['sources'])}".rstrip())
 
 
-def _told(source: Source) -> str:
+def _source_text(source: Source) -> str:
     """Who says so, and when that was read or named."""
     return f"{source.name} ({source.date})"
 
@@ -159,7 +159,7 @@ def new_provider(
     if path.exists():
         fail(f"{path} is there already")
     if issuer is not None:
-        endpoints = _discovered(setup, issuer)
+        endpoints = _discover(setup, issuer)
     else:
         endpoints = _endpoints(
             _answer(authorize_url, "Authorization URL"), _answer(token_url, "Token URL"), userinfo_url
@@ -187,7 +187,7 @@ def _answer(given: str | None, question: str) -> str:
     return str(typer.prompt(question, err=True)).strip()
 
 
-def _discovered(setup: Setup, issuer: str) -> Endpoints:
+def _discover(setup: Setup, issuer: str) -> Endpoints:
     from providers.definitions.discovery import DiscoveryFailed, discover
     from providers.outbound.addresses import AddressPolicy
     from providers.outbound.client import Outbound
@@ -258,12 +258,12 @@ def test_provider(
 
     if mode is not None and mode not in SERVED:
         fail(f"there is no mode {mode!r}; there are: {', '.join(sorted(MODES))}")
-    found = setup.run(examine_all(_chosen(setup, name), mode=mode))
-    rows = [_finding(provider, one) for provider, _, findings in found for one in findings]
+    found = setup.run(examine_all(_choose_providers(setup, name), mode=mode))
+    rows = [_result_row(provider, one) for provider, _, findings in found for one in findings]
     _show_findings(setup, rows, single=name is not None)
 
 
-def _chosen(setup: Setup, name: str | None) -> Sequence[Provider]:
+def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
     from providers.definitions.catalog import read_provider
 
     if name is not None and name.endswith(".toml"):
@@ -283,7 +283,7 @@ def _with_oauth(provider: Provider) -> Provider:
     return provider
 
 
-def _finding(provider: Provider, one: StepResult | LiveStep) -> dict[str, object]:
+def _result_row(provider: Provider, one: StepResult | LiveStep) -> dict[str, object]:
     return {"provider": provider.name, "step": one.step, "outcome": one.outcome, "note": one.note}
 
 
@@ -316,7 +316,7 @@ def _test_live(setup: Setup, name: str) -> None:
         return str(typer.prompt("Address", err=True))
 
     findings = setup.run(live_test(provider, redirect_uri=redirect, ask=ask))
-    rows = [_finding(provider, one) for one in findings]
+    rows = [_result_row(provider, one) for one in findings]
     if all(one.outcome != "failed" for one in findings):
         tested = {**_live_tests(setup), provider.name: datetime.now(UTC).date().isoformat()}
         (setup.directory() / LIVE_TESTS).write_text(json.dumps(tested, indent=2) + "\n", encoding="utf-8")

@@ -82,7 +82,7 @@ def register(root: typer.Typer) -> None:
         if sign_in and sign_out:
             fail("--sign-in and --sign-out exclude each other")
 
-        wish = Wish(url, client, client_id, device, not no_browser, sign_in, sign_out)
+        wish = BridgeOptions(url, client, client_id, device, not no_browser, sign_in, sign_out)
         setup.run(bridge(setup, wish))
 
     @command(root, "demo")
@@ -106,7 +106,7 @@ def register(root: typer.Typer) -> None:
 
 
 @asynccontextmanager
-async def _placed(
+async def _place(
     setup: Setup, overrides: Mapping[str, object], *, sandbox: bool
 ) -> AsyncGenerator[tuple[Settings, Path]]:
     """Settings and data directory; with --sandbox those of the sandbox, whose upstreams run as long as the block."""
@@ -130,7 +130,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.runtime.browser import browser_opener
 
     async with (
-        _placed(setup, overrides, sandbox=sandbox) as (settings, data),
+        _place(setup, overrides, sandbox=sandbox) as (settings, data),
         open_deployment(
             settings, data=data, open_browser=browser_opener(data) if settings.is_loopback else None
         ) as deployment,
@@ -212,7 +212,7 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
     from server.lifecycle.maintenance import upkeep
     from server.runtime.browser import browser_opener
 
-    async with _placed(setup, {}, sandbox=sandbox) as (settings, data):
+    async with _place(setup, {}, sandbox=sandbox) as (settings, data):
         opener = browser_opener(data) if may_open and settings.stdio.open_browser else None
         async with (
             open_deployment(settings, data=data, open_browser=opener) as deployment,
@@ -226,11 +226,11 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
 
 if TYPE_CHECKING:
     from server.bridge.access import Access
-    from server.bridge.background_sign_in import Errand
+    from server.bridge.background_sign_in import SignInProcess
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BridgeOptions:
     """What stands on the command line beside `--url`."""
 
     url: str
@@ -242,13 +242,13 @@ class Wish:
     sign_out: bool = False
 
 
-async def bridge(setup: Setup, wish: Wish) -> None:
+async def bridge(setup: Setup, wish: BridgeOptions) -> None:
     """Forward until the client closes standard input; or only sign in, or out."""
     from server.bridge.access import Access, sign_out
     from server.bridge.address import remote_vault
-    from server.bridge.authority import Authority, plain_client
+    from server.bridge.authority import AuthorizationServer, plain_client
     from server.bridge.credentials import credential_store
-    from server.bridge.sign_in import SignIn, Way
+    from server.bridge.sign_in import SignInFlow, Way
     from server.runtime.browser import browser_opener, forget
     from server.runtime.data_directory import prepare_data_directory
 
@@ -257,7 +257,7 @@ async def bridge(setup: Setup, wish: Wish) -> None:
     data = prepare_data_directory(setup.directory())
     store = credential_store(data, vault)
     async with plain_client(vault) as plain:
-        authority = Authority(plain, vault)
+        authority = AuthorizationServer(plain, vault)
         if wish.sign_out:
             was_in = await sign_out(authority, store, vault=vault, data=data)
             done = f"Signed out of {vault.origin}: its access is revoked, nothing is left here."
@@ -267,17 +267,20 @@ async def bridge(setup: Setup, wish: Wish) -> None:
         if wish.sign_in:
             opener = browser_opener(data)
             way = Way(opener, partial(forget, data), by_code=wish.by_code, may_open=may_open, client_id=wish.client_id)
-            async with access.opened(SignIn(authority, vault, way, tell=access.tell)):
+            async with access.open(SignInFlow(authority, vault, way, tell=access.tell)):
                 await _sign_in(setup, access, wish, origin=vault.origin)
             return
         from server.bridge.relay import Relay
         from server.bridge.remote import RemoteClient
 
-        async with access.opened(_errand(setup, wish, resource=vault.resource)), RemoteClient(vault, access) as remote:
+        async with (
+            access.open(_sign_in_process(setup, wish, resource=vault.resource)),
+            RemoteClient(vault, access) as remote,
+        ):
             await Relay(vault, remote).run()
 
 
-async def _sign_in(setup: Setup, access: Access, wish: Wish, *, origin: str) -> None:
+async def _sign_in(setup: Setup, access: Access, wish: BridgeOptions, *, origin: str) -> None:
     from server.bridge.refusals import SignInNeeded
 
     try:
@@ -289,9 +292,9 @@ async def _sign_in(setup: Setup, access: Access, wish: Wish, *, origin: str) -> 
     setup.show_one({"signed_in": True, "vault": origin}, sentence=f"{wish.agent} is signed in to {origin}.")
 
 
-def _errand(setup: Setup, wish: Wish, *, resource: str) -> Errand:
+def _sign_in_process(setup: Setup, wish: BridgeOptions, *, resource: str) -> SignInProcess:
     """This program again, to sign in."""
-    from server.bridge.background_sign_in import Errand
+    from server.bridge.background_sign_in import SignInProcess
     from server.commands.client_config import program
 
     started = program()
@@ -300,10 +303,10 @@ def _errand(setup: Setup, wish: Wish, *, resource: str) -> Errand:
     command += ["--config", str(setup.config)] if setup.config is not None else []
     command += ["--client-id", wish.client_id] if wish.client_id is not None else []
     command += [name for name, is_on in (("--device", wish.by_code), ("--no-browser", not wish.may_open)) if is_on]
-    return Errand(command, {**os.environ, **(started.environment or {})})
+    return SignInProcess(command, {**os.environ, **(started.environment or {})})
 
 
 def _tell(text: str) -> None:
-    """To the person on standard error; the bridge that an errand belongs to may be gone by now."""
+    """To the person on standard error; the bridge that a sign-in process belongs to may be gone by now."""
     with suppress(OSError):
         note(text)

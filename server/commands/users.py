@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
 Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
 
 
-def described(user: User) -> dict[str, object]:
+def user_fields(user: User) -> dict[str, object]:
     """A user as printed; never the password's hash."""
     return {
         "name": user.name,
@@ -48,7 +48,7 @@ def add(
     else:
         fail("give the password on standard input: users add NAME --password-stdin < FILE")
     user = setup.run(_add(setup, name, password, is_admin=admin))
-    setup.show_one(described(user), sentence=f"{user.name} can sign in now.")
+    setup.show_one(user_fields(user), sentence=f"{user.name} can sign in now.")
 
 
 async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> User:
@@ -80,7 +80,7 @@ def list_(setup: Setup) -> None:
 
         async with setup.open() as deployment:
             async for page in users.walk_users(deployment.database):
-                listing.add([described(user) for user in page])
+                listing.add([user_fields(user) for user in page])
             for one in await users.list_deletions(deployment.database):
                 facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
                 waiting = f"waiting for {one.grants} grants to be ended"
@@ -94,14 +94,14 @@ def list_(setup: Setup) -> None:
 def disable(setup: Setup, name: Name) -> None:
     """End everything a person holds and let them in no more."""
     user = setup.run(_change(setup, name, what="disabled"))
-    setup.show_one(described(user), sentence=f"{user.name} is disabled; every session and agent of theirs has ended.")
+    setup.show_one(user_fields(user), sentence=f"{user.name} is disabled; every session and agent of theirs has ended.")
 
 
 @command(app, "enable")
 def enable(setup: Setup, name: Name) -> None:
     """Let a disabled person in again."""
     user = setup.run(_change(setup, name, what="enabled"))
-    setup.show_one(described(user), sentence=f"{user.name} can sign in again.")
+    setup.show_one(user_fields(user), sentence=f"{user.name} can sign in again.")
 
 
 @command(app, "remove")
@@ -109,7 +109,7 @@ def remove(setup: Setup, name: Name) -> None:
     """Forget a person: connections are ended at the providers, then keys destroyed."""
     user = setup.run(_change(setup, name, what="removed"))
     waiting = next((one for one in setup.run(_deletions(setup)) if one.user_id == user.id), None)
-    row = described(user) | {"deletion": None if waiting is None else "waiting"}
+    row = user_fields(user) | {"deletion": None if waiting is None else "waiting"}
     sentence = f"{user.name} is removed."
     if waiting is not None:
         sentence += (
@@ -151,7 +151,7 @@ def link(
             return user
 
     user = setup.run(make())
-    setup.show_one({**described(user), "issuer": issuer, "subject": subject}, sentence=f"{user.name} is linked.")
+    setup.show_one({**user_fields(user), "issuer": issuer, "subject": subject}, sentence=f"{user.name} is linked.")
 
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:

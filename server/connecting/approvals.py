@@ -91,7 +91,7 @@ async def is_open(deployment: Deployment, link: ConnectLink) -> bool:
     return found is not None and found.status(deployment.now()) == ApprovalState.PENDING.value
 
 
-async def decided(deployment: Deployment, link: ConnectLink) -> bool:
+async def wait_for_decision(deployment: Deployment, link: ConnectLink) -> bool:
     """Wait a little for the person's answer to the link that was offered; whether there is one."""
     end = asyncio.get_running_loop().time() + WAIT
     while True:

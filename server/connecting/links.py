@@ -173,7 +173,7 @@ async def tell(
     Name, state and scopes of an account belong to agents that may use it. Of every other account there is one answer,
     whether it is worn out, too narrow or just not allowed. The link leads the person to the true reason.
     """
-    heard = refusal if await _may_know(deployment, refusal, principal) else _hidden(refusal)
+    heard = refusal if await _may_know(deployment, refusal, principal) else _hide_reason(refusal)
     reason = _reason(heard)
     upstream = deployment.vault.upstreams.get(refusal.provider)
     if upstream is None or not upstream.is_configured:
@@ -226,7 +226,7 @@ async def _may_know(
     return held is not None and bool(held.scopes) and held.is_live(deployment.now())
 
 
-def _hidden(refusal: ConnectionRequired | DelegationRequired) -> DelegationRequired:
+def _hide_reason(refusal: ConnectionRequired | DelegationRequired) -> DelegationRequired:
     return DelegationRequired(
         f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
         provider=refusal.provider,
@@ -335,7 +335,7 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
 # What is there already
 
 
-async def covering(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
+async def covering_connections(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
     """The user's working connections that have all the scopes: there only the agent's permission is missing."""
     covers = known_provider(deployment, request.provider).covers
     return tuple(

@@ -36,7 +36,7 @@ _PATIENCE: Final = 8.0  # seconds that a person who loads the page again waits f
 
 
 @dataclass(frozen=True, slots=True)
-class Trip:
+class ConsentRequest:
     """One consent at a provider: what is asked there, and what an agent gets of it afterwards."""
 
     provider: str
@@ -72,7 +72,7 @@ def callback_url(deployment: Deployment, provider: str) -> str:
     return deployment.url(f"/connect/callback/{provider}")
 
 
-async def start(deployment: Deployment, trip: Trip, *, user: User, session: Session) -> str:
+async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
     """The provider's URL for this trip; its `state` counts once, for this user in this browser session only."""
     provider = known_provider(deployment, trip.provider)
     upstream = deployment.vault.upstreams[provider.name]
@@ -185,7 +185,7 @@ async def _complete(
         raise _under_way() from error
     if stored is None:
         raise ConnectRefused("This answer was used already. Look at your connections.", detail="state")
-    return _connected(deployment, consent, stored)
+    return _connection_outcome(deployment, consent, stored)
 
 
 async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
@@ -205,7 +205,7 @@ def _under_way() -> TemporarilyUnavailable:
     )
 
 
-def _connected(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+def _connection_outcome(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
     policy = deployment.vault.policies[consent.provider]
     not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
     return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
@@ -240,7 +240,7 @@ async def _stored_late(
         return None
     policy = vault.policies[provider.name]
     delegated = frozenset[str]() if consent.client_id is None else meet(consent.delegated, found.scopes, policy.covers)
-    return _connected(deployment, consent, Stored(found, delegated))
+    return _connection_outcome(deployment, consent, Stored(found, delegated))
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
@@ -249,7 +249,7 @@ def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session)
     return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
 
 
-async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Connected:
+async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected:
     """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
 
     What is sealed is empty: a token is made for each call.
@@ -260,7 +260,7 @@ async def consent_here(deployment: Deployment, trip: Trip, *, user: User) -> Con
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
-    return _connected(deployment, consent, stored)
+    return _connection_outcome(deployment, consent, stored)
 
 
 async def _claim_state(

@@ -19,7 +19,7 @@ class DemoFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _PageForm:
     action: str
     fields: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
@@ -29,12 +29,12 @@ class _Forms(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[_Form] = []
+        self.found: list[_PageForm] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         facts = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self.found.append(_Form(facts.get("action", "")))
+            self.found.append(_PageForm(facts.get("action", "")))
         is_sent = facts.get("type", "text") not in {"checkbox", "radio", "submit"} or "checked" in facts
         if tag == "input" and self.found and facts.get("name") and is_sent:
             self.found[-1].fields.setdefault(facts["name"], []).append(facts.get("value", ""))

@@ -34,11 +34,11 @@ from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
 from server.demo.person import DemoFailed, DemoPerson
 from server.deployment import Deployment
-from server.event_texts import described, in_a_line, names_of
+from server.event_texts import event_fields, in_a_line, names_of
 from server.mcp.tool_answers import META_KEY
 from server.runtime.serving import Listener
 from server.settings import DEFAULT_PORT, load_settings
-from server.setup.client_config import Machine, Program, Vault, client_config
+from server.setup.client_config import Machine, Program, VaultLocation, client_config
 from server.sign_in.password import first_admin_secret, owner_link
 from vault import connections, users
 from vault.audit import audit
@@ -213,7 +213,7 @@ async def _story(stage: Stage) -> None:
     events = await audit.list_events(stage.deployment.database, limit=200)
     names = await names_of(stage.deployment, events)
     for event in events:
-        stage.console.print(Text("  " + in_a_line(described(event, names=names))), soft_wrap=True)
+        stage.console.print(Text("  " + in_a_line(event_fields(event, names=names))), soft_wrap=True)
 
 
 async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
@@ -235,7 +235,7 @@ async def _slack(stage: Stage, agent: Client) -> None:
         facts.append(_link(asked))
     async with stage.step(f"{PERSON} opens the link, agrees, and agrees at Slack") as facts:
         await stage.person.connect(_link(asked), account="alice")
-        facts += await _connected(stage, "slack")
+        facts += await _connected_accounts(stage, "slack")
     async with stage.step("The same call again: posted as the person") as facts:
         result = await _retry(agent, "slack_post", POST, asked)
         _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
@@ -245,7 +245,7 @@ async def _slack(stage: Stage, agent: Client) -> None:
 async def _calendar(stage: Stage, agent: Client) -> None:
     async with stage.step(f"{PERSON} connects Google from the portal, with more than this agent will get") as facts:
         await stage.person.connect_from_portal("google", account="alice")
-        facts += await _connected(stage, "google")
+        facts += await _connected_accounts(stage, "google")
     async with stage.step("calendar_list: connected, but not for this agent; one click, no trip to Google") as facts:
         asked = await _ask(agent, "calendar_list", {})
         await stage.person.connect(_link(asked), account="alice")
@@ -346,7 +346,7 @@ def _strings(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
 
 
-async def _connected(stage: Stage, provider: str) -> list[str]:
+async def _connected_accounts(stage: Stage, provider: str) -> list[str]:
     owner = await users.find_user(stage.deployment.database, PERSON)
     found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
     lines = [f"{one.label}: {' '.join(sorted(one.scopes))}" for one in found if one.provider == provider]
@@ -372,7 +372,7 @@ async def _keep(stage: Stage) -> None:
     deployment = stage.deployment
     owner = await users.find_user(deployment.database, PERSON)
     link = await owner_link(deployment, owner.id if owner else "")
-    vault = Vault(Program("token-vault"), (), deployment.public_url, is_loopback=True)
+    vault = VaultLocation(Program("token-vault"), (), deployment.public_url, is_loopback=True)
     machine = Machine(sys.platform, Path.home(), {})
     configuration = client_config("claude-code", "http", vault=vault, machine=machine)
     for line in (

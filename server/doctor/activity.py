@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from server.deployment import Deployment
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
 from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
 LIMIT: Final = 100_000  # events that are read; a running vault seals what it verified every ten minutes
@@ -26,9 +26,9 @@ async def check_activity(deployment: Deployment) -> list[Finding]:
     if report.unkeyed:
         first, end = report.unkeyed[0]
         sentence = f"{report.unkeyed_count} events came without the vault's key, the first {first} to {end}"
-        return [noted(_CHECK, sentence, mend="end processes of an earlier release; if there were none, look who wrote")]
+        return [note(_CHECK, sentence, mend="end processes of an earlier release; if there were none, look who wrote")]
     if not report.is_complete:
-        return [noted(_CHECK, f"{report.last} events are whole, there are more", mend=_WHOLE)]
+        return [note(_CHECK, f"{report.last} events are whole, there are more", mend=_WHOLE)]
     if report.first > report.last:
         return [ok(_CHECK, f"nothing new since event {report.last}, which was verified before")]
     before = f"; those before were verified when they were sealed ({_WHOLE})" if report.trusted else ""

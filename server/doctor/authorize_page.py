@@ -19,7 +19,7 @@ from providers.definitions.model import Provider
 from providers.outbound.client import HttpError, OutboundRequest, OutboundResponse
 from server.connecting.provider_errors import MENDS, mend_for
 from server.deployment import Deployment
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
 
 LIMIT: Final = 2_000_000  # bytes of a sign-in page
 _SENTENCES: Final = {
@@ -34,18 +34,18 @@ _CODES: Final = frozenset(MENDS) | {"deleted_client"}
 _WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 
-async def knock(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
+async def check_authorize_page(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
     """What the page objects to; None when it could not be asked."""
     name, title = provider.name, provider.title
     everything = provider.scope.default.union(*_of_tools(deployment, provider))
     try:
-        code = objection(await _asked(deployment, provider, redirect=redirect, scopes=provider.scope.default))
+        code = objection(await _ask(deployment, provider, redirect=redirect, scopes=provider.scope.default))
         if code is None and everything != provider.scope.default:
-            further = objection(await _asked(deployment, provider, redirect=redirect, scopes=everything))
+            further = objection(await _ask(deployment, provider, redirect=redirect, scopes=everything))
             if further in _SCOPES:
                 asked = " ".join(sorted(everything - provider.scope.default))
                 mend = f"add these to the app at {title}, as scopes of the user, or do without those tools: {asked}"
-                return noted(f"{name}.scopes", f"{title} lets our app not ask for all that tools use", mend=mend)
+                return note(f"{name}.scopes", f"{title} lets our app not ask for all that tools use", mend=mend)
     except HttpError:
         return None
     if code is None:
@@ -73,7 +73,7 @@ def _of_tools(deployment: Deployment, provider: Provider) -> Iterator[frozenset[
             yield spec.scopes
 
 
-async def _asked(
+async def _ask(
     deployment: Deployment, provider: Provider, *, redirect: str, scopes: frozenset[str]
 ) -> OutboundResponse:
     url = deployment.vault.upstreams[provider.name].authorization_url(
@@ -98,7 +98,7 @@ def _in_location(location: str) -> Iterator[str]:
         if name == "error":
             yield from _codes(value)
         elif name == "authError":
-            yield from _codes(_decoded(value))
+            yield from _codes(_decode(value))
 
 
 def _in_page(answer: OutboundResponse) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _codes(text: str) -> Iterator[str]:
     return (word for word in _WORD.findall(text) if word in _CODES)
 
 
-def _decoded(value: str) -> str:
+def _decode(value: str) -> str:
     try:
         return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode(errors="replace")
     except (binascii.Error, ValueError):

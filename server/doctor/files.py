@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
 from server.settings import Settings
 from vault.keys.sources.private_file import read_private
 from vault.refusals import KeyUnavailable
@@ -32,13 +32,13 @@ def _sign_in(settings: Settings) -> Iterator[Finding]:
     for name, one in settings.sign_in.openid.items():
         setting = f"sign_in.openid.{name}.create_users"
         if one.create_users:
-            yield noted(
+            yield note(
                 "sign_in",
                 f"everybody whom {one.issuer} knows may use this vault ({setting})",
                 mend="set it to false unless that provider is your own, and link people with token-vault users link",
             )
         elif "create_users" not in one.model_fields_set:
-            yield noted(
+            yield note(
                 "sign_in",
                 f"only people who are linked sign in through {one.issuer}: {setting} is not set",
                 mend="set it to false to keep that, or to true where everybody whom that provider knows may come in",
@@ -65,7 +65,7 @@ def check_packages() -> Iterator[Finding]:
 
 def _folder(data: Path) -> Finding:
     if not data.is_dir():
-        return noted(
+        return note(
             "data", f"{data} is not there yet", mend="it is made at the first start; correct --data if it should be"
         )
     if data.stat().st_mode & 0o077:
@@ -86,7 +86,7 @@ def _key(settings: Settings, data: Path) -> Finding:
             "key", f"the key file {path} is missing", mend="put it back from its backup, or correct keys.file"
         )
     if found is None:
-        return noted("key", f"{path} is not there yet", mend="it is made at the first start")
+        return note("key", f"{path} is not there yet", mend="it is made at the first start")
     return ok("key", f"{path} is readable by its owner only")
 
 
@@ -113,7 +113,7 @@ def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Findi
     """Rate limits count by address: a forged header must not choose it, and a proxy must not hide it."""
     trusted = settings.server.trusted_proxies
     if environment.get(FORWARDED, "").strip():
-        yield noted(
+        yield note(
             "proxy",
             f"{FORWARDED} is set, and the vault does not read it",
             mend="name the proxies in server.trusted_proxies",
@@ -121,7 +121,7 @@ def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Findi
     if trusted:
         yield ok("proxy", f"X-Forwarded-For counts from {', '.join(trusted)} only")
     elif not settings.is_loopback:
-        yield noted(
+        yield note(
             "proxy",
             "no proxy is named, so everybody behind one counts as one address",
             mend='set server.trusted_proxies to the proxy\'s address, for example ["127.0.0.1"]',

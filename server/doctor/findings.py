@@ -29,7 +29,7 @@ def ok(check: str, sentence: str) -> Finding:
     return Finding(check, Verdict.OK, sentence)
 
 
-def noted(check: str, sentence: str, *, mend: str) -> Finding:
+def note(check: str, sentence: str, *, mend: str) -> Finding:
     """It works, but."""
     return Finding(check, Verdict.NOTE, sentence, mend)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from server.deployment import Deployment
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
 from vault.refresh import recovery, sightings
 
 
@@ -37,7 +37,7 @@ async def check_refreshes(deployment: Deployment) -> list[Finding]:
     if not waiting:
         return [ok("refreshes", "no account waits for the answer of its provider")]
     return [
-        noted(
+        note(
             "refreshes",
             f"{one.provider} did not answer the last refresh of {one.accounts} of its accounts, the first at "
             f"{datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M} UTC",

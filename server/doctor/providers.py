@@ -16,8 +16,8 @@ from providers.definitions.model import Provider
 from providers.outbound.client import HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
-from server.doctor.authorize_page import knock
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.authorize_page import check_authorize_page
+from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
 from vault import connections, users
 from vault.upstream import UpstreamError
@@ -40,36 +40,36 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
         if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
             continue
         if upstream is None or not upstream.is_configured:
-            findings.append(_registered(deployment, provider))
+            findings.append(_redirect_finding(deployment, provider))
             mend = f"token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
-            findings.append(noted(f"{provider.name}.client", "client id or secret is not set", mend=mend))
+            findings.append(note(f"{provider.name}.client", "client id or secret is not set", mend=mend))
             continue
         findings += _https(deployment, provider)
-        findings += await _asked(deployment, provider)
-        findings += await _reached(deployment, provider)
+        findings += await _check_redirect(deployment, provider)
+        findings += await _check_reachable(deployment, provider)
         findings += _scopes(deployment, provider)
     if not findings:
         mend = "token-vault providers setup slack (or google), or try --sandbox"
-        findings.append(noted("providers", "no provider is set up, so nothing can be connected", mend=mend))
-    return [*findings, *await _granted(deployment)]
+        findings.append(note("providers", "no provider is set up, so nothing can be connected", mend=mend))
+    return [*findings, *await _check_granted_scopes(deployment)]
 
 
 def _redirect(deployment: Deployment, provider: Provider) -> str:
     return deployment.url(f"/connect/callback/{provider.name}")
 
 
-def _registered(deployment: Deployment, provider: Provider) -> Finding:
+def _redirect_finding(deployment: Deployment, provider: Provider) -> Finding:
     return ok(f"{provider.name}.redirect", f"must be registered there: {_redirect(deployment, provider)}")
 
 
-async def _asked(deployment: Deployment, provider: Provider) -> list[Finding]:
+async def _check_redirect(deployment: Deployment, provider: Provider) -> list[Finding]:
     """The redirect address for comparison, and what the provider's own page objects to."""
     redirect = _redirect(deployment, provider)
     objected = None
     if not needs_https(provider, deployment.public_url):  # that is said already, and how to mend it
-        objected = await knock(deployment, provider, redirect=redirect)
+        objected = await check_authorize_page(deployment, provider, redirect=redirect)
     if objected is None or not objected.check.endswith(".redirect"):
-        return [_registered(deployment, provider), *([] if objected is None else [objected])]
+        return [_redirect_finding(deployment, provider), *([] if objected is None else [objected])]
     return [objected]
 
 
@@ -82,7 +82,7 @@ def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
         )
 
 
-async def _reached(deployment: Deployment, provider: Provider) -> list[Finding]:
+async def _check_reachable(deployment: Deployment, provider: Provider) -> list[Finding]:
     """Whether it answers, its clock, and whether it accepts our client id and secret."""
     check = f"{provider.name}.client"
     try:
@@ -121,8 +121,8 @@ def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
         mend = f"register exactly {_redirect(deployment, provider)} there"
         return problem(check, f"{title} does not know our redirect address ({code})", mend=mend)
     if code == "temporarily_unavailable":
-        return noted(check, f"{title} could not say whether it knows us", mend="run the doctor again")
-    return noted(
+        return note(check, f"{title} could not say whether it knows us", mend="run the doctor again")
+    return note(
         check, f"{title} answered {code} to a code that does not exist", mend="look that up in its documentation"
     )
 
@@ -142,7 +142,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
     }
     if lacking:
         scopes = frozenset[str]().union(*lacking.values())
-        say = problem if scopes & provider.scope.default else noted  # without further tools an operator may well do
+        say = problem if scopes & provider.scope.default else note  # without further tools an operator may well do
         yield say(
             f"{provider.name}.scopes",
             f"{', '.join(sorted(lacking))} can never run: the setting does not allow {' '.join(sorted(scopes))}",
@@ -150,7 +150,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
         )
 
 
-async def _granted(deployment: Deployment) -> list[Finding]:
+async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
     """Connections that hold less than connecting asks for: the app there may lack a scope, or a box was left empty."""
     lacking: dict[tuple[str, str], list[connections.Granted]] = {}
     for one in await connections.count_granted(deployment.database):
@@ -168,7 +168,7 @@ async def _lacks(deployment: Deployment, provider: str, missing: str, found: Seq
     owner = await users.get_user(deployment.database, first.user_id)
     who = f"{first.label} of {first.user_id if owner is None else owner.name}"
     have = f"{who} has" if not others else f"{who} and {others} other{'s' if others > 1 else ''} have"
-    return noted(
+    return note(
         f"{provider}.scopes",
         f"{have} not granted {missing}",
         mend=f"add them to the app at {deployment.catalog.provider(provider).title} if they are missing there, "

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from providers.outbound.json_values import parse_object
 from server.deployment import Deployment
-from server.doctor.findings import Finding, noted, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
 from server.lifecycle.loopback import Holder, Sight, address_of, foreign_holder, look
 
 TIMEOUT: Final = 5.0  # seconds
@@ -24,7 +24,7 @@ _SERVE: Final = "start token-vault serve, or a stdio client"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FetchedAnswer:
     """An answer as a client sees it, or why there is none."""
 
     status: int = 0
@@ -34,7 +34,7 @@ class Seen:
     failure: str = ""  # refused | untrusted | host | tls | unreachable
 
 
-def fetch(url: str) -> Seen:
+def fetch(url: str) -> FetchedAnswer:
     """Ask our own public address. Blocking; bounded; follows nothing. The URL is the operator's, never a request's."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -44,16 +44,18 @@ def fetch(url: str) -> Seen:
         answer = connection.getresponse()
         body = answer.read(64 * 1024)
     except ConnectionRefusedError:
-        return Seen(failure="refused")
+        return FetchedAnswer(failure="refused")
     except ssl.SSLCertVerificationError as error:
-        return Seen(failure="host" if error.verify_code in _WRONG_HOST else "untrusted")
+        return FetchedAnswer(failure="host" if error.verify_code in _WRONG_HOST else "untrusted")
     except ssl.SSLError:
-        return Seen(failure="tls")
+        return FetchedAnswer(failure="tls")
     except (OSError, http.client.HTTPException):
-        return Seen(failure="unreachable")
+        return FetchedAnswer(failure="unreachable")
     finally:
         connection.close()
-    return Seen(answer.status, parse_object(body), answer.getheader("location", ""), answer.getheader("date", ""))
+    return FetchedAnswer(
+        answer.status, parse_object(body), answer.getheader("location", ""), answer.getheader("date", "")
+    )
 
 
 async def check_serving(deployment: Deployment) -> Iterator[Finding]:
@@ -74,16 +76,16 @@ def _port(deployment: Deployment, sight: Sight) -> Finding:
             who = foreign_holder(address_of(deployment), sight).partition(". ")[0]
             return problem("port", f"{where}: {who}", mend="end it, or choose server.port")
         case Holder.NOBODY:
-            return noted("port", f"{where} is free: nobody serves this vault just now", mend=_SERVE)
+            return note("port", f"{where} is free: nobody serves this vault just now", mend=_SERVE)
         case _:
             return ok("port", f"{where} is held by a process of this vault")
 
 
-def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen) -> Finding:
+def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metadata: FetchedAnswer) -> Finding:
     """Whether a client that is given the public URL finds this vault there, by that very name."""
     url, check = deployment.public_url, "public_url"
     if holder is Holder.NOBODY and health.failure:
-        return noted(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
+        return note(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
     if health.failure == "untrusted":
         return problem(
             check,
@@ -138,7 +140,7 @@ def _public(deployment: Deployment, holder: Holder, health: Seen, metadata: Seen
     return ok(check, f"{url} is this vault, by that name")
 
 
-def check_clock(deployment: Deployment, seen: Seen) -> Finding:
+def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
     """Our clock against the one in an answer, and against the database's."""
     here = time.time()
     apart = abs(here - deployment.now())

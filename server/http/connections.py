@@ -21,7 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from server.http.addresses import counted
+from server.http.addresses import counting_key
 
 if sys.platform == "win32":  # no such limit there
     RLIMIT_NOFILE: Final = 0
@@ -59,7 +59,7 @@ def capacity(files: int | None = None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ConnectionLimits:
     """What connections may cost. Times in seconds.
 
     `total` and `per_address`: how many may be open at once; `proxies`: those whose addresses stand for many people.
@@ -84,7 +84,7 @@ class Bounds:
 class Connections:
     """The open connections of one listener, those that wait for the rest of a request in the order they began to."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: ConnectionLimits) -> None:
         self.bounds = bounds
         self._open: dict[str, int] = {}  # by what the address counts as
         self._total = 0
@@ -96,7 +96,7 @@ class Connections:
     def admit(self, one: BoundedProtocol, *, address: str) -> bool:
         """Give the connection a place, if need be that of the one that has kept us waiting longest."""
         bounds, near = self.bounds, self.bounds.is_near(address)
-        one.counted, one.is_near = counted(address), near
+        one.counted, one.is_near = counting_key(address), near
         is_crowd = not near and self._open.get(one.counted, 0) >= bounds.per_address
         if is_crowd and not self._end_one(other for other in self._waiting if other.counted == one.counted):
             return False

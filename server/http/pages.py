@@ -55,7 +55,7 @@ _STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[Item]):
+class PageOfItems(Generic[Item]):
     """One page of a long list; `previous` and `next` are numbers of pages, 0 where there is none."""
 
     items: Sequence[Item]
@@ -63,12 +63,12 @@ class Part(Generic[Item]):
     next: int
 
 
-def part(items: Sequence[Item], wanted: str, *, size: int) -> Part[Item]:
+def part(items: Sequence[Item], wanted: str, *, size: int) -> PageOfItems[Item]:
     """The page of `?page=wanted`: the first where that is no number, the last where it is beyond."""
     pages = max(1, -(-len(items) // size))
     number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else 1
     number = min(max(1, number), pages)
-    return Part(items[(number - 1) * size : number * size], number - 1, number + 1 if number < pages else 0)
+    return PageOfItems(items[(number - 1) * size : number * size], number - 1, number + 1 if number < pages else 0)
 
 
 def _no_form(action: str) -> Markup:

@@ -35,7 +35,7 @@ class _Readiness:
         self._failing: str | None = None
         self._until = 0.0
 
-    async def failing(self) -> str | None:
+    async def find_problem(self) -> str | None:
         """What is not ready; None when everything is."""
         if self._deployment.drain.is_draining:
             return "draining"
@@ -66,7 +66,7 @@ def ready_route(deployment: Deployment) -> Route:
     readiness = _Readiness(deployment)
 
     async def readyz(request: Request) -> JSONResponse:
-        failing = await readiness.failing()
+        failing = await readiness.find_problem()
         headers = {"cache-control": "no-store"}
         if failing is None:
             late = sorted(deployment.failing_upkeep)  # said, and no reason to send calls elsewhere

@@ -32,7 +32,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.deployment import Deployment
-from server.http.connections import Bounds, capacity
+from server.http.connections import ConnectionLimits, capacity
 from server.runtime import peers
 from server.runtime.serving import Listener
 from server.settings import is_loopback_host
@@ -133,14 +133,16 @@ class Address:
     port: int
     vault_id: str
     name: str | None = None
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: ConnectionLimits = field(default_factory=ConnectionLimits)
     key: bytes | None = field(default=None, repr=False)
 
 
 def address_of(deployment: Deployment) -> Address:
     """The address of a vault's pages."""
     server = deployment.settings.server
-    bounds = Bounds(server.connections or capacity(), server.connections_per_address, proxies=server.trusted_proxies)
+    bounds = ConnectionLimits(
+        server.connections or capacity(), server.connections_per_address, proxies=server.trusted_proxies
+    )
     name, key = urlsplit(deployment.public_url).netloc, deployment.keys.subkey("holder")
     return Address(server.host, server.port, deployment.vault_id, name=name, bounds=bounds, key=key)
 

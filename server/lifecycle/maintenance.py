@@ -64,7 +64,7 @@ async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class UpkeepStep:
     """One part of the upkeep, named in the log and by `/readyz` when it fails."""
 
     name: str
@@ -79,13 +79,13 @@ async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
                 await settled.wait()
-        for step in (*STEPS, _scrubbing(deployment)):
+        for step in (*STEPS, _scrub_step(deployment)):
             group.create_task(_repeat(deployment, (step,)))
         group.create_task(_repeat(deployment, SHED))
         group.create_task(_repeat(deployment, SWEEPS))
 
 
-async def _repeat(deployment: Deployment, steps: Sequence[Step], done_once: asyncio.Event | None = None) -> None:
+async def _repeat(deployment: Deployment, steps: Sequence[UpkeepStep], done_once: asyncio.Event | None = None) -> None:
     """Steps that take turns: sweeps that run together would crowd the database."""
     while True:
         for step in steps:
@@ -95,7 +95,7 @@ async def _repeat(deployment: Deployment, steps: Sequence[Step], done_once: asyn
         await asyncio.sleep(steps[0].every)
 
 
-async def run_step(deployment: Deployment, step: Step) -> None:
+async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
     """Do it once; whatever goes wrong is noted, and the next round tries again."""
     code = None
     try:
@@ -125,14 +125,14 @@ async def scrub(vault: Vault, *, since: int) -> int:
     return since if vault.tasks.has_traces else now - 1
 
 
-def _scrubbing(deployment: Deployment) -> Step:
+def _scrub_step(deployment: Deployment) -> UpkeepStep:
     scrubbed = deployment.now() - KEEP
 
     async def work(deployment: Deployment) -> None:
         nonlocal scrubbed
         scrubbed = await scrub(deployment.vault, since=scrubbed)
 
-    return Step("traces", INTERVAL, work)
+    return UpkeepStep("traces", INTERVAL, work)
 
 
 async def keep_alive(vault: Vault) -> int:
@@ -198,40 +198,40 @@ def _unused_since(deployment: Deployment) -> int:
 
 
 FIRST: Final = (
-    Step("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
-    Step("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
+    UpkeepStep("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
+    UpkeepStep("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
 )
 STEPS: Final = (
-    Step("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
-    Step("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
-    Step("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
-    Step("activity", SWEEP_EVERY, keep_activity),
+    UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
+    UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
+    UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
+    UpkeepStep("activity", SWEEP_EVERY, keep_activity),
 )
 # What strangers can make most of.
 SHED: Final = (
-    Step("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
-    Step("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),
-    Step("single-use values", SHED_EVERY, _batches(lambda t, d: replay.sweep(t, now=d.now()))),
+    UpkeepStep("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
+    UpkeepStep("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),
+    UpkeepStep("single-use values", SHED_EVERY, _batches(lambda t, d: replay.sweep(t, now=d.now()))),
 )
 SWEEPS: Final = (
-    Step("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
-    Step("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
-    Step("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
-    Step("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
-    Step("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
-    Step("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
-    Step("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
-    Step("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
-    Step(
+    UpkeepStep("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
+    UpkeepStep("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
+    UpkeepStep("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
+    UpkeepStep("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
+    UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
+    UpkeepStep("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
+    UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
+    UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
+    UpkeepStep(
         "refresh tokens",
         SWEEP_EVERY,
         _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=refresh_lifetimes(d))),
     ),
-    Step("ended records", SWEEP_EVERY, _forget_ended),
+    UpkeepStep("ended records", SWEEP_EVERY, _forget_ended),
 )
 
 
-async def shed(deployment: Deployment) -> None:
+async def shed_records(deployment: Deployment) -> None:
     """Forget what strangers can make most of: tickets, counters and single-use values that can no longer matter."""
     for step in SHED:
         await step.work(deployment)

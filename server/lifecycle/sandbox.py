@@ -29,14 +29,14 @@ logger = logging.getLogger("token_vault.sandbox")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SandboxPlace:
     """The data directory of a sandbox, and the settings sections that point to its upstreams."""
 
     data: Path
     overrides: Mapping[str, object]
 
 
-def place(directory: Path, settings: Settings, *, port: int) -> Place:
+def place(directory: Path, settings: Settings, *, port: int) -> SandboxPlace:
     """Where a sandbox of this data directory lives; `port` is the one that the stand-ins listen at."""
     described = Sandbox()
     described.url = f"http://127.0.0.1:{port}"
@@ -47,7 +47,7 @@ def place(directory: Path, settings: Settings, *, port: int) -> Place:
         "tools": {"folders": [*settings.tools.folders, EXAMPLES / "tools"]},
         "sandbox": {"loopback_upstreams": True},
     }
-    return Place(directory / "sandbox", sections)
+    return SandboxPlace(directory / "sandbox", sections)
 
 
 @asynccontextmanager

@@ -19,14 +19,14 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ApprovalRules:
     """By provider: what the operator wants people to be asked about, and which tool uses which scopes."""
 
     ask: Mapping[str, frozenset[str]]
     tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]
 
     @classmethod
-    def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> Asking:
+    def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> ApprovalRules:
         """Raises SettingsRefused for a tool or scope that there is not."""
         by_name = {spec.name: spec for spec in tools}
         ask: dict[str, frozenset[str]] = {}
@@ -52,7 +52,7 @@ class Asking:
                 scopes.setdefault(spec.provider, {})[spec.name] = spec.scopes
         return cls(ask, scopes)
 
-    def applied(self, policy: UpstreamPolicy) -> UpstreamPolicy:
+    def apply(self, policy: UpstreamPolicy) -> UpstreamPolicy:
         """The policy with these rules."""
         return replace(
             policy,

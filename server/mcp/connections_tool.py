@@ -1,6 +1,6 @@
 """The `connections` tool: what this person has connected, in what state, what this agent may use, where to change it.
 
-It reads the vault and calls no provider. `changed` belongs here too: it waits for the person behind a connect link.
+It reads the vault and calls no provider. `wait_for_change` waits for the person behind a connect link.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _end(entry: ConnectionEntry) -> str:
     return f" (ends {entry.ends_at}{' unless it is used before' if entry.ends_unless_used else ''})"
 
 
-async def _unused(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
+async def _refuse_call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
     raise RuntimeError("`connections` reads the vault; `look` answers it")
 
 
@@ -144,11 +144,11 @@ SPEC: Final = ToolSpec(
     effect="read",
     input=ConnectionsInput,
     output=ConnectionsOutput,
-    call=_unused,
+    call=_refuse_call,
 )
 
 
-async def changed(deployment: Deployment, principal: Principal) -> bool:
+async def wait_for_change(deployment: Deployment, principal: Principal) -> bool:
     """Wait up to 8 s for a connection or delegation of this user to change. False when nothing did."""
     before = await _fingerprint(deployment, principal)
     try:

@@ -34,7 +34,7 @@ ACCOUNT_KEY: Final = "account"
 META_KEY: Final = "io.github.mcp-token-vault/connect"
 
 
-class _State(BaseModel):
+class _RequestState(BaseModel):
     """What travels in `requestState`: the link that was offered, and the account that was chosen before. The SDK seals
     it and binds it to the caller.
     """
@@ -48,7 +48,7 @@ class _State(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AskingOptions:
     """How the person behind this call can be asked, and what was asked and answered before."""
 
     opens_urls: bool = False
@@ -62,7 +62,7 @@ class Asking:
     @classmethod
     def from_request(
         cls, context: ServerRequestContext[dict[str, object], object], params: CallToolRequestParams
-    ) -> Asking:
+    ) -> AskingOptions:
         """Read the client's capabilities, the verified `requestState`, and the person's answer."""
         capabilities = context.session.client_capabilities
         elicitation = capabilities.elicitation if capabilities is not None else None
@@ -74,34 +74,34 @@ class Asking:
             opens_urls=elicitation is not None and elicitation.url is not None,
             fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
             is_modern=context.protocol_version in MODERN_PROTOCOL_VERSIONS,
-            offered=_offered(state),
+            offered=_offered_link(state),
             answer=response.action if isinstance(response, ElicitResult) else None,
             account=chosen if isinstance(chosen, str) else state.account,
             leaves_account=isinstance(choice, ElicitResult) and choice.action != "accept",
         )
 
 
-def _state(sealed: str | None) -> _State:
+def _state(sealed: str | None) -> _RequestState:
     if sealed is None:
-        return _State()
+        return _RequestState()
     try:
-        return _State.model_validate_json(sealed)
+        return _RequestState.model_validate_json(sealed)
     except ValidationError:
-        return _State()
+        return _RequestState()
 
 
-def _offered(known: _State) -> ConnectLink | None:
+def _offered_link(known: _RequestState) -> ConnectLink | None:
     if not known.url:
         return None
     return ConnectLink(url=known.url, device_url=known.device_url, user_code=known.user_code, message=known.message)
 
 
-def offer(link: ConnectLink, asking: Asking) -> CallToolResult | InputRequiredResult:
+def offer(link: ConnectLink, asking: AskingOptions) -> CallToolResult | InputRequiredResult:
     """Ask for the link to be opened. Raises UrlElicitationRequiredError (-32042), on handshake revisions only."""
     if not asking.opens_urls:
         return in_words(link)
     if asking.is_modern:
-        state = _State(
+        state = _RequestState(
             url=link.url,
             device_url=link.device_url,
             user_code=link.user_code,
@@ -115,7 +115,7 @@ def offer(link: ConnectLink, asking: Asking) -> CallToolResult | InputRequiredRe
     raise UrlElicitationRequiredError([elicitation], message=link.message)
 
 
-def which_account(question: str, accounts: Sequence[str], asking: Asking) -> InputRequiredResult | None:
+def which_account(question: str, accounts: Sequence[str], asking: AskingOptions) -> InputRequiredResult | None:
     """Ask the person which account is meant; None where that cannot be asked, or was.
 
     A handshake revision would have to be answered in the middle of the call, within its seconds, so there the refusal
@@ -126,7 +126,7 @@ def which_account(question: str, accounts: Sequence[str], asking: Asking) -> Inp
     choice = {"type": "string", "title": "Account", "enum": list(accounts)}
     schema = {"type": "object", "properties": {ACCOUNT_KEY: choice}, "required": [ACCOUNT_KEY]}
     request = ElicitRequest(params=ElicitRequestFormParams(message=question, requested_schema=schema))
-    return InputRequiredResult(input_requests={ACCOUNT_KEY: request}, request_state=_State().model_dump_json())
+    return InputRequiredResult(input_requests={ACCOUNT_KEY: request}, request_state=_RequestState().model_dump_json())
 
 
 def in_words(link: ConnectLink) -> CallToolResult:
@@ -140,7 +140,7 @@ def in_words(link: ConnectLink) -> CallToolResult:
     return CallToolResult(content=[TextContent(text=text)], is_error=True, _meta=meta)
 
 
-def declined(link: ConnectLink) -> CallToolResult:
+def refusal_of_person(link: ConnectLink) -> CallToolResult:
     """The person was asked and said no; say so, so that the model does not ask at once again."""
     text = f"{link.message} The person did not agree to open the link, so nothing was done."
     return CallToolResult(content=[TextContent(text=text)], is_error=True)

@@ -11,17 +11,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.mcp import mcp_bodies
-from server.mcp.sessions import Bounds, Owner, Roster, owner_of
+from server.mcp.sessions import Owner, Roster, SessionLimits, owner_of
 from server.runtime.draining import first_of
 
-_BOUNDS: Final = Bounds()
+_BOUNDS: Final = SessionLimits()
 
 
 class EventStream:
     """ASGI: one GET stream of the transport: a session."""
 
     def __init__(
-        self, server: Server[dict[str, object]], transport: SseServerTransport, bounds: Bounds = _BOUNDS
+        self, server: Server[dict[str, object]], transport: SseServerTransport, bounds: SessionLimits = _BOUNDS
     ) -> None:
         self._server = server
         self._transport = transport
@@ -41,11 +41,11 @@ class EventStream:
             await send(message)
             is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
 
-        async def ending() -> Message:
+        async def receive_or_end() -> Message:
             return await first_of(receive, stream)
 
         try:
-            async with self._transport.connect_sse(scope, ending, watch) as (read, write):
+            async with self._transport.connect_sse(scope, receive_or_end, watch) as (read, write):
                 await self._server.run(read, write, self._server.create_initialization_options())
         finally:
             self._roster.remove(owner, key)

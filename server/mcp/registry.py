@@ -39,24 +39,24 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     twice = sorted({name for name in names if names.count(name) > 1 or name == CONNECTIONS})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
-    return tuple(spec for spec in tools if spec.name in _chosen(settings.tools, names, setting="tools"))
+    return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))
 
 
 def hidden_tools(settings: Settings, tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:
     """Client id to the tools that this client does not have. Raises SettingsRefused."""
     names = [spec.name for spec in tools]
     return {
-        client_id: frozenset(names) - _chosen(choice, names, setting=f"tools.clients.{client_id}")
+        client_id: frozenset(names) - _choose(choice, names, setting=f"tools.clients.{client_id}")
         for client_id, choice in settings.tools.clients.items()
     }
 
 
-def _chosen(choice: ToolChoice, names: Sequence[str], *, setting: str) -> frozenset[str]:
-    enabled = _matching(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
-    return enabled - _matching(choice.disable, names, setting=f"{setting}.disable")
+def _choose(choice: ToolChoice, names: Sequence[str], *, setting: str) -> frozenset[str]:
+    enabled = _matching_names(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
+    return enabled - _matching_names(choice.disable, names, setting=f"{setting}.disable")
 
 
-def _matching(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
+def _matching_names(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
     found: set[str] = set()
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}

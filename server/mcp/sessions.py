@@ -38,7 +38,7 @@ def owner_of(scope: Scope) -> Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class SessionLimits:
     """How many may be open at once."""
 
     per_client: int = PER_CLIENT
@@ -49,7 +49,7 @@ class Bounds:
 class Roster(Generic[Item]):
     """Open sessions by owner, each owner's least recently used first."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: SessionLimits) -> None:
         self._bounds = bounds
         self._of: dict[Owner, OrderedDict[str, Item]] = {}
         self._per_person: Counter[str] = Counter()
@@ -111,7 +111,7 @@ class _Session:
 class Sessions:
     """The SDK's session manager within these bounds; takes requests in its place."""
 
-    def __init__(self, manager: StreamableHTTPSessionManager, bounds: Bounds) -> None:
+    def __init__(self, manager: StreamableHTTPSessionManager, bounds: SessionLimits) -> None:
         self._manager = manager
         self._roster: Roster[_Session] = Roster(bounds)
 
@@ -190,13 +190,13 @@ class Sessions:
         """End it as its client would: the SDK knows no other way from outside."""
         ending = {**scope, "method": "DELETE", "headers": [(b"mcp-session-id", key.encode())], "user": session.user}
 
-        async def nothing() -> Message:
+        async def receive_nothing() -> Message:
             return {"type": "http.request", "body": b"", "more_body": False}
 
-        async def nobody(message: Message) -> None:
+        async def send_nothing(message: Message) -> None:
             """The client finds out at its next request: 404, and it starts a new session."""
 
-        await self._manager.handle_request(ending, nothing, nobody)
+        await self._manager.handle_request(ending, receive_nothing, send_nothing)
 
 
 async def _refuse(send: Send) -> None:

@@ -30,7 +30,7 @@ class StreamWatch:
         self._looking: asyncio.Task[None] | None = None
 
     @contextmanager
-    def watched(self, principal: Principal) -> Generator[asyncio.Event]:
+    def watch(self, principal: Principal) -> Generator[asyncio.Event]:
         """An event that is set within seconds of the end of the principal's access token, grant, client or person."""
         over = asyncio.Event()
         key = principal.grant_id, principal.token_id

@@ -15,7 +15,7 @@ META_KEY: Final = "io.github.mcp-token-vault/exchange"
 TEXT_LIMIT: Final = 60_000  # characters of upstream text in one answer
 
 
-def failed(text: str) -> CallToolResult:
+def failure(text: str) -> CallToolResult:
     """Words that say what happened and what to do."""
     return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
@@ -29,7 +29,7 @@ def misfit(spec: ToolSpec, error: ValidationError) -> str:
     return f"{spec.name} was not called, the arguments do not fit: " + "; ".join(lines)
 
 
-def succeeded(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
+def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
     """The result, the same in readable text, and with which authority the call was made."""
     text = str(output)
     if len(text) > TEXT_LIMIT:

@@ -29,8 +29,8 @@ from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere, retry_after, tool_text
 from server.http.responses import STORAGE_AWAY
 from server.mcp import connections_tool, elicitation
-from server.mcp.elicitation import Asking
-from server.mcp.tool_answers import failed, misfit, succeeded
+from server.mcp.elicitation import AskingOptions
+from server.mcp.tool_answers import failure, misfit, success
 from server.sign_in.password import owner_link
 from vault import tickets
 from vault.approvals import ToolCall
@@ -57,7 +57,7 @@ class ToolRequest:
     principal: Principal
     name: str
     arguments: Mapping[str, object] = field(repr=False)
-    asking: Asking
+    asking: AskingOptions
     transport: str  # http | sse | stdio
     on_live: Callable[[], None] | None = None  # told when the exchange found the grant alive
     on_away: Callable[[int], None] | None = None  # told when the storage is away, where a status can still say so
@@ -73,12 +73,12 @@ class _Outcome:
     token: UpstreamToken | None = None
 
 
-def listing(deployment: Deployment) -> list[Tool]:
+def list_tools(deployment: Deployment) -> list[Tool]:
     """Every tool, in one fixed order, whatever is connected: a tool that is hidden cannot say what to do about it."""
-    return [_described(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
+    return [_tool_description(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
 
 
-def _described(spec: ToolSpec) -> Tool:
+def _tool_description(spec: ToolSpec) -> Tool:
     return Tool(
         name=spec.name,
         title=spec.title,
@@ -126,23 +126,23 @@ async def _attempt(
         async with asyncio.timeout(DEADLINE):
             return await _answer(deployment, request, spec, progress, started=started)
     except ToolRefused as refused:
-        return _Outcome(failed(refused.description), "failed", refused.code)
+        return _Outcome(failure(refused.description), "failed", refused.code)
     except AccountRequired as refused:
         asked = elicitation.which_account(refused.description, refused.accounts, request.asking)
-        return _Outcome(failed(tool_text(refused)) if asked is None else asked, "refused", refused.code)
+        return _Outcome(failure(tool_text(refused)) if asked is None else asked, "refused", refused.code)
     except VaultError as refused:
         logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
         if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
             return _away(request, refused)
-        return _Outcome(failed(tool_text(refused)), "refused", refused.code)
+        return _Outcome(failure(tool_text(refused)), "refused", refused.code)
     except TimeoutError:
         text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
-        return _Outcome(failed(text), "failed", "timeout")
+        return _Outcome(failure(text), "failed", "timeout")
     except Exception:  # the outermost handler: the log gets the cause, the caller an id to quote
         correlation = secrets.token_hex(8)
         logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
         text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
-        return _Outcome(failed(text), "failed", "internal_error")
+        return _Outcome(failure(text), "failed", "internal_error")
 
 
 def _away(request: ToolRequest, refused: VaultError) -> _Outcome:
@@ -169,15 +169,15 @@ async def _answer(
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
         _count(deployment, request, now=started)
-        return _Outcome(failed(misfit(spec, error)), "refused", "invalid_arguments")
+        return _Outcome(failure(misfit(spec, error)), "refused", "invalid_arguments")
     if spec.provider is None:
         _count(deployment, request, now=started)
         output = await connections_tool.look(deployment, request.principal, arguments)
-        return _Outcome(succeeded(output, None))
+        return _Outcome(success(output, None))
     if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
-        return _Outcome(elicitation.declined(request.asking.offered), "refused", "declined")
+        return _Outcome(elicitation.refusal_of_person(request.asking.offered), "refused", "declined")
     if request.asking.leaves_account:
-        return _Outcome(failed("The person did not choose an account, so nothing was done."), "refused", "declined")
+        return _Outcome(failure("The person did not choose an account, so nothing was done."), "refused", "declined")
     _check_budget(deployment.budgets.wait(request.principal.user_id, spec.provider, now=started))
     wanted = ExchangeRequest(
         principal=request.principal,
@@ -190,7 +190,7 @@ async def _answer(
     try:
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
     except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
-        if not await _answered(deployment, request):
+        if not await _is_answered(deployment, request):
             return await _ask(deployment, request, missing, wanted=wanted)
     try:  # the person opened the link that this retry brought back
         return await _perform(deployment, wanted, spec, arguments, progress=progress)
@@ -205,14 +205,14 @@ def _check_budget(wait: int) -> None:
         raise RateLimited(text, retry_after=wait)
 
 
-async def _answered(deployment: Deployment, request: ToolRequest) -> bool:
+async def _is_answered(deployment: Deployment, request: ToolRequest) -> bool:
     """Whether the person does, just now, what the link asks for that this retry brought back."""
     offered = request.asking.offered
     if offered is None:
         return False
     if approvals.is_approval(offered):
-        return await approvals.decided(deployment, offered)
-    return await connections_tool.changed(deployment, request.principal)
+        return await approvals.wait_for_decision(deployment, offered)
+    return await connections_tool.wait_for_change(deployment, request.principal)
 
 
 def _account(arguments: BaseModel) -> str | None:
@@ -235,7 +235,7 @@ async def _perform(
         return _authority(deployment, held[-1], wanted.provider)
 
     output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
-    return _Outcome(succeeded(output, held[-1]), token=held[-1])
+    return _Outcome(success(output, held[-1]), token=held[-1])
 
 
 def _authority(deployment: Deployment, token: UpstreamToken, provider: str) -> Authority:
@@ -292,9 +292,9 @@ async def _ask(
                 f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
                 "client's entry from `token-vault client-config` with the same --data."
             )
-        return _Outcome(failed(text), "refused", "provider_not_configured")
+        return _Outcome(failure(text), "refused", "provider_not_configured")
     if told.link is None:
-        return _Outcome(failed(told.text), "refused", told.refusal.code)
+        return _Outcome(failure(told.text), "refused", told.refusal.code)
     return await _offer(deployment, request, told.link, code=told.refusal.code)
 
 
@@ -307,7 +307,7 @@ async def _ask_approval(
     link = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
     if link is None:
         text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
-        return _Outcome(failed(text), "refused", "approval_refused")
+        return _Outcome(failure(text), "refused", "approval_refused")
     return await _offer(deployment, request, link, code=missing.code)
 
 
@@ -321,7 +321,7 @@ async def _offer(deployment: Deployment, request: ToolRequest, link: ConnectLink
         return _Outcome(error, "refused", code)
 
 
-async def _still_offered(deployment: Deployment, asking: Asking) -> ConnectLink | None:
+async def _still_offered(deployment: Deployment, asking: AskingOptions) -> ConnectLink | None:
     """The link that this retry brings back, while it can be used: asking twice must not open two pages."""
     if asking.offered is None:
         return None

@@ -45,8 +45,8 @@ from server.http.responses import ON_AWAY, RetryLater
 from server.lifecycle import health, loopback
 from server.mcp import event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
-from server.mcp.elicitation import Asking
-from server.mcp.sessions import Bounds, Sessions
+from server.mcp.elicitation import AskingOptions
+from server.mcp.sessions import SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
 from server.runtime.draining import first_of
 from server.runtime.version import VERSION
@@ -63,7 +63,7 @@ _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
     "again once they have opened it. `connections` shows what is connected."
 )
-_BOUNDS: Final = Bounds()
+_BOUNDS: Final = SessionLimits()
 Context = ServerRequestContext[dict[str, object], object]
 
 
@@ -77,7 +77,7 @@ class _Managers:
 
 
 def lifespan(
-    deployment: Deployment, bounds: Bounds = _BOUNDS
+    deployment: Deployment, bounds: SessionLimits = _BOUNDS
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
     """The lifespan of the application that serves `routes`: sessions live in it, requests find it in their state."""
 
@@ -96,7 +96,7 @@ def lifespan(
 
 def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
     """The MCP server of this vault; `transport` is what the activity calls the way of a call."""
-    listed = ListToolsResult(tools=tools.listing(deployment), ttl_ms=60_000, cache_scope="private")
+    listed = ListToolsResult(tools=tools.list_tools(deployment), ttl_ms=60_000, cache_scope="private")
     # The SDK looks in a called tool's schema for parameters that travel in headers. None of ours do, and a walk through
     # the whole schema costs each call 10 us.
     schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
@@ -117,7 +117,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
             principal=_principal(),
             name=params.name,
             arguments=params.arguments or {},
-            asking=Asking.from_request(context, params),
+            asking=AskingOptions.from_request(context, params),
             transport=transport,
             on_live=_ON_LIVE.get(),
             on_away=ON_AWAY.get(),
@@ -185,7 +185,7 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     the transports': a redirect of a POST loses the bearer token in several clients.
     """
     watch = StreamWatch(deployment)
-    bearer, reading = Bearer(deployment, path="/mcp"), _reading(deployment)
+    bearer, reading = Bearer(deployment, path="/mcp"), _tools_that_read(deployment)
     found: list[BaseRoute] = [
         *_both("/mcp", _WithPrincipal(_StreamableHTTP(deployment), bearer, watch=watch, reading=reading)),
         loopback.health_route(deployment),
@@ -205,7 +205,7 @@ def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
     return [Route(path, endpoint), Route(path + "/", endpoint)]
 
 
-def _reading(deployment: Deployment) -> frozenset[bytes]:
+def _tools_that_read(deployment: Deployment) -> frozenset[bytes]:
     """The tools whose exchange reads the grant."""
     return frozenset(spec.name.encode() for spec in deployment.tools if spec.provider is not None)
 
@@ -232,7 +232,7 @@ class _WithPrincipal:
         if principal is None:
             return
         scope["user"] = _user(principal)
-        send = _uncached(send)
+        send = _without_caching(send)
         reset = PRINCIPAL.set(principal)
         try:
             if grant_later:
@@ -250,17 +250,17 @@ class _WithPrincipal:
     async def _stream(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = False
 
-        async def watched(message: Message) -> None:
+        async def note_and_send(message: Message) -> None:
             nonlocal is_open
             await send(message)
             is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
 
-        with self._watch.watched(principal) as over:
+        with self._watch.watch(principal) as over:
 
-            async def ending() -> Message:
+            async def receive_or_end() -> Message:
                 return await first_of(receive, over)
 
-            await self._app(scope, ending, watched)
+            await self._app(scope, receive_or_end, note_and_send)
             if is_open and over.is_set():  # it ends, it does not break
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -277,7 +277,7 @@ class _WithPrincipal:
         )
 
 
-def _uncached(send: Send) -> Send:
+def _without_caching(send: Send) -> Send:
     """What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it."""
 
     async def send_uncached(message: Message) -> None:
@@ -357,7 +357,7 @@ class _StreamableHTTP:
             return
         session = mcp_bodies.header(scope, b"mcp-session-id")
         if not isinstance(message, JSONRPCRequest) or not session:
-            await _answered(managers, scope, replayed, send)
+            await _answer(managers, scope, replayed, send)
             return
         key = (session, str(message.id))
         if key in self._in_flight:
@@ -365,7 +365,7 @@ class _StreamableHTTP:
             return
         self._in_flight.add(key)
         try:
-            await _answered(managers, scope, replayed, send)
+            await _answer(managers, scope, replayed, send)
         finally:
             self._in_flight.discard(key)
 
@@ -373,7 +373,7 @@ class _StreamableHTTP:
         """A request of 2026-07-28; a plain call is answered here, and what it came to otherwise by the SDK."""
         call = fast_path.read(scope["headers"], body)
         if call is None:
-            await _answered(managers, scope, mcp_bodies.replay(body, receive), send)
+            await _answer(managers, scope, mcp_bodies.replay(body, receive), send)
             return
         later = RetryLater(send)
         known = await self._result(call, on_away=later.mark)
@@ -394,7 +394,7 @@ class _StreamableHTTP:
             principal=_principal(),
             name=call.name,
             arguments=call.arguments,
-            asking=Asking(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
+            asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
             transport="http",
             on_live=_ON_LIVE.get(),
             on_away=on_away,
@@ -409,7 +409,7 @@ async def _no_progress(done: int, total: int | None, message: str) -> None:
     """Nobody asked for any."""
 
 
-async def _answered(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
     """One request, one JSON answer, whose status can still become a 503."""
     later = RetryLater(send)
     reset = ON_AWAY.set(later.mark)

@@ -1,7 +1,7 @@
 """The authorization endpoint (OAuth 2.1 §4.1, RFC 9207, RFC 8707): check a request, keep it while the person decides,
 answer with a code or an error.
 
-Signing in and asking the person is left to `server.portal`, which calls `load_pending`, `remembered`, `approve` and
+Signing in and asking the person is left to `server.portal`, which calls `load_pending`, `find_consent`, `approve` and
 `deny`. Connecting upstream accounts is another flow entirely.
 """
 
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.http.addresses import address_of, counted
+from server.http.addresses import address_of, counting_key
 from server.http.pages import error_page, go
 from server.oauth import pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
@@ -224,8 +224,8 @@ async def _proceed(
     session = None if browser is None else browser[0]
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
     if browser is not None and wanted.accepts(browser[0]):
-        pending = _pending("", wanted, client)
-        if not wanted.asks_always and await remembered(deployment, pending, user=browser[1]) is not None:
+        pending = _pending_from("", wanted, client)
+        if not wanted.asks_always and await find_consent(deployment, pending, user=browser[1]) is not None:
             handle = await _keep(deployment, wanted)
             return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
         if "none" in prompt:
@@ -233,11 +233,11 @@ async def _proceed(
     elif "none" in prompt:
         raise OAuthError("login_required", "the person is not signed in, or signed in too long ago")
     if session is None and not await may_wait(deployment, address_of(request)):
-        return _throttled(request)
+        return _refuse_busy(request)
     return go(f"/consent?request={await _keep(deployment, wanted)}")
 
 
-def _throttled(request: Request) -> Response:
+def _refuse_busy(request: Request) -> Response:
     title, message = "Too many requests", "Too many requests of agents are waiting for a sign-in from this address."
     response = error_page(request, title, f"{message} Sign in, or wait ten minutes, then start again there.", 429)
     response.headers["retry-after"] = str(REQUEST_LIFETIME)
@@ -251,7 +251,9 @@ async def may_wait(deployment: Deployment, address: str) -> bool:
     """
     most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
     total = partial(limits.spend, bucket="authorize", limit=_ADDRESSES * most, window=REQUEST_LIFETIME, now=now)
-    own = partial(limits.spend, bucket=f"authorize:{counted(address)}", limit=most, window=REQUEST_LIFETIME, now=now)
+    own = partial(
+        limits.spend, bucket=f"authorize:{counting_key(address)}", limit=most, window=REQUEST_LIFETIME, now=now
+    )
     async with deployment.database.transaction() as transaction:
         if not await total(transaction):
             return False
@@ -274,7 +276,7 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
         )
 
 
-def _pending(
+def _pending_from(
     handle: str, wanted: AuthorizationRequest, client: Client, *, session: bytes | None = None
 ) -> PendingAuthorization:
     return PendingAuthorization(
@@ -312,7 +314,7 @@ async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorizat
         return None
     wanted = stored_request(ticket.payload)
     client = await _standing_client(deployment, wanted)
-    return None if client is None else _pending(handle, wanted, client, session=ticket.binding)
+    return None if client is None else _pending_from(handle, wanted, client, session=ticket.binding)
 
 
 async def _standing_client(deployment: Deployment, wanted: AuthorizationRequest) -> Client | None:
@@ -326,7 +328,7 @@ def _may_answer(client: Client, wanted: AuthorizationRequest) -> bool:
     return wanted.device is not None or redirect_matches(client.redirect_uris, wanted.redirect_uri)
 
 
-async def remembered(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
+async def find_consent(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
     """An earlier yes of this user to the same client, redirect URI, resource and scopes that may be used again."""
     found = await grants.find_consent(
         deployment.database,
@@ -350,7 +352,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
     """
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
-        wanted = await _answered(deployment, transaction, handle, session=session)
+        wanted = await _take_request(deployment, transaction, handle, session=session)
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not _may_answer(client, wanted):
             raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
@@ -377,7 +379,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
     return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)
 
 
-async def _answered(
+async def _take_request(
     deployment: Deployment, transaction: Transaction, handle: str, *, session: Session
 ) -> AuthorizationRequest:
     """The waiting request, used up by its answer. Raises TransitionRefused when this session may not answer it."""
@@ -394,7 +396,7 @@ async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
     """The person said no: the URL that tells the client so. Raises TransitionRefused as `approve` does."""
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
-        wanted = await _answered(deployment, transaction, handle, session=session)
+        wanted = await _take_request(deployment, transaction, handle, session=session)
         if wanted.device is not None:
             await tickets.issue(
                 transaction,

@@ -40,7 +40,7 @@ class Proof:
     issued_at: int
 
 
-def _refused(detail: str) -> OAuthError:
+def _refusal(detail: str) -> OAuthError:
     return OAuthError("invalid_dpop_proof", "the DPoP proof is missing or does not fit this request", detail=detail)
 
 
@@ -48,7 +48,7 @@ def read_proof(headers: Headers) -> str | None:
     """The DPoP header; more than one is refused (§4.3 step 1)."""
     values = headers.getlist("dpop")
     if len(values) > 1:
-        raise _refused("several proofs")
+        raise _refusal("several proofs")
     return values[0] if values else None
 
 
@@ -62,17 +62,17 @@ def check_proof(proof: str, *, method: str, url: str, now: int, access_token: st
         key = jose.public_key(header.get("jwk"), algorithm=algorithm)
         claims = jose.verified_claims(proof, key, algorithm=algorithm)
     except jose.TokenMalformed as error:
-        raise _refused(str(error)) from error
+        raise _refusal(str(error)) from error
     token_id, issued_at, htu = claims.get("jti"), jose.integer_claim(claims, "iat"), claims.get("htu")
     if not isinstance(token_id, str) or not 1 <= len(token_id) <= 256 or issued_at is None:
-        raise _refused("jti or iat missing")
+        raise _refusal("jti or iat missing")
     if not now - PROOF_LIFETIME <= issued_at <= now + _CLOCK_SKEW:
-        raise _refused("iat out of the window")
+        raise _refusal("iat out of the window")
     named = _bare(htu) if isinstance(htu, str) else None
     if claims.get("htm") != method or named is None or named != _bare(url):
-        raise _refused("htm or htu is of another request")
+        raise _refusal("htm or htu is of another request")
     if access_token is not None and claims.get("ath") != token_hash(access_token):
-        raise _refused("ath is of another token")
+        raise _refusal("ath is of another token")
     return Proof(thumbprint=key.thumbprint(), token_id=token_id, issued_at=issued_at)
 
 
@@ -111,4 +111,4 @@ async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
             now=now,
         )
     if not is_first:
-        raise _refused("proof replayed")
+        raise _refusal("proof replayed")

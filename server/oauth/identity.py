@@ -18,14 +18,14 @@ from vault.refusals import GrantEnded
 
 
 @dataclass(frozen=True, slots=True)
-class SignIn:
+class SignInFacts:
     """What one authorization request contributes: its `nonce`, and when the person had signed in (§2, §15.1)."""
 
     nonce: str | None
     auth_time: int | None
 
 
-async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignIn, access_token: str, now: int) -> str:
+async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignInFacts, access_token: str, now: int) -> str:
     """A signed ID token for the grant's client."""
     user = await users.get_user(deployment.database, grant.user_id)
     if user is None:

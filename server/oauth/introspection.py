@@ -60,10 +60,10 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         "exp": claims.expires_at,
         "jti": claims.token_id,
     }
-    return facts | _binding(claims.key_thumbprint, claims.actors)
+    return facts | _binding_claims(claims.key_thumbprint, claims.actors)
 
 
-def _binding(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict[str, object]:
+def _binding_claims(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict[str, object]:
     """RFC 9449 §6.2, RFC 8693 §4.1."""
     facts: dict[str, object] = {}
     if key_thumbprint is not None:
@@ -94,7 +94,7 @@ async def _handle_facts(deployment: Deployment, token: str, client: Client) -> d
         "iat": handle.issued_at,
         "exp": handle.expires_at,
     }
-    return facts | _binding(handle.key_thumbprint, handle.principal.actors)
+    return facts | _binding_claims(handle.key_thumbprint, handle.principal.actors)
 
 
 async def _refresh_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:

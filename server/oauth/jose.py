@@ -44,7 +44,7 @@ def _bytes(segment: str) -> bytes:
     return urlsafe_b64decode(segment + "=" * spare)
 
 
-def _decoded(segment: str) -> dict[str, object]:
+def _decode(segment: str) -> dict[str, object]:
     try:
         return json_object(_bytes(segment))
     except ValueError as error:
@@ -54,7 +54,7 @@ def _decoded(segment: str) -> dict[str, object]:
 @lru_cache(maxsize=64)
 def _header(segment: str) -> Mapping[str, object]:
     """Most tokens have the header of one that came before."""
-    return MappingProxyType(_decoded(segment))
+    return MappingProxyType(_decode(segment))
 
 
 def _segments(token: str) -> tuple[str, str, str]:
@@ -71,7 +71,7 @@ def unverified_header(token: str) -> Mapping[str, object]:
 
 def unverified_claims(token: str) -> dict[str, object]:
     """The claims, only to find out whose keys to verify them with."""
-    return _decoded(_segments(token)[1])
+    return _decode(_segments(token)[1])
 
 
 def check_header(

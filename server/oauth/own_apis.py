@@ -29,7 +29,7 @@ class OwnApis:
         ends = now + min(LONGEST, self.settings.tokens.access_lifetime)
         if principal.expires_at is not None:
             ends = min(ends, principal.expires_at)
-        facts = tokens.Facts(
+        facts = tokens.AccessTokenFacts(
             issuer=self.settings.public_url,
             user_id=principal.user_id,
             client_id=principal.client_id,
@@ -39,4 +39,4 @@ class OwnApis:
             actors=principal.actors,
             parent=principal.token_id,
         )
-        return Minted(tokens.signed(self.keys, facts, now=now, expires_at=ends), expires_at=ends)
+        return Minted(tokens.sign(self.keys, facts, now=now, expires_at=ends), expires_at=ends)

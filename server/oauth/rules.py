@@ -89,7 +89,7 @@ def parse_parameters(raw: str) -> Parameters:
         if not part:
             continue
         name, _, value = part.partition("=")
-        name, value = _decoded(name), _decoded(value)
+        name, value = _decode(name), _decode(value)
         if name in values:
             repeated.add(name)
         else:
@@ -101,7 +101,7 @@ def _unreadable() -> OAuthError:
     return OAuthError("invalid_request", "the parameters cannot be read")
 
 
-def _decoded(text: str) -> str:
+def _decode(text: str) -> str:
     """One name or value; most have nothing to decode."""
     if "+" in text:
         text = text.replace("+", " ")

@@ -31,7 +31,7 @@ from server.oauth.rules import (
     without_loopback_port,
 )
 from server.oauth.token_rate import spend_request
-from server.oauth.token_request import Exchanged, Issue, TokenRequest
+from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
 from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
 from vault import clients, grants, users
 from vault import tokens as refresh_tokens
@@ -53,8 +53,8 @@ async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -
         form = wire.form_of(body)
     client = await authentication.authenticate(deployment, request, form)
     try:
-        asked, issue = await _issued(deployment, request, form, client=client, is_json=is_json)
-        if isinstance(issue, Exchanged):
+        asked, issue = await _issue(deployment, request, form, client=client, is_json=is_json)
+        if isinstance(issue, ExchangeAnswer):
             if question is not None:
                 await repeats.keep(deployment, question, client=client, exchanged=issue, now=asked.now)
             answer = json_answer(issue.content())
@@ -71,11 +71,11 @@ async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -
     return answer
 
 
-async def _issued(
+async def _issue(
     deployment: Deployment, request: Request, form: Parameters, *, client: Client, is_json: bool
-) -> tuple[TokenRequest, Issue | Exchanged]:
+) -> tuple[TokenRequest, TokenGrant | ExchangeAnswer]:
     grant = _grant_type(form, client, is_json=is_json)
-    asked = await _asked(deployment, request, form, client)
+    asked = await _request_of(deployment, request, form, client)
     return asked, await grant(deployment, asked)
 
 
@@ -91,7 +91,7 @@ def _grant_type(form: Parameters, client: Client, *, is_json: bool) -> _Grant:
     return grant
 
 
-async def _asked(deployment: Deployment, request: Request, form: Parameters, client: Client) -> TokenRequest:
+async def _request_of(deployment: Deployment, request: Request, form: Parameters, client: Client) -> TokenRequest:
     scope, resource = form.get("scope"), form.get("resource")
     return TokenRequest(
         client=client,
@@ -118,7 +118,7 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
     return proof.thumbprint
 
 
-async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> Response:
+async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest) -> Response:
     """RFC 6749 §5.1. The scope is always named: it can be less than what was asked."""
     access_token, lifetime = tokens.mint(
         deployment,
@@ -140,7 +140,7 @@ async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> 
         content["id_token"] = await identity.id_token(
             deployment,
             issue.grant,
-            sign_in=identity.SignIn(issue.nonce, issue.auth_time),
+            sign_in=identity.SignInFacts(issue.nonce, issue.auth_time),
             access_token=access_token,
             now=asked.now,
         )
@@ -150,7 +150,7 @@ async def _answer(deployment: Deployment, issue: Issue, asked: TokenRequest) -> 
 # authorization_code (OAuth 2.1 §4.1.3) ----------------------------------------------------------------------------
 
 
-async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> Issue:
+async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     code, verifier = asked.form.require("code"), asked.form.get("code_verifier")
 
     def check(wanted: AuthorizationRequest) -> str:
@@ -161,7 +161,7 @@ async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> Issue:
 
 async def _redeem(
     deployment: Deployment, asked: TokenRequest, code: str, *, check: Callable[[AuthorizationRequest], str]
-) -> Issue:
+) -> TokenGrant:
     """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made.
 
     `check` returns the resource that the code is good for, or refuses. It comes first for a second redemption, too.
@@ -210,7 +210,7 @@ async def _redeem(
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
-    return Issue(grant, scopes, resource, refresh_token, wanted.nonce, wanted.auth_time)
+    return TokenGrant(grant, scopes, resource, refresh_token, wanted.nonce, wanted.auth_time)
 
 
 def _invalid_code(detail: str) -> OAuthError:
@@ -248,7 +248,7 @@ def _check_resource(wanted: AuthorizationRequest, asked: TokenRequest, *, public
 # device_code (RFC 8628 §3.4) --------------------------------------------------------------------------------------
 
 
-async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> Issue:
+async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """Pending, refused and expired are told by `device`; from the person's yes on it is an authorization code."""
     device_code = asked.form.require("device_code")
     code = await device.answered_code(deployment, asked.client, device_code, now=asked.now)
@@ -264,7 +264,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> Is
 # refresh_token (OAuth 2.1 §4.3) -----------------------------------------------------------------------------------
 
 
-async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
+async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """Rotates; a used token that comes back ends its grant, which `vault.tokens` sees to."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id, scopes=asked.scopes, resource=asked.resource, key_thumbprint=asked.key_thumbprint
@@ -278,7 +278,7 @@ async def _refresh(deployment: Deployment, asked: TokenRequest) -> Issue:
         deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes, admit=admit
     )
     await deployment.activity.record(_event("token.refreshed", rotation.grant))
-    return Issue(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
+    return TokenGrant(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
 
 
 def _lifetimes(deployment: Deployment) -> refresh_tokens.Lifetimes:
@@ -297,7 +297,7 @@ def _event(kind: str, grant: Grant) -> Event:
     )
 
 
-_Grant = Callable[[Deployment, TokenRequest], Awaitable[Issue | Exchanged]]
+_Grant = Callable[[Deployment, TokenRequest], Awaitable[TokenGrant | ExchangeAnswer]]
 _GRANTS: Final[dict[str, _Grant]] = {
     "authorization_code": _redeem_code,
     "refresh_token": _refresh,

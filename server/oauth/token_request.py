@@ -29,7 +29,7 @@ class TokenRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Issue:
+class TokenGrant:
     """What a grant lets the pipeline issue."""
 
     grant: Grant
@@ -41,7 +41,7 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleasedToken:
     """What one more release of the same token takes, for the same client and person (`oauth.exchange.recent`)."""
 
     basis: Basis
@@ -50,7 +50,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchanged:
+class ExchangeAnswer:
     """The answer to a token exchange (RFC 8693 §2.2.1): never with a refresh token.
 
     `narrowing` says how `scopes` are enforced, for tokens of a provider; `api_base_url` is where a handle is used.
@@ -62,7 +62,7 @@ class Exchanged:
     token_type: str = "Bearer"
     narrowing: str | None = None
     api_base_url: str | None = None
-    release: Release | None = field(repr=False, default=None)
+    release: ReleasedToken | None = field(repr=False, default=None)
 
     def content(self) -> dict[str, object]:
         content: dict[str, object] = {

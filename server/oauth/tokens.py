@@ -53,7 +53,7 @@ class AccessClaims:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class AccessTokenFacts:
     """What a token of ours says; `actors` outermost first, `parent` the id of the token that it is made of."""
 
     issuer: str
@@ -111,7 +111,7 @@ def mint(
     lifetime = deployment.settings.tokens.access_lifetime
     if expires_at is not None:
         lifetime = min(lifetime, expires_at - now)
-    facts = Facts(
+    facts = AccessTokenFacts(
         issuer=deployment.public_url,
         user_id=grant.user_id,
         client_id=grant.client_id,
@@ -122,10 +122,10 @@ def mint(
         key_thumbprint=key_thumbprint,
         parent=parent,
     )
-    return signed(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
+    return sign(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
 
 
-def signed(keys: KeyRing, facts: Facts, *, now: int, expires_at: int) -> str:
+def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -> str:
     """The token that says these facts."""
     claims: dict[str, object] = {
         "iss": facts.issuer,

@@ -180,13 +180,13 @@ def endpoint(
         handlers = {**handlers, "HEAD": handlers["GET"]}
     allowed = ", ".join(sorted({*handlers, *(("OPTIONS",) if is_cross_origin else ())}))
 
-    async def unsupported(_: Deployment, __: Request) -> Response:
+    async def refuse_method(_: Deployment, __: Request) -> Response:
         raise OAuthError("invalid_request", "this method is not supported", status=405, headers={"Allow": allowed})
 
     async def dispatch(request: Request) -> Response:
         if request.method == "OPTIONS" and is_cross_origin:
             return _preflight(allowed)
-        handler = handlers.get(request.method, unsupported)
+        handler = handlers.get(request.method, refuse_method)
         try:
             answer = await handler(deployment, request)
             if decides_origin:

@@ -29,7 +29,7 @@ async def show(visit: OwnVisit) -> Response:
     owned = await connections.list_connections(visit.deployment.database, visit.user.id, include_ended=True)
     labels = {connection.id: connection.label for connection in owned}
     context: dict[str, object] = {
-        "events": [_shown(event, names=names, labels=labels) for event in events],
+        "events": [_row(event, names=names, labels=labels) for event in events],
         "agents": sorted(names.items(), key=lambda item: item[1].casefold()),
         "agent": agent if agent in names else "",
         "older": f"/activity?{urlencode({'agent': agent, 'before': rest})}" if rest is not None else "",
@@ -68,7 +68,7 @@ async def _agent_names(visit: OwnVisit) -> dict[str, str]:
     return names
 
 
-def _shown(event: Event, *, names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, object]:
+def _row(event: Event, *, names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, object]:
     account = "" if event.connection_id is None else labels.get(event.connection_id, "")
     return {
         "at": event.at,

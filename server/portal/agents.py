@@ -51,7 +51,7 @@ async def show(visit: OwnVisit) -> Response:
         if client is not None:
             mine = [one for one in permitted if one.client_id == client_id]
             accounts = permissions.choices_of(visit.deployment, owned, mine)
-            agents.append(_shown(client, live, accounts=accounts, used_at=last_used.get(client_id)))
+            agents.append(_row(client, live, accounts=accounts, used_at=last_used.get(client_id)))
     context: dict[str, object] = {
         "agents": agents,
         "field": permissions.FIELD,
@@ -72,7 +72,7 @@ async def _last_used(visit: OwnVisit) -> dict[str, int]:
     return found
 
 
-def _shown(
+def _row(
     client: Client, live: list[Grant], *, accounts: Sequence[permissions.AccountChoices], used_at: int | None
 ) -> dict[str, object]:
     scopes = frozenset[str]().union(*(grant.scopes for grant in live))
@@ -111,7 +111,7 @@ async def change(visit: OwnVisit) -> Response:
             "Nothing was saved: what this agent may use has changed since the page was opened. Open it again.",
             status=409,
         )
-    wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
+    wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
     deployment, user = visit.deployment, visit.user
     ticked = visit.form.many(permissions.ASK_FIELD)

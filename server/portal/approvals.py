@@ -21,7 +21,7 @@ async def show_all(visit: OwnVisit) -> Response:
     """What agents ask the person now."""
     deployment = visit.deployment
     pending = await approvals.list_pending(deployment.database, deployment.keys, visit.user.id, now=deployment.now())
-    return visit.page("approvals.html", {"pending": [await _shown(visit, one) for one in pending]})
+    return visit.page("approvals.html", {"pending": [await _row(visit, one) for one in pending]})
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -30,7 +30,7 @@ async def show(visit: OwnVisit) -> Response:
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:
         return visit.page("message.html", {"title": _TITLES[status], "message": _MESSAGES[status]})
-    return visit.page("approval.html", {"one": await _shown(visit, approval)})
+    return visit.page("approval.html", {"one": await _row(visit, approval)})
 
 
 async def decide(visit: OwnVisit) -> Response:
@@ -54,7 +54,7 @@ async def _load(visit: OwnVisit) -> Approval:
         raise PageRefused("This is not for you to answer", refused.description, status=refused.status) from refused
 
 
-async def _shown(visit: OwnVisit, approval: Approval) -> dict[str, object]:
+async def _row(visit: OwnVisit, approval: Approval) -> dict[str, object]:
     deployment = visit.deployment
     client = await clients.get_client(deployment.database, approval.client_id)
     provider = deployment.catalog.get(approval.provider)

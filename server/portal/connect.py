@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
 from server.connecting import provider_authorization
-from server.connecting.links import ConnectRefused, allow, consume_link, covering, known_provider, load_link
-from server.connecting.provider_authorization import Callback, Trip
+from server.connecting.links import ConnectRefused, allow, consume_link, covering_connections, known_provider, load_link
+from server.connecting.provider_authorization import Callback, ConsentRequest
 from server.connecting.provider_errors import no_refresh_token
 from server.deployment import Deployment
 from server.http import pages
@@ -41,7 +41,7 @@ async def show(visit: OwnVisit) -> Response:
     request = await load_link(deployment, handle, user=visit.user)
     provider = known_provider(deployment, request.provider)
     known = await connections.find(deployment.database, visit.user.id, provider=provider.name)
-    ready = {connection.id for connection in await covering(deployment, request)}
+    ready = {connection.id for connection in await covering_connections(deployment, request)}
     client = await _agent(visit, request.client_id)
     upstream = deployment.vault.upstreams[provider.name]
     context: dict[str, object] = {
@@ -53,7 +53,7 @@ async def show(visit: OwnVisit) -> Response:
         "request": request,
         "scopes": scope_words(provider, request.scopes),
         "accounts": [(connection, connection.id in ready, _account_note(connection, ready)) for connection in known],
-        "preselected": _preselected(request.account, known, ready),
+        "preselected": _preselect(request.account, known, ready),
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
         "in_testing": is_in_testing(deployment, provider),
@@ -73,7 +73,7 @@ def _account_note(connection: Connection, ready: set[str]) -> str:
     return "needs your consent at the provider"
 
 
-def _preselected(account: str, known: tuple[Connection, ...], ready: set[str]) -> str:
+def _preselect(account: str, known: tuple[Connection, ...], ready: set[str]) -> str:
     """The account that was asked for, or another one at the provider; where none was named, one that is ready."""
     if account:
         named = [one.id for one in known if names_account(account, id=one.id, account=one.account, label=one.label)]
@@ -95,7 +95,7 @@ def provider_targets(providers: Iterable[Provider]) -> list[str]:
     return sorted({pages.form_target(one.hosts.authorize_url) for one in providers if one.audience is None})
 
 
-async def go_to_provider(visit: OwnVisit, trip: Trip) -> Response:
+async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     """On to the provider's consent; where the consent was given on our page, to what came of it."""
     deployment = visit.deployment
     if known_provider(deployment, trip.provider).audience is not None:
@@ -126,10 +126,10 @@ async def decide(visit: OwnVisit) -> Response:
             )
         )
         return visit.page("message.html", {"title": "Nothing was connected", "message": _DECLINED})
-    if chosen is not None and chosen in await covering(deployment, request):
+    if chosen is not None and chosen in await covering_connections(deployment, request):
         await allow(deployment, request, connection=chosen)
         return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
-    trip = Trip(
+    trip = ConsentRequest(
         provider=request.provider,
         scopes=asked_scopes(request.scopes, chosen),
         client_id=request.client_id,
@@ -199,7 +199,7 @@ def _done_path(connection: Connection, *, client_id: str | None, not_granted: fr
     return f"/connect/done/{connection.id}" + (f"?{urlencode(query)}" if query else "")
 
 
-async def done(visit: OwnVisit) -> Response:
+async def show_done(visit: OwnVisit) -> Response:
     """What is connected now, and what the agent may use of it: read afresh, whatever the address says."""
     deployment = visit.deployment
     wanted = str(visit.visit.request.path_params["connection"])

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
-from server.connecting.provider_authorization import Trip
+from server.connecting.provider_authorization import ConsentRequest
 from server.http import pages
 from server.portal import texts
 from server.portal.connect import (
@@ -58,7 +58,7 @@ async def show(visit: OwnVisit) -> Response:
     configured = [provider for provider in deployment.catalog if _is_configured(visit, provider)]
     part = pages.part(owned, visit.visit.query("page"), size=PAGE_SIZE)
     context: dict[str, object] = {
-        "connections": [_shown(visit, connection, now=now) for connection in part.items],
+        "connections": [_row(visit, connection, now=now) for connection in part.items],
         "part": part,
         "ended": [
             {
@@ -85,7 +85,7 @@ def _title(visit: OwnVisit, provider_name: str) -> str:
     return provider_name if provider is None else provider.title
 
 
-def _shown(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:
+def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:
     provider = visit.deployment.catalog.get(connection.provider)
     status = connection.status(now)
     return {
@@ -158,7 +158,7 @@ async def connect(visit: OwnVisit) -> Response:
     if not scopes:
         return await _choice_page(visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=400)
     chosen = await chosen_account(visit, provider.name)
-    trip = Trip(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
+    trip = ConsentRequest(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
     return await go_to_provider(visit, trip)
 
 
@@ -174,7 +174,7 @@ async def reconnect(visit: OwnVisit) -> Response:
     """Ask the provider anew for what the connection has; agents keep what they may use."""
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
-    trip = Trip(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
+    trip = ConsentRequest(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
     return await go_to_provider(visit, trip)
 
 

@@ -21,7 +21,7 @@ from vault.records import Client
 _TYPE_THE_CODE: Final = "/device"  # where somebody goes whose browser did not type a device's code
 
 
-async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
+async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
     found = await authorize.load_pending(visit.deployment, handle) if handle else None
     if found is None:
         raise PageRefused(
@@ -34,13 +34,13 @@ async def _pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorizati
 
 async def show(visit: OwnVisit) -> Response:
     """Ask, unless the same was allowed before. A request that nobody answers expires by itself."""
-    pending = await _pending(visit, visit.visit.query("request"))
+    pending = await _load_pending(visit, visit.visit.query("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
     # Who had to sign in first comes here with a request that would have been answered at once.
-    if not pending.asks_always and await authorize.remembered(visit.deployment, pending, user=visit.user) is not None:
+    if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))
     client = pending.client
     context: dict[str, object] = {
@@ -68,7 +68,7 @@ def _targets(pending: authorize.PendingAuthorization) -> list[str]:
 async def decide(visit: OwnVisit) -> Response:
     """Take the answer to the agent. Only `decision` and the ticked accounts are read from the form."""
     deployment, user = visit.deployment, visit.user
-    pending = await _pending(visit, visit.form.one("request"))
+    pending = await _load_pending(visit, visit.form.one("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
@@ -85,7 +85,7 @@ async def decide(visit: OwnVisit) -> Response:
             ):  # ask about what is so now
                 return pages.go(f"/consent?request={pending.handle}")
             target = await _approve(visit, pending)
-            wanted = permissions.chosen(accounts, visit.form.many(permissions.FIELD))
+            wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
             await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
             ticked = visit.form.many(permissions.ASK_FIELD)
             await permissions.save_asking(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.connecting.links import ConnectRefused, redeem_user_code
 from server.http import pages
-from server.http.addresses import address_of, counted
+from server.http.addresses import address_of, counting_key
 from server.oauth import device as device_grant
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
@@ -33,7 +33,7 @@ async def enter(visit: OwnVisit) -> Response:
     async with deployment.transaction() as transaction:
         by_user = await limits.spend(transaction, f"device:user:{visit.user.id}", limit=_TRIES, window=_WINDOW, now=now)
         by_address = await limits.spend(
-            transaction, f"device:address:{counted(address)}", limit=5 * _TRIES, window=_WINDOW, now=now
+            transaction, f"device:address:{counting_key(address)}", limit=5 * _TRIES, window=_WINDOW, now=now
         )
     if not (by_user and by_address):
         raise PageRefused("Too many codes", "Wait ten minutes, then ask the agent for a new code.", status=429)
@@ -47,7 +47,7 @@ async def enter(visit: OwnVisit) -> Response:
     return pages.go(f"/connect/{handle}")
 
 
-async def answered(visit: OwnVisit) -> Response:
+async def show_answered(visit: OwnVisit) -> Response:
     """Where the person comes after deciding about a device's sign-in."""
     return visit.page("message.html", {"title": "Your answer is on its way", "message": _ANSWERED})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from server.http import pages
-from server.http.addresses import address_of, counted
+from server.http.addresses import address_of, counting_key
 from server.portal.forms import PageRefused
 from server.portal.requests import Visit, safe_return
 from server.sign_in import openid, password
-from server.sign_in.openid import Answer, OpenIDRefused
+from server.sign_in.openid import OpenIDRefused, SignInAnswer
 from vault import limits
 
 _STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
@@ -18,7 +18,7 @@ _RETURNS_PER_MINUTE = 60  # per address
 
 async def _count(visit: Visit, what: str, *, limit: int) -> None:
     """Count a request of this address. Raises PageRefused beyond the limit."""
-    bucket, now = f"sign-in:{what}:{counted(address_of(visit.request))}", visit.deployment.now()
+    bucket, now = f"sign-in:{what}:{counting_key(address_of(visit.request))}", visit.deployment.now()
     async with visit.deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=limit, window=60, now=now)
     if not may:
@@ -44,7 +44,7 @@ async def start(visit: Visit) -> Response:
 async def callback(visit: Visit) -> Response:
     """The provider sends the browser back; a new session starts."""
     await _count(visit, "back", limit=_RETURNS_PER_MINUTE)
-    answer = Answer(
+    answer = SignInAnswer(
         state=visit.query("state")[:200],
         code=visit.query("code")[:4096],
         error=visit.query("error")[:200],

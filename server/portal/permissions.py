@@ -54,7 +54,7 @@ class AccountChoices:
         return len(self.ask)
 
     @property
-    def held(self) -> str:
+    def form_state(self) -> str:
         """What the agent holds of the account, in a form field: a form of an older state is not saved over a newer."""
         allowed = sorted(choice.scope for choice in self.choices if choice.is_allowed)
         content = json.dumps([allowed, sorted(self.ask), self.is_default])
@@ -63,7 +63,7 @@ class AccountChoices:
 
 def is_current(accounts: Sequence[AccountChoices], sent: frozenset[str]) -> bool:
     """Whether a form was made of these permissions: of none that were given or taken away since."""
-    return sent == frozenset(account.held for account in accounts)
+    return sent == frozenset(account.form_state for account in accounts)
 
 
 async def account_choices(deployment: Deployment, user: User, *, client_id: str) -> tuple[AccountChoices, ...]:
@@ -101,7 +101,7 @@ def _choices(
             scope=scope,
             is_allowed=scope in allowed,
         )
-        for scope in sorted(offered(catalog, connection))
+        for scope in sorted(offered_scopes(catalog, connection))
     )
     ask = frozenset[str]() if held is None else held.ask
     titles = {f"{TOOL}{spec.name}": spec.title for spec in deployment.tools if spec.provider == provider.name}
@@ -114,7 +114,7 @@ def _choices(
     return AccountChoices(connection, provider.title, connection.status(now), choices, tools, ask, is_default)
 
 
-def offered(catalog: Catalog, connection: Connection) -> frozenset[str]:
+def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
     """The scopes of a connection that an agent can be given: what was granted, and what that includes."""
     provider = catalog.get(connection.provider)
     if provider is None:
@@ -182,7 +182,7 @@ async def save_asking(
         await audit.append(transaction, *events, now=now)
 
 
-def chosen(accounts: Sequence[AccountChoices], ticked: frozenset[str]) -> Mapping[str, frozenset[str]]:
+def chosen_scopes(accounts: Sequence[AccountChoices], ticked: frozenset[str]) -> Mapping[str, frozenset[str]]:
     """Connection id to ticked scopes; what is no checkbox of this person's page does not count."""
     return {
         account.connection.id: frozenset(choice.scope for choice in account.choices if choice.value in ticked)

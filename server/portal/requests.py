@@ -132,14 +132,14 @@ def own_route(deployment: Deployment, path: str, *, get: OwnPage | None = None, 
 
 
 def _signed_in(page: OwnPage) -> Page:
-    async def checked(visit: Visit) -> Response:
+    async def check_and_answer(visit: Visit) -> Response:
         if visit.session is None or visit.user is None:
             url = visit.request.url
             wanted = url.path + (f"?{url.query}" if url.query else "")
             return pages.go(sign_in_path(wanted if visit.request.method == "GET" else "/"))
         return await page(OwnVisit(visit, visit.session, visit.user))
 
-    return checked
+    return check_and_answer
 
 
 async def _answer(deployment: Deployment, request: Request, page: Page) -> Response:

@@ -20,7 +20,7 @@ from providers.definitions.paths import path_problem
 from providers.outbound.client import StreamedAnswer
 from providers.outbound.json_values import at, parse_object, text_at
 from server.proxy import refusals
-from server.proxy.call import Call, Passage
+from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.wire import DECODED, response_headers
 
 SMALL: Final = 65536  # bytes: a body up to here is read at once
@@ -57,13 +57,13 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
 
 
 async def hand_on(
-    passage: Passage, call: Call, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
+    incoming: ProxyRequest, call: ProxiedCall, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
 ) -> None:
     """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
-        raise refusals.unreadable(call.provider)
+        raise refusals.answer_unreadable(call.provider)
     masker = replacer = Replacer(secrets)
     headers = response_headers(answer.headers, masker)
     if call.provider.proxied.links:
@@ -73,45 +73,45 @@ async def hand_on(
             replacer = linker
     if "location" in fields and (place := _location(call, fields["location"], status=answer.status)) is not None:
         headers.append((b"location", masker.whole(place)))
-    headers += [*OURS, *passage.cors]
-    passage.status = answer.status
-    passage.is_answering = True
+    headers += [*OURS, *incoming.cors]
+    incoming.status = answer.status
+    incoming.is_answering = True
     if body is not None:
-        passage.received = len(body)
-        await send_whole(passage.send, answer.status, headers=headers, body=replacer.whole(body))
+        incoming.received = len(body)
+        await send_whole(incoming.send, answer.status, headers=headers, body=replacer.whole(body))
         return
     if encodings in ([], ["identity"]) and "content-length" in fields and replacer is masker:
         headers.append((b"content-length", fields["content-length"].encode("latin-1")))
-    await _stream(passage, answer, headers, replacer)
+    await _stream(incoming, answer, headers, replacer)
 
 
 async def _stream(
-    passage: Passage, answer: StreamedAnswer, headers: Sequence[tuple[bytes, bytes]], replacer: Replacer
+    incoming: ProxyRequest, answer: StreamedAnswer, headers: Sequence[tuple[bytes, bytes]], replacer: Replacer
 ) -> None:
-    await passage.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await incoming.send({"type": "http.response.start", "status": answer.status, "headers": headers})
     gone: asyncio.Future[None] | None = None
     try:
         async for chunk in answer.chunks():
-            passage.received += len(chunk)
+            incoming.received += len(chunk)
             piece = replacer.feed(chunk)
             if piece:
-                await passage.send({"type": "http.response.body", "body": piece, "more_body": True})
-            if gone is None and passage.received > _WATCH_AFTER:
-                gone = asyncio.ensure_future(_disconnected(passage.receive))
+                await incoming.send({"type": "http.response.body", "body": piece, "more_body": True})
+            if gone is None and incoming.received > _WATCH_AFTER:
+                gone = asyncio.ensure_future(_wait_for_disconnect(incoming.receive))
             if gone is not None and gone.done():
                 raise ClientDisconnect
     finally:
         if gone is not None:
             gone.cancel()
-    await passage.send({"type": "http.response.body", "body": replacer.finish(), "more_body": False})
+    await incoming.send({"type": "http.response.body", "body": replacer.finish(), "more_body": False})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _location(call: Call, location: str, *, status: int) -> bytes | None:
+def _location(call: ProxiedCall, location: str, *, status: int) -> bytes | None:
     """Where that is here, if it is at this API. Raises ProxyRefused for a redirect: elsewhere nobody may take a handle.
 
     None for another place that is only told, such as of a thing made, and for one with a query: in that of an upload
@@ -123,7 +123,7 @@ def _location(call: Call, location: str, *, status: int) -> bytes | None:
     if there.startswith(base + "/") and (status in _REDIRECTS or "?" not in there) and _stays(below):
         return f"{call.our_base}/{call.target.api}{below}".encode("latin-1", "replace")
     if status in _REDIRECTS:
-        raise refusals.led_away(call.provider)
+        raise refusals.redirect_refused(call.provider)
     return None
 
 

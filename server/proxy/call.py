@@ -15,7 +15,7 @@ from vault.handles import Handle, Standing
 
 
 @dataclass(slots=True)
-class Passage:
+class ProxyRequest:
     """One call on its way, and what the activity will say of it."""
 
     scope: Scope
@@ -49,7 +49,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ProxiedCall:
     """A judged call: what may go out, under any of `rules`."""
 
     provider: Provider
@@ -67,7 +67,7 @@ class Call:
         apis = self.provider.apis.items()
         return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
 
-    def outward(self) -> Call:
+    def outward(self) -> ProxiedCall:
         """With the provider's own addresses in the body, where a client sends back what an answer said."""
         body = self.body
         if not body or not self.provider.proxied.links:

@@ -27,14 +27,14 @@ from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import OURS, SMALL, hand_on, is_unauthorized, read_small, send_whole
-from server.proxy.call import Call, Passage
+from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.recent_tokens import Opening, Openings
 from server.proxy.wire import (
     READ_LIMIT,
-    Parameters,
+    CallParameters,
     ProxyRefused,
     Target,
-    merged,
+    merge,
     query_names,
     read_body,
     read_query,
@@ -71,150 +71,152 @@ class Proxy:
             answer = cors.preflight_headers(fields["origin"], methods=METHODS, headers=self._allowed_headers)
             await send_whole(send, 204, headers=[*((k.lower().encode(), v.encode()) for k, v in answer.items()), *OURS])
             return
-        passage = Passage(scope, receive, send, fields=fields, started=time.monotonic())
+        incoming = ProxyRequest(scope, receive, send, fields=fields, started=time.monotonic())
         code: str | None = None
         try:
-            code = await self._attempt(passage)
+            code = await self._attempt(incoming)
         finally:
-            self._record(passage, code)
+            self._record(incoming, code)
 
-    async def _attempt(self, passage: Passage) -> str | None:
+    async def _attempt(self, incoming: ProxyRequest) -> str | None:
         """The outermost handler of a call: every failure becomes an answer here. The code of what went wrong."""
         try:
             async with asyncio.timeout(self._settings.deadline):
-                return await self._pass(passage)
+                return await self._pass(incoming)
         except ClientDisconnect:
             return "client_gone"
         except TimeoutError:
-            refused = refusals.late(self._settings.deadline, is_write=passage.method != "GET")
+            refused = refusals.timeout(self._settings.deadline, is_write=incoming.method != "GET")
         except HttpError as error:
-            if isinstance(passage.broken, ClientDisconnect):
+            if isinstance(incoming.broken, ClientDisconnect):
                 return "client_gone"
-            if isinstance(passage.broken, ProxyRefused):
-                refused = passage.broken
+            if isinstance(incoming.broken, ProxyRefused):
+                refused = incoming.broken
             else:
-                refused = refusals.of_http(error, is_write=passage.method != "GET")
+                refused = refusals.of_http(error, is_write=incoming.method != "GET")
         except ProxyRefused as error:
             refused = error
         except (VaultError, OAuthError) as error:
-            refused = await refusals.of_vault(self._deployment, error, handle=passage.handle)
+            refused = await refusals.of_vault(self._deployment, error, handle=incoming.handle)
         except Exception:  # the log gets the cause, the caller an id to quote
             correlation = secrets.token_hex(8)
             logger.exception("call failed", extra={"correlation": correlation})
-            refused = refusals.broken(correlation)
+            refused = refusals.internal_error(correlation)
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
-        if not passage.is_answering:  # else the answer is cut off, and nobody takes it for whole
-            await self._refuse(passage, refused)
+        if not incoming.is_answering:  # else the answer is cut off, and nobody takes it for whole
+            await self._refuse(incoming, refused)
         return refused.code
 
-    async def _pass(self, passage: Passage) -> None:
+    async def _pass(self, incoming: ProxyRequest) -> None:
         """The checks, in order, and the call."""
-        self._check_request(passage)
-        passage.target = target = read_target(passage.scope["raw_path"])
-        passage.standing = standing = await self._check_handle(passage)
+        self._check_request(incoming)
+        incoming.target = target = read_target(incoming.scope["raw_path"])
+        incoming.standing = standing = await self._check_handle(incoming)
         handle = standing.handle
-        await self._check_origin(passage, handle)
+        await self._check_origin(incoming, handle)
         provider = self._deployment.catalog.get(handle.provider)
         if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.", status=404)
-        call = await self._judge(passage, handle, provider, target)
+        call = await self._judge(incoming, handle, provider, target)
         if wait := self._deployment.proxy_calls.spend(
             handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
         ):
             raise refusals.too_often(wait)
-        await self._call(passage, call, standing)
+        await self._call(incoming, call, standing)
 
     # Checks
 
-    def _check_request(self, passage: Passage) -> None:
-        fields = passage.fields
+    def _check_request(self, incoming: ProxyRequest) -> None:
+        fields = incoming.fields
         if "upgrade" in fields:
             raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.", status=501)
         if "cookie" in fields and any(
             part.strip().startswith(self._cookie + "=")
-            for value in passage.headers.getlist("cookie")
+            for value in incoming.headers.getlist("cookie")
             for part in value.split(";")
         ):
             raise ProxyRefused("cookie_refused", "A person's session has no business here: send no cookies.")
 
-    async def _check_handle(self, passage: Passage) -> Standing:
+    async def _check_handle(self, incoming: ProxyRequest) -> Standing:
         """The handle, with the proof of its key where it is bound to one (RFC 9449 §7)."""
-        is_single = sum(name == b"authorization" for name, _ in passage.scope["headers"]) == 1
-        scheme, _, value = passage.fields["authorization"].partition(" ") if is_single else ("", "", "")
+        is_single = sum(name == b"authorization" for name, _ in incoming.scope["headers"]) == 1
+        scheme, _, value = incoming.fields["authorization"].partition(" ") if is_single else ("", "", "")
         scheme, value = scheme.lower(), value.strip()
         if scheme not in {"bearer", "dpop", "token"} or not value:
             raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
         now = self._deployment.now()
         standing = await handles.look(self._deployment.database, value, known=self._openings.standings, now=now)
-        if value.encode() in passage.scope["query_string"] or value.encode() in passage.scope["raw_path"]:
+        if value.encode() in incoming.scope["query_string"] or value.encode() in incoming.scope["raw_path"]:
             raise ProxyRefused("credential_refused", "The handle belongs in the header Authorization only.")
         if scheme != "dpop":
             if self._deployment.settings.tokens.require_dpop:
                 raise HandleRefused("the access token is missing, invalid or expired", detail="not bound by DPoP")
             standing.handle.check_key(None)
             return standing
-        sent = dpop.read_proof(passage.headers) or ""
-        url = self._deployment.url(dpop.sent_path(passage.scope))
-        proof = dpop.check_proof(sent, method=passage.method, url=url, now=now, access_token=value)
+        sent = dpop.read_proof(incoming.headers) or ""
+        url = self._deployment.url(dpop.sent_path(incoming.scope))
+        proof = dpop.check_proof(sent, method=incoming.method, url=url, now=now, access_token=value)
         standing.handle.check_key(proof.thumbprint)
         await dpop.spend(self._deployment, proof, now=now)
         return standing
 
-    async def _check_origin(self, passage: Passage, handle: Handle) -> None:
+    async def _check_origin(self, incoming: ProxyRequest, handle: Handle) -> None:
         """A page of another origin than the client's may neither call nor read."""
-        origin = passage.fields.get("origin")
+        origin = incoming.fields.get("origin")
         if origin is None:
             return
         client = await clients.get_client(self._deployment.database, handle.principal.client_id)
         if client is None or not cors.may_read(self._deployment.settings, client, origin):
             raise ProxyRefused("origin_refused", "Pages of this origin may not use this handle.", status=403)
-        passage.cors = [
+        incoming.cors = [
             (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
             (b"access-control-expose-headers", b"*"),
             (b"vary", b"Origin"),
         ]
 
-    async def _judge(self, passage: Passage, handle: Handle, provider: Provider, target: Target) -> Call:
+    async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
         """Rule and parameters. Reads the body where a rule looks at it, or where it is small."""
-        method = passage.method
+        method = incoming.method
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         found = tuple(rule for rule in found if not rule.tells_secrets)
         if not found:
             raise refusals.no_rule(provider)
-        passage.rule = found[0]
+        incoming.rule = found[0]
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
-        query = read_query(passage.scope["query_string"], provider)
+        query = read_query(incoming.scope["query_string"], provider)
         body, in_body = await self._read(
-            passage, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
+            incoming, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
         )
-        parameters = merged(query, in_body, judged)
+        parameters = merge(query, in_body, judged)
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
             raise refusals.unfit(provider, judged)
         if judged and rules.first_rule(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
         url = provider.apis[target.api].rstrip("/") + target.path
-        if passage.scope["query_string"]:
-            url += "?" + passage.scope["query_string"].decode("latin-1")
-        headers = _named(provider.headers) | request_headers(passage.scope["headers"], provider)
-        length = passage.fields.get("content-length")
+        if incoming.scope["query_string"]:
+            url += "?" + incoming.scope["query_string"].decode("latin-1")
+        headers = _own_headers(provider.headers) | request_headers(incoming.scope["headers"], provider)
+        length = incoming.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
-        call = Call(
+        call = ProxiedCall(
             provider, target, fitting, query=query_names(query), our_base=our_base, url=url, headers=headers, body=body
         )
         return call.outward()
 
-    async def _read(self, passage: Passage, provider: Provider, *, is_judged: bool) -> tuple[bytes | None, Parameters]:
+    async def _read(
+        self, incoming: ProxyRequest, provider: Provider, *, is_judged: bool
+    ) -> tuple[bytes | None, CallParameters]:
         """The body, None when it streams, and its parameters where they count."""
-        headers = passage.fields
+        headers = incoming.fields
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
-            return b"", Parameters()
-        if passage.method == "GET":
+            return b"", CallParameters()
+        if incoming.method == "GET":
             raise ProxyRefused("body_refused", "A GET has no body here.")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ProxyRefused("unsupported_body", "The body must not be compressed.", status=415)
@@ -224,64 +226,64 @@ class Proxy:
             raise ProxyRefused("unsupported_body", "Forms with files do not pass here.", status=415)
         if not is_judged and not small.startswith("application/x-www-form-urlencoded"):
             if not length or int(length) > SMALL:
-                return None, Parameters()
-            return await self._whole(passage, limit=SMALL), Parameters()
-        body = await self._whole(passage, limit=READ_LIMIT)
+                return None, CallParameters()
+            return await self._whole(incoming, limit=SMALL), CallParameters()
+        body = await self._whole(incoming, limit=READ_LIMIT)
         return body, read_body(kind, body, provider)
 
-    async def _whole(self, passage: Passage, *, limit: int) -> bytes:
-        part, more = await self._part(passage, limit=limit)
+    async def _whole(self, incoming: ProxyRequest, *, limit: int) -> bytes:
+        part, more = await self._part(incoming, limit=limit)
         if not more:
             return part
         parts = [part]
         while more:
-            part, more = await self._part(passage, limit=limit)
+            part, more = await self._part(incoming, limit=limit)
             parts.append(part)
         return b"".join(parts)
 
-    async def _parts(self, passage: Passage, *, limit: int) -> AsyncGenerator[bytes]:
+    async def _parts(self, incoming: ProxyRequest, *, limit: int) -> AsyncGenerator[bytes]:
         more = True
         while more:
-            part, more = await self._part(passage, limit=limit)
+            part, more = await self._part(incoming, limit=limit)
             if part:
                 yield part
 
-    async def _part(self, passage: Passage, *, limit: int) -> tuple[bytes, bool]:
+    async def _part(self, incoming: ProxyRequest, *, limit: int) -> tuple[bytes, bool]:
         """The next of the body, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
-        message = await passage.receive()
+        message = await incoming.receive()
         if message["type"] != "http.request":
-            passage.broken = ClientDisconnect()
-            raise passage.broken
+            incoming.broken = ClientDisconnect()
+            raise incoming.broken
         part: bytes = message.get("body", b"")
-        passage.sent += len(part)
-        if passage.sent > limit:
-            passage.broken = refusals.too_much(limit)
-            raise passage.broken
+        incoming.sent += len(part)
+        if incoming.sent > limit:
+            incoming.broken = refusals.too_much(limit)
+            raise incoming.broken
         return part, bool(message.get("more_body", False))
 
     # The call
 
-    async def _call(self, passage: Passage, call: Call, standing: Standing) -> None:
+    async def _call(self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing) -> None:
         """Exchange, send, answer; a token that the provider calls dead is renewed once, where the call can be repeated.
 
         A 401 means: not carried out.
         """
-        opening = await self._exchange(passage, call, standing)
+        opening = await self._exchange(incoming, call, standing)
         for is_last in (False, True):
-            async with self._deployment.http.open(self._request(passage, call, opening.token)) as answer:
+            async with self._deployment.http.open(self._request(incoming, call, opening.token)) as answer:
                 body = await read_small(answer)
                 if not is_unauthorized(call.provider, answer, body):
-                    await hand_on(passage, call, answer, body=body, secrets=opening.needles)
+                    await hand_on(incoming, call, answer, body=body, secrets=opening.needles)
                     return
             if is_last:
                 break
-            opening = await self._exchange(passage, call, standing, spoiled=opening.token.generation)
+            opening = await self._exchange(incoming, call, standing, spoiled=opening.token.generation)
             if call.body is None:
-                raise refusals.renewed(call.provider)
-        raise refusals.unauthorized(call.provider)
+                raise refusals.token_renewed(call.provider)
+        raise refusals.upstream_unauthorized(call.provider)
 
     async def _exchange(
-        self, passage: Passage, call: Call, standing: Standing, *, spoiled: int | None = None
+        self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing, *, spoiled: int | None = None
     ) -> Opening:
         now = self._deployment.now()
         if spoiled is not None:
@@ -305,23 +307,23 @@ class Proxy:
             granted=token.granted,
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
-        passage.token = token
+        incoming.token = token
         decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, query=call.query)
         if decided is None:
             plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
                 raise refusals.unknown_query(call.provider, rules.unknown_query(call.provider, plain, call.query))
             raise refusals.inseparable(call.provider)
-        passage.rule = decided
+        incoming.rule = decided
         return opening
 
-    def _request(self, passage: Passage, call: Call, token: UpstreamToken) -> OutboundRequest:
+    def _request(self, incoming: ProxyRequest, call: ProxiedCall, token: UpstreamToken) -> OutboundRequest:
         body = call.body
         return OutboundRequest(
-            method=passage.method,
+            method=incoming.method,
             url=call.url,
             headers={**call.headers, "authorization": f"Bearer {token.value}"},
-            body=self._parts(passage, limit=self._settings.body_limit) if body is None else body or None,
+            body=self._parts(incoming, limit=self._settings.body_limit) if body is None else body or None,
             timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
             peer=f"{call.provider.name}.proxy",
@@ -331,9 +333,9 @@ class Proxy:
 
     # What is said of it
 
-    async def _refuse(self, passage: Passage, refused: ProxyRefused) -> None:
+    async def _refuse(self, incoming: ProxyRequest, refused: ProxyRefused) -> None:
         """Our own no: problem details (RFC 9457), and a header that no provider's answer has."""
-        passage.status = refused.status
+        incoming.status = refused.status
         content = {
             "type": f"urn:token-vault:refusal:{refused.code}",
             "title": refused.description,
@@ -346,24 +348,24 @@ class Proxy:
             (b"token-vault-refusal", refused.code.encode()),
             *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
             *OURS,
-            *passage.cors,
+            *incoming.cors,
         ]
-        await send_whole(passage.send, refused.status, headers=headers, body=json.dumps(content).encode())
+        await send_whole(incoming.send, refused.status, headers=headers, body=json.dumps(content).encode())
 
-    def _record(self, passage: Passage, code: str | None) -> None:
+    def _record(self, incoming: ProxyRequest, code: str | None) -> None:
         """One event per call of a known handle: never a path, a query or a value, but the rule's template."""
-        if passage.handle is None:
+        if incoming.handle is None:
             return
-        handle, rule, token = passage.handle, passage.rule, passage.token
+        handle, rule, token = incoming.handle, incoming.rule, incoming.token
         details: dict[str, object] = {
             "provider": handle.provider,
-            "api": "" if passage.target is None else passage.target.api,
-            "method": passage.method if passage.method in METHODS else "other",
+            "api": "" if incoming.target is None else incoming.target.api,
+            "method": incoming.method if incoming.method in METHODS else "other",
             "path": "" if rule is None else rule.path,
-            "status": passage.status,
-            "sent": passage.sent,
-            "received": passage.received,
-            "milliseconds": round((time.monotonic() - passage.started) * 1000),
+            "status": incoming.status,
+            "sent": incoming.sent,
+            "received": incoming.received,
+            "milliseconds": round((time.monotonic() - incoming.started) * 1000),
         }
         if code is not None:
             details["code"] = code
@@ -384,6 +386,6 @@ class Proxy:
         )
 
 
-def _named(headers: Mapping[str, str]) -> dict[str, str]:
+def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """What the provider wants on each call, unless the client says it itself."""
     return {name.lower(): value for name, value in headers.items()}

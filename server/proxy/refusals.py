@@ -37,10 +37,10 @@ _STATUS: Final[dict[type[VaultError], int]] = {
 async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:
     """What the vault refused, with the link for the person where one mends it."""
     if isinstance(error, OAuthError):
-        return _unauthenticated(error.code, error.description, detail=error.detail, scheme="DPoP")
+        return _refuse_credential(error.code, error.description, detail=error.detail, scheme="DPoP")
     status = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), answer_for(error).status)
     if status == 401:
-        return _unauthenticated(error.code, error.description, detail=error.detail, scheme="Bearer")
+        return _refuse_credential(error.code, error.description, detail=error.detail, scheme="Bearer")
     if isinstance(error, ConnectionRequired | DelegationRequired) and handle is not None:
         return await _with_link(deployment, error, handle, status=status)
     wait = retry_after(error)
@@ -53,7 +53,7 @@ async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, ha
     )
 
 
-def _unauthenticated(code: str, description: str, *, detail: str, scheme: str) -> ProxyRefused:
+def _refuse_credential(code: str, description: str, *, detail: str, scheme: str) -> ProxyRefused:
     registered = code if code == "invalid_dpop_proof" else "invalid_token"
     challenge = f'{scheme} error="{registered}"'
     if scheme == "DPoP":
@@ -96,13 +96,13 @@ def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
     return ProxyRefused("upstream_unavailable", f"The provider gave no answer: {error.reason}. {advice}", status=502)
 
 
-def late(deadline: int, *, is_write: bool) -> ProxyRefused:
+def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
     """The call took longer than the operator allows."""
     advice = " Whether it was carried out is unknown." if is_write else ""
     return ProxyRefused("timeout", f"The call did not finish within {deadline} s.{advice}", status=504)
 
 
-def broken(correlation: str) -> ProxyRefused:
+def internal_error(correlation: str) -> ProxyRefused:
     """Something of ours is broken."""
     return ProxyRefused(
         "internal_error",
@@ -176,7 +176,7 @@ def inseparable(provider: Provider) -> ProxyRefused:
     )
 
 
-def renewed(provider: Provider) -> ProxyRefused:
+def token_renewed(provider: Provider) -> ProxyRefused:
     """The token was dead, the call cannot be sent twice; the next try has a new one."""
     return ProxyRefused(
         "token_renewed",
@@ -186,21 +186,21 @@ def renewed(provider: Provider) -> ProxyRefused:
     )
 
 
-def unauthorized(provider: Provider) -> ProxyRefused:
+def upstream_unauthorized(provider: Provider) -> ProxyRefused:
     """A fresh token was refused, too."""
     return ProxyRefused(
         "upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.", status=502
     )
 
 
-def unreadable(provider: Provider) -> ProxyRefused:
+def answer_unreadable(provider: Provider) -> ProxyRefused:
     """An answer in an encoding in which no credential could be found."""
     return ProxyRefused(
         "answer_unreadable", f"{provider.title} answered in an encoding that was not asked for.", status=502
     )
 
 
-def led_away(provider: Provider) -> ProxyRefused:
+def redirect_refused(provider: Provider) -> ProxyRefused:
     """A redirect to another host: a client that follows it might take the handle along."""
     return ProxyRefused(
         "redirect_refused", f"{provider.title} answered with a redirect to another address.", status=502

@@ -117,30 +117,30 @@ def _ambiguous(detail: str) -> ProxyRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class CallParameters:
     """Names and values of a query or a body. `repeated`: whichever of them counts is the provider's choice."""
 
     values: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     repeated: frozenset[str] = frozenset()
 
 
-def read_query(raw_query: bytes, provider: Provider) -> Parameters:
+def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
     """The parameters of a query. Raises ProxyRefused for one that brings a credential or another method."""
     if not raw_query:
-        return Parameters()
+        return CallParameters()
     query = raw_query.decode("latin-1")
     if len(query) > _TARGET_LIMIT or _QUERY.fullmatch(query) is None or _BAD_ESCAPE.search(query) is not None:
         raise ProxyRefused("invalid_query", "The query is too long or has characters that must be escaped.")
     return _form(query, provider)
 
 
-def read_body(content_type: str, body: bytes, provider: Provider) -> Parameters:
+def read_body(content_type: str, body: bytes, provider: Provider) -> CallParameters:
     """The parameters of a JSON object or a form. Raises ProxyRefused where the body is neither."""
     kind, _, parameters = content_type.partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     try:
         if not body:
-            return Parameters()
+            return CallParameters()
         if not content_type.isascii():  # a blank that we would strip, and others would not
             raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.", status=415)
         if charset not in {"", "utf-8", "us-ascii"}:
@@ -161,7 +161,7 @@ def read_body(content_type: str, body: bytes, provider: Provider) -> Parameters:
         raise ProxyRefused("invalid_body", "The body cannot be read as its content type says.") from error
 
 
-def _form(text: str, provider: Provider) -> Parameters:
+def _form(text: str, provider: Provider) -> CallParameters:
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
     except ValueError as error:
@@ -169,17 +169,17 @@ def _form(text: str, provider: Provider) -> Parameters:
     return _parameters(pairs, provider)
 
 
-def _json(text: str, provider: Provider) -> Parameters:
+def _json(text: str, provider: Provider) -> CallParameters:
     def single(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
             raise ValueError("a member twice")
         return found
 
-    def nothing(constant: str) -> object:
+    def refuse_constant(constant: str) -> object:
         raise ValueError(constant)
 
-    content: object = json.loads(text, object_pairs_hook=single, parse_constant=nothing)
+    content: object = json.loads(text, object_pairs_hook=single, parse_constant=refuse_constant)
     if not isinstance(content, dict):
         raise ProxyRefused(
             "unsupported_body", "This call is judged by its parameters: send one JSON object.", status=415
@@ -188,7 +188,7 @@ def _json(text: str, provider: Provider) -> Parameters:
     return _parameters(list(members.items()), provider)
 
 
-def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Parameters:
+def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> CallParameters:
     values: dict[str, object] = {}
     repeated: set[str] = set()
     for name, value in pairs:
@@ -202,10 +202,10 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Para
         if name in values:
             repeated.add(name)
         values[name] = value
-    return Parameters(values, frozenset(repeated))
+    return CallParameters(values, frozenset(repeated))
 
 
-def merged(query: Parameters, body: Parameters, judged: Iterable[str]) -> Mapping[str, object]:
+def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) -> Mapping[str, object]:
     """All parameters, where each of the `judged` ones has one value that everybody reads. Raises ProxyRefused."""
     names = frozenset(judged)
     if names:
@@ -220,7 +220,7 @@ def merged(query: Parameters, body: Parameters, judged: Iterable[str]) -> Mappin
     return {**query.values, **body.values}
 
 
-def query_names(query: Parameters) -> frozenset[str]:
+def query_names(query: CallParameters) -> frozenset[str]:
     """The names in a query, with `;` where some servers would find more of them."""
     is_split = any(";" in value for value in query.values.values() if isinstance(value, str))
     return frozenset(query.values) | (frozenset({";"}) if is_split else frozenset[str]())

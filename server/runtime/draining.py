@@ -102,18 +102,18 @@ class Counted:
                 is_counted = False
                 self._drain.leave()
 
-        async def watched(message: Message) -> None:
+        async def note_and_send(message: Message) -> None:
             nonlocal is_open
             await send(message)
             is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
             if message["type"] == "http.response.start" and _is_stream(message):
                 leave()
 
-        async def ending() -> Message:
+        async def receive_or_end() -> Message:
             return await first_of(receive, self._drain.over)
 
         try:
-            await self._app(scope, ending, watched)
+            await self._app(scope, receive_or_end, note_and_send)
             if is_open and self._drain.over.is_set():  # the stream ends, it does not break
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

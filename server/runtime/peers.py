@@ -126,7 +126,7 @@ def _spellings(endpoint: Endpoint) -> tuple[str, str]:
     """
     plain = _address(endpoint[0])
     mapped = plain if plain.version == 6 else ip_address(b"\0" * 10 + b"\xff\xff" + plain.packed)
-    return _spelling(plain.packed, endpoint[1]), _spelling(mapped.packed, endpoint[1])
+    return _spell(plain.packed, endpoint[1]), _spell(mapped.packed, endpoint[1])
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
@@ -134,7 +134,7 @@ def _address(text: str) -> IPv4Address | IPv6Address:
     return getattr(found, "ipv4_mapped", None) or found
 
 
-def _spelling(packed: bytes, port: int) -> str:
+def _spell(packed: bytes, port: int) -> str:
     words = [packed[at : at + 4] for at in range(0, len(packed), 4)]
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words) + f":{port:04X}"
 

@@ -14,7 +14,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.http.connections import BoundedConfig, BoundedProtocol, Bounds, Connections
+from server.http.connections import BoundedConfig, BoundedProtocol, ConnectionLimits, Connections
 
 SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.runtime.draining`)
 _POLL: Final = 0.02
@@ -29,7 +29,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def configured(app: ASGIApp, bounds: Bounds | None = None, *, patience: int = SHUTDOWN_TIMEOUT) -> uvicorn.Config:
+def server_config(
+    app: ASGIApp, bounds: ConnectionLimits | None = None, *, patience: int = SHUTDOWN_TIMEOUT
+) -> uvicorn.Config:
     """How an application is served; `patience` is for open requests at the end, in seconds."""
     config = BoundedConfig(
         app,
@@ -42,16 +44,18 @@ def configured(app: ASGIApp, bounds: Bounds | None = None, *, patience: int = SH
         proxy_headers=False,  # `server.http.addresses` reads them, where the settings name a proxy
         timeout_graceful_shutdown=patience,
     )
-    config.open_connections = Connections(bounds or Bounds())
+    config.open_connections = Connections(bounds or ConnectionLimits())
     return config
 
 
 class Listener:
     """A web server on one or more sockets; `run` returns when it was stopped or cancelled."""
 
-    def __init__(self, app: ASGIApp, listening: Sequence[socket.socket], bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, listening: Sequence[socket.socket], bounds: ConnectionLimits | None = None
+    ) -> None:
         self._listening = list(listening)
-        self._server = _Server(configured(app, bounds))
+        self._server = _Server(server_config(app, bounds))
         self.started = asyncio.Event()
 
     async def run(self) -> None:

@@ -8,11 +8,11 @@ from typing import Final
 DISTRIBUTION: Final = "mcp-token-vault"
 
 
-def _installed() -> str:
+def _installed_version() -> str:
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:  # run from a checkout that was never installed
         return "0+unknown"
 
 
-VERSION: Final = _installed()
+VERSION: Final = _installed_version()

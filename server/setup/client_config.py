@@ -42,7 +42,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
+class VaultLocation:
     """How clients reach the vault: the program over stdio, an origin over HTTP. `options`: --data and --config."""
 
     program: Program
@@ -87,7 +87,9 @@ def transport_named(text: str) -> TransportName | None:
     return None
 
 
-def client_config(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> ClientConfig:
+def client_config(
+    client: ClientName, transport: TransportName, *, vault: VaultLocation, machine: Machine
+) -> ClientConfig:
     """The entry of a client for one transport."""
     file = client_file(client, machine)
     entry = _entry(client, transport, vault=vault, machine=machine)
@@ -127,14 +129,16 @@ def _application_data(machine: Machine) -> Path:
     return Path(machine.environment.get("XDG_CONFIG_HOME") or machine.home / ".config")
 
 
-def _entry(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> Mapping[str, object]:
+def _entry(
+    client: ClientName, transport: TransportName, *, vault: VaultLocation, machine: Machine
+) -> Mapping[str, object]:
     if transport == "stdio":
         typed = {} if client == "claude-desktop" else {"type": "stdio"}
-        return {**typed, **_started(vault.program, _stdio_arguments(client, vault))}
+        return {**typed, **_stdio_entry(vault.program, _stdio_arguments(client, vault))}
     url = _url(vault, transport)
     match client:
         case "claude-desktop":
-            return _started(_npx(machine), ("-y", MCP_REMOTE, url, "--transport", f"{transport}-only"))
+            return _stdio_entry(_npx(machine), ("-y", MCP_REMOTE, url, "--transport", f"{transport}-only"))
         case "cursor":
             return {"url": url}  # it finds the transport out by itself
         case "claude-code" | "vscode":
@@ -143,7 +147,7 @@ def _entry(client: ClientName, transport: TransportName, *, vault: Vault, machin
             return {"type": "streamable-http" if transport == "http" else "sse", "url": url}
 
 
-def _started(program: Program, arguments: Sequence[str]) -> Mapping[str, object]:
+def _stdio_entry(program: Program, arguments: Sequence[str]) -> Mapping[str, object]:
     entry: dict[str, object] = {"command": program.command, "args": [*program.arguments, *arguments]}
     if program.environment:
         entry["env"] = dict(program.environment)
@@ -161,17 +165,17 @@ def _npx(machine: Machine) -> Program:
     return Program(machine.npx, environment={"PATH": ":".join(dict.fromkeys((folder, *rest)))})
 
 
-def _stdio_arguments(client: ClientName, vault: Vault) -> tuple[str, ...]:
+def _stdio_arguments(client: ClientName, vault: VaultLocation) -> tuple[str, ...]:
     # The agent's name without blanks: some clients on Windows do not quote arguments.
     remote = () if vault.remote_url is None else ("--url", vault.remote_url)
     return ("stdio", "--client", client, *remote, *vault.options)
 
 
-def _url(vault: Vault, transport: TransportName) -> str:
+def _url(vault: VaultLocation, transport: TransportName) -> str:
     return vault.public_url + ("/sse" if transport == "sse" else "/mcp")
 
 
-def _command_line(client: ClientName, transport: TransportName, *, vault: Vault, file: Path) -> str | None:
+def _command_line(client: ClientName, transport: TransportName, *, vault: VaultLocation, file: Path) -> str | None:
     """A line that does the same, or that tries it out."""
     if client == "claude-code":
         # `--` keeps the program's own options from being taken for claude's. `--env` takes every word up to the next
@@ -189,7 +193,7 @@ def _command_line(client: ClientName, transport: TransportName, *, vault: Vault,
     return None
 
 
-def _notes(client: ClientName, transport: TransportName, *, vault: Vault, machine: Machine) -> Sequence[str]:
+def _notes(client: ClientName, transport: TransportName, *, vault: VaultLocation, machine: Machine) -> Sequence[str]:
     notes: list[str] = []
     if vault.remote_url is not None:
         notes.append(

@@ -30,11 +30,11 @@ def put(file: Path, *, section: str, name: str, entry: Mapping[str, object]) -> 
     """Write the entry; the backup's path, None when there was no file before. Raises ClientFileRefused."""
     target, backup = file.resolve(), backup_of(file)
     before = _read(target)
-    content = {} if before is None else _parsed(target, before)
+    content = {} if before is None else _parse(target, before)
     entries = _section(target, content, section)
     if before is not None and not backup.exists():
         _replace(backup, before, mode=0o600)
-    _replace(target, _rendered({**content, section: {**entries, name: dict(entry)}}))
+    _replace(target, _render({**content, section: {**entries, name: dict(entry)}}))
     return backup if backup.exists() else None
 
 
@@ -44,12 +44,12 @@ def take_out(file: Path, *, section: str, name: str) -> str:
     now = _read(target)
     if now is None:
         raise ClientFileRefused(f"{file} does not exist: there is nothing to undo")
-    content = _parsed(target, now)
+    content = _parse(target, now)
     entries = _section(target, content, section)
     if name not in entries:
         raise ClientFileRefused(f"{file} has no entry {name!r}: there is nothing to undo")
     kept = _read(backup)
-    before = {} if kept is None else _parsed(backup, kept)
+    before = {} if kept is None else _parse(backup, kept)
     old = _section(backup, before, section)
     restored = _without(content, section, name)
     if kept is not None and _without(before, section, name) == restored:
@@ -60,7 +60,7 @@ def take_out(file: Path, *, section: str, name: str) -> str:
         return "deleted"
     else:
         others = {key: value for key, value in entries.items() if key != name}
-        _replace(target, _rendered({**content, section: {**others, **({name: old[name]} if name in old else {})}}))
+        _replace(target, _render({**content, section: {**others, **({name: old[name]} if name in old else {})}}))
         outcome = "removed"
     backup.unlink(missing_ok=True)
     return outcome
@@ -75,7 +75,7 @@ def _read(path: Path) -> bytes | None:
         raise ClientFileRefused(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _parsed(path: Path, content: bytes) -> dict[str, object]:
+def _parse(path: Path, content: bytes) -> dict[str, object]:
     if not content.strip():
         return {}
     try:
@@ -106,7 +106,7 @@ def _without(content: Mapping[str, object], section: str, name: str) -> dict[str
     return {**out, section: rest} if rest else out
 
 
-def _rendered(content: Mapping[str, object]) -> bytes:
+def _render(content: Mapping[str, object]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 

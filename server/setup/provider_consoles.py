@@ -59,7 +59,7 @@ def general(
     """The guide for a service that has only what its provider file says."""
     words = {"{redirect_uri}": redirect_uri, "{scopes}": " ".join(sorted(scopes))}
 
-    def filled(step: str) -> str:
+    def fill_in(step: str) -> str:
         for word, value in words.items():
             step = step.replace(word, value)
         return step
@@ -70,7 +70,7 @@ def general(
         redirect_uri,
         tuple(sorted(scopes)),
         "confidential" if has_secret else "public",
-        (opened, *map(filled, steps), "Copy client id and secret." if has_secret else "Copy the client id."),
+        (opened, *map(fill_in, steps), "Copy client id and secret." if has_secret else "Copy the client id."),
         ("This page of the provider file was not run against the service: it may have moved.",),
     )
 

@@ -26,10 +26,10 @@ class ConfigFileRefused(Exception):
 
 def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> str:
     """The file with these values in the table; a value of None is taken out. Raises ConfigFileRefused."""
-    expected = _parsed(text)
+    expected = _parse(text)
     try:
         _change(expected, table, values)
-        if expected == _parsed(text):
+        if expected == _parse(text):
             return text
         changed = next(attempt for attempt in _attempts(text, table, values) if _says(attempt, expected))
     except (StopIteration, TypeError, TOMLKitError) as error:
@@ -105,7 +105,7 @@ def _by_hand(table: tuple[str, ...], values: Mapping[str, Setting]) -> ConfigFil
 
 
 def _section(text: str, table: tuple[str, ...]) -> Mapping[str, object]:
-    found: object = _parsed(text)
+    found: object = _parse(text)
     for name in table:
         found = found.get(name) if is_object(found) else None
     return found if is_object(found) else {}
@@ -124,7 +124,7 @@ def _without_empty(content: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in inner.items() if value != {}}
 
 
-def _parsed(text: str) -> dict[str, object]:
+def _parse(text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

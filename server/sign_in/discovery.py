@@ -39,7 +39,7 @@ async def _endpoints(name: str, issuer: str, *, data: Path, outbound: Outbound) 
         async with asyncio.timeout(WAIT):
             found = await discover(issuer, outbound)
     except (DiscoveryFailed, TimeoutError) as error:
-        remembered = _remembered(kept, issuer)
+        remembered = _read_kept(kept, issuer)
         if remembered is None:
             raise SettingsRefused(f"providers.{name}.issuer: {error or f'{issuer} does not answer'}") from error
         return remembered
@@ -49,7 +49,7 @@ async def _endpoints(name: str, issuer: str, *, data: Path, outbound: Outbound) 
     return found
 
 
-def _remembered(kept: Path, issuer: str) -> Endpoints | None:
+def _read_kept(kept: Path, issuer: str) -> Endpoints | None:
     """What this issuer said at an earlier start."""
     try:
         content = json.loads(kept.read_text(encoding="utf-8"))

@@ -87,7 +87,7 @@ class Claims(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class SignInStart:
     """Where to send the browser, and the value for its cookie."""
 
     url: str
@@ -95,7 +95,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SignInAnswer:
     """The provider's redirect as it came, with the cookie that the browser held."""
 
     state: str = field(repr=False)
@@ -119,7 +119,7 @@ def callback_url(deployment: Deployment, name: str) -> str:
     return deployment.url(f"/sign-in/openid/{quote(name, safe='')}/callback")
 
 
-def _registered(deployment: Deployment, name: str) -> OpenIDSettings:
+def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
     found = deployment.settings.sign_in.openid.get(name)
     if found is None:
         raise OpenIDRefused("There is no such way to sign in here.", detail="unknown provider")
@@ -177,13 +177,13 @@ async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metada
 # The way there
 
 
-async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> Start:
+async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> SignInStart:
     """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
 
     `is_again`: the provider must ask the person, however lately it did, and say when (OpenID Connect Core §3.1.2.1:
     with `max_age` it must send `auth_time`).
     """
-    registered = _registered(deployment, name)
+    registered = _registered_provider(deployment, name)
     metadata = await discover(deployment, registered)
     state, nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     verifier, now = secrets.token_urlsafe(48), deployment.now()
@@ -216,23 +216,23 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
         "code_challenge_method": "S256",
     } | ({"prompt": "login", "max_age": "0"} if is_again else {})
     joint = "&" if urlsplit(metadata.authorization_endpoint).query else "?"
-    return Start(metadata.authorization_endpoint + joint + urlencode(query), browser)
+    return SignInStart(metadata.authorization_endpoint + joint + urlencode(query), browser)
 
 
 # The way back
 
 
-async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
+async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> SignedIn:
     """The user behind the provider's answer. Raises OpenIDRefused, which is an event where a sign-in was under way:
     anybody can call with a state that never was.
     """
-    registered = _registered(deployment, name)
+    registered = _registered_provider(deployment, name)
     payload = await _claim_state(deployment, name, answer)
     try:
         metadata = await discover(deployment, registered)
         _check_answer(metadata, answer)
         token = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
-        claims = await _verified(deployment, registered, metadata, token, nonce=payload["nonce"])
+        claims = await _verify(deployment, registered, metadata, token, nonce=payload["nonce"])
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
     except OpenIDRefused as refusal:
@@ -243,7 +243,7 @@ async def finish(deployment: Deployment, name: str, answer: Answer) -> SignedIn:
     return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at)
 
 
-async def _claim_state(deployment: Deployment, name: str, answer: Answer) -> dict[str, str]:
+async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) -> dict[str, str]:
     """The payload behind `state`, used up, if this browser started it at this provider."""
     now = deployment.now()
     refused = OpenIDRefused(
@@ -266,7 +266,7 @@ async def _claim_state(deployment: Deployment, name: str, answer: Answer) -> dic
     return {key: str(value) for key, value in ticket.payload.items()}
 
 
-def _check_answer(metadata: Metadata, answer: Answer) -> None:
+def _check_answer(metadata: Metadata, answer: SignInAnswer) -> None:
     """RFC 9207 §2.4: another issuer is refused, and so is none where the provider says it sends one. Errors after."""
     is_missing = answer.issuer is None and metadata.authorization_response_iss_parameter_supported
     if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
@@ -312,7 +312,7 @@ async def _redeem(
         raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="token answer") from error
 
 
-async def _verified(
+async def _verify(
     deployment: Deployment, registered: OpenIDSettings, metadata: Metadata, token: str, *, nonce: str
 ) -> Claims:
     """The claims of an ID token that is for us and for this sign-in (OpenID Connect Core §3.1.3.7)."""

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from server.http.addresses import counted
+from server.http.addresses import counting_key
 from server.runtime import peers
 from server.settings import Settings
 from vault import limits, sessions, tickets, users
@@ -268,7 +268,7 @@ def _buckets(deployment: Deployment, attempt: Attempt, user: User | None) -> lis
     account = hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return [
         (f"sign-in:account:{account}", settings.failures_per_account),
-        (f"sign-in:address:{counted(attempt.address)}", settings.failures_per_address),
+        (f"sign-in:address:{counting_key(attempt.address)}", settings.failures_per_address),
     ]
 
 

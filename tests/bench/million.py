@@ -29,7 +29,7 @@ from typing import Any
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
-from server.lifecycle.maintenance import FIRST, SHED, STEPS, SWEEPS, Step
+from server.lifecycle.maintenance import FIRST, SHED, STEPS, SWEEPS, UpkeepStep
 from server.settings import load_settings
 from tests.bench.million_rows import OPEN, ORIGIN, PostgresPlace, Size, SqlitePlace, fill, is_ended, name
 from tests.support.harness import PASSWORD, free_socket, serving
@@ -258,7 +258,7 @@ async def upkeep_steps(deployment: Deployment, times: Times) -> None:
         "longest statement",
     )
     header("Upkeep", *names)
-    steps: list[Step] = [*FIRST, *STEPS, *SHED, *SWEEPS]
+    steps: list[UpkeepStep] = [*FIRST, *STEPS, *SHED, *SWEEPS]
     for step in steps:
         figures: list[object] = [step.name]
         again = 0.0

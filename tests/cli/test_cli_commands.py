@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from providers.definitions.catalog import SHELF
 from server.app import open_deployment
 from server.cli import app
-from server.event_texts import described, in_a_line
+from server.event_texts import event_fields, in_a_line
 from server.lifecycle.maintenance import sweep
 from server.settings import load_settings
 from tests.conftest import Store
@@ -206,7 +206,7 @@ def test_what_happened_is_one_line_that_says_nothing_to_the_terminal() -> None:
         client_id="c",
         details={"name": "Bot\x1b[2J\n1970-01-01T00:00:00Z  consent.given", "redirect_uris": ["a", "b"], "actors": []},
     )
-    line = in_a_line(described(event, names={"c": "Bot\u202e"}))
+    line = in_a_line(event_fields(event, names={"c": "Bot\u202e"}))
     assert line.startswith(
         "1970-01-01T00:00:00Z  client.registered        ok       Bot‹U+202E›  name: Bot‹U+001B›[2J 1970"
     )

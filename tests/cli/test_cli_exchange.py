@@ -121,7 +121,7 @@ async def test_release_policies_are_set_and_the_full_one_only_for_one_provider(p
     both = await content(place, "clients", "release", client_id, "google-calendar", "proxy")
     assert both["release"] == {"slack": "full", "google": "proxy"}  # type: ignore[index]
     client = await stored(place, client_id)
-    assert release.policy_of(client, provider="slack", connection_id="c") is release.Release.FULL
+    assert release.policy_of(client, provider="slack", connection_id="c") is release.ReleasePolicy.FULL
     assert next(dict(one.details) for one in await events(place, "release.changed")) == {
         "target": "slack",
         "release": "full",

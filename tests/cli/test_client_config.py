@@ -16,12 +16,12 @@ from mcp.client.stdio import StdioServerParameters
 from typer.testing import CliRunner, Result
 
 from server.cli import app
-from server.setup.client_config import CLIENTS, TRANSPORTS, Machine, Program, Vault, client_config
+from server.setup.client_config import CLIENTS, TRANSPORTS, Machine, Program, VaultLocation, client_config
 from server.setup.client_files import ClientFileRefused, backup_of, put, take_out
 from tests.support.processes import Place, free_port
 
 HOME = Path("/home/alice")
-VAULT = Vault(Program("/opt/bin/token-vault"), ("--data", "/srv/v"), "http://localhost:8765", is_loopback=True)
+VAULT = VaultLocation(Program("/opt/bin/token-vault"), ("--data", "/srv/v"), "http://localhost:8765", is_loopback=True)
 OURS = {"type": "http", "url": "http://localhost:8765/mcp"}
 
 
@@ -168,7 +168,7 @@ def test_claude_desktop_reaches_loopback_through_mcp_remote_and_is_told_about_co
     assert made.entry["args"][-3:] == ["http://localhost:8765/sse", "--transport", "sse-only"]  # type: ignore[index]
     assert made.entry["env"]["PATH"].startswith("/opt/node/bin:")  # type: ignore[index]
     assert any("public https URL" in note and "loopback is none" in note for note in made.notes)
-    public = Vault(VAULT.program, (), "https://vault.example.com", is_loopback=False)
+    public = VaultLocation(VAULT.program, (), "https://vault.example.com", is_loopback=False)
     made = client_config("claude-desktop", "http", vault=public, machine=machine)
     assert any("https://vault.example.com/mcp" in note for note in made.notes)
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from server.oauth.exchange.release import Release, lasting, policy_of, released
+from server.oauth.exchange.release import ReleasePolicy, policy_of, released_narrowing, seconds_left
 from vault.records import Client, ClientKind, Narrowing
 
 
@@ -29,9 +29,9 @@ CHOICES: list[object] = [None, {}, {"default": "full"}, {"slack": "full"}, {"k":
 def test_who_keeps_no_secret_or_registered_itself_never_gets_more_than_a_handle(kind: ClientKind, method: str) -> None:
     for chosen in CHOICES:
         policy = policy_of(client(kind, method, release=chosen), provider="slack", connection_id="k")
-        assert policy is Release.PROXY
+        assert policy is ReleasePolicy.PROXY
         for narrowing, expires in itertools.product(Narrowing, (True, False)):
-            assert released(policy, narrowing, expires=expires) is None
+            assert released_narrowing(policy, narrowing, expires=expires) is None
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,19 @@ def test_the_nearest_choice_of_the_operator_counts(chosen: object, policy: str) 
 
 def test_what_a_policy_lets_out() -> None:
     upstream, enforced, full = Narrowing.UPSTREAM, Narrowing.ENFORCED, Narrowing.FULL
-    assert released(Release.NARROWED, upstream, expires=True) is upstream
-    assert released(Release.NARROWED, enforced, expires=True) is None
-    assert released(Release.NARROWED, upstream, expires=False) is None, "it would live until somebody revokes it"
-    assert released(Release.FULL, upstream, expires=False) is upstream
-    assert released(Release.FULL, enforced, expires=True) is full
+    assert released_narrowing(ReleasePolicy.NARROWED, upstream, expires=True) is upstream
+    assert released_narrowing(ReleasePolicy.NARROWED, enforced, expires=True) is None
+    assert released_narrowing(ReleasePolicy.NARROWED, upstream, expires=False) is None, (
+        "it would live until somebody revokes it"
+    )
+    assert released_narrowing(ReleasePolicy.FULL, upstream, expires=False) is upstream
+    assert released_narrowing(ReleasePolicy.FULL, enforced, expires=True) is full
     assert full.value == "none"
 
 
 def test_what_lasts_ends_with_the_first_of_its_ends() -> None:
-    assert lasting(110, now=100) == 10
-    assert lasting(110, None, now=100) == 10
-    assert lasting(110, None, 105, now=100) == 5
-    assert lasting(110, 120, now=100) == 10
-    assert lasting(110, now=200) == 0
+    assert seconds_left(110, now=100) == 10
+    assert seconds_left(110, None, now=100) == 10
+    assert seconds_left(110, None, 105, now=100) == 5
+    assert seconds_left(110, 120, now=100) == 10
+    assert seconds_left(110, now=200) == 0

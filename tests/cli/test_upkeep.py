@@ -13,7 +13,7 @@ import pytest
 import server.lifecycle.maintenance
 import vault.storage.clock
 from server.deployment import Deployment
-from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, Step, run_step, upkeep
+from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, run_step, upkeep
 from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
@@ -56,14 +56,14 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
     async def last(deployment: Deployment) -> None:
         done.set()
 
-    monkeypatch.setattr(server.lifecycle.maintenance, "FIRST", (Step("first", 30.0, fails),))
+    monkeypatch.setattr(server.lifecycle.maintenance, "FIRST", (UpkeepStep("first", 30.0, fails),))
     monkeypatch.setattr(
         server.lifecycle.maintenance,
         "STEPS",
-        (Step("one", 30.0, breaks), Step("two", 30.0, hangs), Step("three", 30.0, fails)),
+        (UpkeepStep("one", 30.0, breaks), UpkeepStep("two", 30.0, hangs), UpkeepStep("three", 30.0, fails)),
     )
     monkeypatch.setattr(
-        server.lifecycle.maintenance, "SWEEPS", (Step("four", 600.0, breaks), Step("five", 600.0, last))
+        server.lifecycle.maintenance, "SWEEPS", (UpkeepStep("four", 600.0, breaks), UpkeepStep("five", 600.0, last))
     )
     async with upkeep(running.deployment), asyncio.timeout(10):
         await done.wait()
@@ -82,10 +82,10 @@ async def test_readiness_names_a_failing_step_until_it_works(
 ) -> None:
     async with httpx2.AsyncClient(base_url=running.url) as http:
         monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
-        await run_step(running.deployment, Step("revocations", 30.0, hangs))
+        await run_step(running.deployment, UpkeepStep("revocations", 30.0, hangs))
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": ["revocations"]})
-        await run_step(running.deployment, Step("revocations", 30.0, works))
+        await run_step(running.deployment, UpkeepStep("revocations", 30.0, works))
         assert (await http.get("/readyz")).json() == {"status": "ready"}
 
 

@@ -303,7 +303,7 @@ async def opened(place: Room, agent: Agent, *scopes: str) -> connections.Connect
     deployment = place.vault.deployment
     user = await users.get_user(deployment.database, agent.principal.user_id)
     assert user is not None
-    trip = provider_authorization.Trip(
+    trip = provider_authorization.ConsentRequest(
         "brokerage", frozenset(scopes), client_id=agent.principal.client_id, delegated=frozenset(scopes)
     )
     return (await provider_authorization.consent_here(deployment, trip, user=user)).connection

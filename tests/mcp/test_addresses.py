@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http.addresses import UNKNOWN, counted
+from server.http.addresses import UNKNOWN, counting_key
 from server.settings import SettingsRefused, load_settings
 from tests.support.harness import RunningVault, running_vault
 
@@ -18,19 +18,19 @@ FEW = {"registration": {"per_address_hourly": 2, "total_hourly": 1000}}
 
 
 def test_an_ipv6_network_of_one_customer_counts_as_one() -> None:
-    assert counted("2001:db8:1:2::1") == counted("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
-    assert counted("2001:db8:1:3::1") != counted("2001:db8:1:2::1")
+    assert counting_key("2001:db8:1:2::1") == counting_key("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
+    assert counting_key("2001:db8:1:3::1") != counting_key("2001:db8:1:2::1")
 
 
 def test_each_ipv4_address_counts_for_itself_however_it_is_written() -> None:
-    assert counted("192.0.2.1") == counted("::ffff:192.0.2.1") == "192.0.2.1"
-    assert counted("192.0.2.2") != counted("192.0.2.1")
-    assert counted("fe80::1%eth0") == "fe80::/64"
+    assert counting_key("192.0.2.1") == counting_key("::ffff:192.0.2.1") == "192.0.2.1"
+    assert counting_key("192.0.2.2") != counting_key("192.0.2.1")
+    assert counting_key("fe80::1%eth0") == "fe80::/64"
 
 
 @given(st.text())
 def test_what_is_no_address_counts_as_one_stranger(text: str) -> None:
-    assert counted(text) == UNKNOWN or "." in text or ":" in text
+    assert counting_key(text) == UNKNOWN or "." in text or ":" in text
 
 
 async def register(vault: RunningVault, forwarded: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 
 from server.connecting import approvals
-from server.mcp.approval_settings import Asking
+from server.mcp.approval_settings import ApprovalRules
 from server.portal.texts import visible
 from server.settings import SettingsRefused
 from tests.support.harness import PASSWORD
@@ -227,7 +227,7 @@ async def test_a_rule_about_nothing_stops_the_start(place: Room) -> None:
             update={"approvals": deployment.settings.approvals.model_copy(update={"ask": (entry,)})}
         )
         with pytest.raises(SettingsRefused, match=r"approvals\.ask"):
-            Asking.from_settings(settings, deployment.catalog, deployment.tools)
+            ApprovalRules.from_settings(settings, deployment.catalog, deployment.tools)
 
 
 def test_what_cannot_be_seen_is_shown_as_its_code_point() -> None:

@@ -13,13 +13,13 @@ import httpx2
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.connections import HEAD, LINE, PIPELINED, Bounds, capacity
+from server.http.connections import HEAD, LINE, PIPELINED, ConnectionLimits, capacity
 from tests.support.harness import free_socket, serving
 from tests.support.processes import Place, free_port
 
 MEGABYTE = 1024 * 1024
 PATIENCE = 10.0  # seconds: longer than any deadline here
-QUICK = Bounds(total=100, per_address=100, head_time=0.3, body_time=0.3)
+QUICK = ConnectionLimits(total=100, per_address=100, head_time=0.3, body_time=0.3)
 CLOSED = b"HTTP/1.1 %d"
 
 
@@ -60,7 +60,7 @@ Knock = Callable[..., Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def place(bounds: Bounds = QUICK, app: ASGIApp = answering) -> AsyncGenerator[int]:
+async def place(bounds: ConnectionLimits = QUICK, app: ASGIApp = answering) -> AsyncGenerator[int]:
     """A server with these bounds; its port."""
     with free_socket() as listening:
         async with serving(app, listening, bounds=bounds):
@@ -255,7 +255,7 @@ async def test_an_answer_takes_the_time_that_it_takes() -> None:
 
 
 async def test_who_has_waited_longest_makes_room_and_answers_are_never_cut_for_it() -> None:
-    async with place(Bounds(total=16, per_address=16, head_time=PATIENCE)) as port:
+    async with place(ConnectionLimits(total=16, per_address=16, head_time=PATIENCE)) as port:
         streaming = [
             asyncio.ensure_future(knock(port, b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
             for _ in range(8)
@@ -272,7 +272,7 @@ async def test_who_has_waited_longest_makes_room_and_answers_are_never_cut_for_i
 
 
 def test_an_address_far_away_has_a_share_and_this_machine_and_named_proxies_have_a_reserve() -> None:
-    bounds = Bounds(total=100, per_address=10, proxies=("10.0.0.0/8",))
+    bounds = ConnectionLimits(total=100, per_address=10, proxies=("10.0.0.0/8",))
     assert bounds.is_near("127.0.0.1")
     assert bounds.is_near("::1")
     assert bounds.is_near("::ffff:127.0.0.1")

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server.bridge.address import RemoteVault, remote_vault
-from server.bridge.authority import Authority
-from server.bridge.browser import BrowserSignIn, browser_sign_in, redeemed
+from server.bridge.authority import AuthorizationServer
+from server.bridge.browser import BrowserSignIn, browser_sign_in, redeem_code
 from server.bridge.credentials import Credentials, FileStore, one_at_a_time
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from tests.support.bridging import decide
@@ -32,9 +32,9 @@ async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Runn
 
 
 @pytest.fixture
-async def authority(vault: RunningVault) -> AsyncGenerator[Authority]:
+async def authority(vault: RunningVault) -> AsyncGenerator[AuthorizationServer]:
     async with httpx2.AsyncClient(trust_env=False) as http:
-        yield Authority(http, remote_vault(vault.url, agent="Test"))
+        yield AuthorizationServer(http, remote_vault(vault.url, agent="Test"))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ async def test_a_document_that_leads_elsewhere_is_not_believed(change: dict[str,
 
     app = Starlette(routes=[Route("/.well-known/oauth-authorization-server", document)])
     async with serving(app, listening), httpx2.AsyncClient(trust_env=False) as http:
-        found = Authority(http, RemoteVault(origin, "Test"))
+        found = AuthorizationServer(http, RemoteVault(origin, "Test"))
         if told:
             with pytest.raises(BridgeRefused, match=told):
                 await found.endpoints()
@@ -150,7 +150,7 @@ async def test_what_the_person_is_told_of_a_code_cannot_steer_their_terminal(cha
         Route("/device_authorization", device, methods=["POST"]),
     ]
     async with serving(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False) as http:
-        authority = Authority(http, RemoteVault(origin, "Test"))
+        authority = AuthorizationServer(http, RemoteVault(origin, "Test"))
         with pytest.raises(BridgeRefused):
             await authority.ask_device("client")
         assert (await authority.ask_device("client")).user_code == "ABCD-EFGH"
@@ -162,7 +162,7 @@ async def test_a_vault_that_is_away_is_no_verdict(tmp_path: Path) -> None:
     listening.close()
     async with httpx2.AsyncClient(trust_env=False) as http:
         with pytest.raises(RemoteUnreachable, match="cannot be reached"):
-            await Authority(http, RemoteVault(origin, "Test")).endpoints()
+            await AuthorizationServer(http, RemoteVault(origin, "Test")).endpoints()
 
 
 # The listener
@@ -178,7 +178,9 @@ async def _answer(attempt: BrowserSignIn, query: dict[str, str], **headers: str)
         return await http.get(attempt.redirect_uri, params=query, headers=headers)
 
 
-async def test_a_sign_in_names_the_resource_and_brings_tokens_for_it(vault: RunningVault, authority: Authority) -> None:
+async def test_a_sign_in_names_the_resource_and_brings_tokens_for_it(
+    vault: RunningVault, authority: AuthorizationServer
+) -> None:
     client = await authority.register()
     async with (
         browser_sign_in(remote_vault(vault.url, agent="Test"), authority, client_id=client.client_id) as attempt,
@@ -192,7 +194,7 @@ async def test_a_sign_in_names_the_resource_and_brings_tokens_for_it(vault: Runn
         page = await decide(person, await person.open(url))
         back = {name: found[0] for name, found in parse_qs(urlsplit(page.headers["location"]).query).items()}
         assert "Signed in" in (await _answer(attempt, back)).text
-        tokens = await redeemed(attempt, authority, client_id=client.client_id)
+        tokens = await redeem_code(attempt, authority, client_id=client.client_id)
         assert claims_of(tokens.access_token)["aud"] == f"{vault.url}/mcp"
         assert tokens.access_token not in repr(tokens)
         assert "is over" in (await _answer(attempt, back)).text
@@ -204,7 +206,9 @@ async def test_a_sign_in_names_the_resource_and_brings_tokens_for_it(vault: Runn
         assert over.value.error == "invalid_grant"
 
 
-async def test_what_is_no_answer_to_this_sign_in_changes_nothing(vault: RunningVault, authority: Authority) -> None:
+async def test_what_is_no_answer_to_this_sign_in_changes_nothing(
+    vault: RunningVault, authority: AuthorizationServer
+) -> None:
     remote = remote_vault(vault.url, agent="Test")
     async with browser_sign_in(remote, authority, client_id="x") as attempt:
         state = parse_qs(urlsplit(await _location(attempt)).query)["state"][0]
@@ -227,7 +231,7 @@ async def test_what_is_no_answer_to_this_sign_in_changes_nothing(vault: RunningV
 
 @pytest.mark.parametrize("issuer", [None, "https://elsewhere.example"])
 async def test_an_answer_of_another_issuer_ends_the_attempt(
-    vault: RunningVault, authority: Authority, issuer: str | None
+    vault: RunningVault, authority: AuthorizationServer, issuer: str | None
 ) -> None:
     remote = remote_vault(vault.url, agent="Test")
     async with browser_sign_in(remote, authority, client_id="x") as attempt:

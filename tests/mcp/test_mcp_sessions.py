@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from server.mcp.sessions import PER_CLIENT, PER_PERSON, Bounds, Roster
+from server.mcp.sessions import PER_CLIENT, PER_PERSON, Roster, SessionLimits
 from tests.support.mcp_room import (
     ACCEPT,
     INITIALIZE,
@@ -161,7 +161,7 @@ async def test_the_oldest_event_stream_of_an_agent_ends_when_it_opens_too_many(p
 
 
 def test_a_person_has_room_for_some_agents_and_the_one_with_most_sessions_makes_room() -> None:
-    roster: Roster[int] = Roster(Bounds(per_client=3, per_person=5, total=7))
+    roster: Roster[int] = Roster(SessionLimits(per_client=3, per_person=5, total=7))
     for client, how_many in (("a", 2), ("b", 3)):
         for number in range(how_many):
             assert roster.crowd(("alice", client)) is None

@@ -13,7 +13,7 @@ from mcp_types import CallToolResult
 
 from providers.tools.spec import ToolOutput
 from server.mcp import tools
-from server.mcp.elicitation import Asking
+from server.mcp.elicitation import AskingOptions
 from tests.support.mcp_room import ACCEPT, SLACK, Room, legacy_headers, legacy_session, modern, modern_headers, room
 
 POST = {"name": "slack_post", "arguments": {"channel": "#general", "text": "hi"}}
@@ -188,7 +188,9 @@ async def test_a_tool_that_breaks_is_logged_under_an_id_and_says_nothing_else(
     deployment = place.vault.deployment
     spec = deployment.tool("slack_post")
     assert spec is not None
-    request = tools.ToolRequest(agent.principal, "slack_post", {"channel": "#general", "text": "x"}, Asking(), "http")
+    request = tools.ToolRequest(
+        agent.principal, "slack_post", {"channel": "#general", "text": "x"}, AskingOptions(), "http"
+    )
     result = await tools.call(
         dataclasses.replace(deployment, tools=(dataclasses.replace(spec, call=broken),)), request, progress=silent
     )

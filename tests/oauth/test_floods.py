@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from server.lifecycle.maintenance import shed, sweep
+from server.lifecycle.maintenance import shed_records, sweep
 from server.oauth.pushed_requests import LIMIT
 from server.runtime.rate_limits import Budgets
 from tests.oauth.test_rfc9449 import KEY, proof
@@ -96,13 +96,13 @@ async def test_tickets_counters_and_single_use_values_of_strangers_are_gone_with
         url = world.authorize_url(client[0], "A" * 43)
         assert (await http.get(url)).status_code == 303
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)
-        await shed(vault.deployment)
+        await shed_records(vault.deployment)
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)  # they still matter
         vault.deployment.database.clock_offset += 960
-        await shed(vault.deployment)
+        await shed_records(vault.deployment)
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (0, 0)
         vault.deployment.database.clock_offset += 7200
-        await shed(vault.deployment)
+        await shed_records(vault.deployment)
         assert await rows(vault, "limits") == 0
 
 

@@ -580,8 +580,10 @@ async def test_starts_are_throttled_per_address(room: Room, provider: OpenIDDoub
 
 
 def test_secrets_of_a_sign_in_do_not_show() -> None:
-    from server.sign_in.openid import Answer, Start
+    from server.sign_in.openid import SignInAnswer, SignInStart
 
-    shown = repr(Answer(state="S1", code="S2", error="", issuer=None, browser="S3")) + repr(Start("u", "S4"))
+    shown = repr(SignInAnswer(state="S1", code="S2", error="", issuer=None, browser="S3")) + repr(
+        SignInStart("u", "S4")
+    )
     assert not any(secret in shown for secret in ("S1", "S2", "S3", "S4"))
     assert "S5" not in repr(OpenIDSettings(issuer="i", client_id="c", client_secret="S5"))  # pyright: ignore[reportArgumentType]

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from starlette.types import Receive, Scope, Send
 
-from server.http.connections import Bounds
+from server.http.connections import ConnectionLimits
 from tests.support import strict_http, wire_bytes
 from tests.support.harness import free_socket, serving
 from tests.support.proxy_room import proxy_room
@@ -131,7 +131,7 @@ async def echoing() -> AsyncGenerator[tuple[int, Echo]]:
     """A server with the product's protocol in front of nothing but a counter."""
     echo = Echo()
     with free_socket() as listening:
-        async with serving(echo, listening, bounds=Bounds(head_time=DEADLINE, body_time=DEADLINE)):
+        async with serving(echo, listening, bounds=ConnectionLimits(head_time=DEADLINE, body_time=DEADLINE)):
             yield listening.getsockname()[1], echo
 
 

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp
 from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
-from server.http.connections import Bounds
-from server.runtime.serving import configured
+from server.http.connections import ConnectionLimits
+from server.runtime.serving import server_config
 from server.settings import Settings, load_settings
 from tests.support.person import Person
 from vault import users
@@ -41,9 +41,11 @@ def free_socket() -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listening: socket.socket, *, bounds: Bounds | None = None) -> AsyncGenerator[None]:
+async def serving(
+    app: ASGIApp, listening: socket.socket, *, bounds: ConnectionLimits | None = None
+) -> AsyncGenerator[None]:
     """Serve an ASGI application on the socket, as the product does, until the block ends."""
-    server = uvicorn.Server(configured(app, bounds, patience=2))
+    server = uvicorn.Server(server_config(app, bounds, patience=2))
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 from starlette.requests import Request
 
 from server.deployment import Deployment
-from server.http.addresses import address_of, counted
+from server.http.addresses import address_of, counting_key
 from server.oauth import jose
 from server.oauth.clients import metadata_documents
 from server.oauth.clients.keys import keys_of
@@ -164,7 +164,7 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
     """Count a single-use value that a client leaves behind whom nobody vouched for. Raises OAuthError."""
     if client.is_vouched_for:
         return
-    wait = deployment.rows.spend(counted(address), "", now=time.monotonic())
+    wait = deployment.rows.spend(counting_key(address), "", now=time.monotonic())
     if wait:
         raise OAuthError(
             "temporarily_unavailable",

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, Outbound
 from server.deployment import Deployment
-from server.http.addresses import counted
+from server.http.addresses import counting_key
 from server.oauth.clients.rules import jwk_members, key_host_allowed
 from server.oauth.rules import json_object
 from vault.records import Client
@@ -55,7 +55,7 @@ async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, ad
     jwks = client.metadata.get("jwks")
     if isinstance(jwks, dict):
         members: dict[str, object] = {str(name): value for name, value in jwks.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
-        return _named(jwk_members(members), kid)
+        return _by_id(jwk_members(members), kid)
     url = client.metadata.get("jwks_uri")
     if not isinstance(url, str):
         return ()
@@ -63,7 +63,7 @@ async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, ad
     if is_foreign and not key_host_allowed(url, deployment.settings):  # stored under a looser setting
         return ()
     policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_client_metadata)
-    whose = counted(address) if is_foreign else None
+    whose = counting_key(address) if is_foreign else None
     return await keys_behind(deployment, url, kid=kid, policy=policy, on_behalf_of=whose, now=now)
 
 
@@ -77,15 +77,15 @@ async def keys_behind(
     known = _known.setdefault(deployment.http, {}).setdefault(on_behalf_of is not None, _Known())
     entry = known.fetched.get(url)
     age = None if entry is None else now - entry.at
-    is_due = entry is None or age is None or age >= KEPT or (age >= RETRY and not _named(entry.keys, kid))
+    is_due = entry is None or age is None or age >= KEPT or (age >= RETRY and not _by_id(entry.keys, kid))
     if entry is not None and not is_due:
-        return _named(entry.keys, kid)
+        return _by_id(entry.keys, kid)
     fetching = known.fetching.get(url)
     if fetching is None:
         fetching = known.fetching[url] = asyncio.create_task(
             _renew(deployment, known, url, policy=policy, on_behalf_of=on_behalf_of, now=now)
         )
-    return _named(await asyncio.shield(fetching), kid)
+    return _by_id(await asyncio.shield(fetching), kid)
 
 
 async def _renew(
@@ -102,7 +102,7 @@ async def _renew(
         del known.fetching[url]
 
 
-def _named(keys: Jwks, kid: str | None) -> Jwks:
+def _by_id(keys: Jwks, kid: str | None) -> Jwks:
     return keys if kid is None else tuple(key for key in keys if key.get("kid") in {kid, None})
 
 

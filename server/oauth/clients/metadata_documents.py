@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, OutboundResponse
 from server.deployment import Deployment
-from server.http.addresses import counted
+from server.http.addresses import counting_key
 from server.oauth.clients.rules import accept, document_host_allowed, integer_member, shown_redirects, with_change_noted
 from server.oauth.rules import OAuthError, is_loopback_redirect, json_object
 from vault import clients, limits
@@ -78,7 +78,7 @@ async def resolve(deployment: Deployment, client_id: str, *, address: str, must_
     started = loop.time()
     try:
         answer = await deployment.http.fetch_document(
-            client_id, policy=policy, on_behalf_of=counted(address), max_bytes=MAX_BYTES, timeout=FETCH_TIME
+            client_id, policy=policy, on_behalf_of=counting_key(address), max_bytes=MAX_BYTES, timeout=FETCH_TIME
         )
         found = _read(client_id, answer, known=known, deployment=deployment, now=now)
     except (HttpError, OAuthError, ValueError, RecursionError) as error:
@@ -96,7 +96,11 @@ async def _may_fetch(deployment: Deployment, address: str, *, now: int) -> bool:
     registration = deployment.settings.registration
     async with deployment.database.transaction() as transaction:
         return await limits.spend(
-            transaction, f"document:{counted(address)}", limit=registration.per_address_hourly, window=3600, now=now
+            transaction,
+            f"document:{counting_key(address)}",
+            limit=registration.per_address_hourly,
+            window=3600,
+            now=now,
         ) and await limits.spend(transaction, "document", limit=registration.total_hourly, window=3600, now=now)
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.http.addresses import address_of, counted
+from server.http.addresses import address_of, counting_key
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import AcceptedMetadata, accept, public_members, shown_redirects, with_change_noted
 from server.oauth.rules import OAuthError
@@ -74,7 +74,7 @@ async def _throttle(deployment: Deployment, transaction: Transaction, address: s
     """Per address and in total; the refusal undoes what was counted, so that it cannot last forever."""
     registration = deployment.settings.registration
     within = await limits.spend(
-        transaction, f"register:{counted(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
+        transaction, f"register:{counting_key(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
     ) and await limits.spend(transaction, "register", limit=registration.total_hourly, window=_WINDOW, now=now)
     if not within:
         raise _too_many()
@@ -91,13 +91,13 @@ def _too_many() -> OAuthError:
 
 async def read(deployment: Deployment, request: Request) -> Response:
     """GET /register/{client_id} (RFC 7592 §2.1)."""
-    client, management_token = await _managed(deployment, request)
+    client, management_token = await _managed_client(deployment, request)
     return _registration_answer(deployment, client, management_token)
 
 
 async def update(deployment: Deployment, request: Request) -> Response:
     """PUT /register/{client_id} (RFC 7592 §2.2): replaces all metadata. Id and secret cannot be chosen."""
-    client, management_token = await _managed(deployment, request)
+    client, management_token = await _managed_client(deployment, request)
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     if content.get("client_id", client.id) != client.id:
         raise OAuthError("invalid_client_metadata", "client_id is another client's")
@@ -106,7 +106,7 @@ async def update(deployment: Deployment, request: Request) -> Response:
         raise OAuthError("invalid_client_metadata", "client_secret is not the current one and cannot be chosen")
     accepted = accept(content, settings=deployment.settings, default_auth_method=client.auth_method)
     now = deployment.now()
-    changed, secret = _changed(client, accepted, now=now)
+    changed, secret = _change(client, accepted, now=now)
     async with deployment.database.transaction() as transaction:
         await _throttle(deployment, transaction, address_of(request), now=now)
         if not await limits.spend(
@@ -119,7 +119,7 @@ async def update(deployment: Deployment, request: Request) -> Response:
     return _registration_answer(deployment, changed, management_token, secret=secret)
 
 
-def _changed(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Client, str | None]:
+def _change(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Client, str | None]:
     """The client with new metadata; a new look or redirect list ends the use of earlier consent."""
     replaced = replace(
         client,
@@ -138,7 +138,7 @@ def _changed(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[C
 
 async def delete(deployment: Deployment, request: Request) -> Response:
     """DELETE /register/{client_id} (RFC 7592 §2.3): its grants, tokens and codes end with it."""
-    client, _ = await _managed(deployment, request)
+    client, _ = await _managed_client(deployment, request)
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
         ended = await clients.remove_client(transaction, client.id, now=now)
@@ -149,7 +149,7 @@ async def delete(deployment: Deployment, request: Request) -> Response:
     return Response(status_code=204, headers=NO_STORE)
 
 
-async def _managed(deployment: Deployment, request: Request) -> tuple[Client, str]:
+async def _managed_client(deployment: Deployment, request: Request) -> tuple[Client, str]:
     """The client in the path, if the management token is its own. The token counts in the header only."""
     scheme, management_token = read_authorization(request.headers)
     client = await clients.get_client(deployment.database, str(request.path_params["client_id"]))

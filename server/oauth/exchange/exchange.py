@@ -15,12 +15,12 @@ from server.deployment import Deployment
 from server.oauth import jose, tokens
 from server.oauth.exchange import issuers, release, subjects, targets, workers
 from server.oauth.exchange.refusals import as_answer
-from server.oauth.exchange.subjects import Limits, Subject, refused
+from server.oauth.exchange.subjects import Limits, Subject, refusal
 from server.oauth.exchange.targets import OwnTarget, UpstreamTarget
 from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.token_rate import spend_request
-from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, Exchanged, Release, TokenRequest
+from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
 from vault import connections, grants, handles, revoked_tokens
 from vault.audit import audit
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken
@@ -44,7 +44,7 @@ class _Exchange:
     principal: Principal
 
 
-async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
+async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
     """The grant `urn:ietf:params:oauth:grant-type:token-exchange`."""
     if asked.client.is_public and deployment.settings.exchange.confidential_only:
         raise OAuthError("unauthorized_client", "the operator lets only confidential clients exchange tokens")
@@ -54,7 +54,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> Exchanged:
         raise OAuthError("invalid_scope", "scope is not a list of names with single spaces between them")
     subject = await _subject(deployment, asked)
     if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
-        raise refused("about to expire")
+        raise refusal("about to expire")
     actor = await subjects.actor_of(deployment, asked, subject)
     target = await targets.resolve(
         deployment,
@@ -83,17 +83,17 @@ def _account(asked: TokenRequest) -> str | None:
 async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
     token, kind = asked.form.require("subject_token"), asked.form.require("subject_token_type")
     if asked.client.is_public and kind != ACCESS_TOKEN:
-        raise refused("public client", "a public client can present its own access token only")
+        raise refusal("public client", "a public client can present its own access token only")
     if kind == ACCESS_TOKEN:
         return await subjects.access_token(deployment, asked, token)
     if kind == REFRESH_TOKEN:
         return await subjects.refresh_token(deployment, asked, token)
     if kind != JWT:
-        raise refused("type", "this subject_token_type is not supported")
+        raise refusal("type", "this subject_token_type is not supported")
     try:
         issuer = jose.unverified_claims(token).get("iss")
     except jose.TokenMalformed as error:
-        raise refused(str(error)) from error
+        raise refusal(str(error)) from error
     if issuer == asked.client.id:
         return await workers.verify(deployment, asked, token)
     return await issuers.verify(deployment, asked, token, unverified_issuer=issuer)
@@ -102,13 +102,13 @@ async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
 # On behalf of: an access token of ours for another API --------------------------------------------------------------
 
 
-async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Exchanged:
+async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> ExchangeAnswer:
     """An RFC 9068 token for an API that the client may call, about the person, with the chain of who acts."""
     asked, subject, principal = made.asked, made.subject, made.principal
     if subject.scopes is None:
         raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
     if revoked_tokens.is_deep(subject.token_id):
-        raise refused("made of too many tokens", "the subject token was exchanged too often: use the first one")
+        raise refusal("made of too many tokens", "the subject token was exchanged too often: use the first one")
     await subjects.check_live(deployment, subject, principal)
     await known_resource(deployment, target.resource, client=asked.client)
     available = subject.scopes & (SCOPES | target.scopes)
@@ -119,7 +119,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         raise OAuthError("invalid_scope", "the subject token has no scope that this API knows")
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None:
-        raise refused("grant ended, or token revoked")
+        raise refusal("grant ended, or token revoked")
     token, lifetime = tokens.mint(
         deployment,
         live.grant,
@@ -135,7 +135,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
     await deployment.activity.record(
         Event("token.issued", user_id=principal.user_id, client_id=principal.client_id, details=details)
     )
-    return Exchanged(token, scopes=wanted, expires_in=lifetime, token_type=_token_type(asked))
+    return ExchangeAnswer(token, scopes=wanted, expires_in=lifetime, token_type=_token_type(asked))
 
 
 def _too_wide(missing: frozenset[str], who: str) -> OAuthError:
@@ -150,7 +150,7 @@ def _token_type(asked: TokenRequest) -> str:
 # Upstream: a token of an account at a provider, or a handle for it -----------------------------------------------
 
 
-async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> Exchanged:
+async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> ExchangeAnswer:
     asked, subject, provider = made.asked, made.subject, target.provider
     request = ExchangeRequest(
         made.principal,
@@ -166,7 +166,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     )
     if target.item is not None:
         early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
-        if early is release.Release.PROXY:
+        if early is release.ReleasePolicy.PROXY:
             raise _not_one_thing()
     if subject.limits is not None:
         request = await _within_limits(deployment, request, subject.limits)
@@ -183,7 +183,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise _not_one_thing()
     if narrowing is None:
         return await _handle(deployment, made, target, token)
-    return _released(deployment, made, target, token, narrowing=narrowing)
+    return _release(deployment, made, target, token, narrowing=narrowing)
 
 
 def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
@@ -201,7 +201,7 @@ def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
     """How the token's scopes hold once it is outside; None where it stays inside."""
     policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
-    narrowing = release.released(policy, token.narrowing, expires=token.expires_at is not None)
+    narrowing = release.released_narrowing(policy, token.narrowing, expires=token.expires_at is not None)
     if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what the person is asked about would go out with it
         return None
     return narrowing
@@ -216,11 +216,11 @@ def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken
 
 
 def _released_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken, narrowing: Narrowing) -> Event:
-    carried = format_scope(_carried(token, narrowing))
+    carried = format_scope(_carried_scopes(token, narrowing))
     return _event("token.released", made, target, token, narrowing=narrowing.value, carried=carried)
 
 
-def _carried(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str]:
+def _carried_scopes(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str]:
     """What the token itself can do."""
     return token.scopes if narrowing is Narrowing.UPSTREAM else token.granted
 
@@ -252,7 +252,9 @@ async def _within_limits(deployment: Deployment, request: ExchangeRequest, limit
     return replace(request, account=None, connection_id=listed[0])
 
 
-async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Exchanged:
+async def _handle(
+    deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken
+) -> ExchangeAnswer:
     """A handle for the proxy: the provider's token stays inside."""
     asked, principal = made.asked, made.principal
     api = target.api or targets.api_for(target.provider, token.scopes)
@@ -276,7 +278,7 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
         )
         event = _event("handle.issued", made, target, token, narrowing=token.narrowing.value, expires_in=lifetime)
         await audit.append(transaction, event, now=asked.now)
-    return Exchanged(
+    return ExchangeAnswer(
         value,
         scopes=token.scopes,
         expires_in=lifetime,
@@ -286,20 +288,24 @@ async def _handle(deployment: Deployment, made: _Exchange, target: UpstreamTarge
     )
 
 
-def _released(
+def _release(
     deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, *, narrowing: Narrowing
-) -> Exchanged:
+) -> ExchangeAnswer:
     """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
     subject does, and asks again for one that never ends when it would for a handle.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
     lifetime = deployment.settings.exchange.handle_lifetime
-    expires_in = release.lasting(*ends, now=made.asked.now) if ends else lifetime
-    kept: Release | None = None
+    expires_in = release.seconds_left(*ends, now=made.asked.now) if ends else lifetime
+    kept: ReleasedToken | None = None
     if token.basis is not None:
-        kept = Release(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
-    return Exchanged(
-        token.value, scopes=_carried(token, narrowing), expires_in=expires_in, narrowing=narrowing.value, release=kept
+        kept = ReleasedToken(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
+    return ExchangeAnswer(
+        token.value,
+        scopes=_carried_scopes(token, narrowing),
+        expires_in=expires_in,
+        narrowing=narrowing.value,
+        release=kept,
     )
 
 

@@ -18,7 +18,7 @@ from server.deployment import Deployment
 from server.oauth import jose
 from server.oauth.clients import authentication
 from server.oauth.clients.keys import KEPT, keys_behind
-from server.oauth.exchange.subjects import Subject, refused
+from server.oauth.exchange.subjects import Subject, refusal
 from server.oauth.token_request import TokenRequest
 from server.oauth.tokens import MAX_ACTORS, actors_of
 from server.settings import IssuerSettings
@@ -43,14 +43,14 @@ class _Discovered(BaseModel):
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
     """The user whom a trusted issuer's token is about. Raises OAuthError."""
-    name, trusted = _trusted(deployment, asked, unverified_issuer)
+    name, trusted = _trusted_issuer(deployment, asked, unverified_issuer)
     claims = await _claims(deployment, trusted, token, now=asked.now)
     expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
     not_before = jose.integer_claim(claims, "nbf") or 0
     if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
-        raise refused("exp or iat missing, past, or too far apart")
+        raise refusal("exp or iat missing, past, or too far apart")
     if max(issued_at, not_before) > asked.now + _CLOCK_SKEW:
-        raise refused("of the future")
+        raise refusal("of the future")
     _check_may_act(claims, asked)
     identity = claims.get(trusted.subject_claim)
     linked_to = trusted.identity_issuer or trusted.issuer
@@ -58,7 +58,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     if isinstance(identity, str) and identity:
         user = await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
     if user is None or user.disabled_at is not None:
-        raise refused("no user is linked to this identity", "nobody here is linked to the subject of this token")
+        raise refusal("no user is linked to this identity", "nobody here is linked to the subject of this token")
     scope = claims.get("scope")
     return Subject(
         user_id=user.id,
@@ -73,13 +73,13 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     )
 
 
-def _trusted(deployment: Deployment, asked: TokenRequest, issuer: object) -> tuple[str, IssuerSettings]:
+def _trusted_issuer(deployment: Deployment, asked: TokenRequest, issuer: object) -> tuple[str, IssuerSettings]:
     if asked.client.kind is not ClientKind.MANUAL:
-        raise refused("not registered by an operator")
+        raise refusal("not registered by an operator")
     for name, trusted in deployment.settings.issuers.items():
         if is_same_issuer(issuer, trusted.issuer) and asked.client.id in (trusted.clients or (asked.client.id,)):
             return name, trusted
-    raise refused("issuer not trusted, or not for this client")
+    raise refusal("issuer not trusted, or not for this client")
 
 
 async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *, now: int) -> dict[str, object]:
@@ -97,13 +97,13 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
         )
         claims = authentication.first_verified(token, known, algorithm=algorithm)
     except jose.TokenMalformed as error:
-        raise refused(str(error)) from error
+        raise refusal(str(error)) from error
     if header.get("typ") not in TYPES:
-        raise refused("typ")
+        raise refusal("typ")
     audience = claims.get("aud")
     audiences: list[object] = audience if isinstance(audience, list) else [audience]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
     if not is_same_issuer(claims.get("iss"), trusted.issuer) or trusted.audience not in audiences:
-        raise refused("iss or aud is another")
+        raise refusal("iss or aud is another")
     return claims
 
 
@@ -118,11 +118,11 @@ async def _discovered(deployment: Deployment, trusted: IssuerSettings, policy: A
         answer = await deployment.http.fetch_document(url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT)
         found = _Discovered.model_validate_json(answer.body) if answer.status == 200 else None
     except (HttpError, ValidationError) as error:
-        raise refused(f"discovery: {type(error).__name__}") from error
+        raise refusal(f"discovery: {type(error).__name__}") from error
     if found is None or not is_same_issuer(found.issuer, trusted.issuer):
-        raise refused("discovery: no answer, or of another issuer")
+        raise refusal("discovery: no answer, or of another issuer")
     if not found.jwks_uri.startswith("https://") and not policy.allow_loopback:
-        raise refused("discovery: keys without TLS")
+        raise refusal("discovery: keys without TLS")
     known[trusted.issuer] = (found.jwks_uri, now)
     return found.jwks_uri
 
@@ -136,7 +136,7 @@ def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
     if isinstance(may_act, dict):
         named = {may_act.get("sub"), may_act.get("client_id")}  # pyright: ignore[reportUnknownMemberType] -- parsed JSON
     if asked.client.id not in named:
-        raise refused("may_act names another")
+        raise refusal("may_act names another")
 
 
 def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
     try:
         found = actors_of(claims.get("act"))
     except jose.TokenMalformed as error:
-        raise refused(str(error), f"the act claim names nobody, or more than {MAX_ACTORS} who acted") from error
+        raise refusal(str(error), f"the act claim names nobody, or more than {MAX_ACTORS} who acted") from error
     holder = claims.get("azp", claims.get("client_id"))
     if not found and isinstance(holder, str):
         found = (holder,)

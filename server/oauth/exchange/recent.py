@@ -24,7 +24,7 @@ from server.oauth.exchange import release
 from server.oauth.exchange.exchange import SHORTEST
 from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
-from server.oauth.token_request import Exchanged, Release
+from server.oauth.token_request import ExchangeAnswer, ReleasedToken
 from server.oauth.wire import json_answer
 from vault import revoked_tokens
 from vault.audit.audit import format_details
@@ -54,7 +54,7 @@ class Question:
 class _Answered:
     """An answer, and what it was decided from."""
 
-    release: Release
+    release: ReleasedToken
     event: Event
     details: str  # of the event
     rows: Sequence[Row] = field(repr=False)
@@ -138,10 +138,10 @@ class Repeats:
         basis.keep_fresh(deployment.vault, now=now)
         await deployment.activity.record(known.event, details=known.details)
         ends = claims.expires_at, known.release.expires_at
-        return json_answer({**known.content, "expires_in": release.lasting(*ends, now=now)})
+        return json_answer({**known.content, "expires_in": release.seconds_left(*ends, now=now)})
 
     async def keep(
-        self, deployment: Deployment, question: Question, *, client: Client, exchanged: Exchanged, now: int
+        self, deployment: Deployment, question: Question, *, client: Client, exchanged: ExchangeAnswer, now: int
     ) -> None:
         """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
         kept = exchanged.release

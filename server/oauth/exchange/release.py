@@ -17,7 +17,7 @@ MEMBER: Final = "release"  # of a client's metadata: provider or connection id -
 DEFAULT: Final = "default"
 
 
-class Release(StrEnum):
+class ReleasePolicy(StrEnum):
     """What a client can get of an upstream token."""
 
     PROXY = "proxy"
@@ -25,50 +25,50 @@ class Release(StrEnum):
     FULL = "full"
 
 
-def ceiling_of(client: Client) -> Release:
+def ceiling_of(client: Client) -> ReleasePolicy:
     """The most that this kind of client can get. MCP: upstream credentials MUST NOT reach a client; so only one that
     an operator registered, and that can keep a secret, may ever be handed one.
     """
-    return Release.FULL if client.kind is ClientKind.MANUAL and not client.is_public else Release.PROXY
+    return ReleasePolicy.FULL if client.kind is ClientKind.MANUAL and not client.is_public else ReleasePolicy.PROXY
 
 
-def policy_of(client: Client, *, provider: str, connection_id: str) -> Release:
+def policy_of(client: Client, *, provider: str, connection_id: str) -> ReleasePolicy:
     """The policy for this account: the connection's, else the provider's, else the client's own, else the usual one."""
-    if ceiling_of(client) is Release.PROXY:
-        return Release.PROXY
+    if ceiling_of(client) is ReleasePolicy.PROXY:
+        return ReleasePolicy.PROXY
     if MEMBER not in client.metadata:
-        return Release.NARROWED
+        return ReleasePolicy.NARROWED
     chosen = policies_of(client)
     for name in (connection_id, provider, DEFAULT):
         if name in chosen:
             return chosen[name]
-    return Release.NARROWED
+    return ReleasePolicy.NARROWED
 
 
-def policies_of(client: Client) -> Mapping[str, Release]:
+def policies_of(client: Client) -> Mapping[str, ReleasePolicy]:
     """What an operator chose for this client. Anything unreadable there counts as `proxy`."""
     stored = client.metadata.get(MEMBER)
     if not isinstance(stored, Mapping):
         return {}
-    known = {one.value: one for one in Release}
-    return {str(name): known.get(str(value), Release.PROXY) for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
+    known = {one.value: one for one in ReleasePolicy}
+    return {str(name): known.get(str(value), ReleasePolicy.PROXY) for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
 
 
-def released(policy: Release, narrowing: Narrowing, *, expires: bool) -> Narrowing | None:
+def released_narrowing(policy: ReleasePolicy, narrowing: Narrowing, *, expires: bool) -> Narrowing | None:
     """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out.
 
     A token that `expires` never by itself is not narrow in time: it goes out only by an operator's own act.
     """
     match policy:
-        case Release.PROXY:
+        case ReleasePolicy.PROXY:
             return None
-        case Release.NARROWED:
+        case ReleasePolicy.NARROWED:
             return narrowing if narrowing is Narrowing.UPSTREAM and expires else None
-        case Release.FULL:
+        case ReleasePolicy.FULL:
             return narrowing if narrowing is Narrowing.UPSTREAM else Narrowing.FULL
 
 
-def lasting(end: int, *others: int | None, now: int) -> int:
+def seconds_left(end: int, *others: int | None, now: int) -> int:
     """Seconds to the first of these ends."""
     for other in others:
         if other is not None and other < end:

@@ -49,7 +49,7 @@ class Subject:
     token_id: str = ""  # of an access token of ours, with which what is made of it ends
 
 
-def refused(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
+def refusal(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
     """RFC 8693 §2.2.2: an invalid or unacceptable token is an invalid request."""
     return OAuthError("invalid_request", description, detail=detail)
 
@@ -62,12 +62,12 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
         _check_holder(deployment, asked, claims)
     else:
         if asked.client.is_public:
-            raise refused("another client's", "a public client can present its own access token only")
+            raise refusal("another client's", "a public client can present its own access token only")
         if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
-            raise refused("for another audience")
+            raise refusal("for another audience")
         await _check_live(deployment, claims)
     if EXCHANGE_SCOPE not in claims.scopes:
-        raise refused("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
     return Subject(
         user_id=claims.subject,
         grant_id=claims.grant_id if is_own else "",
@@ -86,7 +86,7 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
     try:
         return await tokens.read_claims(deployment, token, now=now)
     except tokens.TokenRefused as error:
-        raise refused(error.detail) from error
+        raise refusal(error.detail) from error
 
 
 def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
@@ -96,10 +96,10 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
     that client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
     """
     if claims.key_thumbprint not in {None, asked.key_thumbprint}:
-        raise refused("without the key it is bound to")
+        raise refusal("without the key it is bound to")
     is_for_us = claims.audience in own_resources(deployment.public_url)
     if asked.client.is_public and claims.key_thumbprint is None and not is_for_us:
-        raise refused(
+        raise refusal(
             "a public client's token for another audience, without a key",
             "this token was issued for another API: ask for one for this vault, or bind tokens to a key (DPoP)",
         )
@@ -108,19 +108,19 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
 async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
     live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
     if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
-        raise refused("grant ended, or token revoked")
+        raise refusal("grant ended, or token revoked")
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
     """A backend's own. Presenting it here neither uses nor rotates it."""
     found = await refresh_tokens.find_live(deployment.database, token, now=asked.now)
     if found is None or found[0].client_id != asked.client.id:
-        raise refused("unknown, over, or another client's")
+        raise refusal("unknown, over, or another client's")
     stored, live = found
     if stored.key_thumbprint not in {None, asked.key_thumbprint}:
-        raise refused("without the key it is bound to")
+        raise refusal("without the key it is bound to")
     if EXCHANGE_SCOPE not in stored.scopes:
-        raise refused("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
     return Subject(
         user_id=live.grant.user_id,
         grant_id=live.grant.id,
@@ -141,28 +141,28 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
     token, kind = asked.form.get("actor_token"), asked.form.get("actor_token_type")
     if token is None:
         if kind is not None:
-            raise refused("type without token", "actor_token_type needs an actor_token")
+            raise refusal("type without token", "actor_token_type needs an actor_token")
         return asked.client.id
     if kind is None:
-        raise refused("token without type", "actor_token needs an actor_token_type")
+        raise refusal("token without type", "actor_token needs an actor_token_type")
     if kind == JWT:
         return await _asserted_actor(deployment, asked, token)
     if kind != ACCESS_TOKEN:
-        raise refused("actor type", "this actor_token_type is not supported")
+        raise refusal("actor type", "this actor_token_type is not supported")
     try:
         claims = await _ours(deployment, token, now=asked.now)
         if claims.subject != subject.user_id:
-            raise refused("actor token of another user")
+            raise refusal("actor token of another user")
         if claims.client_id != asked.client.id:
             if asked.client.is_public or not await apis.is_linked(
                 deployment.database, claims.audience, client_id=asked.client.id
             ):
-                raise refused("actor token for another audience")
+                raise refusal("actor token for another audience")
         else:
             _check_holder(deployment, asked, claims)
         await _check_live(deployment, claims)
     except OAuthError as error:
-        raise refused(error.detail, "the actor token is not valid here") from error
+        raise refusal(error.detail, "the actor token is not valid here") from error
     return claims.client_id
 
 
@@ -173,9 +173,9 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
         actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
         await authentication.check_assertion(deployment, actor, token, address=asked.address)
     except (OAuthError, jose.TokenMalformed) as error:
-        raise refused(f"actor: {error}", "the actor token is not valid here") from error
+        raise refusal(f"actor: {error}", "the actor token is not valid here") from error
     if actor is None:
-        raise refused("actor unknown", "the actor token is not valid here")
+        raise refusal("actor unknown", "the actor token is not valid here")
     return actor.id
 
 
@@ -189,7 +189,7 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
         if not links or links[-1] != link:
             links.append(link)
     if len(links) > tokens.MAX_ACTORS:
-        raise refused(
+        raise refusal(
             "chain too long", f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} may act"
         )
     return tuple(links)
@@ -228,4 +228,4 @@ async def check_live(deployment: Deployment, subject: Subject, principal: Princi
         return
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise refused("grant ended, or token revoked")
+        raise refusal("grant ended, or token revoked")

@@ -56,7 +56,7 @@ async def resolve(deployment: Deployment, *, audience: str | None, resource: str
         raise OAuthError("invalid_request", "say what the token is for: audience or resource")
     named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
     if resource is None:
-        return named or _missing()
+        return named or _refuse_missing()
     if isinstance(named, UpstreamTarget):
         api = _api_at(named.provider, resource)
         if api is None:
@@ -68,7 +68,7 @@ async def resolve(deployment: Deployment, *, audience: str | None, resource: str
     return addressed
 
 
-def _missing() -> Target:
+def _refuse_missing() -> Target:
     raise _unknown("audience")
 
 

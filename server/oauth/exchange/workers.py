@@ -16,7 +16,7 @@ from server.deployment import Deployment
 from server.oauth import jose
 from server.oauth.clients import authentication
 from server.oauth.clients.keys import keys_of
-from server.oauth.exchange.subjects import Limits, Subject, refused
+from server.oauth.exchange.subjects import Limits, Subject, refusal
 from server.oauth.rules import OAuthError, clean_name
 from server.oauth.token_request import TokenRequest
 from vault import replay, users
@@ -73,9 +73,9 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
     """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is none."""
     rules = rules_of(asked.client)
     if rules is None:
-        raise refused("not a worker", "this client is no worker: an operator makes it one")
+        raise refusal("not a worker", "this client is no worker: an operator makes it one")
     try:
-        return await _verified(deployment, asked, token, rules)
+        return await _verify(deployment, asked, token, rules)
     except OAuthError as error:
         details: dict[str, object] = {"reason": error.detail or error.code, "address": asked.address}
         event = Event("worker.refused", outcome="refused", client_id=asked.client.id, details=details)
@@ -83,23 +83,23 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
         raise
 
 
-async def _verified(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
+async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
     if not rules.admits(asked.address):
         raise OAuthError("access_denied", "this worker may not call from there", status=403, detail="address")
     claims = await _claims(deployment, asked, token)
     token_id, issued_at = claims.get("jti"), jose.integer_claim(claims, "iat")
     if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:
-        raise refused("iat missing, in the future, or more than 60 s ago")
+        raise refusal("iat missing, in the future, or more than 60 s ago")
     expires_at = jose.integer_claim(claims, "exp")
     if "exp" in claims and (expires_at is None or not asked.now < expires_at <= issued_at + MAX_AGE):
-        raise refused("exp past, or more than 60 s after iat")
+        raise refusal("exp past, or more than 60 s after iat")
     if not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
-        raise refused("jti missing")
+        raise refusal("jti missing")
     reason = _reason(claims)
     subject = claims.get("sub")
     user = await users.get_user(deployment.database, subject) if isinstance(subject, str) else None
     if user is None or user.disabled_at is not None:
-        raise refused("user unknown or disabled")
+        raise refusal("user unknown or disabled")
     await _spend(deployment, asked, token_id, issued_at=issued_at)
     return Subject(
         user_id=user.id,
@@ -129,11 +129,11 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
         )
         claims = authentication.first_verified(token, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
-        raise refused(str(error)) from error
+        raise refusal(str(error)) from error
     if header.get("typ") not in TYPES:
-        raise refused("typ")
+        raise refusal("typ")
     if claims.get("iss") != asked.client.id or not authentication.is_for_us(deployment, claims):
-        raise refused("iss or aud is another")
+        raise refusal("iss or aud is another")
     return claims
 
 
@@ -142,7 +142,7 @@ def _reason(claims: dict[str, object]) -> str:
     given = claims.get("reason", claims.get("audit_context"))
     reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
     if not 1 <= len(reason) <= MAX_REASON:
-        raise refused("reason", f"a worker says why: reason, 1 to {MAX_REASON} characters")
+        raise refusal("reason", f"a worker says why: reason, 1 to {MAX_REASON} characters")
     return reason
 
 
@@ -157,4 +157,4 @@ async def _spend(deployment: Deployment, asked: TokenRequest, token_id: str, *, 
             made_at=issued_at - _CLOCK_SKEW,
         )
     if not is_first:
-        raise refused("replayed")
+        raise refusal("replayed")

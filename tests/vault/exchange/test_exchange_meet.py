@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.oauth.exchange.release import Release, released
+from server.oauth.exchange.release import ReleasePolicy, released_narrowing
 from vault.exchange.decision import ExchangeRequest, choose, settle
 from vault.records import ConnectionState, Narrowing, Principal
 from vault.refresh.accounts import HeldAccount, HeldToken
@@ -103,20 +103,20 @@ def test_an_exchange_issues_the_meet_of_four_or_names_what_is_missing(
 @given(
     asked=SCOPES.filter(bool),
     granted=SCOPES,
-    policy=st.sampled_from(list(Release)),
+    policy=st.sampled_from(list(ReleasePolicy)),
     downscope=st.sampled_from([Downscope.NONE, Downscope.REFRESH_SCOPE]),
     expires=st.booleans(),
 )
 def test_a_token_leaves_only_if_it_is_no_wider_than_asked_or_an_operator_said_full(
-    asked: frozenset[str], granted: frozenset[str], policy: Release, downscope: Downscope, expires: bool
+    asked: frozenset[str], granted: frozenset[str], policy: ReleasePolicy, downscope: Downscope, expires: bool
 ) -> None:
     made = decided(asked, asked, granted, None, UpstreamPolicy("slack", downscope=downscope))
     if isinstance(made, frozenset):
         assert made == asked - granted
         return
-    narrowing = released(policy, made.narrowing, expires=expires)
+    narrowing = released_narrowing(policy, made.narrowing, expires=expires)
     is_wider = not made.needs_narrow_token and not granted <= asked
-    if narrowing is not None and policy is not Release.FULL:
+    if narrowing is not None and policy is not ReleasePolicy.FULL:
         assert not is_wider
     if narrowing is Narrowing.UPSTREAM:
         assert not is_wider, "what calls itself narrow is"
