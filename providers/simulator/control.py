@@ -14,19 +14,15 @@ from providers.simulator import crowd
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face, RegisteredClient
 from providers.simulator.authorize import ConsentDecision
 from providers.simulator.brokerage.market import Market
-from providers.simulator.families.endings import end_family
+from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Fault
-from providers.simulator.google.oauth import end_grant as end_google_grant
 from providers.simulator.rules import FaceRules
 from providers.simulator.sandbox import IdTokenChanges, Sandbox
-from providers.simulator.slack.oauth import end_grant as end_slack_grant
+from providers.simulator.token_endpoint import end_family, end_grant
 from providers.simulator.tokens import Family
 
 Answer = dict[str, object]
 Command = Callable[[Sandbox, Mapping[str, JsonValue]], Answer]
-
-
-_END_GRANT: dict[str, Callable[[Sandbox, Family], None]] = {"slack": end_slack_grant, "google": end_google_grant}
 
 
 class _ControlBody(BaseModel):
@@ -198,7 +194,7 @@ def _revoke_grant(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
     for family in list(_Selection.model_validate(body).families(sandbox)):
         if family.ended is None:
             ended.append(family.label)
-            _END_GRANT.get(family.label.rpartition("-")[0], end_family)(sandbox, family)
+            (end_family if family.label.startswith(PREFIX) else end_grant)(sandbox, family)
     return {"ended": ended}
 
 

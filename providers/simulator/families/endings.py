@@ -1,29 +1,21 @@
-"""How a grant of a family mode ends: its revocation endpoint, and the person who takes the permission back."""
+"""The revocation endpoint of a family mode."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.families.answers import refusal, success
 from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import face_name, identify
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import Family
 from providers.simulator.wire import ClientRefused, SimulatedCall
-
-
-def end_family(sandbox: Sandbox, family: Family) -> None:
-    """End every token of one consent, as the person does on the provider's own page."""
-    name = family.label.rpartition("-")[0]
-    face = sandbox.face(name)
-    face.tokens.end_family(family, "revoked")
-    face.authorizations.forget_consent(family.account, family.client_id)
 
 
 def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The revocation endpoint, in the mode's own shape (RFC 7009 where it has none)."""
     name = face_name(call)
-    mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
+    mode, face = sandbox.mode(name), sandbox.face(name)
     ways = mode.revoking
     if not ways.exists or call.method != ways.method:
         return refusal(mode, "invalid_request", "There is no such endpoint.", status=404)
@@ -38,30 +30,12 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     access, refresh = face.tokens.find_access(value), face.tokens.find_refresh(value)
     known = (access if "access" in ways.takes else None) or (refresh if "refresh" in ways.takes else None)
     dead = known is None or known.revoked or known.family.ended is not None
-    entry = sandbox.books.write(
-        "revocations",
-        now,
-        face=name,
-        token=None if known is None else known.label,
-        family=None if known is None else known.family.label,
-        outcome="invalid_token" if dead else "revoked",
-        rule=face.rules.revoke,
-        fault=call.fault,
-    )
+    entry = token_endpoint.note_revocation(sandbox, call, name, known, outcome="invalid_token" if dead else "revoked")
     if known is None or dead:
         if ways.unknown == "refused":
             return refusal(mode, "invalid_token", "The token is not known, or no longer good.")
         return success(mode, call, {}, status=200)
-    match face.rules.revoke:
-        case "lies":
-            entry["outcome"] = "lied"
-        case "token":
-            face.tokens.revoke(known, now=now)
-        case "family":
-            face.tokens.end_family(known.family, "revoked")
-        case "grant":
-            for sibling in face.tokens.live_families(account=known.family.account, client_id=known.family.client_id):
-                end_family(sandbox, sibling)
+    token_endpoint.revoke(sandbox, entry, known)
     return success(mode, call, {}, status=200)
 
 

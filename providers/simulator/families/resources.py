@@ -7,14 +7,15 @@ import re
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.books import Entry, without_secrets
+from providers.simulator.books import Entry
 from providers.simulator.families.answers import identity_body, iso
 from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
 from providers.simulator.sandbox import Sandbox, ServiceAPI
-from providers.simulator.tokens import AccessToken, fingerprint
+from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import SimulatedCall
 
 
@@ -79,24 +80,7 @@ def _present(sandbox: Sandbox, call: SimulatedCall, method: str) -> tuple[Access
     """The live token that was brought, and the entry of this call in the books."""
     name, now = face_name(call), sandbox.clock.now()
     face = sandbox.face(name)
-    token = None if call.bearer is None else face.tokens.find_access(call.bearer)
-    entry = sandbox.books.write(
-        "api_calls",
-        now,
-        face=name,
-        method=method,
-        http_method=call.method,
-        path=call.path,
-        token=None if token is None else token.label,
-        token_hash=None if call.bearer is None else fingerprint(call.bearer),
-        token_family=None if token is None else token.family.label,
-        account=None if token is None else token.family.account,
-        scopes=[] if token is None else sorted(token.scopes),
-        query=without_secrets(call.query),
-        body=without_secrets(call.arguments),
-        outcome="ok",
-        fault=call.fault,
-    )
+    token, entry = token_endpoint.note_api_call(sandbox, call, name, method, value=call.bearer)
     dead = token is None or face.tokens.is_dead(token) or now >= token.expires_at
     if token is None or dead or not sandbox.is_active(token.family.account):
         return None, entry

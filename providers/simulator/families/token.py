@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import RegisteredClient
 from providers.simulator.authorize import CodeRefused
-from providers.simulator.books import Entry
 from providers.simulator.families.answers import refusal, success, tokens_answer
 from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import (
@@ -19,7 +19,7 @@ from providers.simulator.families.reading import (
 )
 from providers.simulator.families.scoped import Derivation, DerivationRefused, derive
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import PresentedTokenRefused, SimulatedRefreshToken, fingerprint
+from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer
 from providers.simulator.wire import ClientRefused, SimulatedCall
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -91,40 +91,26 @@ def lengthen(sandbox: Sandbox, call: SimulatedCall) -> Response:
 def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     name, now = face_name(call), sandbox.clock.now()
     mode, face = sandbox.mode(name), sandbox.face(name)
-    entry = sandbox.books.write(
-        "redemptions",
-        now,
-        face=name,
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        sent_verifier=call.text("code_verifier") is not None,
-        family=None,
-        account=None,
-        scopes=[],
-        fault=call.fault,
-    )
-    value = call.text("code") or ""
+    entry = token_endpoint.note_redemption(sandbox, call, name, client=client, method=method)
     sent = call.text("redirect_uri")
     if sent is not None and mode.redirect_uri_at_token == "refused":
         entry["outcome"] = "redirect_uri"
         return refusal(mode, "invalid_request", "redirect_uri must not be sent here.")
     if mode.redirect_uri_at_token != "required":
-        sent = face.authorizations.redirect_uri_of(value)
+        sent = face.authorizations.redirect_uri_of(call.text("code") or "")
     if mode.pkce == "refused" and call.text("code_verifier") is not None:
         entry["outcome"] = "verifier"
         return refusal(mode, "invalid_request", "Unknown parameter: code_verifier.")
     try:
-        code = face.authorizations.redeem(
-            value,
+        code = token_endpoint.redeem(
+            sandbox,
+            call,
+            entry,
             client_id=client.client_id,
-            redirect_uri=sent or "",
+            redirect_uri=sent,
             verifier=None if mode.pkce == "ignored" else call.text("code_verifier"),
-            lifetime=face.rules.code_lifetime,
-            now=now,
         )
     except CodeRefused as refused:
-        entry["outcome"] = refused.reason
         return refusal(mode, "invalid_grant", f"The code is no good: {refused.reason}.")
     issued = face.tokens.open_family(
         client_id=client.client_id,
@@ -139,51 +125,24 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
 
 
 def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
-    name, now, value = face_name(call), sandbox.clock.now(), call.text("refresh_token") or ""
-    mode, face = sandbox.mode(name), sandbox.face(name)
+    name, now = face_name(call), sandbox.clock.now()
+    mode = sandbox.mode(name)
     asked = asked_scopes(mode, call)
-    entry = sandbox.books.write(
-        "refreshes",
-        now,
-        face=name,
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        token_hash=fingerprint(value),
-        family=None,
-        token=None,
-        token_generation=None,
-        requested_scopes=sorted(asked or ()),
-        granted_scopes=[],
-        fault=call.fault,
-    )
-    try:
-        known = _active(sandbox, name, value)
+
+    def spend(value: str) -> RefreshAnswer:
+        known = token_endpoint.check_active(sandbox, name, value)
         wanted, rotates = _choose_scopes(mode, asked, granted=frozenset() if known is None else known.family.scopes)
-        refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=wanted, now=now, rotates=rotates)
+        tokens = sandbox.face(name).tokens
+        return tokens.refresh(value, client_id=client.client_id, scopes=wanted, now=now, rotates=rotates)
+
+    try:
+        refreshed = token_endpoint.refresh(
+            sandbox, call, name, client=client, method=method, asked=frozenset(asked or ()), spend=spend
+        )
     except PresentedTokenRefused as refused:
-        entry["outcome"] = f"refused:{refused.reason}"
-        if refused.presented is not None:
-            _name(entry, refused.presented.family.label, refused.presented.label, refused.presented.generation)
         error = {"scope": "invalid_scope", "other_client": "unauthorized_client"}.get(refused.reason, "invalid_grant")
         return refusal(mode, error, "The refresh token, or what was asked of it, is no good.")
-    presented, issued = refreshed.presented, refreshed.issued
-    _name(entry, presented.family.label, presented.label, presented.generation)
-    entry.update(
-        outcome=refreshed.outcome,
-        granted_scopes=sorted(issued.scopes),
-        issued_access=issued.access_label,
-        issued_refresh=issued.refresh_label,
-    )
-    return tokens_answer(mode, call, issued, now=now)
-
-
-def _active(sandbox: Sandbox, name: str, value: str) -> SimulatedRefreshToken | None:
-    """The refresh token of this value. Raises RefreshRefused when its person was deactivated."""
-    known = sandbox.face(name).tokens.find_refresh(value)
-    if known is not None and not sandbox.is_active(known.family.account):
-        raise PresentedTokenRefused("inactive", known)
-    return known
+    return tokens_answer(mode, call, refreshed.issued, now=now)
 
 
 def _choose_scopes(
@@ -240,10 +199,6 @@ def _object(item: str | None) -> dict[str, JsonValue]:
         return {}
     kind, _, number = item.rpartition("/")
     return {"object": {"type": kind.rpartition("/")[2].removesuffix("s"), "id": number, "etag": "0"}}
-
-
-def _name(entry: Entry, family: str, label: str, generation: int) -> None:
-    entry.update(family=family, token=label, token_generation=generation)
 
 
 def _record_refused(sandbox: Sandbox, call: SimulatedCall, name: str, reason: str) -> None:

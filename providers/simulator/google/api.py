@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.books import without_secrets
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken, fingerprint
+from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import SimulatedCall
 
 _UNAUTHENTICATED = (
@@ -20,24 +20,7 @@ _UNAUTHENTICATED = (
 def call_method(sandbox: Sandbox, call: SimulatedCall, method: Method) -> Response:
     """Answer one API request. A token counts only in the Authorization header."""
     face, now = sandbox.faces["google"], sandbox.clock.now()
-    token = None if call.bearer is None else face.tokens.find_access(call.bearer)
-    entry = sandbox.books.write(
-        "api_calls",
-        now,
-        face="google",
-        method=method.name,
-        http_method=call.method,
-        path=call.path,
-        token=None if token is None else token.label,
-        token_hash=None if call.bearer is None else fingerprint(call.bearer),
-        token_family=None if token is None else token.family.label,
-        account=None if token is None else token.family.account,
-        scopes=[] if token is None else sorted(token.scopes),
-        query=without_secrets(call.query),
-        body=without_secrets(call.arguments),
-        outcome="ok",
-        fault=call.fault,
-    )
+    token, entry = token_endpoint.note_api_call(sandbox, call, "google", method.name, value=call.bearer)
     try:
         live = _live_token(sandbox, token, method, now=now)
         return method.run(

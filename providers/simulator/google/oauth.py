@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE, RegisteredClient
 from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
-from providers.simulator.books import without_secrets
 from providers.simulator.google.identity import id_token
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import Family, Issued, PresentedTokenRefused, fingerprint
+from providers.simulator.tokens import Issued, PresentedTokenRefused, RefreshAnswer
 from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 API = "https://www.googleapis.com/auth/"
@@ -116,7 +116,7 @@ def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
         client, method = authenticate(call, sandbox.clients)
     except ClientRefused as refusal:
         status, code, description = _CLIENT_ERRORS[refusal.reason]
-        _record_refused(sandbox, call, refusal.reason)
+        token_endpoint.note_client_refused(sandbox, call, "google", refusal.reason)
         return oauth_error(code, description, status=status)
     match call.text("grant_type"):
         case "refresh_token":
@@ -135,59 +135,19 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     value = call.text("token") or call.query.get("token") or ""
     known = face.tokens.find_access(value) or face.tokens.find_refresh(value)
     dead = known is None or known.revoked or known.family.ended is not None
-    entry = sandbox.books.write(
-        "revocations",
-        sandbox.clock.now(),
-        face="google",
-        token=None if known is None else known.label,
-        family=None if known is None else known.family.label,
-        outcome="invalid_token" if dead else "revoked",
-        rule=face.rules.revoke,
-        fault=call.fault,
+    entry = token_endpoint.note_revocation(
+        sandbox, call, "google", known, outcome="invalid_token" if dead else "revoked"
     )
     if known is None or dead:
         return oauth_error("invalid_token", "Token expired or revoked")
-    match face.rules.revoke:
-        case "lies":
-            entry["outcome"] = "lied"
-        case "token":
-            face.tokens.revoke(known, now=sandbox.clock.now())
-        case "family":
-            face.tokens.end_family(known.family, "revoked")
-        case "grant":
-            end_grant(sandbox, known.family)
+    token_endpoint.revoke(sandbox, entry, known)
     return JSONResponse({})
-
-
-def end_grant(sandbox: Sandbox, family: Family) -> None:
-    """End everything that this person ever allowed this client."""
-    face = sandbox.faces["google"]
-    for sibling in face.tokens.live_families(account=family.account, client_id=family.client_id):
-        face.tokens.end_family(sibling, "revoked")
-    face.authorizations.forget_consent(family.account, family.client_id)
 
 
 def userinfo(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """The account behind an access token, as far as its identity scopes reach."""
     face, now = sandbox.faces["google"], sandbox.clock.now()
-    known = None if call.bearer is None else face.tokens.find_access(call.bearer)
-    entry = sandbox.books.write(
-        "api_calls",
-        now,
-        face="google",
-        method="userinfo",
-        http_method=call.method,
-        path=call.path,
-        token=None if known is None else known.label,
-        token_hash=None if call.bearer is None else fingerprint(call.bearer),
-        token_family=None if known is None else known.family.label,
-        account=None if known is None else known.family.account,
-        scopes=[] if known is None else sorted(known.scopes),
-        query=without_secrets(call.query),
-        body={},
-        outcome="ok",
-        fault=call.fault,
-    )
+    known, entry = token_endpoint.note_api_call(sandbox, call, "google", "userinfo", value=call.bearer)
     if known is None or face.tokens.is_dead(known) or now >= known.expires_at:
         entry["outcome"] = "invalid_token"
         return oauth_error("invalid_request", "Invalid Credentials", status=401)
@@ -213,30 +173,17 @@ def oauth_error(code: str, description: str, *, status: int = 400) -> JSONRespon
 
 def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
     face, now = sandbox.faces["google"], sandbox.clock.now()
-    entry = sandbox.books.write(
-        "redemptions",
-        now,
-        face="google",
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        sent_verifier=call.text("code_verifier") is not None,
-        family=None,
-        account=None,
-        scopes=[],
-        fault=call.fault,
-    )
+    entry = token_endpoint.note_redemption(sandbox, call, "google", client=client, method=method)
     try:
-        code = face.authorizations.redeem(
-            call.text("code") or "",
+        code = token_endpoint.redeem(
+            sandbox,
+            call,
+            entry,
             client_id=client.client_id,
-            redirect_uri=call.text("redirect_uri") or "",
+            redirect_uri=call.text("redirect_uri"),
             verifier=call.text("code_verifier"),
-            lifetime=face.rules.code_lifetime,
-            now=now,
         )
     except CodeRefused as refusal:
-        entry["outcome"] = refusal.reason
         status, error, description = _CODE_ERRORS.get(refusal.reason, (400, "invalid_grant", "Malformed auth code."))
         return oauth_error(error, description, status=status)
     request = code.request
@@ -262,43 +209,21 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
 
 
 def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
-    face, now, value = sandbox.faces["google"], sandbox.clock.now(), call.text("refresh_token") or ""
+    now = sandbox.clock.now()
     scopes = frozenset(_SHORT.get(scope, scope) for scope in (call.text("scope") or "").split())
-    entry = sandbox.books.write(
-        "refreshes",
-        now,
-        face="google",
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        token_hash=fingerprint(value),
-        family=None,
-        token=None,
-        token_generation=None,
-        requested_scopes=sorted(scopes),
-        granted_scopes=[],
-        fault=call.fault,
-    )
+
+    def spend(value: str) -> RefreshAnswer:
+        token_endpoint.check_active(sandbox, "google", value)
+        tokens = sandbox.faces["google"].tokens
+        return tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
+
     try:
-        _check_active(sandbox, value)
-        refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
+        refreshed = token_endpoint.refresh(
+            sandbox, call, "google", client=client, method=method, asked=scopes, spend=spend
+        )
     except PresentedTokenRefused as refusal:
-        entry["outcome"] = f"refused:{refusal.reason}"
-        if refusal.presented is not None:
-            known = refusal.presented
-            entry.update(family=known.family.label, token=known.label, token_generation=known.generation)
         return _refresh_error(refusal.reason)
-    presented, issued = refreshed.presented, refreshed.issued
-    entry.update(
-        outcome=refreshed.outcome,
-        family=presented.family.label,
-        token=presented.label,
-        token_generation=presented.generation,
-        granted_scopes=sorted(issued.scopes),
-        issued_access=issued.access_label,
-        issued_refresh=issued.refresh_label,
-    )
-    return JSONResponse(_answer(issued, now=now), headers={"cache-control": "no-store"})
+    return JSONResponse(_answer(refreshed.issued, now=now), headers={"cache-control": "no-store"})
 
 
 def _refresh_error(reason: str) -> Response:
@@ -313,12 +238,6 @@ def _refresh_error(reason: str) -> Response:
             return oauth_error("invalid_grant", "Token has been expired or revoked.")
 
 
-def _check_active(sandbox: Sandbox, value: str) -> None:
-    known = sandbox.faces["google"].tokens.find_refresh(value)
-    if known is not None and not sandbox.is_active(known.family.account):
-        raise PresentedTokenRefused("inactive", known)
-
-
 def _answer(issued: Issued, *, now: float) -> dict[str, JsonValue]:
     body: dict[str, JsonValue] = {
         "access_token": issued.access_token,
@@ -329,16 +248,3 @@ def _answer(issued: Issued, *, now: float) -> dict[str, JsonValue]:
     if issued.refresh_token is not None:
         body["refresh_token"] = issued.refresh_token
     return body
-
-
-def _record_refused(sandbox: Sandbox, call: SimulatedCall, reason: str) -> None:
-    page = "refreshes" if call.text("grant_type") == "refresh_token" else "redemptions"
-    sandbox.books.write(
-        page,
-        sandbox.clock.now(),
-        face="google",
-        outcome=f"refused:client_{reason}" if page == "refreshes" else f"client_{reason}",
-        family=None,
-        token_generation=None,
-        fault=call.fault,
-    )

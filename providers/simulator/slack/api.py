@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.books import without_secrets
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack.caller import Caller, SlackRefused
 from providers.simulator.slack.methods import METHODS, Method
 from providers.simulator.slack.workspace import BOT_USER
-from providers.simulator.tokens import AccessToken, fingerprint
+from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import SimulatedCall
 
 
@@ -19,25 +19,8 @@ def call_method(sandbox: Sandbox, call: SimulatedCall, method: str) -> Response:
     """Check the token, run the method, keep the books."""
     face, now = sandbox.faces["slack"], sandbox.clock.now()
     value = call.bearer or call.text("token")
-    token = None if value is None else face.tokens.find_access(value)
+    token, entry = token_endpoint.note_api_call(sandbox, call, "slack", method, value=value)
     arguments = {**call.query, **call.arguments}
-    entry = sandbox.books.write(
-        "api_calls",
-        now,
-        face="slack",
-        method=method,
-        http_method=call.method,
-        path=call.path,
-        token=None if token is None else token.label,
-        token_hash=None if value is None else fingerprint(value),
-        token_family=None if token is None else token.family.label,
-        account=None if token is None else token.family.account,
-        scopes=[] if token is None else sorted(token.scopes),
-        query=without_secrets(call.query),
-        body=without_secrets(call.arguments),
-        outcome="ok",
-        fault=call.fault,
-    )
     headers: dict[str, str] = {}
     try:
         run = _find(method)

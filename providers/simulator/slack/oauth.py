@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
+from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE, RegisteredClient
 from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack.workspace import APP_ID, BOT_USER, TEAM_ID, TEAM_NAME
-from providers.simulator.tokens import Family, Issued, PresentedTokenRefused, fingerprint
+from providers.simulator.tokens import Issued, PresentedTokenRefused, RefreshAnswer
 from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 SCOPES = frozenset(
@@ -98,7 +99,7 @@ def token(sandbox: Sandbox, call: SimulatedCall, *, user_only: bool = False) -> 
     try:
         client, method = authenticate(call, sandbox.clients, allow_public=True)
     except ClientRefused as refusal:
-        _record_refused(sandbox, call, refusal.reason)
+        token_endpoint.note_client_refused(sandbox, call, "slack", refusal.reason)
         return slack_error(_CLIENT_ERRORS[refusal.reason])
     match call.text("grant_type") or "authorization_code":
         case "refresh_token":
@@ -116,16 +117,7 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
         return slack_error("not_authed")
     access, refresh = face.tokens.find_access(value), face.tokens.find_refresh(value)
     known = access or refresh
-    entry = sandbox.books.write(
-        "revocations",
-        sandbox.clock.now(),
-        face="slack",
-        token=None if known is None else known.label,
-        family=None if known is None else known.family.label,
-        outcome="invalid_auth",
-        rule=face.rules.revoke,
-        fault=call.fault,
-    )
+    entry = token_endpoint.note_revocation(sandbox, call, "slack", known, outcome="invalid_auth")
     if known is None:
         return slack_error("invalid_auth")
     if known.revoked or known.family.ended is not None:
@@ -135,57 +127,28 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
         entry["outcome"] = "tested"
         return JSONResponse({"ok": True, "revoked": False})
     entry["outcome"] = "revoked"
-    match face.rules.revoke:
-        case "lies":
-            entry["outcome"] = "lied"
-        case "token":
-            face.tokens.revoke(known, now=sandbox.clock.now())
-        case "family":
-            face.tokens.end_family(known.family, "revoked")
-        case "grant":
-            end_grant(sandbox, known.family)
+    token_endpoint.revoke(sandbox, entry, known)
     return JSONResponse({"ok": True, "revoked": True})
-
-
-def end_grant(sandbox: Sandbox, family: Family) -> None:
-    """End everything that this person ever allowed this client, user and bot alike."""
-    face = sandbox.faces["slack"]
-    for sibling in face.tokens.live_families(account=family.account, client_id=family.client_id):
-        face.tokens.end_family(sibling, "revoked")
-    face.authorizations.forget_consent(family.account, family.client_id)
 
 
 def _redeem(
     sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str, user_only: bool
 ) -> Response:
     face, now = sandbox.faces["slack"], sandbox.clock.now()
-    entry = sandbox.books.write(
-        "redemptions",
-        now,
-        face="slack",
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        sent_verifier=call.text("code_verifier") is not None,
-        family=None,
-        account=None,
-        scopes=[],
-        fault=call.fault,
-    )
+    entry = token_endpoint.note_redemption(sandbox, call, "slack", client=client, method=method)
     if method == "none" and call.text("code_verifier") is None:
         entry["outcome"] = "verifier"
         return slack_error(_CODE_ERRORS["verifier"])
     try:
-        code = face.authorizations.redeem(
-            call.text("code") or "",
+        code = token_endpoint.redeem(
+            sandbox,
+            call,
+            entry,
             client_id=client.client_id,
-            redirect_uri=call.text("redirect_uri") or "",
+            redirect_uri=call.text("redirect_uri"),
             verifier=call.text("code_verifier"),
-            lifetime=face.rules.code_lifetime,
-            now=now,
         )
     except CodeRefused as refusal:
-        entry["outcome"] = refusal.reason
         return slack_error(_CODE_ERRORS[refusal.reason])
     person = PEOPLE[code.account]
     body: dict[str, JsonValue] = {"ok": True, "app_id": APP_ID, "authed_user": {"id": person.slack_id}, **_team()}
@@ -217,41 +180,20 @@ def _redeem(
 
 
 def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:
-    face, now, value = sandbox.faces["slack"], sandbox.clock.now(), call.text("refresh_token") or ""
+    now = sandbox.clock.now()
     scopes = frozenset(_split_scopes((call.text("scope") or "").replace(" ", ",")))
-    entry = sandbox.books.write(
-        "refreshes",
-        now,
-        face="slack",
-        outcome="ok",
-        client_id=client.client_id,
-        client_auth=method,
-        token_hash=fingerprint(value),
-        family=None,
-        token=None,
-        token_generation=None,
-        requested_scopes=sorted(scopes),
-        granted_scopes=[],
-        fault=call.fault,
-    )
+
+    def spend(value: str) -> RefreshAnswer:
+        tokens = sandbox.faces["slack"].tokens
+        return tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
+
     try:
-        refreshed = face.tokens.refresh(value, client_id=client.client_id, scopes=scopes or None, now=now)
+        refreshed = token_endpoint.refresh(
+            sandbox, call, "slack", client=client, method=method, asked=scopes, spend=spend
+        )
     except PresentedTokenRefused as refusal:
-        entry["outcome"] = f"refused:{refusal.reason}"
-        if refusal.presented is not None:
-            known = refusal.presented
-            entry.update(family=known.family.label, token=known.label, token_generation=known.generation)
         return slack_error("invalid_scope" if refusal.reason == "scope" else "invalid_refresh_token")
     presented, issued = refreshed.presented, refreshed.issued
-    entry.update(
-        outcome=refreshed.outcome,
-        family=presented.family.label,
-        token=presented.label,
-        token_generation=presented.generation,
-        granted_scopes=sorted(issued.scopes),
-        issued_access=issued.access_label,
-        issued_refresh=issued.refresh_label,
-    )
     person = PEOPLE[presented.family.account]
     body: dict[str, JsonValue] = {"ok": True, "app_id": APP_ID, **_token_members(issued, now=now), **_team()}
     if presented.family.kind == "bot":
@@ -276,19 +218,6 @@ def _token_members(issued: Issued, *, now: float) -> dict[str, JsonValue]:
 
 def _team() -> dict[str, JsonValue]:
     return {"team": {"id": TEAM_ID, "name": TEAM_NAME}, "enterprise": None, "is_enterprise_install": False}
-
-
-def _record_refused(sandbox: Sandbox, call: SimulatedCall, reason: str) -> None:
-    page = "refreshes" if call.text("grant_type") == "refresh_token" else "redemptions"
-    sandbox.books.write(
-        page,
-        sandbox.clock.now(),
-        face="slack",
-        outcome=f"refused:client_{reason}" if page == "refreshes" else f"client_{reason}",
-        family=None,
-        token_generation=None,
-        fault=call.fault,
-    )
 
 
 def _split_scopes(scopes: str) -> tuple[str, ...]:
