@@ -1,6 +1,6 @@
 """etcd, two PostgreSQL servers under Patroni, HAProxy and PgBouncer: started, looked at and broken.
 
-Their configuration is that of docs/operate/operations.md, with addresses, folders and passwords of its own. Everything
+Their configuration is that of docs/operate/postgresql.md, with addresses, folders and passwords of its own. Everything
 listens on 127.0.0.1, keeps its data in one temporary folder, and ends with the block; as root the programs run as
 `postgres`.
 """
@@ -48,7 +48,7 @@ def _binaries() -> Path | None:
 
 def documented(kind: str) -> str:
     """The block of this kind on the page for operators."""
-    page = (ROOT / "docs" / "operate/operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "operate/postgresql.md").read_text(encoding="utf-8")
     (block,) = re.findall(rf"^```{kind}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     return block
 
@@ -56,7 +56,7 @@ def documented(kind: str) -> str:
 def put(text: str, changes: Sequence[tuple[str, str]]) -> str:
     """The text with each of these replaced; one that is not there is a mistake."""
     for old, new in changes:
-        assert old in text, f"{old!r} is not in the block of docs/operate/operations.md"
+        assert old in text, f"{old!r} is not in the block of docs/operate/postgresql.md"
         text = text.replace(old, new)
     return text
 

@@ -25,7 +25,7 @@ SOCKET = ".s.PGSQL.5432"
 
 
 def test_the_documented_address_names_two_hosts() -> None:
-    page = (DOCS / "operate/operations.md").read_text(encoding="utf-8")
+    page = (DOCS / "operate/postgresql.md").read_text(encoding="utf-8")
     (url,) = re.findall(r"^```text\n(postgresql://.*)\n```$", page, flags=re.MULTILINE)
     assert len(split_hosts(url)) == 2
 
