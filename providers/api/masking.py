@@ -126,7 +126,7 @@ class Replacer:
         solid, kept = _solid(plain), list[int]()
         for secret in self._solid_secrets():
             for at in _places(secret, solid):
-                kept = kept or _kept(plain)
+                kept = kept or _positions(plain)
                 origins = origins or (_origins(content) if has_escapes else range(len(content) + 1))
                 start, stop = kept[at], kept[at + len(secret) - 1] + 1
                 if _is_in_lines(plain[start:stop]):
@@ -166,7 +166,7 @@ class Replacer:
         begins = len(plain) - overlap
         run = max((run + blank.end() for blank in _BLANK_LINE.finditer(plain[run:])), default=run)
         overlap = max((_overlap(_solid(plain[run:]), one) for one in solid_secrets), default=0)
-        return min(begins, run + _kept(plain[run:])[-overlap]) if overlap else begins
+        return min(begins, run + _positions(plain[run:])[-overlap]) if overlap else begins
 
 
 def _is_in_lines(content: bytes) -> bool:
@@ -211,7 +211,7 @@ def _solid(content: bytes) -> bytes:
     return content.translate(None, _BREAKS)
 
 
-def _kept(content: bytes) -> list[int]:
+def _positions(content: bytes) -> list[int]:
     """Where each byte of the solid content stands in the content."""
     return [at for at, byte in enumerate(content) if byte not in _BREAKS]
 

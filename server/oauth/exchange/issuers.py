@@ -91,7 +91,7 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
         )
         kid = header.get("kid")
         policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
-        url = trusted.jwks_uri or await _discovered(deployment, trusted, policy, now=now)
+        url = trusted.jwks_uri or await _key_address(deployment, trusted, policy, now=now)
         known = await keys_behind(
             deployment, url, kid=kid if isinstance(kid, str) else None, policy=policy, on_behalf_of=None, now=now
         )
@@ -107,7 +107,7 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
     return claims
 
 
-async def _discovered(deployment: Deployment, trusted: IssuerSettings, policy: AddressPolicy, *, now: int) -> str:
+async def _key_address(deployment: Deployment, trusted: IssuerSettings, policy: AddressPolicy, *, now: int) -> str:
     """Where the issuer's keys are; its document names exactly the configured issuer (Discovery §4.3)."""
     known = _found.setdefault(deployment.http, {})
     remembered = known.get(trusted.issuer)

@@ -1,0 +1,79 @@
+"""The names of the product: one class for each name, and functions that are verbs or nouns."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+ROOMS: Final = ("vault", "providers", "server")
+# Participles that do not end in -ed. Verbs whose plain form is the same (read, put, run, cut, split) are missing.
+IRREGULAR: Final = re.compile(
+    r"begun|borne|bound|bought|broken|brought|built|caught|chosen|done|drawn|driven|fallen|felt"
+    r"|forgotten|found|frozen|given|gone|got|grown|heard|held|hidden|kept|known|laid|led"
+    r"|left|lost|made|meant|met|paid|said|seen|sent|shown|sold|sought|spent|spoken"
+    r"|stolen|stood|struck|taken|thought|thrown|told|understood|withdrawn|won|worn|written"
+)
+# word -> why it is none
+NO_PARTICIPLES: Final = {
+    "beginning": "the noun",
+    "ending": "the noun: what is written when an attempt ends (`vault.refresh.attempts.Ending`)",
+    "feed": "the verb",
+    "listing": "the noun: `server.commands.listing.Listing`",
+    "proceed": "the verb",
+    "seed": "the verb",
+}
+
+
+def functions(source: str) -> Iterator[str]:
+    """The names of all functions and methods, nested ones too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+
+
+def is_bare_participle(name: str) -> bool:
+    """One word that says what was done, or is being done, and not what the function does or returns."""
+    word = name.strip("_")
+    if "_" in word or word in NO_PARTICIPLES:
+        return False
+    return IRREGULAR.fullmatch(word) is not None or word.endswith(("ed", "ing"))
+
+
+def product() -> list[Path]:
+    """Every module of the product."""
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("_refused", True), ("made", True), ("undoing", True), ("record_refusal", False), ("read", False)],
+)
+def test_a_bare_participle_is_told_from_a_verb(name: str, is_one: bool) -> None:
+    assert is_bare_participle(name) is is_one
+
+
+def test_no_function_is_named_by_a_bare_participle() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in product()
+        for name in functions(path.read_text(encoding="utf-8"))
+        if is_bare_participle(name)
+    }
+    assert not found, "name what it does (a verb) or returns (a noun)"
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in product():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 300
+    assert not {name: where for name, where in places.items() if len(where) > 1}
