@@ -175,15 +175,6 @@ async def reap_unused(transaction: Transaction, *, before: int) -> int:
     )
 
 
-async def count_recent(reader: Reader, *, kind: ClientKind, since: int) -> int:
-    """How many clients of a kind were registered since then, removed ones too."""
-    row = await reader.fetch_one(
-        "select count(*) as n from clients where tenant = :tenant and kind = :kind and created_at >= :since",
-        {"tenant": TENANT, "kind": kind.value, "since": since},
-    )
-    return 0 if row is None else integer(row, "n")
-
-
 def _columns(client: Client) -> dict[str, Value]:
     """What a registration says, as columns."""
     return {

@@ -74,11 +74,6 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
         raise CiphertextRejected("a sealed value does not open", detail=context.purpose) from error
 
 
-def key_id_of(sealed: bytes) -> str:
-    """The id of the key that a value was sealed under; unverified until it opens."""
-    return _head(sealed)[2:].decode(errors="replace")
-
-
 def _head(sealed: bytes) -> bytes:
     """Version, length and key id. Raises CiphertextRejected when the value cannot be of this format."""
     if len(sealed) < 2 or sealed[0] != VERSION:

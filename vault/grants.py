@@ -142,16 +142,6 @@ async def create_grant(
     return grant
 
 
-async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
-    """The grant with this id, live or revoked."""
-    row = await reader.fetch_one(
-        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
-        " from grants where tenant = :tenant and id = :id",
-        {"tenant": TENANT, "id": grant_id},
-    )
-    return None if row is None else grant_from(row)
-
-
 async def find_consent(
     reader: Reader, *, user_id: str, client_id: str, redirect_uri: str, resource: str, scopes: frozenset[str]
 ) -> Grant | None:
@@ -230,22 +220,6 @@ _LIVE_AMONG: Final = f"""
     where g.revoked_at is null and c.removed_at is null and u.disabled_at is null
         and g.tenant = :tenant and g.id in ({_IDS})
 """  # noqa: S608 -- names of parameters
-
-
-async def list_live_grants(reader: Reader, user_id: str) -> tuple[LiveGrant, ...]:
-    """The user's live grants with their clients, for the page of agents; newest first."""
-    rows = await reader.fetch(
-        "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
-        " g.revoked_reason, c.kind as client_kind, c.name as client_name, c.auth_method, u.name as user_name"
-        " from grants g"
-        " join clients c on c.tenant = g.tenant and c.id = g.client_id"
-        " join users u on u.tenant = g.tenant and u.id = g.user_id"
-        " where g.tenant = :tenant and g.user_id = :user_id"
-        " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null"
-        " order by g.created_at desc, g.id",
-        {"tenant": TENANT, "user_id": user_id},
-    )
-    return tuple(_live_grant(row) for row in rows)
 
 
 async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, now: int) -> Grant | None:

@@ -31,11 +31,6 @@ class Call:
     query: frozenset[str] = frozenset()  # names of the parameters that stand in the query
 
 
-def covering_scopes(provider: Provider, call: Call) -> tuple[frozenset[str], ...]:
-    """The sets of scopes any of which allows the call; empty when no rule is for it."""
-    return tuple(rule.scopes for rule in _matching_rules(provider, call))
-
-
 def allows(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
     if any(changes_method(provider, name) for name in call.parameters):

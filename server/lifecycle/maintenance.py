@@ -231,12 +231,6 @@ SWEEPS: Final = (
 )
 
 
-async def shed_records(deployment: Deployment) -> None:
-    """Forget what strangers can make most of: tickets, counters and single-use values that can no longer matter."""
-    for step in SHED:
-        await step.work(deployment)
-
-
 async def sweep(deployment: Deployment) -> None:
     """Everything that is done each ten minutes and each two, once and at once. Raises what a step raises."""
     for step in (*SHED, *STEPS, *SWEEPS):

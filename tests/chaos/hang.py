@@ -31,8 +31,8 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.rolling import MODERN, http
 from tests.chaos.world import ROOT, Provider, Server, end, environment, fresh_store, postgres_server, strict_provider
+from tests.support.peeking import get_grant
 from tests.support.processes import free_port
-from vault import grants
 
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
 SLOWER = 1.2  # at most so many times as slow
@@ -109,7 +109,7 @@ async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
         minted: dict[str, str] = {}
         async with open_deployment(load_settings(overrides=overrides), data=crowd.store.data) as deployment:
             for member in crowd.members:
-                grant = await grants.get_grant(deployment.database, member.grant_id)
+                grant = await get_grant(deployment.database, member.grant_id)
                 assert grant is not None
                 minted[member.user_id], _ = tokens.mint(
                     deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now()

@@ -34,8 +34,8 @@ from tests.chaos.world import (
     postgres_server,
     strict_provider,
 )
+from tests.support.peeking import get_grant
 from tests.support.processes import free_port
-from vault import grants
 
 MODERN = "2026-07-28"
 POLL = 0.1  # seconds between two looks at a server's readiness
@@ -178,7 +178,7 @@ async def agent_token(world: World, proxy: Proxy) -> str:
         }
     )
     async with open_deployment(settings, data=world.store.data) as deployment:
-        grant = await grants.get_grant(deployment.database, world.principal["grant_id"])
+        grant = await get_grant(deployment.database, world.principal["grant_id"])
         assert grant is not None
         token, _ = tokens.mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now())
         return token

@@ -11,6 +11,7 @@ from mcp_types import CallToolResult, TextContent
 from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
 from tests.support.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.peeking import note_repeats
 from vault import grants
 from vault.audit.audit import list_events
 
@@ -112,6 +113,6 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
             assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: what counts for the provider
         assert sum("An agent may not call so often" in one for one in told) == 15
         assert all("An agent may not call so often" in one for one in wrong)
-        place.vault.deployment.activity.note_repeats()
+        note_repeats(place.vault.deployment.activity)
         await place.vault.deployment.activity.settle()
         assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20

@@ -24,6 +24,7 @@ from tests.conftest import Store
 from tests.oauth.test_rfc9449 import proof
 from tests.support.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, Agent, room
+from tests.support.peeking import get_grant
 from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.records import Connection
@@ -174,7 +175,7 @@ async def test_the_lifetime_that_is_left_is_said_each_time(place: ExchangeRoom) 
 async def test_another_subject_token_of_the_same_grant_is_verified_and_gets_the_same(place: ExchangeRoom) -> None:
     one = await scene(place)
     first = (await one.exchange()).json()
-    found = await grants.get_grant(place.deployment.database, one.agent.principal.grant_id)
+    found = await get_grant(place.deployment.database, one.agent.principal.grant_id)
     assert found is not None
     minting = {"scopes": found.scopes, "audience": found.resource}
     other, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]
@@ -432,7 +433,7 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
     elif ends == "token":
         await connect_again(one, token="xoxp-short", lifetime=6)
     else:
-        found = await grants.get_grant(database, one.agent.principal.grant_id)
+        found = await get_grant(database, one.agent.principal.grant_id)
         assert found is not None
         minting = {"scopes": found.scopes, "audience": found.resource, "expires_at": place.now() + 11}
         token, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]

@@ -19,7 +19,8 @@ from tests.support.exchange_room import API, Caller, ExchangeRoom, refused
 from tests.support.harness import free_socket, serving
 from tests.support.mcp_room import Agent, legacy_session, modern, modern_headers, room
 from tests.support.oauth_world import claims_of
-from vault import grants, revoked_tokens
+from tests.support.peeking import get_grant
+from vault import revoked_tokens
 
 SCOPES = frozenset({"tools", "exchange", "openid"})
 
@@ -37,7 +38,7 @@ async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
 
 async def another_token(place: ExchangeRoom, agent: Agent, *, lifetime: int | None = None) -> str:
     """A sibling: of the same grant, with the same claims."""
-    grant = await grants.get_grant(place.deployment.database, agent.principal.grant_id)
+    grant = await get_grant(place.deployment.database, agent.principal.grant_id)
     assert grant is not None
     now = place.now()
     ends = None if lifetime is None else now + lifetime

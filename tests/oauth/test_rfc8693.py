@@ -21,6 +21,7 @@ from tests.oauth.test_rfc9449 import proof as proof_for
 from tests.support.exchange_room import ACCESS, API, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, room
 from tests.support.oauth_world import claims_of
+from tests.support.peeking import get_grant
 from vault import clients, connections, delegations, grants, handles, users
 from vault import tokens as refresh_tokens
 from vault.records import ClientKind
@@ -609,7 +610,7 @@ async def test_an_api_exchanges_the_tokens_that_it_receives(place: ExchangeRoom,
     # cutting the page off ends what the API made of its token
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, received.principal.grant_id, reason="test", now=place.now())
-    derived = await grants.get_grant(place.deployment.database, handle.principal.grant_id)
+    derived = await get_grant(place.deployment.database, handle.principal.grant_id)
     assert derived is not None
     assert not derived.is_live
     assert refused(await place.exchange(api, received.token, scope="chat:write")) == "invalid_request"

@@ -13,6 +13,7 @@ from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
 from tests.support.exchange_room import Caller, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, Agent, room
+from tests.support.peeking import note_repeats
 from vault.audit import audit
 
 MOST = 60
@@ -32,7 +33,7 @@ async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
 async def kinds(place: ExchangeRoom, agent: Agent) -> Counter[str]:
     """The events of this agent, those of repeats too."""
     activity = place.deployment.activity
-    activity.note_repeats()
+    note_repeats(activity)
     await activity.settle()
     found = await audit.list_events(place.deployment.database, limit=10_000)
     return Counter(one.kind for one in found if one.client_id == agent.principal.client_id)

@@ -14,6 +14,7 @@ from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.mcp_room import SLACK, Agent, Room
 from tests.support.oauth_world import signed
+from tests.support.peeking import get_grant
 from vault import apis, clients, grants, users
 from vault import tokens as refresh_tokens
 from vault.audit import audit
@@ -125,7 +126,7 @@ class ExchangeRoom:
         return Agent(Principal(user.id, caller.client.id, grant.id, scopes, resource), token)
 
     async def refresh_token(self, agent: Agent, *, scopes: frozenset[str] = SCOPES) -> str:
-        grant = await grants.get_grant(self.deployment.database, agent.principal.grant_id)
+        grant = await get_grant(self.deployment.database, agent.principal.grant_id)
         assert grant is not None
         async with self.deployment.transaction() as transaction:
             return await refresh_tokens.issue_refresh_token(

@@ -228,11 +228,6 @@ class Activity:
         if when is not None and self._repeats_alarm is None:
             self._repeats_alarm = loop.call_at(when, self._note_repeats, loop)
 
-    def note_repeats(self) -> None:
-        """Note what was counted so far, before its minute is over."""
-        for event in self._repeats.due(None):
-            self.note(event)
-
     def _note_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
         self._repeats_alarm = None
         for event in self._repeats.due(loop.time()):

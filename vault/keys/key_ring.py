@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import secrets
 from collections import OrderedDict
 
@@ -105,10 +104,6 @@ class KeyRing:
         if key is None:
             key = self._subkeys[purpose] = _subkey(self._root, purpose)
         return key
-
-    def subkey_for(self, purpose: str, value: bytes) -> bytes:
-        """32 bytes for one purpose and value."""
-        return hmac.digest(self.subkey(purpose), value, hashlib.sha256)
 
     async def create_keys(
         self, transaction: Transaction, *, user_id: str, connection_id: str, now: int

@@ -7,6 +7,7 @@ import pytest
 import vault.audit.repeats
 from tests.conftest import Store
 from tests.support.exchanging import open_room
+from tests.support.peeking import note_repeats
 from vault.audit.audit import Activity, list_events, verify
 from vault.audit.repeats import WINDOW, RepeatedRefusals
 from vault.records import Event
@@ -22,7 +23,7 @@ async def test_a_thousand_repeats_are_two_events(database: Database, activity: A
     for _ in range(1001):
         await activity.record_refusal(REFUSED)
     assert [event.details for event in await list_events(database)] == [REFUSED.details]
-    activity.note_repeats()
+    note_repeats(activity)
     await activity.settle()
     first, last = await list_events(database)
     assert first.user_id == last.user_id == "alice"
@@ -44,7 +45,7 @@ async def test_other_refusals_are_events_of_their_own_and_another_address_is_non
 ) -> None:
     for event in (REFUSED, OTHER, ELSEWHERE):
         await activity.record_refusal(event)
-    activity.note_repeats()
+    note_repeats(activity)
     await activity.settle()
     found = [(event.user_id, event.details.get("repeats")) for event in await list_events(database)]
     assert found == [("alice", None), ("bob", None), ("alice", 1)]
@@ -95,7 +96,7 @@ async def test_an_agent_that_repeats_a_refused_exchange_leaves_two_events(store:
         for _ in range(50):
             with pytest.raises(VaultError):
                 await room.exchange("slack", "admin")
-        room.vault.activity.note_repeats()
+        note_repeats(room.vault.activity)
         await room.vault.activity.settle()
         found = [event for event in await list_events(room.database) if event.kind == "exchange.refused"]
         assert [event.details.get("repeats") for event in found] == [None, 49]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vault.envelope import Context, key_id_of, open_sealed, seal
+from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import ConnectionKey
 from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
@@ -37,7 +37,7 @@ CONTEXT = Context("refresh_token", "default", "user", "slack", "account", "conne
 def test_opening_undoes_sealing(plaintext: bytes, key: bytes, context: Context) -> None:
     sealed = seal(plaintext, key=key, key_id="a-key", context=context)
     assert open_sealed(sealed, key=key, context=context) == plaintext
-    assert key_id_of(sealed) == "a-key"
+    assert sealed[2 : 2 + sealed[1]] == b"a-key"
     if len(plaintext) > 8:
         assert plaintext not in sealed
 
@@ -119,7 +119,7 @@ def test_frozen_values_stay_readable(vector: dict[str, object]) -> None:
     sealed, key = bytes.fromhex(str(vector["sealed"])), bytes.fromhex(str(vector["key"]))
     context = Context(**vector["context"])
     assert open_sealed(sealed, key=key, context=context) == bytes.fromhex(str(vector["plaintext"]))
-    assert key_id_of(sealed) == vector["key_id"]
+    assert sealed[2 : 2 + sealed[1]].decode() == vector["key_id"]
 
 
 def test_a_frozen_wrapped_key_stays_readable() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, Seeded, agent, seed
 from vault import apis, clients, grants
 from vault.audit import audit
@@ -74,7 +75,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
     async with database.transaction() as transaction:
         await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
     assert [await is_live(database, one) for one in (first, further, standing)] == [False, False, True]
-    ended = await grants.get_grant(database, further.id)
+    ended = await get_grant(database, further.id)
     assert ended is not None
     assert ended.revoked_reason == "derived_from_ended"
     fresh = await derived(database, seeded, client_id, by=f"worker:{client_id}")

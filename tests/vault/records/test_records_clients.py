@@ -196,18 +196,6 @@ async def test_use_is_noted_at_most_once_an_hour(database: Database) -> None:
             assert found.last_used_at == (NOW + 3600 if now == NOW + 3600 else NOW)
 
 
-@pytest.mark.requirement("S-027")
-async def test_recent_registrations_are_counted_by_kind_removed_ones_too(database: Database) -> None:
-    async with database.transaction() as transaction:
-        for n in range(3):
-            await clients.save_client(transaction, agent(f"dynamic-{n}", created_at=NOW + n))
-        await clients.save_client(transaction, agent("manual", kind=ClientKind.MANUAL))
-        await clients.remove_client(transaction, "dynamic-2", now=NOW + 2)
-    assert await clients.count_recent(database, kind=ClientKind.DYNAMIC, since=NOW) == 3
-    assert await clients.count_recent(database, kind=ClientKind.DYNAMIC, since=NOW + 1) == 2
-    assert await clients.count_recent(database, kind=ClientKind.LOCAL, since=NOW) == 0
-
-
 async def test_an_api_is_found_by_its_exact_resource_and_its_removal_ends_its_grants(database: Database) -> None:
     seeded = await seed(database)
     async with database.transaction() as transaction:

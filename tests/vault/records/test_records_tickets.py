@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, seed
 from vault import clients, grants, tickets, tokens, users
 from vault.audit import audit
@@ -205,7 +206,7 @@ async def test_a_replayed_code_is_refused_and_revokes_what_its_first_use_produce
     assert refused.value.outcome == grant.id
     assert code not in str(refused.value) + refused.value.detail
 
-    ended = await grants.get_grant(database, grant.id)
+    ended = await get_grant(database, grant.id)
     assert ended is not None
     assert (ended.revoked_at, ended.revoked_reason) == (NOW + delay, "code_replayed")
     assert await grants.live_principal_facts(database, grant.id) is None

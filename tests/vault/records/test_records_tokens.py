@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
 from vault import grants, tokens
 from vault.audit import audit
@@ -173,7 +174,7 @@ async def test_a_repeat_by_another_client_or_for_more_scopes_is_refused_and_kill
 
 
 async def _assert_dead(database: Database, seeded: Seeded, *held: str) -> None:
-    ended = await grants.get_grant(database, seeded.grant.id)
+    ended = await get_grant(database, seeded.grant.id)
     assert ended is not None
     assert ended.revoked_reason == "refresh_token_reused"
     assert await grants.live_principal_facts(database, seeded.grant.id) is None

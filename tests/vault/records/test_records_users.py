@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, seed
 from vault import grants, sessions, tickets, tokens, users
 from vault.keys.key_ring import KeyRing
@@ -157,7 +158,7 @@ async def test_deletion_forgets_name_password_and_identities(database: Database)
     assert await users.get_user(database, alice.user.id) is None
     assert await users.find_by_identity(database, issuer="https://a.example", subject="1") is None
     assert await database.fetch("select 1 as one from identities") == []
-    ended = await grants.get_grant(database, alice.grant.id)
+    ended = await get_grant(database, alice.grant.id)
     assert ended is not None
     assert ended.revoked_reason == "user_deleted"
 
