@@ -18,6 +18,7 @@ _FIELD: Final = re.compile(
 )
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _EXTENSION: Final = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
 
 
@@ -159,7 +160,10 @@ def _chunks(data: bytes, at: int) -> tuple[bytes, int]:
             raise _Refused
         size = int(matched[1], 16)
         if size == 0:
-            return bytes(body), _fields(data, at)[1]
+            trailers, at = _fields(data, at)
+            if any(name in _FRAMING for name, _ in trailers):  # RFC 9110 §6.5.1: never in a trailer
+                raise _Refused
+            return bytes(body), at
         part = data[at : at + size]
         mark = data[at + size : at + size + 2]
         if not b"\r\n".startswith(mark):
