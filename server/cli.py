@@ -15,6 +15,7 @@ from server.commands import (
     clients,
     connections,
     doctor,
+    openid,
     providers,
     serve,
     users,
@@ -58,6 +59,7 @@ app.add_typer(apis.app, name="apis")
 app.add_typer(connections.connections_app, name="connections")
 app.add_typer(clients.delegations_app, name="delegations")
 app.add_typer(providers.providers_app, name="providers")
+app.add_typer(openid.openid_app, name="openid")
 app.add_typer(connections.tools_app, name="tools")
 app.add_typer(activity.keys_app, name="keys")
 

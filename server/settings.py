@@ -6,6 +6,7 @@ Reading is all that happens here; objects are made from settings in `server.app`
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -192,9 +193,36 @@ class OpenIDSettings(_Section):
         default=False,
         description="Make a user at the first sign-in of an unknown subject: lets in all whom that provider knows",
     )
+    domains: tuple[str, ...] = Field(
+        default=(),
+        description="Make a user at the first sign-in of an unknown subject whose confirmed mail address is in one of "
+        "these domains",
+    )
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if not is_domain(one):
+                raise ValueError(f"{one!r} is no domain: write it as company.example, in ASCII and lower case")
+        return value
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.create_users and self.domains:
+            raise ValueError("create_users lets everybody in, so domains would say nothing: remove one of the two")
+        return self
 
     def secret(self) -> str | None:
         return _secret(self.client_secret, self.client_secret_file, name="client_secret")
+
+
+def is_domain(text: str) -> bool:
+    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
+    return (
+        len(text) <= 253
+        and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
+    )
 
 
 class SignInSettings(_Section):

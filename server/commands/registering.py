@@ -13,9 +13,12 @@ from server.commands.connections import providers_app
 from server.commands.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from providers.definitions.model import Provider
     from server.setup.provider_consoles import Guide
     from server.setup.provider_registration import Files
+    from server.setup.settings_file import Setting
 
 
 @command(providers_app, "setup")
@@ -50,7 +53,7 @@ def set_up(
     name = found.name
     files = _files(setup, name)
     if undo:
-        _undo(setup, files)
+        undo_setup(setup, files)
         return
     guide = _guide(setup, found)
     if not setup.as_json:
@@ -59,7 +62,8 @@ def set_up(
     if not show:
         inputs = _inputs(found, given or [])
         chosen, secret = _answers(guide, client_id, from_stdin=client_secret_stdin)
-        _write(setup, files, chosen, secret, testing=name == "google" and not published, inputs=inputs)
+        testing = True if name == "google" and not published else None
+        write_setup(setup, files, {"client_id": chosen, "testing": testing}, secret, inputs=inputs)
         row |= {"config": str(files.config), "secret_file": None if secret is None else str(files.secret)}
     if setup.as_json:
         setup.show_json(row)
@@ -156,37 +160,34 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
     return chosen, str(secret).strip()
 
 
-def _write(
+def write_setup(
     setup: Setup,
     files: Files,
-    client_id: str,
+    values: Mapping[str, Setting],
     client_secret: str | None,
     *,
-    testing: bool,
-    inputs: dict[str, str],
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
+    """Write a registration, and read the settings back: what was written has to be accepted."""
     from server.runtime.data_directory import prepare_data_directory
     from server.setup.provider_registration import write
     from server.setup.settings_file import ConfigFileRefused
 
     prepare_data_directory(files.data)
     try:
-        write(files, client_id=client_id, client_secret=client_secret, testing=testing, inputs=inputs)
+        write(files, values=values, client_secret=client_secret, inputs=inputs)
     except ConfigFileRefused as error:
         fail(f"{files.config}: {error}")
     except OSError as error:
         fail(f"cannot write {error.filename or files.config}: {error.strerror or error}")
-    _warn_of_environment(files.provider)
-    setup.settings()  # what was written is read back: it has to be accepted
-
-
-def _warn_of_environment(name: str) -> None:
-    prefix = f"TOKEN_VAULT_PROVIDERS__{name.upper()}__"
+    prefix = f"TOKEN_VAULT_{'__'.join(files.table).upper()}__"
     for variable in sorted(found for found in os.environ if found.startswith(prefix)):
         note(f"{variable} is set and wins over the settings file: unset it.")
+    setup.settings()
 
 
-def _undo(setup: Setup, files: Files) -> None:
+def undo_setup(setup: Setup, files: Files) -> None:
+    """Take the last setup of this provider or issuer back."""
     from server.setup.provider_registration import NothingToUndo, undo
     from server.setup.settings_file import ConfigFileRefused
 

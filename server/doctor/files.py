@@ -37,11 +37,11 @@ def _sign_in(settings: Settings) -> Iterator[Finding]:
                 f"everybody whom {one.issuer} knows may use this vault ({setting})",
                 mend="set it to false unless that provider is your own, and link people with token-vault users link",
             )
-        elif "create_users" not in one.model_fields_set:
+        elif not one.domains and "create_users" not in one.model_fields_set:
             yield note(
                 "sign_in",
                 f"only people who are linked sign in through {one.issuer}: {setting} is not set",
-                mend="set it to false to keep that, or to true where everybody whom that provider knows may come in",
+                mend=f"say who may with token-vault openid setup {name}, or set it to false to keep that",
             )
 
 

@@ -1,4 +1,4 @@
-"""Writes our registration at a provider: the secret to a file of its own, the settings into the settings file.
+"""Writes our registration at a provider or an issuer: the secret to a file, the settings into the settings file.
 
 Everything that it replaces is kept beside it until it is taken back. What is written into the settings file is
 `server.setup.settings_file`, what a provider asks for `server.setup.provider_consoles`.
@@ -11,10 +11,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from server.setup.settings_file import Setting, names_in, values_of, with_values
 
-KEYS = ("client_id", "client_secret", "client_secret_file", "testing")
+KEYS: Final = ("client_id", "client_secret", "client_secret_file", "testing")
+SIGN_IN: Final = ("sign_in", "openid")
+SIGN_IN_KEYS: Final = ("issuer", "client_id", "client_secret", "client_secret_file", "title", "create_users", "domains")
 
 
 class NothingToUndo(Exception):
@@ -23,51 +26,57 @@ class NothingToUndo(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where one provider's registration is kept. `config` is the settings file, `data` the data directory."""
+    """Where one provider's registration is kept. `config` is the settings file, `data` the data directory, `section`
+    where it stands in the settings.
+    """
 
     config: Path
     data: Path
     provider: str
+    section: tuple[str, ...] = ("providers",)
+    keys: tuple[str, ...] = KEYS
+
+    @property
+    def _stem(self) -> str:
+        return self.provider if self.section == ("providers",) else f"{'-'.join(self.section)}-{self.provider}"
 
     @property
     def secret(self) -> Path:
-        return self.data / f"{self.provider}.secret"
+        return self.data / f"{self._stem}.secret"
 
     @property
     def kept_secret(self) -> Path:
-        return self.data / f"{self.provider}.secret.before-setup"
+        return self.data / f"{self._stem}.secret.before-setup"
 
     @property
     def backup(self) -> Path:
-        return self.config.with_name(f"{self.config.name}.before-{self.provider}-setup")
+        return self.config.with_name(f"{self.config.name}.before-{self._stem}-setup")
 
     @property
     def memory(self) -> Path:
         """Holds the digest of what we wrote; a dash once somebody else changed the file."""
-        return self.data / f"{self.provider}.setup"
+        return self.data / f"{self._stem}.setup"
 
     @property
-    def table(self) -> tuple[str, str]:
-        return ("providers", self.provider)
+    def table(self) -> tuple[str, ...]:
+        return (*self.section, self.provider)
 
 
 def write(
     files: Files,
     *,
-    client_id: str,
+    values: Mapping[str, Setting],
     client_secret: str | None,
-    testing: bool,
     inputs: Mapping[str, str] | None = None,
 ) -> None:
     """Put the registration in place; without a secret, one that is there is taken out. Raises ConfigFileRefused."""
     old = _text(files.config)
-    values: dict[str, Setting] = {
-        "client_id": client_id,
+    stored: dict[str, Setting] = {
+        **values,
         "client_secret": None,
         "client_secret_file": None if client_secret is None else str(files.secret),
-        "testing": True if testing else None,
     }
-    new = with_values(old or "", files.table, values)
+    new = with_values(old or "", files.table, stored)
     if inputs:
         new = with_values(new, (*files.table, "inputs"), dict(inputs))
     _remember(files, old=old, new=new)
@@ -88,7 +97,10 @@ def undo(files: Files) -> None:
         raise NothingToUndo(f"there is no setup of {files.provider} to take back in {files.data}")
     now, before = _text(files.config) or "", _text(files.backup)
     if written != _digest(now):
-        for table, keys in ((files.table, KEYS), ((*files.table, "inputs"), names_in(now, (*files.table, "inputs")))):
+        for table, keys in (
+            (files.table, files.keys),
+            ((*files.table, "inputs"), names_in(now, (*files.table, "inputs"))),
+        ):
             earlier = values_of(before or "", table, keys)
             now = with_values(now, table, {key: earlier.get(key) for key in keys})
         _put(files.config, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import cast
 
 import tomlkit
@@ -17,7 +17,7 @@ from tomlkit.items import Table, Whitespace
 
 from providers.outbound.json_values import is_object
 
-Setting = str | bool | None  # None: not there
+Setting = str | bool | Sequence[str] | None  # None: not there
 
 
 class ConfigFileRefused(Exception):
@@ -40,7 +40,7 @@ def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]
 def values_of(text: str, table: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, Setting]:
     """What the file says of these keys of the table now. Raises ConfigFileRefused."""
     section = _section(text, table)
-    return {key: value for key in keys if isinstance(value := section.get(key), str | bool)}
+    return {key: value for key in keys if isinstance(value := section.get(key), str | bool | list)}
 
 
 def names_in(text: str, table: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def _change(content: MutableMapping[str, object], table: tuple[str, ...], values
             _append(place, key, value)
 
 
-def _append(table: Table, key: str, value: str | bool) -> None:
+def _append(table: Table, key: str, value: Setting) -> None:
     """Below the table's last value, and above the blank line after which the words about the next table stand."""
     body = table.value.body
     keyed = max((number for number, (name, _) in enumerate(body) if name is not None), default=-1)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.definitions.issuers import configuration_url, is_same_issuer
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, OutboundRequest
+from providers.outbound.client import HttpError, Outbound, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.settings import OpenIDSettings
@@ -36,6 +36,7 @@ from vault.refusals import TransitionRefused
 LIFETIME: Final = 600  # seconds for the trip
 SCOPE: Final = "openid profile"
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
+_GOOGLE: Final = "https://accounts.google.com"
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
 _TOKEN_LIMIT: Final = 16_384  # characters
@@ -81,6 +82,9 @@ class Claims(_Document):
     auth_time: Annotated[int | float, Field(ge=0, le=2**53)] | None = None
     name: str | None = None
     preferred_username: str | None = None
+    email: object = None
+    email_verified: object = None
+    hd: object = None  # Google: the domain of the Workspace that the person belongs to
 
     def audience(self) -> list[str]:
         return [self.aud] if isinstance(self.aud, str) else self.aud
@@ -129,9 +133,9 @@ def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
 # Fetching what the provider says
 
 
-async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | None = None) -> bytes:
+async def _fetch(http: Outbound, url: str, request: OutboundRequest | None = None, *, allow_loopback: bool) -> bytes:
     """The body of a 200 answer, through the guarded client. Raises OpenIDRefused."""
-    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+    policy = AddressPolicy(allow_loopback=allow_loopback)
     wanted = request or OutboundRequest(
         "GET",
         url,
@@ -143,7 +147,7 @@ async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | No
         reuse=False,
     )
     try:
-        answer = await deployment.http.send(wanted)
+        answer = await http.send(wanted)
     except HttpError as error:
         raise OpenIDRefused(
             "The sign-in service cannot be reached now. Try again in a few minutes, or sign in another way.",
@@ -155,19 +159,23 @@ async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | No
 
 
 async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
-    """The provider's metadata; its issuer is exactly the configured one (OpenID Connect Discovery §4.3)."""
-    body = await _fetch(deployment, configuration_url(registered.issuer))
+    """The metadata of a provider that people sign in with here. Raises OpenIDRefused."""
+    allow_loopback = deployment.settings.sandbox.loopback_openid
+    return await fetch_metadata(deployment.http, registered.issuer, allow_loopback=allow_loopback)
+
+
+async def fetch_metadata(http: Outbound, issuer: str, *, allow_loopback: bool) -> Metadata:
+    """The provider's metadata; its issuer is exactly this one (OpenID Connect Discovery §4.3). Raises OpenIDRefused."""
+    body = await _fetch(http, configuration_url(issuer), allow_loopback=allow_loopback)
     try:
         metadata = Metadata.model_validate_json(body)
     except ValidationError as error:
         raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="metadata") from error
-    if not is_same_issuer(metadata.issuer, registered.issuer):
+    if not is_same_issuer(metadata.issuer, issuer):
         raise OpenIDRefused("The sign-in service is not the one that was set up here.", detail="metadata issuer")
     parts = urlsplit(metadata.authorization_endpoint)
     is_safe = parts.scheme == "https" or (
-        parts.scheme == "http"
-        and deployment.settings.sandbox.loopback_openid
-        and parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        parts.scheme == "http" and allow_loopback and parts.hostname in {"localhost", "127.0.0.1", "::1"}
     )
     if not is_safe or not parts.hostname or parts.username or parts.fragment:
         raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="authorization endpoint")
@@ -209,7 +217,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
         "response_type": "code",
         "client_id": registered.client_id,
         "redirect_uri": callback_url(deployment, name),
-        "scope": SCOPE,
+        "scope": f"{SCOPE} email" if registered.domains else SCOPE,
         "state": state,
         "nonce": nonce,
         "code_challenge": challenge,
@@ -305,7 +313,8 @@ async def _redeem(
         peer="openid",
         reuse=False,
     )
-    body = await _fetch(deployment, metadata.token_endpoint, request)
+    loopback = deployment.settings.sandbox.loopback_openid
+    body = await _fetch(deployment.http, metadata.token_endpoint, request, allow_loopback=loopback)
     try:
         return _TokenAnswer.model_validate_json(body).id_token
     except ValidationError as error:
@@ -333,7 +342,8 @@ async def _verify(
 
 
 async def _keys(deployment: Deployment, metadata: Metadata) -> KeySet:
-    body = await _fetch(deployment, metadata.jwks_uri)
+    loopback = deployment.settings.sandbox.loopback_openid
+    body = await _fetch(deployment.http, metadata.jwks_uri, allow_loopback=loopback)
     try:
         return KeySet.import_key_set(json.loads(body))
     except (JoseError, ValueError, KeyError, TypeError) as error:
@@ -376,7 +386,7 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
     """The user of (issuer, subject); a new one at first sight, never an existing one of the same name."""
     found = await users.find_by_identity(deployment.database, issuer=claims.iss, subject=claims.sub)
     if found is None:
-        if not registered.create_users:
+        if not registered.create_users and not is_of_domain(claims, registered.domains):
             raise OpenIDRefused(
                 "You have no account here yet. Ask the operator to make one and to link it to your identity, which is "
                 f"{claims.sub!r} at {claims.iss}.",
@@ -386,6 +396,20 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
     if found.disabled_at is not None:
         raise OpenIDRefused("This account is switched off here. Ask the operator.", detail="user disabled")
     return found
+
+
+def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
+    """Whether the provider confirms an address of the person in one of the domains.
+
+    An address that is only said (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
+    everybody can confirm an address of a domain that has no Workspace, and keeps it; `hd` names the Workspace.
+    """
+    if claims.iss == _GOOGLE:
+        return isinstance(claims.hd, str) and claims.hd.lower() in domains
+    if not isinstance(claims.email, str) or claims.email_verified not in (True, "true"):
+        return False
+    _, sign, domain = claims.email.rpartition("@")
+    return sign == "@" and domain.lower() in domains
 
 
 async def _create_user(deployment: Deployment, claims: Claims) -> User:

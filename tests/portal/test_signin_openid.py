@@ -15,6 +15,8 @@ from joserfc.jwk import RSAKey
 from server.mcp.local_owner import find_owner, local_principal
 from server.settings import OpenIDSettings
 from server.sign_in import password
+from server.sign_in.openid import Claims as OpenIDClaims
+from server.sign_in.openid import is_of_domain
 from tests.support.oauth_world import claims_of
 from tests.support.openid_double import CLIENT_ID, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
@@ -33,6 +35,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tup
                     "other": provider.settings() | {"title": "Other", "issuer": provider.url},
                     "members": provider.settings(create_users=False),
                     "public": provider.settings(secret=None),
+                    "domains": provider.settings(create_users=False) | {"domains": ("company.example",)},
                 }
             },
             "sandbox": {"loopback_openid": True},
@@ -507,6 +510,75 @@ async def test_a_provider_lets_nobody_new_in_unless_the_operator_says_so(
         assert (await _sign_in(await room.browser())).status_code == 403
         assert await _user(room, provider) is None
         assert (await _sign_in(await room.browser(), "open")).url.path == "/activity"
+
+
+CONFIRMED: Claims = {"email": "Dan@Company.Example", "email_verified": True}
+
+
+@pytest.mark.requirement("S-137")
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"email_verified": True},
+        CONFIRMED | {"email_verified": False},
+        CONFIRMED | {"email_verified": None},
+        CONFIRMED | {"email_verified": "false"},
+        CONFIRMED | {"email": "dan@other.example"},
+        CONFIRMED | {"email": "dan@company.example.evil.example"},
+        CONFIRMED | {"email": "dan@evilcompany.example"},
+        CONFIRMED | {"email": "dan@sub.company.example"},
+        CONFIRMED | {"email": "dan@company.example@evil.example"},
+        CONFIRMED | {"email": "company.example"},
+        CONFIRMED | {"email": ["dan@company.example"]},
+        {"email": "dan@company.example", "hd": "company.example"},
+    ],
+)
+async def test_a_newcomer_without_a_confirmed_address_of_the_domain_is_refused(
+    room: Room, provider: OpenIDDouble, claims: Claims
+) -> None:
+    provider.subject = f"newcomer {sorted(claims.items())}"
+    provider.person = {"preferred_username": "dan"} | claims
+    assert (await _sign_in(await room.browser(), "domains")).status_code == 403
+    assert await _user(room, provider) is None
+    provider.person = {"preferred_username": "dan"} | CONFIRMED  # the twin
+    assert (await _sign_in(await room.browser(), "domains")).url.path == "/activity"
+    assert await _user(room, provider) is not None
+
+
+async def test_who_has_an_account_signs_in_whatever_the_domain(room: Room, provider: OpenIDDouble) -> None:
+    provider.subject = "linked before"
+    await _sign_in(await room.browser())
+    assert (await _sign_in(await room.browser(), "domains")).url.path == "/activity"
+
+
+async def test_the_address_is_asked_for_only_where_a_domain_decides(room: Room, provider: OpenIDDouble) -> None:
+    asked = {name: query_of(await _begin(await room.browser(), name))["scope"] for name in ("company", "domains")}
+    assert asked == {"company": "openid profile", "domains": "openid profile email"}
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_of_it"),
+    [
+        (CONFIRMED, False),  # anybody can confirm an address of a domain that has no Workspace, and keep it
+        (CONFIRMED | {"hd": "company.example"}, True),
+        (CONFIRMED | {"hd": "other.example"}, False),
+        ({"hd": "Company.Example"}, True),
+    ],
+)
+def test_at_google_the_workspace_decides(claims: Claims, is_of_it: bool) -> None:
+    token = {"iss": "https://accounts.google.com", "sub": "1", "aud": "us", "exp": 1, "iat": 0, "nonce": "n"} | claims
+    assert is_of_domain(OpenIDClaims.model_validate(token), ("company.example",)) is is_of_it
+
+
+def test_domains_are_written_in_one_way_and_not_beside_everybody() -> None:
+    good = {"issuer": "https://op.example", "client_id": "us"}
+    assert OpenIDSettings.model_validate(good | {"domains": ["company.example"]}).domains == ("company.example",)
+    for bad in ("Company.example", "@company.example", "company", "", "*.example", "a..example", "stra\u00dfe.example"):
+        with pytest.raises(ValueError, match="is no domain"):
+            OpenIDSettings.model_validate(good | {"domains": [bad]})
+    with pytest.raises(ValueError, match="remove one of the two"):
+        OpenIDSettings.model_validate(good | {"domains": ["company.example"], "create_users": True})
 
 
 @pytest.mark.requirement("S-137")

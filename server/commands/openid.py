@@ -1,0 +1,195 @@
+"""`openid setup | list`: people's sign-in through the company's OpenID Connect provider, and whom that lets in."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from server.commands.context import Setup, command, fail, note, say
+
+if TYPE_CHECKING:
+    from server.settings import OpenIDSettings
+    from server.setup.provider_registration import Files
+    from server.setup.settings_file import Setting
+    from server.sign_in.openid import Metadata
+
+openid_app = typer.Typer(no_args_is_help=True, help="Sign-in through an OpenID Connect provider.")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
+NOBODY, DOMAINS, EVERYBODY = "nobody", "domains", "everybody"
+
+
+@command(openid_app, "list")
+def list_openid(setup: Setup) -> None:
+    """List the OpenID Connect providers that people sign in with, and whom each lets in."""
+    settings = setup.settings()
+    rows = [
+        {
+            "name": name,
+            "issuer": one.issuer,
+            "newcomers": _newcomers(one),
+            "redirect_uri": f"{settings.public_url}/sign-in/openid/{name}/callback",
+        }
+        for name, one in settings.sign_in.openid.items()
+    ]
+    setup.show(
+        rows, columns=("name", "issuer", "newcomers", "redirect_uri"), empty="None: token-vault openid setup NAME"
+    )
+
+
+def _newcomers(one: OpenIDSettings) -> str:
+    return EVERYBODY if one.create_users else ", ".join(one.domains) or NOBODY
+
+
+@command(openid_app, "setup")
+def set_up_openid(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(help="What it is called in the settings.", show_default=False)],
+    *,
+    issuer: Annotated[str | None, typer.Option("--issuer", help="Its issuer, https://...", show_default=False)] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", help="Label of its button on the sign-in page.", show_default=False)
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option("--client-id", help="The client id, instead of being asked.", show_default=False)
+    ] = None,
+    client_secret_stdin: Annotated[
+        bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="It is a public client there, without a secret.")] = False,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--domain", help="Let in whose confirmed address is in this domain; may be repeated.", show_default=False
+        ),
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Let in everybody whom it knows.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print what to enter there, and change nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last setup of this name back.")] = False,
+) -> None:
+    """Find an OpenID Connect provider, print what to enter there, ask for client id, secret, and who may sign in."""
+    if _NAME.fullmatch(name) is None:
+        fail("the name has small letters, digits and _, and begins with a letter")
+    files = _files(setup, name)
+    if undo:
+        from server.commands.registering import undo_setup
+
+        undo_setup(setup, files)
+        return
+    known = setup.settings().sign_in.openid.get(name)
+    issuer = _asked(issuer or (known.issuer if known is not None else None), "Issuer", "--issuer")
+    metadata = _discover(setup, issuer)
+    redirect_uri = f"{setup.settings().public_url}/sign-in/openid/{name}/callback"
+    if not setup.as_json:
+        _print(metadata, redirect_uri)
+    row: dict[str, object] = {
+        "name": name,
+        "issuer": metadata.issuer,
+        "authorization_endpoint": metadata.authorization_endpoint,
+        "redirect_uri": redirect_uri,
+        "scopes": ["openid", "profile", "email"],
+        "config": None,
+        "secret_file": None,
+        "newcomers": None,
+    }
+    if not show:
+        chosen = _asked(client_id, "Client ID", "--client-id, or --show to print only")
+        secret = None if public else _secret(from_stdin=client_secret_stdin)
+        create_users, domains = _who(domain, everybody=everybody)
+        values: dict[str, Setting] = {
+            "issuer": metadata.issuer,
+            "client_id": chosen,
+            "title": title or (known.title if known is not None else name.capitalize()),
+            "create_users": create_users,
+            "domains": domains or None,
+        }
+        from server.commands.registering import write_setup
+
+        write_setup(setup, files, values, secret)
+        row |= {
+            "config": str(files.config),
+            "secret_file": None if secret is None else str(files.secret),
+            "newcomers": _newcomers(setup.settings().sign_in.openid[name]),
+        }
+    if setup.as_json:
+        setup.show_json(row)
+    elif not show:
+        say(f"Written to {files.config}{'' if public else f' and {files.secret}'}.")
+        say(f"People without an account here who may sign in: {row['newcomers']}.")
+        if row["newcomers"] == NOBODY:
+            say("Link those whom you have made: token-vault users link NAME --issuer ISSUER --subject SUBJECT")
+        say("Start `token-vault serve` again.")
+
+
+def _files(setup: Setup, name: str) -> Files:
+    from server.setup.provider_registration import SIGN_IN, SIGN_IN_KEYS, Files
+
+    data = setup.directory()
+    config = (setup.config or data / "config.toml").expanduser().absolute()
+    return Files(config=config, data=data, provider=name, section=SIGN_IN, keys=SIGN_IN_KEYS)
+
+
+def _discover(setup: Setup, issuer: str) -> Metadata:
+    from providers.outbound.addresses import AddressPolicy
+    from providers.outbound.client import Outbound
+    from server.sign_in.openid import OpenIDRefused, fetch_metadata
+
+    allow_loopback = setup.settings().sandbox.loopback_openid
+
+    async def ask() -> Metadata:
+        async with Outbound(AddressPolicy(allow_loopback=allow_loopback)) as http:
+            return await fetch_metadata(http, issuer, allow_loopback=allow_loopback)
+
+    try:
+        return setup.run(ask())
+    except OpenIDRefused as error:
+        fail(f"{issuer} does not describe itself as an OpenID Connect issuer of exactly this name ({error.detail})")
+
+
+def _print(metadata: Metadata, redirect_uri: str) -> None:
+    say(f"1. At {metadata.issuer} register a web application that signs people in with the authorization code flow.")
+    say(f"2. Enter this redirect address, letter by letter: {redirect_uri}")
+    say("3. Allow the scopes openid and profile, and email where a domain decides who may sign in.")
+    say("4. Take the client id, and the client secret.")
+
+
+def _asked(given: str | None, question: str, option: str) -> str:
+    if given is None:
+        if not sys.stdin.isatty():
+            fail(f"nobody can be asked here: give {option}")
+        given = str(typer.prompt(question, err=True))
+    if not given.strip() or not given.strip().isprintable():
+        fail(f"the {question[0].lower()}{question[1:]} is empty, or has characters that nobody sees")
+    return given.strip()
+
+
+def _secret(*, from_stdin: bool) -> str:
+    from server.setup.provider_consoles import secret_problem
+
+    if not from_stdin and not sys.stdin.isatty():
+        fail("nobody can be asked here: give --client-secret-stdin, or --public for a client without one")
+    given = sys.stdin.readline() if from_stdin else str(typer.prompt("Client secret", err=True, hide_input=True))
+    problem = secret_problem(given.strip())
+    if problem is not None:
+        fail(problem)
+    return given.strip()
+
+
+def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
+    """Whether everybody is let in, and else the domains whose people are. Nobody unless somebody said so."""
+    if everybody and domains:
+        fail("--everybody lets everybody in: leave --domain out, or --everybody")
+    if not everybody and domains is None and sys.stdin.isatty():
+        note("Who gets an account here at their first sign-in? With `everybody`, whoever can register there does.")
+        chosen = str(typer.prompt(f"{NOBODY}, {EVERYBODY}, or domains with spaces between", err=True, default=NOBODY))
+        words = chosen.lower().split()
+        everybody, domains = words == [EVERYBODY], [] if words in ([NOBODY], [EVERYBODY]) else words
+    from server.settings import is_domain
+
+    found = sorted({one.strip().lower().removeprefix("@") for one in domains or ()})
+    for one in found:
+        if not is_domain(one):
+            fail(f"{one!r} is no domain: write it as company.example")
+    return everybody, found
