@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text, needles
 from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
-from providers.api.rules import Call, allows
+from providers.api.rules import NOTHING, Call, Sent, allows
 from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
@@ -241,10 +241,10 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
-        call = Call(api, method, path, {**params, **(body or {})}, frozenset(params))
+        call = Call(api, method, path, {**params, **(body or {})}, Sent(frozenset(params), body or {}))
         if not allows(self._provider, call, self._scopes, granted=self._granted):
-            if allows(self._provider, replace(call, query=frozenset()), self._scopes, granted=self._granted):
-                names = ", ".join(sorted(params))
+            if allows(self._provider, replace(call, sent=NOTHING), self._scopes, granted=self._granted):
+                names = ", ".join(sorted({*params, *(body or {})}))
                 raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""

@@ -10,14 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from providers.definitions.model import Provider, Rule, fold_name
+from providers.definitions.model import METHOD_HEADER, METHOD_PARAMETER, Provider, Rule, fold_name
 from providers.definitions.paths import path_problem, readings
+from providers.outbound.json_values import is_array, is_object
 
-# Frameworks that many APIs are built on take the method from these, so they are refused everywhere.
-_METHOD_PARAMETERS: Final = frozenset(
-    {"_method", "_httpmethod", "$httpmethod", "x_http_method_override", "x_http_method", "x_method_override"}
-)
+UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too long)"
 _SETS: Final = 1024  # of scopes, remembered per provider
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a call carries beside its path: names in the query, the fields or members of its body. `unread`: the body is
+    no form and no JSON object, or too long, so nobody looked into it.
+    """
+
+    query: frozenset[str] = frozenset()
+    body: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+    unread: bool = False
+
+
+NOTHING: Final = Sent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +40,14 @@ class Call:
     method: str
     path: str
     parameters: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
-    query: frozenset[str] = frozenset()  # names of the parameters that stand in the query
+    sent: Sent = NOTHING
 
 
 def allows(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
     if any(changes_method(provider, name) for name in call.parameters):
         return False
-    return first_rule(provider, _matching_rules(provider, call), scopes, granted=granted, query=call.query) is not None
+    return first_rule(provider, _matching_rules(provider, call), scopes, granted=granted, sent=call.sent) is not None
 
 
 def first_rule(
@@ -44,9 +56,9 @@ def first_rule(
     scopes: frozenset[str],
     *,
     granted: frozenset[str] | None = None,
-    query: frozenset[str] = frozenset(),
+    sent: Sent = NOTHING,
 ) -> Rule | None:
-    """The first of the rules that lets `scopes` through, with this in the query; `granted` as for `allows`.
+    """The first of the rules that lets `scopes` through, with this in query and body; `granted` as for `allows`.
 
     Only a token that can do more than `scopes` can show more for a parameter that no rule names.
     """
@@ -57,15 +69,61 @@ def first_rule(
             not rule.scopes.isdisjoint(held)
             and rule.needs <= held
             and rule.inseparable.isdisjoint(beyond)
-            and (not beyond or not unknown_query(provider, rule, query))
+            and (not beyond or not unknown(provider, rule, sent))
         ):
             return rule
     return None
 
 
+def unknown(provider: Provider, rule: Rule, sent: Sent) -> frozenset[str]:
+    """What stands in query and body that the rule does not know; `UNREAD` for a body that nobody looked into."""
+    strange = unknown_query(provider, rule, sent.query)
+    if rule.body == "any":
+        return strange
+    if sent.unread:
+        return strange | {UNREAD}
+    return strange | unknown_body(provider, rule, sent.body) if sent.body else strange
+
+
 def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
     """The parameters of a query that the rule does not know."""
     return query - provider.query - rule.query - rule.where.keys()
+
+
+def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> frozenset[str]:
+    """The fields of a form, or the ways to members of a JSON object, that the rule does not know. APIs that take a
+    parameter in the query take it in a form, too.
+    """
+    if rule.body == "any":
+        return frozenset()
+    known = provider.query | rule.query | rule.where.keys() | rule.body
+    return frozenset(_unknown_members(body, "", known, rule.entered))
+
+
+def _unknown_members(
+    members: Mapping[str, object], way: str, known: frozenset[str], entered: frozenset[str]
+) -> Iterator[str]:
+    for name, value in members.items():
+        path = way + name.replace("~", "~0").replace("/", "~1")  # as RFC 6901 section 3: a name cannot pass for a way
+        if path in known:
+            continue
+        inner = list(_objects(value)) if path in entered else None
+        if inner is None or None in inner:
+            yield path
+            continue
+        for one in inner:
+            yield from _unknown_members(one or {}, path + "/", known, entered)
+
+
+def _objects(value: object) -> Iterator[Mapping[str, object] | None]:
+    """The object, or those of an array of any depth; None for whatever is neither."""
+    if is_object(value):
+        yield value
+    elif is_array(value):
+        for one in value:
+            yield from _objects(one)
+    else:
+        yield None
 
 
 def authority(
@@ -82,9 +140,16 @@ def authority(
 def changes_method(provider: Provider, name: str) -> bool:
     """Whether a parameter of this name, in the query or the body, makes the call one of another method."""
     folded = fold_name(name)
-    return folded in _METHOD_PARAMETERS or (
-        provider.overrides is not None and folded in provider.overrides.folded_parameters
-    )
+    if METHOD_PARAMETER.fullmatch(folded) is not None:
+        return True
+    return provider.overrides is not None and folded in provider.overrides.folded_parameters
+
+
+def header_changes_method(provider: Provider, name: str) -> bool:
+    """Whether a header of this name, in lower case, makes the call one of another method or operation."""
+    if METHOD_HEADER.fullmatch(name) is not None:
+        return True
+    return provider.overrides is not None and name in provider.overrides.headers
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
@@ -113,8 +178,12 @@ def _closest(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 
 def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
-    """Whether the parameters are as the rule wants them."""
-    return all(pattern.fullmatch(_as_text(parameters.get(name))) is not None for name, pattern in rule.where_patterns)
+    """Whether the parameters are as the rule wants them; of a way into a JSON body, all that stand at its end."""
+    return all(
+        pattern.fullmatch(_as_text(value)) is not None
+        for name, pattern in rule.where_patterns
+        for value in (_values(parameters, name.split("/")) if "/" in name else (parameters.get(name),))
+    )
 
 
 def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
@@ -133,6 +202,19 @@ def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
     for rule in of_path(provider, api=call.api, method=call.method, path=call.path):
         if fits(rule, call.parameters):
             yield rule
+
+
+def _values(members: Mapping[str, object], way: Sequence[str]) -> Iterator[object]:
+    """What stands at the end of the way in each object; None where it is absent, a list where it cannot be followed."""
+    value = members.get(way[0])
+    if len(way) == 1 or value is None:
+        yield value
+        return
+    for one in list(_objects(value)) or [{}]:
+        if one is None:
+            yield ()
+        else:
+            yield from _values(one, way[1:])
 
 
 def _as_text(value: object) -> str:

@@ -35,6 +35,13 @@ Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=
 QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 
 
+# Of a body: a field of a form, or the way to a member of a JSON object, `a/b`; arrays on the way do not count.
+MemberPath = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*(/[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*)*$", max_length=200),
+]
+
+
 FactName = Literal[
     "endpoints",
     "client_auth",
@@ -49,7 +56,14 @@ FactName = Literal[
 ]
 
 
-METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})  # everywhere
+# Frameworks that many APIs are built on take the method from such a parameter or header, so all of them are refused
+# everywhere: parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
+METHOD_PARAMETER: Final = re.compile(
+    r"(?:[_$]+|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
+)
+METHOD_HEADER: Final = re.compile(
+    r"(?!access-control-request-method$)(?:.*[-_])?(?:method|verb)(?:[-_].*)?|.*override.*"
+)
 
 
 class FilePart(BaseModel):
@@ -139,6 +153,8 @@ class Proxied(FilePart):
     """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
 
     headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # pass on, too
+    # of `Prefer`, beyond those of RFC 7240: others stay behind, since they may show more
+    preferences: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]] = frozenset()
     credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
     links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's
 
@@ -322,7 +338,8 @@ class Rule(FilePart):
     """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
 
     `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
-    a pattern that its whole value must match; an absent parameter is the empty text. `inseparable`: scopes that widen
+    a pattern that its whole value must match, or a way to members of a JSON body, `a/b`, each of which must; what is
+    absent is the empty text. `inseparable`: scopes that widen
     what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
     hold it too. `needs`: scopes that the caller holds besides, all of them. `query`: parameters that may stand in the
     query where the token can do more than the caller, beyond those of the file and of `where`: others could widen what
@@ -337,6 +354,7 @@ class Rule(FilePart):
     inseparable: frozenset[ScopeName] = frozenset()
     needs: frozenset[ScopeName] = frozenset()
     query: frozenset[QueryName] = frozenset()
+    body: frozenset[MemberPath] | Literal["any"] = frozenset()
     tells_secrets: bool = False
 
     @cached_property
@@ -356,6 +374,13 @@ class Rule(FilePart):
     @cached_property
     def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
         return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
+
+    @cached_property
+    def entered(self) -> frozenset[str]:
+        """The members of a body that are known only in part: all that leads to one of `body` or `where`."""
+        ways = self.where.keys() | (self.body if self.body != "any" else frozenset[str]())
+        steps = [path.split("/") for path in ways]
+        return frozenset("/".join(one[:length]) for one in steps for length in range(1, len(one)))
 
 
 class Provider(FilePart):

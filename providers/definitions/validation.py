@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from yarl import URL
 
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
-from providers.definitions.model import METHOD_HEADERS, Provider
+from providers.definitions.model import METHOD_HEADER, Provider
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
 
@@ -72,7 +72,7 @@ def _override_problems(provider: Provider) -> Iterator[str]:
         yield f"overrides.sources: {unknown[0]!r} is not under [sources]; add it"
     if not overrides.sources and provider.audience is None:
         yield "overrides.sources: missing; name who says so under [sources]"
-    passed = provider.proxied.headers & (overrides.headers | METHOD_HEADERS)
+    passed = [name for name in provider.proxied.headers if METHOD_HEADER.fullmatch(name) or name in overrides.headers]
     if passed:
         yield f"proxied.headers: {min(passed)!r} changes the method; remove it"
 

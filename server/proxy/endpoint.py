@@ -2,7 +2,7 @@
 
 A call passes an ordered list of checks: request line, handle, rule and parameters, exchange. Then the credential is put
 in for that provider's hosts only, and the answer goes back with the credential masked. What a request may look like is
-`server.proxy.wire`; whether it is allowed, the provider file's rules and `vault.exchange`, live on each call.
+`server.proxy.wire`; whether it is allows, the provider file's rules and `vault.exchange`, live on each call.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from server.proxy.wire import (
     CallParameters,
     ProxyRefused,
     Target,
+    is_form,
+    is_json,
     merge,
     query_names,
     read_body,
@@ -189,7 +191,8 @@ class Proxy:
         body, in_body = await self._read(
             incoming, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
         )
-        parameters = merge(query, in_body, judged)
+        sent = rules.Sent(query_names(query), {} if in_body is None else in_body.values, unread=in_body is None)
+        parameters = merge(query, in_body or CallParameters(), judged)
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
             raise refusals.unfit(provider, judged)
@@ -203,15 +206,13 @@ class Proxy:
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
-        call = ProxiedCall(
-            provider, target, fitting, query=query_names(query), our_base=our_base, url=url, headers=headers, body=body
-        )
+        call = ProxiedCall(provider, target, fitting, sent=sent, our_base=our_base, url=url, headers=headers, body=body)
         return call.outward()
 
     async def _read(
         self, incoming: ProxyRequest, provider: Provider, *, is_judged: bool
-    ) -> tuple[bytes | None, CallParameters]:
-        """The body, None when it streams, and its parameters where they count."""
+    ) -> tuple[bytes | None, CallParameters | None]:
+        """The body, None when it streams; and its parameters, None where nobody looked into it."""
         headers = incoming.fields
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
@@ -221,15 +222,14 @@ class Proxy:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ProxyRefused("unsupported_body", "The body must not be compressed.", status=415)
         kind = headers.get("content-type", "")
-        small = kind.lower()
-        if small.startswith("multipart/form-data"):
+        if kind.lower().startswith("multipart/form-data"):
             raise ProxyRefused("unsupported_body", "Forms with files do not pass here.", status=415)
-        if not is_judged and not small.startswith("application/x-www-form-urlencoded"):
-            if not length or int(length) > SMALL:
-                return None, CallParameters()
-            return await self._whole(incoming, limit=SMALL), CallParameters()
-        body = await self._whole(incoming, limit=READ_LIMIT)
-        return body, read_body(kind, body, provider)
+        if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= READ_LIMIT):
+            body = await self._whole(incoming, limit=READ_LIMIT)
+            return body, read_body(kind, body, provider, is_judged=is_judged)
+        if not length or int(length) > SMALL:
+            return None, None
+        return await self._whole(incoming, limit=SMALL), None
 
     async def _whole(self, incoming: ProxyRequest, *, limit: int) -> bytes:
         part, more = await self._part(incoming, limit=limit)
@@ -308,11 +308,11 @@ class Proxy:
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
         incoming.token = token
-        decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, query=call.query)
+        decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, sent=call.sent)
         if decided is None:
             plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
-                raise refusals.unknown_query(call.provider, rules.unknown_query(call.provider, plain, call.query))
+                raise refusals.unknown_parameter(call.provider, rules.unknown(call.provider, plain, call.sent))
             raise refusals.inseparable(call.provider)
         incoming.rule = decided
         return opening

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
 from providers.outbound.client import Crowded, HttpError, NotReached, TooLarge
 from server.connecting.links import tell
@@ -155,13 +156,14 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     )
 
 
-def unknown_query(provider: Provider, names: Iterable[str]) -> ProxyRefused:
-    """The account's token can do more than the handle, and nobody looked whether these parameters show more."""
-    told = ", ".join(sorted(name[:40] for name in names))
+def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
+    """The account's token can do more than the handle, and nobody looked at what these parameters reach."""
+    told = ", ".join(sorted(name[:40] for name in names if name != UNREAD))
+    what = f"{told} in the query or body of this call" if told else "what the body of this call holds"
     return ProxyRefused(
         "unknown_parameter",
-        f"The connected {provider.title} account can do more than the handle, and no request rule knows {told} in the "
-        "query of this call. Nothing was sent. Send the call without, or add the parameter to the provider file.",
+        f"The connected {provider.title} account can do more than the handle, and no request rule knows {what}. "
+        "Nothing was sent. Send the call without it, or add it to `query` or `body` of the rule in the provider file.",
         status=403,
     )
 

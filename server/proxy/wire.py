@@ -15,15 +15,15 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from providers.api.masking import Replacer
-from providers.api.rules import changes_method
+from providers.api.rules import changes_method, header_changes_method
 from providers.definitions.catalog import Provider
-from providers.definitions.model import METHOD_HEADERS
 from providers.definitions.paths import path_problem
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
 _PREFIX: Final = "/proxy/"
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
+_FORM: Final = "application/x-www-form-urlencoded"
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 
@@ -35,6 +35,7 @@ _PASSED: Final = frozenset(
         *("if-modified-since", "if-none-match", "if-unmodified-since", "prefer", "user-agent"),
     }
 )
+_PREFERENCES: Final = frozenset({"return", "respond-async", "wait", "handling"})  # RFC 7240 section 4
 _SINGLE: Final = frozenset({"content-type", "content-length"})
 # Of an answer everything passes but what is about this hop, about the provider's own pages, or ours to say.
 _KEPT_BACK: Final = frozenset(
@@ -113,7 +114,7 @@ def _ambiguous(detail: str) -> ProxyRefused:
     )
 
 
-# Parameters
+# CallParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,20 @@ def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
     return _form(query, provider)
 
 
-def read_body(content_type: str, body: bytes, provider: Provider) -> CallParameters:
-    """The parameters of a JSON object or a form. Raises ProxyRefused where the body is neither."""
+def is_form(content_type: str) -> bool:
+    """Whether a body of this type is a form, however strangely that is written."""
+    return content_type.lower().startswith(_FORM)
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of this type is JSON and nothing else."""
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: bool) -> CallParameters | None:
+    """The parameters of a JSON object or a form; None for other JSON. Raises ProxyRefused where the body is neither, or
+    is other JSON while rules look at parameters.
+    """
     kind, _, parameters = content_type.partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     try:
@@ -148,8 +161,8 @@ def read_body(content_type: str, body: bytes, provider: Provider) -> CallParamet
         text = body.decode("utf-8")
         match kind.strip().lower():
             case "application/json":
-                return _json(text, provider)
-            case "application/x-www-form-urlencoded":
+                return _json(text, provider, is_judged=is_judged)
+            case found if found == _FORM:
                 return _form(text, provider)
             case _:
                 raise ProxyRefused(
@@ -169,7 +182,7 @@ def _form(text: str, provider: Provider) -> CallParameters:
     return _parameters(pairs, provider)
 
 
-def _json(text: str, provider: Provider) -> CallParameters:
+def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters | None:
     def single(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -180,7 +193,11 @@ def _json(text: str, provider: Provider) -> CallParameters:
         raise ValueError(constant)
 
     content: object = json.loads(text, object_pairs_hook=single, parse_constant=refuse_constant)
+    if content is None:
+        return CallParameters()
     if not isinstance(content, dict):
+        if not is_judged:
+            return None
         raise ProxyRefused(
             "unsupported_body", "This call is judged by its parameters: send one JSON object.", status=415
         )
@@ -209,11 +226,12 @@ def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) ->
     """All parameters, where each of the `judged` ones has one value that everybody reads. Raises ProxyRefused."""
     names = frozenset(judged)
     if names:
-        small = {name.lower() for name in names}
+        first = {name.partition("/")[0] for name in names}
+        small = {name.lower() for name in first}
         for name in (*query.values, *body.values):
-            if _PLAIN_NAME.fullmatch(name) is None or (name not in names and name.lower() in small):
+            if _PLAIN_NAME.fullmatch(name) is None or (name not in first and name.lower() in small):
                 raise _two_ways(name)
-        for name in names & (query.repeated | body.repeated | (query.values.keys() & body.values.keys())):
+        for name in first & (query.repeated | body.repeated | (query.values.keys() & body.values.keys())):
             raise _two_ways(name)
         if any(";" in value for value in query.values.values() if isinstance(value, str)):
             raise _two_ways(";")
@@ -243,14 +261,30 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) 
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
     found: dict[str, str] = {}
     for name, value in fields:
-        if name in METHOD_HEADERS or (provider.overrides is not None and name in provider.overrides.headers):
+        if header_changes_method(provider, name):
             raise ProxyRefused("method_override", f"The header {name} would change the method: send the call as it is.")
         if name in _SINGLE and (name in named or name in found):
             raise ProxyRefused("ambiguous_header", f"The header {name} stands twice, or is for this hop only.")
         if (name not in _PASSED and name not in provider.proxied.headers) or name in named:
             continue
         found[name] = f"{found[name]}, {value}" if name in found else value
+    if "prefer" in found:
+        kept = _known_preferences(found.pop("prefer"), provider)
+        found |= {"prefer": kept} if kept else {}
     return found
+
+
+def _known_preferences(value: str, provider: Provider) -> str:
+    """The preferences that go on; whoever serves a call may ignore any of them (RFC 7240 section 2), so leaving one out
+    changes nothing else.
+    """
+    known = _PREFERENCES | provider.proxied.preferences
+    parts = (part.strip() for part in value.split(","))
+    return ", ".join(part for part in parts if _preference_name(part) in known and part.count('"') % 2 == 0)
+
+
+def _preference_name(part: str) -> str:
+    return part.partition("=")[0].partition(";")[0].strip().lower()
 
 
 def response_headers(headers: Iterable[tuple[str, str]], replacer: Replacer) -> list[tuple[bytes, bytes]]:

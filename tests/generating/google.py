@@ -59,25 +59,34 @@ def methods(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
 
 def accepted(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
     """API key, HTTP method, path below the API's base, and the known scopes that Google accepts there; maybe none."""
-    for api, method, path, scopes, _ in described(known):
+    for api, method, path, scopes, *_ in described(known):
         yield api, method, path, scopes
 
 
-def described(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str]]]:
-    """As `accepted`, with the names of the query's parameters."""
+def described(
+    known: frozenset[str],
+) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str] | None]]:
+    """As `accepted`, with the names of the query's parameters and of the body's members; None for an upload.
+
+    Without `watch`: a channel goes on telling its address of changes after the agent that opened it was cut off.
+    """
     for name in DOCUMENTS:
         key, _, version = name.partition(".")
+        schemas = document(name)["schemas"]
         for method in methods(document(name)):
+            if str(method["id"]).endswith(".watch"):
+                continue
             scopes = frozenset(method.get("scopes", [])) & known
             path = str(method["path"]).removeprefix(f"{key}/{version}/")
             query = frozenset(
                 str(name) for name, one in method.get("parameters", {}).items() if one["location"] == "query"
             )
-            yield key, str(method["httpMethod"]), placeholders(path), scopes, query
+            body = frozenset(schemas[method["request"]["$ref"]]["properties"] if "request" in method else ())
+            yield key, str(method["httpMethod"]), placeholders(path), scopes, query, body
             upload = method.get("mediaUpload", {}).get("protocols", {}).get("simple")
             if upload is not None:
                 at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
-                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query
+                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query, None
 
 
 def placeholders(path: str) -> str:
@@ -87,14 +96,14 @@ def placeholders(path: str) -> str:
 
 def rules(
     known: frozenset[str],
-) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str]]]:
+) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str], frozenset[str] | None]]:
     """The rules: one for the scopes that reach everything, one for each that reaches a part."""
-    for api, method, path, scopes, query in described(known):
+    for api, method, path, scopes, query, body in described(known):
         whole = scopes - PARTIAL
         if whole:
-            yield api, method, path, whole, frozenset(), query
+            yield api, method, path, whole, frozenset(), query, body
         for part in sorted(scopes & PARTIAL):
-            yield api, method, path, frozenset({part}), scopes - {part}, query
+            yield api, method, path, frozenset({part}), scopes - {part}, query, body
 
 
 def known_scopes() -> frozenset[str]:
@@ -110,12 +119,14 @@ def written() -> str:
         **{name: f"revision {document(name)['revision']}" for name in DOCUMENTS},
     }
     lines: list[str] = []
-    for api, method, path, scopes, inseparable, query in rules(known_scopes()):
+    for api, method, path, scopes, inseparable, query, body in rules(known_scopes()):
         rule: dict[str, object] = {"api": api, "method": method, "path": path, "scopes": sorted(scopes)}
         if inseparable:
             rule["inseparable"] = sorted(inseparable)
         if query:
             rule["query"] = sorted(query)
+        if body is None or body:
+            rule["body"] = "any" if body is None else sorted(body)
         lines.append(json.dumps(rule))
     return '{"source": ' + json.dumps(source, indent=1) + ',\n"rules": [\n' + ",\n".join(lines) + "\n]}\n"
 

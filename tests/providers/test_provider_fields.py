@@ -67,7 +67,8 @@ FORM: list[tuple[str, str, str, object]] = [
     ("rules.*.where", "github", "rules.0.where", {"q": "("}),
     ("rules.*.inseparable", "github", "rules.0.inseparable", ["no-such-scope"]),
     ("rules.*.needs", "github", "rules.0.needs", ["no-such-scope"]),
-    ("rules.*.query", "github", "rules.0.query", ["page"]),
+    ("rules.*.query", "microsoft", "rules.0.query", ["$top"]),
+    ("rules.*.body", "github", "rules.0.body", ["a b"]),
     ("query", "github", "query", ["a b"]),
     ("overrides.parameters", "salesforce", "overrides.parameters", ["a b"]),
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),
@@ -78,6 +79,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("console.steps", "asana", "console.steps", [""]),
     ("live_tested", "asana", "live_tested", "lately"),
     ("proxied.headers", "github", "proxied.headers", ["Not A Header"]),
+    ("proxied.preferences", "github", "proxied.preferences", ["Return"]),
     ("proxied.credentials", "github", "proxied.credentials", "key"),
     ("proxied.links", "github", "proxied.links", "perhaps"),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.api.rules import Call, allows, authority
+from providers.api.rules import Call, Sent, allows, authority, changes_method, unknown_body
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from tests.providers.test_providers_catalog import GOOD, written
 from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
@@ -19,7 +19,8 @@ CATALOG = load_catalog()
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    others = {"microsoft": "graph", "box": "content", "facebook": "main", "salesforce": "main"}
+    others = {"microsoft": "graph", "box": "content", "facebook": "main", "salesforce": "main", "dropbox": "rpc"}
+    others |= {"hubspot": "main", "linear": "main", "notion": "main", "atlassian": "main"}
     async with proxy_room(tmp_path_factory.mktemp("data"), others=others) as opened:
         opened.provider.answer = answered
         yield opened
@@ -78,6 +79,40 @@ async def test_a_parameter_that_changes_the_method_is_refused_in_query_and_body(
     twin = await handle.call("POST", path, api=api, json={"message": "get"})
     assert "token-vault-refusal" not in twin.headers
     assert len(calls(place)) == 1
+
+
+NAMES = (
+    "$method",
+    "httpMethod",
+    "_http_method",
+    "x-http-verb",
+    "_verb",
+    "methodOverride",
+    "x_method_override",
+    "_METHOD",
+)
+
+
+async def test_whatever_is_named_like_a_method_override_is_refused_everywhere(place: ProxyRoom) -> None:
+    handle = await ready(place, "github", granted={"issues:write"}, scopes={"issues:write"})
+    path = "/repos/o/r/issues"
+    for name in NAMES:
+        for one in ({"params": {name: "GET"}}, {"data": {name: "GET"}}, {"json": {name: "GET", "title": "x"}}):
+            answer = await handle.call("POST", path, api="rest", **one)
+            assert answer.headers.get("token-vault-refusal") == "method_override", (name, one)
+    for name in ("X-HTTP-Method", "X_HTTP_Method_Override", "X-HTTP-Verb", "X-RestLi-Method", "Method", "X-Override"):
+        answer = await handle.call("POST", path, api="rest", json={"title": "x"}, headers={name: "DELETE"})
+        assert answer.headers.get("token-vault-refusal") == "method_override", name
+    assert calls(place) == []
+    near = {"Access-Control-Request-Method": "GET", "X-Methodology": "a", "X-Proverb": "a"}
+    for one in ({"json": {"title": "GET"}}, {"json": {"title": "x"}, "headers": near}):
+        answer = await handle.call("POST", path, api="rest", **one)
+        assert "token-vault-refusal" not in answer.headers, answer.text
+    provider = CATALOG.provider("github")
+    assert not any(
+        changes_method(provider, name) for name in ("merge_method", "methods", "verbose", "method", "proverb")
+    )
+    assert len(calls(place)) == 2
 
 
 async def test_where_parameters_change_the_method_a_body_that_nobody_can_read_is_refused(place: ProxyRoom) -> None:
@@ -168,6 +203,261 @@ async def test_a_token_that_can_do_no_more_may_be_asked_anything(place: ProxyRoo
     answer = await handle.call("GET", "/me/messages?$expand=attachments", api="graph")
     assert "token-vault-refusal" not in answer.headers
     assert len(calls(place)) == 1
+
+
+# Bodies
+
+_BODIES = [
+    (
+        *("microsoft", "graph", "POST", "/me/messages", {"Mail.ReadWrite", "Files.Read"}, {"Mail.ReadWrite"}),
+        (
+            {"attachments": [{"name": "a", "sourceUrl": "https://x"}]},
+            {"attachments": [[{"item": {"subject": "x"}}]]},
+            {"attachments": "x"},
+            {"Subject": "x"},
+            {"parent@odata.bind": "x"},
+        ),
+        {"subject": "x", "body": {"content": "y"}, "attachments": [{"name": "a", "contentBytes": "eA=="}]},
+    ),
+    (
+        *("microsoft", "graph", "POST", "/me/sendMail", {"Mail.Send", "Files.Read"}, {"Mail.Send"}),
+        ({"message": {"attachments": [{"sourceUrl": "https://x"}]}}, {"message/subject": "x"}, {"message": ["x"]}),
+        {
+            "message": {"subject": "x", "toRecipients": [{"emailAddress": {"address": "a@b.c"}}]},
+            "saveToSentItems": True,
+        },
+    ),
+    (
+        *("microsoft", "graph", "PATCH", "/me/drive/items/1", {"Files.ReadWrite", "Sites.ReadWrite.All"}),
+        {"Files.ReadWrite"},
+        (
+            {"parentReference": {"driveId": "d", "id": "2"}},
+            {"remoteItem": {"id": "x"}},
+            {"@microsoft.graph.sourceUrl": "x"},
+        ),
+        {"name": "a", "parentReference": {"id": "2"}},
+    ),
+    (
+        *("dropbox", "rpc", "POST", "/files/list_folder", {"files.metadata.read", "sharing.read"}),
+        {"files.metadata.read"},
+        ({"path": "", "shared_link": {"url": "https://x"}}, {"path": "", "include_has_explicit_shared_members": True}),
+        {"path": "", "recursive": True},
+    ),
+    (
+        *("salesforce", "main", "POST", "/v63.0/parameterizedSearch", {"api", "chatter_api"}, {"api"}),
+        (
+            {"q": "a", "sobjects": [{"name": "User", "where": "Id IN (SELECT OwnerId FROM Case)"}]},
+            {"q": "a", "netIds": ["x"]},
+        ),
+        {"q": "a", "sobjects": [{"name": "Contact", "limit": 5}]},
+    ),
+    (
+        *("linear", "main", "POST", "/graphql", {"read", "issues:create"}, {"read"}),
+        (
+            {"query": "TEAMS", "extensions": {"persistedQuery": {"sha256Hash": "x"}}},
+            {"query": "TEAMS", "operationName": "x"},
+        ),
+        {"query": "TEAMS", "variables": {"first": 3}},
+    ),
+    (
+        *("notion", "main", "POST", "/search", {"read", "write"}, {"read"}),
+        ({"query": "a", "parent": {"page_id": "x"}}, {"archived": True}),
+        {"query": "a", "page_size": 5},
+    ),
+    (
+        *(
+            "atlassian",
+            "main",
+            "POST",
+            "/ex/jira/1/rest/api/2/issue/A-1/comment",
+            {"write:jira-work", "write:confluence-content"},
+        ),
+        {"write:jira-work"},
+        ({"body": "x", "jsdPublic": True}, {"body": "x", "author": {"accountId": "y"}}),
+        {"body": "x"},
+    ),
+    (
+        *(
+            "hubspot",
+            "main",
+            "POST",
+            "/crm/v3/objects/notes",
+            {"crm.objects.contacts.write", "crm.objects.deals.write"},
+        ),
+        {"crm.objects.contacts.write"},
+        ({"properties": {"hs_note_body": "x", "hs_attachment_ids": "1"}, "associations": "CONTACT"},),
+        {"properties": {"hs_note_body": "x"}, "associations": "CONTACT"},
+    ),
+    (
+        *("slack", "web", "POST", "/chat.postMessage", {"chat:write", "channels:read"}, {"chat:write"}),
+        ({"channel": "C1", "text": "x", "username": "Boss"}, {"channel": "C1", "icon_url": "x"}, {"metadata": "{}"}),
+        {"channel": "C1", "text": "x"},
+    ),
+    (
+        *("slack", "web", "POST", "/reactions.get", {"reactions:read", "channels:read"}, {"reactions:read"}),
+        ({"file": "F1"}, {"channel": "C1", "timestamp": "1", "file_comment": "x"}),
+        {"channel": "C1", "timestamp": "1", "full": "true"},
+    ),
+    (
+        *("github", "rest", "POST", "/repos/o/r/pulls", {"pull_requests:write"}, {"pull_requests:write"}),
+        ({"issue": 1, "head": "a", "base": "b"},),
+        {"title": "x", "head": "a", "base": "b"},
+    ),
+]
+_TEAMS = "query Teams($first: Int!) { teams(first: $first) { nodes { id key name } } }"
+_CONTACT = [{"to": {"id": 1}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": 202}]}]
+
+
+def _filled(body: dict[str, object]) -> dict[str, object]:
+    known: dict[object, object] = {"TEAMS": _TEAMS, "CONTACT": _CONTACT}
+    return {name: known.get(value, value) if isinstance(value, str) else value for name, value in body.items()}
+
+
+@pytest.mark.parametrize(
+    ("provider", "api", "method", "path", "granted", "scopes", "refused", "passes"),
+    _BODIES,
+    ids=[f"{one[0]} {one[3]}" for one in _BODIES],
+)
+async def test_what_no_rule_knows_of_a_body_is_refused_where_the_token_can_do_more(
+    place: ProxyRoom,
+    provider: str,
+    api: str,
+    method: str,
+    path: str,
+    granted: set[str],
+    scopes: set[str],
+    refused: tuple[dict[str, object], ...],
+    passes: dict[str, object],
+) -> None:
+    handle = await ready(place, provider, granted=granted, scopes=scopes)
+    flat = all(isinstance(value, str) for body in refused for value in body.values())
+    for body in map(_filled, refused):
+        for one in ({"json": body}, *([{"data": body}] if flat else [])):
+            answer = await handle.call(method, path, api=api, **one)
+            assert answer.headers.get("token-vault-refusal") == "unknown_parameter", one
+    assert calls(place) == []
+    for one in ({"json": _filled(passes)}, *([{"data": _filled(passes)}] if flat else [])):
+        answer = await handle.call(method, path, api=api, **one)
+        assert "token-vault-refusal" not in answer.headers, answer.text
+    if CATALOG.provider(provider).scope.app_level and provider == "github":
+        return  # a token of that app counts as holding everything
+    equal = await ready(place, provider, granted=scopes, scopes=scopes)
+    answer = await equal.call(method, path, api=api, json=_filled(refused[0]))
+    beyond = CATALOG.provider(provider).scope.app_level
+    assert ("token-vault-refusal" in answer.headers) is beyond, answer.text
+
+
+async def test_a_body_that_nobody_reads_passes_where_it_is_content_or_the_token_can_do_no_more(
+    place: ProxyRoom,
+) -> None:
+    both, mail = {"Files.ReadWrite", "Mail.ReadWrite"}, {"Mail.ReadWrite"}
+    long = b'{"subject":"' + b"x" * (1024 * 1024) + b'"}'
+    kinds = {"application/json": b'["subject"]', "text/plain": b'{"subject":"x"}', "": b'{"subject":"x"}'}
+    sent = [*kinds.items(), ("application/json", long), ("application/vnd.x+json", b"{}")]
+    for granted, scopes, method, path, passes in (
+        (both, mail, "POST", "/me/messages", False),
+        (mail, mail, "POST", "/me/messages", True),
+        (both, {"Files.ReadWrite"}, "PUT", "/me/drive/items/1/content", True),
+    ):
+        handle = await ready(place, "microsoft", granted=granted, scopes=scopes)
+        for kind, body in sent:
+            headers = {"content-type": kind} if kind else {}
+            answer = await handle.call(method, path, api="graph", content=body, headers=headers)
+            expected = None if passes else "unknown_parameter"
+            assert answer.headers.get("token-vault-refusal") == expected, (kind, answer.text)
+        assert [one.body for one in calls(place)] == ([body for _, body in sent] if passes else [])
+
+
+@pytest.mark.parametrize("body", [b'{"subject":"a","subject":"b"}', b'{"subject":', b'{"a":NaN}', b"\xff"])
+async def test_json_that_two_servers_read_differently_is_refused(place: ProxyRoom, body: bytes) -> None:
+    handle = await ready(place, "microsoft", granted={"Mail.ReadWrite"}, scopes={"Mail.ReadWrite"})
+    headers = {"content-type": "application/json"}
+    answer = await handle.call("POST", "/me/messages", api="graph", content=body, headers=headers)
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (400, "invalid_body")
+    assert calls(place) == []
+    twin = await handle.call("POST", "/me/messages", api="graph", content=b'{"subject":"a"}', headers=headers)
+    assert "token-vault-refusal" not in twin.headers
+
+
+@pytest.mark.parametrize(
+    ("associations", "passes"),
+    [
+        (_CONTACT, True),
+        ([{"to": {"id": 1}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": "202"}]}], True),
+        ([{"to": {"id": 1}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": 214}]}], False),
+        ([{"to": {"id": 1}, "types": [{"associationCategory": "USER_DEFINED", "associationTypeId": 202}]}], False),
+        (
+            [
+                *_CONTACT,
+                {"to": {"id": 9}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": 190}]},
+            ],
+            False,
+        ),
+        (
+            [{"to": {"id": 1}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": [202, 214]}]}],
+            False,
+        ),
+        ([{"to": {"id": 1}, "types": []}], False),
+        ([], False),
+        ("x", False),
+    ],
+)
+async def test_a_member_deep_in_a_body_is_as_the_rule_wants_it_wherever_it_stands(
+    place: ProxyRoom, associations: object, passes: bool
+) -> None:
+    scopes = {"crm.objects.contacts.write"}
+    handle = await ready(place, "hubspot", granted=scopes, scopes=scopes)
+    body = {"properties": {"hs_note_body": "x"}, "associations": associations}
+    answer = await handle.call("POST", "/crm/v3/objects/notes", api="main", json=body)
+    assert ("token-vault-refusal" not in answer.headers) is passes, answer.text
+    assert len(calls(place)) == passes
+
+
+async def test_contacts_are_not_searched_by_what_they_are_associated_with(place: ProxyRoom) -> None:
+    handle = await ready(place, "hubspot", granted={"crm.objects.contacts.read"}, scopes={"crm.objects.contacts.read"})
+    for name, passes in (("associations.deal", False), ("email", True)):
+        body = {"filterGroups": [{"filters": [{"propertyName": name, "operator": "EQ", "value": "1"}]}]}
+        answer = await handle.call("POST", "/crm/v3/objects/contacts/search", api="main", json=body)
+        assert ("token-vault-refusal" not in answer.headers) is passes
+
+
+async def test_preferences_that_may_show_more_stay_behind(place: ProxyRoom) -> None:
+    handle = await ready(place, "microsoft", granted={"Files.Read"}, scopes={"Files.Read"})
+    for sent, passed in (
+        ("hierarchicalsharing, redeemSharingLink", None),
+        ('return=minimal, include-unknown-enum-members, IdType="ImmutableId"', 'return=minimal, IdType="ImmutableId"'),
+        ('x="a, return=minimal"', None),
+        ('Outlook.TimeZone="Pacific Standard Time"', 'Outlook.TimeZone="Pacific Standard Time"'),
+    ):
+        await handle.call("GET", "/me/drive", api="graph", headers={"prefer": sent})
+        assert calls(place)[-1].headers.get("prefer") == passed
+
+
+async def test_no_name_with_a_slash_passes_for_a_way_into_a_body() -> None:
+    hubspot = CATALOG.provider("hubspot")
+    rule = next(one for one in hubspot.rules if one.path.endswith("/notes"))
+    inside = {"properties": {"hs_note_body": "x"}}
+    assert unknown_body(hubspot, rule, inside) == frozenset()
+    assert unknown_body(hubspot, rule, {"properties/hs_note_body": "x"}) == {"properties~1hs_note_body"}
+    assert unknown_body(hubspot, rule, {"properties": {"hs_note_body/x": "y"}}) == {"properties/hs_note_body~1x"}
+    assert unknown_body(hubspot, rule, {"properties": {}, "associations": []}) == frozenset()
+    assert unknown_body(hubspot, rule, {"properties": None}) == {"properties"}
+
+
+async def test_no_tool_sends_a_body_that_no_rule_knows() -> None:
+    slack = CATALOG.provider("slack")
+    scopes, granted = frozenset({"chat:write"}), frozenset({"chat:write", "channels:read"})
+    for body, passes in (({"channel": "C1", "text": "x"}, True), ({"channel": "C1", "username": "x"}, False)):
+        call = Call("web", "POST", "/chat.postMessage", body, Sent(body=body))
+        assert allows(slack, call, scopes, granted=granted) is passes
+        assert allows(slack, call, scopes)
+
+
+async def test_every_file_with_lists_of_parameters_says_where_they_are_from() -> None:
+    for path in SHELF.glob("*.toml"):
+        provider = CATALOG.provider(path.stem)
+        if provider.query or any(rule.query or rule.body for rule in provider.rules):
+            assert "parameters" in provider.sources, path.stem
 
 
 # Permissions that belong to the app
