@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text, needles
 from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
-from providers.api.rules import NOTHING, Call, Sent, allows
+from providers.api.rules import NOTHING, Call, Payload, allows
 from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
@@ -241,9 +241,9 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         is_write = method != "GET" if is_write is None else is_write
         title = self._provider.title
-        call = Call(api, method, path, {**params, **(body or {})}, Sent(frozenset(params), body or {}))
+        call = Call(api, method, path, {**params, **(body or {})}, Payload(frozenset(params), body or {}))
         if not allows(self._provider, call, self._scopes, granted=self._granted):
-            if allows(self._provider, replace(call, sent=NOTHING), self._scopes, granted=self._granted):
+            if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
                 names = ", ".join(sorted({*params, *(body or {})}))
                 raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
             raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")

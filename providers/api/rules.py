@@ -19,7 +19,7 @@ _SETS: Final = 1024  # of scopes, remembered per provider
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class Payload:
     """What a call carries beside its path: names in the query, the fields or members of its body. `unread`: the body is
     no form and no JSON object, or too long, so nobody looked into it.
     """
@@ -29,7 +29,7 @@ class Sent:
     unread: bool = False
 
 
-NOTHING: Final = Sent()
+NOTHING: Final = Payload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,16 @@ class Call:
     method: str
     path: str
     parameters: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
-    sent: Sent = NOTHING
+    payload: Payload = NOTHING
 
 
 def allows(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
     """Whether `scopes` allow the call, made with a token whose own authority is `granted` (None: the same)."""
     if any(changes_method(provider, name) for name in call.parameters):
         return False
-    return first_rule(provider, _matching_rules(provider, call), scopes, granted=granted, sent=call.sent) is not None
+    return (
+        first_rule(provider, _matching_rules(provider, call), scopes, granted=granted, payload=call.payload) is not None
+    )
 
 
 def first_rule(
@@ -56,7 +58,7 @@ def first_rule(
     scopes: frozenset[str],
     *,
     granted: frozenset[str] | None = None,
-    sent: Sent = NOTHING,
+    payload: Payload = NOTHING,
 ) -> Rule | None:
     """The first of the rules that lets `scopes` through, with this in query and body; `granted` as for `allows`.
 
@@ -69,20 +71,20 @@ def first_rule(
             not rule.scopes.isdisjoint(held)
             and rule.needs <= held
             and rule.inseparable.isdisjoint(beyond)
-            and (not beyond or not unknown(provider, rule, sent))
+            and (not beyond or not unknown(provider, rule, payload))
         ):
             return rule
     return None
 
 
-def unknown(provider: Provider, rule: Rule, sent: Sent) -> frozenset[str]:
+def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
     """What stands in query and body that the rule does not know; `UNREAD` for a body that nobody looked into."""
-    strange = unknown_query(provider, rule, sent.query)
+    strange = unknown_query(provider, rule, payload.query)
     if rule.body == "any":
         return strange
-    if sent.unread:
+    if payload.unread:
         return strange | {UNREAD}
-    return strange | unknown_body(provider, rule, sent.body) if sent.body else strange
+    return strange | unknown_body(provider, rule, payload.body) if payload.body else strange
 
 
 def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
@@ -97,22 +99,22 @@ def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> 
     if rule.body == "any":
         return frozenset()
     known = provider.query | rule.query | rule.where.keys() | rule.body
-    return frozenset(_unknown_members(body, "", known, rule.entered))
+    return frozenset(_unknown_members(body, "", known, rule.prefixes))
 
 
 def _unknown_members(
-    members: Mapping[str, object], way: str, known: frozenset[str], entered: frozenset[str]
+    members: Mapping[str, object], way: str, known: frozenset[str], prefixes: frozenset[str]
 ) -> Iterator[str]:
     for name, value in members.items():
         path = way + name.replace("~", "~0").replace("/", "~1")  # as RFC 6901 section 3: a name cannot pass for a way
         if path in known:
             continue
-        inner = list(_objects(value)) if path in entered else None
+        inner = list(_objects(value)) if path in prefixes else None
         if inner is None or None in inner:
             yield path
             continue
         for one in inner:
-            yield from _unknown_members(one or {}, path + "/", known, entered)
+            yield from _unknown_members(one or {}, path + "/", known, prefixes)
 
 
 def _objects(value: object) -> Iterator[Mapping[str, object] | None]:

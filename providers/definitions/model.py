@@ -376,7 +376,7 @@ class Rule(FilePart):
         return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
 
     @cached_property
-    def entered(self) -> frozenset[str]:
+    def prefixes(self) -> frozenset[str]:
         """The members of a body that are known only in part: all that leads to one of `body` or `where`."""
         ways = self.where.keys() | (self.body if self.body != "any" else frozenset[str]())
         steps = [path.split("/") for path in ways]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AwareDatetime, BaseModel, Field, create_model
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
-from providers.api.rules import changes_method, expand, of_path, unknown_query
+from providers.api.rules import Payload, changes_method, expand, of_path, unknown
 from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
@@ -78,9 +78,9 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
         raise ToolFileRefused(
             f"{where}: {provider.name} has no API {declared.request.api!r}: {', '.join(provider.apis)}"
         )
-    unknown = declared.scopes - provider.scopes.keys()
-    if unknown:
-        raise ToolFileRefused(f"{where}: {provider.name} has no scope {', '.join(sorted(unknown))}")
+    missing = declared.scopes - provider.scopes.keys()
+    if missing:
+        raise ToolFileRefused(f"{where}: {provider.name} has no scope {', '.join(sorted(missing))}")
     path = declared.request.path
     for name in declared.request.placeholders:
         path = path.replace(f"{{{name}}}", "x")
@@ -93,27 +93,42 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
             f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"
         )
     query = _query_names(declared)
-    strange = [unknown_query(provider, rule, query) for rule in rules if not rule.scopes.isdisjoint(held)]
+    payload = Payload(query, _all_of_body(declared))
+    strange = [unknown(provider, rule, payload) for rule in rules if not rule.scopes.isdisjoint(held)]
     if provider.audience is None and all(strange):
         names = ", ".join(sorted(min(strange, key=len)))
         raise ToolFileRefused(
-            f"{where}: no request rule of {provider.name} knows {names} in the query of {declared.request.path}: add "
-            "it to `query` of the rule in the provider's file, if it shows nothing beyond the rule's scopes"
+            f"{where}: no request rule of {provider.name} knows {names} in the query or body of "
+            f"{declared.request.path}: add it to `query` or `body` of the rule in the provider's file, if it shows and "
+            "reaches nothing beyond the rule's scopes"
         )
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
             raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
 
 
+def _place(declared: Tool, name: str, argument: Argument) -> str:
+    """Where an argument goes: "path", "query" or "body"."""
+    if argument.place is not None or name in declared.request.placeholders:
+        return argument.place or "path"
+    return "body" if declared.request.method in _WITH_BODY else "query"
+
+
 def _query_names(declared: Tool) -> frozenset[str]:
-    in_body = declared.request.method in _WITH_BODY
-    arguments = {
-        argument.name or name
-        for name, argument in declared.arguments.items()
-        if (argument.place or ("path" if name in declared.request.placeholders else "body" if in_body else "query"))
-        == "query"
-    }
-    return frozenset(declared.request.query) | arguments
+    arguments = declared.arguments.items()
+    named = {one.name or name for name, one in arguments if _place(declared, name, one) == "query"}
+    return frozenset(declared.request.query) | named
+
+
+def _all_of_body(declared: Tool) -> Mapping[str, object]:
+    """A body with every member that a call can have."""
+    body: dict[str, object] = {}
+    for name, value in declared.request.body.items():
+        _put(body, name, value)
+    for name, argument in declared.arguments.items():
+        if _place(declared, name, argument) == "body":
+            _put(body, argument.name or name, "")
+    return body
 
 
 def _input_model(declared: Tool) -> type[BaseModel]:
@@ -234,13 +249,12 @@ class _Runner:
         body: dict[str, object] = {}
         for name, value in request.body.items():
             _put(body, name, value)
-        in_body = request.method in _WITH_BODY
         for name, argument in self._tool.arguments.items():
             value: object = getattr(arguments, name)
             if value is None:
                 continue
             wire = _wire(value, argument)
-            place = argument.place or ("path" if name in request.placeholders else "body" if in_body else "query")
+            place = _place(self._tool, name, argument)
             if place == "path":
                 segments[name] = str(wire)
             elif place == "body":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from providers.api.rules import Sent
+from providers.api.rules import Payload
 from providers.definitions.model import Provider, Rule
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
@@ -56,7 +56,7 @@ class ProxiedCall:
     provider: Provider
     target: Target
     rules: Sequence[Rule]
-    sent: Sent  # what its query and body hold
+    payload: Payload  # what its query and body hold
     our_base: str  # where the provider's APIs are here, without a slash at the end
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)

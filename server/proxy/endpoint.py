@@ -191,7 +191,7 @@ class Proxy:
         body, in_body = await self._read(
             incoming, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
         )
-        sent = rules.Sent(query_names(query), {} if in_body is None else in_body.values, unread=in_body is None)
+        payload = rules.Payload(query_names(query), {} if in_body is None else in_body.values, unread=in_body is None)
         parameters = merge(query, in_body or CallParameters(), judged)
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
@@ -206,7 +206,9 @@ class Proxy:
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
-        call = ProxiedCall(provider, target, fitting, sent=sent, our_base=our_base, url=url, headers=headers, body=body)
+        call = ProxiedCall(
+            provider, target, fitting, payload=payload, our_base=our_base, url=url, headers=headers, body=body
+        )
         return call.outward()
 
     async def _read(
@@ -308,11 +310,11 @@ class Proxy:
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
         incoming.token = token
-        decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, sent=call.sent)
+        decided = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted, payload=call.payload)
         if decided is None:
             plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
-                raise refusals.unknown_parameter(call.provider, rules.unknown(call.provider, plain, call.sent))
+                raise refusals.unknown_parameter(call.provider, rules.unknown(call.provider, plain, call.payload))
             raise refusals.inseparable(call.provider)
         incoming.rule = decided
         return opening

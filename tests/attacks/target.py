@@ -23,6 +23,7 @@ import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
+from providers.definitions.catalog import load_catalog
 from providers.simulator.person import consent
 from tests.support.oauth_world import signed
 from tests.support.person import Person
@@ -74,6 +75,18 @@ token_url = "{evil}/token"
 revoke_url = "{evil}/revoke"
 apis = {{ rest = "{evil}/rest" }}
 """
+# Providers of the shelf at the scripted server, below their names: for attacks on request rules.
+SCRIPTED = ("microsoft", "atlassian", "notion", "salesforce", "hubspot", "dropbox", "box")
+_SHELF = load_catalog()
+
+
+def _scripted(name: str, evil: str) -> str:
+    provider, at = _SHELF.provider(name), f"{evil}/{name}"
+    apis = ", ".join(f'{key} = "{at}/api/{key}"' for key in provider.apis)
+    lines = [f"[providers.{name}]", 'client_id = "ours"', 'client_secret = "upstream-secret-canary"']
+    lines += [f'{key}_url = "{at}/{key}"' for key in ("authorize", "token", "revoke")]
+    lines += [f'userinfo_url = "{at}/userinfo"'] if provider.identity.url is not None else []
+    return "\n".join([*lines, f"apis = {{ {apis} }}", ""])
 
 
 def pkce() -> tuple[str, str]:
@@ -260,7 +273,7 @@ class Target:
         page = await person.open(f"/connections/connect?provider={provider}")
         answer = await person.submit(page, form="/connections/connect")
         location = answer.headers["location"]
-        if provider == "github":
+        if provider in {"github", *SCRIPTED}:
             asked = query_of(location)
             self.kept["login"] = account
             back = f"{asked['redirect_uri']}?" + urlencode({"code": secrets.token_urlsafe(8), "state": asked["state"]})
@@ -277,6 +290,9 @@ class Target:
 
 def provider_answers(kept: dict[str, object], arrival: Arrival) -> Reply:
     """The scripted GitHub: issues one token, repeats what a test put into `kept["reply"]`."""
+    name, _, rest = arrival.path[1:].partition("/")
+    if name in SCRIPTED:
+        return _shelf_answers(name, rest)
     match arrival.path:
         case "/token":
             return json_reply({"access_token": UPSTREAM, "token_type": "bearer", "scope": ""})
@@ -286,6 +302,18 @@ def provider_answers(kept: dict[str, object], arrival: Arrival) -> Reply:
         case _:
             reply = kept.get("reply")
             return reply if isinstance(reply, Reply) else json_reply({"ok": True})
+
+
+def _shelf_answers(name: str, path: str) -> Reply:
+    """The token of another provider, which can do everything whatever was asked for, and whose account it is."""
+    who = {"id": "1", "account_id": "1", "user_id": "1", "login": "alice", "email": "alice@example.com"}
+    who |= {"userPrincipalName": "alice", "preferred_username": "alice", "bot_id": "1", "workspace_name": "alice"}
+    if path == "token":
+        scopes = _SHELF.provider(name).scope.separator.join(_SHELF.provider(name).scopes)
+        return json_reply(
+            {"access_token": UPSTREAM, "token_type": "bearer", "refresh_token": "r", "scope": scopes, **who}
+        )
+    return json_reply({"ok": True, **who})
 
 
 @asynccontextmanager
@@ -298,7 +326,8 @@ async def running_target(folder: Path) -> AsyncGenerator[Target]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(scripted_server(lambda one: provider_answers(kept, one)))
         config = folder / "config.toml"
-        config.write_text(_CONFIG.format(port=port, evil=provider.url), encoding="utf-8")
+        shelf = "".join(_scripted(name, provider.url) for name in SCRIPTED)
+        config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf, encoding="utf-8")
         place = _Sandboxed(data / "sandbox", port, config)
         secret = await stack.enter_async_context(_serving(place, data))
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=place.url, timeout=30, trust_env=False))

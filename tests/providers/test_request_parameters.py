@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.api.rules import Call, Sent, allows, authority, changes_method, unknown_body
+from providers.api.rules import Call, Payload, allows, authority, changes_method, unknown_body
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from tests.providers.test_providers_catalog import GOOD, written
 from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
@@ -448,7 +448,7 @@ async def test_no_tool_sends_a_body_that_no_rule_knows() -> None:
     slack = CATALOG.provider("slack")
     scopes, granted = frozenset({"chat:write"}), frozenset({"chat:write", "channels:read"})
     for body, passes in (({"channel": "C1", "text": "x"}, True), ({"channel": "C1", "username": "x"}, False)):
-        call = Call("web", "POST", "/chat.postMessage", body, Sent(body=body))
+        call = Call("web", "POST", "/chat.postMessage", body, Payload(body=body))
         assert allows(slack, call, scopes, granted=granted) is passes
         assert allows(slack, call, scopes)
 

@@ -122,6 +122,8 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
         ('path = "/chat.postMessage"', 'path = "/admin.users.remove"', "no request rule of slack"),
         ('path = "/chat.postMessage"', 'path = "/chat/{message}"', "needs a required argument"),
         ('path = "/chat.postMessage"', 'path = "/../chat"', "no request rule of slack"),
+        ("unfurl_links = false", 'username = "Boss"', "knows username in the query or body"),
+        ('as = "text"', 'as = "metadata.event_type"', "knows metadata in the query or body"),
         ('path = "/chat.postMessage"', 'path = "https://elsewhere.example"', "path"),
         ('api = "web"', 'api = "wbe"', "no API 'wbe'"),
         ('effect = "create"', 'effect = "raed"', "effect"),
