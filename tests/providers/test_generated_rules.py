@@ -202,3 +202,25 @@ def test_a_file_may_take_rules_from_another_beside_it(tmp_path: Path) -> None:
 def test_rules_that_cannot_be_taken_are_said(tmp_path: Path, names: str, content: str | None, problem: str) -> None:
     (line,) = _with_rules(tmp_path, names, content)
     assert problem in line
+
+
+def test_the_parameters_of_github_are_those_of_its_document_but_for_two_that_reach_more() -> None:
+    """What its own document does not name, nobody can vouch for; what it names and the file does not is refused."""
+    lines = github.PARAMETERS.read_text(encoding="utf-8").splitlines()[1:]
+    official = {tuple(line.partition(" ?")[0].split()): line.partition(" ?")[2].split(" :") for line in lines}
+    left_out: set[tuple[str, str]] = set()
+    for rule in load_catalog().provider("github").rules:
+        path = rule.path.replace("{+}", "{}").replace("/.github/workflows", "")
+        told = [official[method, path] for method in rule.method]
+        query, body = ({name for one in told for name in one[place].split()} for place in (0, 1))
+        assert rule.query == query, rule.path
+        assert rule.body != "any"
+        assert rule.body <= body, rule.path
+        left_out |= {(path, name) for name in body - rule.body}
+    assert left_out == {("/repos/{}/{}/releases", "discussion_category_name"), ("/repos/{}/{}/pulls", "issue")}
+
+
+def test_no_rule_opens_a_channel_that_outlives_the_agent() -> None:
+    paths = {rule.path for rule in GOOGLE.rules}
+    assert not any(path.endswith("watch") for path in paths)
+    assert "/channels/stop" in paths
