@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from providers.definitions.model import METHOD_HEADER, METHOD_PARAMETER, Provider, Rule, fold_name
+from providers.definitions.model import METHOD_HEADER, Provider, Rule, fold_name, is_method_parameter
 from providers.definitions.paths import path_problem, readings
 from providers.outbound.json_values import is_array, is_object
 
@@ -20,13 +20,14 @@ _SETS: Final = 1024  # of scopes, remembered per provider
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a call carries beside its path: names in the query, the fields or members of its body. `unread`: the body is
-    no form and no JSON object, or too long, so nobody looked into it.
+    """What a call carries beside its path: names in the query, the fields or members of its body.
+
+    `is_unread`: the body is no form and no JSON object, or too long, so nobody looked into it.
     """
 
     query: frozenset[str] = frozenset()
     body: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
-    unread: bool = False
+    is_unread: bool = False
 
 
 NOTHING: Final = Payload()
@@ -82,7 +83,7 @@ def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
     strange = unknown_query(provider, rule, payload.query)
     if rule.body == "any":
         return strange
-    if payload.unread:
+    if payload.is_unread:
         return strange | {UNREAD}
     return strange | unknown_body(provider, rule, payload.body) if payload.body else strange
 
@@ -141,10 +142,9 @@ def authority(
 
 def changes_method(provider: Provider, name: str) -> bool:
     """Whether a parameter of this name, in the query or the body, makes the call one of another method."""
-    folded = fold_name(name)
-    if METHOD_PARAMETER.fullmatch(folded) is not None:
+    if is_method_parameter(name):
         return True
-    return provider.overrides is not None and folded in provider.overrides.folded_parameters
+    return provider.overrides is not None and fold_name(name) in provider.overrides.folded_parameters
 
 
 def header_changes_method(provider: Provider, name: str) -> bool:

@@ -149,6 +149,12 @@ def fold_name(name: str) -> str:
     return re.sub(r"[ .-]", "_", plain)
 
 
+@lru_cache(maxsize=1024)
+def is_method_parameter(name: str) -> bool:
+    """Whether the parameter is refused everywhere, since some framework takes the method from one of this name."""
+    return METHOD_PARAMETER.fullmatch(fold_name(name)) is not None
+
+
 class Proxied(FilePart):
     """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
 

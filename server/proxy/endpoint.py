@@ -191,7 +191,9 @@ class Proxy:
         body, in_body = await self._read(
             incoming, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
         )
-        payload = rules.Payload(query_names(query), {} if in_body is None else in_body.values, unread=in_body is None)
+        payload = rules.Payload(
+            query_names(query), {} if in_body is None else in_body.values, is_unread=in_body is None
+        )
         parameters = merge(query, in_body or CallParameters(), judged)
         fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
         if not fitting:
