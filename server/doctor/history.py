@@ -19,6 +19,9 @@ async def check_history(deployment: Deployment) -> Finding:
         f"{found.older_rows} accounts were older than this host's journal, which brought them up"
         if found.older_rows
         else "",
+        "the note of where the vault's key came into use was replaced, so the events before it may be anybody's"
+        if found.is_rekeyed
+        else "",
     ]
     said = " and ".join(sign for sign in signs if sign) or "other events took the place of those that this host saw"
     return problem(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from vault.audit.proof import ChainBroken, Head, head, load_start, verify
+from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start, verify
 from vault.audit.repeats import RepeatedRefusals
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
@@ -59,10 +59,14 @@ def _entry(event: Event, details: str) -> ChainEntry:
 async def begin_keyed_head(database: Database, key: bytes) -> None:
     """Use the vault's key for the activity from now on; where it begins is recorded once, in the key store.
 
-    A chain that has events already says so in an event.
+    A chain that has events already says so in an event. Where the record is gone and the key was in use, it begins
+    nowhere anew: that would vouch for whatever stands there now. `prove` says so.
     """
     database.event_key = key
     if await load_start(database) is None:
+        if await is_keyed(database):
+            LOG.error("the note of where the activity's key came into use was removed: run token-vault activity verify")
+            return
         async with database.transaction() as transaction:
             await restart_keyed_head(transaction, key, now=database.now())
 

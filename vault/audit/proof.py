@@ -21,6 +21,7 @@ EVENT_PAGE = 2000  # events read at a time
 CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
 _KEY_ID = "events"
+_NEWEST = 1000  # batches that are looked at: of 0.1.0, which had no key, there can be millions
 
 
 class ChainBroken(VaultError):
@@ -180,6 +181,18 @@ async def load_start(reader: Reader) -> ChainStart | None:
         "select height, sequence from keys.event_starts where tenant = :tenant", {"tenant": TENANT}
     )
     return None if row is None else ChainStart(integer(row, "height"), integer(row, "sequence"))
+
+
+async def is_keyed(reader: Reader) -> bool:
+    """Whether the activity shows that the key was used: its head, its newest batches, or a checkpoint."""
+    rows = await reader.fetch(
+        "select h.tenant from event_heads h where h.tenant = :tenant and (h.keyed is not null"
+        " or exists (select 1 from event_checkpoints c where c.tenant = h.tenant)"
+        " or exists (select 1 from event_batches b where b.tenant = h.tenant"
+        " and b.height > h.height - :newest and b.tag is not null))",
+        {"tenant": TENANT, "newest": _NEWEST},
+    )
+    return bool(rows)
 
 
 async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Sequence[Checkpoint]:
@@ -363,6 +376,8 @@ async def _pruned_to(reader: Reader) -> int:
 async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None) -> Report:
     key = database.event_key
     start = None if key is None else await load_start(database)
+    if key is not None and start is None and await is_keyed(database):
+        raise ChainBroken(1, "the note of where the vault's key came into use was removed")
     end = await load_end(database)
     pruned: list[Pruned] = []
     if key is None:

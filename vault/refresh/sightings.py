@@ -36,21 +36,25 @@ _SETTLED = """
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The end of the activity when it was seen last, and how many rows were found older than the journal since."""
+    """The end of the activity when it was seen last, how many rows were found older than the journal since, and where
+    the vault's key came into use (`HEIGHT:SEQUENCE`).
+    """
 
     height: int = 0
     sequence: int = 0
     hash: str = ""
     at: int = 0
     older_rows: int = 0
+    key_start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """By what a database shows that it went back in time."""
+    """By what a database shows that it went back in time, or that its history was written anew."""
 
     lost_events: int  # at least so many; 0 where others took their place
     older_rows: int  # connections whose newer answers this host's journal held
+    is_rekeyed: bool = False  # the note of where the vault's key came into use is gone, or another one
 
 
 def read(data: Path) -> Sighting | None:
@@ -95,12 +99,18 @@ async def look(reader: Reader, data: Path) -> Rollback | None:
     row = await reader.fetch_one(_BATCH, {"tenant": TENANT, "height": seen.height})
     is_other = row is not None and binary(row, "hash").hex() != seen.hash
     lost = max(0, seen.sequence - head.sequence)
-    if not (lost or is_other or seen.older_rows):
+    is_rekeyed = bool(seen.key_start) and seen.key_start != await _key_start(reader)
+    if not (lost or is_other or is_rekeyed or seen.older_rows):
         return None
     names: dict[str, Value] = dict(zip(("restored", "quarantined", "accepted"), SETTLED, strict=True))
     if await reader.fetch_one(_SETTLED, {**names, "tenant": TENANT, "since": seen.at}) is not None:
         return None
-    return Rollback(lost, seen.older_rows)
+    return Rollback(lost, seen.older_rows, is_rekeyed)
+
+
+async def _key_start(reader: Reader) -> str:
+    start = await audit.load_start(reader)
+    return "" if start is None else f"{start.height}:{start.sequence}"
 
 
 async def note(database: Database, data: Path) -> Rollback | None:
@@ -109,6 +119,7 @@ async def note(database: Database, data: Path) -> Rollback | None:
     if rollback is not None:
         return rollback
     head, known = await audit.head(database), read(data)
-    if known is None or known.sequence != head.sequence or known.older_rows:
-        _write(data, Sighting(head.height, head.sequence, head.hash.hex(), database.now()))
+    if known is None or known.sequence != head.sequence or known.older_rows or not known.key_start:
+        key_start = await _key_start(database)
+        _write(data, Sighting(head.height, head.sequence, head.hash.hex(), database.now(), key_start=key_start))
     return None

@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
+from vault.audit import segments
 from vault.audit.audit import Activity, ChainBroken, append, head, verify
-from vault.audit.proof import prove
+from vault.audit.proof import load_start, prove
 from vault.keys.key_ring import KeyRing
 from vault.records import Event
+from vault.refresh import sightings
 from vault.storage.database import Database, binary, integer
 from vault.storage.event_chain import digest, entry_of, tail
 
@@ -259,6 +261,63 @@ async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) ->
         assert noted["details"] == '{"after":3}'
         await store.open_keys(database)  # a second start changes nothing
         assert (await head(database)).sequence == 6
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("left", ["everything", "tags", "head", "a checkpoint"])
+async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_anew(
+    store: Store, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await store.open()
+    try:
+        await store.open_keys(database)
+        await fill(database, 5)
+        if left == "a checkpoint":
+            monkeypatch.setattr(segments, "SEGMENT", 2)
+            assert await segments.seal(database, now=database.now() + 10 * 86400)
+        (kept,) = await database.fetch("select * from keys.event_starts")
+        await change(database, "delete from keys.event_starts")
+        if left in ("head", "a checkpoint"):
+            await change(database, "update event_batches set tag = null")
+        if left in ("tags", "a checkpoint"):
+            await change(database, "update event_heads set keyed = null")
+        await store.open_keys(database)  # the next start
+        assert await load_start(database) is None
+        with pytest.raises(ChainBroken, match="came into use was removed"):
+            await prove(database)
+        if left == "everything":  # the twin: with the note it is as before
+            names = ("tenant", "height", "sequence", "created_at")
+            await change(
+                database,
+                "insert into keys.event_starts (tenant, height, sequence, created_at)"
+                " values (:tenant, :height, :sequence, :created_at)",
+                **{name: kept[name] for name in names},  # type: ignore[arg-type]
+            )
+            assert await verify(database) == 5
+    finally:
+        await database.close()
+
+
+async def test_this_host_notices_a_key_that_began_anew_where_every_trace_of_the_first_was_removed(store: Store) -> None:
+    database = await store.open()
+    try:
+        await store.open_keys(database)
+        await fill(database, 3)
+        assert await sightings.note(database, store.data) is None
+        assert await sightings.look(database, store.data) is None  # the twin
+        for statement in (
+            "delete from keys.event_starts",
+            "update event_batches set tag = null",
+            "update event_heads set keyed = null",
+        ):
+            await change(database, statement)
+        await store.open_keys(database)
+        assert await verify(database) == 4  # nothing in the database tells
+        found = await sightings.look(database, store.data)
+        assert found is not None and found.is_rekeyed
+        sightings.forget(store.data)
+        assert await sightings.note(database, store.data) is None
     finally:
         await database.close()
 
