@@ -10,16 +10,27 @@ import typer
 from server.commands import (
     activity,
     apis,
-    backups,
+    backup,
     client_config,
     clients,
     connections,
+    delegations,
+    demo,
     doctor,
+    explain,
+    keys,
     openid,
     providers,
+    quarantine,
+    restore,
     serve,
+    sign_in,
+    stdio,
+    tools,
     users,
+    version,
 )
+from server.commands.context import command
 
 app = typer.Typer(
     name="token-vault",
@@ -46,22 +57,27 @@ def program(
     """A self-hosted MCP server whose tools act on a person's own accounts through a token vault."""
 
 
-serve.register(app)
-client_config.register(app)
-doctor.register(app)
-users.register_sign_in(app)
-activity.register_activity(app)
-backups.register(app)
+command(app, "serve")(serve.serve)
+command(app, "stdio")(stdio.stdio)
+command(app, "demo")(demo.demo)
+command(app, "version")(version.version)
+command(app, "client-config")(client_config.client_config)
+command(app, "doctor")(doctor.doctor)
+command(app, "explain")(explain.explain)
+command(app, "sign-in")(sign_in.sign_in)
+command(app, "backup")(backup.backup)
+command(app, "restore")(restore.restore)
+command(app, "quarantine")(quarantine.quarantine)
+app.add_typer(activity.app, name="activity")
 app.add_typer(users.app, name="users")
-app.add_typer(clients.clients_app, name="clients")
-clients.register(clients.clients_app)
+app.add_typer(clients.app, name="clients")
 app.add_typer(apis.app, name="apis")
-app.add_typer(connections.connections_app, name="connections")
-app.add_typer(clients.delegations_app, name="delegations")
-app.add_typer(providers.providers_app, name="providers")
-app.add_typer(openid.openid_app, name="openid")
-app.add_typer(connections.tools_app, name="tools")
-app.add_typer(activity.keys_app, name="keys")
+app.add_typer(connections.app, name="connections")
+app.add_typer(delegations.app, name="delegations")
+app.add_typer(providers.app, name="providers")
+app.add_typer(openid.app, name="openid")
+app.add_typer(tools.app, name="tools")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

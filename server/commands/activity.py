@@ -1,4 +1,4 @@
-"""`activity`, `activity verify` and `keys rotate-signing`: what happened, and the keys that tokens are signed with."""
+"""`activity` and `activity verify`: what happened, and the proof that the record of it is whole."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from server.event_texts import event_fields, in_a_line, names_of, when
 if TYPE_CHECKING:
     from vault.audit.proof import Report
 
-keys_app = typer.Typer(no_args_is_help=True, help="Keys.")
 _LOOK = 0.5  # seconds between two looks with --follow
-
-
-@keys_app.callback()
-def keys_() -> None:
-    """Keys."""
 
 
 class _Activity(typer.core.TyperGroup):
@@ -35,37 +29,36 @@ class _Activity(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def register_activity(root: typer.Typer) -> None:
-    """Add `activity` to the program."""
-    app = typer.Typer(cls=_Activity, help="What happened: who, which agent, with which scopes and outcome.")
-    root.add_typer(app, name="activity")
+app = typer.Typer(cls=_Activity, help="What happened: who, which agent, with which scopes and outcome.")
 
-    @command(app, "list")
-    def activity(
-        setup: Setup,
-        *,
-        follow: Annotated[bool, typer.Option("--follow", help="Go on as things happen.")] = False,
-        user: Annotated[str | None, typer.Option("--user", help="Only this person.")] = None,
-        limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many of the latest.")] = 50,
-    ) -> None:
-        """Print what happened: who, which agent, with which scopes and outcome."""
-        setup.run(_activity(setup, follow=follow, user=user, limit=limit))
 
-    @command(app, "verify")
-    def verify(
-        setup: Setup,
-        *,
-        since: Annotated[
-            str | None,
-            typer.Option("--since", help="Trust what was sealed of earlier events; a date, or date and time in UTC."),
-        ] = None,
-        allow_unkeyed: Annotated[
-            bool, typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one.")
-        ] = False,
-    ) -> None:
-        """Prove that no event was changed, removed or put in, and say what was pruned."""
-        if not setup.run(_verify(setup, since=since, allow_unkeyed=allow_unkeyed)):
-            raise typer.Exit(1)
+@command(app, "list")
+def activity(
+    setup: Setup,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as things happen.")] = False,
+    user: Annotated[str | None, typer.Option("--user", help="Only this person.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many of the latest.")] = 50,
+) -> None:
+    """Print what happened: who, which agent, with which scopes and outcome."""
+    setup.run(_activity(setup, follow=follow, user=user, limit=limit))
+
+
+@command(app, "verify")
+def verify(
+    setup: Setup,
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Trust what was sealed of earlier events; a date, or date and time in UTC."),
+    ] = None,
+    allow_unkeyed: Annotated[
+        bool, typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one.")
+    ] = False,
+) -> None:
+    """Prove that no event was changed, removed or put in, and say what was pruned."""
+    if not setup.run(_verify(setup, since=since, allow_unkeyed=allow_unkeyed)):
+        raise typer.Exit(1)
 
 
 async def _activity(setup: Setup, *, follow: bool, user: str | None, limit: int) -> None:
@@ -177,22 +170,3 @@ def _sentences(report: Report) -> list[str]:
             "then, use --allow-unkeyed; otherwise find out who wrote them."
         )
     return found
-
-
-@command(keys_app, "rotate-signing")
-def rotate_signing(setup: Setup) -> None:
-    """Make a new signing key; it is published now, used in an hour, and the old one stays until its tokens end."""
-
-    async def rotate() -> str:
-        from vault.audit import audit
-        from vault.records import Event
-
-        async with setup.open() as deployment:
-            now = deployment.now()
-            kid = await deployment.keys.signing.rotate(deployment.database, now=now)
-            async with deployment.transaction() as transaction:
-                await audit.append(transaction, Event(kind="signing_key.rotated", details={"kid": kid}), now=now)
-            return kid
-
-    kid = setup.run(rotate())
-    setup.show_one({"kid": kid}, sentence=f"The key {kid} is published; tokens are signed with it from in an hour on.")

@@ -12,43 +12,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, note, say
+from server.commands.context import Setup, fail, note, say
 
 if TYPE_CHECKING:
     from server.setup.client_config import ClientConfig, ClientName, Machine, Program, TransportName, VaultLocation
 
 
-def register(root: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @command(root, "client-config")
-    def client_config(
-        setup: Setup,
-        client: Annotated[
-            str,
-            typer.Argument(help="claude-code, claude-desktop, cursor, vscode or inspector.", show_default=False),
-        ],
-        *,
-        transport: Annotated[str, typer.Option("--transport", help="stdio, http or sse.")] = "stdio",
-        write: Annotated[bool, typer.Option("--write", help="Put it into the client's file; keeps a backup.")] = False,
-        undo: Annotated[bool, typer.Option("--undo", help="Take back what --write did.")] = False,
-        url: Annotated[
-            str | None,
-            typer.Option("--url", help="For a token vault elsewhere, over stdio.", show_default=False),
-        ] = None,
-    ) -> None:
-        """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
-        made = (
-            _make_config(setup, client, transport)
-            if url is None
-            else _made_for_remote(setup, client, transport, url=url)
-        )
-        outcome = "printed"
-        if write and undo:
-            fail("--write and --undo exclude each other")
-        if write or undo:
-            outcome = _change_file(made, undo=undo)
-        _show(setup, made, outcome=outcome)
+def client_config(
+    setup: Setup,
+    client: Annotated[
+        str,
+        typer.Argument(help="claude-code, claude-desktop, cursor, vscode or inspector.", show_default=False),
+    ],
+    *,
+    transport: Annotated[str, typer.Option("--transport", help="stdio, http or sse.")] = "stdio",
+    write: Annotated[bool, typer.Option("--write", help="Put it into the client's file; keeps a backup.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back what --write did.")] = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="For a token vault elsewhere, over stdio.", show_default=False),
+    ] = None,
+) -> None:
+    """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
+    made = (
+        _make_config(setup, client, transport) if url is None else _made_for_remote(setup, client, transport, url=url)
+    )
+    outcome = "printed"
+    if write and undo:
+        fail("--write and --undo exclude each other")
+    if write or undo:
+        outcome = _change_file(made, undo=undo)
+    _show(setup, made, outcome=outcome)
 
 
 def _choose_client(client: str, transport: str) -> tuple[ClientName, TransportName]:

@@ -1,7 +1,4 @@
-"""`clients ...` and `delegations ...`: which agents are known, and what people let them use.
-
-Registering one by hand is `server.commands.adding`.
-"""
+"""`clients ...`: which agents are known, registering one by hand, and how far upstream tokens go to it."""
 
 from __future__ import annotations
 
@@ -12,19 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, note, user_named
+from server.commands.context import Setup, command, fail, note
 from server.event_texts import when
 
 if TYPE_CHECKING:
-    from vault.records import Client, Connection, Delegation
+    from server.deployment import Deployment
+    from server.oauth.exchange.workers import WorkerRules
+    from vault.records import Client
     from vault.storage.database import Reader
 
-clients_app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
-delegations_app = typer.Typer(no_args_is_help=True, help="What people let agents use.")
+app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
 ClientId = Annotated[str, typer.Argument(help="The client's id.", show_default=False)]
-UserOption = Annotated[
-    str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
-]
 
 
 def client_fields(client: Client) -> dict[str, object]:
@@ -47,7 +42,7 @@ def client_fields(client: Client) -> dict[str, object]:
     }
 
 
-@command(clients_app, "list")
+@command(app, "list")
 def list_(setup: Setup) -> None:
     """List all agents."""
 
@@ -65,7 +60,7 @@ def list_(setup: Setup) -> None:
     setup.run(read())
 
 
-@command(clients_app, "show")
+@command(app, "show")
 def show(setup: Setup, client_id: ClientId) -> None:
     """Show one agent."""
 
@@ -76,7 +71,7 @@ def show(setup: Setup, client_id: ClientId) -> None:
     setup.show_fields(setup.run(read()))
 
 
-@command(clients_app, "remove")
+@command(app, "remove")
 def remove(setup: Setup, client_id: ClientId) -> None:
     """Forget an agent; all its grants and tokens end at once."""
 
@@ -105,134 +100,6 @@ async def client_of(reader: Reader, client_id: str) -> Client:
     return found if found is not None else fail(f"there is no client {client_id!r}: token-vault clients list")
 
 
-@command(delegations_app, "list")
-def list_delegations(setup: Setup, *, user: UserOption = None) -> None:
-    """List what a person's agents may use."""
-
-    async def read() -> list[dict[str, object]]:
-        from vault import clients, connections, delegations
-
-        async with setup.open() as deployment:
-            owner = await user_named(deployment.database, user)
-            known = {one.id: one for one in await connections.list_connections(deployment.database, owner.id)}
-            held = await delegations.list_for_user(deployment.database, owner.id)
-            live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
-            names: dict[str, str] = {}
-            for client_id in {one.client_id for one in live}:
-                if (client := await clients.get_client(deployment.database, client_id)) is not None:
-                    names[client_id] = client.name
-            return [_delegation_fields(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
-
-    columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
-    setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")
-
-
-def _delegation_fields(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
-    return {
-        "agent": name,
-        "provider": connection.provider,
-        "account": connection.label,
-        "scopes": sorted(found.scopes),
-        "expires_at": when(found.expires_at),
-        "client_id": found.client_id,
-        "connection_id": found.connection_id,
-    }
-
-
-@command(delegations_app, "ask")
-def ask(
-    setup: Setup,
-    client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
-    *,
-    scope: Annotated[list[str] | None, typer.Option("--scope", help="Ask before anything with this scope.")] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Ask before this tool.")] = None,
-    user: UserOption = None,
-) -> None:
-    """Set what the person is asked about each time; without --scope and --tool, nothing."""
-    entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
-
-    async def change() -> None:
-        from vault import delegations
-        from vault.audit import audit
-        from vault.records import Event
-
-        async with setup.open() as deployment:
-            owner = await user_named(deployment.database, user)
-            for name in tool or ():
-                if deployment.tool(name) is None:
-                    fail(f"there is no tool {name}: token-vault tools list")
-            held = await delegations.get(
-                deployment.database, user_id=owner.id, client_id=client_id, connection_id=connection_id
-            )
-            if held is None or held.revoked_at is not None:
-                fail("that agent may not use that connection: token-vault delegations list")
-            unknown = frozenset(scope or ()) - held.scopes
-            if unknown:
-                fail(f"the agent has no {', '.join(sorted(unknown))} there: token-vault delegations list")
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                await delegations.set_ask(
-                    transaction,
-                    user_id=owner.id,
-                    client_id=client_id,
-                    connection_id=connection_id,
-                    ask=entries,
-                    now=now,
-                )
-                event = Event(
-                    kind="delegation.asks",
-                    user_id=owner.id,
-                    client_id=client_id,
-                    connection_id=connection_id,
-                    details={"ask": sorted(entries)},
-                )
-                await audit.append(transaction, event, now=now)
-
-    setup.run(change())
-    row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
-    said = f"before: {', '.join(sorted(entries))}" if entries else "about nothing"
-    setup.show_one(row, sentence=f"The person is now asked each time {said}.")
-
-
-@command(delegations_app, "revoke")
-def revoke(
-    setup: Setup,
-    client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
-    *,
-    user: UserOption = None,
-) -> None:
-    """Take a connection away from an agent."""
-
-    async def end() -> None:
-        from vault import delegations
-        from vault.audit import audit
-        from vault.records import Event
-
-        async with setup.open() as deployment:
-            owner = await user_named(deployment.database, user)
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                if not await delegations.revoke(
-                    transaction, user_id=owner.id, client_id=client_id, connection_id=connection_id, now=now
-                ):
-                    fail("that agent may not use that connection anyway: token-vault delegations list")
-                event = Event(
-                    kind="delegation.revoked", user_id=owner.id, client_id=client_id, connection_id=connection_id
-                )
-                await audit.append(transaction, event, now=now)
-
-    setup.run(end())
-    setup.show_one({"client_id": client_id, "connection_id": connection_id}, sentence="The agent may not use it now.")
-
-
-if TYPE_CHECKING:
-    from server.deployment import Deployment
-    from server.oauth.exchange.workers import WorkerRules
-    from vault.records import Client
-
-
 RELEASES = ("proxy", "narrowed", "full")
 
 
@@ -256,80 +123,74 @@ class _Options:
         return bool(self.addresses or self.connections or self.scopes)
 
 
-def register(clients_app: typer.Typer) -> None:
-    """Add the commands to `clients`."""
+@command(app, "add")
+def add(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
+    *,
+    redirect_uri: Annotated[
+        list[str] | None, typer.Option("--redirect-uri", help="Where people return to; repeat for several.")
+    ] = None,
+    confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Its public key, PEM or JWK set: it signs instead of a secret.")
+    ] = None,
+    resource: Annotated[list[str] | None, typer.Option("--resource", help="An API of your own it may call.")] = None,
+    device: Annotated[bool, typer.Option("--device", help="It may sign in by a code that its person types.")] = False,
+    exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
+    release: Annotated[
+        str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option("--origin", help="A web origin whose pages are this client.")
+    ] = None,
+    worker_address: Annotated[
+        list[str] | None, typer.Option("--worker-address", help="An address or network its workers call from.")
+    ] = None,
+    worker_connection: Annotated[
+        list[str] | None, typer.Option("--worker-connection", help="A provider or connection its workers reach.")
+    ] = None,
+    worker_scope: Annotated[
+        list[str] | None, typer.Option("--worker-scope", help="A scope its workers may ask for.")
+    ] = None,
+) -> None:
+    """Register an agent by hand; a secret is printed once, now."""
+    options = _Options(
+        name=name,
+        redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
+        secret=confidential,
+        key=key,
+        resources=tuple(resource or ()),
+        by_device=device,
+        exchanges=exchange,
+        release=release,
+        origins=tuple(origin or ()),
+        addresses=tuple(worker_address or ()),
+        connections=tuple(worker_connection or ()),
+        scopes=tuple(worker_scope or ()),
+    )
+    client, secret = setup.run(_add(setup, options))
+    row = client_fields(client)
+    sentence = f"client_id      {client.id}"
+    if secret is not None:
+        row["client_secret"] = secret
+        sentence += f"\nclient_secret  {secret}"
+        note("The secret is shown this once; the vault keeps only its hash.")
+    setup.show_one(row, sentence=sentence)
 
-    @command(clients_app, "add")
-    def add(
-        setup: Setup,
-        name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
-        *,
-        redirect_uri: Annotated[
-            list[str] | None, typer.Option("--redirect-uri", help="Where people return to; repeat for several.")
-        ] = None,
-        confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
-        key: Annotated[
-            Path | None, typer.Option("--key", help="Its public key, PEM or JWK set: it signs instead of a secret.")
-        ] = None,
-        resource: Annotated[
-            list[str] | None, typer.Option("--resource", help="An API of your own it may call.")
-        ] = None,
-        device: Annotated[
-            bool, typer.Option("--device", help="It may sign in by a code that its person types.")
-        ] = False,
-        exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
-        release: Annotated[
-            str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
-        ] = None,
-        origin: Annotated[
-            list[str] | None, typer.Option("--origin", help="A web origin whose pages are this client.")
-        ] = None,
-        worker_address: Annotated[
-            list[str] | None, typer.Option("--worker-address", help="An address or network its workers call from.")
-        ] = None,
-        worker_connection: Annotated[
-            list[str] | None, typer.Option("--worker-connection", help="A provider or connection its workers reach.")
-        ] = None,
-        worker_scope: Annotated[
-            list[str] | None, typer.Option("--worker-scope", help="A scope its workers may ask for.")
-        ] = None,
-    ) -> None:
-        """Register an agent by hand; a secret is printed once, now."""
-        options = _Options(
-            name=name,
-            redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
-            secret=confidential,
-            key=key,
-            resources=tuple(resource or ()),
-            by_device=device,
-            exchanges=exchange,
-            release=release,
-            origins=tuple(origin or ()),
-            addresses=tuple(worker_address or ()),
-            connections=tuple(worker_connection or ()),
-            scopes=tuple(worker_scope or ()),
-        )
-        client, secret = setup.run(_add(setup, options))
-        row = client_fields(client)
-        sentence = f"client_id      {client.id}"
-        if secret is not None:
-            row["client_secret"] = secret
-            sentence += f"\nclient_secret  {secret}"
-            note("The secret is shown this once; the vault keeps only its hash.")
-        setup.show_one(row, sentence=sentence)
 
-    @command(clients_app, "release")
-    def release_(
-        setup: Setup,
-        client_id: ClientId,
-        target: Annotated[str, typer.Argument(help="A provider, or a connection's id.", show_default=False)],
-        policy: Annotated[str, typer.Argument(help="proxy, narrowed or full.", show_default=False)],
-    ) -> None:
-        """Say how far upstream tokens of one provider may go to one agent."""
-        client = setup.run(_release(setup, client_id, target, policy=policy))
-        if policy == "full":
-            note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
-        setup.show_one(client_fields(client), sentence=f"{client.name}: {target} {policy}")
+@command(app, "release")
+def release_(
+    setup: Setup,
+    client_id: ClientId,
+    target: Annotated[str, typer.Argument(help="A provider, or a connection's id.", show_default=False)],
+    policy: Annotated[str, typer.Argument(help="proxy, narrowed or full.", show_default=False)],
+) -> None:
+    """Say how far upstream tokens of one provider may go to one agent."""
+    client = setup.run(_release(setup, client_id, target, policy=policy))
+    if policy == "full":
+        note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
+    setup.show_one(client_fields(client), sentence=f"{client.name}: {target} {policy}")
 
 
 async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:

@@ -1,24 +1,19 @@
-"""`connections ...`, `providers ...` and `tools ...`: accounts, and what the vault can do with them."""
+"""`connections ...`: accounts that people have connected."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.clients import UserOption
-from server.commands.context import Setup, check_pages, command, fail, note, say, user_at_browser, user_named
+from server.commands.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
 from server.event_texts import when
 
 if TYPE_CHECKING:
-    from providers.tools.spec import ToolSpec
     from server.deployment import Deployment
     from vault.records import Connection
 
-connections_app = typer.Typer(no_args_is_help=True, help="Connected accounts.")
-providers_app = typer.Typer(no_args_is_help=True, help="Services that accounts can be connected to.")
-tools_app = typer.Typer(no_args_is_help=True, help="What agents can call.")
+app = typer.Typer(no_args_is_help=True, help="Connected accounts.")
 
 
 def connection_fields(connection: Connection, *, now: int) -> dict[str, object]:
@@ -35,8 +30,8 @@ def connection_fields(connection: Connection, *, now: int) -> dict[str, object]:
     }
 
 
-@command(connections_app, "list")
-def list_connections(setup: Setup, *, user: UserOption = None) -> None:
+@command(app, "list")
+def list_(setup: Setup, *, user: UserOption = None) -> None:
     """List a person's connected accounts."""
 
     async def read() -> list[dict[str, object]]:
@@ -51,7 +46,7 @@ def list_connections(setup: Setup, *, user: UserOption = None) -> None:
     setup.show(setup.run(read()), columns=columns, empty="Nothing is connected.")
 
 
-@command(connections_app, "connect")
+@command(app, "connect")
 def connect(
     setup: Setup,
     provider: Annotated[str, typer.Argument(help="For example slack, google or google-calendar.", show_default=False)],
@@ -84,7 +79,7 @@ def connect(
     setup.show_one({"url": url}, sentence=url)
 
 
-@command(connections_app, "disconnect")
+@command(app, "disconnect")
 def disconnect(
     setup: Setup,
     connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
@@ -117,55 +112,3 @@ async def end_connection(deployment: Deployment, connection: Connection) -> str:
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
     return await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"
-
-
-@tools_app.callback()
-def tools_() -> None:
-    """What agents can call."""
-
-
-@command(tools_app, "list")
-def list_tools(setup: Setup) -> None:
-    """List the tools, the service each acts on and the least scopes it needs."""
-    from server.mcp.connections_tool import SPEC
-    from server.mcp.registry import load_tools
-
-    rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]
-    setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="There are no tools.")
-
-
-@command(tools_app, "check")
-def check_tools(
-    setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]
-) -> None:
-    """Check a tool file against its provider; the first problem on a line."""
-    from providers.tools.declarations import ToolFileRefused, read_tool_file
-    from providers.tools.declared import data_tools
-
-    try:
-        found = data_tools([(file, read_tool_file(file))], setup.catalog())
-    except ToolFileRefused as refused:
-        if setup.as_json:
-            setup.show_json({"file": str(file), "problems": [str(refused)]})
-        else:
-            say(str(refused))
-        raise typer.Exit(1) from refused
-    rows = [_tool(spec) for spec in found]
-    if setup.as_json:
-        setup.show_json({"file": str(file), "problems": [], "tools": rows})
-        return
-    say(f"{file}: no problem found: {', '.join(spec.name for spec in found)}")
-
-
-def _tool(spec: ToolSpec) -> dict[str, object]:
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "provider": spec.provider,
-        "scopes": sorted(spec.scopes),
-        "changes_something": not spec.read_only,
-        "asks_each_time": spec.approval,
-        "description": spec.description,
-        "input_schema": spec.input_schema,
-        "output_schema": spec.output_schema,
-    }

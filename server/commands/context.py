@@ -37,6 +37,9 @@ DataOption = Annotated[
     typer.Option("--data", envvar="TOKEN_VAULT_DATA", help="Data directory.", show_default="the platform's"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UserOption = Annotated[
+    str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,72 +1,28 @@
-"""`doctor` and `explain`: why something does not work, and what to do about it. No event, no token opened."""
+"""`doctor`: what is known to go wrong with an installation, and what to do about it. No event, no token opened."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from server.commands.clients import UserOption
-from server.commands.context import Setup, command, say, user_named
+from server.commands.context import Setup, say
 
 if TYPE_CHECKING:
-    from server.deployment import Deployment
     from server.doctor.findings import Finding
     from server.settings import Settings
-    from vault.exchange.explain import ExchangeQuestion, Explanation
-
-_WIDTH = 11
-_GIVES = {
-    "nothing": "nothing: it did not register the grant token-exchange",
-    "handle": "a handle for calls through the vault",
-    "upstream token": "the provider's own token",
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _HandedOut:
-    """How far an upstream token goes to this client over HTTP."""
+def doctor(setup: Setup) -> None:
+    """Look for everything that is known to go wrong with an installation, and say the mend of each."""
+    from server.doctor.findings import Verdict
 
-    policy: str
-    gives: str
-    narrowing: str | None
-
-
-def register(root: typer.Typer) -> None:
-    """Add the commands to the program."""
-
-    @command(root, "doctor")
-    def doctor(setup: Setup) -> None:
-        """Look for everything that is known to go wrong with an installation, and say the mend of each."""
-        from server.doctor.findings import Verdict
-
-        findings = setup.run(_examine(setup))
-        _report(setup, findings)
-        if any(one.verdict is Verdict.PROBLEM for one in findings):
-            raise typer.Exit(1)
-
-    @command(root, "explain")
-    def explain(
-        setup: Setup,
-        *,
-        client: Annotated[str, typer.Option("--client", help="The agent: its id, or its name.", show_default=False)],
-        connection: Annotated[
-            str, typer.Option("--connection", help="The connection: its id, or its account.", show_default=False)
-        ],
-        user: UserOption = None,
-        scopes: Annotated[
-            list[str] | None, typer.Option("--scopes", help="What the agent wants; repeat, or separate by blanks.")
-        ] = None,
-    ) -> None:
-        """Say which precondition of an exchange fails and how to mend it; nothing is called or recorded."""
-        wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-        found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
-        _show(setup, found, handing)
-        if found.failing is not None:
-            raise typer.Exit(1)
+    findings = setup.run(_examine(setup))
+    _report(setup, findings)
+    if any(one.verdict is Verdict.PROBLEM for one in findings):
+        raise typer.Exit(1)
 
 
 async def _examine(setup: Setup) -> list[Finding]:
@@ -94,11 +50,11 @@ async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]
     from providers.definitions.catalog import ProviderFileRefused
     from server.app import open_deployment
     from server.doctor.activity import check_activity
+    from server.doctor.database import check_history, check_pooler
     from server.doctor.findings import ok, problem
-    from server.doctor.history import check_history, check_refreshes
     from server.doctor.providers import check_providers
+    from server.doctor.refreshes import check_refreshes
     from server.doctor.serving import check_serving
-    from server.doctor.storage import check_pooler
     from server.settings import SettingsRefused
     from vault import health
     from vault.refusals import KeyUnavailable, VaultError
@@ -144,104 +100,3 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
         say(f"{one.verdict.value:9}{one.check:{width}}{one.sentence}")
         if one.mend:
             say(f"{'':9}{'':{width}}mend: {one.mend}")
-
-
-async def _explain(
-    setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> tuple[Explanation, _HandedOut | None]:
-    from vault.exchange.explain import ExchangeQuestion, explain
-
-    async with setup.open() as deployment:
-        name = user if user is not None else (await user_named(deployment.database, None)).name
-        question = ExchangeQuestion(
-            user_name=name,
-            client_id=await _client_id(deployment, client),
-            connection_id=await _connection_id(deployment, connection, user_name=name),
-            scopes=scopes,
-        )
-        found = await explain(question, vault=deployment.vault, now=deployment.now())
-        return found, await _handed_out(deployment, question, found)
-
-
-async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
-    """What an exchange at /token would hand out; None where it cannot come to that."""
-    from server.oauth.exchange import release
-    from server.oauth.rules import TOKEN_EXCHANGE
-    from vault import clients, connections, users
-    from vault.records import Narrowing
-
-    client = await clients.get_client(deployment.database, question.client_id)
-    owner = await users.find_user(deployment.database, question.user_name)
-    if found.failing is not None or client is None or owner is None:
-        return None
-    connection = await connections.get_connection(deployment.database, question.connection_id, user_id=owner.id)
-    if connection is None:
-        return None
-    policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)
-    expires = connection.access_expires_at is not None
-    narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
-    gives = "handle" if narrowing is None else "upstream token"
-    if TOKEN_EXCHANGE not in client.grant_types:
-        gives = "nothing"
-    return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
-
-
-async def _client_id(deployment: Deployment, named: str) -> str:
-    """The id of the client of that id or, if there is just one, that name."""
-    from vault import clients
-
-    if await clients.get_client(deployment.database, named) is not None:
-        return named
-    matching: list[str] = []
-    async for page in clients.walk_clients(deployment.database):
-        matching += [one.id for one in page if one.name.casefold() == named.casefold()]
-    return matching[0] if len(matching) == 1 else named
-
-
-async def _connection_id(deployment: Deployment, named: str, *, user_name: str) -> str:
-    """The id of the user's connection of that id or, if there is just one, that account."""
-    from vault import connections, users
-
-    owner = await users.find_user(deployment.database, user_name)
-    if owner is None:
-        return named
-    matching = [
-        one.id
-        for one in await connections.list_connections(deployment.database, owner.id)
-        if connections.names_account(named, id=one.id, account=one.account, label=one.label)
-    ]
-    return matching[0] if len(matching) == 1 else named
-
-
-def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
-    failing = found.failing
-    if setup.as_json:
-        setup.show_json(
-            {
-                "works": failing is None,
-                "passed": [step.value for step in found.passed_steps],
-                "failing": None
-                if failing is None
-                else {
-                    "step": failing.step.value,
-                    "code": failing.code,
-                    "sentence": failing.sentence,
-                    "mend": failing.mend,
-                },
-                "scopes": sorted(found.scopes),
-                "narrowing": found.narrowing,
-                "refreshes": found.refreshes,
-                "release": None if handing is None else asdict(handing),
-            }
-        )
-        return
-    for step in found.passed_steps:
-        say(f"{step.value:{_WIDTH}}ok")
-    if failing is not None:
-        say(f"{failing.step.value:{_WIDTH}}{failing.code}: {failing.sentence}")
-        say(f"{'':{_WIDTH}}mend: {failing.mend}")
-        return
-    after = ", after a refresh at the provider" if found.refreshes else ""
-    say(f"An exchange gives {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
-    if handing is not None:
-        say(f"At /token this client gets {_GIVES[handing.gives]} (release policy {handing.policy}).")

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from server.setup.settings_file import Setting
     from server.sign_in.openid import Metadata
 
-openid_app = typer.Typer(no_args_is_help=True, help="Sign-in through an OpenID Connect provider.")
+app = typer.Typer(no_args_is_help=True, help="Sign-in through an OpenID Connect provider.")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
 NOBODY, DOMAINS, EVERYBODY = "nobody", "domains", "everybody"
 
 
-@command(openid_app, "list")
+@command(app, "list")
 def list_openid(setup: Setup) -> None:
     """List the OpenID Connect providers that people sign in with, and whom each lets in."""
     settings = setup.settings()
@@ -43,7 +43,7 @@ def _newcomers(one: OpenIDSettings) -> str:
     return EVERYBODY if one.create_users else ", ".join(one.domains) or NOBODY
 
 
-@command(openid_app, "setup")
+@command(app, "setup")
 def set_up_openid(
     setup: Setup,
     name: Annotated[str, typer.Argument(help="What it is called in the settings.", show_default=False)],
@@ -74,7 +74,7 @@ def set_up_openid(
         fail("the name has small letters, digits and _, and begins with a letter")
     files = _files(setup, name)
     if undo:
-        from server.commands.registering import undo_setup
+        from server.commands.providers_setup import undo_setup
 
         undo_setup(setup, files)
         return
@@ -105,7 +105,7 @@ def set_up_openid(
             "create_users": create_users,
             "domains": domains or None,
         }
-        from server.commands.registering import write_setup
+        from server.commands.providers_setup import write_setup
 
         write_setup(setup, files, values, secret)
         row |= {

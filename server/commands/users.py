@@ -1,4 +1,4 @@
-"""`users ...` and `sign-in`: who may use this vault."""
+"""`users ...`: who may use this vault."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, check_pages, command, fail, note, user_at_browser, user_named
+from server.commands.context import Setup, command, fail, user_named
 from server.event_texts import when
 
 if TYPE_CHECKING:
@@ -177,29 +177,3 @@ async def _change(setup: Setup, name: str, *, what: str) -> User:
         if what == "removed":
             await revocations.finish_deletions(deployment.vault)
         return await users.get_user(deployment.database, user.id) or user
-
-
-def register_sign_in(root: typer.Typer) -> None:
-    """Add `sign-in` to the program."""
-
-    @command(root, "sign-in")
-    def sign_in(
-        setup: Setup,
-        *,
-        user: Annotated[
-            str | None, typer.Option("--user", help="Whom; default: the owner of the data directory.")
-        ] = None,
-    ) -> None:
-        """Print a link that signs one browser in, once, within two minutes."""
-
-        async def make() -> tuple[str, str]:
-            async with setup.open() as deployment:
-                found = await user_at_browser(deployment, user)
-                from server.sign_in.password import owner_link
-
-                await check_pages(deployment)
-                return await owner_link(deployment, found.id), found.name
-
-        url, name = setup.run(make())
-        note("Open it on this machine; `token-vault serve` or a stdio client must be running. Give it to nobody.")
-        setup.show_one({"url": url, "user": name}, sentence=url)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from providers.definitions.catalog import SHELF
@@ -58,6 +59,24 @@ async def content(place: Place, *command: str, feed: str | None = None) -> objec
     result = await run(place, *command, "--json", feed=feed)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def test_a_command_is_found_by_its_first_word() -> None:
+    """`token-vault apis add` is in server/commands/apis.py, or in a file of its own beside it, apis_add.py."""
+    root = typer.main.get_command(app)
+    found: dict[str, str] = {}
+
+    def walk(group: object, words: tuple[str, ...]) -> None:
+        for name, one in getattr(group, "commands", {}).items():
+            walk(one, (*words, name.replace("-", "_")))
+        if not hasattr(group, "commands"):
+            found[" ".join(words)] = getattr(group, "callback").__module__  # noqa: B009 -- click's type is private
+
+    walk(root, ())
+    assert len(found) > 40
+    for command, module in found.items():
+        first, *rest = command.split()
+        assert module in {f"server.commands.{first}", f"server.commands.{'_'.join((first, *rest))}"}, command
 
 
 async def test_users_are_added_listed_disabled_enabled_and_removed(place: Place) -> None:

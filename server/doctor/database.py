@@ -1,12 +1,13 @@
-"""Checks whether the database is the one that this host saw last, and which providers did not answer a refresh."""
+"""Checks of the database: whether it is the one that this host saw last, and what stands between it and the vault."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
 
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
-from vault.refresh import recovery, sightings
+from vault.refresh import sightings
+from vault.storage.database import Database
 
 
 async def check_history(deployment: Deployment) -> Finding:
@@ -34,20 +35,12 @@ async def check_history(deployment: Deployment) -> Finding:
     )
 
 
-async def check_refreshes(deployment: Deployment) -> list[Finding]:
-    """An account whose provider kept silent is waited for: nobody has to connect it again."""
-    waiting = await recovery.list_waiting(deployment.database)
-    if not waiting:
-        return [ok("refreshes", "no account waits for the answer of its provider")]
-    return [
-        note(
-            "refreshes",
-            f"{one.provider} did not answer the last refresh of {one.accounts} of its accounts, the first at "
-            f"{datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M} UTC",
-            mend=(
-                "nobody has to connect again: the vault tries again by itself, at least once a day; if it lasts, look "
-                f"at the status page of {one.provider}"
-            ),
+def check_pooler(database: Database) -> Iterator[Finding]:
+    """PgBouncer's defaults work, and some of them make a fail-over longer. It does not tell us what they are."""
+    if database.is_pooled:
+        yield note(
+            "pooler",
+            "database.url leads through a connection pooler, which works",
+            mend="for a short fail-over, set in pgbouncer.ini: server_login_retry = 1, server_connect_timeout = 2, "
+            "query_wait_timeout = 5",
         )
-        for one in waiting
-    ]

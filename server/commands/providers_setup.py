@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.connections import providers_app
-from server.commands.context import Setup, command, fail, note, say
+from server.commands.context import Setup, fail, note, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from server.setup.settings_file import Setting
 
 
-@command(providers_app, "setup")
 def set_up(
     setup: Setup,
     name: Annotated[str, typer.Argument(help="The provider.", show_default=False)],

@@ -1,0 +1,86 @@
+"""`backup`: a sealed copy of the running vault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, note
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+    from vault.backup.backups import Summary
+    from vault.keys.sources import KeySource
+
+FileArgument = Annotated[Path, typer.Argument(help="The backup file.", show_default=False)]
+
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        help="Use the passphrase in this file, not the vault's own key.",
+        show_default=False,
+    ),
+]
+
+
+def backup(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    with_keys: Annotated[
+        bool,
+        typer.Option("--with-keys", help="Put the key store in too: what is deleted later stays readable in it."),
+    ] = False,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Write a sealed copy of the vault as it is now, while it runs."""
+    file = file.expanduser().absolute()
+    made = setup.run(_backup(setup, file, with_keys=with_keys, passphrase_file=passphrase_file))
+    if not with_keys:
+        note(
+            "The key store is not in it: keep a copy of that apart, or use --with-keys. Without it no account in "
+            "this backup can be opened; a key destroyed there later is gone from this backup too."
+        )
+    note("The vault's own key (keys.source) is in no backup: keep it apart.")
+    row = {"file": str(file), "with_keys": with_keys, "rows": sum(made.rows.values()), "bytes": file.stat().st_size}
+    setup.show_one(row, sentence=f"{file}: {row['rows']} rows, {row['bytes']} bytes, sealed.")
+
+
+async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file: Path | None) -> Summary:
+    from vault.audit import audit
+    from vault.backup import backups
+    from vault.records import Event
+    from vault.storage import snapshots
+
+    async with setup.open() as deployment:
+        source = sealing_key(deployment.settings, deployment.data, passphrase_file)
+        url = deployment.settings.database_url()
+        if passphrase_file is None:  # the same source opened the ring: its key is at hand
+            note(f"Sealing it under the vault's key, {deployment.settings.keys.source}.")
+        async with snapshots.snapshot(url, data=deployment.data) as seen:
+            made = await backups.write_backup(
+                file,
+                seen,
+                ring=deployment.keys,
+                source=source,
+                with_keys=with_keys,
+                is_passphrase=passphrase_file is not None,
+                now=deployment.now(),
+            )
+        async with deployment.transaction() as transaction:
+            details: dict[str, object] = {"with_keys": with_keys, "rows": sum(made.rows.values())}
+            await audit.append(transaction, Event("vault.backed_up", details=details), now=deployment.now())
+        return made
+
+
+def sealing_key(settings: Settings, data: Path, passphrase_file: Path | None) -> KeySource:
+    """What a backup is sealed under: the vault's own key, or a passphrase."""
+    from vault.keys.sources import key_source
+    from vault.keys.sources.passphrase import PassphraseKeySource
+
+    if passphrase_file is not None:
+        return PassphraseKeySource({}, file=passphrase_file)
+    return key_source(settings.keys, data=data)

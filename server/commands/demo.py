@@ -1,0 +1,21 @@
+"""`demo`: the whole story, played against the sandbox."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.commands.context import Setup
+
+
+def demo(
+    setup: Setup,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running and say how to use it.")] = False,
+) -> None:
+    """Play the whole story against the sandbox with an unmodified MCP client, and show each step."""
+    from server.demo.story import play
+
+    if not setup.run(play(keep=keep, data=setup.data)):
+        raise typer.Exit(1)

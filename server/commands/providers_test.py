@@ -1,0 +1,124 @@
+"""`providers test`: the whole life of a connection by a provider file, at the simulator or at the service itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, fail, note, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from providers.check.live import LiveStep
+    from providers.check.trial import StepResult
+    from providers.definitions.model import Provider
+
+LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the day on which `--live` last went through
+
+
+def test_provider(
+    setup: Setup,
+    name: Annotated[
+        str | None, typer.Argument(help="A provider, or a provider file (TOML).", show_default=False)
+    ] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All providers that there are.")] = False,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="The simulator's way to behave, for a file of your own.", show_default=False),
+    ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Ask the service itself, with the registration in the settings and a browser."),
+    ] = False,
+) -> None:
+    """Drive the whole life of a connection by a provider file, from consent to revocation."""
+    if (name is None) == (not everything):
+        fail("name one provider or file, or say --all")
+    if live:
+        if name is None:
+            fail("--live takes one provider")
+        _test_live(setup, name)
+        return
+    from providers.check.check import examine_all
+    from providers.simulator.families import MODES, SERVED
+
+    if mode is not None and mode not in SERVED:
+        fail(f"there is no mode {mode!r}; there are: {', '.join(sorted(MODES))}")
+    found = setup.run(examine_all(_choose_providers(setup, name), mode=mode))
+    rows = [_result_row(provider, one) for provider, _, findings in found for one in findings]
+    _show_findings(setup, rows, single=name is not None)
+
+
+def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
+    from providers.definitions.catalog import read_provider
+
+    if name is not None and name.endswith(".toml"):
+        return (_with_oauth(read_provider(Path(name))),)
+    catalog = setup.catalog()
+    if name is None:
+        return [provider for provider in catalog.all_providers() if provider.audience is None]
+    found = catalog.get(name)
+    if found is None:
+        fail(f"there is no provider {name!r}: token-vault providers list")
+    return (_with_oauth(found),)
+
+
+def _with_oauth(provider: Provider) -> Provider:
+    if provider.audience is not None:
+        fail(f"{provider.name} takes tokens of this vault, so there is no OAuth to test: call one of its tools")
+    return provider
+
+
+def _result_row(provider: Provider, one: StepResult | LiveStep) -> dict[str, object]:
+    return {"provider": provider.name, "step": one.step, "outcome": one.outcome, "note": one.note}
+
+
+def _show_findings(setup: Setup, rows: Sequence[dict[str, object]], *, single: bool) -> None:
+    failed = [row for row in rows if row["outcome"] == "failed"]
+    if setup.as_json:
+        setup.show_json(list(rows))
+    elif single or failed:
+        setup.show(rows if single else failed, columns=("provider", "step", "outcome", "note"), empty="")
+    if not single and not setup.as_json:
+        say(f"{len({row['provider'] for row in rows})} files, {len(failed)} failed steps")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _test_live(setup: Setup, name: str) -> None:
+    from providers.check.live import live_test
+
+    catalog = setup.catalog()
+    provider = catalog.get(name)
+    if provider is None:
+        fail(f"there is no provider {name!r}: token-vault providers list")
+    _with_oauth(provider)
+    settings = setup.settings()
+    redirect = f"{settings.public_url}/connect/callback/{provider.name}"
+
+    async def ask(url: str) -> str:
+        note("Open this address, allow it, and paste the address that the browser ends at (it may show an error page):")
+        say(url)
+        return str(typer.prompt("Address", err=True))
+
+    findings = setup.run(live_test(provider, redirect_uri=redirect, ask=ask))
+    rows = [_result_row(provider, one) for one in findings]
+    if all(one.outcome != "failed" for one in findings):
+        tested = {**live_tests(setup), provider.name: datetime.now(UTC).date().isoformat()}
+        (setup.directory() / LIVE_TESTS).write_text(json.dumps(tested, indent=2) + "\n", encoding="utf-8")
+    _show_findings(setup, rows, single=True)
+
+
+def live_tests(setup: Setup) -> dict[str, str]:
+    """Provider to the day on which `--live` last went through."""
+    try:
+        found: object = json.loads((setup.directory() / LIVE_TESTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(name): str(day) for name, day in found.items()} if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- our own file

@@ -1,0 +1,72 @@
+"""`quarantine`: what is safe in a database that came back older by other means than `restore`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, fail
+from server.commands.restore import RunningOption, alone_with, refuse_serving, report
+
+if TYPE_CHECKING:
+    from providers.definitions.catalog import Catalog
+    from vault.backup.quarantine import Restored
+
+
+def quarantine(
+    setup: Setup,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would become of each account, and change nothing.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Leave everything as it is, and take the database as the newest.")
+    ] = False,
+    ignore_running: RunningOption = False,
+) -> None:
+    """Make a database safe that came back older by other means than restore: a copy, a volume, a fail-over."""
+    if dry_run and accept:
+        fail("--dry-run and --accept exclude each other")
+    catalog = setup.catalog()
+    judged = setup.run(_quarantine(setup, catalog, is_dry=dry_run, accepts=accept, ignores_running=ignore_running))
+    if judged is None:
+        sentence = "The database is taken as it is; what this host sees of it from now on counts."
+        setup.show_one({"accepted": True}, sentence=sentence)
+    else:
+        report(setup, judged, done="Nothing was changed. It would be:" if dry_run else "Quarantined.")
+
+
+async def _quarantine(
+    setup: Setup, catalog: Catalog, *, is_dry: bool, accepts: bool, ignores_running: bool
+) -> tuple[Restored, ...] | None:
+    from server.app import policies_of
+    from server.runtime.data_directory import prepare_data_directory
+    from vault.audit.audit import append
+    from vault.backup import quarantine
+    from vault.keys.key_ring import KeyRing, vault_id
+    from vault.keys.sources import key_source
+    from vault.records import Event
+    from vault.refresh import sightings
+
+    settings, policies = setup.settings(), policies_of(catalog)
+    data = prepare_data_directory(setup.directory())
+    async with alone_with(settings, data, vault=None, ignores_running=ignores_running or is_dry) as database:
+        keys = await KeyRing.open(database, key_source(settings.keys, data=data))
+        if not (ignores_running or is_dry):
+            refuse_serving(settings, vault_id(keys))
+        now = database.now()
+        if is_dry:
+            return await quarantine.preview(database, policies, now=now)
+        judged = None
+        async with database.transaction(patient=True) as transaction:
+            if accepts:
+                events = [Event("vault.rollback_accepted")]
+            else:
+                judged = await quarantine.quarantine(transaction, policies, now=now)
+                held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.GOES_ON]
+                counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
+                events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
+            await append(transaction, *events, now=now)
+        sightings.forget(data)
+        return judged

@@ -1,0 +1,139 @@
+"""`restore`: a backup in the place of the stopped vault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from server.commands.backup import FileArgument, PassphraseOption, sealing_key
+from server.commands.context import Setup, fail, note
+from server.event_texts import when
+
+if TYPE_CHECKING:
+    from providers.definitions.catalog import Catalog
+    from server.settings import Settings
+    from vault.backup.quarantine import Restored
+    from vault.storage.database import Database
+
+RunningOption = Annotated[
+    bool,
+    typer.Option("--ignore-running", help="Go on although processes seem to use the vault: you know that none does."),
+]
+
+
+def restore(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace the vault that is there.")] = False,
+    ignore_running: RunningOption = False,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Put a backup in the place of the stopped vault, and list the accounts that need their person again."""
+    catalog = setup.catalog()  # as it is set up here: an app without a secret may get other refresh tokens
+    how = _How(force=force, ignores_running=ignore_running, passphrase_file=passphrase_file)
+    judged = setup.run(_restore(setup, file.expanduser().absolute(), catalog, how))
+    report(setup, judged, done="Restored.")
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    force: bool
+    ignores_running: bool
+    passphrase_file: Path | None
+
+
+async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tuple[Restored, ...]:
+    from server.app import policies_of
+    from server.runtime.data_directory import prepare_data_directory
+    from vault.backup import backups
+    from vault.keys.sources import key_source
+    from vault.refresh import sightings
+
+    settings = setup.settings()
+    data = prepare_data_directory(setup.directory())
+    opened = await backups.Backup.open(file, sealing_key(settings, data, how.passphrase_file))
+    async with alone_with(settings, data, vault=opened.header.vault, ignores_running=how.ignores_running) as database:
+        judged = await backups.restore(
+            opened,
+            database,
+            source=key_source(settings.keys, data=data),
+            policies=policies_of(catalog),
+            force=how.force,
+        )
+        sightings.forget(data)
+        return judged
+
+
+@asynccontextmanager
+async def alone_with(
+    settings: Settings, data: Path, *, vault: str | None, ignores_running: bool
+) -> AsyncGenerator[Database]:
+    """The database, with nobody else at it: who goes on working would mix what it remembers with what is restored."""
+    from vault.storage.database import open_database
+    from vault.storage.presence import Presence
+
+    presence = Presence(settings.database_url(), data=data)
+    try:
+        if not presence.take_alone() and not ignores_running:
+            fail(
+                "this vault is in use on this host: stop all its processes first, serve and each MCP client that "
+                "started a stdio one (--ignore-running goes on all the same)"
+            )
+        if vault is not None and not ignores_running:
+            refuse_serving(settings, vault)
+        database = await open_database(settings.database_url(), data=data)
+        try:
+            others = await database.count_others()
+            if others and not ignores_running:
+                fail(
+                    f"other processes of this vault have {others} sessions at the database: stop the replicas on all "
+                    "hosts first, and wait 20 seconds (--ignore-running goes on all the same)"
+                )
+            yield database
+        finally:
+            await database.close()
+    finally:
+        presence.close()
+
+
+def refuse_serving(settings: Settings, vault: str) -> None:
+    """Somebody of this vault answers at its address, on whatever host."""
+    from server.lifecycle.loopback import Address, look
+
+    name = urlsplit(settings.public_url).netloc
+    address = Address(settings.server.host, settings.server.port, vault, name=name)
+    if look(address).is_served:
+        fail(f"this vault is running at {settings.public_url}: stop all its processes first")
+
+
+def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
+    """Print what becomes of each account; `done` is the sentence before it."""
+    rows = [
+        {
+            "user": one.user,
+            "provider": one.provider,
+            "account": one.label,
+            "verdict": one.verdict.value,
+            "until": when(one.until),
+            "id": one.connection_id,
+        }
+        for one in judged
+    ]
+    if not setup.as_json:
+        counted = Counter(one.verdict.value for one in judged)
+        note(f"{done} " + ("; ".join(f"{count} {verdict}" for verdict, count in counted.items()) or "No accounts."))
+        note("Everybody signs in again, agents too. Who was disabled or cut off since the backup is back: look.")
+        rows = [row for row in rows if row["verdict"] != "goes on"]
+    setup.show(
+        rows,
+        columns=("user", "provider", "account", "verdict", "until"),
+        empty="No account needs its person again.",
+    )

@@ -1,0 +1,154 @@
+"""`stdio`: MCP on standard input and output, of this machine's vault or as a bridge to one elsewhere."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, fail, note, say
+from server.commands.serve import SandboxOption, place_data, say_move
+
+if TYPE_CHECKING:
+    from server.bridge.access import Access
+    from server.bridge.background_sign_in import SignInProcess
+
+
+def stdio(
+    setup: Setup,
+    *,
+    client: Annotated[str, typer.Option("--client", help="The name of the agent.", show_default=False)],
+    sandbox: SandboxOption = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, on standard error.")] = False,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Forward to the token vault at this address.", show_default=False)
+    ] = None,
+    client_id: Annotated[
+        str | None,
+        typer.Option("--client-id", help="With --url: a client that its operator added.", show_default=False),
+    ] = None,
+    device: Annotated[bool, typer.Option("--device", help="With --url: sign in by a code, anywhere.")] = False,
+    sign_in: Annotated[bool, typer.Option("--sign-in", help="With --url: only sign in, then end.")] = False,
+    sign_out: Annotated[bool, typer.Option("--sign-out", help="With --url: revoke, erase, then end.")] = False,
+) -> None:
+    """Speak MCP on standard input and output, as the owner of the data directory or for a vault elsewhere."""
+    from server.runtime.logs import configure
+
+    configure(verbose=verbose)
+    if url is None:
+        if client_id or device or sign_in or sign_out:
+            fail("--client-id, --device, --sign-in and --sign-out need --url, the address of a vault elsewhere")
+        setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
+        return
+    if sandbox:
+        fail("--sandbox is a vault of this machine: leave it or --url away")
+    if sign_in and sign_out:
+        fail("--sign-in and --sign-out exclude each other")
+
+    wish = BridgeOptions(url, client, client_id, device, not no_browser, sign_in, sign_out)
+    setup.run(bridge(setup, wish))
+
+
+async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
+    from server.app import open_deployment
+    from server.lifecycle.maintenance import upkeep
+    from server.runtime.browser import browser_opener
+
+    async with place_data(setup, {}, sandbox=sandbox) as (settings, data):
+        opener = browser_opener(data) if may_open and settings.stdio.open_browser else None
+        async with (
+            open_deployment(settings, data=data, open_browser=opener) as deployment,
+            upkeep(deployment),
+        ):
+            from server.stdio import serve_stdio
+
+            say_move(deployment)
+            await serve_stdio(deployment, client)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeOptions:
+    """What stands on the command line beside `--url`."""
+
+    url: str
+    agent: str
+    client_id: str | None = None
+    by_code: bool = False
+    may_open: bool = True
+    sign_in: bool = False
+    sign_out: bool = False
+
+
+async def bridge(setup: Setup, wish: BridgeOptions) -> None:
+    """Forward until the client closes standard input; or only sign in, or out."""
+    from server.bridge.access import Access, sign_out
+    from server.bridge.address import remote_vault
+    from server.bridge.authority import AuthorizationServer, plain_client
+    from server.bridge.credentials import credential_store
+    from server.bridge.sign_in import SignInFlow, Way
+    from server.runtime.browser import browser_opener, forget
+    from server.runtime.data_directory import prepare_data_directory
+
+    vault = remote_vault(wish.url, agent=wish.agent)
+    may_open = wish.may_open and setup.settings().stdio.open_browser
+    data = prepare_data_directory(setup.directory())
+    store = credential_store(data, vault)
+    async with plain_client(vault) as plain:
+        authority = AuthorizationServer(plain, vault)
+        if wish.sign_out:
+            was_in = await sign_out(authority, store, vault=vault, data=data)
+            done = f"Signed out of {vault.origin}: its access is revoked, nothing is left here."
+            say(done if was_in else f"Nobody is signed in to {vault.origin} here.")
+            return
+        access = Access(authority, store, vault=vault, data=data, say=_tell)
+        if wish.sign_in:
+            opener = browser_opener(data)
+            way = Way(opener, partial(forget, data), by_code=wish.by_code, may_open=may_open, client_id=wish.client_id)
+            async with access.open(SignInFlow(authority, vault, way, tell=access.tell)):
+                await _sign_in(setup, access, wish, origin=vault.origin)
+            return
+        from server.bridge.relay import Relay
+        from server.bridge.remote import RemoteClient
+
+        async with (
+            access.open(_sign_in_process(setup, wish, resource=vault.resource)),
+            RemoteClient(vault, access) as remote,
+        ):
+            await Relay(vault, remote).run()
+
+
+async def _sign_in(setup: Setup, access: Access, wish: BridgeOptions, *, origin: str) -> None:
+    from server.bridge.refusals import SignInNeeded
+
+    try:
+        await access.sign_in()
+    except SignInNeeded as refusal:
+        if setup.as_json:
+            setup.show_json({"signed_in": False, "why": refusal.description})
+        raise
+    setup.show_one({"signed_in": True, "vault": origin}, sentence=f"{wish.agent} is signed in to {origin}.")
+
+
+def _sign_in_process(setup: Setup, wish: BridgeOptions, *, resource: str) -> SignInProcess:
+    """This program again, to sign in."""
+    from server.bridge.background_sign_in import SignInProcess
+    from server.commands.client_config import program
+
+    started = program()
+    command = [started.command, *started.arguments, "stdio", "--url", resource, "--client", wish.agent]
+    command += ["--sign-in", "--json", "--data", str(setup.directory())]
+    command += ["--config", str(setup.config)] if setup.config is not None else []
+    command += ["--client-id", wish.client_id] if wish.client_id is not None else []
+    command += [name for name, is_on in (("--device", wish.by_code), ("--no-browser", not wish.may_open)) if is_on]
+    return SignInProcess(command, {**os.environ, **(started.environment or {})})
+
+
+def _tell(text: str) -> None:
+    """To the person on standard error; the bridge that a sign-in process belongs to may be gone by now."""
+    with suppress(OSError):
+        note(text)

@@ -1,0 +1,65 @@
+"""`tools ...`: what agents can call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, command, say
+
+if TYPE_CHECKING:
+    from providers.tools.spec import ToolSpec
+
+app = typer.Typer(no_args_is_help=True, help="What agents can call.")
+
+
+@app.callback()
+def tools_() -> None:
+    """What agents can call."""
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List the tools, the service each acts on and the least scopes it needs."""
+    from server.mcp.connections_tool import SPEC
+    from server.mcp.registry import load_tools
+
+    rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]
+    setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="There are no tools.")
+
+
+@command(app, "check")
+def check(setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]) -> None:
+    """Check a tool file against its provider; the first problem on a line."""
+    from providers.tools.declarations import ToolFileRefused, read_tool_file
+    from providers.tools.declared import data_tools
+
+    try:
+        found = data_tools([(file, read_tool_file(file))], setup.catalog())
+    except ToolFileRefused as refused:
+        if setup.as_json:
+            setup.show_json({"file": str(file), "problems": [str(refused)]})
+        else:
+            say(str(refused))
+        raise typer.Exit(1) from refused
+    rows = [_tool(spec) for spec in found]
+    if setup.as_json:
+        setup.show_json({"file": str(file), "problems": [], "tools": rows})
+        return
+    say(f"{file}: no problem found: {', '.join(spec.name for spec in found)}")
+
+
+def _tool(spec: ToolSpec) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "provider": spec.provider,
+        "scopes": sorted(spec.scopes),
+        "changes_something": not spec.read_only,
+        "asks_each_time": spec.approval,
+        "description": spec.description,
+        "input_schema": spec.input_schema,
+        "output_schema": spec.output_schema,
+    }

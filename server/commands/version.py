@@ -1,0 +1,12 @@
+"""`version`: which release this is."""
+
+from __future__ import annotations
+
+from server.commands.context import Setup
+
+
+def version(setup: Setup) -> None:
+    """Print the version."""
+    from server.runtime.version import VERSION
+
+    setup.show_one({"version": VERSION}, sentence=VERSION)
