@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.definitions.issuers import NoMetadata, fetch_metadata
 from providers.definitions.model import Provider
-from providers.outbound.client import HttpError, Outbound, OutboundRequest
+from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, is_array, text_at
 
 IDENTITY: Final = ("openid", "email")
@@ -38,17 +38,18 @@ class Endpoints:
 
 async def discover(issuer: str, outbound: Outbound) -> Endpoints:
     """The endpoints that an issuer publishes. Raises DiscoveryFailed."""
-    request = OutboundRequest("GET", configuration_url(issuer), {"Accept": "application/json"})
     try:
-        answer = await outbound.send(request)
-    except HttpError as error:
-        raise DiscoveryFailed(f"{issuer} does not answer: {error.reason}") from error
-    content = answer.json_object() if answer.status == 200 else None
-    named = None if content is None else text_at(content, "issuer")
-    if content is not None and not is_same_issuer(named, issuer) and (named or "").rstrip("/") == issuer.rstrip("/"):
-        raise DiscoveryFailed(f"{issuer} calls itself {named}: write it exactly so, with or without the slash")
-    if content is None or not is_same_issuer(named, issuer):
-        raise DiscoveryFailed(f"{issuer} publishes no OpenID configuration of its own (status {answer.status})")
+        content = await fetch_metadata(issuer, outbound)
+    except NoMetadata as error:
+        if error.why == "unreachable":
+            raise DiscoveryFailed(f"{issuer} does not answer: {error}") from error
+        if error.named is not None and error.named.rstrip("/") == issuer.rstrip("/"):
+            raise DiscoveryFailed(
+                f"{issuer} calls itself {error.named}: write it exactly so, with or without the slash"
+            ) from error
+        raise DiscoveryFailed(
+            f"{issuer} publishes no OpenID configuration of its own (status {error.status})"
+        ) from error
     return read_configuration(issuer, content)
 
 

@@ -1,9 +1,44 @@
-"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): what is the same one, and where it describes itself.
+"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): what is the same one, and what one says of itself.
 
-For services that we connect to, for people's sign-in and for foreign tokens alike. Pure.
+The one discovery there is: for services that we connect to, for people's sign-in and for foreign tokens alike. What is
+read out of the metadata is its caller's; each address in it is checked when it is used.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import HttpError, Outbound, OutboundResponse
+
+LIMIT: Final = 256 * 1024  # bytes of a document
+_REMEMBERED: Final = 64  # issuers of one process; beyond it the oldest is asked again
+
+# By issuer: what it said, and when. Only who asks with `max_age` reads it.
+_said: WeakKeyDictionary[Outbound, dict[str, tuple[Mapping[str, object], int]]] = WeakKeyDictionary()
+
+
+class NoMetadata(Exception):
+    """An issuer does not say of itself what it is. One line; `status` where it answered, `named` whom it named.
+
+    `why` is `unreachable`, `status`, `malformed`, or `issuer` for metadata of another one.
+    """
+
+    def __init__(
+        self,
+        why: Literal["unreachable", "status", "malformed", "issuer"],
+        detail: str,
+        *,
+        status: int = 0,
+        named: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.why = why
+        self.status = status
+        self.named = named
 
 
 def is_same_issuer(named: object, expected: str | None) -> bool:
@@ -15,6 +50,67 @@ def is_same_issuer(named: object, expected: str | None) -> bool:
     return isinstance(named, str) and named == expected
 
 
-def configuration_url(issuer: str) -> str:
-    """Where an issuer describes itself: a slash at its end is left out there (OpenID Connect Discovery §4.1)."""
-    return f"{issuer.removesuffix('/')}/.well-known/openid-configuration"
+def metadata_urls(issuer: str) -> tuple[str, str]:
+    """Where an issuer describes itself: OpenID Connect Discovery §4.1 after its path, RFC 8414 §3.1 before it.
+
+    A slash at the issuer's end is left out in both.
+    """
+    whole = issuer.removesuffix("/")
+    parts = urlsplit(whole)
+    inserted = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
+    return f"{whole}/.well-known/openid-configuration", inserted
+
+
+async def fetch_metadata(
+    issuer: str,
+    outbound: Outbound,
+    *,
+    policy: AddressPolicy | None = None,
+    timeout: float = 10.0,  # noqa: ASYNC109 -- for each request; `Outbound` keeps it
+    now: int = 0,
+    max_age: int = 0,
+) -> Mapping[str, object]:
+    """The metadata that this issuer publishes of itself. Raises NoMetadata.
+
+    Not older than `max_age` seconds at `now`; 0 asks anew. `policy` None: the addresses that `outbound` allows.
+    """
+    known = _said.setdefault(outbound, {})
+    said = known.get(issuer)
+    if said is not None and 0 <= now - said[1] < max_age:
+        return said[0]
+    content = _read(issuer, await _ask(issuer, outbound, policy=policy or outbound.policy, timeout=timeout))
+    if max_age:
+        known.pop(issuer, None)
+        while len(known) >= _REMEMBERED:
+            del known[next(iter(known))]
+        known[issuer] = (content, now)
+    return content
+
+
+async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeout: float) -> OutboundResponse:  # noqa: ASYNC109 -- passed on
+    """The answer of the first place; of the second one where the issuer says that there is nothing at the first."""
+    first, second = metadata_urls(issuer)
+    try:
+        answer = await outbound.fetch_document(
+            first, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
+        )
+        if answer.status not in {404, 410}:
+            return answer
+        other = await outbound.fetch_document(
+            second, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
+        )
+    except HttpError as error:
+        raise NoMetadata("unreachable", error.reason) from error
+    return other if other.status == 200 else answer
+
+
+def _read(issuer: str, answer: OutboundResponse) -> Mapping[str, object]:
+    if answer.status != 200:
+        raise NoMetadata("status", f"status {answer.status}", status=answer.status)
+    content = answer.json_object()
+    named = None if content is None else content.get("issuer")
+    if content is None or not isinstance(named, str):
+        raise NoMetadata("malformed", "metadata", status=answer.status)
+    if not is_same_issuer(named, issuer):
+        raise NoMetadata("issuer", "metadata issuer", status=answer.status, named=named)
+    return content

@@ -134,13 +134,13 @@ def _files(setup: Setup, name: str) -> Files:
 def _discover(setup: Setup, issuer: str) -> Metadata:
     from providers.outbound.addresses import AddressPolicy
     from providers.outbound.client import Outbound
-    from server.sign_in.openid import OpenIDRefused, fetch_metadata
+    from server.sign_in.openid import OpenIDRefused, read_metadata
 
     allow_loopback = setup.settings().sandbox.loopback_openid
 
     async def ask() -> Metadata:
         async with Outbound(AddressPolicy(allow_loopback=allow_loopback)) as http:
-            return await fetch_metadata(http, issuer, allow_loopback=allow_loopback)
+            return await read_metadata(http, issuer, allow_loopback=allow_loopback)
 
     try:
         return setup.run(ask())

@@ -22,7 +22,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, Outbound, OutboundRequest
 from server.deployment import Deployment
@@ -40,6 +40,9 @@ _GOOGLE: Final = "https://accounts.google.com"
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
 _TOKEN_LIMIT: Final = 16_384  # characters
+_UNREACHABLE: Final = "The sign-in service cannot be reached now. Try again in a few minutes, or sign in another way."
+_UNUSABLE: Final = "The sign-in service gave no usable answer. Try again."
+_ANOTHER: Final = "The sign-in service is not the one that was set up here."
 logger = logging.getLogger("token_vault.openid")
 
 
@@ -133,52 +136,53 @@ def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
 # Fetching what the provider says
 
 
-async def _fetch(http: Outbound, url: str, request: OutboundRequest | None = None, *, allow_loopback: bool) -> bytes:
+def _policy(deployment: Deployment) -> AddressPolicy:
+    return AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+
+
+async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | None = None) -> bytes:
     """The body of a 200 answer, through the guarded client. Raises OpenIDRefused."""
-    policy = AddressPolicy(allow_loopback=allow_loopback)
     wanted = request or OutboundRequest(
         "GET",
         url,
         headers={"Accept": "application/json"},
         timeout=10,
         max_bytes=_DOCUMENT_LIMIT,
-        policy=policy,
+        policy=_policy(deployment),
         peer="openid",
         reuse=False,
     )
     try:
-        answer = await http.send(wanted)
+        answer = await deployment.http.send(wanted)
     except HttpError as error:
-        raise OpenIDRefused(
-            "The sign-in service cannot be reached now. Try again in a few minutes, or sign in another way.",
-            detail=f"fetch: {error.reason}",
-        ) from error
+        raise OpenIDRefused(_UNREACHABLE, detail=f"fetch: {error.reason}") from error
     if answer.status != 200:
-        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail=f"status {answer.status}")
+        raise OpenIDRefused(_UNUSABLE, detail=f"status {answer.status}")
     return answer.body
 
 
 async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
     """The metadata of a provider that people sign in with here. Raises OpenIDRefused."""
     allow_loopback = deployment.settings.sandbox.loopback_openid
-    return await fetch_metadata(deployment.http, registered.issuer, allow_loopback=allow_loopback)
+    return await read_metadata(deployment.http, registered.issuer, allow_loopback=allow_loopback)
 
 
-async def fetch_metadata(http: Outbound, issuer: str, *, allow_loopback: bool) -> Metadata:
-    """The provider's metadata; its issuer is exactly this one (OpenID Connect Discovery §4.3). Raises OpenIDRefused."""
-    body = await _fetch(http, configuration_url(issuer), allow_loopback=allow_loopback)
+async def read_metadata(http: Outbound, issuer: str, *, allow_loopback: bool) -> Metadata:
+    """The metadata of a sign-in provider, whose issuer is exactly this one. Raises OpenIDRefused."""
     try:
-        metadata = Metadata.model_validate_json(body)
+        content = await fetch_metadata(issuer, http, policy=AddressPolicy(allow_loopback=allow_loopback))
+        metadata = Metadata.model_validate_json(json.dumps(content))
+    except NoMetadata as error:
+        text = _ANOTHER if error.why == "issuer" else _UNREACHABLE if error.why == "unreachable" else _UNUSABLE
+        raise OpenIDRefused(text, detail=f"metadata: {error}") from error
     except ValidationError as error:
-        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="metadata") from error
-    if not is_same_issuer(metadata.issuer, issuer):
-        raise OpenIDRefused("The sign-in service is not the one that was set up here.", detail="metadata issuer")
+        raise OpenIDRefused(_UNUSABLE, detail="metadata") from error
     parts = urlsplit(metadata.authorization_endpoint)
     is_safe = parts.scheme == "https" or (
         parts.scheme == "http" and allow_loopback and parts.hostname in {"localhost", "127.0.0.1", "::1"}
     )
     if not is_safe or not parts.hostname or parts.username or parts.fragment:
-        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="authorization endpoint")
+        raise OpenIDRefused(_UNUSABLE, detail="authorization endpoint")
     return metadata
 
 
@@ -309,16 +313,15 @@ async def _redeem(
         body=urlencode(form).encode(),
         timeout=10,
         max_bytes=_DOCUMENT_LIMIT,
-        policy=AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid),
+        policy=_policy(deployment),
         peer="openid",
         reuse=False,
     )
-    loopback = deployment.settings.sandbox.loopback_openid
-    body = await _fetch(deployment.http, metadata.token_endpoint, request, allow_loopback=loopback)
+    body = await _fetch(deployment, metadata.token_endpoint, request)
     try:
         return _TokenAnswer.model_validate_json(body).id_token
     except ValidationError as error:
-        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="token answer") from error
+        raise OpenIDRefused(_UNUSABLE, detail="token answer") from error
 
 
 async def _verify(
@@ -342,12 +345,11 @@ async def _verify(
 
 
 async def _keys(deployment: Deployment, metadata: Metadata) -> KeySet:
-    loopback = deployment.settings.sandbox.loopback_openid
-    body = await _fetch(deployment.http, metadata.jwks_uri, allow_loopback=loopback)
+    body = await _fetch(deployment, metadata.jwks_uri)
     try:
         return KeySet.import_key_set(json.loads(body))
     except (JoseError, ValueError, KeyError, TypeError) as error:
-        raise OpenIDRefused("The sign-in service gave no usable answer. Try again.", detail="key set") from error
+        raise OpenIDRefused(_UNUSABLE, detail="key set") from error
 
 
 def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now: int) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 
 from providers.definitions.catalog import load_catalog
 from providers.definitions.discovery import DiscoveryFailed, discover
-from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer, metadata_urls
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.connecting.provider_authorization import is_issuer_of
@@ -136,10 +136,57 @@ def test_the_issuer_of_an_authorization_response_is_compared_in_the_same_way(pro
         assert not is_issuer_of(other, asked)
 
 
-def test_issuers_are_compared_letter_by_letter_and_found_at_one_address() -> None:
+def test_issuers_are_compared_letter_by_letter_and_found_at_two_addresses() -> None:
     assert is_same_issuer("https://id.example/a", "https://id.example/a")
     for other in ("https://id.example/a/", "https://ID.example/a", "https://id.example:443/a", "", None, 1, ["x"]):
         assert not is_same_issuer(other, "https://id.example/a")
     assert not is_same_issuer(None, None)
     for issuer in ("https://id.example/a", "https://id.example/a/"):
-        assert configuration_url(issuer) == "https://id.example/a/.well-known/openid-configuration"
+        assert metadata_urls(issuer) == (
+            "https://id.example/a/.well-known/openid-configuration",
+            "https://id.example/.well-known/oauth-authorization-server/a",
+        )
+
+
+async def test_an_issuer_that_is_no_openid_provider_is_found_where_rfc_8414_says(provider: OpenIDDouble) -> None:
+    tenant = f"{provider.url}/tenant"
+    provider.is_oauth_only = True
+    provider.change_metadata = _naming(provider, tenant)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        assert (await fetch_metadata(tenant, outbound))["issuer"] == tenant
+        assert provider.fetched == [
+            "/tenant/.well-known/openid-configuration",
+            "/.well-known/oauth-authorization-server/tenant",
+        ]
+        provider.change_metadata = _naming(provider, provider.url)  # another tenant of the host speaks for this one
+        with pytest.raises(NoMetadata) as refusal:
+            await fetch_metadata(tenant, outbound)
+    assert (refusal.value.why, refusal.value.named) == ("issuer", provider.url)
+
+
+async def test_metadata_of_another_issuer_ends_the_search(provider: OpenIDDouble) -> None:
+    tenant = f"{provider.url}/tenant"
+    provider.change_metadata = _naming(provider, provider.url)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        with pytest.raises(NoMetadata, match="issuer"):
+            await fetch_metadata(tenant, outbound)
+    assert provider.fetched == ["/tenant/.well-known/openid-configuration"]
+
+
+async def test_metadata_is_remembered_for_who_accepts_that_and_only_so_long(provider: OpenIDDouble) -> None:
+    issuer = f"{provider.url}/tenant"
+    provider.change_metadata = _naming(provider, issuer)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        for now, asked in ((1000, 1), (1299, 1), (1300, 2), (1200, 3)):  # the last: a clock that was put back
+            await fetch_metadata(issuer, outbound, now=now, max_age=300)
+            assert len(provider.fetched) == asked
+        await fetch_metadata(issuer, outbound, now=1201)
+        assert len(provider.fetched) == 4
+
+
+async def test_an_issuer_inside_is_not_spoken_to(provider: OpenIDDouble) -> None:
+    async with Outbound(AddressPolicy()) as outbound:
+        with pytest.raises(NoMetadata) as refusal:
+            await fetch_metadata(provider.url, outbound)
+    assert refusal.value.why == "unreachable"
+    assert provider.fetched == []

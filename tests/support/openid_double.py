@@ -42,6 +42,7 @@ class OpenIDDouble:
     credentials: str = f"{CLIENT_ID}:{quote(CLIENT_SECRET, safe='')}"
     used_header: bool = False
     broken: str = ""
+    is_oauth_only: bool = False  # describes itself where RFC 8414 says, not where OpenID Connect does
     requests: list[dict[str, str]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class OpenIDDouble:
             "broken",
         ):
             setattr(self, name, getattr(fresh, name))
-        self.sends_issuer = True
+        self.sends_issuer, self.is_oauth_only = True, False
         self.requests.clear()
         self.fetched.clear()
 
@@ -92,6 +93,8 @@ class OpenIDDouble:
 
     async def _configuration(self, request: Request) -> Response:
         self.fetched.append(request.url.path)
+        if self.is_oauth_only and request.url.path.endswith("openid-configuration"):
+            return PlainTextResponse("not here", 404)
         return JSONResponse(self.metadata())
 
     async def _jwks(self, request: Request) -> Response:
@@ -140,6 +143,8 @@ class OpenIDDouble:
         return Starlette(
             routes=[
                 Route("/.well-known/openid-configuration", self._configuration),
+                Route("/tenant/.well-known/openid-configuration", self._configuration),
+                Route("/.well-known/oauth-authorization-server/tenant", self._configuration),
                 Route("/jwks", self._jwks),
                 Route("/authorize", self._authorize),
                 Route("/token", self._token, methods=["POST"]),

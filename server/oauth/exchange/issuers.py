@@ -7,13 +7,10 @@ which audience and by which clients, is the setting `issuers`.
 from __future__ import annotations
 
 from typing import Final
-from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from providers.definitions.issuers import configuration_url, is_same_issuer
+from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, Outbound
+from providers.outbound.json_values import text_at
 from server.deployment import Deployment
 from server.oauth import jose
 from server.oauth.clients import authentication
@@ -28,17 +25,7 @@ from vault.records import ClientKind, parse_scope
 MAX_LIFETIME: Final = 24 * 3600  # seconds from `iat` to `exp`
 TYPES: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
 _CLOCK_SKEW: Final = 30
-_DOCUMENT_LIMIT: Final = 64 * 1024
-# Where each issuer's keys are, and since when we know; bounded by the settings.
-_found: WeakKeyDictionary[Outbound, dict[str, tuple[str, int]]] = WeakKeyDictionary()
-
-
-class _Discovered(BaseModel):
-    """What we use of a discovery document (OpenID Connect Discovery §3)."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    issuer: str
-    jwks_uri: str
+_FETCH_TIME: Final = 3.0  # seconds
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
@@ -108,23 +95,17 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
 
 
 async def _key_address(deployment: Deployment, trusted: IssuerSettings, policy: AddressPolicy, *, now: int) -> str:
-    """Where the issuer's keys are; its document names exactly the configured issuer (Discovery §4.3)."""
-    known = _found.setdefault(deployment.http, {})
-    remembered = known.get(trusted.issuer)
-    if remembered is not None and now - remembered[1] < KEPT:
-        return remembered[0]
-    url = configuration_url(trusted.issuer)
+    """Where the issuer's keys are, by its own metadata."""
     try:
-        answer = await deployment.http.fetch_document(url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT)
-        found = _Discovered.model_validate_json(answer.body) if answer.status == 200 else None
-    except (HttpError, ValidationError) as error:
-        raise refusal(f"discovery: {type(error).__name__}") from error
-    if found is None or not is_same_issuer(found.issuer, trusted.issuer):
-        raise refusal("discovery: no answer, or of another issuer")
-    if not found.jwks_uri.startswith("https://") and not policy.allow_loopback:
-        raise refusal("discovery: keys without TLS")
-    known[trusted.issuer] = (found.jwks_uri, now)
-    return found.jwks_uri
+        content = await fetch_metadata(
+            trusted.issuer, deployment.http, policy=policy, timeout=_FETCH_TIME, now=now, max_age=KEPT
+        )
+    except NoMetadata as error:
+        raise refusal(f"discovery: {error}") from error
+    url = text_at(content, "jwks_uri")
+    if url is None or not (url.startswith("https://") or policy.allow_loopback):
+        raise refusal("discovery: no keys, or keys without TLS")
+    return url
 
 
 def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
