@@ -198,8 +198,9 @@ class Journey:
             await self.use(client, follow)
 
     async def behind_a_proxy(self) -> None:
-        """docs/operate/tls-proxy.md, its section `The whole way`."""
-        look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", "The whole way")
+        """docs/operate/tls-proxy.md, its section on the way from installation to a post."""
+        title = "From installation to an agent that posts"
+        look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", title)
         async with self.step(look):
             shown = await self.window.type(look)
             named = re.search(r"^ok +settings .*a settings file would be (\S+)$", shown.text, flags=re.MULTILINE)
