@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from server.runtime.printable import printable
@@ -28,10 +27,9 @@ class Listing:
         if not rows:
             return
         if self._as_json:
-            for row in rows:
-                lines = textwrap.indent(json.dumps(row, indent=2, ensure_ascii=False), "  ")
-                self._write(f"{',' if self._is_begun else '['}\n{lines}")
-                self._is_begun = True
+            page = json.dumps(list(rows), indent=2, ensure_ascii=False)
+            self._write(("," if self._is_begun else "[") + page.removeprefix("[").removesuffix("\n]"))
+            self._is_begun = True
             return
         cells = [[printable(format_cell(row.get(column))) for column in self._columns] for row in rows]
         if sys.stdout.isatty():

@@ -385,7 +385,7 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     else:
         link = Link(0, 0, START, None) if since is None else since.link
         walk = Walk(database, key=key, start=start, link=link)
-        await _along_checkpoints(database, walk, key=key, end=end, pruned=pruned)
+        limit = await _along_checkpoints(database, walk, key=key, end=end, pruned=pruned, limit=limit)
     await walk.go(end.link.height, events=limit)
     is_complete = walk.link.height >= end.link.height
     if is_complete:
@@ -403,22 +403,32 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     )
 
 
-async def _along_checkpoints(database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned]) -> None:
-    """From checkpoint to checkpoint up to the last one before the head."""
+async def _along_checkpoints(
+    database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned], limit: int | None
+) -> int | None:
+    """From checkpoint to checkpoint up to the last one before the head, or to the limit; what is left of the limit.
+
+    A segment that is cut off is not compared with its checkpoint, which is about its end.
+    """
     while page := await load_checkpoints(database, key, after=walk.link.height):
         for checkpoint in page:
             if checkpoint.first_height != walk.link.height + 1:
                 raise ChainBroken(walk.link.sequence + 1, "a checkpoint is missing", after=walk.confirmed)
             if checkpoint.link.height > end.link.height:
                 if checkpoint.link.height <= (await head(database)).height:
-                    return  # sealed just now
+                    return limit  # sealed just now
                 raise ChainBroken(end.link.sequence + 1, "it was sealed and is missing", after=walk.confirmed)
             if checkpoint.pruned_at is None:
-                await walk.go(checkpoint.link.height)
+                before = walk.link.sequence
+                await walk.go(checkpoint.link.height, events=limit)
+                limit = None if limit is None else max(0, limit - (walk.link.sequence - before))
+                if walk.link.height < checkpoint.link.height:
+                    return 0
                 walk.confirm(checkpoint)
             else:
                 walk.jump(checkpoint)
                 _join(pruned, checkpoint, at=checkpoint.pruned_at)
+    return limit
 
 
 def _join(pruned: list[Pruned], checkpoint: Checkpoint, *, at: int) -> None:

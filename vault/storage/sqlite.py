@@ -28,6 +28,7 @@ from vault.storage.liveness import OwnerLocks
 from vault.storage.schema_shape import fingerprint
 from vault.storage.sqlite_events import append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
+from vault.storage.sqlite_locks import find_lock_holder
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
 
@@ -243,8 +244,9 @@ class SqliteTransaction:
 class _Writer:
     """The task that begins, hands out savepoints and commits."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, stores: SqliteFiles) -> None:
         self._connection = connection
+        self._stores = stores
         self._queue: deque[_Turn] = deque()
         self._current: _Turn | None = None
         self._wake = asyncio.Event()
@@ -321,13 +323,20 @@ class _Writer:
                 if error.sqlite_errorcode & 0xFF not in TRANSIENT or self._loop.time() > deadline:
                     raise
 
+    def _refusal(self, error: Exception) -> VaultError:
+        """As `refusal`; of a lock that was not to be had, with the name of the process that holds it."""
+        refused = refusal(error)
+        if isinstance(refused, StorageBusy) and (holder := find_lock_holder((self._stores.keys, self._stores.vault))):
+            return StorageBusy(f"the database is busy: {holder}", retry_after=1, detail=refused.detail)
+        return refused
+
     async def _perform(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
         error: VaultError | None = StorageUnavailable("the database was closed before the commit")
         try:
             await work()
             error = None
         except ERRORS as failure:
-            error = refusal(failure)
+            error = self._refusal(failure)
         except VaultError as failure:
             error = failure
         finally:
@@ -393,7 +402,7 @@ class _Writer:
             await self._connection.execute("commit" if kept else "rollback")
             outcome = None
         except sqlite3.Error as error:
-            outcome = refusal(error)
+            outcome = self._refusal(error)
             LOG.warning("a commit failed", extra={"detail": outcome.detail})
             if turn is not None:
                 turn.refuse(outcome)
@@ -435,6 +444,7 @@ class SqliteDatabase:
         writer: aiosqlite.Connection,
         here: sqlite3.Connection,
         *,
+        stores: SqliteFiles,
         owners: OwnerLocks | None,
         fingerprint: str,
     ) -> None:
@@ -446,7 +456,7 @@ class SqliteDatabase:
         self._readers = tuple(readers)
         self._reading = [0] * len(self._readers)
         self._writing = writer
-        self._writer = _Writer(writer)
+        self._writer = _Writer(writer, stores)
         self._is_closed = False
 
     @property
@@ -467,7 +477,9 @@ class SqliteDatabase:
                 await connection.close()
             raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
         owners = OwnerLocks(stores.vault.parent) if has_locks else None
-        return cls(opened[:READERS], opened[READERS], here, owners=owners, fingerprint=fingerprint(shape))
+        return cls(
+            opened[:READERS], opened[READERS], here, stores=stores, owners=owners, fingerprint=fingerprint(shape)
+        )
 
     @property
     def is_pooled(self) -> bool:

@@ -177,6 +177,23 @@ async def test_a_limit_stops_early_and_says_so(database: Database) -> None:
     assert (await prove(database, limit=5)).is_complete
 
 
+@pytest.mark.parametrize(("limit", "last"), [(1, 1), (3, 3), (4, 4), (7, 7), (11, 11)])
+async def test_a_limit_stops_between_checkpoints_too(
+    database: Database, key_ring: KeyRing, limit: int, last: int
+) -> None:
+    await days(database, count=2)
+    report = await prove(database, limit=limit)
+    assert (report.last, report.is_complete) == (last, False)
+    assert (await prove(database, limit=12)).is_complete
+
+
+async def test_a_limit_counts_what_is_read_after_what_was_pruned(database: Database, key_ring: KeyRing) -> None:
+    await days(database, count=3)
+    assert await prune(database, retention_days=2, now=database.now()) == 6
+    report = await prove(database, limit=4)
+    assert (report.first, report.last, report.is_complete) == (7, 10, False)
+
+
 async def test_processes_that_seal_and_prune_at_once_do_it_once(store: Store) -> None:
     databases = [await store.open() for _ in range(3)]
     try:
