@@ -23,13 +23,14 @@ _NEXT_END = """
         or idle_expires_at < grant_expires_at) then idle_expires_at else grant_expires_at end
 """
 # A page of the ends to come that were not announced yet, after the end and the id with which the last page stopped:
-# many may end in one second. By age and by rest apart: each has its index, and what ends by both is announced for the
-# nearer one, which comes first.
+# many may end in one second. By age and by rest apart: each has its index, of those that are not announced, and what
+# ends by both is announced for the nearer one, which comes first.
 _SOON = tuple(
     f"""
     select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
     where tenant = :tenant and ended_at is null and {end} is not null and state = :active
         and ({end}, id) > (:from, :after) and {end} <= :soon
+        and (announced_end is null or announced_end <> {end})
         and (announced_end is null or announced_end <> {_NEXT_END})
     order by {end}, id limit :limit
     """  # noqa: S608 -- names of columns

@@ -35,7 +35,7 @@ PUBLISHED = {
     "0006_sweep_indexes.sql": "050be66980b8a92208b1ecdcf3513359727c46eb9acc8ce7b6f9e3f71a02d366",
     "0007_revoked_tokens.sql": "5d5762212af254e0349b19177e3d0ecfc691bfb8780d846906695eaa34625fd9",
     "0008_retention_indexes.sql": "5dce9d7073b64e224f762a6f9a1df4d7fb9144fc5bf5bc66bf78f71149d2d197",
-    "0009_pages.sql": "ac079aaef71143ba3580c23173f459ff3590a9d064879023335dc923521a59bb",
+    "0009_pages.sql": "ffe3454caf6b6c118f1830791c9c8dee3d037c04dd243a4bbfa1823ea7d535f9",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")
