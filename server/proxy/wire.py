@@ -150,13 +150,14 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
     is other JSON while rules look at parameters.
     """
     kind, _, parameters = content_type.partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    named = [one.strip().lower().partition("=") for one in parameters.split(";")]
+    charsets = {value.strip().strip('"') for name, _, value in named if name.strip() == "charset"}
     try:
         if not body:
             return CallParameters()
         if not content_type.isascii():  # a blank that we would strip, and others would not
             raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.", status=415)
-        if charset not in {"", "utf-8", "us-ascii"}:
+        if not charsets <= {"utf-8", "us-ascii"}:
             raise ProxyRefused("unsupported_body", "The body must be UTF-8.", status=415)
         text = body.decode("utf-8")
         match kind.strip().lower():

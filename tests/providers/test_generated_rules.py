@@ -214,7 +214,9 @@ def test_the_parameters_of_github_are_those_of_its_document_but_for_two_that_rea
         told = [official[method, path] for method in rule.method]
         query, body = ({name for one in told for name in one[place].split()} for place in (0, 1))
         assert rule.query == query, rule.path
-        assert rule.body != "any"
+        if rule.body == "any":
+            assert (path, body) == ("/repos/{}/{}/issues/{}/labels", {"labels"})  # an array is taken, too
+            continue
         assert rule.body <= body, rule.path
         left_out |= {(path, name) for name in body - rule.body}
     assert left_out == {("/repos/{}/{}/releases", "discussion_category_name"), ("/repos/{}/{}/pulls", "issue")}

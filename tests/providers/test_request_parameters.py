@@ -368,6 +368,24 @@ async def test_a_body_that_nobody_reads_passes_where_it_is_content_or_the_token_
         assert [one.body for one in calls(place)] == ([body for _, body in sent] if passes else [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "passes"),
+    [
+        ("application/json; odata.metadata=minimal", True),
+        ('application/json; IEEE754Compatible=true; Charset="UTF-8"', True),
+        ("application/json; odata.metadata=minimal; charset=utf-16", False),
+        ("application/json; charset=utf-8; charset=utf-7", False),
+        ("application/json; charset = utf-7", False),
+    ],
+)
+async def test_only_a_charset_changes_how_a_body_reads(place: ProxyRoom, kind: str, passes: bool) -> None:
+    handle = await ready(place, "microsoft", granted={"Mail.ReadWrite", "Files.Read"}, scopes={"Mail.ReadWrite"})
+    headers = {"content-type": kind}
+    answer = await handle.call("POST", "/me/messages", api="graph", content=b'{"subject":"a"}', headers=headers)
+    assert answer.headers.get("token-vault-refusal") == (None if passes else "unsupported_body")
+    assert len(calls(place)) == passes
+
+
 @pytest.mark.parametrize("body", [b'{"subject":"a","subject":"b"}', b'{"subject":', b'{"a":NaN}', b"\xff"])
 async def test_json_that_two_servers_read_differently_is_refused(place: ProxyRoom, body: bytes) -> None:
     handle = await ready(place, "microsoft", granted={"Mail.ReadWrite"}, scopes={"Mail.ReadWrite"})
