@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+from server.http import page_texts
+
 Item = TypeVar("Item")
 STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
 _STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
@@ -30,7 +32,7 @@ _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 def _time(at: int | None) -> Markup:
     """An instant as a `time` element in UTC; pages have no script that could know the reader's zone."""
     if at is None:
-        return Markup("never")
+        return page_texts.markup("common.never")
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%-d %b %Y, %H:%M UTC")
@@ -51,6 +53,7 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters["time"] = _time
 _ENVIRONMENT.filters["sentence"] = _sentence
+_ENVIRONMENT.globals["t"] = page_texts.markup  # pyright: ignore[reportArgumentType] -- typed by its defaults
 _STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
 
 
@@ -154,10 +157,10 @@ def error_page(request: Request, title: str, message: str, status: int = 400) ->
 
 
 async def nowhere(request: Request, error: Exception) -> Response:
-    """An address that nothing answers: a page for a person's browser, the bare words for a program."""
+    """An address that nothing answers: a page for a person's browser, the bare text for a program."""
     if not isinstance(error, HTTPException):
         raise error
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        message = "Nothing is at this address. Check it, or go on from the start page."
-        return error_page(request, "There is no such page", message, status=error.status_code)
+        message = page_texts.text("error.no_page")
+        return error_page(request, page_texts.text("error.no_page_title"), message, status=error.status_code)
     return secure(PlainTextResponse(error.detail, error.status_code, headers=error.headers))

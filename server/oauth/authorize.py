@@ -297,9 +297,11 @@ def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
     """What the person should know before saying yes, in plain words."""
     warnings: list[str] = []
     if client.kind is ClientKind.METADATA and is_loopback_only(client):
-        warnings.append("Any program on this computer can claim to be this agent. Go on only if you just started it.")
+        warnings.append(
+            "Any program on this computer can claim to be this agent. Continue only if you just started it."
+        )
     if client.kind is ClientKind.DYNAMIC:
-        warnings.append("This agent registered itself. Nobody has checked that its name is true.")
+        warnings.append("This agent registered itself, so its name isn't verified.")
     if redirect_uri and not redirect_uri.startswith(("https:", "http:")):
         warnings.append("The answer goes to an app installed on this computer.")
     return tuple(warnings)

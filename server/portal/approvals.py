@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from starlette.responses import Response
 
 from server.connecting import approvals as approve
 from server.http import pages
+from server.http.page_texts import text
 from server.portal import texts
 from server.portal.connect import scope_words
 from server.portal.forms import PageRefused
@@ -29,7 +28,13 @@ async def show(visit: OwnVisit) -> Response:
     approval = await _load(visit)
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:
-        return visit.page("message.html", {"title": _TITLES[status], "message": _MESSAGES[status]})
+        return visit.page(
+            "message.html",
+            {
+                "title": text(f"approval.{status}_title"),
+                "message": text(f"approval.{status}", minutes=USE_LIFETIME // 60),
+            },
+        )
     return visit.page("approval.html", {"one": await _row(visit, approval)})
 
 
@@ -74,18 +79,3 @@ async def _row(visit: OwnVisit, approval: Approval) -> dict[str, object]:
         "asked_at": approval.created_at,
         "minutes": USE_LIFETIME // 60,
     }
-
-
-_TITLES: Final = {
-    "approved": "You said yes",
-    "refused": "You said no",
-    "consumed": "This was done with your yes",
-    "expired": "Nobody answered in time",
-}
-_MESSAGES: Final = {
-    "approved": "Go back to the agent and let it try again: it has five minutes, once, for exactly this. You can close "
-    "this page.",
-    "refused": "The agent is told so and did nothing. You can close this page.",
-    "consumed": "Your yes let one call through and is used up. Look at the activity for what became of it.",
-    "expired": "Nothing was done. If it is still wanted, let the agent try again.",
-}

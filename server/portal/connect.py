@@ -19,6 +19,7 @@ from server.connecting.provider_authorization import Callback, ConsentRequest
 from server.connecting.provider_errors import no_refresh_token
 from server.deployment import Deployment
 from server.http import pages
+from server.http.page_texts import text
 from server.portal import texts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
@@ -69,8 +70,8 @@ def is_in_testing(deployment: Deployment, provider: Provider) -> bool:
 
 def _account_note(connection: Connection, ready: set[str]) -> str:
     if connection.id in ready:
-        return "connected; only your permission is missing"
-    return "needs your consent at the provider"
+        return text("connect.ready")
+    return text("connect.needs_consent")
 
 
 def _preselect(account: str, known: tuple[Connection, ...], ready: set[str]) -> str:
@@ -125,7 +126,9 @@ async def decide(visit: OwnVisit) -> Response:
                 details={"provider": request.provider},
             )
         )
-        return visit.page("message.html", {"title": "Nothing was connected", "message": _DECLINED})
+        return visit.page(
+            "message.html", {"title": text("connect.declined_title"), "message": text("connect.declined")}
+        )
     if chosen is not None and chosen in await covering_connections(deployment, request):
         await allow(deployment, request, connection=chosen)
         return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
@@ -142,9 +145,6 @@ async def decide(visit: OwnVisit) -> Response:
 def _named_address(account: str) -> str | None:
     """The account that was asked for, where it can be offered at the provider."""
     return account if "@" in account and account.isprintable() else None
-
-
-_DECLINED: Final = "The agent was told nothing and may use nothing. You can close this page."
 
 
 def login_hint(connection: Connection | None) -> str | None:

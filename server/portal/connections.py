@@ -6,7 +6,6 @@ The trip to a provider is `server.connecting.provider_authorization`, ending the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from starlette.responses import Response
 from providers.definitions.catalog import Provider
 from server.connecting.provider_authorization import ConsentRequest
 from server.http import pages
+from server.http.page_texts import CATALOGUE
 from server.portal import texts
 from server.portal.connect import (
     NEW_ACCOUNT,
@@ -35,19 +35,6 @@ from vault.scopes import expand
 PAGE_SIZE: Final = 50  # connections
 _REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt goes on and is repeated anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
-_BY_HAND: Final = "Remove the app in your account settings at the provider to end it there too."
-_OUTCOMES: Final[Mapping[str, str]] = {
-    "revoked": "Its access was ended at the provider, and the keys to its tokens are destroyed.",
-    "unsupported": f"We cannot end access there from outside. Our keys to its tokens are destroyed. {_BY_HAND}",
-    "pending": "Ending the access at the provider is under way.",
-    "failed": "The provider has not ended the access yet. We keep trying; nobody can use it here meanwhile.",
-    "held": (
-        "An earlier consent of an account that you connected again. It is ended when you disconnect the account: "
-        "ending it before might end the newer one too."
-    ),
-    "given_up": f"The provider did not answer for days. Our keys to its tokens are destroyed. {_BY_HAND}",
-    "unreadable": f"Its tokens could not be opened any more, so the provider could not be asked. {_BY_HAND}",
-}
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -65,7 +52,8 @@ async def show(visit: OwnVisit) -> Response:
                 "title": _title(visit, one.provider),
                 "label": one.label,
                 "outcome": one.outcome,
-                "text": _OUTCOMES.get(one.outcome, one.outcome),
+                "badge": CATALOGUE["ended_badge"].get(one.outcome, one.outcome),
+                "text": CATALOGUE["ended"].get(one.outcome, one.outcome),
                 "next_at": one.next_at,
             }
             for one in ended

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from server.connecting.links import ConnectRefused, redeem_user_code
 from server.http import pages
 from server.http.addresses import address_of, counting_key
+from server.http.page_texts import text
 from server.oauth import device as device_grant
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
@@ -49,9 +50,4 @@ async def enter(visit: OwnVisit) -> Response:
 
 async def show_answered(visit: OwnVisit) -> Response:
     """Where the person comes after deciding about a device's sign-in."""
-    return visit.page("message.html", {"title": "Your answer is on its way", "message": _ANSWERED})
-
-
-_ANSWERED: Final = (
-    "Go back to the device: it notices within some seconds. If you refused, it gets nothing. You can close this page."
-)
+    return visit.page("message.html", {"title": text("device.answered_title"), "message": text("device.answered")})

@@ -134,7 +134,7 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _google(google_console={"forgets": frozenset({"tester"})}),
         "connect google",
-        ("adds an account there, under Audience, Test users", "developer-approved testers"),
+        ("under Audience, Test users", "developer-approved testers"),
     ),
     "the port taken by another program": Mistake(
         "machine", _slack(before_doctor=_port_taken), "doctor", ("end it, or choose server.port",)

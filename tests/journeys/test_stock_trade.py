@@ -89,7 +89,7 @@ async def test_one_yes_on_our_page_connects_it_and_its_api_sees_person_agent_and
     asked = await call(place, agent, "stock_quote", symbol="ACME")
     assert place.simulator.books()["brokerage"] == []
     page = await browser.open(link_of(asked))
-    assert "Look up prices" in page.text and "takes this vault" in page.text
+    assert "Look up prices" in page.text and "accepts this vault" in page.text
     done = await browser.submit(page, form="/connect/", button=("decision", "allow"))
     assert "Brokerage is connected" in done.text and "Look up prices" in done.text
     quote = await call(place, agent, "stock_quote", symbol="ACME")
@@ -142,7 +142,7 @@ async def test_an_order_waits_for_a_yes_to_exactly_its_arguments_and_goes_throug
     for shown in ("stock_trade", "Brokerage", "Test agent", ">ACME<", ">buy<", ">3<"):
         assert shown in page.text
     said = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
-    assert "You said yes" in said.text
+    assert "Approved" in said.text
     for changed in ({"quantity": 4}, {"side": "sell"}, {"symbol": "ACMF"}):
         other = await call(place, agent, "stock_trade", **(ORDER | changed))
         assert link_of(other) != link_of(asked)
@@ -249,7 +249,7 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
     assert not (await call(place, agent, "stock_quote", symbol="ACME")).is_error  # the twin: allowed again
     page = await browser.open(f"/connections/{connection.id}/disconnect")
     ended = await browser.submit(page, form="/disconnect")
-    assert "Disconnected lately" in ended.text
+    assert "Recently disconnected" in ended.text
     assert "needs an account at Brokerage" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
     await browser.__aexit__()
 

@@ -115,7 +115,7 @@ async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
             assert not (await call("stock_quote", symbol="ACME")).is_error
             order = {"symbol": "GLOBEX", "side": "buy", "quantity": 2}
             assert "Buy and sell" in await say_yes(await call("stock_trade", **order))
-            assert "You said yes" in await say_yes(await call("stock_trade", **order))
+            assert "Approved" in await say_yes(await call("stock_trade", **order))
             done = await call("stock_trade", **order)
             assert done.structured_content is not None and done.structured_content["status"] == "filled"
             assert (await call("stock_trade", **order)).is_error

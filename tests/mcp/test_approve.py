@@ -90,7 +90,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     assert "CANARY-hello" in page.text
     assert "#general" in page.text
     said = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
-    assert "You said yes" in said.text
+    assert "Approved" in said.text
     assert link_of(await post(place, agent, {**POST, "text": "CANARY-hello!"})) != link_of(asked)
     assert not (await post(place, agent)).is_error
     assert posted(place) == before + 1
@@ -117,7 +117,7 @@ async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse
     browser = await browse("no-person")
     page = await browser.open(link_of(asked))
     said = await browser.submit(page, form="/approvals/", button=("decision", "deny"))
-    assert "You said no" in said.text
+    assert "Denied" in said.text
     assert "said no" in text_of(await post(place, agent))
     assert posted(place) == before
     await browser.__aexit__()
@@ -161,7 +161,7 @@ async def test_an_answer_counts_once(place: Room, browse: Browse) -> None:
 async def test_what_is_asked_now_stands_on_one_page_for_any_device(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "list-person", "chat:write")
     browser = await browse("list-person")
-    assert "No agent waits" in (await browser.open("/approvals")).text
+    assert "Nothing to approve" in (await browser.open("/approvals")).text
     asked = await post(place, agent)
     assert f"{place.url}/approvals on any device." in text_of(asked)
     assert link_of(asked).removeprefix(place.url) in (await browser.open("/approvals")).text

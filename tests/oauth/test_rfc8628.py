@@ -83,7 +83,7 @@ async def test_the_person_types_the_code_elsewhere_and_the_device_gets_tokens(wo
     assert (error_of(waiting := await agent.poll()), waiting.status_code) == ("authorization_pending", 400)
     page = await enter(world.alice, agent.user_code.lower().replace("-", " "))
     assert page.url.path == "/consent"
-    for told in (agent.user_code, "127.0.0.1", "Test agent", "Did somebody send you this code"):
+    for told in (agent.user_code, "127.0.0.1", "Test agent", "Did someone send you this code"):
         assert told in page.text
     done = await answer(world.alice, page)
     assert (done.status_code, done.url.path) == (200, "/device/answered")

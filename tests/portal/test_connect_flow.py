@@ -73,7 +73,7 @@ async def test_an_account_that_is_there_needs_no_trip(room: Room) -> None:
     trips_before = len(room.simulator.books()["redemptions"])
     link = await room.link(user, second, reason="delegation")
     page = await person.open(link.url)
-    assert "only your permission is missing" in page.text
+    assert "needs only your permission" in page.text
     done = await person.submit(page, form="/connect/", button=("decision", "allow"))
     assert done.url.path.startswith("/connect/done/")
     assert len(room.simulator.books()["redemptions"]) == trips_before
@@ -204,7 +204,7 @@ async def test_what_the_person_left_out_at_the_provider_is_said_and_not_delegate
     link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS, READONLY}))
     url = await room.to_provider(person, link)
     page = await person.open(await consent(url, scopes=[READONLY]))
-    assert "You did not agree to everything" in page.text
+    assert "You didn't grant everything" in page.text
     (connection,) = await _owned(room, user)
     assert EVENTS not in connection.scopes
     assert await _allowed(room, user, client) == [frozenset({READONLY})]
@@ -527,7 +527,7 @@ async def test_the_address_of_the_result_page_shows_only_what_is_true(room: Room
     page = await person.open(f"/connect/done/{connection.id}?agent={other.id}&without=chat:write&without=<b>")
     assert page.status_code == 200
     assert "may now" not in page.text
-    assert "You did not agree" not in page.text
+    assert "You didn't grant" not in page.text
 
 
 async def test_a_form_cannot_name_an_account_that_is_not_the_persons(room: Room) -> None:
@@ -607,7 +607,7 @@ async def test_an_unconfigured_provider_is_said_on_the_page(tmp_path_factory: py
         user, person, client = await _someone(room)
         link = await room.link(user, client)
         page = await person.open(link.url)
-        assert "is not set up here yet" in page.text
+        assert "isn't set up on this vault" in page.text
         assert "Allow" not in page.text.partition("<main")[2]
         answer = await person.open("/connections/connect?provider=slack")
         assert answer.status_code == 409

@@ -53,7 +53,7 @@ async def test_a_person_connects_a_provider_with_the_scopes_they_tick(room: Room
     user = await room.user()
     person = await room.signed_in(user)
     page = await person.open("/connections")
-    assert "Nothing is connected yet" in page.text
+    assert "No accounts connected yet" in page.text
     page = await person.open("/connections/connect?provider=slack")
     ticked = [value for name, value in forms_of(page.text)[-1].fields if name == "scope"]
     provider = room.deployment.catalog.get("slack")
@@ -62,7 +62,7 @@ async def test_a_person_connects_a_provider_with_the_scopes_they_tick(room: Room
     answer = await person.submit(page, {"scope": ["channels:read", "admin", "openid"]}, form="/connections/connect")
     assert query_of(answer.headers["location"])["user_scope"] == "channels:read"
     done = await person.open(await consent(answer.headers["location"]))
-    assert "No agent may use it yet" in done.text
+    assert "No agent can use it yet" in done.text
     assert (await _only(room, user)).scopes == {"channels:read"}
     assert not await delegations.list_for_user(room.deployment.database, user.id)
 
@@ -80,12 +80,12 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
         assert lease is not None
         await leases.settle(transaction, lease, now=room.deployment.now())
     page = (await person.open("/connections")).text
-    assert "waiting for the provider" in page
-    assert "The vault tries again by itself." in page
-    assert "needs you again" not in page
+    assert "Waiting for the provider" in page
+    assert "The vault retries automatically." in page
+    assert "Reconnect needed" not in page
     async with room.deployment.transaction() as transaction:
         await leases.resolve(transaction, lease)
-    assert "waiting for the provider" not in (await person.open("/connections")).text
+    assert "Waiting for the provider" not in (await person.open("/connections")).text
 
 
 async def test_what_tools_need_stands_first_and_the_rest_of_a_large_service_is_folded_away(room: Room) -> None:
@@ -128,7 +128,7 @@ async def test_a_person_adds_scopes_to_an_account_or_connects_another_one(room: 
     await room.connect(person, user, client, provider="google", account="alice", scopes=frozenset({READONLY}))
     before = await _only(room, user)
     page = await person.open("/connections/connect?provider=google-calendar")
-    assert "keeps what it has" in page.text
+    assert "keeps its permissions" in page.text
     answer = await person.submit(page, {"scope": [EVENTS]}, form="/connections/connect")
     query = query_of(answer.headers["location"])
     assert {EVENTS, READONLY} <= set(query["scope"].split())
@@ -173,14 +173,14 @@ async def test_the_page_says_account_scopes_state_and_times(room: Room) -> None:
     person = await room.signed_in(user)
     await room.connect(person, user, await room.agent())
     text = (await person.open("/connections")).text
-    for shown in ("Slack", "alice (Sandbox)", "connected", "Post messages as you", "Last renewed", "Token ends"):
+    for shown in ("Slack", "alice (Sandbox)", "Connected", "Post messages as you", "Last renewed", "Token expires"):
         assert shown in text, shown
     async with room.deployment.transaction() as transaction:
         await transaction.execute(
             "update connections set state = 'needs_reauth' where user_id = :user_id", {"user_id": user.id}
         )
     text = (await person.open("/connections")).text
-    assert "needs you again" in text
+    assert "Reconnect needed" in text
     assert "Reconnect to use it again" in text
 
 
@@ -212,7 +212,7 @@ async def test_disconnecting_asks_first_then_ends_the_access_everywhere(room: Ro
     ended_before = len(room.simulator.books()["revocations"])
     page = await person.submit(page, form="/disconnect")
     assert page.url.path == "/connections"
-    assert "ended at the provider" in page.text
+    assert "revoked at the provider" in page.text
     assert len(room.simulator.books()["revocations"]) > ended_before
     assert not await connections.list_connections(room.deployment.database, user.id)
     row = await room.deployment.database.fetch_one(
@@ -232,16 +232,16 @@ async def test_a_provider_that_cannot_be_reached_is_shown_and_asked_again(room: 
     connection = await _only(room, user)
     room.simulator.fault("slack.revoke", "status", status=503, times=2)
     page = await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
-    assert "We keep trying" in page.text
-    assert "Next try" in page.text
+    assert "The vault keeps trying" in page.text
+    assert "Next attempt" in page.text
     assert not await connections.list_connections(room.deployment.database, user.id), "unusable here from the start"
     room.deployment.database.clock_offset += 200
     assert await revocations.run_due(room.deployment.vault) >= 1
     room.deployment.database.clock_offset += 2000
     await revocations.run_due(room.deployment.vault)
     page = await person.open("/connections")
-    assert "ended at the provider, and the keys" in page.text
-    assert "We keep trying" not in page.text
+    assert "revoked at the provider, and the keys" in page.text
+    assert "The vault keeps trying" not in page.text
 
 
 async def test_somebody_elses_connection_is_not_there(room: Room) -> None:
@@ -402,7 +402,7 @@ async def test_cutting_an_agent_off_ends_its_tokens_and_permissions_at_once(room
     given = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
     assert given
     assert not any(one.is_live(room.deployment.now()) for one in given)
-    assert "No agent is let in" in (await person.open("/agents")).text
+    assert "No agents yet" in (await person.open("/agents")).text
     assert (await room.kinds(user))[-1] == "agent.cut_off"
     assert len(await connections.list_connections(room.deployment.database, user.id)) == 1, "the account stays"
 

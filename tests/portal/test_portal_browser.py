@@ -156,7 +156,7 @@ async def test_an_agent_is_let_in_from_the_sign_in_page_to_its_own_address(
     await expect(page.get_by_label("Password")).to_be_focused()
     await page.get_by_label("Password").fill(PASSWORD)
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Let this agent in?")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Allow this agent?")
     await expect(page.get_by_text("unverified")).to_be_visible()
     await page.get_by_role("button", name="Allow").click()
     await expect(page.get_by_text("You can go back to the agent.")).to_be_visible()
@@ -186,7 +186,7 @@ async def test_signing_in_anew_leads_straight_to_an_agent_that_was_let_in_before
         await expect(page.get_by_text("Thank you.")).to_be_visible()
         await room.vault.redeem(client_id, hopping.answers[-1]["code"], verifier, redirect_uri=redirect)
         await page.goto(f"{url}&prompt=login")
-        await expect(page.get_by_text("It wants you to sign in again")).to_be_visible()
+        await expect(page.get_by_text("asks you to sign in again")).to_be_visible()
         await _sign_in(page, user.name)
         await expect(page.get_by_text("Thank you.")).to_be_visible()
         await context.clear_cookies()
@@ -202,7 +202,7 @@ async def test_refusing_brings_the_agent_an_error(room: Room, page: Page, agent:
     client = await room.agent(redirect_uris=(f"{agent.url}/callback",))
     await page.goto(f"{room.url}{room.authorize_path(client)}")
     await _sign_in(page, user.name)
-    await page.get_by_role("button", name="Refuse").click()
+    await page.get_by_role("button", name="Deny").click()
     await expect(page.get_by_text("You can go back to the agent.")).to_be_visible()
     assert agent.answers[-1]["error"] == "access_denied"
 
@@ -223,7 +223,7 @@ async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, pa
     link = await room.link(user, client)
     await page.goto(link.url)
     await _sign_in(page, user.name)
-    await expect(page.get_by_role("heading", level=1)).to_have_text("An agent asks for Slack")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("An agent requests access to Slack")
     await page.get_by_role("button", name="Allow and connect Slack").click()
     await page.wait_for_url(f"{room.simulator.url}/**")
     await page.get_by_role("button", name="Allow").click()
@@ -242,7 +242,7 @@ async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, pa
     await page.get_by_role("link", name="Disconnect Slack").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Disconnect Slack?")
     await page.get_by_role("button", name="Disconnect").click()
-    await expect(page.get_by_text("Its access was ended at the provider")).to_be_visible()
+    await expect(page.get_by_text("Access was revoked at the provider")).to_be_visible()
     assert not await connections.list_connections(room.deployment.database, user.id)
     await page.get_by_role("link", name="Activity").click()
     await expect(page.get_by_text("An account was disconnected")).to_be_visible()
@@ -319,8 +319,8 @@ async def test_everything_can_be_done_by_keyboard(room: Room, page: Page) -> Non
     for _ in range(10):
         await page.keyboard.press("Tab")
         names.append(await page.evaluate("document.activeElement.textContent.trim()"))
-    assert names[0] == "Skip to the content"
-    assert {"Token Vault", "Connections", "Agents", "Questions", "Activity", "Sign out", "Google", "Slack"} <= set(
+    assert names[0] == "Skip to main content"
+    assert {"Token Vault", "Connections", "Agents", "Approvals", "Activity", "Sign out", "Google", "Slack"} <= set(
         names
     )
 

@@ -170,14 +170,14 @@ async def test_the_page_says_who_asks_for_what_and_where_the_answer_goes(room: R
         "Call this vault&#39;s tools",
         "See which accounts you have connected",
         f"{room.url}/mcp",
-        "Nobody has checked that its name is true",
+        "so its name isn&#39;t verified",
         "alice",
     ):
         assert shown in text, shown
     known = await room.agent(ClientKind.MANUAL, name="House bot")
     text = (await person.open(room.authorize_path(known))).text
     assert "unverified" not in text
-    assert "added by the operator" in text
+    assert "added by an admin" in text
 
 
 @pytest.mark.requirement("S-052")
@@ -292,7 +292,7 @@ async def test_sign_in_comes_back_to_the_question(room: Room) -> None:
     client, person = await room.agent(), await room.browser()
     page = await person.open(room.authorize_path(client))
     assert page.url.path == "/sign-in"
-    assert "An agent asks to be let in" in page.text
+    assert "An agent wants to use this vault" in page.text
     page = await person.sign_in("alice", PASSWORD, page=page)
     assert page.url.path == "/consent"
     answer = await person.submit(page, form="/consent", button=("decision", "allow"))

@@ -202,7 +202,7 @@ async def test_an_address_without_a_page_is_a_page_for_a_browser_and_words_for_a
     browser = await person.http.get(path, headers={"accept": "text/html,application/xhtml+xml"})
     program = await person.http.get(path, headers={"accept": "application/json"})
     assert browser.status_code == program.status_code == 404
-    assert "There is no such page" in browser.text
+    assert "Page not found" in browser.text
     assert 'href="/"' in browser.text
     assert program.text == "Not Found"
     for answer in (browser, program):

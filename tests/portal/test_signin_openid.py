@@ -126,7 +126,7 @@ async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room,
             assert (asked["prompt"], asked["max_age"]) == ("login", "0")
             page = await person.open(await _callback(begun.headers["location"]))
         assert page.url.path == "/consent"
-        assert "Let this agent in?" in page.text
+        assert "Allow this agent?" in page.text
     assert not {"prompt", "max_age"} & query_of(await _begin(await room.browser())).keys()
 
 

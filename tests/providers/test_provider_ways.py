@@ -135,7 +135,7 @@ async def test_an_app_without_a_secret_proves_itself_by_pkce_and_shows_its_thirt
     assert first.grant_expires_at == first.created_at + 30 * DAY
     assert first.status(first.created_at + 22 * DAY) == "active"
     assert first.status(first.created_at + 24 * DAY) == "expiring"
-    assert "Connection ends" in (await person.open("/connections")).text
+    assert "Connection expires" in (await person.open("/connections")).text
     await _refresh(public, first)
     books = public.simulator.books()
     assert (books["redemptions"][-1]["sent_verifier"], books["redemptions"][-1]["client_auth"]) == (True, "none")
