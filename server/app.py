@@ -200,11 +200,10 @@ def build_app(deployment: Deployment) -> ASGIApp:
     import server.oauth
     import server.portal
     from server.http.addresses import behind_proxies
-    from server.http.fast_routes import Direct
-    from server.http.guards import GuardRules, Guards
+    from server.http.edge import Edge
+    from server.http.guards import GuardRules
     from server.http.pages import nowhere
     from server.proxy import Proxy
-    from server.runtime.draining import Counted
 
     busy = [*server.mcp.transports.routes(deployment), *server.oauth.routes(deployment)]
     app = Starlette(
@@ -216,6 +215,11 @@ def build_app(deployment: Deployment) -> ASGIApp:
         exception_handlers={404: nowhere},
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    direct = Direct(app, [route for route in busy if isinstance(route, Route)], proxy=Proxy(deployment))
-    guarded = Guards(direct, GuardRules.from_settings(deployment.settings))
-    return behind_proxies(Counted(guarded, deployment.drain), deployment.settings.server.trusted_proxies)
+    edge = Edge(
+        app,
+        GuardRules.from_settings(deployment.settings),
+        deployment.drain,
+        routes=[route for route in busy if isinstance(route, Route)],
+        proxy=Proxy(deployment),
+    )
+    return behind_proxies(edge, deployment.settings.server.trusted_proxies)

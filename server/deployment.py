@@ -11,7 +11,7 @@ from typing import Final
 from providers.definitions.catalog import Catalog
 from providers.outbound.client import Outbound
 from providers.tools.spec import ToolSpec
-from server.runtime.draining import Drain
+from server.http.draining import Drain
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from vault.audit.audit import Activity

@@ -1,14 +1,14 @@
-"""The one table from refusals to what a caller sees: HTTP status, OAuth error code, and a text that says the mend.
+"""The one table of refusals: what each becomes on the wire, and what it tells whoever asked.
 
-Refusals of `vault` know neither HTTP nor OAuth; OAuth endpoints and tools both look them up here. Errors of the
-authorization server itself (`server.oauth.rules.OAuthError`) already carry their registered code. Every refusal that
-there is has an entry, or is a kind of one that has.
+`KINDS` has every kind of refusal by its name, with its HTTP status and its registered OAuth code. `TABLE` says what
+each refusal of `vault`, which knows neither HTTP nor OAuth, becomes: at OAuth endpoints and pages, at the proxy, over
+MCP; and the sentence and next step. `server.connecting.telling` reads it for agents, with the link for their person.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from vault import clients, handles, refusals, tokens, users
 from vault.audit import audit
@@ -18,7 +18,18 @@ from vault.storage import database
 
 
 class PersonRefused(VaultError):
-    """Base of what this package refuses a person on a page or in a terminal; never raised itself."""
+    """Base of what this package refuses a person on a page or in a terminal; never raised itself.
+
+    `kind` is one of `KINDS`.
+    """
+
+    def __init__(self, description: str, *, kind: str = "invalid_request", detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.kind = kind
+
+    @property
+    def status(self) -> int:
+        return status_of(self.kind)
 
 
 class PagesElsewhere(PersonRefused):
@@ -28,50 +39,178 @@ class PagesElsewhere(PersonRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a refusal becomes on the wire. `oauth_error` is a registered code (RFC 6749 §5.2, RFC 8693 §2.2.2)."""
+class RefusalKind:
+    """One kind of refusal on the wire. `oauth_error` is the registered code of an OAuth answer."""
 
     status: int
-    oauth_error: str
+    oauth_error: str = "invalid_request"
+
+
+KINDS: Final[dict[str, RefusalKind]] = {
+    # Registered codes. RFC 6749 §4.1.2.1 and §5.2, RFC 8693 §2.2.2, RFC 8707 §2
+    **{
+        code: RefusalKind(400, code)
+        for code in (
+            "invalid_request",
+            "invalid_grant",
+            "invalid_scope",
+            "invalid_target",
+            "unauthorized_client",
+            "unsupported_grant_type",
+            "unsupported_response_type",
+            *("authorization_pending", "slow_down", "expired_token"),  # RFC 8628 §3.5
+            *("invalid_client_metadata", "invalid_redirect_uri"),  # RFC 7591 §3.2.2
+            *("invalid_request_uri", "request_not_supported", "request_uri_not_supported"),  # RFC 9101 §7
+            *("login_required", "consent_required"),  # OpenID Connect Core §3.1.2.6
+            "invalid_dpop_proof",  # RFC 9449 §5
+        )
+    },
+    "invalid_client": RefusalKind(401, "invalid_client"),
+    "access_denied": RefusalKind(403, "access_denied"),
+    "server_error": RefusalKind(500, "server_error"),
+    "temporarily_unavailable": RefusalKind(503, "temporarily_unavailable"),
+    "invalid_token": RefusalKind(401, "invalid_token"),  # RFC 6750 §3.1
+    "insufficient_scope": RefusalKind(403, "insufficient_scope"),
+    # The same codes with another status
+    "no_token": RefusalKind(401, ""),  # RFC 6750 §3.1: no error code where no token was sent
+    "key_not_proved": RefusalKind(401, "invalid_dpop_proof"),  # RFC 9449 §7.1: at a protected resource
+    "refused_by_person": RefusalKind(400, "access_denied"),  # RFC 8628 §3.5
+    "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nobody authenticates there
+    "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
+    "method_not_allowed": RefusalKind(405),
+    "body_too_large": RefusalKind(413),
+    # Pages
+    "not_signed_in": RefusalKind(401),
+    "forbidden": RefusalKind(403),
+    "not_found": RefusalKind(404),
+    "conflict": RefusalKind(409),
+    "gone": RefusalKind(410),
+    "unsupported_form": RefusalKind(415),
+    "not_ready": RefusalKind(503),
+    # Before a request is whole (`server.http.connections`)
+    "unreadable_request": RefusalKind(400),
+    "slow_request": RefusalKind(408),
+    "long_request_line": RefusalKind(414),
+    "long_header_section": RefusalKind(431),
+    # Guards
+    "origin_not_allowed": RefusalKind(403),
+    "unknown_host": RefusalKind(421),
+    # The proxy's own; their names are its codes
+    **{
+        code: RefusalKind(status)
+        for status, codes in {
+            400: ("ambiguous_path", "ambiguous_parameter", "ambiguous_header", "invalid_query", "invalid_body"),
+            403: ("call_not_allowed", "scope_missing", "unknown_parameter", "origin_refused"),
+            404: ("unknown_target",),
+            415: ("unsupported_body",),
+            429: ("rate_limited",),
+            500: ("internal_error",),
+            501: ("upgrade_refused",),
+            502: ("upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable"),
+            503: ("token_renewed", "too_many_calls"),
+            504: ("timeout",),
+        }.items()
+        for code in codes
+    },
+    **{code: RefusalKind(400) for code in ("method_override", "credential_refused", "cookie_refused", "body_refused")},
+    "redirect_refused": RefusalKind(502),
+}
+
+
+def status_of(kind: str) -> int:
+    """The HTTP status of a kind of refusal."""
+    return KINDS[kind].status
 
 
 STORAGE_RETRY: Final = 5  # seconds until a database that was away is worth another try
 CONFLICT_RETRY: Final = 1  # seconds until whoever was first is done
 
-TABLE: dict[type[VaultError], Answer] = {
-    refusals.ConnectionRequired: Answer(400, "invalid_target"),
-    refusals.DelegationRequired: Answer(403, "access_denied"),
-    refusals.ApprovalRequired: Answer(403, "access_denied"),
-    refusals.AccountRequired: Answer(400, "invalid_target"),
-    refusals.ItemRefused: Answer(400, "invalid_target"),
-    refusals.ScopeRefused: Answer(400, "invalid_scope"),
-    refusals.GrantEnded: Answer(400, "invalid_grant"),
-    refusals.TemporarilyUnavailable: Answer(503, "temporarily_unavailable"),
-    refusals.CiphertextRejected: Answer(500, "server_error"),
-    refusals.KeyUnavailable: Answer(500, "server_error"),
-    refusals.StorageUnavailable: Answer(503, "temporarily_unavailable"),
-    refusals.TransitionRefused: Answer(400, "invalid_grant"),
-    tokens.ResourceRefused: Answer(400, "invalid_target"),
-    handles.HandleRefused: Answer(401, "invalid_token"),
-    clients.ClientExists: Answer(400, "invalid_client_metadata"),
-    users.NameRefused: Answer(400, "invalid_request"),
-    users.NameTaken: Answer(409, "invalid_request"),
-    users.IdentityTaken: Answer(409, "invalid_request"),
-    passwords.PasswordRefused: Answer(400, "invalid_request"),
-    database.Conflict: Answer(503, "temporarily_unavailable"),
-    audit.ChainBroken: Answer(500, "server_error"),
-    sealed_file.BackupRefused: Answer(400, "invalid_request"),
-    PersonRefused: Answer(400, "invalid_request"),
+# How MCP says it: in words, with a link, by a question about the account or the call, as a 503.
+McpForm = Literal["words", "link", "account", "approval", "away"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a refusal of the vault becomes.
+
+    `kind` is for OAuth endpoints; `proxied` for the proxy, whose callers are providers' SDKs, and `paged` for pages,
+    where these answer with another. `sentence` stands for the refusal's own description, where that is not for callers;
+    `next_step` may name `retry_after` and `accounts`.
+    """
+
+    kind: str
+    form: McpForm = "words"
+    proxied: str = ""
+    paged: str = ""
+    sentence: str = ""
+    next_step: str = ""
+
+    @property
+    def answer(self) -> RefusalKind:
+        return KINDS[self.kind]
+
+    @property
+    def proxied_status(self) -> int:
+        return status_of(self.proxied or self.kind)
+
+    @property
+    def paged_status(self) -> int:
+        return status_of(self.paged or self.kind)
+
+
+UNLISTED: Final = Wording("server_error")
+TABLE: Final[dict[type[VaultError], Wording]] = {
+    refusals.ConnectionRequired: Wording("invalid_target", "link", proxied="forbidden"),
+    refusals.DelegationRequired: Wording("access_denied", "link"),
+    refusals.ApprovalRequired: Wording("access_denied", "approval"),
+    refusals.AccountRequired: Wording("invalid_target", "account", next_step="Accounts: {accounts}."),
+    refusals.ItemRefused: Wording("invalid_target"),
+    refusals.ScopeRefused: Wording("invalid_scope", proxied="forbidden"),
+    refusals.GrantEnded: Wording("invalid_grant", proxied="invalid_token"),
+    refusals.TemporarilyUnavailable: Wording("temporarily_unavailable", next_step="Try again in {retry_after} s."),
+    refusals.StorageBusy: Wording("temporarily_unavailable", "away", next_step="Try again in {retry_after} s."),
+    refusals.CiphertextRejected: Wording(
+        "server_error",
+        sentence="This connection cannot be opened any more.",
+        next_step="Disconnect it and connect it again on the connections page.",
+    ),
+    refusals.KeyUnavailable: Wording(
+        "server_error",
+        sentence="The vault cannot open its keys.",
+        next_step="Nothing is lost; only its operator can fix that.",
+    ),
+    refusals.StorageUnavailable: Wording(
+        "temporarily_unavailable",
+        "away",
+        sentence="The vault cannot reach its storage.",
+        next_step="Nothing is lost; try again in a minute.",
+    ),
+    refusals.TransitionRefused: Wording("invalid_grant", paged="conflict"),
+    tokens.ResourceRefused: Wording("invalid_target"),
+    handles.HandleRefused: Wording("invalid_token"),
+    clients.ClientExists: Wording("invalid_client_metadata"),
+    users.NameRefused: Wording("invalid_request"),
+    users.NameTaken: Wording("conflict"),
+    users.IdentityTaken: Wording("conflict"),
+    passwords.PasswordRefused: Wording("invalid_request"),
+    database.Conflict: Wording(
+        "temporarily_unavailable",
+        sentence="Somebody else changed the same thing at this moment.",
+        next_step="Nothing was done; try again.",
+    ),
+    audit.ChainBroken: Wording(
+        "server_error",
+        sentence="The vault's record of activity was changed by somebody.",
+        next_step="Its operator must look at that first.",
+    ),
+    sealed_file.BackupRefused: Wording("invalid_request"),
+    PersonRefused: Wording("invalid_request"),
 }
 
 
-def answer_for(refusal: VaultError) -> Answer:
-    """The answer for a refusal: its own entry, or its nearest ancestor's."""
-    for kind in type(refusal).__mro__:
-        found = TABLE.get(kind)
-        if found is not None:
-            return found
-    return Answer(500, "server_error")
+def wording_of(refusal: VaultError) -> Wording:
+    """The entry of a refusal: its own, or its nearest ancestor's."""
+    return next((TABLE[kind] for kind in type(refusal).__mro__ if kind in TABLE), UNLISTED)
 
 
 def retry_after(refusal: VaultError) -> int | None:
@@ -87,30 +226,16 @@ def retry_after(refusal: VaultError) -> int | None:
             return None
 
 
-def tool_text(refusal: VaultError) -> str:
-    """What a tool says of a refusal: the plain description, and when to try again. Never `detail`."""
-    match refusal:
-        case refusals.TemporarilyUnavailable():
-            return f"{_sentence(refusal)} Try again in {refusal.retry_after} s."
-        case refusals.CiphertextRejected():
-            return (
-                "This connection cannot be opened any more. Disconnect it and connect it again on the connections page."
-            )
-        case refusals.KeyUnavailable():
-            return "The vault cannot open its keys. Nothing is lost; only its operator can mend that."
-        case refusals.StorageUnavailable():
-            return "The vault cannot reach its storage. Nothing is lost; try again in a minute."
-        case database.Conflict():
-            return "Somebody else changed the same thing at this moment. Nothing was done; try again."
-        case audit.ChainBroken():
-            return "The vault's record of activity was changed by somebody. Its operator must look at that first."
-        case refusals.AccountRequired():
-            return f"{_sentence(refusal)} Accounts: {', '.join(refusal.accounts)}."
-        case _:
-            return _sentence(refusal)
+def words_of(refusal: VaultError) -> str:
+    """What is said of a refusal: what happened, and the next step. Never `detail`."""
+    wording = wording_of(refusal)
+    if not wording.next_step:
+        return wording.sentence or as_sentence(refusal.description)
+    accounts = ", ".join(refusal.accounts) if isinstance(refusal, refusals.AccountRequired) else ""
+    step = wording.next_step.format(retry_after=retry_after(refusal), accounts=accounts)
+    return f"{wording.sentence or as_sentence(refusal.description)} {step}"
 
 
-def _sentence(refusal: VaultError) -> str:
-    """The description, which may be the short form that OAuth answers carry, as a sentence."""
-    text = refusal.description
+def as_sentence(text: str) -> str:
+    """A description, which may be the short form that OAuth answers carry, as a sentence."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -210,13 +210,15 @@ class UpstreamAPI:
         form: Form = "object",
     ) -> Mapping[str, object]:
         """Send; once more with a new token where the provider did not look at the call, a write too."""
+        call = Call(api, method, path, {**params, **(body or {})}, Payload(frozenset(params), body or {}))
+        is_write = method != "GET" if is_write is None else is_write
         used = self._token
         try:
-            return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
+            return await self._deliver(self._request(call, params, body, form=form), is_write=is_write, form=form)
         except Unauthorized:
             if not await self._renew_token(used):
                 raise
-        return await self._call_once(method, api, path, params=params, body=body, is_write=is_write, form=form)
+        return await self._deliver(self._request(call, params, body, form=form), is_write=is_write, form=form)
 
     async def _renew_token(self, used: str) -> bool:
         """Whether there is another token than the one that was refused; one renewal per tool call."""
@@ -228,42 +230,42 @@ class UpstreamAPI:
                 self._secrets += needles(fresh.token)
             return self._token != used
 
-    async def _call_once(
-        self,
-        method: Method,
-        api: str,
-        path: str,
-        *,
-        params: Mapping[str, Value],
-        body: Mapping[str, object] | None,
-        is_write: bool | None,
-        form: Form,
-    ) -> Mapping[str, object]:
-        is_write = method != "GET" if is_write is None else is_write
-        title = self._provider.title
-        call = Call(api, method, path, {**params, **(body or {})}, Payload(frozenset(params), body or {}))
+    def _request(
+        self, call: Call, params: Mapping[str, Value], body: Mapping[str, object] | None, *, form: Form
+    ) -> OutboundRequest:
+        """What is sent. Raises RuleRefused for a call that the scopes do not cover."""
+        title, path = self._provider.title, call.path
         if not allows(self._provider, call, self._scopes, granted=self._granted):
             if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
                 names = ", ".join(sorted({*params, *(body or {})}))
                 raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
-            raise RuleRefused(f"The scopes of this call do not cover {method} {path} at {title}. Nothing was sent.")
+            raise RuleRefused(
+                f"The scopes of this call do not cover {call.method} {path} at {title}. Nothing was sent."
+            )
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
         headers = {"Accept": accept, **self._provider.headers, "Authorization": f"Bearer {self._token}"}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
-        request = OutboundRequest(
-            method=method,
-            url=self._provider.apis[api].rstrip("/") + path + ("?" + query if query else ""),
+        return OutboundRequest(
+            method=call.method,
+            url=self._provider.apis[call.api].rstrip("/") + path + ("?" + query if query else ""),
             headers=headers,
             body=None if body is None else _JSON.encode(body).encode(),
             max_bytes=ANSWER_LIMIT,
             peer=f"{self._provider.name}.api",
             account=self.account or "",
         )
+
+    async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
+        """Send until there is an answer, or repeating is not safe or in time any more."""
         for attempt in count(1):
             try:
-                return await self._attempt(request, is_write=is_write, form=form)
+                try:
+                    answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+                except HttpError as error:
+                    raise self._failure(error, is_write=is_write) from error
+                return self._content(answer, is_write=is_write, form=form)
             except (RateLimited, UpstreamUnavailable) as refused:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
@@ -272,11 +274,7 @@ class UpstreamAPI:
             await asyncio.sleep(pause)
         raise AssertionError("counting has no end")  # pragma: no cover
 
-    async def _attempt(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
-        try:
-            answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
-        except HttpError as error:
-            raise self._failure(error, is_write=is_write) from error
+    def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
         answer = replace(answer, body=mask(answer.body, self._secrets))
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
         if form == "text" and answer.status == 200:

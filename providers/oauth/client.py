@@ -130,7 +130,8 @@ class AuthlibUpstream:
         parameters["redirect_uri"] = redirect_uri
         if provider.pkce == "S256":
             parameters["code_verifier"] = code_verifier
-        outcome = await self._ask(provider.hosts.token_url, parameters, self._context(code, code_verifier))
+        written = token_request(provider, provider.hosts.token_url, parameters)
+        outcome = await self._ask(written, self._judge(self._context(code, code_verifier)))
         if isinstance(outcome, TokenAnswer):
             if keep is not None:
                 await keep(outcome)
@@ -155,7 +156,8 @@ class AuthlibUpstream:
             parameters = {**parameters, **narrowing_parameter(provider, scopes)}
         started = asyncio.get_running_loop().time()
         url = provider.hosts.refresh_url or provider.hosts.token_url
-        outcome = await self._ask(url, parameters, self._context(refresh_token, is_refresh=True))
+        written = token_request(self._provider, url, parameters)
+        outcome = await self._ask(written, self._judge(self._context(refresh_token, is_refresh=True)))
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
         if not isinstance(outcome, TokenAnswer):
             return outcome
@@ -179,11 +181,11 @@ class AuthlibUpstream:
             case Downscope.NATIVE:
                 fields = scoped_fields(wish, access_token)
                 written = native_request(provider, provider.downscope_url(provider.downscope.path) or "", fields)
-                outcome = await self._outcome(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
+                outcome = await self._ask(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
             case Downscope.EXCHANGE:
                 fields = exchange_parameters(provider, wish, access_token)
                 written = token_request(provider, provider.hosts.token_url, fields)
-                outcome = await self._outcome(written, lambda answer: exchange_answer(provider, answer, wish, asked))
+                outcome = await self._ask(written, lambda answer: exchange_answer(provider, answer, wish, asked))
             case _:
                 return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
         return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
@@ -197,7 +199,7 @@ class AuthlibUpstream:
         headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
         written = TokenRequestBytes("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
         try:
-            answer = await self._send(written, timeout=timeout)
+            answer = await self._outbound.send(self._request(written, timeout=timeout))
         except HttpError:
             return None
         said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
@@ -224,7 +226,7 @@ class AuthlibUpstream:
         """Whether the token is dead now; a provider that no longer knows it says so as an error."""
         written = revoke_request(self._provider, url, kind, token=token)
         try:
-            answer = await self._send(written)
+            answer = await self._outbound.send(self._request(written))
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
             return False
@@ -237,19 +239,13 @@ class AuthlibUpstream:
         dead = self._provider.errors.ends_grant | {"invalid_token"}
         return answer.status < 500 and answer.status != 429 and code in dead
 
-    async def _ask(self, url: str, parameters: Fields, asked: ResponseContext) -> TokenOutcome:
-        """One request to the token endpoint, and what its answer means."""
-        return await self._send_and_judge(token_request(self._provider, url, parameters), asked)
-
-    async def _send_and_judge(self, written: TokenRequestBytes, asked: ResponseContext) -> TokenOutcome:
-        return await self._outcome(written, lambda answer: judge(self._provider, answer, asked))
-
-    async def _outcome(
+    async def _ask(
         self, written: TokenRequestBytes, judged: Callable[[OutboundResponse], TokenOutcome]
     ) -> TokenOutcome:
+        """One request, and what its answer means."""
         self._client_id()
         try:
-            answer = await self._send(written)
+            answer = await self._outbound.send(self._request(written))
         except Crowded as error:  # our own crowd, not the provider's silence
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
@@ -258,6 +254,10 @@ class AuthlibUpstream:
             return Silent(error.reason)
         return judged(answer)
 
+    def _judge(self, asked: ResponseContext) -> Callable[[OutboundResponse], TokenOutcome]:
+        """What an answer of the token endpoint means."""
+        return lambda answer: judge(self._provider, answer, asked)
+
     async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
         """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens
         the access token's end is the grant's.
@@ -265,7 +265,7 @@ class AuthlibUpstream:
         url = long_lived_url(self._provider, answer.access_token)
         if url is not None:
             written = TokenRequestBytes("GET", url, {"Accept": JSON}, None)
-            longer = await self._send_and_judge(written, self._context(answer.access_token))
+            longer = await self._ask(written, self._judge(self._context(answer.access_token)))
             if not isinstance(longer, TokenAnswer):
                 return longer
             answer = replace(answer, access_token=longer.access_token, expires_in=longer.expires_in)
@@ -294,9 +294,9 @@ class AuthlibUpstream:
         written = TokenRequestBytes(identity.method, provider.identity_url, headers, body)
         try:
             try:
-                answer = await self._send(written)
+                answer = await self._outbound.send(self._request(written))
             except HttpError:
-                answer = await self._send(written)
+                answer = await self._outbound.send(self._request(written))
         except HttpError as error:
             text = f"{provider.title} did not say which account this is: {error.reason}"
             raise UpstreamError("temporarily_unavailable", text) from error
@@ -310,18 +310,16 @@ class AuthlibUpstream:
             raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
         return account
 
-    async def _send(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109
-        return await self._outbound.send(
-            OutboundRequest(
-                method=written.method,
-                url=written.url,
-                headers=written.headers,
-                body=written.body,
-                timeout=timeout,
-                max_bytes=ANSWER_LIMIT,
-                peer=f"{self._provider.name}.oauth",
-                reuse=False,
-            )
+    def _request(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundRequest:
+        return OutboundRequest(
+            method=written.method,
+            url=written.url,
+            headers=written.headers,
+            body=written.body,
+            timeout=timeout,
+            max_bytes=ANSWER_LIMIT,
+            peer=f"{self._provider.name}.oauth",
+            reuse=False,
         )
 
     def _context(self, *sent: str, is_refresh: bool = False) -> ResponseContext:

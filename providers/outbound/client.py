@@ -278,19 +278,19 @@ class Outbound:
         """Send once and read the whole answer, whatever its status. Raises NotReached, NoAnswer or TooLarge."""
         bulkhead, left = await self._enter(request)
         try:
-            if request.reuse:
-                return await self._exchange(request, seconds=left)
-            exchanging = asyncio.create_task(self._exchange(request, seconds=left, has_timer=False))
-            return await _in_time(exchanging, seconds=left)
+            if not request.reuse:
+                return await _in_time(asyncio.create_task(self._send_alone(request, seconds=left)), seconds=left)
+            with READING:
+                async with self._open(request, seconds=left) as answer:
+                    return await _whole(answer, request.max_bytes)
         finally:
             bulkhead.leave(request.account)
 
-    async def _exchange(self, request: OutboundRequest, *, seconds: float, has_timer: bool = True) -> OutboundResponse:
+    async def _send_alone(self, request: OutboundRequest, *, seconds: float) -> OutboundResponse:
+        """On a connection of its own, without a timer: whoever waits for the task has it."""
         with READING:
-            async with self._open(request, seconds=seconds, has_timer=has_timer) as answer:
-                body = await _read(answer, request.max_bytes)
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return OutboundResponse(answer.status, headers, body)
+            async with self._open(request, seconds=seconds, has_timer=False) as answer:
+                return await _whole(answer, request.max_bytes)
 
     @asynccontextmanager
     async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
@@ -427,6 +427,11 @@ async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float
     finally:
         if exchanging.cancel():
             await asyncio.wait({exchanging})
+
+
+async def _whole(answer: aiohttp.ClientResponse, limit: int) -> OutboundResponse:
+    body = await _read(answer, limit)
+    return OutboundResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:

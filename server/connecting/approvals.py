@@ -28,10 +28,6 @@ class ApproveRefused(PersonRefused):
 
     code = "approve_refused"
 
-    def __init__(self, description: str, *, status: int) -> None:
-        super().__init__(description)
-        self.status = status
-
 
 async def approval_link(
     deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
@@ -111,7 +107,7 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
     """The approval for its page. Raises ApproveRefused for anybody but the person it is asked of."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     if approval is None:
-        raise ApproveRefused("There is no such question any more. Look at what agents ask you now.", status=404)
+        raise ApproveRefused("There is no such question any more. Look at what agents ask you now.", kind="not_found")
     if approval.user_id != user.id:
         refused = Event(
             kind="approval.refused",
@@ -124,7 +120,7 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
         raise ApproveRefused(
             "This was asked of somebody else, so you cannot answer it. If an agent of yours gave you the link, sign "
             "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
-            status=403,
+            kind="forbidden",
         )
     return approval
 
@@ -140,5 +136,5 @@ async def decide(deployment: Deployment, approval: Approval, *, user: User, is_a
     except TransitionRefused as error:
         raise ApproveRefused(
             "This was answered already, or is older than ten minutes. If it is still wanted, let the agent try again.",
-            status=410,
+            kind="gone",
         ) from error

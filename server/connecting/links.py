@@ -7,7 +7,7 @@ offered is `server.mcp.elicitation`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from providers.definitions.catalog import Provider
@@ -26,7 +26,7 @@ from vault.records import (
     format_scope,
     parse_scope,
 )
-from vault.refusals import ConnectionRequired, DelegationRequired, TransitionRefused
+from vault.refusals import TransitionRefused
 from vault.scopes import covers_all
 
 LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
@@ -44,10 +44,15 @@ class ConnectRefused(PersonRefused):
     code = "connect_refused"
 
     def __init__(
-        self, description: str, *, status: int = 400, foreign: str = "", retry: str = "", detail: str = ""
+        self,
+        description: str,
+        *,
+        kind: str = "invalid_request",
+        foreign: str = "",
+        retry: str = "",
+        detail: str = "",
     ) -> None:
-        super().__init__(description, detail=detail)
-        self.status = status
+        super().__init__(description, kind=kind, detail=detail)
         self.foreign = foreign
         self.retry = retry
 
@@ -141,106 +146,11 @@ async def connect_link(
         url=deployment.url(f"/connect/{handle}"),
         device_url=deployment.url("/device"),
         user_code=user_code,
-        message=_message(title, reason=reason, tool=tool),
+        message=link_message(title, reason=reason, tool=tool),
     )
 
 
-# What agents are told
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A refusal to link as an agent may hear it: the same words over MCP, at /token and by the proxy."""
-
-    refusal: ConnectionRequired | DelegationRequired  # names no account that the agent may not use
-    reason: str  # missing | needs_reauth | scopes | ambiguous | delegation
-    text: str
-    is_configured: bool  # False: the operator has to act first, so there is no link
-    link: ConnectLink | None  # None: there is none, or this grant had too many lately
-
-
-async def tell(
-    deployment: Deployment,
-    refusal: ConnectionRequired | DelegationRequired,
-    principal: Principal,
-    *,
-    tool: str,
-    account: str | None = None,
-    offered: ConnectLink | None = None,
-) -> Told:
-    """What to tell an agent of a refusal of `vault.exchange`, with a link for its person, or the one `offered` before.
-
-    Name, state and scopes of an account belong to agents that may use it. Of every other account there is one answer,
-    whether it is worn out, too narrow or just not allowed. The link leads the person to the true reason.
-    """
-    heard = refusal if await _may_know(deployment, refusal, principal) else _hide_reason(refusal)
-    reason = _reason(heard)
-    upstream = deployment.vault.upstreams.get(refusal.provider)
-    if upstream is None or not upstream.is_configured:
-        text = (
-            f"This vault is not registered with {refusal.provider} yet, so nobody can connect it. "
-            f"Whoever runs it does that with `token-vault providers setup {refusal.provider}`, "
-            f"or with what stands at {deployment.url('/first-run')}."
-        )
-        return Told(heard, reason, text, is_configured=False, link=None)
-    link = offered or await connect_link(
-        deployment,
-        principal=principal,
-        provider=refusal.provider,
-        scopes=refusal.scopes,
-        reason=_reason(refusal),
-        tool=tool,
-        account=refusal.connection_id or account,
-    )
-    if link is None:
-        text = (
-            f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
-            f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
-        )
-        return Told(heard, reason, text, is_configured=True, link=None)
-    if link is not offered:
-        found = deployment.catalog.get(refusal.provider)
-        message = _message(refusal.provider if found is None else found.title, reason=reason, tool=tool)
-        if isinstance(heard, DelegationRequired) and heard.accounts:
-            message = heard.description
-        elif heard is refusal:
-            message = f"{message} {heard.description}"
-        link = replace(link, message=message)
-    return Told(heard, reason, link.message, is_configured=True, link=link)
-
-
-async def _may_know(
-    deployment: Deployment, refusal: ConnectionRequired | DelegationRequired, principal: Principal
-) -> bool:
-    """Whether the refusal names no account, or one that this agent may use."""
-    if (
-        refusal.connection_id is None
-    ):  # a permission that is missing says that there is an account, or names usable ones
-        return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
-    held = await delegations.get(
-        deployment.database,
-        user_id=principal.user_id,
-        client_id=principal.client_id,
-        connection_id=refusal.connection_id,
-    )
-    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
-
-
-def _hide_reason(refusal: ConnectionRequired | DelegationRequired) -> DelegationRequired:
-    return DelegationRequired(
-        f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
-        provider=refusal.provider,
-        scopes=refusal.scopes,
-        connection_id=None,
-        detail=refusal.detail or refusal.code,
-    )
-
-
-def _reason(refusal: ConnectionRequired | DelegationRequired) -> str:
-    return refusal.reason if isinstance(refusal, ConnectionRequired) else "delegation"
-
-
-def _message(title: str, *, reason: str, tool: str) -> str:
+def link_message(title: str, *, reason: str, tool: str) -> str:
     match reason:
         case "needs_reauth" | "ambiguous":
             return f"The connection to {title} has to be renewed before {tool} can run."
@@ -286,7 +196,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
     )
     if ticket is None:
         raise ConnectRefused(
-            "This link was used already or is older than ten minutes. Ask the agent for a new one.", status=410
+            "This link was used already or is older than ten minutes. Ask the agent for a new one.", kind="gone"
         )
     if ticket.user_id != user.id:
         await deployment.activity.record_refusal(
@@ -301,14 +211,16 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
         raise ConnectRefused(
             "This link was made for somebody else, so nothing was connected. If an agent of yours gave it to you, sign "
             "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
-            status=403,
+            kind="forbidden",
         )
     return _request_of(ticket)
 
 
 async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
     """The handle of a connect link for the code of a device. The same refusal for every code that is not `user`'s."""
-    refused = ConnectRefused("That code is not right, was used already, or is older than ten minutes.", status=404)
+    refused = ConnectRefused(
+        "That code is not right, was used already, or is older than ten minutes.", kind="not_found"
+    )
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
     if ticket is None or ticket.user_id != user.id:
@@ -329,7 +241,7 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
                 transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
             )
     except TransitionRefused as error:
-        raise ConnectRefused("This link was used already. Ask the agent for a new one.", status=410) from error
+        raise ConnectRefused("This link was used already. Ask the agent for a new one.", kind="gone") from error
 
 
 # What is there already
@@ -370,5 +282,5 @@ def known_provider(deployment: Deployment, name: str) -> Provider:
     """The provider of that name; ConnectRefused when its file is gone."""
     provider = deployment.catalog.get(name)
     if provider is None:
-        raise ConnectRefused("This vault does not know that provider any more.", status=404)
+        raise ConnectRefused("This vault does not know that provider any more.", kind="not_found")
     return provider

@@ -80,14 +80,14 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
         raise ConnectRefused(
             f"{provider.title} is not set up here yet: whoever runs this vault registers it there with "
             f"token-vault providers setup {provider.name}",
-            status=409,
+            kind="conflict",
         )
     if needs_https(provider, deployment.public_url):
         raise ConnectRefused(
             f"{provider.title} takes an app with a client secret at an https address only. Whoever runs this vault "
             "sets server.public_url to one, or takes an app without a secret: "
             f"token-vault providers setup {provider.name}",
-            status=409,
+            kind="conflict",
         )
     verifier = secrets.token_urlsafe(48)
     state = secrets.token_urlsafe(32)

@@ -18,14 +18,14 @@ _PREFIX = 64  # bits of an IPv6 address that one customer holds at least (RFC 61
 
 def address_of(request: HTTPConnection) -> str:
     """The peer's IP address, or the one that a trusted proxy says it forwards for; `unknown` for anything else."""
-    found = None if request.client is None else _parse(request.client.host)
+    found = None if request.client is None else parse_address(request.client.host)
     return UNKNOWN if found is None else str(found)
 
 
 @lru_cache(maxsize=1024)
 def counting_key(address: str) -> str:
     """What limits count `address` as: one IPv6 /64 is one customer, an IPv4 address stands for itself."""
-    found = _parse(address)
+    found = parse_address(address)
     if found is None:
         return UNKNOWN
     if isinstance(found, IPv4Address):
@@ -34,8 +34,8 @@ def counting_key(address: str) -> str:
     return f"{network}/{_PREFIX}"
 
 
-def _parse(address: str) -> IPv4Address | IPv6Address | None:
-    """The address without its zone; one that IPv6 only carries (RFC 4291 §2.5.5.2) is the IPv4 address."""
+def parse_address(address: str) -> IPv4Address | IPv6Address | None:
+    """The address without its zone, or None; one that IPv6 only carries (RFC 4291 §2.5.5.2) is the IPv4 address."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any, Final
 
 import httptools
@@ -21,7 +21,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from server.http.addresses import counting_key
+from server.errors import status_of
+from server.http.addresses import counting_key, parse_address
 
 if sys.platform == "win32":  # no such limit there
     RLIMIT_NOFILE: Final = 0
@@ -43,10 +44,10 @@ _SPARE_FILES: Final = 256  # for databases, providers and the accept loop
 _RESERVED: Final = 16  # one in so many places is for this machine and the proxies: health checks, the owner
 _PAUSE: Final = 1.0
 _REFUSALS: Final = {
-    400: "The request cannot be read.",
-    408: "The request did not come in time.",
-    414: "The request line is too long.",
-    431: "The header section is too long.",
+    "unreadable_request": "The request cannot be read.",
+    "slow_request": "The request did not come in time.",
+    "long_request_line": "The request line is too long.",
+    "long_header_section": "The header section is too long.",
 }
 logger = logging.getLogger("token_vault.connections")
 
@@ -73,11 +74,9 @@ class ConnectionLimits:
 
     def is_near(self, address: str) -> bool:
         """Whether many people may stand behind the address: this machine, or a proxy that the settings name."""
-        try:
-            peer = ip_address(address.partition("%")[0])
-        except ValueError:
+        peer = parse_address(address)
+        if peer is None:
             return True  # a socket of this machine
-        peer = getattr(peer, "ipv4_mapped", None) or peer
         return peer.is_loopback or any(peer in ip_network(proxy, strict=False) for proxy in self.proxies)
 
 
@@ -249,12 +248,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._since = self.loop.time()
             end = data.find(b"\n")
             if self._line + (len(data) if end < 0 else end) > LINE:
-                self._refuse(414 if self._head == self._line else 431)
+                self._refuse("long_request_line" if self._head == self._line else "long_header_section")
                 return
             self._line = self._line + len(data) if end < 0 else len(data) - data.rfind(b"\n") - 1
             self._head += len(data)
             if self._head > HEAD + LINE:  # counted exactly at its end
-                self._refuse(431)
+                self._refuse("long_header_section")
                 return
         else:
             self._raw += len(data)
@@ -263,7 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse("unreadable_request")
             return
         except httptools.HttpParserUpgrade as upgrade:
             self._read_plainly(data[upgrade.args[0] :])
@@ -271,7 +270,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not self._is_in_head and self._raw > LINE + (1 + FRAMING_PER_BYTE) * self._body:
-            self._refuse(400)
+            self._refuse("unreadable_request")
         elif self._head or not self._is_in_head:
             self._expect()
 
@@ -283,7 +282,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse("unreadable_request")
             return
         if rest and not self.transport.is_closing():
             self._take(rest)
@@ -298,11 +297,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body follows. An exception stops the parser."""
         if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
-            self._refuse(431)  # what came of the body with it does not count
+            self._refuse("long_header_section")  # what came of the body with it does not count
             raise _HeadRefused
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if len(self.pipeline) >= PIPELINED or _is_ambiguous(method, self.url, version, self.headers):
-            self._refuse(400)
+            self._refuse("unreadable_request")
             raise _HeadRefused
         if self.parser.should_upgrade():
             self._plain_head = _without_upgrade(method, self.url, version, self.headers)
@@ -362,7 +361,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif not self._is_in_head and self.flow.read_paused:  # the application is slower than the client
             self._since += _PAUSE
         if now >= self._deadline():
-            self._refuse(408)
+            self._refuse("slow_request")
         else:
             self._timer = self.loop.call_at(max(self._deadline(), now + _PAUSE), self._look)
 
@@ -373,22 +372,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Ends
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, kind: str) -> None:
         """End the connection; say why, where a request has begun and nothing else was answered."""
         if self.transport.is_closing():
             return
         is_first = not self._is_answering()
         if (self._is_in_head and is_first and self._head) or (not self._is_in_head and not self._has_answered()):
-            message = _REFUSALS[status].encode()
+            message = _REFUSALS[kind].encode()
             self.transport.write(
-                STATUS_LINE[status]
+                STATUS_LINE[status_of(kind)]
                 + b"content-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\nconnection: close\r\n"
                 + b"content-length: %d\r\n\r\n%s" % (len(message), message)
             )
         if not is_first:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        logger.debug("connection ended", extra={"status": status})
+        logger.debug("connection ended", extra={"status": status_of(kind)})
         self._end()
 
     def _has_answered(self) -> bool:

@@ -6,16 +6,19 @@ cookies play no part at these endpoints. Refusing foreign origins on all other p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
+from server.http.answers import Headers, WholeAnswer, raw
 from server.settings import LOOPBACK_HOSTS, Settings
 from vault.records import Client
 
 ORIGINS: Final = "origins"  # the member of a client's metadata that names further ones
-EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After"
+ANY: Final = "*"
+EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, DPoP, MCP-Protocol-Version"
+_VARY: Final = (b"vary", b"Origin")
 
 
 def origin_of(uri: str) -> str | None:
@@ -53,30 +56,27 @@ def _is_of(origin: str, uri: str) -> bool:
     return ours.scheme == other.scheme == "http" and ours.hostname == other.hostname and ours.hostname in LOOPBACK_HOSTS
 
 
-def answer_headers(origin: str | None, *, is_allowed: bool) -> Mapping[str, str]:
-    """The headers of an answer: the one origin, or nothing; caches must not mix them up."""
-    if origin is None:
-        return {}
+def answer_headers(origin: str, *, is_allowed: bool = True, exposed: str = EXPOSED) -> Headers:
+    """The headers of an answer: the one origin, or nothing; caches must not mix them up. `*` is any page at all."""
     if not is_allowed:
-        return {"Vary": "Origin"}
-    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
+        return [_VARY]
+    allowed = (b"access-control-allow-origin", origin.encode("latin-1", "replace"))
+    return [allowed, (b"access-control-expose-headers", exposed.encode()), *([] if origin == ANY else [_VARY])]
 
 
-def preflight_headers(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEADERS) -> Mapping[str, str]:
+def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEADERS) -> WholeAnswer:
     """The answer to a preflight, which names no client: any page may ask; who may read is decided by the answer."""
-    return {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": ", ".join(methods),
-        "Access-Control-Allow-Headers": headers,
-        "Access-Control-Max-Age": "600",
-        "Vary": "Origin",
+    allowed = {
+        "access-control-allow-origin": origin,
+        "access-control-allow-methods": ", ".join(methods),
+        "access-control-allow-headers": headers,
+        "access-control-max-age": "600",
     }
+    return WholeAnswer(204, [*raw(allowed), *([] if origin == ANY else [_VARY])])
 
 
 # Paths whose answers any web page may read (no credentials are involved there); never /authorize or a page.
 CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke", "/par"})
-
-
 CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/")
 
 

@@ -1,32 +1,34 @@
 """What every request must pass before any route sees it: Origin, Host, body size. Pure header checks, in that order.
 
 Refuses foreign browsers (DNS rebinding, CSRF) and oversized bodies before a byte of them is read, on all routes alike.
-It also answers CORS preflights of the origins that are allowed. Who the caller is, is decided later.
+It also knows the origins whose pages may read what no client was named for. `server.http.edge` asks in this order;
+who the caller is, is decided later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from server.errors import status_of
+from server.http import cors
+from server.http.answers import WholeAnswer, is_start, text_answer
 from server.http.cors import is_cross_origin_path
-from server.http.fast_routes import PROXY
 from server.settings import LOOPBACK_HOSTS, Settings
 
+PROXY: Final = "/proxy/"
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
 _DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes thrown away after a chunked body passed the limit
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
 # A page of ours that sends no referrer posts its forms with `Origin: null`; these paths have no forms, so never there.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
-_ALLOWED_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
-_EXPOSED_HEADERS: Final = b"WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce"
+_ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,46 +92,10 @@ def _with_default_port(hosts: Iterable[str], scheme: str) -> Iterable[str]:
             yield host.lower() + default
 
 
-class Guards:
-    """ASGI middleware around the whole application."""
-
-    def __init__(self, app: ASGIApp, rules: GuardRules) -> None:
-        self._app = app
-        self._rules = rules
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = _collect(scope)
-        origin = _origin_refused(headers, scope["path"], self._rules)
-        if origin is not None:
-            await _refuse(send, 403, origin)
-        elif not _has_known_host(headers, self._rules):
-            await _refuse(send, 421, "this server does not answer to that Host: see server.allowed_hosts")
-        elif _announces_too_much(headers, self._rules.limit_of(scope["path"])):
-            await _refuse(send, 413, _too_large(self._rules.limit_of(scope["path"])))
-        else:
-            await self._pass(scope, receive, send, headers)
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, list[bytes]]) -> None:
-        allowed = headers.get(b"origin", [b""])[0]
-        if allowed and allowed != b"null" and not is_cross_origin_path(scope["path"]):
-            if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-                await _preflight(send, allowed, headers.get(b"access-control-request-headers", [b""])[0])
-                return
-            send = _with_cors(send, allowed)
-        if b"transfer-encoding" not in headers:  # the server enforces a Content-Length by itself
-            with contextlib.suppress(ClientDisconnect):  # what a route makes of a client that left: no failure of ours
-                await self._app(scope, receive, send)
-            return
-        bounded = _BoundedBody(receive, send, limit=self._rules.limit_of(scope["path"]))
-        with contextlib.suppress(ClientDisconnect):  # or of a body that we ended
-            await self._app(scope, bounded.receive, bounded.send)
-        await bounded.finish()
+HeaderValues = Mapping[bytes, Sequence[bytes]]
 
 
-def _collect(scope: Scope) -> dict[bytes, list[bytes]]:
+def collect(scope: Scope) -> HeaderValues:
     """Header values by lower-case name; repeated headers stay visible."""
     out: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
@@ -137,7 +103,35 @@ def _collect(scope: Scope) -> dict[bytes, list[bytes]]:
     return out
 
 
-def _origin_refused(headers: dict[bytes, list[bytes]], path: str, rules: GuardRules) -> str | None:
+def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer | None:
+    """Why the request goes no further, as the answer to it."""
+    origin = _origin_refusal(headers, path, rules)
+    if origin is not None:
+        return _refuse("origin_not_allowed", origin)
+    if not _has_known_host(headers, rules):
+        return _refuse("unknown_host", "this server does not answer to that Host: see server.allowed_hosts")
+    limit = rules.limit_of(path)
+    return _too_large(limit) if _announces_too_much(headers, limit) else None
+
+
+def allowed_origin(path: str, headers: HeaderValues) -> bytes | None:
+    """The origin of a page that may read the answer, once `refusal` let it pass; None where no such page asks."""
+    origin = headers.get(b"origin", (b"null",))[0]
+    return None if origin in {b"", b"null"} or is_cross_origin_path(path) else origin
+
+
+def preflight(scope: Scope, headers: HeaderValues, origin: bytes) -> WholeAnswer | None:
+    """The answer to a preflight of such a page; None for other requests."""
+    if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
+        return None
+    wanted = headers.get(b"access-control-request-headers", (b"",))[0]
+    is_plain = len(wanted) < 1024 and b"\n" not in wanted
+    return cors.preflight(
+        origin.decode("latin-1"), methods=_ALLOWED_METHODS, headers=wanted.decode("latin-1") if is_plain else ""
+    )
+
+
+def _origin_refusal(headers: HeaderValues, path: str, rules: GuardRules) -> str | None:
     """Why the Origin is refused, or None. MCP 2025-11-25 Streamable HTTP: servers MUST validate it."""
     values = headers.get(b"origin")
     if values is None or is_cross_origin_path(path):  # those answer without credentials, to browser clients too
@@ -153,69 +147,28 @@ def _origin_refused(headers: dict[bytes, list[bytes]], path: str, rules: GuardRu
     return "this Origin may not call: see server.allowed_origins"
 
 
-def _has_known_host(headers: dict[bytes, list[bytes]], rules: GuardRules) -> bool:
+def _has_known_host(headers: HeaderValues, rules: GuardRules) -> bool:
     values = headers.get(b"host", [])
     return len(values) == 1 and rules.allows_host(values[0].decode("latin-1").lower())
 
 
-def _announces_too_much(headers: dict[bytes, list[bytes]], limit: int) -> bool:
+def _announces_too_much(headers: HeaderValues, limit: int) -> bool:
     for value in headers.get(b"content-length", []):
         if not value.isdigit() or len(value) > 12 or int(value) > limit:
             return True
     return False
 
 
-def _too_large(limit: int) -> str:
-    return f"the request body is larger than {limit // 1024 // 1024} MiB"
+def _too_large(limit: int) -> WholeAnswer:
+    return _refuse("body_too_large", f"the request body is larger than {limit // 1024 // 1024} MiB")
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    body = message.encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"text/plain; charset=utf-8"),
-                (b"content-length", str(len(body)).encode()),
-                (b"cache-control", b"no-store"),
-                (b"content-security-policy", b"sandbox"),
-                (b"x-content-type-options", b"nosniff"),
-                (b"connection", b"close"),  # an unread body would be taken for the next request
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+def _refuse(name: str, message: str) -> WholeAnswer:
+    # an unread body would be taken for the next request
+    return text_answer(message, status_of(name), [(b"connection", b"close")])
 
 
-async def _preflight(send: Send, origin: bytes, wanted: bytes) -> None:
-    headers = [
-        (b"access-control-allow-origin", origin),
-        (b"access-control-allow-methods", _ALLOWED_METHODS),
-        (b"access-control-allow-headers", wanted if len(wanted) < 1024 and b"\n" not in wanted else b""),
-        (b"access-control-max-age", b"600"),
-        (b"vary", b"Origin"),
-        (b"content-length", b"0"),
-    ]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _with_cors(send: Send, origin: bytes) -> Send:
-    async def add_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"access-control-allow-origin", origin),
-                (b"access-control-expose-headers", _EXPOSED_HEADERS),
-                (b"vary", b"Origin"),
-            ]
-        await send(message)
-
-    return add_headers
-
-
-class _BoundedBody:
+class BoundedBody:
     """A chunked body that ends the request with 413 as soon as it passes the limit, whatever the route makes of it."""
 
     def __init__(self, receive: Receive, send: Send, *, limit: int) -> None:
@@ -242,7 +195,7 @@ class _BoundedBody:
     async def send(self, message: Message) -> None:
         if self._is_over:
             return
-        self._is_started = self._is_started or message["type"] == "http.response.start"
+        self._is_started = self._is_started or is_start(message)
         await self._send(message)
 
     async def _drain(self, message: Message) -> None:
@@ -255,7 +208,7 @@ class _BoundedBody:
                     left -= len(message.get("body", b""))
 
     async def finish(self) -> None:
-        """Answer 413 if the limit was passed and nothing was answered yet."""
+        """WholeAnswer 413 if the limit was passed and nothing was answered yet."""
         if self._is_over and not self._is_started:
             self._is_started = True
-            await _refuse(self._send, 413, _too_large(self._limit))
+            await _too_large(self._limit).write(self._send)

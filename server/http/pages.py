@@ -147,7 +147,7 @@ def leave(request: Request, url: str) -> Response:
     return render("leaving.html", {"url": url, "host": urlsplit(url).netloc})
 
 
-def error_page(request: Request, title: str, message: str, status: int = 400) -> HTMLResponse:
+def error_page(request: Request, title: str, message: str, status: int) -> HTMLResponse:
     """A page that says what went wrong and what to do. The texts are ours; anything foreign in them is cut, escaped."""
     return render(
         "error.html",

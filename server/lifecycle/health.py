@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from server.deployment import Deployment
+from server.errors import status_of
 from vault import health
 from vault.refusals import VaultError
 from vault.storage.database import Database
@@ -71,8 +72,7 @@ def ready_route(deployment: Deployment) -> Route:
         if failing is None:
             late = sorted(deployment.failing_upkeep)  # said, and no reason to send calls elsewhere
             return JSONResponse({"status": "ready"} | ({"upkeep": late} if late else {}), headers=headers)
-        return JSONResponse(
-            {"status": "not ready", "failing": failing}, status_code=503, headers={**headers, "retry-after": "1"}
-        )
+        later = {**headers, "retry-after": "1"}
+        return JSONResponse({"status": "not ready", "failing": failing}, status_of("not_ready"), headers=later)
 
     return Route("/readyz", readyz, methods=["GET"])

@@ -5,17 +5,21 @@ It reads headers only, so nobody without a token gets a body parsed. What makes 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Final
 
+from pydantic_core import to_json
 from starlette.datastructures import Headers
-from starlette.types import Scope, Send
+from starlette.types import Scope
 
+from server.connecting.telling import plain
 from server.deployment import Deployment
-from server.errors import answer_for, retry_after, tool_text
-from server.http import responses
+from server.errors import KINDS, RefusalKind
+from server.http.answers import JSON, UNSTORED, WholeAnswer, raw
+from server.http.answers import Headers as RawHeaders
+from server.mcp.mcp_bodies import error_answer
+from server.mcp.retry_later import STORAGE_AWAY
 from server.oauth import tokens
 from server.oauth.dpop import sent_path
 from server.oauth.jose import FOREIGN_ALGORITHMS
@@ -44,9 +48,9 @@ class Bearer:
             f"people find their accounts at {deployment.url('/connections')}."
         )
 
-    async def check(self, scope: Scope, send: Send, *, grant_later: bool = False) -> Principal | None:
-        """The principal; None when a challenge was sent instead. With `grant_later`, call `confirm` before answering
-        unless something else has read the grant.
+    async def check(self, scope: Scope, *, grant_later: bool = False) -> Principal | WholeAnswer:
+        """The principal, or the challenge to send. With `grant_later`, call `confirm` before answering unless something
+        else has read the grant.
         """
         headers = Headers(scope=scope)
         try:
@@ -54,36 +58,31 @@ class Bearer:
                 self._deployment, headers, method=scope["method"], path=sent_path(scope), grant_later=grant_later
             )
         except (tokens.TokenRefused, VaultError) as refused:
-            await self._refuse(scope, send, refused)
-            return None
-        if NEEDED not in principal.scopes:
-            await self._challenge(send, 403, error="insufficient_scope", is_dpop=_is_dpop(scope))
-            return None
-        return principal
+            return self._refusal(scope, refused)
+        return principal if NEEDED in principal.scopes else self._challenge(scope, KINDS["insufficient_scope"])
 
-    async def confirm(self, principal: Principal, scope: Scope, send: Send) -> bool:
-        """Whether the grant behind the principal lives; if not, a challenge was sent."""
+    async def confirm(self, principal: Principal, scope: Scope) -> WholeAnswer | None:
+        """The challenge to send where the grant behind the principal has ended."""
         try:
             await tokens.check_grant(self._deployment, principal)
         except (tokens.TokenRefused, VaultError) as refused:
-            await self._refuse(scope, send, refused)
-            return False
-        return True
+            return self._refusal(scope, refused)
+        return None
 
-    async def _refuse(self, scope: Scope, send: Send, refused: tokens.TokenRefused | VaultError) -> None:
+    def _refusal(self, scope: Scope, refused: tokens.TokenRefused | VaultError) -> WholeAnswer:
         if isinstance(refused, tokens.TokenRefused):
             logger.debug("token refused", extra={"detail": refused.detail})
-            await self._challenge(send, refused.status, error=refused.code, is_dpop=_is_dpop(scope))
-            return
+            return self._challenge(scope, RefusalKind(refused.status, refused.code))
         logger.error("token cannot be checked", extra={"code": refused.code}, exc_info=refused)
-        wait = retry_after(refused)
-        if wait is None:
-            await _answer(send, answer_for(refused).status, {"error": answer_for(refused).oauth_error}, [])
-            return
-        content = responses.body(tool_text(refused), wait)
-        await _answer(send, answer_for(refused).status, content, [(b"retry-after", str(wait).encode())])
+        told = plain(refused)
+        if told.retry_after is None:
+            return _answer(told.answer.status, {"error": told.answer.oauth_error})
+        later = [UNSTORED, *raw(told.headers)]
+        data = {"retry_after": told.retry_after}
+        return error_answer(told.answer.status, STORAGE_AWAY, told.text, data=data, headers=later)
 
-    async def _challenge(self, send: Send, status: int, *, error: str, is_dpop: bool) -> None:
+    def _challenge(self, scope: Scope, kind: RefusalKind) -> WholeAnswer:
+        error, is_dpop = kind.oauth_error, _is_dpop(scope)
         parts = [f'resource_metadata="{self._metadata}"', f'scope="{format_scope(ORDINARY_SCOPES)}"']
         if error:  # RFC 6750 §3.1: no error code where no token was sent
             parts.insert(0, f'error="{error}"')
@@ -93,20 +92,12 @@ class Bearer:
         content = (
             {"error": error, "error_description": _MENDS.get(error, error)} if error else {"message": self._signpost}
         )
-        await _answer(send, status, content, [(b"www-authenticate", challenge.encode())])
+        return _answer(kind.status, content, [(b"www-authenticate", challenge.encode())])
 
 
 def _is_dpop(scope: Scope) -> bool:
     return Headers(scope=scope).get("authorization", "").lower().startswith("dpop")
 
 
-async def _answer(send: Send, status: int, content: Mapping[str, object], more: list[tuple[bytes, bytes]]) -> None:
-    body = json.dumps(content).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _answer(status: int, content: Mapping[str, object], headers: RawHeaders = ()) -> WholeAnswer:
+    return WholeAnswer(status, [JSON, UNSTORED, *headers], to_json(content))

@@ -7,12 +7,13 @@ from typing import Final
 
 from mcp.server.lowlevel import Server
 from mcp.server.sse import SseServerTransport
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.bodies import read_body, replay
+from server.http.draining import EndableStream
+from server.http.guards import BODY_LIMIT
 from server.mcp import mcp_bodies
 from server.mcp.sessions import Owner, Roster, SessionLimits, owner_of
-from server.runtime.draining import first_of
 
 _BOUNDS: Final = SessionLimits()
 
@@ -29,28 +30,19 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "GET":
-            await mcp_bodies.refuse_method(send, allowed=b"GET")
+            await mcp_bodies.refuse_method(allowed=b"GET").write(send)
             return
-        owner, stream, is_open = owner_of(scope), asyncio.Event(), False
+        owner, over = owner_of(scope), asyncio.Event()
         self._make_room(owner)
-        key = str(id(stream))
-        self._roster.add(owner, key, stream)
-
-        async def watch(message: Message) -> None:
-            nonlocal is_open
-            await send(message)
-            is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
-
-        async def receive_or_end() -> Message:
-            return await first_of(receive, stream)
-
+        key = str(id(over))
+        self._roster.add(owner, key, over)
+        stream = EndableStream(receive, send, over)
         try:
-            async with self._transport.connect_sse(scope, receive_or_end, watch) as (read, write):
+            async with self._transport.connect_sse(scope, stream.receive, stream.send) as (read, write):
                 await self._server.run(read, write, self._server.create_initialization_options())
         finally:
             self._roster.remove(owner, key)
-        if stream.is_set() and is_open:  # it ends, it does not break
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await stream.finish()
 
     def _make_room(self, owner: Owner) -> None:
         """Whoever opens too many streams loses the oldest: which of them still has a client, nobody can tell."""
@@ -69,14 +61,11 @@ class Messages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            await mcp_bodies.refuse_method(send, allowed=b"POST")
+            await mcp_bodies.refuse_method(allowed=b"POST").write(send)
             return
-        try:
-            body = await mcp_bodies.read_body(receive)
-        except ClientDisconnect:
-            return
+        body = await read_body(receive, limit=BODY_LIMIT)
         message = mcp_bodies.parse(body)
         if isinstance(message, int):
-            await mcp_bodies.refuse_message(send, message)
+            await mcp_bodies.refuse_message(message).write(send)
             return
-        await self._app(scope, mcp_bodies.replay(body, receive), send)
+        await self._app(scope, replay(body, receive), send)

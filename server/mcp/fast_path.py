@@ -23,7 +23,6 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
-from starlette.types import Send
 
 _METHOD: Final = "tools/call"
 _REVISION: Final = "2026-07-28"
@@ -112,10 +111,3 @@ def answer(call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, objec
         return to_json({"jsonrpc": "2.0", "id": call.id, "result": stamped}, by_alias=True, exclude_none=True)
     except PydanticSerializationError:
         return None
-
-
-async def send_answer(send: Send, body: bytes) -> None:
-    """The answer over HTTP, as the SDK sends it."""
-    headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

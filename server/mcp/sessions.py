@@ -7,7 +7,6 @@ does is the SDK's.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from mcp_types import INTERNAL_ERROR
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import Message, Receive, Scope, Send
 
-from server.mcp.mcp_bodies import header
+from server.errors import status_of
+from server.http.answers import WholeAnswer, is_start
+from server.mcp.mcp_bodies import error_answer, header
 
 PER_CLIENT: Final = 32
 PER_PERSON: Final = 128
@@ -150,7 +151,7 @@ class Sessions:
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         owner, user = owner_of(scope), scope["user"]
         if not await self._make_room(owner, scope):
-            await _refuse(send)
+            await _too_many().write(send)
             return
         session = _Session(user, calls=1)
         opening = f"opening {id(session)}"  # counts from now on: many may be opened at once
@@ -159,7 +160,7 @@ class Sessions:
 
         async def watch(message: Message) -> None:
             nonlocal key
-            if message["type"] == "http.response.start" and message["status"] < 400:
+            if is_start(message) and message["status"] < 400:
                 found = next((value for name, value in message["headers"] if name.lower() == b"mcp-session-id"), None)
                 if found is not None:
                     self._roster.remove(owner, key)
@@ -199,13 +200,6 @@ class Sessions:
         await self._manager.handle_request(ending, receive_nothing, send_nothing)
 
 
-async def _refuse(send: Send) -> None:
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": _TOO_MANY}}
-    body = json.dumps(error).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(_RETRY).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 429, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _too_many() -> WholeAnswer:
+    later = [(b"retry-after", str(_RETRY).encode())]
+    return error_answer(status_of("too_many_requests"), INTERNAL_ERROR, _TOO_MANY, headers=later)

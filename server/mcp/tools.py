@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -24,12 +24,13 @@ from providers.api.api import Authority, RateLimited, ToolRefused, UpstreamAPI
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
-from server.connecting.links import ConnectLink, tell
+from server.connecting.links import ConnectLink
+from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
-from server.errors import STORAGE_RETRY, PagesElsewhere, retry_after, tool_text
-from server.http.responses import STORAGE_AWAY
+from server.errors import STORAGE_RETRY, PagesElsewhere
 from server.mcp import connections_tool, elicitation
 from server.mcp.elicitation import AskingOptions
+from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.tool_answers import failure, misfit, success
 from server.sign_in.password import owner_link
 from vault import tickets
@@ -41,8 +42,6 @@ from vault.refusals import (
     ApprovalRequired,
     ConnectionRequired,
     DelegationRequired,
-    StorageBusy,
-    StorageUnavailable,
     VaultError,
 )
 
@@ -104,12 +103,19 @@ def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | Non
 async def call(
     deployment: Deployment, request: ToolRequest, *, progress: Progress
 ) -> CallToolResult | InputRequiredResult:
-    """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only."""
+    """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only.
+
+    The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves.
+    """
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
     started = time.monotonic()
-    outcome = await _attempt(deployment, request, spec, progress, started=started)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            outcome = await _answer(deployment, request, spec, progress, started=started)
+    except Exception as error:  # noqa: BLE001 -- each kind has its words
+        outcome = _failure(request, spec, error)
     if outcome.token is not None and request.on_live is not None:
         request.on_live()
     _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
@@ -118,42 +124,39 @@ async def call(
     return outcome.result
 
 
-async def _attempt(
-    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
-) -> _Outcome:
-    """The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves."""
-    try:
-        async with asyncio.timeout(DEADLINE):
-            return await _answer(deployment, request, spec, progress, started=started)
-    except ToolRefused as refused:
-        return _Outcome(failure(refused.description), "failed", refused.code)
-    except AccountRequired as refused:
+def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome:
+    """What a call comes to that did not get to its end."""
+    match error:
+        case ToolRefused():
+            return _Outcome(failure(error.description), "failed", error.code)
+        case VaultError():
+            return _refusal(request, spec, plain(error))
+        case TimeoutError():
+            text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
+            return _Outcome(failure(text), "failed", "timeout")
+        case _:  # the log gets the cause, the caller an id to quote
+            correlation = secrets.token_hex(8)
+            logger.error("tool failed", extra={"tool": spec.name, "correlation": correlation}, exc_info=error)
+            text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
+            return _Outcome(failure(text), "failed", "internal_error")
+
+
+def _refusal(request: ToolRequest, spec: ToolSpec, told: Told) -> _Outcome:
+    """A refusal of the vault over MCP, in the form that the table gives it."""
+    refused, form = told.refusal, told.wording.form
+    if form == "account" and isinstance(refused, AccountRequired):
         asked = elicitation.which_account(refused.description, refused.accounts, request.asking)
-        return _Outcome(failure(tool_text(refused)) if asked is None else asked, "refused", refused.code)
-    except VaultError as refused:
-        logger.info("tool refused", extra={"tool": spec.name, "code": refused.code, "detail": refused.detail})
-        if isinstance(refused, StorageUnavailable | StorageBusy) and request.on_away is not None:
-            return _away(request, refused)
-        return _Outcome(failure(tool_text(refused)), "refused", refused.code)
-    except TimeoutError:
-        text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
-        return _Outcome(failure(text), "failed", "timeout")
-    except Exception:  # the outermost handler: the log gets the cause, the caller an id to quote
-        correlation = secrets.token_hex(8)
-        logger.exception("tool failed", extra={"tool": spec.name, "correlation": correlation})
-        text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
-        return _Outcome(failure(text), "failed", "internal_error")
-
-
-def _away(request: ToolRequest, refused: VaultError) -> _Outcome:
-    """The storage did not answer, so nothing was sent to a provider. The grant could not be read: nothing is told."""
-    seconds = retry_after(refused) or STORAGE_RETRY
-    if request.on_away is not None:
+        return _Outcome(asked or failure(told.text), "refused", told.code)
+    logger.info("tool refused", extra={"tool": spec.name, "code": told.code, "detail": told.detail})
+    if form == "away" and request.on_away is not None:
+        # The storage did not answer, so nothing was sent to a provider, and nothing is told.
+        seconds = told.retry_after or STORAGE_RETRY
         request.on_away(seconds)
-    if request.on_live is not None:
-        request.on_live()
-    error = MCPError(code=STORAGE_AWAY, message=tool_text(refused), data={"retry_after": seconds})
-    return _Outcome(error, "refused", refused.code)
+        if request.on_live is not None:
+            request.on_live()  # the grant could not be read
+        error = MCPError(code=STORAGE_AWAY, message=told.text, data={"retry_after": seconds})
+        return _Outcome(error, "refused", told.code)
+    return _Outcome(failure(told.text), "refused", told.code)
 
 
 def _unknown_outcome(spec: ToolSpec) -> str:
@@ -165,6 +168,7 @@ def _unknown_outcome(spec: ToolSpec) -> str:
 async def _answer(
     deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
 ) -> _Outcome:
+    """Exchange and call; once more where the person did, just now, what the link asked for that this retry brought."""
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
@@ -174,10 +178,8 @@ async def _answer(
         _count(deployment, request, now=started)
         output = await connections_tool.look(deployment, request.principal, arguments)
         return _Outcome(success(output, None))
-    if request.asking.offered is not None and request.asking.answer in ("decline", "cancel"):
-        return _Outcome(elicitation.refusal_of_person(request.asking.offered), "refused", "declined")
-    if request.asking.leaves_account:
-        return _Outcome(failure("The person did not choose an account, so nothing was done."), "refused", "declined")
+    if (declined := _refusal_of_person(request.asking)) is not None:
+        return declined
     _check_budget(deployment.budgets.wait(request.principal.user_id, spec.provider, now=started))
     wanted = ExchangeRequest(
         principal=request.principal,
@@ -187,15 +189,28 @@ async def _answer(
         purpose=spec.name,
         call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
     )
-    try:
-        return await _perform(deployment, wanted, spec, arguments, progress=progress)
-    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
-        if not await _is_answered(deployment, request):
-            return await _ask(deployment, request, missing, wanted=wanted)
-    try:  # the person opened the link that this retry brought back
-        return await _perform(deployment, wanted, spec, arguments, progress=progress)
-    except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
-        return await _ask(deployment, request, missing, wanted=wanted)
+    is_last = False
+    while True:
+        try:
+            held = _Held(deployment, wanted, await exchange(wanted, vault=deployment.vault, now=deployment.now()))
+            # Only now: an agent that may not call does not use up what those may that do.
+            spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
+            _check_budget(spent)
+            output = await spec.call(held.api(), arguments, progress)
+            return _Outcome(success(output, held.token), token=held.token)
+        except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+            if is_last or not await _is_answered(deployment, request):
+                return await _ask(deployment, request, spec, missing, wanted=wanted)
+            is_last = True
+
+
+def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
+    """Where the person was asked before and did not want to."""
+    if asking.offered is not None and asking.answer in ("decline", "cancel"):
+        return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
+    if asking.leaves_account:
+        return _Outcome(failure("The person did not choose an account, so nothing was done."), "refused", "declined")
+    return None
 
 
 def _check_budget(wait: int) -> None:
@@ -220,54 +235,50 @@ def _account(arguments: BaseModel) -> str | None:
     return value if isinstance(value, str) else None
 
 
-async def _perform(
-    deployment: Deployment, wanted: ExchangeRequest, spec: ToolSpec, arguments: BaseModel, *, progress: Progress
-) -> _Outcome:
-    """Exchange and call; a token that the provider calls dead is renewed once, for the request that it refused."""
-    held = [await exchange(wanted, vault=deployment.vault, now=deployment.now())]
-    # Only now: an agent that may not call does not use up what those may that do.
-    spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
-    _check_budget(spent)
+class _Held:
+    """The token of one call; one that the provider calls dead is renewed, for the request that it refused."""
 
-    async def renew() -> Authority:
-        spoiled = held[-1].generation
-        held.append(await exchange(wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled))
-        return _authority(deployment, held[-1], wanted.provider)
+    def __init__(self, deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> None:
+        self.token = token
+        self._deployment = deployment
+        self._wanted = wanted
 
-    output = await spec.call(_api(deployment, wanted, held[0], renew=renew), arguments, progress)
-    return _Outcome(success(output, held[-1]), token=held[-1])
+    def api(self) -> UpstreamAPI:
+        deployment, held = self._deployment, self._authority()
+        provider, _ = deployment.catalog.resolve(self._wanted.provider)
+        return UpstreamAPI(
+            provider,
+            deployment.http,
+            token=held.token,
+            scopes=held.scopes,
+            account=self.token.account,
+            granted=held.granted,
+            renew=self._renew,
+            now=deployment.now(),
+        )
 
+    async def _renew(self) -> Authority:
+        deployment, spoiled = self._deployment, self.token.generation
+        self.token = await exchange(
+            self._wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled
+        )
+        return self._authority()
 
-def _authority(deployment: Deployment, token: UpstreamToken, provider: str) -> Authority:
-    granted = authority(
-        deployment.catalog.provider(provider),
-        scopes=token.scopes,
-        granted=token.granted,
-        is_narrow=token.narrowing is Narrowing.UPSTREAM,
-    )
-    return Authority(token.value, token.scopes, granted=granted)
-
-
-def _api(
-    deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken, *, renew: Callable[[], Awaitable[Authority]]
-) -> UpstreamAPI:
-    provider, _ = deployment.catalog.resolve(wanted.provider)
-    held = _authority(deployment, token, wanted.provider)
-    return UpstreamAPI(
-        provider,
-        deployment.http,
-        token=held.token,
-        scopes=held.scopes,
-        account=token.account,
-        granted=held.granted,
-        renew=renew,
-        now=deployment.now(),
-    )
+    def _authority(self) -> Authority:
+        token = self.token
+        granted = authority(
+            self._deployment.catalog.provider(self._wanted.provider),
+            scopes=token.scopes,
+            granted=token.granted,
+            is_narrow=token.narrowing is Narrowing.UPSTREAM,
+        )
+        return Authority(token.value, token.scopes, granted=granted)
 
 
 async def _ask(
     deployment: Deployment,
     request: ToolRequest,
+    spec: ToolSpec,
     missing: ConnectionRequired | DelegationRequired | ApprovalRequired,
     *,
     wanted: ExchangeRequest,
@@ -294,8 +305,8 @@ async def _ask(
             )
         return _Outcome(failure(text), "refused", "provider_not_configured")
     if told.link is None:
-        return _Outcome(failure(told.text), "refused", told.refusal.code)
-    return await _offer(deployment, request, told.link, code=told.refusal.code)
+        return _refusal(request, spec, told)
+    return await _offer(deployment, request, told.link, code=told.code)
 
 
 async def _ask_approval(

@@ -36,19 +36,21 @@ from mcp_types import (
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.deployment import Deployment
-from server.http.responses import ON_AWAY, RetryLater
+from server.http.answers import JSON, WholeAnswer, send_whole, with_headers
+from server.http.bodies import read_body, replay
+from server.http.draining import EndableStream
+from server.http.guards import BODY_LIMIT
 from server.lifecycle import health, loopback
 from server.mcp import event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
+from server.mcp.retry_later import ON_AWAY, RetryLater
 from server.mcp.sessions import SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
-from server.runtime.draining import first_of
 from server.runtime.version import VERSION
 from vault.records import Principal
 
@@ -64,6 +66,7 @@ _INSTRUCTIONS: Final = (
     "again once they have opened it. `connections` shows what is connected."
 )
 _BOUNDS: Final = SessionLimits()
+_UNCACHED: Final = ((b"cache-control", b"no-store, no-transform"),)
 Context = ServerRequestContext[dict[str, object], object]
 
 
@@ -228,41 +231,29 @@ class _WithPrincipal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         grant_later = self._reads_grant(scope)
-        principal = await self._bearer.check(scope, send, grant_later=grant_later)
-        if principal is None:
+        principal = await self._bearer.check(scope, grant_later=grant_later)
+        if not isinstance(principal, Principal):
+            await principal.write(send)
             return
         scope["user"] = _user(principal)
-        send = _without_caching(send)
+        # What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it.
+        send = with_headers(send, _UNCACHED, instead_of=(b"cache-control",))
         reset = PRINCIPAL.set(principal)
         try:
             if grant_later:
-                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope, send))
+                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope))
                 _ON_LIVE.set(answer.allow)
                 await self._app(scope, receive, answer.send)
             elif scope["method"] == "GET":
-                await self._stream(principal, scope, receive, send)
+                with self._watch.watch(principal) as over:
+                    stream = EndableStream(receive, send, over)
+                    await self._app(scope, stream.receive, stream.send)
+                    await stream.finish()
             else:
                 await self._app(scope, receive, send)
         finally:
             PRINCIPAL.reset(reset)
             _ON_LIVE.set(None)
-
-    async def _stream(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = False
-
-        async def note_and_send(message: Message) -> None:
-            nonlocal is_open
-            await send(message)
-            is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
-
-        with self._watch.watch(principal) as over:
-
-            async def receive_or_end() -> Message:
-                return await first_of(receive, over)
-
-            await self._app(scope, receive_or_end, note_and_send)
-            if is_open and over.is_set():  # it ends, it does not break
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _reads_grant(self, scope: Scope) -> bool:
         """By the headers that MCP 2026-07-28 wants beside each body, and that the SDK compares with it."""
@@ -277,22 +268,10 @@ class _WithPrincipal:
         )
 
 
-def _without_caching(send: Send) -> Send:
-    """What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it."""
-
-    async def send_uncached(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = [one for one in message.get("headers", ()) if one[0].lower() != b"cache-control"]
-            message = {**message, "headers": [*headers, (b"cache-control", b"no-store, no-transform")]}
-        await send(message)
-
-    return send_uncached
-
-
 class _LiveAnswer:
     """Holds an answer back until the grant was seen alive; a challenge goes out instead when it has ended."""
 
-    def __init__(self, send: Send, confirm: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, send: Send, confirm: Callable[[], Awaitable[WholeAnswer | None]]) -> None:
         self._send = send
         self._confirm = confirm
         self._is_live: bool | None = None
@@ -303,7 +282,10 @@ class _LiveAnswer:
 
     async def send(self, message: Message) -> None:
         if self._is_live is None:
-            self._is_live = await self._confirm()
+            challenge = await self._confirm()
+            self._is_live = challenge is None
+            if challenge is not None:
+                await challenge.write(self._send)
         if self._is_live:
             await self._send(message)
 
@@ -339,78 +321,71 @@ class _StreamableHTTP:
             fields = [one for one in scope["headers"] if one[0] != b"last-event-id"]
             await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
             return
-        try:
-            body = await mcp_bodies.read_body(receive)
-        except ClientDisconnect:
-            return
-        replayed = mcp_bodies.replay(body, receive)
+        body = await read_body(receive, limit=BODY_LIMIT)
+        replayed = replay(body, receive)
         version = mcp_bodies.header(scope, b"mcp-protocol-version")
-        if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            if b'"progressToken"' in body:
-                await managers.streaming.handle_request(scope, replayed, send)
-            else:
-                await self._answer(managers, scope, body, receive, send)
-            return
+        if not version or version in HANDSHAKE_PROTOCOL_VERSIONS:
+            await self._shake_hands(managers, scope, body, replayed, send)
+        elif b'"progressToken"' in body:
+            await managers.streaming.handle_request(scope, replayed, send)
+        elif (call := fast_path.read(scope["headers"], body)) is None:
+            await _pass_on(managers, scope, replayed, send)
+        else:  # a plain call is answered here, and what it came to otherwise by the SDK
+            later = RetryLater(send)
+            known: CallToolResult | InputRequiredResult | Exception
+            try:
+                known = await tools.call(self._deployment, _request(call, later), progress=_no_progress)
+            except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
+                known = failure
+            answer = fast_path.answer(call, known, stamp=managers.stamp) if isinstance(known, CallToolResult) else None
+            if answer is not None:
+                await send_whole(later.send, 200, (JSON,), answer)
+                return
+            reset = _KNOWN.set(known)
+            try:
+                await managers.answering.handle_request(scope, replayed, later.send)
+            finally:
+                _KNOWN.reset(reset)
+
+    async def _shake_hands(self, managers: _Managers, scope: Scope, body: bytes, replayed: Receive, send: Send) -> None:
+        """A message of a session."""
         message = mcp_bodies.parse(body)
         if isinstance(message, int):
-            await mcp_bodies.refuse_message(send, message)
+            await mcp_bodies.refuse_message(message).write(send)
             return
         session = mcp_bodies.header(scope, b"mcp-session-id")
         if not isinstance(message, JSONRPCRequest) or not session:
-            await _answer(managers, scope, replayed, send)
+            await _pass_on(managers, scope, replayed, send)
             return
         key = (session, str(message.id))
         if key in self._in_flight:
-            await mcp_bodies.refuse_message(send, INVALID_REQUEST)
+            await mcp_bodies.refuse_message(INVALID_REQUEST).write(send)
             return
         self._in_flight.add(key)
         try:
-            await _answer(managers, scope, replayed, send)
+            await _pass_on(managers, scope, replayed, send)
         finally:
             self._in_flight.discard(key)
 
-    async def _answer(self, managers: _Managers, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """A request of 2026-07-28; a plain call is answered here, and what it came to otherwise by the SDK."""
-        call = fast_path.read(scope["headers"], body)
-        if call is None:
-            await _answer(managers, scope, mcp_bodies.replay(body, receive), send)
-            return
-        later = RetryLater(send)
-        known = await self._result(call, on_away=later.mark)
-        answer = fast_path.answer(call, known, stamp=managers.stamp) if isinstance(known, CallToolResult) else None
-        if answer is not None:
-            await fast_path.send_answer(later.send, answer)
-            return
-        reset = _KNOWN.set(known)
-        try:
-            await managers.answering.handle_request(scope, mcp_bodies.replay(body, receive), later.send)
-        finally:
-            _KNOWN.reset(reset)
 
-    async def _result(
-        self, call: fast_path.PlainCall, *, on_away: Callable[[int], None]
-    ) -> CallToolResult | InputRequiredResult | Exception:
-        request = tools.ToolRequest(
-            principal=_principal(),
-            name=call.name,
-            arguments=call.arguments,
-            asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
-            transport="http",
-            on_live=_ON_LIVE.get(),
-            on_away=on_away,
-        )
-        try:
-            return await tools.call(self._deployment, request, progress=_no_progress)
-        except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
-            return failure
+def _request(call: fast_path.PlainCall, later: RetryLater) -> tools.ToolRequest:
+    return tools.ToolRequest(
+        principal=_principal(),
+        name=call.name,
+        arguments=call.arguments,
+        asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
+        transport="http",
+        on_live=_ON_LIVE.get(),
+        on_away=later.mark,
+    )
 
 
 async def _no_progress(done: int, total: int | None, message: str) -> None:
     """Nobody asked for any."""
 
 
-async def _answer(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
-    """One request, one JSON answer, whose status can still become a 503."""
+async def _pass_on(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
+    """One request, one JSON answer of the SDK, whose status can still become a 503."""
     later = RetryLater(send)
     reset = ON_AWAY.set(later.mark)
     try:

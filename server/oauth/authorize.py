@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.errors import status_of
 from server.http.addresses import address_of, counting_key
 from server.http.pages import error_page, go
 from server.oauth import pushed_requests, resources
@@ -137,7 +138,7 @@ async def _destination(deployment: Deployment, request: Request, parameters: Par
         address = address_of(request)
         client = await authentication.find_client(deployment, client_id, address=address, must_be_fresh=True)
     if client is None:
-        raise OAuthError("invalid_client", _UNKNOWN_AGENT)
+        raise OAuthError("unknown_agent", _UNKNOWN_AGENT)
     return client, _redirect_uri(parameters, client)
 
 
@@ -239,7 +240,8 @@ async def _proceed(
 
 def _refuse_busy(request: Request) -> Response:
     title, message = "Too many requests", "Too many requests of agents are waiting for a sign-in from this address."
-    response = error_page(request, title, f"{message} Sign in, or wait ten minutes, then start again there.", 429)
+    text = f"{message} Sign in, or wait ten minutes, then start again there."
+    response = error_page(request, title, text, status_of("too_many_requests"))
     response.headers["retry-after"] = str(REQUEST_LIFETIME)
     return response
 

@@ -16,13 +16,14 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http.addresses import address_of
+from server.http.answers import json_answer
 from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts, payload_of
 from server.oauth.authorize import REQUEST_LIFETIME, may_wait
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.resources import api_scopes, known_resource
 from server.oauth.rules import OAuthError, choose_scopes
-from server.oauth.wire import json_answer, read_form
+from server.oauth.wire import read_form
 from vault import replay, tickets
 from vault.records import Client, Session, Ticket, TicketPurpose, parse_scope
 from vault.refusals import TransitionRefused
@@ -42,9 +43,8 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     scopes = choose_scopes(None if scope is None else parse_scope(scope), client=client, api_scopes=known)
     if not await may_wait(deployment, address):
         raise OAuthError(
-            "temporarily_unavailable",
+            "too_many_requests",
             "too many requests of agents are waiting for a sign-in from this address",
-            status=429,
             headers={"Retry-After": str(REQUEST_LIFETIME)},
         )
     wanted = AuthorizationRequest(
@@ -133,7 +133,7 @@ async def answered_code(deployment: Deployment, client: Client, device_code: str
     if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.CODE):
         return code
     if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.DEVICE_REFUSAL):
-        raise OAuthError("access_denied", "the person refused")
+        raise OAuthError("refused_by_person", "the person refused")
     if now >= ticket.expires_at:
         raise OAuthError("expired_token", "the device code has expired: ask for a new one")
     raise await _still_waiting(deployment, ticket, now=now)

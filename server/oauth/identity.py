@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.errors import status_of
+from server.http.answers import json_answer
 from server.oauth import dpop, jose, tokens
-from server.oauth.wire import json_answer
 from vault import users
 from vault.records import Grant
 from vault.refusals import GrantEnded
@@ -62,10 +63,10 @@ async def userinfo(deployment: Deployment, request: Request) -> Response:
     except tokens.TokenRefused as refusal:
         return _challenge(refusal.code, status=refusal.status)
     if "openid" not in principal.scopes:
-        return _challenge("insufficient_scope", status=403)
+        return _challenge("insufficient_scope", status=status_of("insufficient_scope"))
     user = await users.get_user(deployment.database, principal.user_id)
     if user is None:
-        return _challenge("invalid_token", status=401)
+        return _challenge("invalid_token", status=status_of("invalid_token"))
     return json_answer({"sub": user.id, "preferred_username": user.name})
 
 

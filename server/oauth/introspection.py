@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.http.answers import json_answer
 from server.oauth import tokens
 from server.oauth.clients import authentication
 from server.oauth.clients.authentication import invalid_client
-from server.oauth.wire import json_answer, read_form
+from server.oauth.wire import read_form
 from vault import apis, grants, handles
 from vault import tokens as refresh_tokens
 from vault.exchange.exchange import ExchangeRequest

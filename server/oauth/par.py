@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http.addresses import address_of
+from server.http.answers import json_answer
 from server.oauth import authorize, dpop, pushed_requests
 from server.oauth.clients import authentication
 from server.oauth.clients.authentication import check_rows
 from server.oauth.rules import OAuthError, Parameters
-from server.oauth.wire import json_answer, read_form
+from server.oauth.wire import read_form
 from vault.records import Client
 
 
@@ -34,9 +35,8 @@ async def push(deployment: Deployment, request: Request) -> Response:
         raise OAuthError("invalid_request", f"the request is longer than {pushed_requests.LIMIT} characters")
     if not client.is_vouched_for and not await authorize.may_wait(deployment, address_of(request)):
         raise OAuthError(
-            "temporarily_unavailable",
+            "too_many_requests",
             "too many requests of agents are waiting for a sign-in from this address",
-            status=429,
             headers={"Retry-After": str(authorize.REQUEST_LIFETIME)},
         )
     request_uri = await pushed_requests.keep(deployment, client, values)

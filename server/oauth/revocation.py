@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.http.answers import SECRET, WholeAnswer
 from server.oauth import tokens
 from server.oauth.clients import authentication
-from server.oauth.wire import NO_STORE, read_form
+from server.oauth.wire import read_form
 from vault import grants, handles, revoked_tokens
 from vault import tokens as refresh_tokens
 from vault.audit import audit
@@ -44,7 +45,7 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
             event = None if ended is None else grants.revocation_event(ended)
         if event is not None:
             await audit.append(transaction, event, now=now)
-    return Response(status_code=200, headers=NO_STORE)
+    return WholeAnswer(200, SECRET)
 
 
 async def _access_claims(deployment: Deployment, token: str) -> tokens.AccessClaims | None:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlencode, urlsplit
 
+from server.errors import KINDS, RefusalKind
 from vault.records import Client, parse_scope
 
 MCP_PATHS: Final = ("/mcp", "/sse")
@@ -31,22 +32,25 @@ MAX_JSON_DEPTH: Final = 30
 
 
 class OAuthError(Exception):
-    """A request refused with a registered error code. `description` may be shown, `detail` goes to the log only."""
+    """A request refused with a registered error code: `kind` is one of `server.errors.KINDS`, or its name.
+
+    `description` may be shown, `detail` goes to the log only.
+    """
 
     def __init__(
         self,
-        code: str,
+        kind: str | RefusalKind,
         description: str,
         *,
-        status: int = 400,
         detail: str = "",
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(f"{code}: {description}")
-        self.code = code
+        answer = KINDS[kind] if isinstance(kind, str) else kind
+        self.code = answer.oauth_error
+        super().__init__(f"{self.code}: {description}")
         self.description = description
-        self.status = status
+        self.status = answer.status
         self.detail = detail
         self.headers = dict(headers or {})
         self.members = dict(members or {})  # further members of the JSON answer

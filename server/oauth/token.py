@@ -15,6 +15,7 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.http import cors
 from server.http.addresses import address_of
+from server.http.answers import json_answer
 from server.oauth import device, dpop, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.clients import authentication
@@ -32,7 +33,7 @@ from server.oauth.rules import (
 )
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
-from server.oauth.wire import as_oauth_error, json_answer, refusal_answer
+from server.oauth.wire import as_oauth_error, refusal_answer
 from vault import clients, grants, users
 from vault import tokens as refresh_tokens
 from vault.audit import audit
@@ -67,7 +68,7 @@ async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -
     origin = request.headers.get("origin")
     if origin is not None:
         is_allowed = cors.may_read(deployment.settings, client, origin)
-        answer.headers.update(cors.answer_headers(origin, is_allowed=is_allowed))
+        answer.raw_headers.extend(cors.answer_headers(origin, is_allowed=is_allowed))
     return answer
 
 

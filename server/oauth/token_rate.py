@@ -20,8 +20,7 @@ def spend_request(deployment: Deployment, *, user_id: str, client_id: str) -> No
         )
     )
     raise OAuthError(
-        "temporarily_unavailable",
+        "too_many_requests",
         "this agent asked for too many tokens: keep a token for its expires_in, and try again later",
-        status=429,
         headers={"Retry-After": str(wait)},
     )

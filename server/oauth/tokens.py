@@ -32,8 +32,8 @@ _CLOCK_SKEW: Final = 30
 class TokenRefused(OAuthError):
     """The token cannot be used here. Which of the reasons it was stands in `detail` only."""
 
-    def __init__(self, detail: str, *, code: str = "invalid_token", status: int = 401) -> None:
-        super().__init__(code, "the access token is missing, invalid or expired", status=status, detail=detail)
+    def __init__(self, detail: str, *, kind: str = "invalid_token") -> None:
+        super().__init__(kind, "the access token is missing, invalid or expired", detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ async def authenticate(
     except TokenRefused:
         raise
     except OAuthError as error:
-        raise TokenRefused(error.detail, code=error.code) from error
+        raise TokenRefused(error.detail, kind="key_not_proved") from error
     return principal
 
 
@@ -225,11 +225,12 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
     """Scheme (`bearer` or `dpop`) and token of the one Authorization header."""
     values = headers.getlist("authorization")
     if len(values) != 1:
-        code = "" if not values else "invalid_request"
-        raise TokenRefused("no token" if not values else "several tokens", code=code, status=401 if not values else 400)
+        if values:
+            raise TokenRefused("several tokens", kind="invalid_request")
+        raise TokenRefused("no token", kind="no_token")
     scheme, _, token = values[0].partition(" ")
     if scheme.lower() not in {"bearer", "dpop"} or not token.strip():
-        raise TokenRefused("no token", code="")
+        raise TokenRefused("no token", kind="no_token")
     return scheme.lower(), token.strip()
 
 

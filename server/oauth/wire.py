@@ -10,23 +10,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from server.connecting.telling import Told, plain
 from server.deployment import Deployment
-from server.errors import answer_for, retry_after
+from server.http import cors
+from server.http.answers import JSON, WholeAnswer, json_answer
+from server.http.bodies import BodyTooLarge, read_body
 from server.oauth.rules import OAuthError, Parameters, json_object, parse_parameters
 from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
-NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
-_JSON_HEADERS: Final = (
-    (b"content-type", b"application/json"),
-    *((name.lower().encode(), value.encode()) for name, value in NO_STORE.items()),
-)
-_CORS: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "WWW-Authenticate, DPoP-Nonce"}
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger("token_vault.oauth")
@@ -34,35 +31,10 @@ _log = logging.getLogger("token_vault.oauth")
 Handler = Callable[[Deployment, Request], Awaitable[Response]]
 
 
-class _Whole(Response):
-    """An answer whose headers need no reading: half of what the framework's costs."""
-
-    def __init__(self, body: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.body = body
-        self.status_code = status
-        self.raw_headers = headers
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-def json_answer(
-    content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A JSON answer that nobody may store."""
-    body = to_json(dict(content))
-    raw = [(b"content-length", b"%d" % len(body)), *_JSON_HEADERS]
-    if headers:
-        raw.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items())
-    return _Whole(body, status, raw)
-
-
 def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
     """A public document."""
-    headers = {"Cache-Control": f"public, max-age={seconds}", "X-Content-Type-Options": "nosniff"}
-    return JSONResponse(dict(content), headers=headers)
+    cached = (b"cache-control", f"public, max-age={seconds}".encode())
+    return WholeAnswer(200, [JSON, cached, (b"x-content-type-options", b"nosniff")], to_json(dict(content)))
 
 
 def refusal_answer(error: OAuthError) -> Response:
@@ -74,35 +46,27 @@ def refusal_answer(error: OAuthError) -> Response:
 
 def as_oauth_error(refusal: VaultError) -> OAuthError:
     """A refusal of the vault in OAuth's words."""
-    answer = answer_for(refusal)
-    wait = retry_after(refusal)
-    headers = {} if wait is None else {"Retry-After": str(wait)}
-    return OAuthError(
-        answer.oauth_error, refusal.description, status=answer.status, detail=refusal.detail, headers=headers
-    )
+    return told_error(plain(refusal))
 
 
-async def read_body(request: Request, *, limit: int) -> bytes:
+def told_error(told: Told) -> OAuthError:
+    """The same, with what an agent is told of it."""
+    return OAuthError(told.answer, told.description, detail=told.detail, headers=told.headers, members=told.members)
+
+
+async def _read_body(request: Request, *, limit: int) -> bytes:
     """The body; refused as soon as it is known to be longer than `limit`."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
         raise _too_large()
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnect
-        part: bytes = message.get("body", b"")
-        size, more = size + len(part), message.get("more_body", False)
-        if size > limit:
-            raise _too_large()
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    try:
+        return await read_body(request.receive, limit=limit)
+    except BodyTooLarge as error:
+        raise _too_large() from error
 
 
 def _too_large() -> OAuthError:
-    return OAuthError("invalid_request", "the request body is too large", status=413)
+    return OAuthError("body_too_large", "the request body is too large")
 
 
 def _content_type(request: Request) -> str:
@@ -123,7 +87,7 @@ async def read_form_body(request: Request) -> bytes:
         raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
     if _content_type(request) != "application/x-www-form-urlencoded":
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
-    return await read_body(request, limit=FORM_LIMIT)
+    return await _read_body(request, limit=FORM_LIMIT)
 
 
 def form_of(body: bytes) -> Parameters:
@@ -157,11 +121,53 @@ async def read_json_object(request: Request, *, limit: int, code: str) -> dict[s
     """A JSON object; `code` names the refusal of what is not one."""
     if _content_type(request) != "application/json":
         raise OAuthError(code, "send the body as application/json")
-    body = await read_body(request, limit=limit)
+    body = await _read_body(request, limit=limit)
     try:
         return json_object(body)
     except (ValueError, RecursionError) as error:
         raise OAuthError(code, "the body is not a JSON object that can be read") from error
+
+
+class Endpoint:
+    """ASGI: the handlers of one path. Refusals become JSON; other methods get 405 in the same form.
+
+    `is_cross_origin`: any page may read the answers, with `decides_origin` only refusals: the handler sees to its own.
+    """
+
+    def __init__(
+        self, deployment: Deployment, handlers: Mapping[str, Handler], *, is_cross_origin: bool, decides_origin: bool
+    ) -> None:
+        self._deployment = deployment
+        self._handlers = {**handlers, "HEAD": handlers["GET"]} if "GET" in handlers else handlers
+        self._is_cross_origin = is_cross_origin
+        self._decides_origin = decides_origin
+        self._allowed = sorted({*self._handlers, *(("OPTIONS",) if is_cross_origin else ())})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        handler = self._handlers.get(request.method, self._refuse_method)
+        is_readable = self._is_cross_origin
+        if request.method == "OPTIONS" and self._is_cross_origin:
+            handler = self._preflight
+            is_readable = False  # it says so itself
+        try:
+            answer = await handler(self._deployment, request)
+            is_readable = is_readable and not self._decides_origin
+        except OAuthError as error:
+            answer = refusal_answer(error)
+        except VaultError as refusal:
+            answer = refusal_answer(as_oauth_error(refusal))
+        if is_readable:
+            answer.raw_headers.extend(cors.answer_headers(cors.ANY))
+        await answer(scope, receive, send)
+
+    async def _refuse_method(self, deployment: Deployment, request: Request) -> Response:
+        headers = {"Allow": ", ".join(self._allowed)}
+        raise OAuthError("method_not_allowed", "this method is not supported", headers=headers)
+
+    async def _preflight(self, deployment: Deployment, request: Request) -> Response:
+        """Any origin, never with credentials: cookies play no part at these endpoints."""
+        return cors.preflight(cors.ANY, methods=self._allowed)
 
 
 def endpoint(
@@ -172,43 +178,7 @@ def endpoint(
     is_cross_origin: bool = False,
     decides_origin: bool = False,
 ) -> list[Route]:
-    """Routes for both spellings of `path`. Refusals become JSON; other methods get 405 in the same form.
-
-    `is_cross_origin`: any page may read the answers, with `decides_origin` only refusals: the handler sees to its own.
-    """
-    if "GET" in handlers:
-        handlers = {**handlers, "HEAD": handlers["GET"]}
-    allowed = ", ".join(sorted({*handlers, *(("OPTIONS",) if is_cross_origin else ())}))
-
-    async def refuse_method(_: Deployment, __: Request) -> Response:
-        raise OAuthError("invalid_request", "this method is not supported", status=405, headers={"Allow": allowed})
-
-    async def dispatch(request: Request) -> Response:
-        if request.method == "OPTIONS" and is_cross_origin:
-            return _preflight(allowed)
-        handler = handlers.get(request.method, refuse_method)
-        try:
-            answer = await handler(deployment, request)
-            if decides_origin:
-                return answer
-        except OAuthError as error:
-            answer = refusal_answer(error)
-        except VaultError as refusal:
-            answer = refusal_answer(as_oauth_error(refusal))
-        if is_cross_origin:
-            answer.headers.update(_CORS)
-        return answer
-
+    """Routes for both spellings of `path`; see `Endpoint`."""
+    app = Endpoint(deployment, handlers, is_cross_origin=is_cross_origin, decides_origin=decides_origin)
     spellings = (path,) if path.startswith("/.well-known/") else (path, f"{path}/")
-    return [Route(spelling, dispatch, methods=list(_METHODS)) for spelling in spellings]
-
-
-def _preflight(allowed: str) -> Response:
-    """Any origin, never with credentials: cookies play no part at these endpoints."""
-    headers = {
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Allow-Methods": allowed,
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP, MCP-Protocol-Version",
-        "Access-Control-Max-Age": "600",
-    }
-    return Response(status_code=204, headers=headers)
+    return [Route(spelling, app, methods=_METHODS) for spelling in spellings]

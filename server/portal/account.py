@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from server.errors import status_of
 from server.http import pages
 from server.http.addresses import address_of
 from server.portal.requests import OwnVisit
@@ -37,9 +38,9 @@ async def change(visit: OwnVisit) -> Response:
             address=address_of(request),
         )
     except (PasswordRefused, password.SignInRefused) as refusal:
-        return _form(visit, error=refusal.description, status=400)
+        return _form(visit, error=refusal.description, status=status_of("invalid_request"))
     except password.SignInThrottled as refusal:
-        return _form(visit, error=refusal.description, status=429)
+        return _form(visit, error=refusal.description, status=status_of("too_many_requests"))
     response = pages.go("/account")
     await password.begin_session(visit.deployment, request, response, user=visit.user, method="password_changed")
     return response

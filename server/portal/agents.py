@@ -97,7 +97,7 @@ async def _agent(visit: OwnVisit) -> Client:
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
     if client is None or client_id not in await _own_agents(visit):
-        raise PageRefused("There is no such agent", "It may be cut off already. Look at your agents.", status=404)
+        raise PageRefused("There is no such agent", "It may be cut off already. Look at your agents.", kind="not_found")
     return client
 
 
@@ -109,7 +109,7 @@ async def change(visit: OwnVisit) -> Response:
         raise PageRefused(
             "This page was too old",
             "Nothing was saved: what this agent may use has changed since the page was opened. Open it again.",
-            status=409,
+            kind="conflict",
         )
     wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)

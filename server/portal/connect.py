@@ -175,7 +175,7 @@ async def callback(visit: Visit) -> Response:
         raise ConnectRefused(
             "You are not signed in here in this browser, so the provider's answer counts for nobody. Sign in, then "
             "start again from the agent or the connections page.",
-            status=403,
+            kind="forbidden",
         )
     for name in ("state", "code", "error", "error_description", "iss"):
         if len(visit.query(name)) > _QUERY_LIMIT:
@@ -205,7 +205,7 @@ async def show_done(visit: OwnVisit) -> Response:
     wanted = str(visit.visit.request.path_params["connection"])
     connection = await connections.get_connection(deployment.database, wanted, user_id=visit.user.id)
     if connection is None:
-        raise PageRefused("There is no such connection", "Look at your connections.", status=404)
+        raise PageRefused("There is no such connection", "Look at your connections.", kind="not_found")
     provider = known_provider(deployment, connection.provider)
     client = await _agent(visit, visit.visit.query("agent") or None)
     allowed = frozenset[str]()

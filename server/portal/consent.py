@@ -27,7 +27,7 @@ async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthor
         raise PageRefused(
             "This request is over",
             "It was answered already or is older than ten minutes. Start again from the agent.",
-            status=410,
+            kind="gone",
         )
     return found
 

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from server.connecting import provider_authorization
 from server.deployment import Deployment
+from server.errors import status_of
 from server.http import pages
 from server.portal.requests import Visit, sign_in_path
 from server.sign_in import password
@@ -51,7 +52,7 @@ async def create(visit: Visit) -> Response:
             "name": form.one("name")[:200],
             "minimum": MIN_LENGTH,
         }
-        return visit.page("first_run.html", context, status=400)
+        return visit.page("first_run.html", context, status=status_of("invalid_request"))
     response = pages.go("/connections")
     await password.begin_session(visit.deployment, visit.request, response, user=user, method="first_admin")
     return response

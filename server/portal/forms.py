@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import PersonRefused
+from server.http.bodies import BodyTooLarge, read_body
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _FIELD_LIMIT: Final = 500
@@ -20,10 +21,9 @@ class PageRefused(PersonRefused):
 
     code = "page_refused"
 
-    def __init__(self, title: str, description: str, *, status: int = 400, detail: str = "") -> None:
-        super().__init__(description, detail=detail)
+    def __init__(self, title: str, description: str, *, kind: str = "invalid_request", detail: str = "") -> None:
+        super().__init__(description, kind=kind, detail=detail)
         self.title = title
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,11 @@ class Form:
 async def read_form(request: Request) -> Form:
     """The posted form. Raises PageRefused for anything that is not a small urlencoded form."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise PageRefused("This form cannot be read", "Send it from the page, as a form.", status=415)
-    body = bytearray()
+        raise PageRefused("This form cannot be read", "Send it from the page, as a form.", kind="unsupported_form")
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_LIMIT:
-                raise PageRefused("That is too much", "The form is larger than 64 KiB.", status=413)
+        body = await read_body(request.receive, limit=BODY_LIMIT)
+    except BodyTooLarge as error:
+        raise PageRefused("That is too much", "The form is larger than 64 KiB.", kind="body_too_large") from error
     except ClientDisconnect as error:
         raise PageRefused("This form cannot be read", "It did not arrive whole. Try again.") from error
     try:

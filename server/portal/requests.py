@@ -21,6 +21,7 @@ from starlette.routing import Route
 from server import errors
 from server.connecting.links import ConnectRefused
 from server.deployment import Deployment
+from server.errors import PersonRefused
 from server.http import pages
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
@@ -184,7 +185,7 @@ def _check_form(visit: Visit, form: Form) -> None:
         raise PageRefused(
             "This form came from another site",
             "Nothing was done. If you meant it, open the page here and do it again.",
-            status=403,
+            kind="forbidden",
             detail="foreign origin",
         )
     key, action = visit.deployment.keys.subkey("csrf"), visit.request.scope["path"]
@@ -192,22 +193,23 @@ def _check_form(visit: Visit, form: Form) -> None:
         raise PageRefused(
             "This page was too old",
             "Nothing was done: you signed in or out since the page was opened, or cookies are off. Open it again.",
-            status=403,
+            kind="forbidden",
             detail="form token",
         )
 
 
 def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Response:
-    title, status, foreign, retry = "That did not work", errors.answer_for(refusal).status, "", ""
+    title, foreign, retry = "That did not work", "", ""
+    status = refusal.status if isinstance(refusal, PersonRefused) else errors.wording_of(refusal).paged_status
     match refusal:
         case PageRefused():
-            title, status = refusal.title, refusal.status
+            title = refusal.title
         case ConnectRefused():
-            title, status, foreign, retry = "Nothing was connected", refusal.status, refusal.foreign, refusal.retry
+            title, foreign, retry = "Nothing was connected", refusal.foreign, refusal.retry
         case TransitionRefused():
-            title, status = "That is over", 409
+            title = "That is over"
         case TemporarilyUnavailable():
-            title, status = "Not just now", 503
+            title = "Not just now"
         case _:
             pass
     logger.log(

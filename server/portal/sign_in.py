@@ -7,6 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.errors import status_of
 from server.http import pages
 from server.http.addresses import address_of
 from server.portal.forms import PageRefused
@@ -67,14 +68,24 @@ async def with_password(visit: Visit) -> Response:
         known=password.read_cookie(deployment, visit.request, "known"),
     )
     if not deployment.settings.sign_in.local:
-        raise PageRefused("Not this way", "Sign-in with a password is switched off here.", status=403)
+        raise PageRefused("Not this way", "Sign-in with a password is switched off here.", kind="forbidden")
     try:
         user = await password.check_sign_in(deployment, attempt)
     except password.SignInRefused as refusal:
-        return await _form(visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=401)
+        return await _form(
+            visit,
+            return_to=return_to,
+            name=attempt.name[:200],
+            error=refusal.description,
+            status=status_of("not_signed_in"),
+        )
     except password.SignInThrottled as refusal:
         response = await _form(
-            visit, return_to=return_to, name=attempt.name[:200], error=refusal.description, status=429
+            visit,
+            return_to=return_to,
+            name=attempt.name[:200],
+            error=refusal.description,
+            status=status_of("too_many_requests"),
         )
         response.headers["retry-after"] = str(refusal.retry_after)
         return response
@@ -91,12 +102,12 @@ async def open_window(visit: Visit) -> Response:
     _check_own_user(visit)
     owner = await local_owner(deployment)
     if owner is None:
-        raise PageRefused("Not here", "This vault has no owner on this computer.", status=403)
+        raise PageRefused("Not here", "This vault has no owner on this computer.", kind="forbidden")
     now = deployment.now()
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, "sign-in:owner-window", limit=_WINDOWS_PER_MINUTE, window=60, now=now)
     if not may:
-        raise PageRefused("Too many windows", "Wait a minute, then try again.", status=429)
+        raise PageRefused("Too many windows", "Wait a minute, then try again.", kind="too_many_requests")
     opened = False
     if deployment.open_browser is not None:
         link = await password.owner_link(deployment, owner.id, return_to=safe_return(visit.form.one("return_to")))
@@ -113,7 +124,7 @@ async def with_owner_link(visit: Visit) -> Response:
     try:
         user = await password.redeem_owner_link(visit.deployment, visit.query("ticket"))
     except password.SignInRefused as refusal:
-        raise PageRefused("This link is over", refusal.description, status=403) from refusal
+        raise PageRefused("This link is over", refusal.description, kind="forbidden") from refusal
     forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
     await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
@@ -128,7 +139,7 @@ def _check_own_user(visit: Visit) -> None:
             "Not for you",
             "This vault belongs to another user of this computer, so nothing was done. Sign in with your name and"
             " password instead, or open the link in a browser of the user that the vault runs as.",
-            status=403,
+            kind="forbidden",
             detail="another user of this machine",
         )
 

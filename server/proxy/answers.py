@@ -12,23 +12,20 @@ from typing import Final
 from urllib.parse import urljoin
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Send
+from starlette.types import Receive
 
 from providers.api.masking import Replacer
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.client import StreamedAnswer
 from providers.outbound.json_values import at, parse_object, text_at
+from server.http import answers
+from server.http.answers import SANDBOXED, send_whole
 from server.proxy import refusals
 from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.wire import DECODED, response_headers
 
 SMALL: Final = 65536  # bytes: a body up to here is read at once
-OURS: Final = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"sandbox"),
-    (b"x-content-type-options", b"nosniff"),
-)
 _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we look whether anybody still reads
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -73,12 +70,12 @@ async def hand_on(
             replacer = linker
     if "location" in fields and (place := _location(call, fields["location"], status=answer.status)) is not None:
         headers.append((b"location", masker.whole(place)))
-    headers += [*OURS, *incoming.cors]
+    headers += [*SANDBOXED, *incoming.cors]
     incoming.status = answer.status
     incoming.is_answering = True
     if body is not None:
         incoming.received = len(body)
-        await send_whole(incoming.send, answer.status, headers=headers, body=replacer.whole(body))
+        await send_whole(incoming.send, answer.status, headers, replacer.whole(body))
         return
     if encodings in ([], ["identity"]) and "content-length" in fields and replacer is masker:
         headers.append((b"content-length", fields["content-length"].encode("latin-1")))
@@ -88,14 +85,14 @@ async def hand_on(
 async def _stream(
     incoming: ProxyRequest, answer: StreamedAnswer, headers: Sequence[tuple[bytes, bytes]], replacer: Replacer
 ) -> None:
-    await incoming.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await answers.start(incoming.send, answer.status, headers)
     gone: asyncio.Future[None] | None = None
     try:
         async for chunk in answer.chunks():
             incoming.received += len(chunk)
             piece = replacer.feed(chunk)
             if piece:
-                await incoming.send({"type": "http.response.body", "body": piece, "more_body": True})
+                await answers.piece(incoming.send, piece)
             if gone is None and incoming.received > _WATCH_AFTER:
                 gone = asyncio.ensure_future(_wait_for_disconnect(incoming.receive))
             if gone is not None and gone.done():
@@ -103,7 +100,7 @@ async def _stream(
     finally:
         if gone is not None:
             gone.cancel()
-    await incoming.send({"type": "http.response.body", "body": replacer.finish(), "more_body": False})
+    await answers.piece(incoming.send, replacer.finish(), is_last=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
@@ -130,11 +127,3 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> bytes | None:
 def _stays(below: str) -> bool:
     """Whether whoever follows a redirect ends at this very path: dot segments lead elsewhere, out of the vault too."""
     return path_problem(re.split("[?#]", below, maxsplit=1)[0]) is None and below.isprintable()
-
-
-async def send_whole(send: Send, status: int, *, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
-    """An answer in one piece."""
-    if status not in {204, 304}:
-        headers = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -8,13 +8,13 @@ in for that provider's hosts only, and the answer goes back with the credential 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -23,10 +23,12 @@ from providers.definitions.model import Provider
 from providers.outbound.client import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.http import cors
+from server.http.answers import SANDBOXED, raw, send_whole
+from server.http.bodies import next_piece
 from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
-from server.proxy.answers import OURS, SMALL, hand_on, is_unauthorized, read_small, send_whole
+from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
 from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.recent_tokens import Opening, Openings
 from server.proxy.wire import (
@@ -70,8 +72,9 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["method"] == "OPTIONS" and "access-control-request-method" in fields and "origin" in fields:
-            answer = cors.preflight_headers(fields["origin"], methods=METHODS, headers=self._allowed_headers)
-            await send_whole(send, 204, headers=[*((k.lower().encode(), v.encode()) for k, v in answer.items()), *OURS])
+            answer = cors.preflight(fields["origin"], methods=METHODS, headers=self._allowed_headers)
+            answer.raw_headers.extend(SANDBOXED)
+            await answer.write(send)
             return
         incoming = ProxyRequest(scope, receive, send, fields=fields, started=time.monotonic())
         code: str | None = None
@@ -118,7 +121,7 @@ class Proxy:
         await self._check_origin(incoming, handle)
         provider = self._deployment.catalog.get(handle.provider)
         if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
-            raise ProxyRefused("unknown_target", "This handle is for another account or API.", status=404)
+            raise ProxyRefused("unknown_target", "This handle is for another account or API.")
         call = await self._judge(incoming, handle, provider, target)
         if wait := self._deployment.proxy_calls.spend(
             handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
@@ -131,7 +134,7 @@ class Proxy:
     def _check_request(self, incoming: ProxyRequest) -> None:
         fields = incoming.fields
         if "upgrade" in fields:
-            raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.", status=501)
+            raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.")
         if "cookie" in fields and any(
             part.strip().startswith(self._cookie + "=")
             for value in incoming.headers.getlist("cookie")
@@ -169,12 +172,8 @@ class Proxy:
             return
         client = await clients.get_client(self._deployment.database, handle.principal.client_id)
         if client is None or not cors.may_read(self._deployment.settings, client, origin):
-            raise ProxyRefused("origin_refused", "Pages of this origin may not use this handle.", status=403)
-        incoming.cors = [
-            (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
-            (b"access-control-expose-headers", b"*"),
-            (b"vary", b"Origin"),
-        ]
+            raise ProxyRefused("origin_refused", "Pages of this origin may not use this handle.")
+        incoming.cors = cors.answer_headers(origin, exposed="*")
 
     async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
         """Rule and parameters. Reads the body where a rule looks at it, or where it is small."""
@@ -224,10 +223,10 @@ class Proxy:
         if incoming.method == "GET":
             raise ProxyRefused("body_refused", "A GET has no body here.")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ProxyRefused("unsupported_body", "The body must not be compressed.", status=415)
+            raise ProxyRefused("unsupported_body", "The body must not be compressed.")
         kind = headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
-            raise ProxyRefused("unsupported_body", "Forms with files do not pass here.", status=415)
+            raise ProxyRefused("unsupported_body", "Forms with files do not pass here.")
         if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= READ_LIMIT):
             body = await self._whole(incoming, limit=READ_LIMIT)
             return body, read_body(kind, body, provider, is_judged=is_judged)
@@ -236,10 +235,8 @@ class Proxy:
         return await self._whole(incoming, limit=SMALL), None
 
     async def _whole(self, incoming: ProxyRequest, *, limit: int) -> bytes:
-        part, more = await self._part(incoming, limit=limit)
-        if not more:
-            return part
-        parts = [part]
+        parts: list[bytes] = []
+        more = True
         while more:
             part, more = await self._part(incoming, limit=limit)
             parts.append(part)
@@ -254,16 +251,16 @@ class Proxy:
 
     async def _part(self, incoming: ProxyRequest, *, limit: int) -> tuple[bytes, bool]:
         """The next of the body, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
-        message = await incoming.receive()
-        if message["type"] != "http.request":
-            incoming.broken = ClientDisconnect()
-            raise incoming.broken
-        part: bytes = message.get("body", b"")
+        try:
+            part, more = await next_piece(incoming.receive)
+        except ClientDisconnect as error:
+            incoming.broken = error
+            raise
         incoming.sent += len(part)
         if incoming.sent > limit:
             incoming.broken = refusals.too_much(limit)
             raise incoming.broken
-        return part, bool(message.get("more_body", False))
+        return part, more
 
     # The call
 
@@ -350,11 +347,11 @@ class Proxy:
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"token-vault-refusal", refused.code.encode()),
-            *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
-            *OURS,
+            *raw(refused.headers),
+            *SANDBOXED,
             *incoming.cors,
         ]
-        await send_whole(incoming.send, refused.status, headers=headers, body=json.dumps(content).encode())
+        await send_whole(incoming.send, refused.status, headers, to_json(content))
 
     def _record(self, incoming: ProxyRequest, code: str | None) -> None:
         """One event per call of a known handle: never a path, a query or a value, but the rule's template."""

@@ -12,45 +12,41 @@ from typing import Final
 from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
 from providers.outbound.client import Crowded, HttpError, NotReached, TooLarge
-from server.connecting.links import tell
+from server import errors
+from server.connecting.telling import tell
 from server.deployment import Deployment
-from server.errors import answer_for, retry_after, tool_text
+from server.errors import as_sentence, status_of
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
 from vault import clients
-from vault.handles import Handle, HandleRefused
-from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, ScopeRefused, VaultError
+from vault.handles import Handle
+from vault.refusals import VaultError
 
 FAILURES: Final = frozenset(
     {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
     | {"timeout", "client_gone", "internal_error", "token_renewed", "too_many_calls"}
 )
-_STATUS: Final[dict[type[VaultError], int]] = {
-    HandleRefused: 401,
-    GrantEnded: 401,
-    ConnectionRequired: 403,
-    DelegationRequired: 403,
-    ScopeRefused: 403,
-}
 
 
 async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:
-    """What the vault refused, with the link for the person where one mends it."""
+    """What the vault refused, with the link for the person where one fixes it."""
     if isinstance(error, OAuthError):
         return _refuse_credential(error.code, error.description, detail=error.detail, scheme="DPoP")
-    status = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), answer_for(error).status)
-    if status == 401:
+    wording, principal, name = errors.wording_of(error), None, ""
+    if wording.proxied_status == status_of("invalid_token"):
         return _refuse_credential(error.code, error.description, detail=error.detail, scheme="Bearer")
-    if isinstance(error, ConnectionRequired | DelegationRequired) and handle is not None:
-        return await _with_link(deployment, error, handle, status=status)
-    wait = retry_after(error)
+    if wording.form == "link" and handle is not None:
+        client = await clients.get_client(deployment.database, handle.principal.client_id)
+        principal, name = handle.principal, "this program" if client is None else client.name
+    told = await tell(deployment, error, principal, tool=name)
     return ProxyRefused(
-        error.code,
-        tool_text(error),
-        status=status,
-        detail=error.detail,
-        headers={} if wait is None else {"Retry-After": str(wait)},
+        told.code,
+        told.text,
+        kind=told.wording.proxied or told.wording.kind,
+        detail=told.detail,
+        headers=told.headers,
+        more={} if told.link is None else told.link.members(),
     )
 
 
@@ -59,23 +55,8 @@ def _refuse_credential(code: str, description: str, *, detail: str, scheme: str)
     challenge = f'{scheme} error="{registered}"'
     if scheme == "DPoP":
         challenge += f', algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"'
-    return ProxyRefused(
-        code, _sentence(description), status=401, detail=detail, headers={"WWW-Authenticate": challenge}
-    )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-async def _with_link(
-    deployment: Deployment, error: ConnectionRequired | DelegationRequired, handle: Handle, *, status: int
-) -> ProxyRefused:
-    """In the words that the agent may hear, with the link for the person."""
-    client = await clients.get_client(deployment.database, handle.principal.client_id)
-    told = await tell(deployment, error, handle.principal, tool="this program" if client is None else client.name)
-    more = {} if told.link is None else told.link.members()
-    return ProxyRefused(told.refusal.code, told.text, status=status, detail=error.detail, more=more)
+    headers = {"WWW-Authenticate": challenge}
+    return ProxyRefused(code, as_sentence(description), kind="invalid_token", detail=detail, headers=headers)
 
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
@@ -84,23 +65,22 @@ def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
         return ProxyRefused(
             "too_many_calls",
             "Too many calls are on their way to this provider. Nothing was sent; try again.",
-            status=503,
             headers={"Retry-After": "1"},
         )
     if isinstance(error, TooLarge):
-        return ProxyRefused("answer_too_large", "The provider's answer is larger than the proxy allows.", status=502)
+        return ProxyRefused("answer_too_large", "The provider's answer is larger than the proxy allows.")
     advice = (
         "Whether the call was carried out is unknown: look before trying again."
         if is_write and not isinstance(error, NotReached)
         else "Nothing was changed; try again later."
     )
-    return ProxyRefused("upstream_unavailable", f"The provider gave no answer: {error.reason}. {advice}", status=502)
+    return ProxyRefused("upstream_unavailable", f"The provider gave no answer: {error.reason}. {advice}")
 
 
 def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
     """The call took longer than the operator allows."""
     advice = " Whether it was carried out is unknown." if is_write else ""
-    return ProxyRefused("timeout", f"The call did not finish within {deadline} s.{advice}", status=504)
+    return ProxyRefused("timeout", f"The call did not finish within {deadline} s.{advice}")
 
 
 def internal_error(correlation: str) -> ProxyRefused:
@@ -108,13 +88,12 @@ def internal_error(correlation: str) -> ProxyRefused:
     return ProxyRefused(
         "internal_error",
         f"The call failed inside the vault. The operator finds the cause in the log under {correlation}.",
-        status=500,
     )
 
 
 def too_much(limit: int) -> ProxyRefused:
     """The request's body is too long."""
-    return ProxyRefused("body_too_large", f"The body is larger than {limit} bytes.", status=413)
+    return ProxyRefused("body_too_large", f"The body is larger than {limit} bytes.")
 
 
 def too_often(wait: int) -> ProxyRefused:
@@ -122,7 +101,6 @@ def too_often(wait: int) -> ProxyRefused:
     return ProxyRefused(
         "rate_limited",
         f"This agent calls too often. Nothing was sent; try again in {wait} s.",
-        status=429,
         headers={"Retry-After": str(wait)},
     )
 
@@ -132,7 +110,6 @@ def no_rule(provider: Provider) -> ProxyRefused:
     return ProxyRefused(
         "call_not_allowed",
         f"No request rule of {provider.title} knows this method and path. Nothing was sent.",
-        status=403,
     )
 
 
@@ -142,7 +119,6 @@ def not_covered(provider: Provider, rules: Iterable[Rule]) -> ProxyRefused:
     return ProxyRefused(
         "scope_missing",
         f"The handle does not cover this call at {provider.title}. Exchange again with a scope that does.",
-        status=403,
         more={"scopes": scopes},
     )
 
@@ -152,7 +128,6 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     return ProxyRefused(
         "call_not_allowed",
         f"No request rule of {provider.title} allows this call with its {', '.join(sorted(judged))}. Nothing was sent.",
-        status=403,
     )
 
 
@@ -164,7 +139,6 @@ def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
         "unknown_parameter",
         f"The connected {provider.title} account can do more than the handle, and no request rule knows {what}. "
         "Nothing was sent. Send the call without it, or add it to `query` or `body` of the rule in the provider file.",
-        status=403,
     )
 
 
@@ -174,7 +148,6 @@ def inseparable(provider: Provider) -> ProxyRefused:
         "call_not_allowed",
         f"The connected {provider.title} account can do more with this call than the handle may, and the request does "
         "not show which. Nothing was sent.",
-        status=403,
     )
 
 
@@ -183,27 +156,20 @@ def token_renewed(provider: Provider) -> ProxyRefused:
     return ProxyRefused(
         "token_renewed",
         f"{provider.title} refused an old token, so nothing was done. There is a new one: send the call again.",
-        status=503,
         headers={"Retry-After": "0"},
     )
 
 
 def upstream_unauthorized(provider: Provider) -> ProxyRefused:
     """A fresh token was refused, too."""
-    return ProxyRefused(
-        "upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.", status=502
-    )
+    return ProxyRefused("upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.")
 
 
 def answer_unreadable(provider: Provider) -> ProxyRefused:
     """An answer in an encoding in which no credential could be found."""
-    return ProxyRefused(
-        "answer_unreadable", f"{provider.title} answered in an encoding that was not asked for.", status=502
-    )
+    return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that was not asked for.")
 
 
 def redirect_refused(provider: Provider) -> ProxyRefused:
     """A redirect to another host: a client that follows it might take the handle along."""
-    return ProxyRefused(
-        "redirect_refused", f"{provider.title} answered with a redirect to another address.", status=502
-    )
+    return ProxyRefused("redirect_refused", f"{provider.title} answered with a redirect to another address.")

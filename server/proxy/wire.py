@@ -18,6 +18,7 @@ from providers.api.masking import Replacer
 from providers.api.rules import changes_method, header_changes_method
 from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
+from server.errors import status_of
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
 _PREFIX: Final = "/proxy/"
@@ -58,14 +59,17 @@ _CREDENTIALS: Final = frozenset(
 
 
 class ProxyRefused(Exception):
-    """The proxy's own no; nothing reached the provider unless the text says so. `detail` is for the log."""
+    """The proxy's own no; nothing reached the provider unless the text says so. `detail` is for the log.
+
+    `kind` is one of `server.errors.KINDS`, where that is not `code` itself.
+    """
 
     def __init__(
         self,
         code: str,
         description: str,
         *,
-        status: int = 400,
+        kind: str = "",
         detail: str = "",
         headers: Mapping[str, str] | None = None,
         more: Mapping[str, object] | None = None,
@@ -73,7 +77,7 @@ class ProxyRefused(Exception):
         super().__init__(code)
         self.code = code
         self.description = description
-        self.status = status
+        self.status = status_of(kind or code)
         self.detail = detail
         self.headers: Mapping[str, str] = headers or {}
         self.more: Mapping[str, object] = more or {}  # further members of the problem
@@ -100,7 +104,7 @@ def read_target(raw_path: bytes) -> Target:
     _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
     below = "/" + (rest[0] if rest else "")
     if not path.startswith(_PREFIX) or not connection or not api or below == "/":
-        raise ProxyRefused("unknown_target", "The path must be /proxy/CONNECTION/API/PATH.", status=404)
+        raise ProxyRefused("unknown_target", "The path must be /proxy/CONNECTION/API/PATH.")
     if (problem := path_problem(below)) is not None:
         raise _ambiguous(problem)
     if "%2f" in below.lower():
@@ -156,9 +160,9 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
         if not body:
             return CallParameters()
         if not content_type.isascii():  # a blank that we would strip, and others would not
-            raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.", status=415)
+            raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.")
         if not charsets <= {"utf-8", "us-ascii"}:
-            raise ProxyRefused("unsupported_body", "The body must be UTF-8.", status=415)
+            raise ProxyRefused("unsupported_body", "The body must be UTF-8.")
         text = body.decode("utf-8")
         match kind.strip().lower():
             case "application/json":
@@ -169,7 +173,6 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
                 raise ProxyRefused(
                     "unsupported_body",
                     "This call is judged by its parameters: send them as JSON or as a form.",
-                    status=415,
                 )
     except (ValueError, RecursionError) as error:
         raise ProxyRefused("invalid_body", "The body cannot be read as its content type says.") from error
@@ -199,9 +202,7 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
     if not isinstance(content, dict):
         if not is_judged:
             return None
-        raise ProxyRefused(
-            "unsupported_body", "This call is judged by its parameters: send one JSON object.", status=415
-        )
+        raise ProxyRefused("unsupported_body", "This call is judged by its parameters: send one JSON object.")
     members: dict[str, object] = content  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
     return _parameters(list(members.items()), provider)
 

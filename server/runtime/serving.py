@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from server.http.connections import BoundedConfig, BoundedProtocol, ConnectionLimits, Connections
 
-SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.runtime.draining`)
+SHUTDOWN_TIMEOUT: Final = 30  # seconds for open requests; streams end earlier (`server.http.draining`)
 _POLL: Final = 0.02
 logger = logging.getLogger("token_vault.serving")
 

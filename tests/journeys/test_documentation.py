@@ -19,6 +19,7 @@ import server.mcp.transports
 import server.oauth
 import server.portal
 from providers.api.api import ToolRefused
+from server import errors
 from server.mcp.tool_answers import META_KEY
 from server.settings import OTHER_VARIABLES, Settings, load_settings
 from tests.support import reference_pages
@@ -35,7 +36,6 @@ from tests.support.documented import (
     leaves,
     lines_to_type,
     modules,
-    oauth_codes,
     only,
     options_of,
     package_rows,
@@ -176,20 +176,33 @@ def test_every_refusal_of_a_tool_is_described() -> None:
     assert written_codes("Refusals of tools") == own
 
 
-def test_every_refusal_of_the_proxy_is_described() -> None:
+def test_every_refusal_of_the_proxy_is_described_with_its_status() -> None:
     own: set[str] = set()
     for module in ("wire", "refusals", "endpoint"):
         for call in calls(f"server.proxy.{module}", "ProxyRefused"):
             own |= {str(one.value) for one in call.args[:1] if isinstance(one, ast.Constant)}
-    assert written_codes("Refusals of the proxy") == own
+    rows = section(DOCS / "reference/errors.md", "Refusals of the proxy").rows
+    assert {only(row["Code"]): int(row["Status"]) for row in rows} == {code: errors.status_of(code) for code in own}
 
 
 def test_every_oauth_error_is_described() -> None:
-    codes, patterns = oauth_codes()
-    written = written_codes("OAuth errors")
-    put_together = {code for code in written if any(re.fullmatch(pattern, code) for pattern in patterns)}
-    assert written - put_together == codes - {"redirect_uris"}  # a member's name, compared beside a code
-    assert all(any(re.fullmatch(pattern, code) for code in written) for pattern in patterns)
+    assert written_codes("OAuth errors") == {kind.oauth_error for kind in errors.KINDS.values()} - {""}
+
+
+def test_the_table_of_kinds_has_what_the_sources_name_and_nothing_else() -> None:
+    named = {kind for wording in errors.TABLE.values() for kind in (wording.kind, wording.proxied, wording.paged)}
+    named |= {errors.UNLISTED.kind, ""}
+    for path in (ROOT / "server").rglob("*.py"):
+        if path.name == "errors.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in errors.KINDS:
+                named.add(str(node.value))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"OAuthError", "status_of"}:
+                kinds = [str(one.value) for one in node.args[:1] if isinstance(one, ast.Constant)]
+                assert set(kinds) <= set(errors.KINDS), path
+    put_together = {"request_not_supported", "request_uri_not_supported"}
+    assert named - {""} == set(errors.KINDS) - put_together
 
 
 def test_the_table_of_packages_is_the_list_of_dependencies() -> None:

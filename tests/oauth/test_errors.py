@@ -11,7 +11,7 @@ import pytest
 import server
 import vault
 from server import errors
-from server.errors import PersonRefused, answer_for, retry_after, tool_text
+from server.errors import PersonRefused, retry_after, wording_of, words_of
 from server.oauth.wire import as_oauth_error
 from vault.audit.audit import ChainBroken
 from vault.clients import ClientExists
@@ -29,6 +29,7 @@ from vault.refusals import (
     ItemRefused,
     KeyUnavailable,
     ScopeRefused,
+    StorageBusy,
     StorageUnavailable,
     TemporarilyUnavailable,
     TransitionRefused,
@@ -90,13 +91,13 @@ def test_a_refusal_without_an_entry_would_be_noticed() -> None:
         code = "heard"
 
     assert entry_of(Unheard) is None
-    assert answer_for(Unheard("new")).status == 500
+    assert wording_of(Unheard("new")).answer.status == 500
     assert entry_of(Heard) is GrantEnded
 
 
 def test_the_table_speaks_registered_codes() -> None:
-    assert {answer.oauth_error for answer in errors.TABLE.values()} <= REGISTERED
-    assert {answer.status for answer in errors.TABLE.values()} <= {400, 401, 403, 409, 500, 503}
+    assert {wording.answer.oauth_error for wording in errors.TABLE.values()} <= REGISTERED
+    assert {wording.answer.status for wording in errors.TABLE.values()} <= {400, 401, 403, 409, 500, 503}
 
 
 SECRET = "detail-for-the-log"
@@ -134,8 +135,13 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
         "temporarily_unavailable",
         "Slack is slow. Try again in 7 s.",
     ),
+    StorageBusy: (
+        lambda: StorageBusy("the database cannot be reached", retry_after=1),
+        "temporarily_unavailable",
+        "The database cannot be reached. Try again in 1 s.",
+    ),
     CiphertextRejected: (lambda: CiphertextRejected("tag"), "server_error", "connect it again"),
-    KeyUnavailable: (lambda: KeyUnavailable("no key in master.key"), "server_error", "only its operator can mend that"),
+    KeyUnavailable: (lambda: KeyUnavailable("no key in master.key"), "server_error", "only its operator can fix that"),
     StorageUnavailable: (lambda: StorageUnavailable("no disk"), "temporarily_unavailable", "try again in a minute"),
     TransitionRefused: (lambda: TransitionRefused("this was used"), "invalid_grant", "This was used."),
     TicketReplayed: (lambda: TicketReplayed("this was used", outcome=None), "invalid_grant", "This was used."),
@@ -158,13 +164,49 @@ def test_tools_and_oauth_clients_read_what_to_do_and_never_the_detail(kind: type
     refusal = make()
     refusal.detail = SECRET
     told = as_oauth_error(refusal)
-    assert (told.code, told.status) == (code, answer_for(refusal).status)
-    assert text in tool_text(refusal)
-    assert tool_text(refusal)[0].isupper()
-    assert tool_text(refusal).endswith(".")
-    assert SECRET not in tool_text(refusal) + told.description
+    assert (told.code, told.status) == (code, wording_of(refusal).answer.status)
+    assert text in words_of(refusal)
+    assert words_of(refusal)[0].isupper()
+    assert words_of(refusal).endswith(".")
+    assert SECRET not in words_of(refusal) + told.description
     assert ("Retry-After" in told.headers) == (told.status == 503) == (retry_after(refusal) is not None)
 
 
 def test_every_kind_of_the_table_is_tried_here() -> None:
     assert set(errors.TABLE) <= set(MADE)
+
+
+# At OAuth endpoints, at the proxy, on pages, and over MCP
+WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
+    ConnectionRequired: (400, 403, 400, "link"),
+    DelegationRequired: (403, 403, 403, "link"),
+    ApprovalRequired: (403, 403, 403, "approval"),
+    AccountRequired: (400, 400, 400, "account"),
+    ItemRefused: (400, 400, 400, "words"),
+    ScopeRefused: (400, 403, 400, "words"),
+    GrantEnded: (400, 401, 400, "words"),
+    TemporarilyUnavailable: (503, 503, 503, "words"),
+    StorageBusy: (503, 503, 503, "away"),
+    StorageUnavailable: (503, 503, 503, "away"),
+    CiphertextRejected: (500, 500, 500, "words"),
+    KeyUnavailable: (500, 500, 500, "words"),
+    TransitionRefused: (400, 400, 409, "words"),
+    ResourceRefused: (400, 400, 400, "words"),
+    HandleRefused: (401, 401, 401, "words"),
+    ClientExists: (400, 400, 400, "words"),
+    NameRefused: (400, 400, 400, "words"),
+    NameTaken: (409, 409, 409, "words"),
+    IdentityTaken: (409, 409, 409, "words"),
+    PasswordRefused: (400, 400, 400, "words"),
+    Conflict: (503, 503, 503, "words"),
+    ChainBroken: (500, 500, 500, "words"),
+    BackupRefused: (400, 400, 400, "words"),
+    PersonRefused: (400, 400, 400, "words"),
+}
+
+
+def test_each_surface_answers_with_the_status_that_its_callers_react_to() -> None:
+    assert {
+        kind: (wording.answer.status, wording.proxied_status, wording.paged_status, wording.form)
+        for kind, wording in errors.TABLE.items()
+    } == WIRE

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
 import httpx2
 import pytest
 
+from server import errors
+from tests.oauth.test_errors import MADE, SECRET
 from tests.support.exchange_room import Caller, ExchangeRoom
 from tests.support.mcp_room import Agent, modern, modern_headers, room
 from vault import delegations
 from vault.records import Connection
+from vault.refusals import GrantEnded, VaultError
 from vault.storage.database import Transaction
+from vault.upstream import UpstreamPolicy
 
 SCOPE = "chat:write"
 Spoil = Callable[[Transaction, Agent, Connection], Awaitable[object]]
@@ -180,3 +184,93 @@ async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_s
         good = await tried(place, door, "ALICE (sandbox)")  # the twin
         assert '"isError":true' not in good
         assert good.startswith("200")
+
+
+# Every refusal at every door
+
+
+class Refusing(Mapping[str, UpstreamPolicy]):
+    """Policies whose lookup ends every exchange in one refusal."""
+
+    def __init__(self, refusal: VaultError) -> None:
+        self._refusal = refusal
+
+    def __getitem__(self, name: str) -> UpstreamPolicy:
+        raise self._refusal
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def made(kind: type[VaultError], connection: Connection) -> VaultError:
+    """One refusal of that kind, about the person's real account where it names one."""
+    refusal = MADE[kind][0]()
+    refusal.detail = SECRET
+    for name, value in {"connection_id": connection.id, "account": connection.account}.items():
+        if hasattr(refusal, name):
+            setattr(refusal, name, value)
+    return refusal
+
+
+def at_tool(answer: httpx2.Response, refusal: VaultError) -> None:
+    wording = errors.wording_of(refusal)
+    content = answer.json()
+    if wording.form == "away":
+        assert answer.status_code == wording.answer.status
+        assert content["error"]["message"] == errors.words_of(refusal)
+        assert answer.headers["retry-after"] == str(content["error"]["data"]["retry_after"])
+        return
+    assert answer.status_code == 200
+    text = content["result"]["content"][0]["text"]
+    assert content["result"]["isError"]
+    expected = {"link": "/connect/", "approval": "/approvals/"}.get(wording.form, errors.words_of(refusal))
+    assert expected in text, text
+
+
+def at_token(answer: httpx2.Response, refusal: VaultError) -> None:
+    wording = errors.wording_of(refusal)
+    # RFC 8693 §2.2.2: of a grant that has ended it was the subject token that stood on it
+    expected = errors.KINDS["invalid_request"] if isinstance(refusal, GrantEnded) else wording.answer
+    content = answer.json()
+    assert (answer.status_code, content["error"]) == (expected.status, expected.oauth_error)
+    assert ("connect_uri" in content) == (wording.form == "link")
+    assert wording.sentence in content["error_description"]
+
+
+def at_proxy(answer: httpx2.Response, refusal: VaultError) -> None:
+    wording = errors.wording_of(refusal)
+    content = answer.json()
+    assert (answer.status_code, content["code"]) == (wording.proxied_status, refusal.code)
+    assert ("connect_uri" in content) == (wording.form == "link")
+    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
+    if wording.form != "link":
+        assert content["title"] in {errors.words_of(refusal), errors.as_sentence(refusal.description)}
+
+
+JUDGES = {"tool": at_tool, "token": at_token, "proxy": at_proxy}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_every_door_renders_every_refusal_as_the_table_says(place: ExchangeRoom, door: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
+    connection = await place.slack(agent)
+    policies = place.deployment.vault.policies
+    for kind in errors.TABLE:
+        handle = (await place.exchange(caller, agent.token, scope=SCOPE)).json()
+        refusal = made(kind, connection)
+        object.__setattr__(place.deployment.vault, "policies", Refusing(refusal))
+        try:
+            answer = await DOORS[door](place, caller, agent, handle)
+        finally:
+            object.__setattr__(place.deployment.vault, "policies", policies)
+        JUDGES[door](answer, refusal)
+        assert SECRET not in answer.text, kind
+        waits = errors.retry_after(refusal) if door != "tool" else None
+        if waits is not None:
+            assert answer.headers["retry-after"] == str(waits), kind
+        assert '"isError":true' not in (good := await DOORS[door](place, caller, agent, handle)).text, kind  # the twin
+        assert good.status_code == 200, good.text

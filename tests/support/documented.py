@@ -24,7 +24,6 @@ import server.mcp.transports
 import server.oauth
 import server.portal
 import vault
-from server import errors
 from server.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
@@ -204,38 +203,6 @@ def calls(module: str, *names: str) -> Iterator[ast.Call]:
 
 def written_codes(title: str) -> set[str]:
     return {only(row["Code"]) for row in section(DOCS / "reference/errors.md", title).rows}
-
-
-def oauth_codes() -> tuple[set[str], set[str]]:
-    """Error codes that the sources name, and patterns of those that they put together."""
-    codes = {answer.oauth_error for answer in errors.TABLE.values()}
-    patterns: set[str] = set()
-    for path in [*(ROOT / "server" / "oauth").rglob("*.py"), ROOT / "server" / "mcp" / "bearer.py"]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            values: list[ast.expr] = []
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"OAuthError", "_challenge"}:
-                values = node.args[:1]
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code":
-                values = [node.value]
-            if isinstance(node, ast.keyword) and node.arg in {"code", "error"}:
-                values = [node.value]
-            if isinstance(node, ast.arg) and node.arg == "code":
-                continue
-            if isinstance(node, ast.FunctionDef):
-                named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-                values = [default for one, default in named if one.arg == "code" and default is not None]
-            if isinstance(node, ast.Dict):
-                values = [v for k, v in zip(node.keys, node.values, strict=True) if k and ast.unparse(k) == "'error'"]
-            for value in values:
-                if isinstance(value, ast.JoinedStr):
-                    parts = (
-                        re.escape(str(p.value)) if isinstance(p, ast.Constant) else "[a-z_]+" for p in value.values
-                    )
-                    patterns.add("".join(parts))
-                elif not isinstance(value, ast.BoolOp):
-                    found = [one.value for one in ast.walk(value) if isinstance(one, ast.Constant)]
-                    codes |= {one for one in found if isinstance(one, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", one)}
-    return codes, patterns
 
 
 def imported_in(path: Path) -> set[str]:

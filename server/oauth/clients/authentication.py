@@ -39,7 +39,7 @@ def secret_hash(secret: str) -> bytes:
 def invalid_client(detail: str, *, with_challenge: bool = False) -> OAuthError:
     """401 at the token endpoint: a client that lost its registration knows by this that it must register again."""
     headers = {"WWW-Authenticate": 'Basic realm="token-vault", charset="UTF-8"'} if with_challenge else {}
-    return OAuthError("invalid_client", "client authentication failed", status=401, detail=detail, headers=headers)
+    return OAuthError("invalid_client", "client authentication failed", detail=detail, headers=headers)
 
 
 async def authenticate(deployment: Deployment, request: Request, form: Parameters) -> Client:
@@ -167,9 +167,8 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
     wait = deployment.rows.spend(counting_key(address), "", now=time.monotonic())
     if wait:
         raise OAuthError(
-            "temporarily_unavailable",
+            "too_many_requests",
             "there were too many requests from this address: try again later",
-            status=429,
             headers={"Retry-After": str(wait)},
         )
 

@@ -15,11 +15,12 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http.addresses import address_of, counting_key
+from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import AcceptedMetadata, accept, public_members, shown_redirects, with_change_noted
 from server.oauth.rules import OAuthError
 from server.oauth.tokens import TokenRefused, read_authorization
-from server.oauth.wire import NO_STORE, json_answer, read_json_object
+from server.oauth.wire import read_json_object
 from vault import clients, grants, limits
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, new_id
@@ -33,7 +34,7 @@ _REWRITES: Final = 20  # of one client in the window
 async def register(deployment: Deployment, request: Request) -> Response:
     """POST /register."""
     if deployment.settings.registration_mode == "closed":
-        raise OAuthError("access_denied", "registration is closed: ask the operator for a client id", status=403)
+        raise OAuthError("access_denied", "registration is closed: ask the operator for a client id")
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     accepted = accept(content, settings=deployment.settings, default_auth_method="client_secret_basic")
     now = deployment.now()
@@ -71,7 +72,7 @@ def _with_secret(client: Client) -> tuple[Client, str | None]:
 
 
 async def _throttle(deployment: Deployment, transaction: Transaction, address: str, *, now: int) -> None:
-    """Per address and in total; the refusal undoes what was counted, so that it cannot last forever."""
+    """Per address and in total; the refusal undoes what was counting_key, so that it cannot last forever."""
     registration = deployment.settings.registration
     within = await limits.spend(
         transaction, f"register:{counting_key(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
@@ -82,9 +83,8 @@ async def _throttle(deployment: Deployment, transaction: Transaction, address: s
 
 def _too_many() -> OAuthError:
     return OAuthError(
-        "temporarily_unavailable",
+        "too_many_requests",
         "too many registrations: try again later",
-        status=429,
         headers={"Retry-After": str(_WINDOW)},
     )
 
@@ -146,7 +146,7 @@ async def delete(deployment: Deployment, request: Request) -> Response:
             raise TokenRefused("client gone")
         events = [_event("client.removed", client), *(grants.revocation_event(grant) for grant in ended)]
         await audit.append(transaction, *events, now=now)
-    return Response(status_code=204, headers=NO_STORE)
+    return WholeAnswer(204, SECRET)
 
 
 async def _managed_client(deployment: Deployment, request: Request) -> tuple[Client, str]:

@@ -19,13 +19,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.http.answers import json_answer
 from server.oauth import tokens
 from server.oauth.exchange import release
 from server.oauth.exchange.exchange import SHORTEST
 from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, ReleasedToken
-from server.oauth.wire import json_answer
 from vault import revoked_tokens
 from vault.audit.audit import format_details
 from vault.exchange import recent

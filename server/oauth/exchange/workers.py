@@ -85,7 +85,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
 
 async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
     if not rules.admits(asked.address):
-        raise OAuthError("access_denied", "this worker may not call from there", status=403, detail="address")
+        raise OAuthError("access_denied", "this worker may not call from there", detail="address")
     claims = await _claims(deployment, asked, token)
     token_id, issued_at = claims.get("jti"), jose.integer_claim(claims, "iat")
     if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:

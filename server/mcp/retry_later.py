@@ -13,6 +13,9 @@ from typing import Final
 
 from starlette.types import Message, Send
 
+from server.errors import status_of
+from server.http.answers import is_start
+
 STORAGE_AWAY: Final = -32053  # of the codes that JSON-RPC 2.0 §5.1 leaves to servers
 ON_AWAY: ContextVar[Callable[[int], None] | None] = ContextVar("on_away", default=None)
 
@@ -29,13 +32,7 @@ class RetryLater:
         self._after = seconds
 
     async def send(self, message: Message) -> None:
-        if self._after is not None and message["type"] == "http.response.start":
+        if self._after is not None and is_start(message):
             headers = [*message.get("headers", ()), (b"retry-after", str(self._after).encode())]
-            message = {**message, "status": 503, "headers": headers}
+            message = {**message, "status": status_of("temporarily_unavailable"), "headers": headers}
         await self._send(message)
-
-
-def body(text: str, seconds: int) -> dict[str, object]:
-    """The JSON-RPC error of a request whose id nobody has read."""
-    error = {"code": STORAGE_AWAY, "message": text, "data": {"retry_after": seconds}}
-    return {"jsonrpc": "2.0", "id": None, "error": error}

@@ -1,0 +1,196 @@
+"""What an agent is told of a refusal of the vault: one reading of `server.errors`' table for every door.
+
+The same words go out over MCP, at /token and by the proxy; each renders what stands here in its own form. Where the
+person can help, the link for them is made here (`server.connecting.links`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from server import errors
+from server.connecting.links import ConnectLink, connect_link, link_message
+from server.deployment import Deployment
+from server.errors import KINDS, RefusalKind, Wording
+from vault import delegations
+from vault.records import Principal, format_scope
+from vault.refusals import (
+    AccountRequired,
+    ApprovalRequired,
+    ConnectionRequired,
+    DelegationRequired,
+    ScopeRefused,
+    VaultError,
+)
+
+NOT_CONFIGURED = "not_configured"  # the operator has to act first, so there is no link
+Linked = ConnectionRequired | DelegationRequired
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A refusal as an agent may hear it, and what each door needs of it.
+
+    `text` says what happened and the next step; `description` is the short form of OAuth answers. `members` is the same
+    for programs, and `link` is among them: None where there is none, or this grant had too many lately.
+    """
+
+    refusal: VaultError  # names no account that the agent may not use
+    wording: Wording
+    text: str
+    description: str
+    answer: RefusalKind  # of OAuth endpoints
+    retry_after: int | None = None
+    members: Mapping[str, object] = field(default_factory=dict[str, object])
+    link: ConnectLink | None = None
+
+    @property
+    def code(self) -> str:
+        """Our own name of it."""
+        return self.refusal.code
+
+    @property
+    def detail(self) -> str:
+        """For the log only."""
+        return self.refusal.detail or self.code
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the person can help; else the operator has to act first."""
+        return self.members.get("reason") != NOT_CONFIGURED
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of an HTTP answer."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def plain(refusal: VaultError) -> Told:
+    """What is told of a refusal that no link helps with."""
+    wording = errors.wording_of(refusal)
+    return Told(
+        refusal,
+        wording,
+        text=errors.words_of(refusal),
+        description=wording.sentence or refusal.description,
+        answer=wording.answer,
+        retry_after=errors.retry_after(refusal),
+        members=_members(refusal),
+    )
+
+
+def _members(refusal: VaultError) -> Mapping[str, object]:
+    match refusal:
+        case AccountRequired():
+            return {"reason": "account", "provider": refusal.provider, "accounts": list(refusal.accounts)}
+        case ApprovalRequired():
+            return {"reason": "approval", "provider": refusal.provider}
+        case ScopeRefused() if refusal.missing:
+            return {"missing_scope": format_scope(refusal.missing)}
+        case _:
+            return {}
+
+
+async def tell(
+    deployment: Deployment,
+    refusal: VaultError,
+    principal: Principal | None,
+    *,
+    tool: str,
+    account: str | None = None,
+    offered: ConnectLink | None = None,
+) -> Told:
+    """What to tell an agent of a refusal of `vault.exchange`, with a link for its person, or the one `offered` before.
+
+    `tool` is what the person is told the account is for; `account` what the request named. Name, state and scopes of an
+    account belong to agents that may use it. Of every other account there is one answer, whether it is worn out, too
+    narrow or just not allowed. The link leads the person to the true reason.
+    """
+    if principal is None or not isinstance(refusal, ConnectionRequired | DelegationRequired):
+        return plain(refusal)
+    heard = refusal if await _may_know(deployment, refusal, principal) else _hide_reason(refusal)
+    told, reason = plain(heard), _reason(heard)
+    upstream = deployment.vault.upstreams.get(refusal.provider)
+    if upstream is None or not upstream.is_configured:
+        text = (
+            f"This vault is not registered with {refusal.provider} yet, so nobody can connect it. "
+            f"Whoever runs it does that with `token-vault providers setup {refusal.provider}`, "
+            f"or with what stands at {deployment.url('/first-run')}."
+        )
+        members = {"reason": NOT_CONFIGURED, "provider": refusal.provider}
+        return replace(told, text=text, description=text, members=members, answer=KINDS["invalid_target"])
+    link = offered or await connect_link(
+        deployment,
+        principal=principal,
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        reason=_reason(refusal),
+        tool=tool,
+        account=refusal.connection_id or account,
+    )
+    if link is None:
+        text = (
+            f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
+            f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
+        )
+    else:
+        text = link.message if link is offered else _message(deployment, heard, is_whole=heard is refusal, tool=tool)
+        link = replace(link, message=text)
+    return replace(
+        told,
+        text=text,
+        description=text,
+        # Wider than what the account or this agent has is a matter of scope (RFC 6749 §5.2), the rest is not.
+        answer=KINDS["invalid_scope"] if heard.missing else told.answer,
+        members=_linked_members(heard, link, reason=reason),
+        link=link,
+    )
+
+
+def _message(deployment: Deployment, heard: Linked, *, is_whole: bool, tool: str) -> str:
+    """What the agent says to its person beside the link; with the vault's own words where it may know them."""
+    if isinstance(heard, DelegationRequired) and heard.accounts:
+        return heard.description
+    found = deployment.catalog.get(heard.provider)
+    message = link_message(heard.provider if found is None else found.title, reason=_reason(heard), tool=tool)
+    return f"{message} {heard.description}" if is_whole else message
+
+
+def _linked_members(heard: Linked, link: ConnectLink | None, *, reason: str) -> Mapping[str, object]:
+    members: dict[str, object] = {"reason": reason, "provider": heard.provider}
+    if link is not None:
+        members |= link.members()
+    if isinstance(heard, DelegationRequired) and heard.accounts:
+        members["accounts"] = list(heard.accounts)
+    if heard.missing:
+        members["missing_scope"] = format_scope(heard.missing)
+    return members
+
+
+async def _may_know(deployment: Deployment, refusal: Linked, principal: Principal) -> bool:
+    """Whether the refusal names no account, or one that this agent may use."""
+    if refusal.connection_id is None:  # a missing permission says that there is an account, or names usable ones
+        return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
+    held = await delegations.get(
+        deployment.database,
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        connection_id=refusal.connection_id,
+    )
+    return held is not None and bool(held.scopes) and held.is_live(deployment.now())
+
+
+def _hide_reason(refusal: Linked) -> DelegationRequired:
+    return DelegationRequired(
+        f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
+        provider=refusal.provider,
+        scopes=refusal.scopes,
+        connection_id=None,
+        detail=refusal.detail or refusal.code,
+    )
+
+
+def _reason(refusal: Linked) -> str:
+    """missing | needs_reauth | scopes | ambiguous | delegation."""
+    return refusal.reason if isinstance(refusal, ConnectionRequired) else "delegation"

@@ -1,0 +1,107 @@
+"""The one way to send an answer: whole or piece by piece, with headers that are ready to be written.
+
+What an answer says, and with which status, is decided by whoever answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
+
+JSON: Final = (b"content-type", b"application/json")
+TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+UNSTORED: Final = (b"cache-control", b"no-store")
+SECRET: Final[Headers] = (UNSTORED, (b"pragma", b"no-cache"), (b"x-content-type-options", b"nosniff"))
+SANDBOXED: Final[Headers] = (  # whatever somebody else wrote, no browser takes it for a page of ours
+    UNSTORED,
+    (b"content-security-policy", b"sandbox"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_BODILESS: Final = frozenset({204, 304})
+
+
+def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as they are written."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def start(send: Send, status: int, headers: Headers) -> None:
+    """Status and headers; the body follows by `piece`."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def piece(send: Send, body: bytes, *, is_last: bool = False) -> None:
+    """A part of the body."""
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+
+
+async def send_whole(send: Send, status: int, headers: Headers = (), body: bytes = b"") -> None:
+    """An answer in one piece."""
+    if status not in _BODILESS:
+        headers = [(b"content-length", b"%d" % len(body)), *headers]
+    await start(send, status, headers)
+    await piece(send, body, is_last=True)
+
+
+class WholeAnswer(Response):
+    """An answer in one piece, whose headers need no reading: half of what the framework's costs."""
+
+    def __init__(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
+        self.status_code = status
+        self.raw_headers = list(headers)
+        self.body = body
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.write(send)
+
+    async def write(self, send: Send) -> None:
+        """Send it."""
+        await send_whole(send, self.status_code, self.raw_headers, self.body)
+
+
+def json_answer(
+    content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> WholeAnswer:
+    """A JSON answer that nobody may store."""
+    return WholeAnswer(status, [JSON, *SECRET, *raw(headers or {})], to_json(dict(content)))
+
+
+def text_answer(text: str, status: int, headers: Headers = ()) -> WholeAnswer:
+    """A sentence for whoever reads it."""
+    return WholeAnswer(status, [TEXT, *SANDBOXED, *headers], text.encode())
+
+
+# Answers of others on their way out
+
+
+def is_start(message: Message) -> bool:
+    """Whether the message is status and headers."""
+    return message["type"] == "http.response.start"
+
+
+def is_stream(message: Message) -> bool:
+    """Whether it starts an event stream, which never ends by itself."""
+    return is_start(message) and any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message.get("headers", ())
+    )
+
+
+def with_headers(send: Send, headers: Headers, *, instead_of: Iterable[bytes] = ()) -> Send:
+    """`send` that adds headers to the answer; those `instead_of` which they stand are left out."""
+    dropped = frozenset(instead_of)
+
+    async def send_with_headers(message: Message) -> None:
+        if is_start(message):
+            kept = [one for one in message.get("headers", ()) if one[0].lower() not in dropped]
+            message = {**message, "headers": [*kept, *headers]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,44 @@
+"""The one way to read the body of a request: piece by piece or whole, and never longer than its reader can use.
+
+`server.http.guards` has bounded every body before; whoever needs less says so here.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+
+class BodyTooLarge(Exception):
+    """The body is longer than its reader takes; the rest was not read."""
+
+
+async def next_piece(receive: Receive) -> tuple[bytes, bool]:
+    """The next of the body, and whether there is more. Raises ClientDisconnect."""
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def read_body(receive: Receive, *, limit: int) -> bytes:
+    """The whole body, of at most `limit` bytes. Raises ClientDisconnect or BodyTooLarge."""
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        part, more = await next_piece(receive)
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A receive channel on which the body comes once more."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again

@@ -1,0 +1,128 @@
+"""Ending a process so that nobody notices: calls in flight are counted and waited for, then the event streams end.
+
+A stream (a GET answered with `text/event-stream`) never ends by itself, so it counts as a call only until its answer
+starts; a tool call that is answered over one is counted by whoever runs it. Closing the socket is
+`server.runtime.serving`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from starlette.types import Message, Receive, Send
+
+from server.http import answers
+
+PATIENCE: Final = 30.0  # seconds that calls in flight get
+_FLUSH: Final = 0.1  # seconds for the last answer to get through a stream
+
+
+class Drain:
+    """What one process still has to finish."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_draining = False
+        self.over = asyncio.Event()  # streams end now
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the process is on its way out and should get no new work."""
+        return self._is_draining
+
+    def begin(self) -> None:
+        """Say `not ready` from now on; everything is still answered."""
+        self._is_draining = True
+
+    def call(self) -> CallInFlight:
+        """Work that the end of the process waits for."""
+        return CallInFlight(self)
+
+    def enter(self) -> None:
+        """One more call in flight."""
+        self._calls += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """One call less."""
+        self._calls -= 1
+        if self._calls == 0:
+            self._idle.set()
+
+    async def finish(self, *, patience: float = PATIENCE) -> None:
+        """Wait, bounded, until no call is in flight; then let the streams end."""
+        self.begin()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
+                await asyncio.sleep(_FLUSH)
+        self.over.set()
+
+
+class CallInFlight:
+    """Entered on each request twice; a generator would cost it 5 us more."""
+
+    __slots__ = ("_drain", "_is_counted")
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self._is_counted = False
+
+    def __enter__(self) -> CallInFlight:
+        self._is_counted = True
+        self._drain.enter()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        if self._is_counted:
+            self._is_counted = False
+            self._drain.leave()
+
+
+class EndableStream:
+    """The two channels of a request whose event stream ends, and does not break, once `over` is set.
+
+    `on_stream` is called when the answer turns out to be a stream.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, over: asyncio.Event, *, on_stream: Callable[[], None] | None = None
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._over = over
+        self._on_stream = on_stream
+        self._is_open = False
+
+    async def receive(self) -> Message:
+        """The next message, or a disconnect as soon as it is over."""
+        message = asyncio.ensure_future(self._receive())
+        end = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait({message, end}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
+        finally:
+            end.cancel()
+            if not message.done():
+                message.cancel()
+
+    async def send(self, message: Message) -> None:
+        """Pass it on."""
+        await self._send(message)
+        self._is_open = answers.is_start(message) or bool(message.get("more_body"))
+        if self._on_stream is not None and answers.is_stream(message):
+            self._on_stream()
+
+    async def finish(self) -> None:
+        """The end of the answer, where it was left open because it is over."""
+        if self._is_open and self._over.is_set():
+            await answers.piece(self._send, b"", is_last=True)
