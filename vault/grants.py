@@ -222,15 +222,32 @@ _LIVE_AMONG: Final = f"""
 """  # noqa: S608 -- names of parameters
 
 
+def _revocation(which: str) -> str:
+    return f"""
+        update grants set revoked_at = :now, revoked_reason = :reason
+        where tenant = :tenant and {which} and revoked_at is null
+        returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason
+    """  # noqa: S608 -- the conditions are the constants below
+
+
+_REVOKE_ONE: Final = _revocation("id = :id")
+_REVOKE_CLIENT_OF_USER: Final = _revocation("user_id = :user_id and client_id = :client_id")
+_REVOKE_USER: Final = _revocation("user_id = :user_id")
+_REVOKE_CLIENT: Final = _revocation("client_id = :client_id")
+_REVOKE_RESOURCE: Final = _revocation("resource = :resource")
+
+
+async def _revoke(
+    transaction: Transaction, statement: str, whose: Mapping[str, Value], *, reason: str, now: int
+) -> tuple[Grant, ...]:
+    rows = await transaction.fetch(statement, {**whose, "tenant": TENANT, "now": now, "reason": reason})
+    return await ended_with(transaction, rows, now=now)
+
+
 async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, now: int) -> Grant | None:
     """End one grant. None when it is unknown or was revoked before; the first reason stays."""
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and id = :id and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "id": grant_id, "now": now, "reason": reason},
-    )
-    return next(iter(await ended_with(transaction, rows, now=now)), None)
+    ended = await _revoke(transaction, _REVOKE_ONE, {"id": grant_id}, reason=reason, now=now)
+    return next(iter(ended), None)
 
 
 async def revoke_client_grants(
@@ -238,24 +255,13 @@ async def revoke_client_grants(
 ) -> tuple[Grant, ...]:
     """Cut one agent off for one user: its grants, and codes on their way to become grants."""
     await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and user_id = :user_id and client_id = :client_id and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now, "reason": reason},
-    )
-    return await ended_with(transaction, rows, now=now)
+    whose = {"user_id": user_id, "client_id": client_id}
+    return await _revoke(transaction, _REVOKE_CLIENT_OF_USER, whose, reason=reason, now=now)
 
 
 async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:
     """End every grant of a user."""
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and user_id = :user_id and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "user_id": user_id, "now": now, "reason": reason},
-    )
-    return await ended_with(transaction, rows, now=now)
+    return await _revoke(transaction, _REVOKE_USER, {"user_id": user_id}, reason=reason, now=now)
 
 
 async def revoke_all_client_grants(
@@ -263,26 +269,14 @@ async def revoke_all_client_grants(
 ) -> tuple[Grant, ...]:
     """End every grant of a client, of all users, and its unused codes."""
     await tickets.expire_client_tickets(transaction, client_id, now=now)
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and client_id = :client_id and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "client_id": client_id, "now": now, "reason": reason},
-    )
-    return await ended_with(transaction, rows, now=now)
+    return await _revoke(transaction, _REVOKE_CLIENT, {"client_id": client_id}, reason=reason, now=now)
 
 
 async def revoke_resource_grants(
     transaction: Transaction, resource: str, *, reason: str, now: int
 ) -> tuple[Grant, ...]:
     """End every grant for a resource, of all users and clients."""
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and resource = :resource and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {"tenant": TENANT, "resource": resource, "now": now, "reason": reason},
-    )
-    return await ended_with(transaction, rows, now=now)
+    return await _revoke(transaction, _REVOKE_RESOURCE, {"resource": resource}, reason=reason, now=now)
 
 
 def revocation_event(grant: Grant) -> Event:

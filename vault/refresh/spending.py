@@ -335,8 +335,12 @@ class Spender:
         """The person connected this account again meanwhile: what is to be ended of the grant before is this answer."""
         if answer.refresh_token is None:
             return
+        grant = self._aside(answer, generation=lease.generation)
+        await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
+
+    def _aside(self, answer: TokenAnswer, *, generation: int) -> endings.Aside:
         facts = self.facts
-        grant = endings.Aside(
+        return endings.Aside(
             facts.user_id,
             facts.provider,
             facts.account,
@@ -344,9 +348,8 @@ class Spender:
             scopes=facts.scopes,
             refresh_token=answer.refresh_token,
             access_token=answer.access_token,
-            generation=lease.generation,
+            generation=generation,
         )
-        await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
 
     def _is_still_held(self, facts: ConnectionFacts) -> bool:
         """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
@@ -375,17 +378,7 @@ class Spender:
         if outcome is not RevokeOutcome.FAILED:
             await self.vault.activity.record(event)
             return
-        now, facts = self.vault.database.now(), self.facts
-        grant = endings.Aside(
-            facts.user_id,
-            facts.provider,
-            facts.account,
-            facts.label,
-            scopes=facts.scopes,
-            refresh_token=answer.refresh_token,
-            access_token=answer.access_token,
-            generation=facts.generation,
-        )
+        now, grant = self.vault.database.now(), self._aside(answer, generation=self.facts.generation)
         async with self.vault.database.transaction() as transaction:
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
             await append(transaction, event, now=now)

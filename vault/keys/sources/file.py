@@ -5,39 +5,27 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from vault.keys.sources.local import KEY_LENGTH, LocalKey, format_key, parse_key
+from vault.keys.sources.local import KEY_LENGTH, LocalKey, LocalKeySource, format_key, parse_key
 from vault.keys.sources.private_file import create_private, read_private
 from vault.refusals import KeyUnavailable
 
 
-class FileKeySource:
+class FileKeySource(LocalKeySource):
     """Reads the file once, when first needed."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
-        self._key: LocalKey | None = None
-
-    @property
-    def id(self) -> str:
-        return self._load().id
 
     @property
     def mend(self) -> str:
         return f"put back the key file {self._path} that belongs to this database"
 
-    async def wrap(self, key: bytes, context: bytes) -> bytes:
-        return self._load(may_create=True).wrap(key, context)
-
-    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        return self._load().unwrap(wrapped, context)
-
-    def _load(self, *, may_create: bool = False) -> LocalKey:
-        if self._key is None:
-            text = read_private(self._path)
-            if text is None and may_create:
-                create_private(self._path, format_key(secrets.token_bytes(KEY_LENGTH)) + "\n")
-                text = read_private(self._path)  # ours, or that of a process that was first
-            if text is None:
-                raise KeyUnavailable(f"the key file {self._path} is missing: put it back, or correct keys.file")
-            self._key = LocalKey(parse_key(text, where=str(self._path)), kind="file")
-        return self._key
+    def read(self, *, may_create: bool) -> LocalKey:
+        text = read_private(self._path)
+        if text is None and may_create:
+            create_private(self._path, format_key(secrets.token_bytes(KEY_LENGTH)) + "\n")
+            text = read_private(self._path)  # ours, or that of a process that was first
+        if text is None:
+            raise KeyUnavailable(f"the key file {self._path} is missing: put it back, or correct keys.file")
+        return LocalKey(parse_key(text, where=str(self._path)), kind="file")

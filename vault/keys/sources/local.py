@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
+from abc import ABC, abstractmethod
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -44,6 +45,32 @@ class LocalKey:
             return self._cipher.decrypt(wrapped[1 : 1 + _NONCE], wrapped[1 + _NONCE :], _LABEL + context)
         except InvalidTag as error:
             raise CiphertextRejected("a wrapped key does not open", detail="other key or context") from error
+
+
+class LocalKeySource(ABC):
+    """A source whose key is in this process: read once, when first needed."""
+
+    def __init__(self) -> None:
+        self._key: LocalKey | None = None
+
+    @abstractmethod
+    def read(self, *, may_create: bool) -> LocalKey:
+        """The key. Raises KeyUnavailable."""
+
+    @property
+    def id(self) -> str:
+        return self._load().id
+
+    async def wrap(self, key: bytes, context: bytes) -> bytes:
+        return self._load(may_create=True).wrap(key, context)
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        return self._load().unwrap(wrapped, context)
+
+    def _load(self, *, may_create: bool = False) -> LocalKey:
+        if self._key is None:
+            self._key = self.read(may_create=may_create)
+        return self._key
 
 
 def parse_key(text: str, *, where: str) -> bytes:
