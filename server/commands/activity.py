@@ -14,6 +14,7 @@ from server.event_texts import event_fields, in_a_line, names_of, when
 
 if TYPE_CHECKING:
     from vault.audit.proof import Report
+    from vault.refresh.sightings import Rollback
 
 _LOOK = 0.5  # seconds between two looks with --follow
 
@@ -92,6 +93,7 @@ def _print(setup: Setup, rows: list[dict[str, object]]) -> None:
 async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bool:
     from vault.audit.proof import ChainBroken, last_checkpoint, prove
     from vault.audit.segments import seal
+    from vault.refresh import sightings
 
     before = None if since is None else _instant(since)
     async with setup.open() as deployment:
@@ -100,6 +102,7 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
             key = database.event_key
             sealed = None if before is None or key is None else await last_checkpoint(database, key, before=before)
             report = await prove(database, since=sealed)
+            _check_missed(await sightings.look(database, deployment.data), report)
             await seal(database, now=deployment.now(), limit=None)  # so that doctor need not begin at the first event
         except ChainBroken as broken:
             setup.show_one(
@@ -113,6 +116,20 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
     else:
         say("\n".join(_sentences(report)))
     return is_whole
+
+
+def _check_missed(missed: Rollback | None, report: Report) -> None:
+    """Raise ChainBroken for what this host saw of the activity and is not there: an emptied database fits itself."""
+    from vault.audit.proof import ChainBroken
+
+    if missed is None:
+        return
+    why = (
+        f"this host saw {missed.lost_events} more"
+        if missed.lost_events
+        else "this host saw other events, or another start of the vault's key, in their place"
+    )
+    raise ChainBroken(report.last + 1, f"{why}; token-vault doctor says what to do", after=report.trusted)
 
 
 def _instant(text: str) -> int:

@@ -350,6 +350,14 @@ class _Sandboxed(Place):
         return [*super().arguments(*command), "--config", str(self.config)]
 
 
+async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
+    """`activity verify` of a copy of the vault's data: exit code, and all that it printed."""
+    place = target.place
+    assert isinstance(place, _Sandboxed)
+    code, out, err = await _Sandboxed(data, place.port, place.config).run("activity", "verify")
+    return code, out + err
+
+
 @asynccontextmanager
 async def _serving(place: _Sandboxed, data: Path) -> AsyncGenerator[str]:
     arguments = Place(data, place.port).arguments("serve", "--sandbox", "--config", str(place.config))

@@ -33,7 +33,7 @@ from vault import connections, users
 from vault.audit.audit import append, list_events
 from vault.audit.segments import SEAL_AFTER, seal
 from vault.records import Event
-from vault.refresh import leases
+from vault.refresh import leases, sightings
 from vault.upstream import Account, TokenAnswer
 
 PASSWORD = "a long enough password for this test"
@@ -526,6 +526,22 @@ async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Pl
     told = await run(place, "activity", "verify", "--json")
     assert told.exit_code == 1
     assert json.loads(told.stdout)["sequence"] == 1
+
+
+async def test_an_activity_that_was_emptied_with_every_trace_of_it_is_no_whole_one(place: Place) -> None:
+    await content(place, "keys", "rotate-signing")
+    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
+    database = await store.open()
+    await store.open_keys(database)
+    assert await sightings.note(database, place.data) is None
+    assert (await run(place, "activity", "verify")).exit_code == 0  # the twin
+    async with database.transaction() as transaction:
+        for table in ("events", "event_batches", "event_heads", "event_checkpoints", "keys.event_starts"):
+            await transaction.execute(f"delete from {table}")
+    await database.close()
+    emptied = await run(place, "activity", "verify")
+    assert emptied.exit_code == 1
+    assert "this host saw" in emptied.stdout
 
 
 async def test_an_event_of_an_earlier_release_is_accepted_when_that_is_said(place: Place) -> None:

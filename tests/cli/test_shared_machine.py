@@ -6,9 +6,12 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
+import time
+import webbrowser
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +29,7 @@ from server.mcp.connections_tool import ConnectionsInput
 from server.mcp.connections_tool import look as list_connections
 from server.mcp.local_owner import local_principal
 from server.runtime import browser, peers
+from server.runtime.browser import browser_opener, forget
 from server.runtime.logs import configure
 from server.runtime.printable import printable
 from server.settings import SettingsRefused, load_settings
@@ -396,6 +400,33 @@ def test_ordinary_names_are_left_alone() -> None:
     assert printable("two\nlines", kept="\n") == "two\nlines"
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # it outlives us on purpose
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_list_of_processes_shows_the_owners_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the program that opens the browser, nor the browser, is started with it."""
+    script, told = tmp_path / "browser", tmp_path / "told"
+    shown = f"{{ echo \"$@\"; tr '\\0' ' ' </proc/$PPID/cmdline; }} >{told}.part"
+    script.write_text(f"#!/bin/sh\n{shown}\nmv {told}.part {told}\n", encoding="utf-8")
+    script.chmod(0o700)
+    monkeypatch.setenv("BROWSER", f"{script} %s")
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # look for browsers anew
+    data, url = tmp_path / "data", "http://localhost:8765/sign-in/owner?secret=canary-of-the-link"
+    data.mkdir(mode=0o700)
+    opened = browser_opener(data)
+    assert opened is not None and opened(url)
+    try:
+        until = time.monotonic() + 60
+        while not told.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        found = told.read_text(encoding="utf-8")
+        assert "canary" not in found
+        (file,) = re.findall(r"file://(\S+\.html)", found)
+        assert "canary" in Path(file).read_text(encoding="utf-8")  # the twin: the file leads there
+    finally:
+        forget(data, url)  # ends the program
+
+
 def test_what_strangers_send_cannot_forge_or_hide_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.root.handlers[:], logging.root.level
     configure(verbose=True)
@@ -406,6 +437,7 @@ def test_what_strangers_send_cannot_forge_or_hide_a_line_of_the_log(capsys: pyte
             raise ValueError("x\n2026-01-01 INFO forged \u009b")
         except ValueError:
             log.exception("failed")
+        exec(compile("log.info('stack', stack_info=True)", "2026 INFO forged\u009b", "exec"), {"log": log})
     finally:
         logging.root.handlers[:], level = before
         logging.root.setLevel(level)
