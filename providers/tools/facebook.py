@@ -49,7 +49,7 @@ class PagesOutput(ToolOutput):
         return "\n".join([head, *lines, *more])
 
 
-class FacebookPostInput(ToolInput):
+class FacebookPostInput(ToolInput, title="PostInput"):
     """Arguments of facebook_post."""
 
     page: Annotated[PageId, Field(description="Id of the Page; facebook_pages shows it")]
@@ -68,7 +68,7 @@ class FacebookPostInput(ToolInput):
         return self
 
 
-class FacebookPostOutput(ToolOutput):
+class FacebookPostOutput(ToolOutput, title="PostOutput"):
     """The post that was published."""
 
     id: str

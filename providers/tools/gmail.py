@@ -42,7 +42,7 @@ class FoundMessage(ToolOutput):
     unread: bool
 
 
-class MailSearchOutput(ToolOutput):
+class MailSearchOutput(ToolOutput, title="SearchOutput"):
     """Messages, newest first. `left_out`: how many were found that could not be looked at just now."""
 
     messages: list[FoundMessage]
@@ -61,7 +61,7 @@ class MailSearchOutput(ToolOutput):
         return "\n".join([head, *lines, *rest, *more])
 
 
-class MailReadOutput(ToolOutput):
+class MailReadOutput(ToolOutput, title="ReadOutput"):
     """A message as text. `message_id` is for answering it: `in_reply_to`."""
 
     id: str

@@ -46,6 +46,15 @@ def test_the_list_of_tools_is_fixed() -> None:
     assert builtin_tools() == builtin_tools()
 
 
+def test_the_titles_of_schemas_do_not_follow_the_names_of_classes() -> None:
+    """Clients compare schemas: a class that gets another name must not look like another tool."""
+    shared = {"gmail_draft": "WriteInput", "gmail_send": "WriteInput"}
+    for tool in builtin_tools():
+        word = tool.name.partition("_")[2].capitalize()
+        assert tool.input_schema["title"] == shared.get(tool.name, f"{word}Input"), tool.name
+        assert tool.output_schema["title"] == f"{word}Output", tool.name
+
+
 @pytest.mark.requirement("S-158")
 def test_every_argument_is_typed_bounded_and_described() -> None:
     for tool in builtin_tools():
