@@ -161,18 +161,34 @@ class TokenSettings(_Section):
     code_lifetime: int = Field(
         default=60, ge=5, le=60, description="Seconds that an authorization code can be redeemed"
     )
-    access_lifetime: int = Field(default=900, ge=30, le=3600, description="Seconds that an access token works")
+    access_lifetime: int = Field(
+        default=3600,
+        ge=30,
+        le=86400,
+        description="Seconds that an access token works; cutting its agent off ends it at once, however long this is",
+    )
+    access_lifetime_alone: int = Field(
+        default=86400,
+        ge=30,
+        le=86400,
+        description="Seconds that an access token works which comes without a refresh token, because its client did "
+        "not register the grant `refresh_token`",
+    )
     refresh_lifetime: int = Field(
-        default=90 * 86400, ge=3600, description="Seconds after consent when the grant's last refresh token expires"
+        default=365 * 86400,
+        ge=3600,
+        description="Seconds after consent when the grant's last refresh token expires; each refresh by a client that "
+        "authenticates or proves a DPoP key starts them anew",
     )
     refresh_idle_lifetime: int = Field(
-        default=30 * 86400, ge=600, description="Seconds that an unused refresh token works"
+        default=90 * 86400, ge=600, description="Seconds that an unused refresh token works"
     )
     refresh_grace: int = Field(
-        default=30,
+        default=600,
         ge=0,
-        le=60,
-        description="Seconds in which a repeated refresh token gets the same successor; later the grant ends",
+        le=3600,
+        description="Seconds in which a spent refresh token gets the newest one; later its use ends the grant "
+        "(SECURITY.md, Repeated refresh tokens); 0: each works once",
     )
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Tokens of one agent for one person an hour, in each process"

@@ -279,13 +279,14 @@ async def revoke_resource_grants(
     return await _revoke(transaction, _REVOKE_RESOURCE, {"resource": resource}, reason=reason, now=now)
 
 
-def revocation_event(grant: Grant) -> Event:
+def revocation_event(grant: Grant, *, because: str = "") -> Event:
     """The event of a revoked grant."""
+    more = {"because": because} if because else {}
     return Event(
         kind="grant.revoked",
         user_id=grant.user_id,
         client_id=grant.client_id,
-        details={"grant": grant.id, "reason": grant.revoked_reason},
+        details={"grant": grant.id, "reason": grant.revoked_reason, **more},
     )
 
 

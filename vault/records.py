@@ -166,6 +166,8 @@ class RefreshToken:
     successor_hash: bytes | None = field(default=None, repr=False)
     successor_sealed: bytes | None = field(default=None, repr=False)
     key_thumbprint: str | None = None  # RFC 9449 §5: `jkt` of a DPoP-bound public client
+    issued_to: str | None = None  # the network it was first handed to, as `token_rules` compares them
+    moved_at: int | None = None  # when its repeat from another network was answered
     tenant: str = TENANT
 
     def is_expired(self, now: int) -> bool:

@@ -1,8 +1,10 @@
 """Refresh tokens of our own authorization server: opaque, 256 bit, hashed, rotated on each use (OAuth 2.1 §4.3).
 
-A token is alive when it was not used, is not too old, and its grant lives; the family is the grant. For 30 s a
-repeated predecessor gets the same successor, kept sealed under a key derived from the predecessor itself, so the
-database alone cannot produce it. Any other re-use revokes the grant. Access tokens are `server.oauth.tokens`'.
+A token is alive when it was not used, is not too old, and its grant lives; the family is the grant. A repeated
+predecessor gets the newest token, however many generations lie between, unless its uses contradict each other:
+`token_rules` decides, and a contradiction revokes the grant. Each successor is kept sealed under a key derived from its
+predecessor, so the chain leads from a token in hand to the newest one, and the database alone cannot produce it. Access
+tokens are `server.oauth.tokens`'.
 
 RFC 6749 §6: a refresh may ask for fewer scopes or resources than its token has, never for more; the successor keeps
 what the token has.
@@ -30,6 +32,7 @@ from vault.storage.database import (
     Reader,
     Row,
     Transaction,
+    Value,
     binary,
     binary_or_none,
     integer,
@@ -37,6 +40,7 @@ from vault.storage.database import (
     text,
     text_or_none,
 )
+from vault.token_rules import Family, RepeatVerdict, judge_use
 
 _NOT_VALID = "the refresh token is not valid"
 _SEALED_UNDER = "predecessor"
@@ -47,11 +51,18 @@ REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds: from issue to the family's end, between two uses, and in which a repeat gets the same answer."""
+    """Seconds: from issue to the family's end, between two uses, and in which a repeat gets the newest token.
 
-    absolute: int = 90 * 86400
-    idle: int = 30 * 86400
-    grace: int = 30
+    Each use of a client that authenticates, or proves a key, moves the family's end too.
+    """
+
+    absolute: int = 365 * 86400
+    idle: int = 90 * 86400
+    grace: int = 600
+
+    def first_end(self, now: int) -> int:
+        """When the first token of a family ends unless it is used."""
+        return now + min(self.idle, self.absolute)
 
 
 DEFAULT_LIFETIMES = Lifetimes()
@@ -59,12 +70,23 @@ DEFAULT_LIFETIMES = Lifetimes()
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What came with a refresh token: the authenticated client, what it asks for, its DPoP key (RFC 9449 §5)."""
+    """What came with a refresh token: its client, what it asks for, its DPoP key (RFC 9449 §5), and from where."""
 
     client_id: str
     scopes: frozenset[str] | None = None  # None: all that the token has
     resource: str | None = None  # space separated where several; None: all that the token has
     key_thumbprint: str | None = None
+    network: str | None = None
+    is_authenticated: bool = False  # the client, by a secret or a key of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """Facts of an answered repeat, for its event."""
+
+    age: int  # seconds since the token was spent
+    generations: int  # from the token to the newest one
+    verdict: RepeatVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +98,13 @@ class AcceptedRefresh:
     scopes: frozenset[str]
     resource: str
     facts: LiveGrant
+    expires_at: int  # when the refresh token ends unless it is used
     key_thumbprint: str | None = None
-    is_repeat: bool = False  # the same successor again
+    repetition: Repetition | None = None  # the newest token once more
+
+    @property
+    def is_repeat(self) -> bool:
+        return self.repetition is not None
 
 
 class RefreshTokenRefused(GrantEnded):
@@ -85,11 +112,12 @@ class RefreshTokenRefused(GrantEnded):
 
 
 class TokenReused(RefreshTokenRefused):
-    """A used refresh token came back: its grant, and so every token of the family, is revoked by now."""
+    """A used refresh token came back, and its uses contradict: its grant, and so its family, is revoked by now."""
 
-    def __init__(self, description: str, *, grant: Grant, detail: str = "") -> None:
+    def __init__(self, description: str, *, grant: Grant, verdict: RepeatVerdict, detail: str = "") -> None:
         super().__init__(description, detail=detail)
         self.grant = grant
+        self.verdict = verdict
 
 
 class ResourceRefused(VaultError):
@@ -112,6 +140,7 @@ async def issue_refresh_token(
     now: int,
     lifetimes: Lifetimes = DEFAULT_LIFETIMES,
     key_thumbprint: str | None = None,
+    network: str | None = None,
 ) -> str:
     """The first token of a new family."""
     token = secrets.token_urlsafe(32)
@@ -125,8 +154,9 @@ async def issue_refresh_token(
         resource=resource,
         issued_at=now,
         expires_at=now + lifetimes.absolute,
-        idle_expires_at=now + min(lifetimes.idle, lifetimes.absolute),
+        idle_expires_at=lifetimes.first_end(now),
         key_thumbprint=key_thumbprint,
+        issued_to=network,
     )
     await _insert(transaction, first)
     return token
@@ -143,8 +173,8 @@ async def rotate(
 ) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction: a re-use must be revoked although it is refused.
 
-    Raises RefreshRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which is asked last;
-    only TokenReused has changed anything.
+    Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which is asked
+    last; only TokenReused has changed anything.
     """
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
@@ -153,7 +183,8 @@ async def rotate(
         if isinstance(outcome, TokenReused):
             revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
             if revoked is not None:
-                await audit.append(transaction, grants.revocation_event(revoked), now=now)
+                event = grants.revocation_event(revoked, because=outcome.verdict.value)
+                await audit.append(transaction, event, now=now)
     if isinstance(outcome, TokenReused):  # raised only now: the revocation is committed
         raise outcome
     return outcome
@@ -163,7 +194,7 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
     """The stored record of a refresh token, used or not."""
     row = await reader.fetch_one(
         "select token_hash, grant_id, client_id, family, generation, scopes, resource, issued_at, expires_at,"
-        " idle_expires_at, consumed_at, successor_hash, successor_sealed, key_thumbprint"
+        " idle_expires_at, consumed_at, successor_hash, successor_sealed, key_thumbprint, issued_to, moved_at"
         " from refresh_tokens where tenant = :tenant and token_hash = :token_hash",
         {"tenant": TENANT, "token_hash": token_hash(token)},
     )
@@ -179,6 +210,20 @@ async def find_live(reader: Reader, token: str, *, now: int) -> tuple[RefreshTok
     return None if facts is None else (stored, facts)
 
 
+async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[str], since: int) -> bool:
+    """Whether one of these clients got a refresh token for this user since then, or lives without one since then."""
+    for client_id in sorted(client_ids):
+        row = await reader.fetch_one(
+            "select 1 as one from grants g where g.tenant = :tenant and g.user_id = :user_id"
+            " and g.client_id = :client_id and g.revoked_at is null and (g.created_at > :since or exists (select 1"
+            " from refresh_tokens t where t.tenant = g.tenant and t.grant_id = g.id and t.issued_at > :since))",
+            {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since},
+        )
+        if row is not None:
+            return True
+    return False
+
+
 async def revoke_token(transaction: Transaction, token: str, *, client_id: str, now: int) -> Grant | None:
     """RFC 7009 §2.1: end the grant behind a refresh token of this client, of whatever generation.
 
@@ -191,13 +236,14 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
 
 
 async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
-    """Erase successors whose grace has ended, and forget families past their absolute end; at most a batch of each.
+    """Erase used successors whose grace has ended, and forget families past their end; at most a batch of each.
 
     The larger of the two numbers.
     """
     erased = await transaction.execute(
         "update refresh_tokens set successor_sealed = null where token_hash in (select token_hash from refresh_tokens"
-        " where tenant = :tenant and successor_sealed is not null and consumed_at <= :before limit :batch)",
+        " where tenant = :tenant and successor_sealed is not null and superseded_at is not null"
+        " and consumed_at <= :before limit :batch)",
         {"tenant": TENANT, "before": now - lifetimes.grace, "batch": SWEEP_BATCH},
     )
     forgotten = await transaction.execute(
@@ -221,16 +267,16 @@ async def _rotate(
     _check_holder(stored, request)
     if stored.consumed_at is None:
         answer = _answer(stored, facts, request, now=now)
-        successor = await _store_successor(transaction, token, stored, facts=facts, now=now, lifetimes=lifetimes)
-        if successor is not None:
-            return replace(answer, refresh_token=successor)
+        stored_successor = await _store_successor(
+            transaction, token, stored, facts=facts, request=request, now=now, lifetimes=lifetimes
+        )
+        if stored_successor is not None:
+            successor, expires_at = stored_successor
+            return replace(answer, refresh_token=successor, expires_at=expires_at)
         stored = await find(transaction, token)  # somebody else was first: perhaps the same client, twice at once
         if stored is None:
             raise RefreshTokenRefused(_NOT_VALID, detail="swept while it was used")
-    successor = await _same_successor(transaction, token, stored, facts=facts, now=now, grace=lifetimes.grace)
-    if successor is None:
-        return TokenReused(_NOT_VALID, grant=facts.grant, detail=f"generation {stored.generation} used again")
-    return replace(_answer(stored, facts, request, now=now), refresh_token=successor, is_repeat=True)
+    return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
 
 
 def _check_holder(stored: RefreshToken, request: RefreshRequest) -> None:
@@ -257,21 +303,34 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
         scopes=scopes,
         resource=resource,
         facts=facts,
+        expires_at=stored.idle_expires_at,
         key_thumbprint=stored.key_thumbprint,
     )
 
 
 async def _store_successor(
-    transaction: Transaction, token: str, stored: RefreshToken, *, facts: LiveGrant, now: int, lifetimes: Lifetimes
-) -> str | None:
-    """Use the token up and store its successor; None when somebody else used it first."""
+    transaction: Transaction,
+    token: str,
+    stored: RefreshToken,
+    *,
+    facts: LiveGrant,
+    request: RefreshRequest,
+    now: int,
+    lifetimes: Lifetimes,
+) -> tuple[str, int] | None:
+    """Use the token up and store its successor, which is returned with its end; None when somebody else was first."""
     token_after = secrets.token_urlsafe(32)
+    slides = request.is_authenticated or stored.key_thumbprint is not None  # a thief of the token alone cannot use it
+    expires_at = max(stored.expires_at, now + lifetimes.absolute) if slides else stored.expires_at
     successor = replace(
         stored,
         token_hash=token_hash(token_after),
         generation=stored.generation + 1,
         issued_at=now,
-        idle_expires_at=min(now + lifetimes.idle, stored.expires_at),
+        expires_at=expires_at,
+        idle_expires_at=min(now + lifetimes.idle, expires_at),
+        issued_to=request.network,
+        moved_at=None,
     )
     won = await transaction.fetch_one(
         "update refresh_tokens set consumed_at = :now, successor_hash = :successor_hash,"
@@ -293,41 +352,82 @@ async def _store_successor(
     if won is None:
         return None
     await _insert(transaction, successor)
-    await transaction.execute(  # this token arrived and works, so nobody needs it a second time
-        "update refresh_tokens set successor_sealed = null"
-        " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :before"
-        " and successor_sealed is not null",
-        {
-            "tenant": TENANT,
-            "grant_id": stored.grant_id,
-            "family": stored.family,
-            "before": stored.generation - 1,
-        },
+    family: dict[str, Value] = {"tenant": TENANT, "grant_id": stored.grant_id, "family": stored.family}
+    await transaction.execute(  # this token arrived and works: its predecessor is repeated within the grace only
+        "update refresh_tokens set superseded_at = :now,"
+        " successor_sealed = case when consumed_at <= :before then null else successor_sealed end"
+        " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation",
+        {**family, "generation": stored.generation - 1, "now": now, "before": now - lifetimes.grace},
     )
     await transaction.execute(  # an agent that is always on makes one each few minutes, for months
         "delete from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
         " and generation <= :forgotten",
-        {
-            "tenant": TENANT,
-            "grant_id": stored.grant_id,
-            "family": stored.family,
-            "forgotten": successor.generation - REMEMBERED,
-        },
+        {**family, "forgotten": successor.generation - REMEMBERED},
     )
-    return token_after
+    return token_after, successor.idle_expires_at
 
 
-async def _same_successor(
-    reader: Reader, token: str, stored: RefreshToken, *, facts: LiveGrant, now: int, grace: int
-) -> str | None:
-    """The successor once more, for a client that did not get the answer; None when this is a re-use."""
-    if stored.consumed_at is None or stored.successor_sealed is None or now >= stored.consumed_at + grace:
-        return None
-    successor = open_sealed(
-        stored.successor_sealed, key=_predecessor_key(token), context=_context(stored, facts.grant)
-    ).decode()
-    after = await find(reader, successor)
-    return successor if after is not None and after.consumed_at is None else None
+async def _repeat(
+    transaction: Transaction,
+    token: str,
+    stored: RefreshToken,
+    *,
+    facts: LiveGrant,
+    request: RefreshRequest,
+    now: int,
+    grace: int,
+) -> AcceptedRefresh | TokenReused:
+    """The newest token of the family for a spent one of it, unless the two uses contradict (`token_rules`)."""
+    family = await _family(transaction, stored)
+    verdict = judge_use(
+        stored,
+        family,
+        network=request.network,
+        is_authenticated=request.is_authenticated,
+        now=now,
+        grace=grace,
+    )
+    newest = _newest(token, family, stored, facts.grant) if verdict.is_answered else None
+    if newest is None:  # or it was erased by a release with another rule, or under a shorter grace
+        verdict = RepeatVerdict.LATE if verdict.is_answered else verdict
+        detail = f"generation {stored.generation} used again: {verdict.value}"
+        return TokenReused(_NOT_VALID, grant=facts.grant, verdict=verdict, detail=detail)
+    successor, current = newest
+    answer = _answer(current, facts, request, now=now)
+    if verdict is RepeatVerdict.MOVED:
+        await transaction.execute(
+            "update refresh_tokens set moved_at = :now where tenant = :tenant and token_hash = :token_hash",
+            {"tenant": TENANT, "token_hash": stored.token_hash, "now": now},
+        )
+    spent_at = now if stored.consumed_at is None else stored.consumed_at
+    repetition = Repetition(now - spent_at, current.generation - stored.generation, verdict)
+    return replace(answer, refresh_token=successor, repetition=repetition)
+
+
+def _newest(token: str, family: Family, stored: RefreshToken, grant: Grant) -> tuple[str, RefreshToken] | None:
+    """The secret and record of the newest token, by the sealed successors from this one on; None when one is erased."""
+    while stored.successor_sealed is not None:
+        token = open_sealed(
+            stored.successor_sealed, key=_predecessor_key(token), context=_context(stored, grant)
+        ).decode()
+        after = family.get(stored.generation + 1)
+        if after is None or after.token_hash != token_hash(token):
+            return None
+        if after.consumed_at is None:
+            return token, after
+        stored = after
+    return None
+
+
+async def _family(reader: Reader, stored: RefreshToken) -> Family:
+    rows = await reader.fetch(
+        "select token_hash, grant_id, client_id, family, generation, scopes, resource, issued_at, expires_at,"
+        " idle_expires_at, consumed_at, successor_hash, successor_sealed, key_thumbprint, issued_to, moved_at"
+        " from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
+        " order by generation",
+        {"tenant": TENANT, "grant_id": stored.grant_id, "family": stored.family},
+    )
+    return {one.generation: one for one in map(_refresh_token, rows)}
 
 
 def _predecessor_key(token: str) -> bytes:
@@ -347,9 +447,9 @@ def _context(stored: RefreshToken, grant: Grant) -> Context:
 async def _insert(transaction: Transaction, stored: RefreshToken) -> None:
     await transaction.execute(
         "insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,"
-        " issued_at, expires_at, idle_expires_at, key_thumbprint)"
+        " issued_at, expires_at, idle_expires_at, key_thumbprint, issued_to)"
         " values (:tenant, :token_hash, :grant_id, :client_id, :family, :generation, :scopes, :resource,"
-        " :issued_at, :expires_at, :idle_expires_at, :key_thumbprint)",
+        " :issued_at, :expires_at, :idle_expires_at, :key_thumbprint, :issued_to)",
         {
             "tenant": TENANT,
             "token_hash": stored.token_hash,
@@ -363,6 +463,7 @@ async def _insert(transaction: Transaction, stored: RefreshToken) -> None:
             "expires_at": stored.expires_at,
             "idle_expires_at": stored.idle_expires_at,
             "key_thumbprint": stored.key_thumbprint,
+            "issued_to": stored.issued_to,
         },
     )
 
@@ -383,4 +484,6 @@ def _refresh_token(row: Row) -> RefreshToken:
         successor_hash=binary_or_none(row, "successor_hash"),
         successor_sealed=binary_or_none(row, "successor_sealed"),
         key_thumbprint=text_or_none(row, "key_thumbprint"),
+        issued_to=text_or_none(row, "issued_to"),
+        moved_at=integer_or_none(row, "moved_at"),
     )

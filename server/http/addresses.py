@@ -6,7 +6,7 @@ A forwarded address counts only when the connection comes from a proxy that `ser
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
@@ -32,6 +32,20 @@ def counting_key(address: str) -> str:
         return str(found)
     network = IPv6Address(int(found) >> (128 - _PREFIX) << (128 - _PREFIX))
     return f"{network}/{_PREFIX}"
+
+
+@lru_cache(maxsize=1024)
+def network_of(address: str) -> str:
+    """The network an address belongs to, coarse enough for one that changes at its provider: IPv4 /16, IPv6 /32.
+
+    Everything that the internet does not route is one network, `private`: this machine and the networks around it.
+    """
+    found = parse_address(address)
+    if found is None:
+        return UNKNOWN
+    if not found.is_global:
+        return "private"
+    return str(ip_network((found, 16 if isinstance(found, IPv4Address) else 32), strict=False))
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address | None:

@@ -24,6 +24,7 @@ from vault import (
     retention,
     revocations,
     sessions,
+    sign_in_ends,
     tickets,
     tokens,
 )
@@ -216,6 +217,7 @@ SHED: Final = (
 SWEEPS: Final = (
     UpkeepStep("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
     UpkeepStep("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
+    UpkeepStep("ends of sign-ins", SWEEP_EVERY, lambda d: sign_in_ends.announce(d.database)),
     UpkeepStep("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
     UpkeepStep("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
     UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),

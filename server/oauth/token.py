@@ -7,6 +7,7 @@ storage are left to their modules.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http import cors
-from server.http.addresses import address_of
+from server.http.addresses import address_of, network_of
 from server.http.answers import json_answer
 from server.oauth import device, dpop, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
@@ -39,6 +40,7 @@ from vault import tokens as refresh_tokens
 from vault.audit import audit
 from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
+from vault.token_rules import RepeatVerdict
 
 
 async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -> Response:
@@ -120,7 +122,11 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
 
 
 async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest) -> Response:
-    """RFC 6749 §5.1. The scope is always named: it can be less than what was asked."""
+    """RFC 6749 §5.1. The scope is always named: it can be less than what was asked.
+
+    A client that cannot refresh signs in anew whenever its access token ends, so that one lives for longer.
+    """
+    settings = deployment.settings.tokens
     access_token, lifetime = tokens.mint(
         deployment,
         issue.grant,
@@ -128,6 +134,7 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         audience=issue.resource,
         now=asked.now,
         key_thumbprint=asked.key_thumbprint,
+        lifetime=settings.access_lifetime_alone if issue.refresh_token is None else settings.access_lifetime,
     )
     content: dict[str, object] = {
         "access_token": access_token,
@@ -137,6 +144,8 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
     }
     if issue.refresh_token is not None:
         content["refresh_token"] = issue.refresh_token
+    if issue.refresh_expires_at is not None:  # draft-ietf-oauth-refresh-token-expiration
+        content["refresh_token_expires_in"] = issue.refresh_expires_at - asked.now
     if "openid" in issue.scopes:
         content["id_token"] = await identity.id_token(
             deployment,
@@ -196,7 +205,7 @@ async def _redeem(
                 redirect_uri=without_loopback_port(wanted.redirect_uri),
                 now=asked.now,
             )
-            refresh_token = None
+            refresh_token, lifetimes = None, _lifetimes(deployment)
             if "refresh_token" in asked.client.grant_types:
                 refresh_token = await refresh_tokens.issue_refresh_token(
                     redemption.transaction,
@@ -204,14 +213,16 @@ async def _redeem(
                     scopes=wanted.scopes,
                     resource=resource,
                     now=asked.now,
-                    lifetimes=_lifetimes(deployment),
+                    lifetimes=lifetimes,
                     key_thumbprint=asked.key_thumbprint if asked.client.is_public else None,
+                    network=network_of(asked.address),
                 )
             await clients.touch(redemption.transaction, asked.client.id, now=asked.now)
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
-    return TokenGrant(grant, scopes, resource, refresh_token, wanted.nonce, wanted.auth_time)
+    ends_at = None if refresh_token is None else lifetimes.first_end(asked.now)
+    return TokenGrant(grant, scopes, resource, refresh_token, ends_at, wanted.nonce, wanted.auth_time)
 
 
 def _invalid_code(detail: str) -> OAuthError:
@@ -266,9 +277,14 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
 
 async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """Rotates; a used token that comes back ends its grant, which `vault.tokens` sees to."""
+    """Rotates; what a used token that comes back is worth, `vault.token_rules` says."""
     wanted = refresh_tokens.RefreshRequest(
-        client_id=asked.client.id, scopes=asked.scopes, resource=asked.resource, key_thumbprint=asked.key_thumbprint
+        client_id=asked.client.id,
+        scopes=asked.scopes,
+        resource=asked.resource,
+        key_thumbprint=asked.key_thumbprint,
+        network=network_of(asked.address),
+        is_authenticated=not asked.client.is_public,
     )
 
     def admit(grant: Grant) -> None:
@@ -278,8 +294,28 @@ async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     rotation = await refresh_tokens.rotate(
         deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes, admit=admit
     )
-    await deployment.activity.record(_event("token.refreshed", rotation.grant))
-    return TokenGrant(rotation.grant, rotation.scopes, rotation.resource, rotation.refresh_token)
+    await deployment.activity.record(_refresh_event(rotation, network=network_of(asked.address)))
+    return TokenGrant(
+        rotation.grant,
+        rotation.scopes,
+        rotation.resource,
+        rotation.refresh_token,
+        refresh_expires_at=rotation.expires_at,
+    )
+
+
+def _refresh_event(rotation: refresh_tokens.AcceptedRefresh, *, network: str) -> Event:
+    repetition = rotation.repetition
+    if repetition is None:
+        return _event("token.refreshed", rotation.grant)
+    event = _event("token.repeated", rotation.grant)
+    facts = {
+        "spent_seconds_ago": repetition.age,
+        "generations": repetition.generations,
+        "network": network,
+        "moved": repetition.verdict is RepeatVerdict.MOVED,
+    }
+    return replace(event, details={**event.details, **facts})
 
 
 def _lifetimes(deployment: Deployment) -> refresh_tokens.Lifetimes:

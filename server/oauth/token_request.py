@@ -36,6 +36,7 @@ class TokenGrant:
     scopes: frozenset[str]
     resource: str
     refresh_token: str | None = field(repr=False, default=None)
+    refresh_expires_at: int | None = None  # unless it is used before
     nonce: str | None = None
     auth_time: int | None = None  # of the sign-in that led to it; a refresh does not say it again
 

@@ -23,7 +23,7 @@ from vault.keys.key_ring import KeyRing
 from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
-MAX_LIFETIME: Final = 3600
+MAX_LIFETIME: Final = 86400
 MAX_ACTORS: Final = 4  # of a chain, whoever issued it
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
@@ -101,14 +101,16 @@ def mint(
     key_thumbprint: str | None = None,
     actors: tuple[str, ...] = (),
     expires_at: int | None = None,
+    lifetime: int | None = None,
     parent: str = "",
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
-    `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime.
+    `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime,
+    by default the operator's for access tokens.
     `parent` is the id of the token that this one is made of and ends with.
     """
-    lifetime = deployment.settings.tokens.access_lifetime
+    lifetime = lifetime or deployment.settings.tokens.access_lifetime
     if expires_at is not None:
         lifetime = min(lifetime, expires_at - now)
     facts = AccessTokenFacts(

@@ -16,7 +16,9 @@ from vault import clients, connections, delegations, grants
 from vault.audit import audit
 from vault.records import Client, Delegation, Event, Grant
 
-_USES: Final = frozenset({"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed"})
+_USES: Final = frozenset(
+    {"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed", "token.repeated"}
+)
 PAGE_SIZE: Final = 20  # agents
 _MOST_ACCOUNTS: Final = 400  # sets of checkboxes on a page: fewer agents where a person has many accounts
 _LOOK_BACK: Final = 500  # events in which to find an agent's last use

@@ -82,7 +82,7 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
             '[server]\npublic_url = "https://vault.example.com"\n[sandbox]\nloopback_upstreams = true\n',
             "sandbox.loopback_upstreams needs a loopback public_url",
         ),
-        ("[tokens]\naccess_lifetime = 7200\n", r"tokens\.access_lifetime"),
+        ("[tokens]\naccess_lifetime = 86401\n", r"tokens\.access_lifetime"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, content: str, words: str) -> None:

@@ -7,8 +7,15 @@ import asyncio
 import pytest
 
 from tests.support.oauth_world import World, claims_of, error_of
+from vault.audit import audit
+from vault.records import Event
 
 pytest_plugins = ["tests.support.oauth_fixtures"]
+
+
+async def events_of(world: World, client_id: str) -> list[Event]:
+    found = await audit.list_events(world.vault.deployment.database)
+    return [event for event in found if event.client_id == client_id]
 
 
 @pytest.mark.requirement("S-078")
@@ -41,16 +48,36 @@ async def test_scope_and_resource_cannot_grow(world: World) -> None:
 
 
 @pytest.mark.requirement("S-079")
-async def test_a_token_two_generations_old_kills_the_whole_family(stored_world: World) -> None:
+async def test_a_spent_token_after_the_grace_kills_the_whole_family(stored_world: World) -> None:
     first = await stored_world.tokens()
     client_id = first["client_id"]
     second = (await stored_world.refresh(client_id, first["refresh_token"])).json()
     third = (await stored_world.refresh(client_id, second["refresh_token"])).json()
     assert await stored_world.probe(third["access_token"]) == 200
-    assert error_of(await stored_world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
-    for issued in (first, second, third):
-        assert await stored_world.probe(issued["access_token"]) == 401
-    assert error_of(await stored_world.refresh(client_id, third["refresh_token"])) == "invalid_grant"
+    with stored_world.elapsed(600):
+        assert error_of(await stored_world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
+        for issued in (first, second, third):
+            assert await stored_world.probe(issued["access_token"]) == 401
+        assert error_of(await stored_world.refresh(client_id, third["refresh_token"])) == "invalid_grant"
+    events = await events_of(stored_world, client_id)
+    (ended,) = [event for event in events if event.kind == "grant.revoked"]
+    assert (ended.details["reason"], ended.details["because"]) == ("refresh_token_reused", "late")
+
+
+@pytest.mark.requirement("S-081")
+async def test_a_process_that_is_generations_behind_gets_the_current_pair_and_it_is_seen(stored_world: World) -> None:
+    issued = await stored_world.tokens()
+    client_id, token = issued["client_id"], issued["refresh_token"]
+    for _ in range(4):
+        token = (await stored_world.refresh(client_id, token)).json()["refresh_token"]
+    with stored_world.elapsed(590):
+        behind = (await stored_world.refresh(client_id, issued["refresh_token"])).json()
+        assert behind["refresh_token"] == token
+        assert await stored_world.probe(behind["access_token"]) == 200
+    events = await events_of(stored_world, client_id)
+    (seen,) = [event for event in events if event.kind == "token.repeated"]
+    assert seen.details["generations"] == 4
+    assert seen.details["network"] == "private"
 
 
 @pytest.mark.requirement("S-080")
@@ -66,21 +93,16 @@ async def test_parallel_refreshes_leave_one_live_successor(stored_world: World) 
 
 
 @pytest.mark.requirement("S-081")
-async def test_an_honest_retry_gets_the_same_successor_until_it_was_used_or_half_a_minute_passed(world: World) -> None:
+async def test_a_client_that_crashed_before_it_stored_the_answer_gets_it_again_the_next_day(world: World) -> None:
     issued = await world.tokens()
     client_id = issued["client_id"]
     lost = (await world.refresh(client_id, issued["refresh_token"])).json()
-    with world.elapsed(25):
+    with world.elapsed(86400):
         retried = (await world.refresh(client_id, issued["refresh_token"])).json()
-    assert retried["refresh_token"] == lost["refresh_token"]
-    used = (await world.refresh(client_id, retried["refresh_token"])).json()
-    assert error_of(await world.refresh(client_id, issued["refresh_token"])) == "invalid_grant"
-    assert await world.probe(used["access_token"]) == 401
-
-    late = await world.tokens()
-    await world.refresh(late["client_id"], late["refresh_token"])
-    with world.elapsed(31):
-        assert error_of(await world.refresh(late["client_id"], late["refresh_token"])) == "invalid_grant"
+        assert retried["refresh_token"] == lost["refresh_token"]
+        used = (await world.refresh(client_id, retried["refresh_token"])).json()
+        assert error_of(await world.refresh(client_id, issued["refresh_token"])) == "invalid_grant"
+        assert await world.probe(used["access_token"]) == 401
 
 
 @pytest.mark.requirement("S-082")
@@ -105,16 +127,19 @@ async def test_near_misses_and_refused_requests_do_not_burn_the_token(world: Wor
 
 
 @pytest.mark.requirement("S-083")
-async def test_a_family_ends_when_idle_for_a_month_or_three_months_old(world: World) -> None:
+async def test_a_family_ends_when_idle_for_three_months_or_a_year_old_and_each_answer_says_when(world: World) -> None:
     idle = await world.tokens()
-    with world.elapsed(30 * 86400 + 5):
+    assert idle["refresh_token_expires_in"] == 90 * 86400
+    with world.elapsed(90 * 86400 + 5):
         assert error_of(await world.refresh(idle["client_id"], idle["refresh_token"])) == "invalid_grant"
     busy = await world.tokens()
     token = busy["refresh_token"]
-    for day in range(25, 90, 25):
+    for day, told in ((80, 90), (160, 90), (240, 90), (320, 45)):
         with world.elapsed(day * 86400):
-            token = (await world.refresh(busy["client_id"], token)).json()["refresh_token"]
-    with world.elapsed(90 * 86400 + 5):
+            answer = (await world.refresh(busy["client_id"], token)).json()
+            assert abs(answer["refresh_token_expires_in"] - told * 86400) < 60
+            token = answer["refresh_token"]
+    with world.elapsed(365 * 86400 + 5):
         assert error_of(await world.refresh(busy["client_id"], token)) == "invalid_grant"
 
 

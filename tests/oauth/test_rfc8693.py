@@ -94,7 +94,7 @@ async def test_a_confidential_client_gets_the_providers_own_token_where_that_is_
     assert content.keys() == {"access_token", "issued_token_type", "token_type", "expires_in", "scope", "narrowing"}
     assert content["token_type"] == "Bearer"
     assert content["access_token"] != agent.token
-    assert 0 < content["expires_in"] <= 900  # no longer than the subject
+    assert 0 < content["expires_in"] <= 3600  # no longer than the subject
     base = place.deployment.catalog.provider("google").apis["calendar"]
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {content['access_token']}"}) as http:
         assert (await http.get(f"{base}/calendars/primary/events")).status_code == 200
@@ -509,7 +509,7 @@ async def test_a_subject_that_has_ended_is_refused(place: ExchangeRoom, person: 
             await clients.remove_client(transaction, caller.client.id, now=now)
         elif end == "user":
             await users.disable_user(transaction, agent.principal.user_id, now=now)
-    database.clock_offset += 890 if end == "time" else 0
+    database.clock_offset += 3590 if end == "time" else 0
     try:
         answer = await place.exchange(caller, agent.token, scope="chat:write")
         if end == "time":
@@ -517,7 +517,7 @@ async def test_a_subject_that_has_ended_is_refused(place: ExchangeRoom, person: 
             database.clock_offset += 10
             answer = await place.exchange(caller, agent.token, scope="chat:write")
     finally:
-        database.clock_offset -= 900 if end == "time" else 0
+        database.clock_offset -= 3600 if end == "time" else 0
     assert refused(answer) == ("invalid_client" if end == "client" else "invalid_request")
 
 
@@ -801,7 +801,7 @@ async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> N
 
 async def test_an_operator_sets_how_long_handles_live_but_not_beyond_the_subject(tmp_path: Path) -> None:
     async with (
-        room(tmp_path / "data", exchange={"handle_lifetime": 1800}) as opened,
+        room(tmp_path / "data", exchange={"handle_lifetime": 1800}, tokens={"access_lifetime": 900}) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
     ):
         place = ExchangeRoom(opened, http)
@@ -931,7 +931,7 @@ async def test_exchanging_again_and_again_wins_neither_time_nor_scope(place: Exc
             claims = claims_of(token)
             assert claims["exp"] <= first["exp"]  # type: ignore[operator]
             assert claims["act"] == {"sub": caller.client.id}
-        database.clock_offset += 900 - 12 * 60
+        database.clock_offset += 3600 - 12 * 60
         answer = await place.exchange(caller, token, audience=f"{place.url}/mcp")
         assert refused(answer) == "invalid_request"
     finally:

@@ -9,11 +9,13 @@ import json
 import secrets
 import zlib
 from base64 import b64decode, urlsafe_b64decode
+from pathlib import Path
 
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
+from tests.support.harness import PASSWORD
 from tests.support.oauth_world import World, b64, claims_of, header_of, signed, vault_with
 from tests.support.person import session_token
 
@@ -128,10 +130,40 @@ def test_what_is_remembered_of_tokens_is_bounded() -> None:
 async def test_a_token_ends_with_its_time(world: World) -> None:
     token = (await world.tokens())["access_token"]
     assert await world.probe(token) == 200  # and its signature is remembered from here on
-    with world.elapsed(895):  # seconds go by meanwhile
+    with world.elapsed(3595):  # seconds go by meanwhile
         assert await world.probe(token) == 200
-    with world.elapsed(900):
+    with world.elapsed(3600):
         assert await world.probe(token) == 401
+
+
+async def test_a_token_that_comes_without_a_refresh_token_works_for_a_day(world: World) -> None:
+    client_id = await world.public_client(grant_types=["authorization_code"])
+    issued = await world.tokens(client_id)
+    assert "refresh_token" not in issued
+    assert "refresh_token_expires_in" not in issued
+    assert int(issued["expires_in"]) == 86400
+    with world.elapsed(86395):
+        assert await world.probe(issued["access_token"]) == 200
+    with world.elapsed(86400):
+        assert await world.probe(issued["access_token"]) == 401
+
+
+async def test_an_operator_sets_a_day_for_every_access_token(tmp_path: Path) -> None:
+    async with (
+        vault_with(tmp_path / "data", tokens={"access_lifetime": 86400}) as (vault, http),
+        vault.person() as alice,
+    ):
+        await alice.sign_in("alice", PASSWORD)
+        world = World(vault, alice, http)
+        issued = await world.tokens()
+        assert int(issued["expires_in"]) == 86400
+        with world.elapsed(86395):
+            assert await world.probe(issued["access_token"]) == 200
+            revoked = await world.http.post(
+                "/revoke", data={"client_id": issued["client_id"], "token": issued["refresh_token"]}
+            )
+            assert revoked.status_code == 200
+            assert await world.probe(issued["access_token"]) == 401  # its length costs nothing: the grant is read
 
 
 @pytest.mark.requirement("S-090")

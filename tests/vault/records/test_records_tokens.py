@@ -13,6 +13,7 @@ from vault import grants, tokens
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import Database
+from vault.token_rules import RepeatVerdict
 from vault.tokens import AcceptedRefresh, Lifetimes, RefreshRequest, TokenReused
 
 DAY = 86400
@@ -188,37 +189,107 @@ async def _assert_dead(database: Database, seeded: Seeded, *held: str) -> None:
 
 
 @pytest.mark.requirement("S-079", "S-081")
-async def test_a_predecessor_after_its_successor_was_used_kills_the_family(database: Database) -> None:
-    seeded = await seed(database)
-    first = await _issue(database, seeded)
-    second = await _rotate(database, first)
-    third = await _rotate(database, second.refresh_token)
-    with pytest.raises(TokenReused) as refused:
-        await _rotate(database, first)
-    assert refused.value.grant == seeded.grant
-    assert first not in f"{refused.value!r} {refused.value.detail}"
-    await _assert_dead(database, seeded, first, second.refresh_token, third.refresh_token)
-
-
-@pytest.mark.requirement("S-079")
-async def test_a_token_two_generations_old_kills_the_family(database: Database) -> None:
+async def test_any_predecessor_gets_the_newest_token_until_a_grace_after_it_was_spent(database: Database) -> None:
     seeded = await seed(database)
     held = [await _issue(database, seeded)]
-    for step in range(3):
+    for step in range(5):
         held.append((await _rotate(database, held[-1], now=NOW + step)).refresh_token)
-    with pytest.raises(TokenReused):
-        await _rotate(database, held[0], now=NOW + 3)
+    for step, old in enumerate(held[:-1]):
+        again = await _rotate(database, old, now=NOW + GRACE - 1)
+        assert again.refresh_token == held[-1]
+        assert again.repetition is not None
+        assert (again.repetition.age, again.repetition.generations) == (GRACE - 1 - step, 5 - step)
+    assert await _live(database) == 1
+    with pytest.raises(TokenReused) as refused:
+        await _rotate(database, held[0], now=NOW + GRACE)
+    assert (refused.value.grant, refused.value.verdict) == (seeded.grant, RepeatVerdict.LATE)
+    assert held[0] not in f"{refused.value!r} {refused.value.detail}"
     await _assert_dead(database, seeded, *held)
 
 
-@pytest.mark.requirement("S-079", "S-081")
-async def test_a_predecessor_after_the_grace_kills_the_family(database: Database) -> None:
+@pytest.mark.requirement("S-081")
+async def test_a_client_that_lost_the_answer_gets_it_again_whenever_it_comes_back(database: Database) -> None:
     seeded = await seed(database)
     first = await _issue(database, seeded)
-    second = await _rotate(database, first)
+    lost = await _rotate(database, first)
+    for later in (GRACE, DAY, 29 * DAY):
+        assert (await _rotate(database, first, now=NOW + later)).refresh_token == lost.refresh_token
+    used = await _rotate(database, lost.refresh_token, now=NOW + 30 * DAY)  # from now on it is known to have arrived
     with pytest.raises(TokenReused):
-        await _rotate(database, first, now=NOW + GRACE)
-    await _assert_dead(database, seeded, first, second.refresh_token)
+        await _rotate(database, first, now=NOW + 30 * DAY)
+    await _assert_dead(database, seeded, first, used.refresh_token)
+
+
+HOME, OFFICE, AWAY = "198.51.0.0/16", "203.0.0.0/16", "192.0.0.0/16"
+
+
+def _from(network: str | None, *, is_authenticated: bool = False) -> RefreshRequest:
+    return RefreshRequest("agent-1", network=network, is_authenticated=is_authenticated)
+
+
+@pytest.mark.requirement("S-079")
+async def test_two_networks_that_use_one_token_end_the_family(database: Database) -> None:
+    seeded = await seed(database)
+    token = await _issue(database, seeded)
+    for now in (NOW, NOW + DAY):  # a laptop that changes its network
+        newest = await _rotate(database, token, now=now, request=_from(HOME))
+        again = await _rotate(database, token, now=now + GRACE - 1, request=_from(AWAY))
+        assert again.refresh_token == newest.refresh_token
+        assert again.repetition is not None
+        assert again.repetition.verdict is RepeatVerdict.MOVED
+        token = newest.refresh_token
+    newest = await _rotate(database, token, now=NOW + 2 * DAY, request=_from(AWAY))  # makes the network known to nobody
+    with pytest.raises(TokenReused) as refused:
+        await _rotate(database, token, now=NOW + 2 * DAY + 1, request=_from(HOME))
+    assert refused.value.verdict is RepeatVerdict.ELSEWHERE
+    await _assert_dead(database, seeded, newest.refresh_token)
+
+
+@pytest.mark.parametrize(
+    "request_", [_from(HOME), _from("2001:db8::/32"), _from(None), _from(AWAY, is_authenticated=True), _from(OFFICE)]
+)
+async def test_the_same_repeat_is_answered_where_the_uses_do_not_contradict(
+    database: Database, request_: RefreshRequest
+) -> None:
+    seeded = await seed(database)
+    token = await _issue(database, seeded)
+    for network in (HOME, OFFICE, HOME):  # known before
+        token = (await _rotate(database, token, request=_from(network))).refresh_token
+    for day in range(4):
+        now = NOW + day * DAY
+        newest = await _rotate(database, token, now=now, request=_from(HOME))
+        again = await _rotate(database, token, now=now + 1, request=request_)
+        assert again.refresh_token == newest.refresh_token
+        assert again.repetition is not None
+        assert again.repetition.verdict is RepeatVerdict.SAME
+        token = newest.refresh_token
+
+
+@pytest.mark.requirement("S-079")
+async def test_a_token_bound_to_a_key_is_repeated_for_half_a_minute_and_only_while_its_successor_is_unused(
+    database: Database,
+) -> None:
+    bound = RefreshRequest("agent-1", key_thumbprint="jkt-1")
+    seeded = await seed(database)
+    first = await _issue(database, seeded, key_thumbprint="jkt-1")
+    second = await _rotate(database, first, request=bound)
+    assert (await _rotate(database, first, now=NOW + 29, request=bound)).refresh_token == second.refresh_token
+    await _rotate(database, second.refresh_token, now=NOW + 29, request=bound)
+    with pytest.raises(TokenReused) as refused:
+        await _rotate(database, first, now=NOW + 29, request=bound)
+    assert refused.value.verdict is RepeatVerdict.BOUND
+    await _assert_dead(database, seeded, second.refresh_token)
+
+
+@pytest.mark.requirement("S-079")
+async def test_without_a_grace_a_token_counts_once(database: Database) -> None:
+    seeded = await seed(database)
+    first, request = await _issue(database, seeded), RefreshRequest("agent-1")
+    strict = Lifetimes(grace=0)
+    second = await tokens.rotate(database, first, request=request, now=NOW, lifetimes=strict)
+    with pytest.raises(TokenReused):
+        await tokens.rotate(database, first, request=request, now=NOW, lifetimes=strict)
+    await _assert_dead(database, seeded, second.refresh_token)
 
 
 @pytest.mark.requirement("S-079")
@@ -235,7 +306,7 @@ async def test_an_old_token_kills_the_family_although_its_own_idle_time_is_over(
 async def test_killing_one_family_leaves_other_grants_of_the_same_client_alone(database: Database) -> None:
     alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
     first, others = await _issue(database, alice), await _issue(database, bob)
-    await _rotate(database, first)
+    await _rotate(database, (await _rotate(database, first)).refresh_token)
     with pytest.raises(TokenReused):
         await _rotate(database, first, now=NOW + GRACE)
     assert await _rotate(database, others, request=RefreshRequest("agent-2"))
@@ -266,25 +337,26 @@ async def test_predecessor_and_successor_used_in_parallel_leave_at_most_one_live
 
 
 @pytest.mark.requirement("S-081")
-async def test_the_sealed_successor_is_erased_when_it_is_used_and_when_the_grace_ends(database: Database) -> None:
+async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has_ended(database: Database) -> None:
     seeded = await seed(database)
     first = await _issue(database, seeded)
     second = await _rotate(database, first)
-    assert await _sealed(database) == 1
-    await _rotate(database, second.refresh_token)
-    rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
-    assert [row["generation"] for row in rows] == [2]
+    third = await _rotate(database, second.refresh_token)
+    assert await _sealed(database) == 2
 
     async def sweep(now: int) -> int:
         async with database.transaction() as transaction:
             return await tokens.sweep_tokens(transaction, now=now)
 
-    await sweep(NOW + GRACE - 1)
-    assert await _sealed(database) == 1
+    assert await sweep(NOW + GRACE - 1) == 0
     assert await sweep(NOW + GRACE) == 1
-    assert await _sealed(database) == 0
-    assert await sweep(NOW + 91 * DAY - 1) == 0
-    assert await sweep(NOW + 91 * DAY) == 3
+    rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
+    assert [row["generation"] for row in rows] == [2]  # nobody has used the third
+    await _rotate(database, third.refresh_token, now=NOW + GRACE)
+    rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
+    assert [row["generation"] for row in rows] == [3]
+    assert await sweep(NOW + 366 * DAY - 1) == 0
+    assert await sweep(NOW + 366 * DAY) == 4
 
 
 @pytest.mark.requirement("S-081")
@@ -308,26 +380,42 @@ async def test_a_successor_moved_to_another_row_does_not_open(database: Database
 
 
 @pytest.mark.requirement("S-083")
-async def test_a_token_dies_after_30_idle_days_and_not_a_second_earlier(database: Database) -> None:
+async def test_a_token_dies_after_90_idle_days_and_not_a_second_earlier(database: Database) -> None:
     seeded = await seed(database)
     idle, used = await _issue(database, seeded), await _issue(database, seeded)
     with pytest.raises(tokens.RefreshTokenRefused):
-        await _rotate(database, idle, now=NOW + 30 * DAY)
-    assert await tokens.find_live(database, idle, now=NOW + 30 * DAY) is None
-    assert await tokens.find_live(database, used, now=NOW + 30 * DAY - 1) is not None
-    await _rotate(database, used, now=NOW + 30 * DAY - 1)
+        await _rotate(database, idle, now=NOW + 90 * DAY)
+    assert await tokens.find_live(database, idle, now=NOW + 90 * DAY) is None
+    assert await tokens.find_live(database, used, now=NOW + 90 * DAY - 1) is not None
+    await _rotate(database, used, now=NOW + 90 * DAY - 1)
 
 
 @pytest.mark.requirement("S-083")
-async def test_a_family_dies_after_90_days_however_busy_it_is(database: Database) -> None:
+async def test_a_family_dies_after_a_year_however_busy_it_is(database: Database) -> None:
     seeded = await seed(database)
     token = await _issue(database, seeded)
-    for day in (25, 50, 75):
+    for day in (80, 160, 240, 320):
         token = (await _rotate(database, token, now=NOW + day * DAY)).refresh_token
-    late = (await _rotate(database, token, now=NOW + 90 * DAY - 1)).refresh_token
+    late = await _rotate(database, token, now=NOW + 365 * DAY - 1)
+    assert late.expires_at == NOW + 365 * DAY
     with pytest.raises(tokens.RefreshTokenRefused) as refused:
-        await _rotate(database, late, now=NOW + 90 * DAY)
+        await _rotate(database, late.refresh_token, now=NOW + 365 * DAY)
     assert not isinstance(refused.value, TokenReused)
+
+
+@pytest.mark.requirement("S-083")
+@pytest.mark.parametrize(
+    "holder", [RefreshRequest("agent-1", is_authenticated=True), RefreshRequest("agent-1", key_thumbprint="jkt-1")]
+)
+async def test_the_end_moves_on_for_a_client_that_proves_more_than_the_token(
+    database: Database, holder: RefreshRequest
+) -> None:
+    seeded = await seed(database)
+    token = await _issue(database, seeded, key_thumbprint=holder.key_thumbprint)
+    for day in range(80, 800, 80):
+        rotated = await _rotate(database, token, now=NOW + day * DAY, request=holder)
+        token = rotated.refresh_token
+        assert rotated.expires_at == NOW + (day + 90) * DAY
 
 
 async def test_lifetimes_are_the_operators_to_set(database: Database) -> None:
@@ -337,7 +425,8 @@ async def test_lifetimes_are_the_operators_to_set(database: Database) -> None:
     assert await tokens.find_live(database, first, now=NOW + 99) is not None
     assert await tokens.find_live(database, first, now=NOW + 100) is None
     request = RefreshRequest("agent-1")
-    await tokens.rotate(database, first, request=request, now=NOW, lifetimes=short)
+    second = await tokens.rotate(database, first, request=request, now=NOW, lifetimes=short)
+    await tokens.rotate(database, second.refresh_token, request=request, now=NOW, lifetimes=short)
     await tokens.rotate(database, first, request=request, now=NOW + 4, lifetimes=short)
     with pytest.raises(TokenReused):
         await tokens.rotate(database, first, request=request, now=NOW + 5, lifetimes=short)
@@ -401,4 +490,4 @@ async def test_a_family_keeps_its_last_generations_and_an_older_token_is_only_re
         await _rotate(database, held[2])
     held.append((await _rotate(database, held[-1])).refresh_token)  # the grant lives
     with pytest.raises(tokens.TokenReused):
-        await _rotate(database, held[4])
+        await _rotate(database, held[4], now=NOW + GRACE)

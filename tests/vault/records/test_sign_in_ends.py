@@ -1,0 +1,79 @@
+"""A day's notice before an agent has to sign in again: once, and only when it is true."""
+
+from __future__ import annotations
+
+from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
+from vault import grants, sign_in_ends, tokens
+from vault.audit import audit
+from vault.records import Event
+from vault.storage.database import Database
+from vault.tokens import Lifetimes, RefreshRequest
+
+DAY = 86400
+
+
+async def issue(database: Database, seeded: Seeded, lifetimes: Lifetimes = tokens.DEFAULT_LIFETIMES) -> str:
+    now = database.now()
+    async with database.transaction() as transaction:
+        return await tokens.issue_refresh_token(
+            transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=now, lifetimes=lifetimes
+        )
+
+
+async def told(database: Database) -> list[Event]:
+    return [event for event in await audit.list_events(database) if event.kind == "token.expiring"]
+
+
+async def test_a_person_is_told_once_a_day_before_an_agent_falls_out(database: Database) -> None:
+    seeded = await seed(database)
+    await issue(database, seeded)
+    start, end = database.clock_offset, database.now() + 90 * DAY
+    try:
+        database.clock_offset = start + 89 * DAY - 60
+        assert await sign_in_ends.announce(database) == 0
+        database.clock_offset = start + 89 * DAY + 60
+        assert await sign_in_ends.announce(database) == 1
+        assert await sign_in_ends.announce(database) == 0
+        (event,) = await told(database)
+        assert (event.user_id, event.client_id) == (seeded.user.id, seeded.grant.client_id)
+        assert event.details["why"] == "unused"
+        assert abs(int(str(event.details["ends_at"])) - end) < 60
+        database.clock_offset = start + 91 * DAY
+        assert await sign_in_ends.announce(database) == 0
+    finally:
+        database.clock_offset = start
+
+
+async def test_the_age_of_a_sign_in_is_told_and_its_renewal_puts_off_only_the_idle_end(database: Database) -> None:
+    seeded = await seed(database)
+    token = await issue(database, seeded)
+    start = database.clock_offset
+    request = RefreshRequest(seeded.grant.client_id)
+    try:
+        for day in (80, 160, 240, 320):
+            database.clock_offset = start + day * DAY
+            assert await sign_in_ends.announce(database) == 0
+            token = (await tokens.rotate(database, token, request=request, now=database.now())).refresh_token
+        database.clock_offset = start + 364 * DAY + 60
+        assert await sign_in_ends.announce(database) == 1
+        await tokens.rotate(database, token, request=request, now=database.now())
+        assert await sign_in_ends.announce(database) == 0
+        (event,) = await told(database)
+        assert event.details["why"] == "age"
+    finally:
+        database.clock_offset = start
+
+
+async def test_nobody_is_told_of_an_access_that_was_cut_off_or_that_is_always_short(database: Database) -> None:
+    seeded = await seed(database)
+    start = database.clock_offset
+    await issue(database, seeded, Lifetimes(idle=DAY))
+    assert await sign_in_ends.announce(database) == 0
+    await issue(database, seeded)
+    async with database.transaction() as transaction:
+        await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
+    try:
+        database.clock_offset = start + 89 * DAY + 60
+        assert await sign_in_ends.announce(database) == 0
+    finally:
+        database.clock_offset = start

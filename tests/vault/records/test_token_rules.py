@@ -1,0 +1,133 @@
+"""The rule for repeated refresh tokens (RFC 9700 §4.14.2), in every interleaving of honest processes and a thief."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.support.token_model import AWAY, GRACE, HOME, Budget, Model
+from vault.records import RefreshToken
+from vault.token_rules import Family, RepeatVerdict, TokenRepeat, judge, judge_use
+
+HONEST = Budget(uses=5, steps=2, crashes=2)
+CARRIED = Budget(uses=4, steps=2, crashes=1, moves=1)
+MEETINGS = Budget(uses=10, steps=0, crashes=0, thefts=1)
+THEFT = Budget(uses=5, steps=2, crashes=0, thefts=1)
+
+
+@pytest.mark.requirement("S-080", "S-081")
+@pytest.mark.parametrize("budget", [HONEST, CARRIED])
+def test_no_honest_client_is_signed_out(budget: Budget) -> None:
+    found = Model().explore(budget)
+    assert found.states > 3_000
+    assert not found.signed_out, found.signed_out
+
+
+@pytest.mark.requirement("S-079")
+@pytest.mark.parametrize("network", [HOME, AWAY])
+def test_every_use_of_a_thief_is_seen_and_none_is_answered_late(network: str) -> None:
+    found = Model(theft_from=network).explore(THEFT)
+    assert found.states > 3_000
+    assert found.ended
+    assert not found.unseen, found.unseen
+    assert not found.late, found.late
+
+
+@pytest.mark.requirement("S-079")
+def test_a_thief_on_another_network_and_the_client_meet_over_two_tokens_and_not_over_a_third() -> None:
+    assert Model(theft_from=AWAY).explore(MEETINGS).rallies == 4  # however long they go on, with two processes
+
+
+Rule = Any  # the signature of `judge_use`
+
+
+def strict(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
+    """As before: half a minute, and the direct successor only."""
+    return judge_use(replace(spent, key_thumbprint="as if bound"), family, **facts)
+
+
+def hurried(spent: RefreshToken, family: Family, *, now: int, grace: int, **facts: Any) -> RepeatVerdict:
+    """A lost answer is given again within the grace only."""
+    if spent.consumed_at is not None and now >= spent.consumed_at + grace:
+        return RepeatVerdict.LATE
+    return judge_use(spent, family, now=now, grace=grace, **facts)
+
+
+def test_the_model_notices_rules_that_sign_people_out() -> None:
+    assert Model(decide=strict).explore(HONEST).signed_out
+    assert Model(decide=hurried).explore(HONEST).signed_out
+
+
+def rigid(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
+    """Another network ends the family, however soon."""
+    verdict = judge_use(spent, family, **facts)
+    return RepeatVerdict.ELSEWHERE if verdict is RepeatVerdict.MOVED else verdict
+
+
+def test_the_model_notices_a_rule_that_a_change_of_network_trips() -> None:
+    assert Model(decide=rigid).explore(CARRIED).signed_out
+
+
+def endless(spent: RefreshToken, family: Family, *, grace: int, **facts: Any) -> RepeatVerdict:
+    return judge_use(spent, family, grace=10 * 86400 + grace, **facts)
+
+
+def blind(spent: RefreshToken, family: Family, *, network: str, **facts: Any) -> RepeatVerdict:
+    """Networks do not matter."""
+    return judge_use(spent, family, network=None, **facts)
+
+
+def forgetful(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
+    """What was answered on another network before is forgotten, and makes that network known."""
+    return judge_use(spent, {n: replace(one, moved_at=None) for n, one in family.items()}, **facts)
+
+
+def test_the_model_notices_rules_that_let_a_thief_stay() -> None:
+    assert Model(theft_from=HOME, decide=endless).explore(THEFT).late
+    assert Model(theft_from=AWAY, decide=blind).explore(MEETINGS).rallies > 4
+    assert Model(theft_from=AWAY, decide=forgetful).explore(MEETINGS).rallies > 4
+
+
+USUAL = TokenRepeat(
+    spent_at=1000,
+    now=1300,
+    is_successor_used=True,
+    spent_on=frozenset({HOME}),
+    repeated_on=HOME,
+    known=frozenset({HOME}),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "same"),
+        ({"now": 1000 + GRACE - 1}, "same"),
+        ({"now": 1000 + GRACE}, "late"),
+        ({"now": 1000 + GRACE, "is_successor_used": False}, "same"),
+        ({"repeated_on": AWAY}, "moved"),
+        ({"repeated_on": AWAY, "moves": 1}, "moved"),
+        ({"repeated_on": AWAY, "moves": 2}, "elsewhere"),
+        ({"repeated_on": AWAY, "moves": 2, "known": frozenset({HOME, AWAY})}, "same"),
+        ({"repeated_on": AWAY, "moves": 2, "known": frozenset({AWAY})}, "elsewhere"),
+        ({"repeated_on": AWAY, "moves": 2, "is_authenticated": True}, "same"),
+        ({"repeated_on": "2001:db8::/32", "moves": 2}, "same"),
+        ({"repeated_on": None, "moves": 2}, "same"),
+        ({"spent_on": frozenset[str](), "repeated_on": AWAY, "moves": 2}, "same"),
+        ({"spent_on": frozenset({HOME, AWAY}), "moves": 2}, "elsewhere"),
+        ({"repeated_on": AWAY, "now": 1000 + GRACE}, "late"),
+        ({"is_bound": True}, "bound"),
+        ({"is_bound": True, "is_successor_used": False, "now": 1029}, "same"),
+        ({"is_bound": True, "is_successor_used": False, "now": 1030}, "bound"),
+        ({"is_bound": True, "now": 1001}, "bound"),
+    ],
+)
+def test_each_limit_of_the_rule(changes: dict[str, Any], verdict: str) -> None:
+    assert judge(replace(USUAL, **changes), grace=GRACE).value == verdict
+
+
+def test_without_a_grace_every_repeat_is_a_contradiction() -> None:
+    for repeat in (USUAL, replace(USUAL, now=1000, is_successor_used=False), replace(USUAL, is_authenticated=True)):
+        assert judge(repeat, grace=0) is RepeatVerdict.LATE

@@ -1,0 +1,76 @@
+"""Telling people once, a day ahead, that an agent's sign-in ends: by its age, or because the agent did not use it.
+
+The end stands in the newest refresh token of each family (`tokens`); ends of upstream grants are `expiries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from vault import replay
+from vault.audit.audit import append
+from vault.records import TENANT, Event
+from vault.storage.database import Database, Row, Value, binary, integer, text
+
+BATCH: Final = 100  # families per read and transaction
+DAY: Final = 86400
+_PURPOSE: Final = "token.expiring"
+# The newest tokens of families that end soon, not announced yet, after the end and the token with which the last page
+# stopped. Not of families that live for less than a day: each use of theirs would be announced.
+_SOON: Final = """
+    select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id
+    from refresh_tokens t
+    join grants g on g.tenant = t.tenant and g.id = t.grant_id
+    join clients c on c.tenant = t.tenant and c.id = t.client_id
+    where t.tenant = :tenant and t.consumed_at is null and (t.idle_expires_at, t.token_hash) > (:from, :after)
+        and t.idle_expires_at <= :soon and t.announced_end is null and t.expires_at - g.created_at > :day
+        and (t.idle_expires_at - t.issued_at > :day or t.idle_expires_at = t.expires_at)
+        and g.revoked_at is null and c.removed_at is null
+    order by t.idle_expires_at, t.token_hash limit :limit
+"""
+_ANNOUNCED: Final = "update refresh_tokens set announced_end = :end where tenant = :tenant and token_hash = :token_hash"
+
+
+async def announce(database: Database) -> int:
+    """Record `token.expiring` once for every family that ends within a day unless it is used; how many."""
+    now, announced = database.now(), 0
+    page: dict[str, Value] = {"from": now + 1, "after": b""}
+    which: dict[str, Value] = {"tenant": TENANT, "soon": now + DAY, "day": DAY, "limit": BATCH}
+    while rows := await database.fetch(_SOON, {**which, **page}):
+        announced += await _announce_page(database, rows, now=now)
+        page = {"from": integer(rows[-1], "ends_at"), "after": binary(rows[-1], "token_hash")}
+    return announced
+
+
+async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
+    """A family that ends by its age is refreshed until then: its end is remembered beside its tokens, too."""
+    async with database.transaction() as transaction:
+        events = [
+            _event(row)
+            for row in rows
+            if await replay.first_use(
+                transaction,
+                _PURPOSE,
+                f"{text(row, 'family')} {integer(row, 'ends_at')}",
+                expires_at=integer(row, "ends_at"),
+                now=now,
+            )
+        ]
+        marks: list[dict[str, Value]] = [
+            {"tenant": TENANT, "token_hash": binary(row, "token_hash"), "end": integer(row, "ends_at")} for row in rows
+        ]
+        await transaction.execute_many(_ANNOUNCED, marks)
+        await append(transaction, *events, now=now)
+    return len(events)
+
+
+def _event(row: Row) -> Event:
+    ends_at = integer(row, "ends_at")
+    why = "age" if ends_at == integer(row, "expires_at") else "unused"
+    return Event(
+        _PURPOSE,
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        details={"grant": text(row, "grant_id"), "ends_at": ends_at, "why": why},
+    )

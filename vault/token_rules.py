@@ -1,0 +1,106 @@
+"""What a spent refresh token is worth when it comes back: an honest repeat, or two holders that contradict. Pure.
+
+OAuth 2.1 §4.3.1 and RFC 9700 §4.14.2 make a public client's refresh token single-use, so that a stolen one is noticed:
+two holders cannot both use it. Clients in the field run as several processes that share one token, and lose answers. To
+end their family then is to sign a person out who did nothing wrong. So a repeat is answered with the newest token of
+the family, which both holders then have in common and must go on sharing, unless the two uses contradict each other:
+
+1. **Late.** The token was spent a grace ago or longer, and its successor was used since. While nobody has used the
+   successor, the answer that brought it was lost, and its predecessor may be repeated for as long as it lives.
+2. **Elsewhere.** It, or a token after it, was spent on one network and it is repeated on another, the family was not
+   known on both before, and this has happened to two tokens in the last 30 days. These are answered, because a laptop
+   that changes its network does the same. IPv4 and IPv6 cannot be compared, and so do not contradict.
+3. **Bound.** A token bound to a DPoP key (RFC 9449 §5) is held by one process, so its repeat is answered for 30 s
+   only, while nobody has used the successor.
+
+A contradiction ends the whole family. Who authenticates as the client proves more than a network, and is not asked for
+it (RFC 9700 §2.2.2). Every answered repeat is an event. A thief on the client's own network, which another program of
+the same machine is, too, stays only while the two go on using each token within the grace of one another; on any other
+network, only until they meet over a third token; and nowhere beyond the end of the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from vault.records import RefreshToken
+
+Family = Mapping[int, RefreshToken]  # by generation
+
+PROMPT: Final = 30  # seconds: a client that did not get an answer asks again at once
+MOVES: Final = 2  # tokens whose repeat from another network is answered ...
+MOVES_WINDOW: Final = 30 * 86400  # ... in so many seconds
+
+
+class RepeatVerdict(StrEnum):
+    """What becomes of a repeat. All but the first two end the family."""
+
+    SAME = "same"
+    MOVED = "moved"  # answered on another network
+    LATE = "late"
+    ELSEWHERE = "elsewhere"
+    BOUND = "bound"
+
+    @property
+    def is_answered(self) -> bool:
+        return self in {RepeatVerdict.SAME, RepeatVerdict.MOVED}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRepeat:
+    """A spent token that its client presents again. Networks are names that are only compared; None is unknown."""
+
+    spent_at: int
+    now: int
+    is_successor_used: bool
+    spent_on: frozenset[str]  # it, and what came after it
+    repeated_on: str | None
+    known: frozenset[str]  # networks that the family was used on before the token was spent
+    moves: int = 0  # tokens whose repeat from another network was answered in the window
+    is_authenticated: bool = False  # by a secret or a key of the client's
+    is_bound: bool = False
+
+
+def judge(repeat: TokenRepeat, *, grace: int) -> RepeatVerdict:
+    """Whether the repeat is answered, and why not. `grace` in seconds; 0: a token counts once, whatever happens."""
+    age = repeat.now - repeat.spent_at
+    if repeat.is_bound:
+        is_prompt = not repeat.is_successor_used and age < min(PROMPT, grace)
+        return RepeatVerdict.SAME if is_prompt else RepeatVerdict.BOUND
+    if grace == 0 or (repeat.is_successor_used and age >= grace):
+        return RepeatVerdict.LATE
+    if repeat.is_authenticated or _fits(repeat):
+        return RepeatVerdict.SAME
+    return RepeatVerdict.MOVED if repeat.moves < MOVES else RepeatVerdict.ELSEWHERE
+
+
+def judge_use(
+    spent: RefreshToken, family: Family, *, network: str | None, is_authenticated: bool, now: int, grace: int
+) -> RepeatVerdict:
+    """The verdict on a spent token of this family that comes back from a network."""
+    after = family.get(spent.generation + 1)
+    moved = [one for one in family.values() if one.moved_at is not None and now < one.moved_at + MOVES_WINDOW]
+    # Of two networks that met one may be a thief's, who must not make his own known by using what he got.
+    sure = min([spent.generation, *(one.generation for one in moved)])
+    repeat = TokenRepeat(
+        spent_at=now if spent.consumed_at is None else spent.consumed_at,
+        now=now,
+        is_successor_used=after is None or after.consumed_at is not None,
+        spent_on=frozenset(one.issued_to for n, one in family.items() if n > spent.generation and one.issued_to),
+        repeated_on=network,
+        known=frozenset(one.issued_to for n, one in family.items() if n <= sure and one.issued_to),
+        moves=len(moved),
+        is_authenticated=is_authenticated,
+        is_bound=spent.key_thumbprint is not None,
+    )
+    return judge(repeat, grace=grace)
+
+
+def _fits(repeat: TokenRepeat) -> bool:
+    here = repeat.repeated_on
+    return here is None or all(
+        there == here or (":" in there) != (":" in here) or {there, here} <= repeat.known for there in repeat.spent_on
+    )
