@@ -13,9 +13,10 @@ from starlette.responses import Response
 from server.http import pages
 from server.oauth import authorize
 from server.oauth.clients.rules import appearance
-from server.portal import permissions, texts
+from server.portal import permissions, recognition, texts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
+from vault import tokens
 from vault.records import Client
 
 _TYPE_THE_CODE: Final = "/device"  # where somebody goes whose browser did not type a device's code
@@ -43,6 +44,7 @@ async def show(visit: OwnVisit) -> Response:
     if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))
     client = pending.client
+    earlier = await _earlier(visit, pending)
     context: dict[str, object] = {
         "client": client,
         "handle": pending.handle,
@@ -57,8 +59,27 @@ async def show(visit: OwnVisit) -> Response:
         "resource": pending.resource,
         "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
         "field": permissions.FIELD,
+        "earlier": earlier,
+        "earlier_accounts": [] if earlier is None else recognition.summary(earlier.accounts),
+        "is_local": not pending.redirect_uri.startswith("https:"),
+        "ends_earlier": earlier is not None and await _rests(visit, earlier),
     }
     return visit.page("consent.html", context, form_targets=_targets(pending))
+
+
+async def _earlier(visit: OwnVisit, pending: authorize.PendingAuthorization) -> recognition.EarlierAgent | None:
+    """The agent that this one says to be. Not by a device's code, which a stranger may have sent (RFC 8628 §5.4)."""
+    if pending.wanted.device is not None:
+        return None
+    return await recognition.find_earlier(visit.deployment, visit.user, client=pending.client)
+
+
+async def _rests(visit: OwnVisit, earlier: recognition.EarlierAgent) -> bool:
+    """Whether no earlier sign-in was used for as long as an access token works: probably nobody needs it."""
+    deployment = visit.deployment
+    ids = frozenset(one.id for one in (earlier.client, *earlier.others))
+    since = deployment.now() - deployment.settings.tokens.access_lifetime
+    return not await tokens.is_any_fresh(deployment.database, visit.user.id, client_ids=ids, since=since)
 
 
 def _targets(pending: authorize.PendingAuthorization) -> list[str]:
@@ -92,8 +113,21 @@ async def decide(visit: OwnVisit) -> Response:
                 deployment, user, client_id=pending.client.id, accounts=accounts, ticked=ticked
             )
             return _onward(visit, pending, target)
+        case recognition.AGAIN:
+            earlier = await _earlier(visit, pending)
+            if earlier is None or visit.form.one(recognition.FIELD) != earlier.seen:  # ask about what is so now
+                return pages.go(f"/consent?request={pending.handle}")
+            target = await _approve(visit, pending)
+            await recognition.carry_over(
+                deployment,
+                user,
+                earlier=earlier,
+                client_id=pending.client.id,
+                ends_earlier=visit.form.one(recognition.END_FIELD) == "yes",
+            )
+            return _onward(visit, pending, target)
         case _:
-            raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+            raise PageRefused("Nothing was decided", "Choose one of the buttons.")
 
 
 def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:

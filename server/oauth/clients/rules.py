@@ -40,6 +40,8 @@ REDIRECTS_LIMIT: Final = 8192  # characters of all redirect URIs together
 _KEPT: Final = 32 * 1024  # characters of what is stored of one client
 _SHOWN: Final = 200
 _SHOWN_URIS: Final = 5
+_HOSTS = re.compile(r"http://(?:localhost|127\.0\.0\.1|\[::1\])(?=/|$)")
+UNNAMED: Final = "Unnamed agent"
 _LINK = re.compile(r"https?://[\x21-\x7e]+")
 
 Text = Annotated[str, Field(max_length=2048)]
@@ -112,7 +114,7 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
     if sum(map(len, metadata.redirect_uris)) + len(json.dumps(rest)) > _KEPT:
         raise OAuthError("invalid_client_metadata", f"the metadata is longer than {_KEPT} characters")
     return AcceptedMetadata(
-        name=clean_name(metadata.client_name or "") or "Unnamed agent",
+        name=clean_name(metadata.client_name or "") or UNNAMED,
         auth_method=auth_method,
         redirect_uris=tuple(dict.fromkeys(metadata.redirect_uris)),
         grant_types=_grant_types(metadata),
@@ -233,6 +235,22 @@ def appearance(client: Client) -> str:
         sorted({without_loopback_port(uri) for uri in client.redirect_uris}),
     )
     return hashlib.sha256(json.dumps(shown).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_same_software(one: Client, other: Client) -> bool:
+    """Whether two clients, registered by themselves or by a document, say the same of themselves.
+
+    Their name, software id and redirect URIs, of which an app on loopback chooses the port and one spelling of three at
+    each run. All of that is their own word, so it is a reason to ask a person, never one to allow anything.
+    """
+    if not {one.kind, other.kind} <= {ClientKind.DYNAMIC, ClientKind.METADATA}:
+        return False
+    return one.name != UNNAMED and _software(one) == _software(other)
+
+
+def _software(client: Client) -> tuple[object, ...]:
+    redirects = {_HOSTS.sub("http://loopback", without_loopback_port(uri)) for uri in client.redirect_uris}
+    return client.name, client.metadata.get("software_id"), sorted(redirects)
 
 
 def with_change_noted(client: Client, *, before: Client | None, now: int) -> Client:

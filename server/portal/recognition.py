@@ -1,0 +1,126 @@
+"""Software that registers anew: the same agent of the same person under another client id, as far as it says itself.
+
+Many clients register at each start, or lose what they registered. The consent page then offers what the earlier
+registration was allowed. Everything that is compared here the client wrote itself, so nothing is carried over without
+the person's click, and the page says what is known and what is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth.clients.rules import is_same_software
+from server.portal import permissions
+from server.portal.permissions import AccountChoices
+from vault import clients, delegations, grants
+from vault.audit import audit
+from vault.records import Client, Event, User
+
+FIELD: Final = "earlier"
+END_FIELD: Final = "end"
+AGAIN: Final = "again"  # the decision
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierAgent:
+    """What the person gave to earlier registrations of the same software; the newest one that has something counts."""
+
+    client: Client
+    others: tuple[Client, ...]
+    accounts: tuple[AccountChoices, ...]  # that it may use, with what
+
+    @property
+    def number(self) -> int:
+        return 1 + len(self.others)
+
+    @property
+    def seen(self) -> str:
+        """What the page shows of it, in a form field: a click counts for exactly this."""
+        ids = [self.client.id, *(one.id for one in self.others)]
+        shown = " ".join([*ids, *(account.form_state for account in self.accounts)])
+        return hashlib.sha256(shown.encode()).hexdigest()[:32]
+
+
+async def find_earlier(deployment: Deployment, user: User, *, client: Client) -> EarlierAgent | None:
+    """The person's earlier agent that this client says to be; None for a client that the person has let in before."""
+    named = await clients.list_of_user(deployment.database, user.id, name=client.name)
+    if any(one.id == client.id for one in named):
+        return None
+    found = [one for one in named if is_same_software(one, client)]
+    if not found:
+        return None
+    held = {one.id: await _held(deployment, user, one) for one in found}
+    chosen = next((one for one in found if held[one.id]), found[0])
+    others = tuple(one for one in found if one.id != chosen.id)
+    return EarlierAgent(chosen, others, held[chosen.id])
+
+
+async def _held(deployment: Deployment, user: User, client: Client) -> tuple[AccountChoices, ...]:
+    accounts = await permissions.account_choices(deployment, user, client_id=client.id)
+    return tuple(account for account in accounts if any(choice.is_allowed for choice in account.choices))
+
+
+async def carry_over(
+    deployment: Deployment, user: User, *, earlier: EarlierAgent, client_id: str, ends_earlier: bool
+) -> None:
+    """Allow the new client what the earlier one may do now: scopes, what the person is asked about, ends, defaults.
+
+    With `ends_earlier` every earlier registration is cut off, as on the page of agents.
+    """
+    now = deployment.now()
+    shown = {account.connection.id for account in earlier.accounts}
+    async with deployment.transaction() as transaction:
+        events: list[Event] = []
+        for held in await delegations.list_for_client(transaction, user.id, client_id=earlier.client.id):
+            if not held.is_live(now) or held.connection_id not in shown:
+                continue
+            account = next(one for one in earlier.accounts if one.connection.id == held.connection_id)
+            scopes = frozenset(choice.scope for choice in account.choices if choice.is_allowed)  # what the page showed
+            which = {"user_id": user.id, "client_id": client_id, "connection_id": held.connection_id}
+            await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=held.expires_at)
+            await delegations.set_ask(transaction, **which, ask=held.ask, now=now)
+            provider = account.connection.provider
+            if held.is_default:
+                await delegations.set_default(transaction, **which, provider=provider, now=now)
+            details: dict[str, object] = {
+                "provider": provider,
+                "account": account.connection.label,
+                "scopes": sorted(scopes),
+                "ask": sorted(held.ask),
+                "carried_from": earlier.client.id,
+            }
+            events.append(
+                Event(
+                    kind="delegation.changed",
+                    user_id=user.id,
+                    client_id=client_id,
+                    connection_id=held.connection_id,
+                    details=details,
+                )
+            )
+        if ends_earlier:
+            for one in (earlier.client, *earlier.others):
+                ended = await grants.revoke_client_grants(
+                    transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now
+                )
+                taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=one.id, now=now)
+                cut: dict[str, object] = {
+                    "agent": one.name,
+                    "grants": len(ended),
+                    "accounts": taken,
+                    "reason": "signed_in_again",
+                }
+                events.append(Event(kind="agent.cut_off", user_id=user.id, client_id=one.id, details=cut))
+        await audit.append(transaction, *events, now=now)
+
+
+def summary(accounts: Sequence[AccountChoices]) -> list[tuple[str, str, list[str]]]:
+    """For the page: provider, account and the words of what the agent may do with it."""
+    return [
+        (account.provider, account.connection.label, [one.title for one in account.choices if one.is_allowed])
+        for account in accounts
+    ]
