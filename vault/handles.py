@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -157,10 +156,10 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
     return found
 
 
-async def look(reader: Reader, value: str, *, known: Mapping[bytes, Standing], now: int) -> Standing:
+async def look(reader: Reader, value: str, *, known: Standing | None, now: int) -> Standing:
     """As `find`, with what its use depends on, in one read. Raises HandleRefused.
 
-    `known` are standings by digest: one of them is returned where nothing has changed since.
+    `known` is what this handle stood for before; the same is returned where nothing has changed since.
     """
     if not is_handle(value):
         raise _refusal("not a handle")
@@ -169,8 +168,8 @@ async def look(reader: Reader, value: str, *, known: Mapping[bytes, Standing], n
     if not rows:
         raise _refusal("unknown handle")
     facts = tuple(rows[0].values())
-    standing = known.get(digest)
-    if standing is None or standing.facts != facts:
+    standing = known
+    if standing is None or standing.handle.digest != digest or standing.facts != facts:
         standing = Standing(_handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"))
     if now >= standing.handle.expires_at:
         raise _refusal("handle expired")

@@ -79,7 +79,7 @@ def set_up_openid(
         undo_setup(setup, files)
         return
     known = setup.settings().sign_in.openid.get(name)
-    issuer = _asked(issuer or (known.issuer if known is not None else None), "Issuer", "--issuer")
+    issuer = _ask(issuer or (known.issuer if known is not None else None), "Issuer", "--issuer")
     metadata = _discover(setup, issuer)
     redirect_uri = f"{setup.settings().public_url}/sign-in/openid/{name}/callback"
     if not setup.as_json:
@@ -95,7 +95,7 @@ def set_up_openid(
         "newcomers": None,
     }
     if not show:
-        chosen = _asked(client_id, "Client ID", "--client-id, or --show to print only")
+        chosen = _ask(client_id, "Client ID", "--client-id, or --show to print only")
         secret = None if public else _secret(from_stdin=client_secret_stdin)
         create_users, domains = _who(domain, everybody=everybody)
         values: dict[str, Setting] = {
@@ -155,7 +155,7 @@ def _print(metadata: Metadata, redirect_uri: str) -> None:
     say("4. Take the client id, and the client secret.")
 
 
-def _asked(given: str | None, question: str, option: str) -> str:
+def _ask(given: str | None, question: str, option: str) -> str:
     if given is None:
         if not sys.stdin.isatty():
             fail(f"nobody can be asked here: give {option}")

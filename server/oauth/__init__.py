@@ -16,10 +16,10 @@ def routes(deployment: Deployment) -> list[Route]:
     # Imported here: pages need rules of this package, and endpoints of this package show pages.
     from server.oauth import authorize, device, identity, introspection, metadata, par, revocation, token
     from server.oauth.clients import registration
-    from server.oauth.exchange.recent import Repeats
+    from server.oauth.exchange.recent import RepeatedExchanges
     from server.oauth.wire import endpoint
 
-    answer_token = partial(token.token, repeats=Repeats())
+    answer_token = partial(token.token, repeats=RepeatedExchanges())
 
     async def show_authorize(request: Request) -> Response:
         return await authorize.authorize(deployment, request)

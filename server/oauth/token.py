@@ -22,7 +22,7 @@ from server.oauth.authorization_request import AuthorizationRequest, stored_requ
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.exchange import exchange
-from server.oauth.exchange.recent import Question, Repeats, question_of
+from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
 from server.oauth.rules import (
     TOKEN_EXCHANGE,
     OAuthError,
@@ -43,9 +43,9 @@ from vault.refusals import TransitionRefused, VaultError
 from vault.token_rules import RepeatVerdict
 
 
-async def token(deployment: Deployment, request: Request, *, repeats: Repeats) -> Response:
+async def token(deployment: Deployment, request: Request, *, repeats: RepeatedExchanges) -> Response:
     """POST /token. Pages of the client's own origins may read the answer (`server.http.cors`)."""
-    question: Question | None = None
+    question: RepeatableRequest | None = None
     if is_json := wire.is_json(request):
         form = await wire.read_json_parameters(request)
     else:

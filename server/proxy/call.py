@@ -76,3 +76,12 @@ class ProxiedCall:
         for theirs, ours in self.links:
             body = body.replace(ours, theirs)
         return self if body is self.body else replace(self, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedToken:
+    """What an exchange opened for a handle, what hides it in an answer, and what the handle stood for then."""
+
+    token: UpstreamToken
+    needles: Sequence[bytes] = field(repr=False)
+    standing: Standing

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from providers.api import rules
+from providers.api.masking import needles
 from providers.definitions.model import Provider
 from providers.outbound.client import HttpError, OutboundRequest
 from server.deployment import Deployment
@@ -29,8 +30,7 @@ from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
-from server.proxy.call import ProxiedCall, ProxyRequest
-from server.proxy.recent_tokens import Opening, Openings
+from server.proxy.call import OpenedToken, ProxiedCall, ProxyRequest
 from server.proxy.wire import (
     READ_LIMIT,
     CallParameters,
@@ -45,6 +45,7 @@ from server.proxy.wire import (
     read_target,
     request_headers,
 )
+from server.runtime.recent import RecentDecisions
 from server.sign_in.password import cookie_name
 from vault import clients, handles
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
@@ -52,6 +53,7 @@ from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 
+_AGEING: Final = 120  # seconds before its end from which a token is exchanged each time, so that it is renewed in time
 _LATER: Final = 5  # seconds: the deadline of the whole call is the one that is told
 _SHARE: Final = 32  # calls in flight of one account
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -64,7 +66,7 @@ class Proxy:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._settings = deployment.settings.proxy
-        self._openings = Openings()
+        self._recent = RecentDecisions[bytes, OpenedToken]()
         self._cookie = cookie_name(deployment, "session")
         passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
         self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
@@ -150,7 +152,9 @@ class Proxy:
         if scheme not in {"bearer", "dpop", "token"} or not value:
             raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
         now = self._deployment.now()
-        standing = await handles.look(self._deployment.database, value, known=self._openings.standings, now=now)
+        opened = self._recent.find(handles.handle_hash(value), now=now)
+        known = None if opened is None else opened.decided.standing
+        standing = await handles.look(self._deployment.database, value, known=known, now=now)
         if value.encode() in incoming.scope["query_string"] or value.encode() in incoming.scope["raw_path"]:
             raise ProxyRefused("credential_refused", "The handle belongs in the header Authorization only.")
         if scheme != "dpop":
@@ -285,11 +289,13 @@ class Proxy:
 
     async def _exchange(
         self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing, *, spoiled: int | None = None
-    ) -> Opening:
+    ) -> OpenedToken:
         now = self._deployment.now()
+        key = standing.handle.digest
         if spoiled is not None:
-            self._openings.drop(standing)
-        opening = self._openings.find(standing, now=now)
+            self._recent.drop(key)
+        known = self._recent.find(key, now=now)
+        opening = known.decided if known is not None and self._recent.is_current(key, standing.facts) else None
         if opening is None:
             handle = standing.handle
             request = ExchangeRequest(
@@ -300,7 +306,9 @@ class Proxy:
                 connection_id=handle.connection_id,
             )
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
-            opening = self._openings.keep(standing, token, now=now)
+            opening = OpenedToken(token, needles(token.value), standing)
+            ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
+            self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
         token = opening.token
         granted = rules.authority(
             call.provider,
@@ -390,3 +398,7 @@ class Proxy:
 def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """What the provider wants on each call, unless the client says it itself."""
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _renewal_of(token: UpstreamToken) -> int | None:
+    return None if token.expires_at is None else token.expires_at - _AGEING

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from server.proxy.recent_tokens import KEPT
+from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.support.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
-from vault import connections
+from vault import connections, delegations, grants, users
 from vault.audit import audit
+from vault.storage.database import text
 from vault.upstream import Account, TokenAnswer
 
 
@@ -100,3 +101,69 @@ async def test_a_handle_that_ends_is_not_outlived(room: ProxyRoom) -> None:
     assert (await handle.call(json={})).status_code == 200
     room.vault.deployment.database.clock_offset += 5
     assert (await handle.call(json={})).status_code == 401
+
+
+# What ends or changes between two calls; `tests/oauth/test_exchange_repeats.py` has the same for equal exchanges
+
+Change = Callable[[ProxyRoom, Proxied], Awaitable[object]]
+
+
+async def revoke_grant(room: ProxyRoom, handle: Proxied) -> object:
+    deployment, grant_id = room.vault.deployment, handle.agent.principal.grant_id
+    async with deployment.transaction() as transaction:
+        return await grants.revoke_grant(transaction, grant_id, reason="test", now=deployment.now())
+
+
+async def cut_off(room: ProxyRoom, handle: Proxied) -> object:
+    deployment, principal = room.vault.deployment, handle.agent.principal
+    async with deployment.transaction() as transaction:
+        return await grants.revoke_client_grants(
+            transaction,
+            user_id=principal.user_id,
+            client_id=principal.client_id,
+            reason="cut_off",
+            now=deployment.now(),
+        )
+
+
+async def disable_user(room: ProxyRoom, handle: Proxied) -> object:
+    deployment = room.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await users.disable_user(transaction, handle.agent.principal.user_id, now=deployment.now())
+
+
+async def narrow_permission(room: ProxyRoom, handle: Proxied) -> object:
+    deployment, principal = room.vault.deployment, handle.agent.principal
+    found = await deployment.database.fetch_one("select connection_id from handles")
+    assert found is not None
+    async with deployment.transaction() as transaction:
+        return await delegations.revoke(
+            transaction,
+            user_id=principal.user_id,
+            client_id=principal.client_id,
+            connection_id=text(found, "connection_id"),
+            now=deployment.now(),
+        )
+
+
+@pytest.mark.parametrize(
+    "change", [revoke_grant, cut_off, disable_user, narrow_permission], ids=lambda change: change.__name__
+)
+async def test_what_ended_between_two_calls_is_not_outlived(stored: ProxyRoom, change: Change) -> None:
+    handle = await stored.ready()
+    for _ in range(2):
+        assert (await handle.call(json={})).status_code == 200
+    assert await exchanges(stored) == 1  # the same call goes through where nothing has changed
+    arrived = len(stored.provider.arrivals)
+    await change(stored, handle)
+    assert (await handle.call(json={})).status_code in {401, 403}
+    assert len(stored.provider.arrivals) == arrived
+
+
+async def test_a_new_token_of_the_account_replaces_the_kept_one_on_each_database(stored: ProxyRoom) -> None:
+    handle = await stored.ready()
+    assert (await handle.call(json={})).status_code == 200
+    await reconnect(stored, handle, token="xoxp-rotated", lifetime=43200)
+    assert (await handle.call(json={})).status_code == 200
+    assert stored.provider.arrivals[-1].headers["authorization"] == "Bearer xoxp-rotated"
+    assert await exchanges(stored) == 2

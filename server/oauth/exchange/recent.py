@@ -9,9 +9,8 @@ the whole way.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,14 +25,13 @@ from server.oauth.exchange.exchange import SHORTEST
 from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, ReleasedToken
+from server.runtime.recent import RecentDecisions
 from vault import revoked_tokens
 from vault.audit.audit import format_details
 from vault.exchange import recent
 from vault.records import Client, Event
 from vault.storage.database import Row
 
-KEPT: Final = 10  # seconds
-_MOST: Final = 1024
 _TOKEN: Final = b"subject_token="
 _AND: Final = ord("&")
 _DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
@@ -43,27 +41,25 @@ _Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RepeatableRequest:
     """A request as it can repeat: `digest` is of all of it but the subject token, which stands beside it."""
 
     digest: bytes = field(repr=False)
     subject_token: str = field(repr=False)
 
 
-@dataclass(slots=True)
-class _Answered:
-    """An answer, and what it was decided from."""
+@dataclass(frozen=True, slots=True)
+class _KnownAnswer:
+    """An answer, and the event that each release of it leaves."""
 
     release: ReleasedToken
     event: Event
     details: str  # of the event
-    rows: Sequence[Row] = field(repr=False)
     content: Mapping[str, object] = field(repr=False)
-    until: int
-    mark: object | None  # of the database, before the rows were last read
+    grant: Row = field(repr=False)  # the stored row that names its revoked tokens
 
 
-def question_of(request: Request, body: bytes) -> Question | None:
+def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
     """None where the request cannot repeat.
 
     Two requests that differ in the subject token alone have one digest: it is cut out as it is written. A second one
@@ -83,10 +79,10 @@ def question_of(request: Request, body: bytes) -> Question | None:
     end = body.find(b"&", start)
     token = body[start:] if end < 0 else body[start:end]
     state += (b"", body[:start], b"\0", body[start + len(token) :])  # no LF in a header, no NUL in an answered form
-    return Question(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
+    return RepeatableRequest(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
 
 
-def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
+def _key(question: RepeatableRequest, claims: tokens.AccessClaims) -> _Key:
     """All of a subject token that an exchange depends on, but for its end and its id, which are looked at each time."""
     return (
         question.digest,
@@ -100,48 +96,51 @@ def _key(question: Question, claims: tokens.AccessClaims) -> _Key:
     )
 
 
-class Repeats:
-    """The answers of one process. All are forgotten together, `KEPT` seconds after the first of them was asked for.
-
-    Keeping one costs as much as half an exchange, so only those that are asked for a second time are kept.
+class RepeatedExchanges:
+    """The answers of one process. Keeping one costs as much as half an exchange, so only those that are asked for a
+    second time are kept.
     """
 
     def __init__(self) -> None:
-        self._asked: set[_Key] = set()
-        self._answers: dict[_Key, _Answered] = {}
-        self._digests: set[bytes] = set()  # without one of these no token is looked at
-        self._timer: asyncio.TimerHandle | None = None
+        self._recent = RecentDecisions[_Key, _KnownAnswer]()
+        self._digests = RecentDecisions[bytes, None]()  # without one of these no token is looked at
 
-    async def answer(self, deployment: Deployment, question: Question) -> Response | None:
-        """The same answer once more; None where the whole way must be gone. Raises VaultError or OAuthError."""
-        if question.digest not in self._digests:
-            return None
+    async def answer(self, deployment: Deployment, question: RepeatableRequest) -> Response | None:
+        """The same answer once more; None where the whole way must be gone. Raises VaultError."""
         now = deployment.now()
+        if self._digests.find(question.digest, now=now) is None:
+            return None
         try:
             claims = await tokens.read_claims(deployment, question.subject_token, now=now)
         except OAuthError:
             return None  # refused on the whole way, in its words
         key = _key(question, claims)
-        known = self._answers.get(key)
-        if known is None or now >= known.until or claims.expires_at - now < SHORTEST:
+        known = self._recent.find(key, now=now)
+        if known is None or claims.expires_at - now < SHORTEST:
             return None
-        basis = known.release.basis
+        basis = known.decided.release.basis
         mark = deployment.database.mark()
         if mark is None or mark != known.mark:  # somebody committed something: perhaps this
-            if await recent.look(deployment.database, basis) != known.rows:
-                self._answers.pop(key, None)
+            if not self._recent.is_current(key, await recent.look(deployment.database, basis)):
                 return None
             known.mark = mark
-        if revoked_tokens.is_revoked(known.rows[0], claims.token_id):  # not every token of the same claims is
+        if revoked_tokens.is_revoked(known.decided.grant, claims.token_id):  # not every token of the same claims is
             return None
-        spend_request(deployment, user_id=claims.subject, client_id=known.event.client_id or "")
+        client_id = known.decided.event.client_id or ""
+        spend_request(deployment, user_id=claims.subject, client_id=client_id)
         basis.keep_fresh(deployment.vault, now=now)
-        await deployment.activity.record(known.event, details=known.details)
-        ends = claims.expires_at, known.release.expires_at
-        return json_answer({**known.content, "expires_in": release.seconds_left(*ends, now=now)})
+        await deployment.activity.record(known.decided.event, details=known.decided.details)
+        ends = claims.expires_at, known.decided.release.expires_at
+        return json_answer({**known.decided.content, "expires_in": release.seconds_left(*ends, now=now)})
 
     async def keep(
-        self, deployment: Deployment, question: Question, *, client: Client, exchanged: ExchangeAnswer, now: int
+        self,
+        deployment: Deployment,
+        question: RepeatableRequest,
+        *,
+        client: Client,
+        exchanged: ExchangeAnswer,
+        now: int,
     ) -> None:
         """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
         kept = exchanged.release
@@ -149,28 +148,13 @@ class Repeats:
             return
         claims = await tokens.read_claims(deployment, question.subject_token, now=now)
         key = _key(question, claims)
-        if key not in self._asked:
-            self._note(key)
+        if not self._recent.is_repeated(key):
             return
         mark = deployment.database.mark()
         rows = await recent.look(deployment.database, kept.basis)
         if not recent.are_of(rows, kept.basis, client=client):
             return
-        until = now + KEPT if kept.basis.until is None else min(now + KEPT, kept.basis.until)
         event = kept.event()
-        details = format_details(event.details)
-        self._answers[key] = _Answered(kept, event, details, rows, exchanged.content(), until, mark)
-        self._digests.add(question.digest)
-
-    def _note(self, key: _Key) -> None:
-        if len(self._asked) < _MOST:
-            self._asked.add(key)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
-
-    def _sweep(self) -> None:
-        """Forget everything: in use, it is decided again; not in use, it has no business here."""
-        self._asked.clear()
-        self._answers.clear()
-        self._digests.clear()
-        self._timer = None
+        answer = _KnownAnswer(kept, event, format_details(event.details), exchanged.content(), rows[0])
+        self._recent.keep(key, answer, facts=rows, ends=(kept.basis.until,), now=now, mark=mark)
+        self._digests.keep(question.digest, None, facts=(), ends=(), now=now)

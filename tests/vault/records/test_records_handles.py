@@ -226,12 +226,11 @@ async def test_whatever_a_use_depends_on_is_seen_to_change_in_one_read(
 ) -> None:
     connection = await room.connect()
     value = await issued(room, connection)
-    before = await handles.look(room.database, value, known={}, now=room.now)
-    known = {before.handle.digest: before}
+    before = await handles.look(room.database, value, known=None, now=room.now)
     assert before.handle == await handles.find(room.database, value, now=room.now)
     assert value not in repr(before)
     await change(room, connection)
-    after = await handles.look(room.database, value, known=known, now=room.now)
+    after = await handles.look(room.database, value, known=before, now=room.now)
     assert (after is before) == (change is nothing)
     assert (after.facts == before.facts) == (change is nothing)
     if change is limit_delegation:
@@ -241,13 +240,12 @@ async def test_whatever_a_use_depends_on_is_seen_to_change_in_one_read(
 async def test_a_known_standing_ends_on_time_and_opens_nothing_for_another_value(room: Room) -> None:
     connection = await room.connect()
     value = await issued(room, connection, lifetime=300)
-    standing = await handles.look(room.database, value, known={}, now=room.now)
-    known = {standing.handle.digest: standing}
+    standing = await handles.look(room.database, value, known=None, now=room.now)
     for wrong in ("", value + "A", "tvp_" + "A" * 43):
         with pytest.raises(HandleRefused):
-            await handles.look(room.database, wrong, known=known, now=room.now)
+            await handles.look(room.database, wrong, known=standing, now=room.now)
     room.pass_time(299)
-    assert await handles.look(room.database, value, known=known, now=room.now) is standing
+    assert await handles.look(room.database, value, known=standing, now=room.now) is standing
     room.pass_time(1)
     with pytest.raises(HandleRefused):
-        await handles.look(room.database, value, known=known, now=room.now)
+        await handles.look(room.database, value, known=standing, now=room.now)

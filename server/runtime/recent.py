@@ -1,0 +1,92 @@
+"""Decisions of a moment ago, so that what repeats need not be decided again: one store for every door.
+
+A decision may be used again while all of this holds: everything stored that it was made from reads the same now, which
+its caller looks up each time (`facts`); none of its ends has come; and no more than `KEPT` seconds have gone by. So
+nothing that a revocation must reach lives here. Kept in this process only, in bounded number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+KEPT: Final = 10  # seconds
+_MOST: Final = 1024
+
+Key = TypeVar("Key", bound=Hashable)
+Decided = TypeVar("Decided")
+
+
+@dataclass(slots=True)
+class RecentDecision(Generic[Decided]):
+    """What was decided, and from what. `mark` is the database's, from before `facts` were last read; None: unknown."""
+
+    decided: Decided
+    facts: Sequence[object] = field(repr=False)
+    until: int
+    mark: object | None = None
+
+
+class RecentDecisions(Generic[Key, Decided]):
+    """The decisions of one process. All are forgotten together, `KEPT` seconds after the first was asked for."""
+
+    def __init__(self) -> None:
+        self._asked: set[Key] = set()
+        self._known: dict[Key, RecentDecision[Decided]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def find(self, key: Key, *, now: int) -> RecentDecision[Decided] | None:
+        """A decision that has not ended; whether its facts still stand is asked by `is_current`."""
+        known = self._known.get(key)
+        return known if known is not None and now < known.until else None
+
+    def is_current(self, key: Key, facts: Sequence[object]) -> bool:
+        """Whether the decision was made from what is stored now; one that was not is forgotten."""
+        known = self._known.get(key)
+        if known is not None and known.facts == facts:
+            return True
+        self.drop(key)
+        return False
+
+    def is_repeated(self, key: Key) -> bool:
+        """Whether it was asked for before, a moment ago; noted for the next time. For what costs much to keep."""
+        if key in self._asked:
+            return True
+        if len(self._asked) < _MOST:
+            self._asked.add(key)
+        self._await_sweep()
+        return False
+
+    def keep(
+        self,
+        key: Key,
+        decided: Decided,
+        *,
+        facts: Sequence[object],
+        ends: Iterable[int | None],
+        now: int,
+        mark: object | None = None,
+    ) -> RecentDecision[Decided]:
+        """Remember a decision up to the first of its `ends`; `facts` were read before it was made, or read the same."""
+        until = min([now + KEPT, *(end for end in ends if end is not None)])
+        known = RecentDecision(decided, facts, until, mark)
+        if now < until and (key in self._known or len(self._known) < _MOST):
+            self._known[key] = known
+            self._await_sweep()
+        return known
+
+    def drop(self, key: Key) -> None:
+        """Forget a decision that turned out wrong."""
+        self._known.pop(key, None)
+
+    def _await_sweep(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
+
+    def _sweep(self) -> None:
+        """Forget everything: in use, it is decided again; not in use, it has no business here."""
+        self._asked.clear()
+        self._known.clear()
+        self._timer = None
