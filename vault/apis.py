@@ -1,7 +1,8 @@
-"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs, and who serves them.
+"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs and the clients that
+serve them.
 
-A client that is linked to an API is that API: it may exchange and introspect the tokens that were issued for it.
-Whether a URI is well formed and which resources a request may name belong to `server.oauth.rules`.
+A client that is linked to an API is that API: it may exchange and introspect the tokens issued for it.
+`server.oauth.rules` checks that a URI is well formed and which resources a request may name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vault.storage.database import Reader, Row, Transaction, integer, text
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An API whose access tokens this vault issues. `resource` is its identifier (RFC 8707 §2), `scopes` its own."""
+    """An API whose access tokens this vault issues. `resource` identifies it (RFC 8707 §2); `scopes` are its own."""
 
     resource: str
     name: str
@@ -27,7 +28,7 @@ class Api:
 async def add_api(
     transaction: Transaction, resource: str, *, name: str, now: int, scopes: frozenset[str] | None = None
 ) -> Api:
-    """Register an API; registering it again changes its name, and its scopes where they are given."""
+    """Register an API. Registering it again updates its name, and its scopes if they are given."""
     row = await transaction.fetch_one(
         "insert into apis (tenant, resource, name, scopes, created_at)"
         " values (:tenant, :resource, :name, :scopes, :now)"
@@ -65,7 +66,7 @@ async def find_api(reader: Reader, resource: str) -> Api | None:
 
 
 async def remove_api(transaction: Transaction, resource: str, *, now: int) -> bool:
-    """Forget the API and end every grant for it. False when there was none."""
+    """Remove the API and end every grant for it. False when there was none."""
     removed = await transaction.execute(
         "delete from apis where tenant = :tenant and resource = :resource", {"tenant": TENANT, "resource": resource}
     )
@@ -79,7 +80,7 @@ async def remove_api(transaction: Transaction, resource: str, *, now: int) -> bo
 
 
 async def link_client(transaction: Transaction, resource: str, *, client_id: str, now: int) -> None:
-    """Let a client be this API; linking it again changes nothing."""
+    """Let a client act as this API; linking it again changes nothing."""
     await transaction.execute(
         "insert into api_clients (tenant, resource, client_id, created_at)"
         " values (:tenant, :resource, :client_id, :now) on conflict (tenant, resource, client_id) do nothing",
@@ -88,7 +89,7 @@ async def link_client(transaction: Transaction, resource: str, *, client_id: str
 
 
 async def unlink_client(transaction: Transaction, resource: str, *, client_id: str, now: int) -> bool:
-    """Let a client be this API no more; what it holds by that ends. False when it was not."""
+    """Unlink a client from this API and end what it holds through the link. False when it was not linked."""
     removed = await transaction.execute(
         "delete from api_clients where tenant = :tenant and resource = :resource and client_id = :client_id",
         {"tenant": TENANT, "resource": resource, "client_id": client_id},
@@ -101,7 +102,7 @@ async def unlink_client(transaction: Transaction, resource: str, *, client_id: s
 
 
 async def is_linked(reader: Reader, resource: str, *, client_id: str) -> bool:
-    """Whether this client is the API: both registered, and linked."""
+    """Whether this client is the API: both are registered, and they are linked."""
     rows = await reader.look_up(
         "select l.client_id from api_clients l"
         " join apis a on a.tenant = l.tenant and a.resource = l.resource"
@@ -112,7 +113,7 @@ async def is_linked(reader: Reader, resource: str, *, client_id: str) -> bool:
 
 
 async def linked_clients(reader: Reader, resource: str) -> tuple[str, ...]:
-    """The ids of the clients that are this API, removed ones left out."""
+    """The ids of the clients that are this API, without removed ones."""
     rows = await reader.fetch(
         "select l.client_id from api_clients l join clients c on c.tenant = l.tenant and c.id = l.client_id"
         " where l.tenant = :tenant and l.resource = :resource and c.removed_at is null order by l.created_at, c.id",

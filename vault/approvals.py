@@ -1,9 +1,9 @@
-"""Approvals: one call of a tool, with exactly these arguments, that the person was asked about.
+"""Approvals: the person decides about one tool call with exactly these arguments.
 
-`pending -> approved | refused | expired -> consumed`. An approval is bound to the SHA-256 of the canonical JSON
-(RFC 8785) of tool, arguments, account, client and user, lives for minutes, and lets one call through. The arguments are
-stored sealed, to be shown to the person and to nobody else. Whether a call needs one is decided in `vault.exchange`;
-the page and the link are the server's.
+`pending -> approved | refused | expired -> consumed`. An approval is bound to the SHA-256 of the canonical JSON (RFC
+8785) of tool, arguments, account, client and user, lives for minutes, and lets one call through. The arguments are
+stored sealed and are shown to that person only. `vault.exchange` decides whether a call needs an approval; the server
+owns the page and the link.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vault.records import TENANT, ApprovalState, Principal
 from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 
-ASK_LIFETIME = 600  # seconds that the person has to decide
-USE_LIFETIME = 300  # seconds that an approved call has to come
-MOST_OPEN = 20  # questions of one agent to one person: a person who is asked without end says yes without reading
+ASK_LIFETIME = 600  # seconds the person has to decide
+USE_LIFETIME = 300  # seconds in which an approved call must arrive
+MOST_OPEN = 20  # open questions from one agent to one person: people who are asked too often approve without reading
 
 _KEY = "approvals"
 _KEPT = 86400  # seconds after the end
@@ -48,9 +48,9 @@ _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalSt
 
 
 class ToolCall:
-    """A tool and its arguments as a call of an exchange; read only where somebody has to be asked.
+    """A tool and its arguments, as a call within an exchange; read only when the person must be asked.
 
-    `arguments` gives plain JSON values.
+    `arguments` returns plain JSON values.
     """
 
     __slots__ = ("_attempt", "arguments", "tool")
@@ -62,14 +62,14 @@ class ToolCall:
 
     @property
     def attempt(self) -> str:
-        """Names this very call, so that its own second exchange, after a 401, needs no second approval."""
+        """Identifies this call, so that its second exchange (after a 401) needs no second approval."""
         self._attempt = self._attempt or secrets.token_urlsafe(16)
         return self._attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What the person is, or was, asked. `expires_at`: of the question, or once approved, of the permission."""
+    """What the person is, or was, asked. `expires_at` ends the question or, once approved, the permission."""
 
     id: str
     user_id: str
@@ -78,7 +78,7 @@ class Approval:
     tool: str
     digest: bytes
     provider: str
-    account: str  # what a person calls it
+    account: str  # the name people use for it
     scopes: tuple[str, ...]
     arguments: Mapping[str, object] = field(repr=False)
     state: ApprovalState
@@ -94,7 +94,7 @@ class Approval:
 
 
 def digest_of(call: ToolCall, *, account: str, client_id: str, user_id: str) -> bytes:
-    """What an approval is bound to. Raises ScopeRefused where the arguments have no canonical form."""
+    """What an approval is bound to. Raises ScopeRefused when the arguments have no canonical form."""
     bound: dict[str, object] = {
         "account": account,
         "arguments": dict(call.arguments()),
@@ -124,8 +124,10 @@ async def ask(
     scopes: frozenset[str],
     now: int,
 ) -> tuple[Approval, bool]:
-    """The approval to ask the person for, and whether it is new. The same call asks once: a pending question is found
-    again, and so is a refusal, for minutes. Raises TemporarilyUnavailable when about `MOST_OPEN` of the agent are open.
+    """The approval to ask the person for, and whether it is new.
+
+    The same call asks once: a pending question is found again, and for some minutes a refusal is too. Raises
+    TemporarilyUnavailable when the agent has about `MOST_OPEN` open questions.
     """
     digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
     row = await transaction.fetch_one(_ASKED, {**_STATES, **_which(principal, digest), "now": now})
@@ -162,19 +164,21 @@ async def ask(
 
 
 async def get(reader: Reader, ring: KeyRing, approval_id: str) -> Approval | None:
-    """The approval of that id, whoever's it is and in whatever state."""
+    """The approval with that id, of any user and in any state."""
     row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": approval_id})
     return None if row is None else _approval(row, ring)
 
 
 async def list_pending(reader: Reader, ring: KeyRing, user_id: str, *, now: int) -> tuple[Approval, ...]:
-    """What a person is being asked now, oldest first."""
+    """The person's open questions, oldest first."""
     rows = await reader.fetch(_PENDING, {**_STATES, "tenant": TENANT, "user_id": user_id, "now": now})
     return tuple(_approval(row, ring) for row in rows)
 
 
 async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int) -> None:
-    """The person's answer, once. Raises TransitionRefused when it was given before, came too late, or is another's."""
+    """Record the person's answer, once. Raises TransitionRefused when it was already given, is late, or is someone
+    else's.
+    """
     changed = await transaction.execute(
         "update approvals set state = :state, decided_at = :now, expires_at = :expires_at "
         "where tenant = :tenant and id = :id and user_id = :user_id and state = :pending and expires_at > :now",
@@ -193,7 +197,7 @@ async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is
 
 
 async def consume(transaction: Transaction, *, principal: Principal, digest: bytes, attempt: str, now: int) -> bool:
-    """Spend an approval of this very call; False when there is none. The attempt that spent one may come back."""
+    """Spend an approval of this exact call; False when there is none. The attempt that spent one may come back."""
     row = await transaction.fetch_one(
         "select id from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id "
         "and digest = :digest and ((state = :approved and expires_at > :now) "
@@ -212,7 +216,7 @@ async def consume(transaction: Transaction, *, principal: Principal, digest: byt
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Forget what ended a day ago; the activity keeps that it was asked, and what came of it."""
+    """Delete what ended a day ago; the activity keeps the question and its outcome."""
     return await transaction.execute(
         "delete from approvals where tenant = :tenant and id in"
         " (select id from approvals where expires_at <= :before limit :batch)",

@@ -1,8 +1,7 @@
-"""OAuth clients, that is, agents: saved, changed, removed, and forgotten when never used.
+"""OAuth clients, that is, agents: saved, changed, removed, and reaped when never used.
 
-Removing a client ends its grants, tokens, codes and delegations at once. What a registration may ask for is decided in
-`server.oauth.clients.registration`; fetching a client ID metadata document in
-`server.oauth.clients.metadata_documents`.
+Removing a client ends its grants, tokens, codes and delegations at once. `server.oauth.clients.registration` decides
+what a registration may ask for; `server.oauth.clients.metadata_documents` fetches client ID metadata documents.
 """
 
 from __future__ import annotations
@@ -50,16 +49,16 @@ _COLUMNS: Final = (
 
 
 class ClientExists(VaultError):
-    """This client id is taken by a client that may not be replaced."""
+    """A client that may not be replaced already has this client id."""
 
     code = "client_exists"
 
 
 async def save_client(transaction: Transaction, client: Client) -> None:
-    """Store a client. A metadata-document or local client, whose id is not random, is replaced in place.
+    """Store a client. Replaces a metadata-document or local client in place, because its id is not random.
 
-    One of those that was removed starts anew: its former grants and delegations stay ended. Anything else with a
-    known id raises ClientExists.
+    If one of those was removed, it starts from scratch: its former grants and delegations stay ended. Any other known
+    id raises ClientExists.
     """
     row = await transaction.fetch_one(
         "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources,"
@@ -130,7 +129,7 @@ async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Clie
 
 
 async def update_client(transaction: Transaction, client: Client) -> bool:
-    """RFC 7592 §2.2: replace the registration. Kind and age stay. False when the client is gone."""
+    """Replace the registration (RFC 7592 §2.2). Kind and age stay. False when the client is gone."""
     return (
         await transaction.execute(
             "update clients set name = :name, auth_method = :auth_method, redirect_uris = :redirect_uris,"
@@ -144,8 +143,8 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
 
 
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
-    """End the client and everything it holds (RFC 7592 §2.3); returns the grants that ended, None when it was gone."""
-    # Codes first: a redemption under way holds its code and then touches the client, so this is the order of locks.
+    """End the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
+    # Codes first: a redemption in progress holds its code and then touches the client. This keeps the same lock order.
     await tickets.expire_client_tickets(transaction, client_id, now=now)
     removed = await transaction.execute(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
@@ -154,7 +153,7 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
     )
     if not removed:
         return None
-    # A metadata-document client can come back under the same id: what a user once delegated must not come back with it.
+    # A metadata-document client can come back under the same id; its former delegations must not come back with it.
     await transaction.execute(
         "update delegations set revoked_at = :now, changed_at = :now"
         " where tenant = :tenant and client_id = :client_id and revoked_at is null",
@@ -173,9 +172,9 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 
 
 async def reap_unused(transaction: Transaction, *, before: int) -> int:
-    """Forget clients older than `before` that any stranger can make, nobody ever used and nobody is asked about.
+    """Delete clients older than `before` that any stranger can make, that were never used, and that await no decision.
 
-    A client of a metadata document is fetched again when it comes back.
+    A client with a metadata document is fetched again when it comes back.
     """
     return await transaction.execute(
         "delete from clients where tenant = :tenant and id in (select c.id from clients c"
@@ -195,7 +194,7 @@ async def reap_unused(transaction: Transaction, *, before: int) -> int:
 
 
 def _columns(client: Client) -> dict[str, Value]:
-    """What a registration says, as columns."""
+    """A registration as columns."""
     return {
         "tenant": TENANT,
         "id": client.id,
@@ -210,13 +209,13 @@ def _columns(client: Client) -> dict[str, Value]:
 
 
 def client_of(row: Row) -> Client:
-    """The record of a row with all columns of a client."""
+    """The record from a row with all columns of a client."""
     return _read(tuple(row[name] for name in _COLUMNS))
 
 
 @lru_cache(maxsize=256)
 def _read(values: tuple[Value, ...]) -> Client:
-    """The record of one row. What was parsed before is kept by all that the row says, so never too long."""
+    """The record of one row. Parsed rows are cached under everything the row says, so they are never stale."""
     row: Row = dict(zip(_COLUMNS, values, strict=True))
     return Client(
         id=text(row, "id"),

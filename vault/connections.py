@@ -1,10 +1,11 @@
 """Connections: a user's accounts at providers with their sealed tokens; opened, listed, disconnected.
 
-Connecting an account again replaces its tokens. The grant before is not forgotten: it becomes an ended connection of
-its own with a pending revocation, `held` until the account is disconnected where ending it might end the new one too.
+Connecting an account again replaces its tokens. The previous grant becomes an ended connection of its own with a
+pending revocation. If ending it might also end the new grant, that revocation is `held` until the account is
+disconnected.
 
-Refreshing is `vault.refresh.rotation`, ending a grant at the provider is `vault.revocations`, who may use a connection
-is `vault.delegations`. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
+`vault.refresh.rotation` refreshes, `vault.revocations` ends grants at the provider, and `vault.delegations` records who
+may use a connection. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
 `access_generation`, a pending revocation at generation 0; each value opens in its own row and column only.
 """
 
@@ -42,11 +43,11 @@ from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 
 def narrowed_token(scope_key: str) -> str:
-    """The purpose under which a token of one set of scopes is sealed."""
+    """The purpose under which a token for one set of scopes is sealed."""
     return f"narrowed_token:{scope_key}"
 
 
-# An unresolved send without a lease: the process that sent it got no answer, or is gone.
+# An unresolved send without a lease: the process that sent it got no answer or is gone.
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
     k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata,
@@ -106,7 +107,7 @@ _DROP_NARROWED = "delete from narrowed_tokens where tenant = :tenant and connect
 
 
 def connection_from(row: Row) -> Connection:
-    """The record of one row of the listing queries."""
+    """The record from one row of the listing queries."""
     metadata: dict[str, str] = json.loads(text(row, "metadata"))
     return Connection(
         id=text(row, "id"),
@@ -139,7 +140,7 @@ async def list_connections(reader: Reader, user_id: str, *, include_ended: bool 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Live connections of a provider with the same scopes: how many, and one of them."""
+    """Live connections of a provider with the same scopes: their number, and one of them."""
 
     provider: str
     scopes: frozenset[str]
@@ -149,7 +150,7 @@ class Granted:
 
 
 async def count_granted(reader: Reader) -> tuple[Granted, ...]:
-    """What the live connections of everybody hold. Reads all of them, for a command."""
+    """Count what all live connections hold. Reads all of them, so it is for a command only."""
     return tuple(
         Granted(
             text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
@@ -160,13 +161,13 @@ async def count_granted(reader: Reader) -> tuple[Granted, ...]:
 
 
 async def get_connection(reader: Reader, connection_id: str, *, user_id: str) -> Connection | None:
-    """One connection of this user, ended or not; somebody else's is not there."""
+    """One connection of this user, live or ended; None for another user's."""
     row = await reader.fetch_one(_GET, {"tenant": TENANT, "user_id": user_id, "id": connection_id})
     return None if row is None else connection_from(row)
 
 
 async def find(reader: Reader, user_id: str, *, provider: str, account: str | None = None) -> tuple[Connection, ...]:
-    """The user's live connections at a provider; with `account` (its id, label, or the connection's id) only those."""
+    """The user's live connections at a provider; `account` (an id, label, or connection id) selects among them."""
     rows = await reader.fetch(_FIND, {"tenant": TENANT, "user_id": user_id, "provider": provider})
     found = tuple(connection_from(row) for row in rows)
     if account is None:
@@ -175,14 +176,14 @@ async def find(reader: Reader, user_id: str, *, provider: str, account: str | No
 
 
 def names_account(named: str, *, id: str, account: str, label: str) -> bool:  # noqa: A002  the field's own name
-    """Whether a person's or agent's word for an account means this one."""
+    """Whether the name that a person or agent gave matches this account."""
     return named in (account, id) or named.casefold() == label.casefold()
 
 
 def access_expiry(answer: TokenAnswer, *, policy: UpstreamPolicy, refreshable: bool, now: int) -> int | None:
-    """When the access token of an answer ends; None for one that lives until somebody revokes it.
+    """When the access token of an answer expires; None for one that lives until it is revoked.
 
-    Where the answer does not say, a token that cannot be refreshed is taken for a lasting one (classic Slack, GitHub).
+    If the answer does not say, a token that cannot be refreshed counts as permanent (classic Slack, GitHub).
     """
     if answer.expires_in is not None:
         return now + answer.expires_in
@@ -190,7 +191,7 @@ def access_expiry(answer: TokenAnswer, *, policy: UpstreamPolicy, refreshable: b
 
 
 def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
-    """When the grant ends unless it is refreshed again; None where the provider file names no such time."""
+    """When the grant ends unless it is refreshed again; None if the provider file sets no such time."""
     return None if policy.grant_idle is None else now + policy.grant_idle
 
 
@@ -206,13 +207,13 @@ async def open_connection(
     now: int,
     consented_ms: int | None = None,
 ) -> Connection:
-    """Store what the provider answered to a consent: a new connection, or the same account connected again.
+    """Store a provider's answer to a consent: a new connection, or the same account connected again.
 
-    Connecting again keeps the id and the delegations; the granted scopes are those of the new answer, the refresh
-    token stays when the answer has none. An answer without `scope` means what was asked (RFC 6749 §5.1).
-    `consented_ms` is when the answer came: one that is older than the account's newest consent changes nothing but is
-    kept to be ended. The caller records `connection.opened` as the last thing in its transaction. Raises Conflict
-    when another process connected the same account just now: the whole transaction can be tried again.
+    Connecting again keeps the id and the delegations. The granted scopes are those of the new answer; the refresh token
+    stays if the answer has none. An answer without `scope` means the requested scopes (RFC 6749 §5.1). `consented_ms`
+    is when the answer came: an answer older than the account's newest consent changes nothing but is kept to be ended.
+    The caller records `connection.opened` as the last step of its transaction. Raises Conflict when another process
+    just connected the same account: the whole transaction can be retried.
     """
     account = answer.account
     if account is None or not account.id:
@@ -268,9 +269,9 @@ async def _reconnect(
     policy: UpstreamPolicy,
     facts: Mapping[str, Value],
 ) -> bool:
-    """Put a new consent's tokens in the place of the old ones; False when a refresh moved the row meanwhile."""
+    """Replace the old tokens with those of a new consent; False when a refresh changed the row in the meanwhile."""
     connection_id, previous = text(existing, "id"), integer(existing, "generation")
-    # A salt or a user's key that was lost is made anew: what was sealed under it is lost, the account is not.
+    # A lost salt or user key is made again: what it sealed is lost, but the account is not.
     key = await ring.create_keys(
         transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
     )
@@ -281,14 +282,14 @@ async def _reconnect(
     )
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "previous": previous}
     update = {name: value for name, value in facts.items() if name not in ("user_id", "provider", "account")}
-    if kept is not None:  # the old refresh token goes on, and ends when it always would
+    if kept is not None:  # the old refresh token stays, with its original end
         update["grant_expires_at"] = integer_or_none(existing, "grant_expires_at")
     if await transaction.execute(_RECONNECT, {**update, **sealed, **which}) != 1:
         return False
     only_id: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}
     await transaction.execute(_DROP_NARROWED, only_id)
     if answer.refresh_token is None:
-        # The old refresh token is still the one: whatever is unknown about it stays unknown.
+        # The row keeps the old refresh token, so its unresolved sends stay unresolved.
         await transaction.execute(_CARRY_INTENTS, {**which, "generation": previous + 1})
     else:
         await transaction.execute(_DROP_INTENTS, only_id)
@@ -308,7 +309,7 @@ def _seal_answer(
     kept: str | None,
     now: int,
 ) -> dict[str, Value]:
-    """The sealed columns for an answer; `kept` is the refresh token to go on with where the answer has none."""
+    """The sealed columns for an answer; `kept` is the refresh token to keep if the answer has none."""
 
     def seal(token: str, purpose: str) -> bytes:
         return key.seal(token, purpose=purpose, provider=policy.provider, account=account.id, generation=generation)
@@ -323,7 +324,7 @@ def _seal_answer(
 
 
 def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
-    """The grant of a connection's row, as far as it opens."""
+    """The grant in a connection's row, as far as it opens."""
 
     def open_column(column: str, purpose: str, generation: int) -> str | None:
         sealed = binary_or_none(row, column)
@@ -367,10 +368,10 @@ def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
 
 
 def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, now: int) -> bool:
-    """Whether the tokens before belong to a grant that may live on beside the one of the new answer."""
+    """Whether the old tokens belong to a grant that may live on beside the new one."""
     has_refresh_token = binary_or_none(existing, "refresh_sealed") is not None
     if has_refresh_token and text(existing, "state") == ConnectionState.NEEDS_REAUTH.value:
-        return False  # the provider itself said that it is dead
+        return False  # the provider itself reported it dead
     if has_refresh_token:
         return answer.refresh_token is not None and answer.refresh_token != before.refresh_token
     if answer.refresh_token is None and answer.access_token == before.access_token:
@@ -384,7 +385,7 @@ def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, now:
 
 @dataclass(frozen=True, slots=True)
 class PendingRevocation:
-    """A grant that still has to be ended at the provider, not before `due_at`; None when there is nothing to do."""
+    """A grant still to be ended at the provider, not before `due_at`; None when there is nothing to do."""
 
     connection_id: str
     user_id: str
@@ -409,8 +410,8 @@ _END_DELEGATIONS = """
 async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connection, *, now: int) -> PendingRevocation:
     """End a connection: refused from this commit on. Call it last in the transaction; records `connection.closed`.
 
-    What the provider's revocation needs is sealed into the pending revocation; the connection's key is destroyed only
-    when that is done or given up (`vault.revocations`), or here when its tokens cannot be opened any more.
+    Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that
+    is done or given up (`vault.revocations`), or here if its tokens do not open.
     """
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id}
     mine: Mapping[str, Value] = {**which, "user_id": connection.user_id, "now": now}
@@ -428,7 +429,7 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
         account=text(row, "account"),
         now=now,
     )
-    # A refresh in flight may have spent the token that we hold: wait until its answer is in, or cannot come any more.
+    # A refresh in progress may have spent the token that we hold: wait until its answer is in or can no longer come.
     due_at = max(now, integer_or_none(row, "lease_until") or now)
     await add_pending(transaction, {**mine, "provider": connection.provider}, sealed=sealed, due_at=due_at, now=now)
     if sealed is None:
@@ -449,7 +450,7 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
 
 
 async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, connection: Connection) -> bytes | None:
-    """The tokens of a row sealed for its revocation; None when they do not open or are not there."""
+    """The tokens of a row, sealed for its revocation; None when there are none or they do not open."""
     refresh_sealed, access_sealed = binary_or_none(row, "refresh_sealed"), binary_or_none(row, "access_sealed")
     try:
         key = await ring.load_key(transaction, user_id=connection.user_id, connection_id=connection.id)

@@ -1,9 +1,9 @@
-"""The answer to a consent: kept on this host before it is stored, and stored however long the storage is away.
+"""The answer to a consent: kept on this host before it is stored, and stored however long the storage is unavailable.
 
-A provider redeems a code once, so that its answer is the only copy of a live grant, as that of a refresh is. It goes
-into the answer journal, sealed by a key of its own, before anything else is done with it. What a process could not
-store, it stores later, or the next start, or another process of the host: the `state` that led to it is settled in the
-same transaction, so that it happens once. What cannot be stored as a connection is left to `vault.revocations`.
+A provider redeems a code once, so, as with a refresh, its answer is the only copy of a live grant. The answer goes into
+the answer journal first, sealed under a key of its own. If a process cannot store it, the same process retries, or the
+next start or another process of the host takes over: the `state` that led to it is settled in the same transaction, so
+that it happens once. `vault.revocations` ends what cannot be stored as a connection.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from vault.upstream import Account, RevokeOutcome, TokenAnswer, UpstreamPolicy
 log = logging.getLogger("token_vault.consents")
 
 CONSENT = "consent"  # the purpose under which an answer is sealed
-STORED = "stored"  # outcome of a state whose answer was stored at once, by whoever redeemed the code
-LATE = "late:"  # and of one that was stored later: the connection's id follows
+STORED = "stored"  # outcome of a state whose answer was stored at once, by the process that redeemed the code
+LATE = "late:"  # the same for one stored later, followed by the connection's id
 REFUSED = "refused"  # the provider answered with no token
 GIVEN_UP = "given_up"  # stored as a grant to be ended, or lost with its host
 STORE_WAIT = (0.1, 5.0)  # seconds between attempts to store an answer
-UNKEPT_WAIT = 20.0  # seconds after which an answer that no disk has is rather ended at the provider
+UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended at the provider instead
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a person went to a provider for, and what an agent gets of it afterwards.
+    """What a person went to a provider for, and what an agent gets from it afterwards.
 
-    `ticket_hash` names the `state` of the trip; None for a consent that was given on a page of ours.
+    `ticket_hash` names the `state` of the redirect; None for a consent given on one of our own pages.
     """
 
     user_id: str
@@ -60,13 +60,13 @@ class Consent:
 
     @property
     def name(self) -> str:
-        """What its key and its place in the journal are called."""
+        """The name of its key and its place in the journal."""
         return f"consent:{(self.ticket_hash or b'').hex()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What came of a consent."""
+    """The result of a consent."""
 
     connection: Connection
     delegated: frozenset[str]
@@ -85,7 +85,7 @@ def consent_of(ticket: Ticket) -> Consent:
 
 
 def milliseconds(vault: Vault) -> int:
-    """Now, fine enough to tell which of two consents came last."""
+    """The current time, fine enough to order two consents."""
     return time.time_ns() // 1_000_000 + vault.database.clock_offset * 1000
 
 
@@ -93,18 +93,18 @@ def milliseconds(vault: Vault) -> int:
 
 
 async def reserve(vault: Vault, ticket: Ticket) -> None:
-    """Room for the answer, before the code is sent. Raises StorageUnavailable."""
+    """Reserve room for the answer before the code is sent. Raises StorageUnavailable."""
     await vault.journal.reserve(consent_of(ticket).name, now=vault.database.now())
 
 
 async def make_key(transaction: Transaction, vault: Vault, consent: Consent) -> ConnectionKey:
-    """The key under which the answer will be kept, in the transaction that uses the `state` up."""
+    """Create the key that will seal the answer, in the transaction that uses up the `state`."""
     now = vault.database.now()
     return await vault.keys.create_keys(transaction, user_id=consent.user_id, connection_id=consent.name, now=now)
 
 
 async def keep(vault: Vault, consent: Consent, answer: TokenAnswer, *, key: ConnectionKey, at_ms: int) -> bool:
-    """Write the answer to the journal; False where that cannot be done. Later words replace earlier ones."""
+    """Write the answer to the journal; False if that fails. Later calls replace earlier ones."""
     sealed = key.seal(
         _encode_answer(answer, at_ms), purpose=CONSENT, provider=consent.provider, account="", generation=0
     )
@@ -152,7 +152,7 @@ def _decode_answer(opened: str) -> tuple[TokenAnswer, int]:
 
 
 async def _wipe(vault: Vault, consent: Consent) -> None:
-    """Nothing that is settled stays in the journal; what cannot be wiped now is over in a week, and does not open."""
+    """Wipe settled answers from the journal. What cannot be wiped now expires within a week and does not open."""
     vault.tasks.has_traces = True
     try:
         await vault.journal.forget((consent.name,))
@@ -161,10 +161,10 @@ async def _wipe(vault: Vault, consent: Consent) -> None:
 
 
 async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool) -> Stored | None:
-    """Connect the account and let the agent use it, in one transaction; None when somebody has stored this answer.
+    """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
     Raises TransitionRefused when the answer names no account or its person is gone; StorageUnavailable and
-    TemporarilyUnavailable when it may be tried again.
+    TemporarilyUnavailable when it may be retried.
     """
     await _take_what_is_newer(vault, consent, answer)
     for _ in range(5):
@@ -172,7 +172,7 @@ async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: i
             async with vault.database.transaction() as transaction:
                 stored = await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
         except Conflict:
-            continue  # another tab connected the same account at this moment: together with it, the newer one counts
+            continue  # another tab just connected the same account: of the two, the newer one counts
         if consent.ticket_hash is not None:
             await _wipe(vault, consent)
         return stored
@@ -238,7 +238,7 @@ def _policy(vault: Vault, consent: Consent) -> UpstreamPolicy:
 
 
 async def _take_what_is_newer(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
-    """Commit what this host was answered for the account before: the grant that is replaced has to be the newest."""
+    """Commit this host's earlier answers for the account first: the replaced grant must be the newest."""
     if answer.account is None:
         return
     for known in await connections.find(vault.database, consent.user_id, provider=consent.provider):
@@ -279,7 +279,7 @@ async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
 
 
 async def refuse(vault: Vault, consent: Consent) -> None:
-    """Note that no answer will come, as far as the storage lets us; else it is noted when it cannot come any more."""
+    """Record that no answer will come, if storage allows it; otherwise that is recorded once it can no longer come."""
     if consent.ticket_hash is None:
         return
     try:
@@ -291,9 +291,9 @@ async def refuse(vault: Vault, consent: Consent) -> None:
 
 
 async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_kept: bool) -> None:
-    """Store an answer that could not be stored at once, or have it ended; comes back when that is done.
+    """Store an answer that could not be stored at once, or have it ended; returns when that is done.
 
-    An answer that is on no disk may be all there is of its grant: after a while it is ended at the provider instead.
+    An answer that is on no disk may be the only trace of its grant: after a while it is ended at the provider instead.
     """
     wait, loop = STORE_WAIT[0], asyncio.get_running_loop()
     started = loop.time()
@@ -325,11 +325,11 @@ async def _ended_at_provider(vault: Vault, consent: Consent, answer: TokenAnswer
     return outcome is RevokeOutcome.REVOKED
 
 
-# Taking up what a process left
+# Recovering what a process left
 
 
 async def adopt(vault: Vault, ticket: Ticket) -> bool:
-    """Store the answer that this host holds for a `state`, if any; whether there was one."""
+    """Store the answer that this host holds for a `state`; whether there was one."""
     consent = consent_of(ticket)
     entries = await vault.journal.find(consent.name)
     if not entries:
@@ -337,14 +337,14 @@ async def adopt(vault: Vault, ticket: Ticket) -> bool:
     try:
         key = await vault.keys.load_key(vault.database, user_id=consent.user_id, connection_id=consent.name)
         opened = key.open(entries[0].sealed, purpose=CONSENT, provider=consent.provider, account="", generation=0)
-    except CiphertextRejected:  # settled meanwhile, or its person's key was destroyed
+    except CiphertextRejected:  # settled in the meantime, or the person's key was destroyed
         return False
     answer, at_ms = _decode_answer(opened)
     return await _store_or_give_up(vault, consent, answer, at_ms=at_ms)
 
 
 async def adopt_all(vault: Vault) -> int:
-    """Store every consent that this host holds and nobody stored; how many. Done at start and every half minute."""
+    """Store every unstored consent that this host holds; how many. Runs at start and every half minute."""
     now, adopted = vault.database.now(), 0
     for ticket in await tickets.unfinished_states(vault.database, vault.keys, now=now):
         consent = consent_of(ticket)
@@ -352,13 +352,13 @@ async def adopt_all(vault: Vault) -> int:
             continue
         try:
             adopted += await adopt(vault, ticket)
-        except VaultError as error:  # one consent's trouble is not the others'
+        except VaultError as error:  # one consent's failure must not stop the others
             log.warning("consent not adopted", extra={"provider": consent.provider, "code": error.code})
     return adopted
 
 
 async def forget_lost(transaction: Transaction, vault: Vault, *, now: int) -> None:
-    """Destroy the keys of consents whose answer never came: no journal holds one any more."""
+    """Destroy the keys of consents whose answer never came: no journal still holds one."""
     for ticket_hash, user_id in await tickets.settle_lost_states(transaction, outcome=GIVEN_UP, now=now):
         consent = Consent(user_id, "", frozenset(), ticket_hash=ticket_hash)
         await vault.keys.destroy_connection_key(transaction, consent.name)

@@ -1,7 +1,8 @@
 """Delegations: what one agent may do with one connection of one user, and until when.
 
-They are the fine permission, separate from the agent's token, so that they can grow and end without a new one. Deciding
-whether a delegation is enough is `vault.exchange`. Writing functions record no event: the caller appends it last.
+They are the fine-grained permission, separate from the agent's token, so that they can grow and end without a new
+token. `vault.exchange` decides whether a delegation is enough. Writing functions record no event: the caller appends it
+last.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _FOR_USER = f"{_SELECT} order by client_id, connection_id"
 _FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
 _GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
 
-# Only a live connection of this very user can be delegated: the insert selects from it.
+# The insert selects from the connections: only a live connection of this user can be delegated.
 _ALLOW = """
     insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at, expires_at)
     select k.tenant, k.user_id, cast(:client_id as text), k.id, cast(:scopes as text), cast(:now as bigint),
@@ -85,7 +86,7 @@ async def allow(
     now: int,
     expires_at: int | None = None,
 ) -> Delegation:
-    """Let an agent use a connection with exactly these scopes, whatever it could do before."""
+    """Let an agent use a connection with exactly these scopes, replacing its earlier ones."""
     which: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -110,7 +111,7 @@ async def extend(
     now: int,
     expires_at: int | None = None,
 ) -> Delegation:
-    """Let an agent use a connection with these scopes too; a live delegation keeps what it has and its nearer end."""
+    """Let an agent also use a connection with these scopes; a live delegation keeps its scopes and the earlier end."""
     for _ in range(5):
         held = await get(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id)
         if held is None or not held.is_live(now):
@@ -153,9 +154,9 @@ async def extend(
 async def set_ask(
     transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, ask: frozenset[str], now: int
 ) -> bool:
-    """Ask the person each time for exactly these scopes and tools (`tool:NAME`); False when that is so already.
+    """Ask the person each time for exactly these scopes and tools (`tool:NAME`); False when that is already so.
 
-    It outlives changes of the scopes and a revocation: what was asked for each time is, when it is allowed again.
+    Survives scope changes and a revocation: the same questions are asked if the connection is allowed again.
     """
     which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     return await transaction.execute(_SET_ASK, {"tenant": TENANT, **which, "ask": format_scope(ask), "now": now}) == 1
@@ -164,7 +165,7 @@ async def set_ask(
 async def set_default(
     transaction: Transaction, *, user_id: str, client_id: str, provider: str, connection_id: str | None, now: int
 ) -> bool:
-    """The account of a provider that is meant where this agent names none; None: ask. False when that is so already."""
+    """Set the account that this agent means when it names none; None: ask. False when that is already so."""
     which: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -190,7 +191,7 @@ async def revoke_for_client(transaction: Transaction, *, user_id: str, client_id
 
 
 async def get(reader: Reader, *, user_id: str, client_id: str, connection_id: str) -> Delegation | None:
-    """The delegation of this user to this agent for this connection, live or not."""
+    """This user's delegation of this connection to this agent, live or not."""
     row = await reader.fetch_one(
         _GET, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     )
@@ -209,7 +210,7 @@ async def list_for_client(reader: Reader, user_id: str, *, client_id: str) -> tu
 
 
 def extended_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:
-    """What is recorded when an agent is let use a connection with further scopes."""
+    """The event recorded when an agent gets further scopes of a connection."""
     return Event(
         kind="delegation.extended",
         user_id=connection.user_id,

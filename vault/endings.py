@@ -1,8 +1,8 @@
-"""Grants that are to be ended at their provider: their sealed tokens until that is done, and when it may be.
+"""Grants to be ended at their provider: their sealed tokens until that is done, and when it may happen.
 
-A connection that is disconnected leaves one, and so does an account that is connected again: the grant before becomes
-an ended connection of its own, `held` until the account is disconnected where ending it might end the newer one too.
-Asking the provider is `vault.revocations`.
+Disconnecting a connection leaves one, and so does connecting an account again: the previous grant becomes an ended
+connection of its own, `held` until the account is disconnected if ending it might also end the newer grant.
+`vault.revocations` calls the provider.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vault.upstream import UpstreamPolicy
 REFRESH_TOKEN = "refresh_token"
 ACCESS_TOKEN = "access_token"
 REVOCATION = "revocation"
-SUPERSEDED = "superseded"  # the reason of an ended connection that is a grant which a newer consent replaced
+SUPERSEDED = "superseded"  # the reason of an ended connection whose grant a newer consent replaced
 HELD = "held"  # the outcome of a revocation that waits until its account is disconnected
 
 
@@ -28,7 +28,7 @@ _PENDING = """
         (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at)
     values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at)
 """
-# Moving the counter voids the end of an attempt that is on its way with the older tokens.
+# Changing the counter voids the result of a running attempt with the older tokens.
 _REPLACE_PENDING = """
     update upstream_revocations set sealed = :sealed, next_at = :now, attempts = attempts + 1
     where tenant = :tenant and connection_id = :id and done_at is null
@@ -37,9 +37,9 @@ _REPLACE_PENDING = """
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A grant at a provider that no connection uses; `refresh_token` and `access_token` None: they do not open.
+    """A grant at a provider that no connection uses; None for `refresh_token` and `access_token` that do not open.
 
-    `generation` is that of the connection which it was the grant of, 0 for one that never was.
+    `generation` is that of its former connection, 0 if it never had one.
     """
 
     user_id: str
@@ -59,7 +59,7 @@ _INSERT_ENDED = """
     values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :reason, :generation, :metadata,
         :now, :now)
 """
-# A person who was deleted meanwhile has a key again, for as long as this takes.
+# A person deleted in the meantime gets a key again, for as long as this takes.
 _WITHOUT_PERSON = """
     insert into deletions (tenant, user_id, name, requested_at)
     select cast(:tenant as text), cast(:user_id as text), cast(:nothing as text), cast(:now as bigint)
@@ -90,11 +90,11 @@ _RELEASE_HELD = """
 async def set_aside(
     transaction: Transaction, ring: KeyRing, grant: Aside, *, policy: UpstreamPolicy, now: int, is_over: bool = False
 ) -> str | None:
-    """Keep a grant to be ended at its provider; its id, None for an API of ours, which has none.
+    """Keep a grant to be ended at its provider; its id, None for an API of ours, which has no grant.
 
-    Where revoking a token may end all that the person gave our app, the newer consent too, it is held until the
-    account is disconnected. `is_over`: the account has no newer consent, so it is due now. The sealed tokens have a
-    key of their own.
+    If revoking a token may end everything the person gave our app, including the newer consent, the grant is held until
+    the account is disconnected. `is_over`: the account has no newer consent, so the grant is due now. The sealed tokens
+    have a key of their own.
     """
     if policy.audience is not None:
         return None
@@ -129,7 +129,7 @@ async def set_aside(
 async def add_pending(
     transaction: Transaction, which: Mapping[str, Value], *, sealed: bytes | None, due_at: int | None, now: int
 ) -> None:
-    """Note that a grant is to be ended; `which` names tenant, id, user_id and provider of its ended connection.
+    """Record a grant to be ended; `which` names tenant, id, user_id and provider of its ended connection.
 
     `sealed` None: its tokens do not open, so nothing can be done. `due_at` None: it is held.
     """
@@ -146,7 +146,7 @@ async def add_pending(
 
 
 async def release_held(transaction: Transaction, *, user_id: str, provider: str, account: str, now: int) -> None:
-    """Let the grants of an account that were held be ended: there is no newer one any more."""
+    """Release an account's held grants for ending: no newer grant exists."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "provider": provider, "account": account}
     await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "unknown": "", "now": now})
 
@@ -162,7 +162,7 @@ def _seal_grant(key: ConnectionKey, grant: Aside) -> bytes:
 
 
 async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, now: int) -> bool:
-    """Keep newer tokens of a grant that was set aside while they were on their way; whether there is such a one."""
+    """Keep newer tokens that arrived for a grant after it was set aside; whether there is such a grant."""
     named: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": grant.user_id,
@@ -198,7 +198,7 @@ def open_revocation(key: ConnectionKey, sealed: bytes, *, provider: str, account
 
 
 async def replace_pending(transaction: Transaction, connection_id: str, *, sealed: bytes, now: int) -> bool:
-    """Revoke newer tokens instead: the answer of a refresh that was on its way at disconnection. False: too late."""
+    """Revoke newer tokens instead: the answer of a refresh that was in progress at disconnection. False: too late."""
     changed = await transaction.execute(
         _REPLACE_PENDING, {"tenant": TENANT, "id": connection_id, "sealed": sealed, "now": now}
     )

@@ -1,8 +1,8 @@
 """Seal and open bytes under a key with an authenticated context. Pure; the byte format is in `FORMATS.md`.
 
-Every seal draws a fresh data key (DEK), so no nonce can repeat under one. The context goes into the wrap of the DEK
-and into the payload: a value moved to another row, column, owner or generation does not open. Where keys come from is
-`keys.py`.
+Every seal draws a new data key (DEK), so no nonce can repeat under one. The context is authenticated in the wrap of the
+DEK and in the payload: a value moved to another row, column, owner or generation does not open. `vault.keys` supplies
+the keys.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     nonce = secrets.token_bytes(_NONCE)
     wrapped = nonce + AESGCM(key).encrypt(nonce, data_key, _WRAP_LABEL + bound)
     nonce = secrets.token_bytes(_NONCE)
-    # The payload authenticates the wrapped DEK too: parts of two sealed values do not combine.
+    # The payload authenticates the wrapped DEK too: parts of two sealed values cannot be combined.
     return head + wrapped + nonce + AESGCM(data_key).encrypt(nonce, plaintext, _PAYLOAD_LABEL + wrapped + bound)
 
 
@@ -75,7 +75,7 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
 
 
 def _head(sealed: bytes) -> bytes:
-    """Version, length and key id. Raises CiphertextRejected when the value cannot be of this format."""
+    """Version, length and key id. Raises CiphertextRejected when the value does not have this format."""
     if len(sealed) < 2 or sealed[0] != VERSION:
         raise CiphertextRejected("a sealed value does not open", detail="unknown format version")
     end = 2 + sealed[1]

@@ -1,7 +1,7 @@
-"""Telling people once that a provider will end a connection soon, while reconnecting still costs nobody a failed call.
+"""Tell people once that a provider will end a connection soon, before a call fails.
 
-When a grant ends, by its age or because nobody used it, is in its row; what the pages show of it is
-`Connection.status`. Keeping an unused one alive is `server.lifecycle.maintenance`; which may be is said here.
+The row says when a grant ends, by age or because it is unused; the pages show `Connection.status`. This module says
+which unused connections may be kept alive; `server.lifecycle.maintenance` does it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from vault.storage.database import Database, Row, Value, integer, integer_or_non
 BATCH = 100  # connections per read and transaction
 _PURPOSE = "connection.expiring"
 
-# As `_end`.
+# Like `_end`.
 _NEXT_END = """
     case when idle_expires_at > :now and (grant_expires_at is null or grant_expires_at <= :now
         or idle_expires_at < grant_expires_at) then idle_expires_at else grant_expires_at end
 """
-# A page of the ends to come that were not announced yet, after the end and the id with which the last page stopped:
-# many may end in one second. By age and by rest apart: each has its index, of those that are not announced, and what
-# ends by both is announced for the nearer one, which comes first.
+# A page of coming ends that are not announced yet, after the end and the id at which the last page stopped (many may
+# end in one second). By age and by rest separately: each has its index of unannounced ends; a grant that ends by both
+# is announced for the nearer one, which comes first.
 _SOON = tuple(
     f"""
     select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
@@ -37,7 +37,7 @@ _SOON = tuple(
     for end in ("grant_expires_at", "idle_expires_at")
 )
 _ANNOUNCED = "update connections set announced_end = :end where tenant = :tenant and id = :id"
-# Only while an agent may use it: a grant that nobody may use is better dead.
+# Only while an agent may use it: a grant that no agent may use should be left to die.
 _RESTING = """
     select k.id, k.provider, k.access_generation from connections k
     where k.tenant = :tenant and k.ended_at is null and k.state = :active and k.refresh_sealed is not null
@@ -53,7 +53,7 @@ _RESTING = """
 
 
 async def announce(database: Database) -> int:
-    """Record `connection.expiring` once for every connection that its provider ends within a week; how many."""
+    """Record `connection.expiring` once for each connection that its provider ends within a week; how many."""
     return sum([await _announce(database, sql) for sql in _SOON])
 
 
@@ -68,7 +68,7 @@ async def _announce(database: Database, sql: str) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """The release before this one remembers what it announced as single-use values alone."""
+    """The previous release remembers announced ends as single-use values only."""
     ends = [(row, _end(row, now=now)[0]) for row in rows]
     async with database.transaction() as transaction:
         events = [
@@ -92,7 +92,7 @@ class Resting:
 
 
 async def list_resting(database: Database) -> tuple[Resting, ...]:
-    """Connections that agents may use and that die soon because none did; at most a batch, the next to die first."""
+    """Connections that agents may use and that end soon because they are unused; at most a batch, nearest end first."""
     now = database.now()
     which = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value, "now": now, "soon": now + 2 * EXPIRING}
     rows = await database.fetch(_RESTING, {**which, "limit": BATCH})
@@ -100,7 +100,7 @@ async def list_resting(database: Database) -> tuple[Resting, ...]:
 
 
 def _end(row: Row, *, now: int) -> tuple[int, str]:
-    """The next end of a grant, and why: `age` or `unused`."""
+    """The next end of a grant and its reason: `age` or `unused`."""
     ends = ((integer_or_none(row, "grant_expires_at"), "age"), (integer_or_none(row, "idle_expires_at"), "unused"))
     return min((at, why) for at, why in ends if at is not None and at > now)
 

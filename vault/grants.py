@@ -1,9 +1,9 @@
-"""What users allowed their agents: the record behind every token. Revoking a grant kills all that came from it at once.
+"""What users allowed their agents: the record behind every token. Revoking a grant ends all tokens made from it at
+once.
 
-Access and refresh tokens hold no life of their own: each use reads its grant through `live_principal_facts`. Making
-and rotating refresh tokens is `tokens.py`, the fine permission per connection `delegations.py`.
-
-Grants that clients hold by others' tokens are made in `derived_grants.py`; they end here, with what they stand on.
+Access and refresh tokens have no life of their own: each use reads its grant through `live_principal_facts`.
+`vault.tokens` makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants that a
+client derives from another token end with the grant they are based on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vault.storage.database import (
 
 @dataclass(frozen=True, slots=True)
 class LiveGrant:
-    """A grant that works now, with what a call needs to know of its client and user."""
+    """A live grant, with what a call needs to know about its client and user."""
 
     grant: Grant
     client_kind: ClientKind
@@ -53,7 +53,7 @@ class Redemption:
     async def create_grant(
         self, *, user_id: str, client_id: str, scopes: frozenset[str], resource: str, redirect_uri: str, now: int
     ) -> Grant:
-        """The grant that this code stands for, remembered beside the code."""
+        """The grant that this code stands for, recorded with the code."""
         grant = await create_grant(
             self.transaction,
             user_id=user_id,
@@ -67,7 +67,7 @@ class Redemption:
         return grant
 
     async def settle(self, grant_id: str) -> None:
-        """Remember which grant this code led to, where the grant was made elsewhere."""
+        """Record which grant this code led to, if the grant was made elsewhere."""
         await tickets.note_outcome(self.transaction, self._code, outcome=grant_id)
         self.is_settled = True
 
@@ -76,11 +76,11 @@ class Redemption:
 async def redeem_code(
     database: Database, ring: KeyRing, code: str, *, is_holder: Callable[[Ticket], bool], now: int
 ) -> AsyncGenerator[Redemption, None]:
-    """Redeem an authorization code: the block checks the request, makes the grant and its tokens in one transaction.
+    """Redeem an authorization code: the block checks the request and makes the grant and its tokens in one transaction.
 
-    A refusal raised in the block leaves the code unused. When the code was redeemed before, the grant of the first
+    A refusal raised in the block leaves the code unused. If the code was redeemed before, the grant of the first
     redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2). `is_holder` says
-    whether the caller could have redeemed the code: somebody who merely saw it must not end the grant.
+    whether the caller could have redeemed the code: somebody who merely saw it must not be able to end the grant.
     """
     replay: tickets.TicketReplayed | None = None
     async with database.transaction() as transaction:
@@ -95,7 +95,7 @@ async def redeem_code(
             yield redemption
             if not redemption.is_settled:
                 raise RuntimeError("an authorization code was redeemed without a grant")
-    if replay is not None:  # raised only now: the revocation is committed
+    if replay is not None:  # raised here, after the revocation is committed
         raise replay
 
 
@@ -145,7 +145,7 @@ async def create_grant(
 async def find_consent(
     reader: Reader, *, user_id: str, client_id: str, redirect_uri: str, resource: str, scopes: frozenset[str]
 ) -> Grant | None:
-    """A live grant by which this user already allowed this client all these scopes, at this redirect and resource."""
+    """A live grant that already allows this client all these scopes for this user, redirect URI and resource."""
     rows = await reader.fetch(
         "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
         " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
@@ -174,8 +174,9 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
 
 
 async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
-    """The grant with its client and user, unless any of the three has ended, or the access token with this id. One
-    read; every call makes it.
+    """The grant with its client and user, unless any of the three, or the access token with this id, has ended.
+
+    One read, made by every call.
     """
     rows = await reader.look_up(
         "select g.id, g.user_id, g.client_id, g.scopes, g.resource, g.redirect_uri, g.created_at, g.revoked_at,"
@@ -194,8 +195,8 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
 
 
 async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-    """Those of the access tokens that work now, each by the id of its grant and its own: grant, client and person live,
-    and the token was not revoked.
+    """Of these access tokens (grant id, token id), those that work now: grant, client and person live, token not
+    revoked.
     """
     of_grant: dict[str, list[str]] = {}
     for grant_id, token_id in tokens:
@@ -203,7 +204,7 @@ async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> froz
     wanted, live = sorted(of_grant), set[tuple[str, str]]()
     for at in range(0, len(wanted), _AT_ONCE):
         some = wanted[at : at + _AT_ONCE]
-        some += some[:1] * (_AT_ONCE - len(some))  # always one SQL text: databases keep its plan
+        some += some[:1] * (_AT_ONCE - len(some))  # always the same SQL text, so that databases reuse its plan
         rows = await reader.fetch(_LIVE_AMONG, {"tenant": TENANT} | {f"id{n}": one for n, one in enumerate(some)})
         for row in rows:
             grant_id = text(row, "id")
@@ -253,7 +254,7 @@ async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, 
 async def revoke_client_grants(
     transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int
 ) -> tuple[Grant, ...]:
-    """Cut one agent off for one user: its grants, and codes on their way to become grants."""
+    """Disconnect one agent from one user: end its grants and unused codes."""
     await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
     whose = {"user_id": user_id, "client_id": client_id}
     return await _revoke(transaction, _REVOKE_CLIENT_OF_USER, whose, reason=reason, now=now)
@@ -291,9 +292,9 @@ def revocation_event(grant: Grant, *, because: str = "") -> Event:
 
 
 async def ended_with(transaction: Transaction, rows: Sequence[Row], *, now: int) -> tuple[Grant, ...]:
-    """The grants just revoked, and those derived from them, which end too.
+    """The grants just revoked, with those derived from them, which also end.
 
-    Successors of their refresh tokens that are sealed for a repeat are erased.
+    Erases successors of their refresh tokens that are sealed for a repeated request.
     """
     ended = tuple(grant_from(row) for row in rows)
     for grant in ended:
@@ -314,7 +315,7 @@ async def ended_with(transaction: Transaction, rows: Sequence[Row], *, now: int)
 
 
 def grant_from(row: Row) -> Grant:
-    """The record of one row."""
+    """The record from one row."""
     return Grant(
         id=text(row, "id"),
         user_id=text(row, "user_id"),
@@ -348,10 +349,10 @@ async def derived_grant(
     resource: str,
     now: int,
 ) -> Grant:
-    """The live grant that this client holds for this user by `derived_from`, made at the first time.
+    """The live grant that this client holds for this user by `derived_from`, made on first use.
 
-    `derived_from` is the id of the grant it ends with, or names what stands for one: it then holds a colon.
-    Raises GrantEnded.
+    `derived_from` is the id of the grant it ends with, or a name, with a colon in it, for what stands for one. Raises
+    GrantEnded.
     """
     which: Mapping[str, Value] = {
         "tenant": TENANT,

@@ -1,8 +1,8 @@
-"""Proxy handles: opaque values that stand for one account and some scopes of it, in the hands of one agent.
+"""Proxy handles: opaque values that stand for one account and some of its scopes, issued to one agent.
 
-A handle is no authority of its own. It names what `vault.exchange` is asked for on each use, so that a revoked grant,
-the revoked token that it was exchanged for, a disconnected account or a smaller permission ends it at once. Stored as a
-hash; it opens nothing at a provider.
+A handle carries no authority of its own. It names what each use asks of `vault.exchange`, so revoking the grant or the
+token it was exchanged for, disconnecting the account, or reducing the permission ends it at once. Stored as a hash;
+providers do not accept it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vault.storage.database import (
 
 PREFIX: Final = "tvp_"
 _LENGTH: Final = len(PREFIX) + 43  # 256 bit in base64url
-_KEPT: Final = 3600  # seconds after the end, so that a late use can be told from a forgery
+_KEPT: Final = 3600  # seconds after expiry, to tell a late use from a forgery
 
 
 class HandleRefused(VaultError):
@@ -40,7 +40,7 @@ class HandleRefused(VaultError):
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What a handle stands for. `principal` is whoever it was issued to, with the chain of that exchange."""
+    """What a handle stands for. `principal` is the party it was issued to, with the actor chain of that exchange."""
 
     principal: Principal
     connection_id: str
@@ -48,20 +48,22 @@ class Handle:
     scopes: frozenset[str]
     issued_at: int
     expires_at: int
-    key_thumbprint: str | None = None  # RFC 9449: `jkt` of the key that each use must prove
+    key_thumbprint: str | None = None  # RFC 9449: `jkt` of the key that each use must prove possession of
     digest: bytes = field(default=b"", repr=False)
 
     def check_key(self, thumbprint: str | None) -> None:
-        """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
+        """A bound handle never works as a bearer token, and an unbound one never works with a proof. Raises
+        HandleRefused.
+        """
         if thumbprint != self.key_thumbprint:
             raise _refusal("not presented with the key it is bound to")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A handle, and all that is stored of what its use depends on, as it is now.
+    """A handle with everything stored that its use depends on, as of now.
 
-    While `facts` stay equal, an exchange for the handle decides the same, up to `until`.
+    While `facts` stay equal, an exchange for the handle gives the same decision, up to `until`.
     """
 
     handle: Handle
@@ -89,12 +91,12 @@ _STANDING: Final = """
 
 
 def handle_hash(value: str) -> bytes:
-    """What is stored of a handle."""
+    """The stored form of a handle."""
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
 
 
 def is_handle(value: str) -> bool:
-    """Whether this has the form of a handle: no look-up needed for anything else."""
+    """Whether this has the form of a handle: anything else needs no look-up."""
     return len(value) == _LENGTH and value.startswith(PREFIX)
 
 
@@ -109,7 +111,7 @@ async def issue(
     expires_at: int,
     now: int,
 ) -> str:
-    """A new handle; its value exists nowhere else."""
+    """Issue a new handle; its value is stored nowhere."""
     value = PREFIX + secrets.token_urlsafe(32)
     await transaction.execute(
         "insert into handles (tenant, handle_hash, user_id, client_id, grant_id, actors, connection_id, provider,"
@@ -138,7 +140,7 @@ async def issue(
 async def find(reader: Reader, value: str, *, now: int) -> Handle:
     """What this handle stands for, while it lasts. Raises HandleRefused.
 
-    That its grant, account and permission live is not looked at here: the exchange of each use does.
+    Does not check its grant, account and permission: the exchange of each use does.
     """
     if not is_handle(value):
         raise _refusal("not a handle")
@@ -177,7 +179,7 @@ async def look(reader: Reader, value: str, *, known: Standing | None, now: int) 
 
 
 async def remove(transaction: Transaction, value: str, *, client_id: str) -> bool:
-    """RFC 7009 §2: the client that holds a handle gives it up. False when it is not this client's, or unknown."""
+    """RFC 7009 §2: the client gives up its handle. False when it is unknown or another client's."""
     removed = await transaction.execute(
         "delete from handles where tenant = :tenant and handle_hash = :handle_hash and client_id = :client_id",
         {"tenant": TENANT, "handle_hash": handle_hash(value), "client_id": client_id},
@@ -186,7 +188,7 @@ async def remove(transaction: Transaction, value: str, *, client_id: str) -> boo
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Forget what has ended, at most a batch; the number of handles."""
+    """Delete expired handles, at most a batch; their number."""
     return await transaction.execute(
         "delete from handles where handle_hash in"
         " (select handle_hash from handles where expires_at <= :before limit :batch)",

@@ -1,4 +1,4 @@
-"""Whether a vault can work just now: its schema, its keys, and whether its storage takes a write. For `/readyz`."""
+"""Whether a vault can work now: its schema, its keys, and whether its storage takes a write. For `/readyz`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BUCKET = "readiness"
 
 
 async def check_schema(database: Database) -> None:
-    """This program can work with the schema, also when a newer one has expanded it. Raises StorageUnavailable."""
+    """Check that this program can use the schema, even if a newer program expanded it. Raises StorageUnavailable."""
     row = await database.fetch_one(
         "select (select max(number) from schema_versions) as needed,"
         " (select max(number) from schema_migrations) as applied"
@@ -20,13 +20,13 @@ async def check_schema(database: Database) -> None:
 
 
 async def check_keys(database: Database) -> None:
-    """The key store can be read and holds the ring. Raises KeyUnavailable, StorageUnavailable."""
+    """Check that the key store is readable and holds the ring. Raises KeyUnavailable, StorageUnavailable."""
     if await database.fetch_one("select id from keys.ring limit 1") is None:
         raise KeyUnavailable("the key store of this database is empty: restore it from a backup")
 
 
 async def check_writable(database: Database) -> None:
-    """A row can be committed. Raises StorageUnavailable, TemporarilyUnavailable."""
+    """Check that a row can be committed. Raises StorageUnavailable, TemporarilyUnavailable."""
     now = database.now()
     async with database.transaction() as transaction:
         await transaction.execute(

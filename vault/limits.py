@@ -1,7 +1,7 @@
-"""Rate counters in the database, so that every process counts together. What is limited, and how much, callers say.
+"""Rate counters in the database, shared by all processes. Callers say what is limited, and how much.
 
-A sliding window over two fixed ones: the previous window counts for the part of it that the sliding window still
-covers. Spend in a transaction of its own: one that is rolled back by the refusal would give the attempt back.
+A sliding window over two fixed ones: the previous window counts for the part that the sliding window still covers.
+Spend in a separate transaction: a rollback by the refusal would give the attempt back.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer
 
 LONGEST_WINDOW = 86400  # seconds
-USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, others within days
+USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, longer ones within days
 
 
 async def spend(transaction: Transaction, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
-    """Count `cost` against the bucket; False, and nothing counted, when that would pass the limit."""
+    """Count `cost` against the bucket; False, with nothing counted, when that would exceed the limit."""
     key, start = _key(bucket, window), _start(window, now)
     left = limit - await _carry_over(transaction, key, window=window, now=now)
     if cost > left:
@@ -35,7 +35,7 @@ async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Forget windows that no longer count, in a few batches; how many. Each address that ever called has one."""
+    """Delete windows that no longer count, in a few batches; how many. Each address that ever called has one."""
     batches = [(f"{window}:%", now - 2 * window) for window in USUAL_WINDOWS]  # keys begin with the window's length
     forgotten = 0
     for prefix, before in (*batches, ("%", now - 2 * LONGEST_WINDOW)):
@@ -58,7 +58,7 @@ def _start(window: int, now: int) -> int:
 
 
 async def _carry_over(reader: Reader, key: str, *, window: int, now: int) -> int:
-    """What still counts of the window before, rounded up."""
+    """The share of the previous window that still counts, rounded up."""
     start = _start(window, now)
     before = await _count_spent(reader, key, start=start - window)
     return -(-before * (window - (now - start)) // window)

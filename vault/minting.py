@@ -1,8 +1,7 @@
-"""Tokens of our own for an API that verifies them itself: what the exchange asks of whoever holds the signing key.
+"""Tokens of our own for an API that verifies them itself: what the exchange needs from the holder of the signing key.
 
-Such an API is a provider whose policy names an `audience`. There is nothing to keep for it: each exchange makes a token
-of exactly its scopes, so a connection there holds the person's consent and nothing else. How one is signed is
-`server.oauth.own_apis`.
+Such an API is a provider whose policy names an `audience`. The vault stores no token for it: each exchange makes one
+with exactly its scopes, so a connection there holds only the person's consent. `server.oauth.own_apis` signs.
 """
 
 from __future__ import annotations
@@ -22,6 +21,6 @@ class Minted:
 
 
 class Mint(Protocol):
-    """Makes a token about the principal's person, for its agent."""
+    """Makes a token for the principal's person and agent."""
 
     def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> Minted: ...

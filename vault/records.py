@@ -1,4 +1,4 @@
-"""Frozen records of the vault and their legal transitions. Pure but for `new_id`: no storage, no clock.
+"""Frozen records of the vault and their legal transitions. Pure except for `new_id`: no storage, no clock.
 
 Instants are integer seconds since the epoch (`*_at`). Scopes are frozensets of single scope strings. A field that can
 hold a secret is hidden from `repr`.
@@ -18,25 +18,25 @@ EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are 
 
 
 def new_id() -> str:
-    """A random id of 128 bits. It never begins with a dash, so that it can stand on a command line as it is."""
+    """A random id of 128 bits. It never begins with a dash, so that it works as a command-line argument."""
     while (made := secrets.token_urlsafe(16)).startswith("-"):
         pass
     return made
 
 
 def parse_scope(scope: str) -> frozenset[str]:
-    """`scope` wire string to a set (RFC 6749 §3.3)."""
+    """Parse a `scope` wire string into a set (RFC 6749 §3.3)."""
     return frozenset(scope.split())
 
 
 def format_scope(scopes: frozenset[str]) -> str:
-    """A set of scopes to the wire string, sorted so that equal sets are equal strings."""
+    """Format a set of scopes as the wire string, sorted so that equal sets give equal strings."""
     return " ".join(sorted(scopes))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Verified subject, client and grant of one call: whose account, which agent, under what permission."""
+    """Verified subject, client and grant of one call: whose account, which agent, under which permission."""
 
     user_id: str
     client_id: str
@@ -44,9 +44,9 @@ class Principal:
     scopes: frozenset[str]
     audience: str
     tenant: str = TENANT
-    actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; the agent itself when empty
+    actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; empty: the agent itself
     expires_at: int | None = None
-    token_id: str = ""  # `jti` of the access token that it came by, with which what is made of it ends
+    token_id: str = ""  # `jti` of the access token behind the call; what is made from it ends with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in browser. The cookie's token is stored as a hash only.
+    """A signed-in browser. Only a hash of the cookie's token is stored.
 
-    `created_at` is when the person proved who they are; zero where a provider that signed them in does not say it.
+    `created_at` is when the person authenticated; zero if the provider that signed them in does not say.
     """
 
     token_hash: bytes = field(repr=False)
@@ -82,12 +82,12 @@ class Session:
 
     @property
     def auth_time(self) -> int | None:
-        """When the person proved who they are, None where nobody knows (OpenID Connect Core §2)."""
+        """When the person authenticated, None when unknown (OpenID Connect Core §2)."""
         return self.created_at or None
 
 
 class ClientKind(StrEnum):
-    """How a client came to be known; decides how far it is trusted."""
+    """How a client became known; determines how far it is trusted."""
 
     MANUAL = "manual"  # pre-registered by an operator
     DYNAMIC = "dynamic"  # RFC 7591
@@ -116,7 +116,7 @@ class Client:
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether somebody who runs this vault made the client; any stranger can register the others."""
+        """Whether somebody who runs this vault made the client; any stranger can register the other kinds."""
         return self.kind in {ClientKind.MANUAL, ClientKind.LOCAL}
 
     @property
@@ -182,17 +182,17 @@ class TicketPurpose(StrEnum):
     CONNECT = "connect"  # a link to our connect page
     UPSTREAM_STATE = "upstream_state"  # `state` at a provider
     SIGN_IN_STATE = "sign_in_state"  # `state` at an OpenID Connect provider
-    DEVICE = "device"  # device code of the headless rung
+    DEVICE = "device"  # device code of the headless flow
     DEVICE_GRANT = "device_grant"  # what an agent without a browser polls with (RFC 8628)
     USER_CODE = "user_code"  # the short code of such a request, typed by its person
-    DEVICE_REFUSAL = "device_refusal"  # the person's no; a yes is a CODE of the same secret, so only one can be
+    DEVICE_REFUSAL = "device_refusal"  # refused by the person; an approval is a CODE of this secret, so only one exists
     BOOTSTRAP = "bootstrap"  # first admin
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A single-use expiring secret with the facts it stands for. The secret itself is stored as a hash only."""
+    """A single-use expiring secret with the facts it stands for. Only a hash of the secret is stored."""
 
     ticket_hash: bytes = field(repr=False)
     purpose: TicketPurpose
@@ -206,7 +206,7 @@ class Ticket:
     tenant: str = TENANT
 
     def check(self, now: int) -> None:
-        """Raises TransitionRefused when it was used or is too old."""
+        """Raises TransitionRefused when it was used or has expired."""
         if self.consumed_at is not None:
             raise TransitionRefused("this link or code was already used", detail=f"{self.purpose} replayed")
         if now >= self.expires_at:
@@ -223,14 +223,14 @@ class ConnectionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One upstream account of one user. Sealed values stay in the row; this record says everything but the secrets."""
+    """One upstream account of one user. Sealed values stay in the row; this record has everything but the secrets."""
 
     id: str
     user_id: str
     provider: str
     account: str
     label: str
-    scopes: frozenset[str]  # granted by the provider, not asked
+    scopes: frozenset[str]  # granted by the provider, not requested
     state: ConnectionState
     generation: int
     created_at: int
@@ -238,27 +238,27 @@ class Connection:
     has_refresh_token: bool = True
     access_expires_at: int | None = None
     grant_expires_at: int | None = None
-    idle_expires_at: int | None = None  # unless it is refreshed before
+    idle_expires_at: int | None = None  # unless it is refreshed earlier
     refreshed_at: int | None = None
     is_ambiguous: bool = False  # an unresolved intent exists
-    is_settled: bool = False  # and nobody can bring an answer any more: the vault tries again
-    retry_at: int | None = None  # not before this
+    is_settled: bool = False  # and no answer can come any longer: the vault tries again
+    retry_at: int | None = None  # not before this time
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tenant: str = TENANT
 
     @property
     def ends_at(self) -> int | None:
-        """When the provider ends this grant: by age, or because nobody refreshed it."""
+        """When the provider ends this grant: by age, or because it was not refreshed."""
         return min((at for at in (self.grant_expires_at, self.idle_expires_at) if at is not None), default=None)
 
     @property
     def ends_unless_used(self) -> bool:
-        """Whether use puts that end off."""
+        """Whether using it postpones that end."""
         return self.idle_expires_at is not None and self.ends_at == self.idle_expires_at
 
     def status(self, now: int) -> str:
         """`active`, `needs_reauth`, `revoked`, or derived: `waiting` for a provider that did not answer a refresh,
-        `ambiguous` (somebody may have its answer), `expiring` (dies within 7 days).
+        `ambiguous` (another process may have its answer), `expiring` (ends within 7 days).
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
@@ -280,7 +280,8 @@ class ApprovalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What one agent may do with one connection of one user, until when, and for what the person is asked each time.
+    """What one agent may do with one connection of one user, until when, and what needs the person's approval each
+    time.
 
     `ask` holds scopes, and tools written as `tool:NAME`.
     """
@@ -293,7 +294,7 @@ class Delegation:
     expires_at: int | None = None
     revoked_at: int | None = None
     ask: frozenset[str] = frozenset()
-    is_default: bool = False  # the account that is meant where the agent names none
+    is_default: bool = False  # the default account when the agent names none
     tenant: str = TENANT
 
     def is_live(self, now: int) -> bool:
@@ -305,12 +306,12 @@ class Narrowing(StrEnum):
 
     UPSTREAM = "upstream"  # the token itself carries only these scopes
     ENFORCED = "enforced"  # the token stays inside; every call is checked against the scopes first
-    FULL = "none"  # released with the account's whole authority under the operator's switch
+    FULL = "none"  # released with the account's full authority under the operator's switch
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the activity: past tense kind, who, which agent, with what outcome. Never a secret."""
+    """One line of the activity: past-tense kind, who, which agent, with what outcome. Never a secret."""
 
     kind: str  # "connection.opened", "grant.revoked", "tool.called"
     outcome: str = "ok"  # ok | refused | failed

@@ -1,4 +1,4 @@
-"""Everything that the vault refuses, as one small tree. None carries a URL: whoever faces the person makes the link.
+"""Everything that the vault refuses, as one small tree. None carries a URL: the server makes the link for the person.
 
 `code` is stable, `description` may be shown to the person and the agent, `detail` goes to the log only.
 """
@@ -18,10 +18,10 @@ class VaultError(Exception):
 
 
 class ConnectionRequired(VaultError):
-    """No usable connection: none exists, it needs the person again, or it lacks scopes that only the person can add.
+    """No usable connection: none exists, the person must reconnect it, or it lacks scopes that only the person can add.
 
-    `reason` is `missing`, `needs_reauth`, `scopes` (the account has not granted them) or `ambiguous` (a refresh whose
-    outcome is unknown). `missing` names the scopes that the account has not granted.
+    `reason` is `missing`, `needs_reauth`, `scopes` (the account has not granted them) or `ambiguous` (a refresh with an
+    unknown result). `missing` names the scopes that the account has not granted.
     """
 
     code = "connection_required"
@@ -48,8 +48,9 @@ class ConnectionRequired(VaultError):
 class DelegationRequired(VaultError):
     """The connection exists, but the person has not let this agent use it with these scopes.
 
-    `missing` names the scopes that the agent's live permission lacks; empty when it has none. `connection_id` is None
-    where no account is meant yet; `accounts` then names those that the agent may use, where it named another one.
+    `missing` names the scopes that the agent's live permission lacks; it is empty when the agent has no permission.
+    `connection_id` is None while no account is selected; if the agent named an account it may not use, `accounts` names
+    those it may.
     """
 
     code = "delegation_required"
@@ -74,9 +75,9 @@ class DelegationRequired(VaultError):
 
 
 class ApprovalRequired(VaultError):
-    """The person wants to be asked before each such call, and has not said yes to this one.
+    """The person wants to approve each such call and has not approved this one.
 
-    `can_ask`: the call is a tool's, whose arguments can be shown. What is handed out for later use never is.
+    `can_ask`: the call is a tool call, whose arguments can be shown. What is handed out for later use never is.
     """
 
     code = "approval_required"
@@ -124,9 +125,9 @@ class ScopeRefused(VaultError):
 
 
 class ItemRefused(VaultError):
-    """The request asks for a token for one thing only, and the provider does not issue such a token.
+    """The request asks for a token for one thing only, and the provider does not issue such tokens.
 
-    Unlike scopes this cannot be enforced here, so nothing wider is given instead.
+    Unlike scopes, the vault cannot enforce this, so it gives nothing wider instead.
     """
 
     code = "invalid_target"
@@ -139,7 +140,7 @@ class GrantEnded(VaultError):
 
 
 class TemporarilyUnavailable(VaultError):
-    """Try again after `retry_after` seconds: nothing has to be done about it."""
+    """Try again after `retry_after` seconds; nothing else is needed."""
 
     code = "temporarily_unavailable"
 
@@ -149,11 +150,11 @@ class TemporarilyUnavailable(VaultError):
 
 
 class ProviderSilent(TemporarilyUnavailable):
-    """The provider did not answer a refresh, so whether its token was spent is unknown. The vault tries again."""
+    """The provider did not answer a refresh, so it is unknown whether its token was spent. The vault tries again."""
 
 
 class StorageBusy(TemporarilyUnavailable):
-    """The database did not answer in time, or was cut off. Nothing can be written down about it either."""
+    """The database did not answer in time, or was cut off. Nothing can be recorded about it either."""
 
 
 class CiphertextRejected(VaultError):
@@ -163,7 +164,7 @@ class CiphertextRejected(VaultError):
 
 
 class KeyUnavailable(VaultError):
-    """The key-encryption key is missing or is not the one that this database was sealed under."""
+    """The key-encryption key is missing, or is not the one that sealed this database."""
 
     code = "key_unavailable"
 

@@ -1,4 +1,4 @@
-"""Remembers single-use values (`jti`, nonces) until they expire. What is single-use is decided by callers."""
+"""Remember single-use values (`jti`, nonces) until they expire. Callers decide what is single-use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import hashlib
 from vault.storage.database import SWEEP_BATCH, Transaction, integer_or_none
 
 _RESTORED = "restored"
-_OF_RESTORE = hashlib.sha256(b"").digest()  # its one row is found by its key: PostgreSQL looked for it among all
-_LONGEST = 7200  # seconds that a value can count at most: as long a restore matters
+_OF_RESTORE = hashlib.sha256(b"").digest()  # found by its primary key: PostgreSQL searched all rows for it
+_LONGEST = 7200  # seconds that a value can count at most, and that a restore matters
 _FIRST = """
     insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at)
     on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at where seen.expires_at <= :now
@@ -22,8 +22,8 @@ async def first_use(
 ) -> bool:
     """True the first time; False while an earlier use is remembered. Commit it even when the request is refused.
 
-    `made_at`: the value is not older than that. One that may be older than the last restore is refused: whether it was
-    used is not remembered. None: it may be used again after a restore.
+    `made_at`: the value is no older than that. A value that may be older than the last restore is refused, because its
+    use is not remembered. None: it may be used again after a restore.
     """
     row = await transaction.fetch_one(
         _FIRST,
@@ -43,7 +43,7 @@ async def first_use(
 
 
 async def note_restore(transaction: Transaction, *, now: int) -> None:
-    """What was used since the backup was made is not remembered: refuse what was made before now."""
+    """What was used since the backup is not remembered: refuse values made before now."""
     await transaction.execute(
         "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
         "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at",
@@ -52,7 +52,7 @@ async def note_restore(transaction: Transaction, *, now: int) -> None:
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Forget what has expired, at most a batch; the number of values."""
+    """Delete expired values, at most a batch; their number."""
     return await transaction.execute(
         "delete from seen where (purpose, value_hash) in"
         " (select purpose, value_hash from seen where expires_at <= :now limit :batch)",

@@ -1,7 +1,7 @@
-"""Forgetting connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
+"""Delete connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
 
-A connection whose revocation at its provider is still due stays, and so does a grant that another one stands on. Every
-batch is a transaction of its own: others write in between.
+A connection whose revocation at its provider is still due stays, and so does a grant that another one is based on. Each
+batch is a separate transaction: others write in between.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from vault.records import TENANT
 from vault.storage.database import SWEEP_BATCH, Database, text
 
 DAY: Final = 86400
-DONE_KEPT: Final = 30 * DAY  # that a finished revocation is kept: the page shows it, and `scrub` reads it, for 7 days
+DONE_KEPT: Final = 30 * DAY  # of a finished revocation: the page shows it, and `scrub` reads it, for 7 days
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What to look for, at most `batch` ids at once, and what to delete of each."""
+    """What to look for, at most `batch` ids at once, and what to delete for each."""
 
     chosen: str
     deleted: Sequence[str]
@@ -45,8 +45,8 @@ _CONNECTIONS: Final = _Kind(
     ),
     batch=100,
 )
-# `between` is `=`, and keeps PostgreSQL to one look into an index for each: where hardly any grant stands on another
-# one it takes them all to stand on the same, and reads every grant instead.
+# `between` means `=` here and keeps PostgreSQL to one index look-up each: when hardly any grant is based on another, it
+# assumes that all are based on the same one and reads every grant instead.
 _GRANTS: Final = _Kind(
     """
     select g.id from grants g
@@ -62,7 +62,7 @@ _GRANTS: Final = _Kind(
     ),
     batch=250,
 )
-# The grants of a removed agent ended with it, so that they go first or at the same age.
+# The grants of a removed agent ended with it, so they go first or at the same age.
 _CLIENTS: Final = _Kind(
     """
     select c.id from clients c
@@ -93,13 +93,13 @@ _REVOCATIONS: Final = """
 
 
 async def forget_ended(database: Database, *, before: int) -> int:
-    """Forget connections, grants, permissions and agents that ended at `before` or earlier; how many rows."""
+    """Delete connections, grants, permissions and agents that ended at `before` or earlier; how many rows."""
     counts = [await _forget(database, kind, before=before) for kind in (_CONNECTIONS, _GRANTS, _CLIENTS)]
     return sum(counts) + await _delete(database, _DELEGATIONS, before=before)
 
 
 async def forget_done(database: Database, *, now: int) -> int:
-    """Forget revocations that were finished long enough ago that nobody asks for them; how many."""
+    """Delete revocations that finished long enough ago to be of no use; how many."""
     return await _delete(database, _REVOCATIONS, before=now - DONE_KEPT)
 
 

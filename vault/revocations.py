@@ -1,9 +1,9 @@
-"""Ending a disconnected connection's grant at the provider, and then destroying its key.
+"""End a disconnected connection's grant at the provider, then destroy its key.
 
-`vault.connections.disconnect` has already refused every call; what is left is the provider's side. A revocation that
-fails is repeated with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or
-given up; then the connection's key is destroyed, which is the deletion of every copy of them. An answer that a process
-journalled and could not commit before the disconnection holds newer tokens: those are revoked instead.
+`vault.connections.disconnect` already refuses every call; the provider's side is left. A failed revocation is retried
+with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or given up; then the
+connection's key is destroyed, which deletes every copy of them. An answer that a process journaled and could not commit
+before the disconnection holds newer tokens: those are revoked instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("token_vault.revocations")
 
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
 BATCH = 20  # revocations per round of `run_due`
-AT_ONCE = 5  # of them: a provider that does not answer holds up few others
+AT_ONCE = 5  # of these at a time: a provider that does not answer delays few others
 FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
 
 _READ = """
@@ -42,7 +42,7 @@ _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
 _DUE = f"{_READ} and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit"
-# One attempt at a time: whoever moves the counter has it, and the next is due only after the backoff.
+# One attempt at a time: the process that changes the counter has it, and the next is due only after the backoff.
 _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
@@ -83,9 +83,9 @@ _FAILED = """
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Where the end of a grant at its provider stands.
+    """The status of ending a grant at its provider.
 
-    `outcome` is `pending`, `failed` (will be repeated), `held` (until its account is disconnected), `revoked`,
+    `outcome` is `pending`, `failed` (will be retried), `held` (until its account is disconnected), `revoked`,
     `unsupported` (the provider has no such endpoint, so only the person can remove the access there), `given_up` or
     `unreadable`.
     """
@@ -111,7 +111,7 @@ async def find_revocation(reader: Reader, connection_id: str) -> Revocation | No
 
 
 async def list_revocations(reader: Reader, user_id: str, *, since: int = 0) -> tuple[Revocation, ...]:
-    """Revocations of a user's disconnected connections, newest first: those to come, and those begun after `since`."""
+    """Revocations of a user's disconnected connections, newest first: pending, or begun after `since`."""
     rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id, "nothing": "", "since": since})
     return tuple(_revocation(row) for row in rows)
 
@@ -134,7 +134,7 @@ def _revocation(row: Row) -> Revocation:
 
 
 async def run_due(vault: Vault) -> int:
-    """Make one attempt at every revocation that is due, at most a batch; how many. Call it every half minute or so."""
+    """Make one attempt at every revocation that is due, at most a batch; how many. Call it about every half minute."""
     which = {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH, "nothing": ""}
     due = [_revocation(row) for row in await vault.database.fetch(_DUE, which)]
     places = asyncio.Semaphore(AT_ONCE)
@@ -154,7 +154,7 @@ async def run_due(vault: Vault) -> int:
 
 
 async def finish_deletions(vault: Vault) -> int:
-    """Destroy the keys of deleted people of whom no grant is left to be ended; how many."""
+    """Destroy the keys of deleted people without a grant left to be ended; how many."""
     finished = 0
     for deletion in await users.list_deletions(vault.database):
         now, which = vault.database.now(), {"tenant": TENANT, "user_id": deletion.user_id}
@@ -178,14 +178,15 @@ async def finish_deletions(vault: Vault) -> int:
 
 
 async def done_since(reader: Reader, since: int) -> tuple[str, ...]:
-    """The connections whose keys were destroyed since, by any process."""
+    """The connections whose keys any process destroyed since."""
     rows = await reader.fetch(_DONE_SINCE, {"tenant": TENANT, "since": since})
     return tuple(text(row, "connection_id") for row in rows)
 
 
 async def scrub(vault: Vault, names: Collection[str]) -> None:
-    """Overwrite what files of this host still hold of destroyed keys and of what they sealed; what cannot be done just
-    now is done by the upkeep (`RefreshTasks.has_traces`).
+    """Overwrite what files of this host still hold of destroyed keys and of what they sealed.
+
+    Upkeep does what cannot be done now (`RefreshTasks.has_traces`).
     """
     vault.tasks.has_traces = True
     try:
@@ -196,7 +197,7 @@ async def scrub(vault: Vault, names: Collection[str]) -> None:
 
 
 async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
-    """One attempt to end the grant at the provider, if one is due; the outcome so far, None if nothing is pending."""
+    """One attempt to end the grant at the provider, if due; the outcome so far, None if nothing is pending."""
     pending = await find_revocation(vault.database, connection_id)
     if pending is None:
         return None
@@ -209,11 +210,11 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
 
 
 async def _attempt(vault: Vault, pending: Revocation) -> str:
-    """Make one that is due; the outcome. What it leaves in files is the caller's (`scrub`)."""
+    """Attempt one that is due; the outcome. The caller wipes its traces from files (`scrub`)."""
     if await hand_over(vault, pending.connection_id):
         pending = await find_revocation(vault.database, pending.connection_id) or pending
     now = vault.database.now()
-    if not _is_due(pending, now=now):  # another process took it meanwhile
+    if not _is_due(pending, now=now):  # another process took it in the meantime
         return pending.outcome
     claimed = await _claim(vault, pending, now=now)
     if claimed is not None:
@@ -238,9 +239,9 @@ def _is_due(pending: Revocation, *, now: int) -> bool:
 
 
 async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
-    """Make this attempt ours; None when it is, else the outcome that stands.
+    """Claim this attempt; None on success, otherwise the existing outcome.
 
-    It waits while the account is connected anew, where this revocation might end the newer consent as well.
+    It waits while the account is being connected again, if this revocation might also end the newer consent.
     """
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts}
     account = {"user_id": pending.user_id, "provider": pending.provider, "account": pending.account}
@@ -269,7 +270,7 @@ async def _send(vault: Vault, pending: Revocation) -> RevokeOutcome:
 
 
 async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
-    """Note the end and destroy the key. If newer tokens came meanwhile, they are next instead."""
+    """Record the end and destroy the key. If newer tokens came in the meantime, they are next instead."""
     now = vault.database.now()
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
     async with vault.database.transaction() as transaction:

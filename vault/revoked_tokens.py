@@ -1,6 +1,6 @@
-"""Access tokens that were revoked before their time, while the grant behind them lives on (RFC 7009 §2.1).
+"""Access tokens revoked early, while the grant behind them lives on (RFC 7009 §2.1).
 
-Their ids stand in the row of the grant, which each use of a token reads anyway. The id of a token made of another one
+Their ids are in the row of the grant, which each use of a token reads anyway. The id of a token made from another
 begins with that one's (`parent.own`), so it ends with it; so does a handle, which keeps the id of its token.
 """
 
@@ -13,24 +13,24 @@ from vault.records import TENANT, Event
 from vault.refusals import GrantEnded, TemporarilyUnavailable
 from vault.storage.database import Row, Transaction, text, text_or_none
 
-MOST: Final = 128  # of one grant at one time: each call reads them
-MAX_DEPTH: Final = 32  # tokens that are made of one another: an id of some 700 characters
-_KEPT: Final = 60  # seconds past a token's end: a stream that it opened may live longer, and is looked at meanwhile
+MOST: Final = 128  # per grant at a time: each call reads them
+MAX_DEPTH: Final = 32  # tokens made from one another: an id of some 700 characters
+_KEPT: Final = 60  # seconds past a token's expiry: a stream that it opened may live longer, and is checked meanwhile
 
 
 def new_token_id(parent: str = "") -> str:
-    """The id (`jti`) of a new token, made of the one with the id `parent` or of none."""
+    """The id (`jti`) of a new token, made from the one with the id `parent` or from none."""
     own = secrets.token_urlsafe(16)
     return f"{parent}.{own}" if parent else own
 
 
 def is_deep(token_id: str) -> bool:
-    """Whether no further token can be made of this one."""
+    """Whether no further token can be made from this one."""
     return token_id.count(".") + 1 >= MAX_DEPTH
 
 
 def is_revoked(row: Row, token_id: str) -> bool:
-    """Whether the token, or one that it was made of, is in the column `revoked_tokens` of its grant's row."""
+    """Whether the token, or one that it was made from, is in the `revoked_tokens` column of its grant's row."""
     listed = text_or_none(row, "revoked_tokens")
     if not listed or not token_id:
         return False
@@ -40,10 +40,10 @@ def is_revoked(row: Row, token_id: str) -> bool:
 async def revoke_access_token(
     transaction: Transaction, grant_id: str, *, client_id: str, token_id: str, expires_at: int, now: int
 ) -> Event | None:
-    """End one access token of this client, and what was made of it, at once.
+    """End one access token of this client, and what was made from it, at once.
 
-    The event to record; None when there was nothing to end: another client's, ended before, or its grant has. Raises
-    TemporarilyUnavailable while the grant has MOST revoked tokens that have not expired.
+    Returns the event to record; None when there was nothing to end: another client's token, ended before, or its grant
+    has ended. Raises TemporarilyUnavailable while the grant has MOST revoked tokens that have not expired.
     """
     own = token_id.rpartition(".")[2]
     row = await lock_grant(transaction, grant_id)
@@ -59,7 +59,7 @@ async def revoke_access_token(
 
 
 async def lock_grant(transaction: Transaction, grant_id: str) -> Row | None:
-    """A live grant's row, which nobody else writes to until the transaction ends."""
+    """Lock a live grant's row until the transaction ends."""
     rows = await transaction.fetch(
         "update grants set revoked_tokens = revoked_tokens"
         " where tenant = :tenant and id = :id and revoked_at is null"
@@ -70,9 +70,9 @@ async def lock_grant(transaction: Transaction, grant_id: str) -> Row | None:
 
 
 async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str) -> None:
-    """Give a new derived grant the revoked tokens of the one that it stands on: one of them may have led to it.
+    """Copy to a new derived grant the revoked tokens of its base: one of them may have led to it.
 
-    That one is locked, so that it does not end unseen meanwhile. Raises GrantEnded.
+    Locks the base, so that it cannot end unseen in the meantime. Raises GrantEnded.
     """
     parent = await lock_grant(transaction, derived_from)
     if parent is None:
@@ -82,7 +82,7 @@ async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str)
 
 
 async def _add(transaction: Transaction, row: Row, *, entry: str, now: int) -> None:
-    """Into the grant's own list and those of the grants derived from it, where what was made of the token stands."""
+    """Add to the grant's own list and to those of grants derived from it, which hold what was made from the token."""
     grant_id = text(row, "id")
     listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) + _KEPT > now]
     if len(listed) >= MOST:

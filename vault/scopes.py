@@ -1,8 +1,8 @@
 """The scope algebra and the narrowing plan: how much authority one exchange may carry. Pure.
 
 A provider's scopes form a hierarchy (`covers`): holding one scope can include others. The authority of a set of scopes
-is its closure under that hierarchy; two sets are equal in authority when their closures are. Nothing here reads, asks
-or refuses: `vault.exchange` turns what is missing into a refusal.
+is its closure under that hierarchy; two sets have equal authority when their closures are equal. This module does not
+read, ask or refuse: `vault.exchange` turns missing scopes into a refusal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 def expand(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
-    """Every scope that these scopes include, themselves too."""
+    """These scopes and every scope that they include."""
     if not covers:
         return scopes
     found = set(scopes)
@@ -49,7 +49,7 @@ def meet(a: frozenset[str], b: frozenset[str], covers: Covers) -> frozenset[str]
 
 
 def _widest(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
-    """The same authority without the scopes that another one includes; of two that include each other, the first."""
+    """The same authority without scopes that another one includes; of two that include each other, the first."""
     if not covers:
         return scopes
     reach = {scope: expand(frozenset({scope}), covers) for scope in scopes}
@@ -64,7 +64,7 @@ def _widest(scopes: frozenset[str], covers: Covers) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def scope_key(scopes: frozenset[str], item: str | None = None) -> str:
-    """The key under which a narrowed token of exactly these scopes, for this item, is kept: equal sets, equal keys."""
+    """The key for a narrowed token of exactly these scopes and this item: equal sets, equal keys."""
     what = format_scope(scopes) if item is None else f"{format_scope(scopes)}\n{item}"  # no scope holds a line break
     return hashlib.sha256(what.encode()).hexdigest()
 
@@ -79,8 +79,8 @@ class Plan:
     """What an exchange may hand out, and how.
 
     `scopes` never holds authority outside the wish, the delegation, the connection and the operator's ceiling. The
-    other three name the parts of the wish that the ceiling, the account and the delegation do not include; a plan with
-    any of them is refused by the caller.
+    other three name the parts of the wish that the ceiling, the account and the delegation do not include; the caller
+    refuses a plan with any of them.
     """
 
     scopes: frozenset[str]
@@ -103,8 +103,8 @@ def plan(
 ) -> Plan:
     """The plan for one wish; `wanted` None means everything that the agent was delegated and the account holds.
 
-    `policy_scopes` is the operator's ceiling for the provider, None where there is none. `item`: the token may reach
-    this one thing only, which nobody but the provider can hold it to.
+    `policy_scopes` is the operator's ceiling for the provider, None for no ceiling. `item`: the token may reach this
+    one thing only; only the provider can enforce that.
     """
     covers = policy.covers
     granted = expand(connection, covers)
@@ -115,7 +115,7 @@ def plan(
         scopes = _widest(allowed, covers)
         wanted = scopes
     elif wanted <= allowed:
-        scopes = wanted  # as asked, so that the key of the narrowed token is known before the row is read
+        scopes = wanted  # as requested, so that the key of the narrowed token is known before the row is read
     else:
         scopes = _widest(expand(wanted, covers) & allowed, covers)
     narrowing, needs_narrow_token = _narrow(scopes, connection=connection, policy=policy, item=item)
@@ -133,7 +133,7 @@ def plan(
 def _narrow(
     scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy, item: str | None
 ) -> tuple[Narrowing, bool]:
-    """How these scopes can be held: by the token itself, or by us; and whether that takes a token of its own."""
+    """How these scopes are enforced, by the token or by us, and whether that takes a separate token."""
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
     if policy.audience is not None:
@@ -144,12 +144,12 @@ def _narrow(
     if derives(policy):
         allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
         return (Narrowing.UPSTREAM, True) if allowed else (Narrowing.ENFORCED, False)
-    # RFC 6749 §6: only scopes that were granted as such may be asked for, not ones that a granted scope includes.
+    # RFC 6749 §6: only scopes granted as such may be requested, not those that a granted scope includes.
     if policy.narrows_by is Downscope.REFRESH_SCOPE and item is None and scopes <= connection:
         return Narrowing.UPSTREAM, True
     return Narrowing.ENFORCED, False
 
 
 def is_within(answered: frozenset[str], asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
-    """Whether the scopes of a narrowed answer stay inside what was asked and what rides along in any token."""
+    """Whether the scopes of a narrowed answer stay within the request plus what any token may carry along."""
     return answered <= expand(asked, policy.covers) | expand(policy.always_granted, policy.covers)

@@ -1,6 +1,6 @@
-"""Signed-in browsers: start, find, end. The cookie's token is 256 bit and stored as its SHA-256.
+"""Signed-in browsers: start, find, end. The cookie's token is 256 bits and stored as its SHA-256.
 
-A session ends 12 hours after it was last seen and 7 days after it started. Cookies belong to the server.
+A session ends 12 hours after it was last seen and 7 days after it started. The server owns the cookies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEPT = 30 * 86400
 
 
 def session_hash(token: str) -> bytes:
-    """What is stored of a session's token."""
+    """The stored form of a session's token."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -32,10 +32,10 @@ async def start_session(
     lifetime: int = ABSOLUTE_LIFETIME,
     signed_in_at: int | None = None,
 ) -> tuple[str, Session]:
-    """A new session and the token for its cookie; a fresh token at each sign-in (session fixation).
+    """A new session and the token for its cookie; a new token at each sign-in (session fixation).
 
-    `created_at` is when the person proved who they are: `signed_in_at`, where that was earlier and elsewhere. Zero
-    stands for an unknown time, so that the session is older than anything that a client asks for.
+    `created_at` is when the person authenticated: `signed_in_at` if that was earlier and elsewhere. Zero means unknown,
+    so that the session is older than anything that a client asks for.
     """
     token = secrets.token_urlsafe(32)
     session = Session(
@@ -81,7 +81,7 @@ async def find_session(
 
 
 async def touch_session(transaction: Transaction, session: Session, *, now: int) -> None:
-    """Note that the browser was seen, at most once per interval."""
+    """Record that the browser was seen, at most once per interval."""
     await transaction.execute(
         "update sessions set seen_at = :now where tenant = :tenant and token_hash = :token_hash"
         " and seen_at <= :due and ended_at is null",
@@ -107,7 +107,7 @@ async def end_session(transaction: Transaction, token_hash: bytes, *, now: int) 
 
 
 async def sweep_sessions(transaction: Transaction, *, now: int) -> int:
-    """Forget sessions that ended long ago, at most a batch; how many."""
+    """Delete sessions that ended long ago, at most a batch; how many."""
     return await transaction.execute(
         "delete from sessions where token_hash in (select token_hash from sessions"
         " where tenant = :tenant and (expires_at <= :before or ended_at <= :before) limit :batch)",

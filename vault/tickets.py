@@ -1,8 +1,8 @@
-"""Every single-use expiring secret: issue, look at, use exactly once. See `TicketPurpose` for the kinds.
+"""Every single-use expiring secret: issue, look at, use exactly once. `TicketPurpose` lists the kinds.
 
-The secret (256 bit; of a kind in SHORT, the short code that a person types) is stored as its SHA-256, the payload
-sealed. Whoever redeems an authorization code goes through `grants.redeem_code`, which handles a replay; throttling
-guesses of short codes is the caller's part.
+The secret (256 bits; for a kind in SHORT, the short code that a person types) is stored as its SHA-256, the payload
+sealed. Redeem an authorization code through `grants.redeem_code`, which handles a replay. Callers throttle guesses of
+short codes.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from vault.storage.database import (
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
-_KEPT_OF_STRANGERS = 300  # after expiry, where nobody was signed in when it was made: any stranger can make many
-_KEPT = 86400  # after expiry, so that a late use is told apart from a forgery, and the replay of a code ends its grant
-_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that reads like a digit
+_KEPT_OF_STRANGERS = 300  # after expiry, if nobody was signed in when it was made: any stranger can make many
+_KEPT = 86400  # after expiry, to tell a late use from a forgery, and so that a replayed code ends its grant
+_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that looks like a digit
 _CODE_HALF = 4
 
 
 class TicketReplayed(TransitionRefused):
     """The ticket was used before.
 
-    `outcome` is what its first use noted: for a code, the id of the grant it made. `ticket` is what it stood for.
+    `outcome` is what its first use recorded: for a code, the id of the grant it made. `ticket` is what it stood for.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ async def issue(
     binding: bytes | None = None,
     secret: str | None = None,
 ) -> str:
-    """A new ticket; returns its secret, which exists nowhere else. `secret` is for a code that was already shown."""
+    """A new ticket; returns its secret, which is stored nowhere. `secret` is for a code that was already shown."""
     chosen = secret or (new_user_code() if purpose in SHORT else secrets.token_urlsafe(32))
     ticket_hash = _digest(chosen, purpose)
     row = await transaction.fetch_one(
@@ -86,13 +86,13 @@ async def issue(
             "expires_at": now + lifetime,
         },
     )
-    if row is None:  # only a short code can meet another one: about one in 10^10
+    if row is None:  # only short codes can collide: about one in 10^10
         raise TransitionRefused("this code is taken; ask for a new one", detail=f"{purpose} collided")
     return chosen
 
 
 async def peek(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket | None:
-    """The ticket while it can still be used; using it is `consume`."""
+    """The ticket while it can still be used; `consume` uses it."""
     row = await reader.fetch_one(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
         " from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
@@ -103,7 +103,7 @@ async def peek(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPur
 
 
 async def find(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPurpose) -> Ticket | None:
-    """The ticket whether or not it can still be used, for about a day after its end."""
+    """The ticket, usable or not, for about a day after its end."""
     row = await reader.fetch_one(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
         " from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
@@ -114,7 +114,7 @@ async def find(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPur
 
 
 async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bool:
-    """Whether a ticket of this secret was ever issued, used or not."""
+    """Whether a ticket with this secret was ever issued, used or not."""
     row = await reader.fetch_one(
         "select 1 as one from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose",
         {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value},
@@ -123,7 +123,7 @@ async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bo
 
 
 async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket:
-    """Use the ticket. Of any number of contenders one succeeds; the others, and every later one, are refused."""
+    """Use the ticket. One of any number of contenders succeeds; the others, and all later ones, are refused."""
     key = {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value}
     row = await transaction.fetch_one(
         "update tickets set consumed_at = :now where tenant = :tenant and ticket_hash = :ticket_hash"
@@ -175,7 +175,7 @@ _UNSETTLED_KEPT = 8 * 86400  # seconds: longer than any answer journal keeps an 
 async def state_with_outcome(
     reader: Reader, ring: KeyRing, secret: str, *, now: int
 ) -> tuple[Ticket, str | None] | None:
-    """A `state` that was used, and what came of it; None when it was not, or when that is over."""
+    """A used `state` and its outcome; None when it is unused or already deleted."""
     row = await reader.fetch_one(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at,"
         " outcome from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
@@ -191,7 +191,7 @@ async def state_with_outcome(
 
 
 async def unfinished_states(reader: Reader, ring: KeyRing, *, now: int) -> tuple[Ticket, ...]:
-    """The used states of which nobody knows yet what came of them."""
+    """The used states whose outcome is not known yet."""
     rows = await reader.fetch(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
         " from tickets where tenant = :tenant and purpose = :purpose and consumed_at > :since and outcome is null",
@@ -218,7 +218,7 @@ async def has_unfinished_states(reader: Reader, user_id: str, *, now: int) -> bo
 async def settle_state(
     transaction: Transaction, ticket_hash: bytes, *, outcome: str, before: str | None = None
 ) -> bool:
-    """Note what came of a used state, once; False when it was noted already. `before` replaces an earlier word."""
+    """Record the outcome of a used state, once; False when already recorded. `before` replaces an earlier outcome."""
     changed = await transaction.execute(
         "update tickets set outcome = :outcome where tenant = :tenant and ticket_hash = :ticket_hash"
         " and purpose = :purpose and consumed_at is not null"
@@ -236,7 +236,7 @@ async def settle_state(
 
 
 async def settle_lost_states(transaction: Transaction, *, outcome: str, now: int) -> tuple[tuple[bytes, str], ...]:
-    """Settle the states whose answer cannot come any more; their hashes and users."""
+    """Settle the states whose answer can no longer come; returns their hashes and users."""
     rows = await transaction.fetch(
         "update tickets set outcome = :outcome where tenant = :tenant and purpose = :purpose and consumed_at <= :since"
         " and outcome is null returning ticket_hash, user_id",
@@ -277,7 +277,7 @@ async def expire_client_tickets(
 
 
 async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
-    """Forget, in batches, what cannot matter: a thief redeems a code before its client does, never a day later."""
+    """Delete, in batches, what cannot matter: a thief redeems a code before its client does, never a day later."""
     strangers = await transaction.execute(
         "delete from tickets where ticket_hash in (select ticket_hash from tickets"
         " where tenant = :tenant and user_id is null and outcome is null"
@@ -306,13 +306,15 @@ async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
 
 
 def new_user_code() -> str:
-    """A code to read and type, such as `BDFK-WXZR` (RFC 8628 §6.1): 34 bit, for minutes, throttled by the caller."""
+    """A code to read and type, such as `BDFK-WXZR` (RFC 8628 §6.1): 34 bits, valid for minutes, throttled by the
+    caller.
+    """
     letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(2 * _CODE_HALF))
     return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
 
 
 def normal_user_code(typed: str) -> str:
-    """What a person typed, in the form that was issued: case, blanks and hyphens do not matter."""
+    """A typed code in the form that was issued: case, blanks and hyphens do not matter."""
     letters = "".join(c for c in typed[:64].upper() if c in _CODE_LETTERS)
     return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
 

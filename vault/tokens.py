@@ -1,4 +1,4 @@
-"""Refresh tokens of our own authorization server: opaque, 256 bit, hashed, rotated on each use (OAuth 2.1 §4.3).
+"""Refresh tokens of our own authorization server: opaque, 256 bits, hashed, rotated on each use (OAuth 2.1 §4.3).
 
 A token is alive when it was not used, is not too old, and its grant lives; the family is the grant. A repeated
 predecessor gets the newest token, however many generations lie between, unless its uses contradict each other:
@@ -73,8 +73,8 @@ class RefreshRequest:
     """What came with a refresh token: its client, what it asks for, its DPoP key (RFC 9449 §5), and from where."""
 
     client_id: str
-    scopes: frozenset[str] | None = None  # None: all that the token has
-    resource: str | None = None  # space separated where several; None: all that the token has
+    scopes: frozenset[str] | None = None  # None: everything the token has
+    resource: str | None = None  # space separated if several; None: everything the token has
     key_thumbprint: str | None = None
     network: str | None = None
     is_authenticated: bool = False  # the client, by a secret or a key of its own
@@ -91,7 +91,7 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRefresh:
-    """An accepted refresh: the token to hand out, and what the access token beside it may carry."""
+    """An accepted refresh: the token to hand out, and what its access token may carry."""
 
     refresh_token: str = field(repr=False)
     grant: Grant
@@ -127,7 +127,7 @@ class ResourceRefused(VaultError):
 
 
 def token_hash(token: str) -> bytes:
-    """What is stored of a refresh token."""
+    """The stored form of a refresh token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -202,7 +202,7 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
 
 
 async def find_live(reader: Reader, token: str, *, now: int) -> tuple[RefreshToken, LiveGrant] | None:
-    """The token with its grant while it could be used: what introspection calls active (RFC 7662 §2.2)."""
+    """The token with its grant while it can be used: what introspection calls active (RFC 7662 §2.2)."""
     stored = await find(reader, token)
     if stored is None or stored.consumed_at is not None or stored.is_expired(now):
         return None
@@ -225,7 +225,7 @@ async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[st
 
 
 async def revoke_token(transaction: Transaction, token: str, *, client_id: str, now: int) -> Grant | None:
-    """RFC 7009 §2.1: end the grant behind a refresh token of this client, of whatever generation.
+    """RFC 7009 §2.1: end the grant behind a refresh token of this client, of any generation.
 
     None when there was nothing to end: unknown, another client's, or ended before.
     """
@@ -238,7 +238,7 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
 async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
     """Erase used successors whose grace has ended, and forget families past their end; at most a batch of each.
 
-    The larger of the two numbers.
+    Returns the larger of the two numbers.
     """
     erased = await transaction.execute(
         "update refresh_tokens set successor_sealed = null where token_hash in (select token_hash from refresh_tokens"
@@ -359,7 +359,7 @@ async def _store_successor(
         " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation",
         {**family, "generation": stored.generation - 1, "now": now, "before": now - lifetimes.grace},
     )
-    await transaction.execute(  # an agent that is always on makes one each few minutes, for months
+    await transaction.execute(  # an agent that is always on makes one every few minutes, for months
         "delete from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
         " and generation <= :forgotten",
         {**family, "forgotten": successor.generation - REMEMBERED},

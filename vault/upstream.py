@@ -1,4 +1,4 @@
-"""The types in which the vault speaks of an upstream service, and nothing else.
+"""The vault's types for an upstream service, and nothing else.
 
 `providers` implements `UpstreamOAuth` and supplies `UpstreamPolicy`; the vault decides with them. This module imports
 nothing of ours, so both packages can depend on it.
@@ -13,11 +13,11 @@ from typing import Protocol
 
 
 class RotationMode(StrEnum):
-    """What a provider does to a refresh token when it is used; decides whether a silent send may be repeated."""
+    """What a provider does to a used refresh token; determines whether an unanswered send may be repeated."""
 
     NONE = "none"  # the refresh token stays (Google); repeating is free
     GRACE = "grace"  # rotates, and re-issues for `grace` seconds
-    STRICT = "strict"  # rotates; re-use is refused, and nothing else happens
+    STRICT = "strict"  # rotates; re-use is refused, without other effects
     REVOKES = "revokes"  # rotates; re-use kills the whole family. Also the class of every unverified provider
 
 
@@ -35,7 +35,7 @@ class ItemLimit(StrEnum):
 
     NONE = "none"
     OPTIONAL = "optional"
-    REQUIRED = "required"  # there are no narrower tokens but for one thing (GitHub: the repositories of one owner)
+    REQUIRED = "required"  # narrower tokens exist only for one thing (GitHub: the repositories of one owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class UpstreamPolicy:
     """What the vault must know of a provider to decide; data from the provider's TOML file."""
 
     provider: str
-    audience: str | None = None  # an API that takes tokens of ours, made for each call: there is nothing to keep
+    audience: str | None = None  # an API that takes tokens of ours, made for each call: nothing is stored
     rotation: RotationMode = RotationMode.REVOKES
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE
@@ -55,26 +55,26 @@ class UpstreamPolicy:
     )  # scope -> scopes it includes
     always_granted: frozenset[str] = frozenset()  # identity scopes that may ride along in any token (openid, email)
     access_lifetime: int = 3600  # seconds, where the answer has no expires_in
-    grant_lifetime: int | None = None  # seconds from consent until the grant itself dies
-    grant_idle: int | None = None  # seconds without a refresh after which the grant dies
-    refresh_ends_access_token: bool = False  # a refresh kills the access token before it: never refresh ahead there
+    grant_lifetime: int | None = None  # seconds from consent until the grant itself ends
+    grant_idle: int | None = None  # seconds without a refresh after which the grant ends
+    refresh_ends_access_token: bool = False  # a refresh kills the previous access token: never refresh ahead
     revoke_ends_grant: bool | None = None
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
-    ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator wants the person asked each time
+    ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator requires approval each time
     tool_scopes: Mapping[str, frozenset[str]] = field(
         default_factory=dict[str, frozenset[str]]
-    )  # tool -> its scopes: asking for a tool asks for them where no tool is called
-    reading: frozenset[str] = frozenset()  # scopes with which nothing can be changed
+    )  # tool -> its scopes: without a tool call, asking for a tool asks for these
+    reading: frozenset[str] = frozenset()  # scopes that cannot change anything
 
     @property
     def narrows_by(self) -> Downscope:
-        """The way in which it is asked for narrower tokens: none where that does harm."""
+        """How to ask it for narrower tokens: not at all if that does harm."""
         return Downscope.NONE if self.downscope_is_destructive else self.downscope
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The upstream account behind a token: a stable id and what a person calls it."""
+    """The upstream account behind a token: a stable id and the name people use for it."""
 
     id: str
     label: str
@@ -90,7 +90,7 @@ class TokenAnswer:
     expires_in: int | None = None  # seconds; None: the answer did not say
     account: Account | None = None
     grant_expires_in: int | None = None  # seconds until the grant itself ends; None: the answer did not say
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # kept facts: team id, instance URL
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # stored facts: team id, instance URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Refused:
     """A well-formed refusal: the token was not spent, or is already dead.
 
     `ends_grant` is true for `invalid_grant` and its provider-specific names. False means that our client registration
-    at the provider is wrong (`invalid_client`) or the request was: no connection may be touched for it.
+    at the provider is wrong (`invalid_client`) or the request was: leave all connections as they are.
     """
 
     code: str
@@ -123,9 +123,9 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The request left and no usable answer came: whether the token was spent is unknown.
+    """The request left and no usable answer came: it is unknown whether the token was spent.
 
-    `is_over`: there was an answer, so that the provider is not still busy with the request.
+    `is_over`: there was an answer, so the provider is not still busy with the request.
     """
 
     reason: str
@@ -139,7 +139,7 @@ class RevokeOutcome(StrEnum):
     """What a revocation at the provider achieved."""
 
     REVOKED = "revoked"
-    FAILED = "failed"  # try again later
+    FAILED = "failed"  # retry later
     UNSUPPORTED = "unsupported"  # the provider has no such endpoint
 
 
@@ -172,7 +172,7 @@ class UpstreamOAuth(Protocol):
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Where to send the person's browser; adds PKCE S256 where the provider has it."""
+        """Where to send the person's browser; adds PKCE S256 if the provider supports it."""
         ...
 
     async def redeem(
@@ -185,7 +185,7 @@ class UpstreamOAuth(Protocol):
     ) -> TokenAnswer:
         """Redeem an authorization code and look up the account. Raises UpstreamError.
 
-        `keep` is given the tokens as soon as they are here, before the account is known and even if it never is.
+        `keep` receives the tokens as soon as they arrive, before the account is known and even if it never is.
         """
         ...
 
@@ -194,15 +194,15 @@ class UpstreamOAuth(Protocol):
         ...
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
-        """A narrower access token from an access token, where the provider can; spends no refresh token.
+        """A narrower access token from an access token, if the provider supports it; spends no refresh token.
 
         `item` is the address of the one thing that the new token may reach. The answer's scopes are those that the
-        provider confirmed, None where it did not; `invalid_token` means that the access token itself is no good.
+        provider confirmed, None if it did not; `invalid_token` means that the access token itself is not accepted.
         """
         ...
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
-        """End the grant at the provider, or as much of it as the provider lets us."""
+        """End the grant at the provider, or as much of it as the provider allows."""
         ...
 
 

@@ -1,7 +1,7 @@
 """People: local accounts and identities of OpenID Connect providers. Names are unique without case.
 
-Changing a password and disabling a user end every session, grant, refresh token and unused code at once. Hashing is
-`passwords.py`, signing in the server's; ending the upstream connections of a deleted user is the caller's.
+Changing a password and disabling a user end every session, grant, refresh token and unused code at once.
+`vault.keys.passwords` hashes; the server signs people in. The caller ends the upstream connections of a deleted user.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 MAX_NAME = 200
-PAGE = 500  # users that are read at once
+PAGE = 500  # users per read
 
 
 class NameRefused(VaultError):
-    """The name of a new user is empty, too long, or holds characters that cannot be seen."""
+    """The name of a new user is empty, too long, or contains invisible characters."""
 
     code = "name_refused"
 
@@ -78,7 +78,7 @@ async def get_user(reader: Reader, user_id: str) -> User | None:
 
 
 async def find_user(reader: Reader, name: str) -> User | None:
-    """The user with this name, whatever its case, disabled or not."""
+    """The user with this name, ignoring case, disabled or not."""
     row = await reader.fetch_one(
         "select id, name, password_hash, is_admin, created_at, disabled_at from users"
         " where tenant = :tenant and name_key = :name_key",
@@ -88,7 +88,7 @@ async def find_user(reader: Reader, name: str) -> User | None:
 
 
 async def count_users(reader: Reader) -> int:
-    """How many users there are; none means that the first-run page is due."""
+    """The number of users; with none, the first-run page is due."""
     row = await reader.fetch_one("select count(*) as n from users where tenant = :tenant", {"tenant": TENANT})
     return 0 if row is None else integer(row, "n")
 
@@ -136,7 +136,7 @@ async def set_password(transaction: Transaction, user_id: str, *, password_hash:
 
 
 async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
-    """The same password under today's hashing parameters; ends nothing, and yields to a password set meanwhile."""
+    """Store the same password under today's hashing parameters; ends nothing, yields to a password set meanwhile."""
     return (
         await transaction.execute(
             "update users set password_hash = :new_hash"
@@ -148,7 +148,7 @@ async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str,
 
 
 async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
-    """No sign-in, session, grant or token of this user works from here on. False when it was so already."""
+    """End every session, grant and token of this user and refuse sign-in. False when already disabled."""
     changed = await transaction.execute(
         "update users set disabled_at = :now where tenant = :tenant and id = :id and disabled_at is null",
         {"tenant": TENANT, "id": user_id, "now": now},
@@ -159,7 +159,7 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> b
 
 
 async def enable_user(transaction: Transaction, user_id: str) -> bool:
-    """The user may sign in again; what was ended stays ended."""
+    """Let the user sign in again; what was ended stays ended."""
     return (
         await transaction.execute(
             "update users set disabled_at = null where tenant = :tenant and id = :id and disabled_at is not null",
@@ -170,9 +170,9 @@ async def enable_user(transaction: Transaction, user_id: str) -> bool:
 
 
 async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
-    """Forget the person: name, password and identities. Grants stay as revoked records without a name.
+    """Delete the person: name, password and identities. Grants stay as revoked records without a name.
 
-    The person's key is destroyed when no grant of theirs is left to be ended at a provider; until then the deletion
+    The person's key is destroyed once no grant of theirs is left to be ended at a provider; until then the deletion
     waits (`list_deletions`; `vault.revocations`).
     """
     await end_user_access(transaction, user_id, reason="user_deleted", now=now)
@@ -190,7 +190,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A person who was deleted and of whom `grants` are not ended at their providers yet."""
+    """A deleted person with `grants` that are not ended at their providers yet."""
 
     user_id: str
     name: str
@@ -199,7 +199,7 @@ class Deletion:
 
 
 async def list_deletions(reader: Reader) -> tuple[Deletion, ...]:
-    """The deletions that wait, oldest first."""
+    """The waiting deletions, oldest first."""
     rows = await reader.fetch(
         "select d.user_id, d.name, d.requested_at, (select count(*) from upstream_revocations r"
         " where r.tenant = d.tenant and r.user_id = d.user_id and r.done_at is null) as grants"

@@ -1,1 +1,1 @@
-"""The activity: append-only events in a chain, its proof, its segments, and refusals that repeat."""
+"""The activity: append-only chained events, their proof, their segments, and repeated refusals."""

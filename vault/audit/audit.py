@@ -1,8 +1,8 @@
 """The activity: append-only events, hash-chained by commit batch. Byte format in `FORMATS.md`.
 
-An event that belongs to a change is appended in the change's own transaction; one that stands alone goes through
-`Activity`, which commits whatever is pending together. Each batch takes the head row once, so replicas wait for one
-another per batch and not per event. Proving is `event_proof.py`, and showing events to people is the server's.
+An event that belongs to a change is appended in that change's transaction. A standalone event goes through `Activity`,
+which commits all pending events together. Each batch locks the head row once, so replicas wait for each other per
+batch, not per event. `vault.audit.proof` verifies the chain; the server shows events to people.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ __all__ = [
 LOG = logging.getLogger("token_vault.activity")
 
 BATCH_LIMIT = 500  # events per commit
-COMPANY_WAIT = 0.01  # seconds from one commit's start that an event waits for as much company as that commit had
-NOTE_DELAY = 0.05  # seconds that an event nobody waits for may be pending
-TEXT_LIMIT = 500  # characters of one text: details name things, they do not carry content
-LIST_LIMIT = 3000  # characters as JSON that are left of a list when all details are too long
+COMPANY_WAIT = 0.01  # seconds from a commit's start that an event waits for as many others as the last commit had
+NOTE_DELAY = 0.05  # seconds that an event without a waiting caller may be pending
+TEXT_LIMIT = 500  # characters per text: details name things, they do not carry content
+LIST_LIMIT = 3000  # characters of JSON left of a list when the details are too long
 DETAILS_LIMIT = 8192  # characters of all details as JSON
 
 
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
-    """Append events as one batch. Call it last: what the head's lock refuses is refused with the commit."""
+    """Append events as one batch. Call it last: a refusal by the head's lock surfaces at the commit."""
     if events:
         entries = [_entry(event, format_details(event.details)) for event in events]
         await transaction.append_events(Batch(now, entries))
@@ -57,10 +57,10 @@ def _entry(event: Event, details: str) -> ChainEntry:
 
 
 async def begin_keyed_head(database: Database, key: bytes) -> None:
-    """Use the vault's key for the activity from now on; where it begins is recorded once, in the key store.
+    """Use the vault's key for the activity from now on; the key store records the starting point once.
 
-    A chain that has events already says so in an event. Where the record is gone and the key was in use, it begins
-    nowhere anew: that would vouch for whatever stands there now. `prove` says so.
+    If the chain already has events, an event records it too. If the record is gone although the key was in use, the key
+    does not start again: that would vouch for whatever stands there now. `prove` reports it.
     """
     database.event_key = key
     if await load_start(database) is None:
@@ -72,13 +72,13 @@ async def begin_keyed_head(database: Database, key: bytes) -> None:
 
 
 async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) -> None:
-    """Key the head as it is, and record that; for the first use, and after a restore of a head without a key."""
+    """Key the head as it is, and record that; for the first use, and after restoring a head without a key."""
     await transaction.execute(
         "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
         "on conflict (tenant) do nothing",
         {"tenant": TENANT, "start": START},
     )
-    row = await transaction.fetch_one(  # takes the row, so that nobody appends in between
+    row = await transaction.fetch_one(  # locks the row, so that no other process appends in between
         "update event_heads set height = height where tenant = :tenant returning height, sequence, hash",
         {"tenant": TENANT},
     )
@@ -106,15 +106,15 @@ async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) 
 
 
 def format_details(details: Mapping[str, object]) -> str:
-    """JSON of plain values. Anything else is refused by type: secrets are kept in types of their own."""
+    """JSON of plain values. Refuses anything else by type: secrets have types of their own."""
     plain: dict[str, object] = {}
     for name, value in details.items():
         plain[_name(name)] = value if isinstance(value, str) and len(value) <= TEXT_LIMIT else _plain(value)
     try:
         formatted = to_json(plain).decode()
-    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
+    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 cannot encode
         formatted = json.dumps(plain, separators=(",", ":"))
-    if len(formatted) > DETAILS_LIMIT:  # by what requests may list; to record less beats refusing them
+    if len(formatted) > DETAILS_LIMIT:  # because requests may list many: recording less beats refusing them
         formatted = json.dumps({name: _shorten(value) for name, value in plain.items()}, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
@@ -122,7 +122,7 @@ def format_details(details: Mapping[str, object]) -> str:
 
 
 def _shorten(value: object) -> object:
-    """A long list cut to its first items, which says how many there were more."""
+    """Cut a long list to its first items and say how many more there were."""
     if not isinstance(value, list):
         return value
     kept: list[object] = []
@@ -168,16 +168,17 @@ _Pending = tuple[Event, str, asyncio.Future[None] | None]
 
 
 class Activity:
-    """Records events that stand alone; whatever is pending shares one commit.
+    """Records standalone events; all pending events share one commit.
 
-    Somebody alone is committed at once. Where several wait at a time, a commit starts when as many wait as did when the
-    last one ended, or `COMPANY_WAIT` after it started: one commit for all of them costs little more than one for each.
+    A single event is committed at once. When several callers wait at a time, a commit starts when as many wait as did
+    at the end of the last one, or `COMPANY_WAIT` after it started: one commit for all costs little more than one for
+    each.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: list[_Pending] = []
-        self._waiting = 0  # callers of `record` among the pending
+        self._waiting = 0  # pending events whose callers of `record` wait
         self._company = 1  # how many of them a commit waits for
         self._started = -COMPANY_WAIT  # of the last commit
         self._wake = asyncio.Event()
@@ -191,9 +192,9 @@ class Activity:
         self._idle.set()
 
     async def record(self, event: Event, *, details: str | None = None) -> None:
-        """Returns when the event is durable. A caller that is cancelled has still recorded it.
+        """Return when the event is durable. A cancelled caller has still recorded it.
 
-        `details` are the event's, where they were formatted before.
+        `details` are the event's details, if they are already formatted.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -206,7 +207,7 @@ class Activity:
         await done
 
     async def record_refusal(self, event: Event) -> None:
-        """Record a refusal that whoever was refused can repeat at will; of repeats within a minute only their number.
+        """Record a refusal that the refused party can repeat at will; repeats within a minute are only counted.
 
         The first one is durable on return, like any event.
         """
@@ -221,7 +222,7 @@ class Activity:
             raise
 
     def note_refusal(self, event: Event) -> None:
-        """As `record_refusal`, without waiting."""
+        """Like `record_refusal`, without waiting."""
         loop = asyncio.get_running_loop()
         if not self._repeats.is_repeat(event, at=self._database.now(), now=loop.time()):
             self._await_repeats(loop)
@@ -239,7 +240,7 @@ class Activity:
         self._await_repeats(loop)
 
     def note(self, event: Event) -> None:
-        """Record without waiting: with the next commit, at most `NOTE_DELAY` from now. For what only describes."""
+        """Record without waiting, with the next commit, at most `NOTE_DELAY` from now. For descriptive events only."""
         self._put(event, None)
         loop = asyncio.get_running_loop()
         self._wake_at(loop.time() + NOTE_DELAY, loop)
@@ -252,7 +253,7 @@ class Activity:
         self._alarm, self._alarm_at = loop.call_at(when, self._wake.set), when
 
     async def settle(self) -> None:
-        """Returns when everything recorded so far is durable, or has been given up."""
+        """Return when everything recorded so far is durable or was given up."""
         while self._pending or not self._idle.is_set():
             self._wake.set()
             await self._idle.wait()
@@ -267,7 +268,7 @@ class Activity:
             self._task = asyncio.create_task(self._run(), name="activity-writer")
 
     async def close(self) -> None:
-        """Write what is pending and stop."""
+        """Write pending events and stop."""
         if self._repeats_alarm is not None:
             self._repeats_alarm.cancel()
         for event in () if self._closing else self._repeats.due(None):
@@ -291,9 +292,9 @@ class Activity:
                 taken, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
                 served = sum(done is not None for _, _, done in taken)
                 self._waiting -= served
-                failure = await self._write(taken) if taken else None  # woken for nothing: an empty batch fits no chain
+                failure = await self._write(taken) if taken else None  # spurious: the chain takes no empty batch
                 if failure is not None:
-                    self._refuse_waiting(failure)  # they have waited as long; each would only wait again
+                    self._refuse_waiting(failure)  # all waited equally long; separate commits would only add waiting
                 self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
                 if len(taken) == BATCH_LIMIT or self._closing:
                     self._wake.set()
@@ -326,7 +327,7 @@ class Activity:
         finally:
             for _, _, done in taken:
                 if done is None or done.done():
-                    continue  # nobody waits
+                    continue  # no caller waits
                 if failure is None:
                     done.set_result(None)
                 else:

@@ -1,7 +1,7 @@
-"""Proving the activity: recompute both chains from the events, and compare with what was sealed under the vault's key.
+"""Verify the activity: recompute both chains from the events and compare them with what the vault's key sealed.
 
-Without the key (`Database.event_key`) the hash chain alone is checked. Making checkpoints and pruning is
-`event_segments.py`; the bytes are `event_chain.py`.
+Without the key (`Database.event_key`) only the hash chain is checked. `vault.audit.segments` makes checkpoints and
+prunes; `vault.storage.event_chain` defines the bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ EVENT_PAGE = 2000  # events read at a time
 CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
 _KEY_ID = "events"
-_NEWEST = 1000  # batches that are looked at: of 0.1.0, which had no key, there can be millions
+_NEWEST = 1000  # batches to look at: release 0.1.0 had no key, so there can be millions of unkeyed ones
 
 
 class ChainBroken(VaultError):
-    """The activity was changed. `sequence` is the first event that does not fit, or is missing.
+    """The activity was changed. `sequence` is the first event that does not fit or is missing.
 
     `after` is the last event that a checkpoint under the vault's key vouches for.
     """
@@ -57,9 +57,9 @@ class ChainStart:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A segment of the chain that was verified and sealed; with `pruned_at` its events are gone.
+    """A segment of the chain that was verified and sealed; `pruned_at` is set once its events are deleted.
 
-    `retention_days` is the rule they were pruned under, `unkeyed` how many of its events came without the vault's key.
+    `retention_days` is the rule under which they were pruned; `unkeyed` counts its events without the vault's key.
     """
 
     first_height: int
@@ -72,7 +72,7 @@ class Checkpoint:
     retention_days: int | None = None
 
     def seal(self, key: bytes) -> bytes:
-        """Every fact, so that none can be changed, and the keyed head hidden, so that no head can be set back to it."""
+        """Seal every fact, so that none can be changed, and hide the keyed head, so that no head can be reset to it."""
         facts = {
             "first_height": self.first_height,
             "height": self.link.height,
@@ -91,7 +91,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, row: Row, key: bytes) -> Checkpoint:
-        """The checkpoint of a row. Raises ChainBroken when it was not sealed under this key, or its row was changed."""
+        """The checkpoint in a row. Raises ChainBroken when another key sealed it or its row was changed."""
         where = integer(row, "first_sequence")
         try:
             facts = json.loads(open_sealed(binary(row, "sealed"), key=key, context=_CONTEXT))
@@ -134,7 +134,7 @@ _SHOWN = ("first_height", "height", "first_sequence", "sequence", "first_at", "l
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Events that were deleted under a retention of so many days; the last of them went at `at`."""
+    """Events that were deleted under a retention of this many days; the last deletion was at `at`."""
 
     first: int
     last: int
@@ -148,10 +148,10 @@ class Pruned:
 class Report:
     """What was proved: events `first` to `last` (none when `first` is greater).
 
-    `trusted` is the last event that was taken from a checkpoint without reading it again, 0 when none was. `keyed_from`
-    is the first event that the vault's key covers, None when it was not used. `unkeyed` are the first spans of later
-    events that came without it, `unkeyed_count` all of them: by a previous release, or by somebody with access to the
-    database.
+    `trusted` is the last event taken from a checkpoint without reading it again, 0 for none. `keyed_from` is the first
+    event that the vault's key covers, None when the key was not in use. `unkeyed` are the first spans of later events
+    without the key, `unkeyed_count` is the number of all of them: written by a previous release, or by somebody with
+    access to the database.
     """
 
     first: int
@@ -166,7 +166,7 @@ class Report:
 
 
 async def head(reader: Reader) -> Head:
-    """The head as committed now. It only grows: a lower one than before is a database that went back in time."""
+    """The committed head. It only grows: a head lower than an earlier one means that the database went back in time."""
     row = await reader.fetch_one(
         "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
     )
@@ -184,7 +184,7 @@ async def load_start(reader: Reader) -> ChainStart | None:
 
 
 async def is_keyed(reader: Reader) -> bool:
-    """Whether the activity shows that the key was used: its head, its newest batches, or a checkpoint."""
+    """Whether the activity shows use of the key: in its head, its newest batches, or a checkpoint."""
     rows = await reader.fetch(
         "select h.tenant from event_heads h where h.tenant = :tenant and (h.keyed is not null"
         " or exists (select 1 from event_checkpoints c where c.tenant = h.tenant)"
@@ -206,7 +206,7 @@ async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Seq
 
 
 async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint, or the newest whose events are all from before a time. Raises ChainBroken."""
+    """The newest checkpoint, or the newest whose events are all older than a given time. Raises ChainBroken."""
     row = await reader.fetch_one(
         "select * from event_checkpoints where tenant = :tenant and last_at < :before "
         "order by first_height desc limit 1",
@@ -216,20 +216,20 @@ async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = No
 
 
 class Walk:
-    """Goes along the chain, batch by batch, and recomputes it."""
+    """Walks along the chain batch by batch and recomputes it."""
 
     def __init__(self, reader: Reader, *, key: bytes | None, start: ChainStart | None, link: Link) -> None:
         self._reader = reader
         self._key = key
         self._start = start
         self.link = self._begin_keyed_head(link)
-        self.first = link.sequence + 1  # the first event that is read
+        self.first = link.sequence + 1  # the first event to read
         self.confirmed = link.sequence  # the last event that a checkpoint vouches for
         self.unkeyed: list[tuple[int, int]] = []
         self.unkeyed_count = 0
 
     def jump(self, checkpoint: Checkpoint) -> None:
-        """Past a segment whose events are pruned."""
+        """Skip a segment whose events are pruned."""
         self.link = self._begin_keyed_head(checkpoint.link)
         self.first, self.confirmed = self.link.sequence + 1, self.link.sequence
         self.unkeyed_count += checkpoint.unkeyed
@@ -240,7 +240,9 @@ class Walk:
         return replace(link, keyed=begin(self._key, height=link.height, sequence=link.sequence, hash=link.hash))
 
     async def go(self, until: int, *, events: int | None = None) -> tuple[int, int]:
-        """Advance to batch `until`, or past `events` events; times of the first and last batch. Raises ChainBroken."""
+        """Advance to batch `until`, or past `events` events; returns the times of the first and last batch. Raises
+        ChainBroken.
+        """
         began, times = self.link.sequence, (0, 0)
         while self.link.height < until and (events is None or self.link.sequence - began < events):
             batches = await self._reader.fetch(
@@ -280,7 +282,7 @@ class Walk:
         found = digest(self.link.hash, height=height, sequence=sequence, at=at, tails=tails)
         is_complete = sequence + len(rows) == integer(batch, "last_sequence")
         if not rows or not is_complete or found != binary(batch, "hash"):
-            raise self._fault(sequence + 1)  # the chain is per batch: a changed event is told apart only by its batch
+            raise self._fault(sequence + 1)  # the chain is per batch: only its batch can identify a changed event
         end = sequence + len(rows)
         keyed = self.link.keyed
         if keyed is not None and self._key is not None:
@@ -301,7 +303,7 @@ class Walk:
             self.unkeyed.append((first, last))
 
     def confirm(self, checkpoint: Checkpoint) -> None:
-        """Compare with what was sealed when this batch was the end of a segment. Raises ChainBroken."""
+        """Compare with what was sealed when this batch ended a segment. Raises ChainBroken."""
         sealed = checkpoint.link
         same = (sealed.sequence, sealed.hash) == (self.link.sequence, self.link.hash)
         if not same or (sealed.keyed is not None and sealed.keyed != self.link.keyed):
@@ -325,7 +327,7 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The head, and what lies beyond it, as one statement sees them."""
+    """The head and the rows beyond it, as one statement sees them."""
 
     link: Link
     last_event: int
@@ -333,7 +335,7 @@ class End:
 
 
 async def load_end(reader: Reader) -> End:
-    """The head, and what lies beyond it, as committed now."""
+    """The committed head and the rows beyond it."""
     rows = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
         "(select max(sequence) from events where tenant = :tenant) as last_event, "
@@ -350,11 +352,11 @@ async def load_end(reader: Reader) -> End:
 
 
 async def prove(database: Database, *, since: Checkpoint | None = None, limit: int | None = None) -> Report:
-    """Recompute the chain up to the head as it is now. Raises ChainBroken.
+    """Recompute the chain up to the current head. Raises ChainBroken.
 
-    `since`: trust what this checkpoint seals, as it is pruned or was verified before. `limit`: stop after so many
-    events; then the report is not complete and nothing is said of the head. Events that are pruned meanwhile are no
-    fault.
+    `since`: trust what this checkpoint seals, because it is pruned or was verified before. `limit`: stop after this
+    many events; the report is then incomplete and does not cover the head. Events pruned in the meantime are not an
+    error.
     """
     while True:
         pruned = await _pruned_to(database)
@@ -406,9 +408,9 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
 async def _along_checkpoints(
     database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned], limit: int | None
 ) -> int | None:
-    """From checkpoint to checkpoint up to the last one before the head, or to the limit; what is left of the limit.
+    """Walk the checkpoints up to the last one before the head, or to the limit; returns the rest of the limit.
 
-    A segment that is cut off is not compared with its checkpoint, which is about its end.
+    A segment that is cut off by the limit is not compared with its checkpoint, which describes its end.
     """
     while page := await load_checkpoints(database, key, after=walk.link.height):
         for checkpoint in page:
@@ -432,7 +434,7 @@ async def _along_checkpoints(
 
 
 def _join(pruned: list[Pruned], checkpoint: Checkpoint, *, at: int) -> None:
-    """One entry for all neighbours that went under the same rule."""
+    """Merge neighbors that were deleted under the same rule."""
     one = Pruned(
         checkpoint.first_sequence,
         checkpoint.link.sequence,
@@ -448,7 +450,7 @@ def _join(pruned: list[Pruned], checkpoint: Checkpoint, *, at: int) -> None:
 
 
 async def _after_pruned(reader: Reader) -> Link:
-    """Where the kept events begin, as the tables say: for who has no key to read a checkpoint."""
+    """Where the kept events begin according to the tables, for callers without the key to read a checkpoint."""
     row = await reader.fetch_one(
         "select c.height, c.sequence, b.previous_hash from event_checkpoints c "
         "join event_batches b on b.tenant = c.tenant and b.height = c.height + 1 "
@@ -473,9 +475,9 @@ def check_end(walk: Walk, end: End, start: ChainStart | None) -> None:
 
 
 async def verify(database: Database) -> int:
-    """Recompute the whole chain up to the head as it is now; the number of its last event. Raises ChainBroken.
+    """Recompute the whole chain up to the current head; the number of its last event. Raises ChainBroken.
 
-    Events that came without the vault's key after it was first used are taken for forged.
+    Treats events without the vault's key after its first use as forged.
     """
     report = await prove(database)
     if report.unkeyed:

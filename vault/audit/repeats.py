@@ -1,7 +1,7 @@
-"""Refusals that repeat: the first is an event at once, those of the next minute are counted and become one event.
+"""Repeated refusals: the first is an event at once, those of the next minute are counted into one event.
 
-A stranger who guesses, or an agent that runs in a loop, leaves two rows a minute instead of one for each request.
-Nothing is read or written here; `vault.audit.audit.Activity` does that.
+A stranger who guesses, or an agent in a loop, leaves two rows a minute instead of one per request. This module does no
+I/O; `vault.audit.audit.Activity` does it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 from vault.records import Event
 
 WINDOW: Final = 60  # seconds that repeats are counted before they are written
-KEPT: Final = 1000  # refusals that are told apart at a time; more are counted by their kind alone
-_VARIES: Final = frozenset({"address", "milliseconds"})  # what a repeat may differ in
+KEPT: Final = 1000  # refusals tracked separately at a time; beyond that only their kind is counted
+_VARIES: Final = frozenset({"address", "milliseconds"})  # what may differ between repeats
 
 
 @dataclass(slots=True)
@@ -33,7 +33,9 @@ class RepeatedRefusals:
         self._runs: dict[Hashable, _Run] = {}
 
     def is_repeat(self, event: Event, *, at: int, now: float) -> bool:
-        """Whether the same was refused within the minute; then it is counted. `at` is a time, `now` monotonic."""
+        """Whether the same refusal occurred within the minute; if so, it is counted. `at` is a time, `now` is
+        monotonic.
+        """
         key = _key(event)
         if key not in self._runs and len(self._runs) >= KEPT:
             event = Event(event.kind, outcome=event.outcome, details={"of": "many"})
@@ -47,14 +49,14 @@ class RepeatedRefusals:
         return True
 
     def forget(self, event: Event) -> None:
-        """The first one could not be written: the next one is the first again."""
+        """The first event could not be written: treat the next one as the first."""
         self._runs.pop(_key(event), None)
 
     def due(self, now: float | None) -> Sequence[Event]:
-        """The events of runs that are over (None: of all), each with its `repeats` and the first and last time."""
+        """The events of finished runs (None: of all), each with its `repeats` and the first and last time."""
         over = {key: run for key, run in self._runs.items() if now is None or run.until <= now}
         for key, run in over.items():
-            if run.count and now is not None:  # it goes on: the event of now stands for the first one
+            if run.count and now is not None:  # the run goes on: this event stands for its first one
                 self._runs[key] = _Run(run.event, now + WINDOW)
             else:
                 del self._runs[key]

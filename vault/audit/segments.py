@@ -1,7 +1,7 @@
-"""Segments of the activity: verified and sealed once in a while, and deleted under the retention of the settings.
+"""Segments of the activity: verified and sealed periodically, and deleted under the configured retention.
 
-What is deleted leaves its checkpoint, sealed under the vault's key, so that verifying goes on from there. Any process
-of the vault may do this at any time: a segment is sealed once and deleted once, whoever comes first.
+A deleted segment leaves its checkpoint, sealed under the vault's key, so that verification continues from there. Any
+process of the vault may do this at any time: a segment is sealed once and deleted once, by the first to get there.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from vault.records import TENANT, Event
 from vault.storage.database import Database, Reader, Value
 from vault.storage.event_chain import START, Link
 
-SEGMENT: Final = 2000  # events; bounds what one transaction deletes
-SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first event is that old
-SEAL_LIMIT: Final = 50_000  # events in one go
-PRUNE_LIMIT: Final = 50  # segments in one go
+SEGMENT: Final = 2000  # events; limits what one transaction deletes
+SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first event reaches this age
+SEAL_LIMIT: Final = 50_000  # events per run
+PRUNE_LIMIT: Final = 50  # segments per run
 DAY: Final = 86400
 
 
 async def seal(database: Database, *, now: int, limit: int | None = SEAL_LIMIT) -> int:
     """Verify what was appended since the last checkpoint and seal it in segments; the number of events verified.
 
-    Raises ChainBroken and seals nothing when that part of the chain was tampered with.
+    Raises ChainBroken, and seals nothing, when that part of the chain was tampered with.
     """
     key = database.event_key
     if key is None:
@@ -39,7 +39,7 @@ async def seal(database: Database, *, now: int, limit: int | None = SEAL_LIMIT) 
         before, unkeyed = walk.link, walk.unkeyed_count
         first_at, last_at = await walk.go(end.link.height, events=SEGMENT)
         if walk.link.sequence - before.sequence < SEGMENT and now - first_at < SEAL_AFTER:
-            break  # it goes on to grow
+            break  # it still grows
         found.append(
             Checkpoint(
                 first_height=before.height + 1,
@@ -65,7 +65,7 @@ async def _store(database: Database, found: list[Checkpoint], *, key: bytes) -> 
                 ":last_at, :sealed) on conflict (tenant, first_height) do nothing returning height",
                 _columns(checkpoint, key=key),
             )
-            if row is None:  # another process sealed it; where its segments end is not where ours do
+            if row is None:  # another process sealed it; its segments may end elsewhere
                 return
 
 
@@ -85,7 +85,7 @@ def _columns(checkpoint: Checkpoint, *, key: bytes) -> dict[str, Value]:
 async def prune(database: Database, *, retention_days: int, now: int, limit: int = PRUNE_LIMIT) -> int:
     """Delete sealed segments whose events are all older than the retention; the number of events. 0 days: keep all.
 
-    Each segment is verified again first, so that pruning hides no tampering. Raises ChainBroken.
+    Verifies each segment again first, so that pruning hides no tampering. Raises ChainBroken.
     """
     key, deleted = database.event_key, 0
     if key is None or retention_days == 0:
@@ -102,9 +102,9 @@ async def prune(database: Database, *, retention_days: int, now: int, limit: int
         except ChainBroken:
             if await _oldest_kept(database, key) == oldest:
                 raise
-            break  # another process pruned it meanwhile
+            break  # another process pruned it in the meantime
         if not await _delete(database, replace(oldest, pruned_at=now, retention_days=retention_days), key=key, now=now):
-            break  # another process is at it
+            break  # another process is pruning it
         deleted += oldest.link.sequence - oldest.first_sequence + 1
     return deleted
 

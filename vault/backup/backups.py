@@ -1,10 +1,10 @@
-"""Backups of a running vault, and putting one back. The bytes are described in `FORMATS.md`.
+"""Back up a running vault, and restore a backup. `FORMATS.md` describes the bytes.
 
 A backup holds the main store: rows as they were at one instant (`vault.storage.snapshots`), sealed
 (`vault.keys.sealed_file`) under a key of its own that the KEK or a passphrase wraps. The key store is left out unless
-asked for: destroying a key there is the deletion, in old backups too. Restoring verifies the whole file first, replaces
-everything in one transaction, and ends with `vault.backup.quarantine`. It also moves a vault from one database to the
-other.
+requested: destroying a key there is the deletion, for old backups too. A restore verifies the whole file first,
+replaces everything in one transaction, and ends with `vault.backup.quarantine`. It also moves a vault from one database
+to the other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _USED = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a backup says of itself; readable without its key."""
+    """What a backup says about itself; readable without its key."""
 
     created_at: int
     vault: str  # id of the vault
@@ -96,7 +96,7 @@ class Summary:
 async def write_backup(
     path: Path, seen: Snapshot, *, ring: KeyRing, source: KeySource, with_keys: bool, is_passphrase: bool, now: int
 ) -> Summary:
-    """Write a backup to a file that must not be there; it appears whole or not at all. Raises BackupRefused."""
+    """Write a backup to a new file; it appears whole or not at all. Raises BackupRefused."""
     if await asyncio.to_thread(path.exists):
         raise BackupRefused(f"{path} is there already: choose another name")
     key = secrets.token_bytes(KEY_LENGTH)
@@ -109,7 +109,7 @@ async def write_backup(
             rows = await _write(file, seen, key=key, header=header)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
-        os.link(partial, path)  # unlike a rename it never replaces
+        os.link(partial, path)  # unlike a rename, this never replaces a file
         await asyncio.to_thread(sync_folder, path.parent)
     except FileExistsError as error:
         raise BackupRefused(f"{path} is there already: choose another name") from error
@@ -158,7 +158,7 @@ def _value(value: object) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup file whose key is at hand."""
+    """A backup file with its key at hand."""
 
     path: Path
     header: Header
@@ -174,7 +174,7 @@ class Backup:
             raise BackupRefused(f"cannot read {path}: {error.strerror}", detail=str(error)) from error
         known = schema_files()
         if header.schema > len(known) or header.schema < known[-1].compatible_from:
-            raise BackupRefused(  # what an older schema lacks has defaults, until a file takes something away
+            raise BackupRefused(  # columns that an older schema lacks have defaults, until a file removes something
                 f"the backup has schema version {header.schema} and this program {len(known)}: "
                 "restore it with the version that made it, then upgrade"
             )
@@ -186,7 +186,7 @@ class Backup:
         return cls(path, header, key)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Value]]]:
-        """All rows in the order of their tables; the end proves that none is missing. Raises BackupRefused."""
+        """All rows in table order; the end proves that none is missing. Raises BackupRefused."""
         counts: dict[str, int] = {}
         total: object = None
         for line in self._lines():
@@ -213,7 +213,7 @@ class Backup:
                 raise BackupRefused("the backup is damaged: take another one", detail="cut line")
 
     def check(self) -> Row | None:
-        """Read everything once; the root of the key store where it is in. Blocking. Raises BackupRefused."""
+        """Read everything once; returns the root of the key store if it is included. Blocking. Raises BackupRefused."""
         root: Row | None = None
         for table, row in self.rows():
             if table == "keys.ring" and row["id"] == ROOT:
@@ -224,9 +224,9 @@ class Backup:
 async def restore(
     backup: Backup, database: Database, *, source: KeySource, policies: Mapping[str, UpstreamPolicy], force: bool
 ) -> tuple[quarantine.Restored, ...]:
-    """Replace what the database holds by the backup, in one transaction, quarantined. Raises and changes nothing else.
+    """Replace the database's content with the backup, in one transaction, quarantined. A refusal changes nothing.
 
-    A key store that is there is kept, never gone back to an older one: what was deleted stays deleted.
+    An existing key store is kept and never goes back to an older one: what was deleted stays deleted.
     """
     root = await asyncio.to_thread(backup.check)
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
@@ -256,7 +256,9 @@ async def restore(
 
 
 async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) -> None:
-    """A backup from before the activity had a key: key it from here on, whatever the key store here says of later."""
+    """A backup from before the activity had a key: key it from here on, whatever this key store says about a later
+    start.
+    """
     keyless = await transaction.fetch_one("select tenant from event_heads where keyed is null")
     if key is not None and keyless is not None:
         await transaction.execute("delete from keys.event_starts")

@@ -1,10 +1,11 @@
-"""What a restored vault may still use: nothing that the time since the backup can have spent or ended.
+"""What a restored vault may still use: nothing that may have been spent or ended since the backup.
 
-A refresh token of a provider that rotates may have been spent since the backup, and presenting it again can end the
-whole grant; it is destroyed, so that no code can present it. Its connection goes on with its access token to the end,
-then needs the person. Where refresh tokens outlive their use nothing changes. Connections whose keys were destroyed
-stay deleted. Whatever counts once counts no more, since it may have been used since: sessions, codes and links, agents'
-refresh tokens, approvals; and assertions and proofs that were made before the restore, whose `jti` nobody remembers.
+A refresh token of a rotating provider may have been spent since the backup, and presenting it again can end the whole
+grant. It is destroyed, so that no code can present it; its connection works until its access token expires, then its
+owner must reconnect. Where refresh tokens survive their use, nothing changes. Connections whose keys were destroyed
+stay deleted. Everything that works once is void, because it may have been used since: sessions, codes and links,
+agents' refresh tokens, approvals; and assertions and proofs made before the restore, because their `jti` is no longer
+remembered.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import RotationMode, UpstreamPolicy
 
-# Added to the generation of a connection that lost its refresh token: an answer that a journal still holds is then
-# older than the row and changes nothing. It may have been spent too.
+# Added to the generation of a connection that lost its refresh token: an answer that a journal still holds, which may
+# have been spent too, is then older than the row and changes nothing.
 EPOCH = 1_000_000_000
 
 _ALL = """
@@ -55,12 +56,12 @@ _CLEARED = (  # all of a tenant
     "delete from tickets where tenant = :tenant",
     "delete from handles where tenant = :tenant",
     "delete from refresh_tokens where tenant = :tenant",
-    "delete from approvals where tenant = :tenant",  # a yes may have been used since, a no forgotten
+    "delete from approvals where tenant = :tenant",  # an approval may have been used since, a refusal forgotten
 )
 
 
 class RestoreVerdict(StrEnum):
-    """What becomes of a restored connection."""
+    """What happens to a restored connection."""
 
     GOES_ON = "goes on"
     UNTIL_EXPIRY = "needs its person when the access token ends"
@@ -92,7 +93,7 @@ class Restored:
 
 
 def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
-    """What becomes of one connection. Pure."""
+    """Decide what happens to one connection. Pure."""
     if integer(row, "has_key") == 0:
         return RestoreVerdict.DELETED
     if text(row, "state") != ConnectionState.ACTIVE.value:
@@ -107,7 +108,7 @@ def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
 async def quarantine(
     transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> tuple[Restored, ...]:
-    """Make what was just restored safe to use, in the transaction that restored it. Appends no event."""
+    """Make a restored vault safe to use, in the transaction that restored it. Appends no event."""
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
@@ -121,7 +122,7 @@ async def quarantine(
 
 
 async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
-    """What `quarantine` would make of each connection; changes nothing."""
+    """Preview what `quarantine` would do with each connection; changes nothing."""
     return tuple([_judge_row(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
 
 

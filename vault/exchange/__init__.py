@@ -1,1 +1,1 @@
-"""The exchange: who may have which upstream token, decided by code before a tool runs."""
+"""The exchange: code decides who may have which upstream token before a tool runs."""

@@ -1,6 +1,6 @@
-"""Whether the person is asked about a call each time: the rules of a permission and of the operator. Pure.
+"""Decide whether a call needs the person's approval, from the permission's and the operator's rules. Pure.
 
-Asking and spending the answer is `vault.approvals`; `vault.exchange` does it last, before a token is opened.
+`vault.approvals` asks and spends the answer; `vault.exchange` does so last, before it opens a token.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from vault.scopes import expand
 from vault.upstream import UpstreamPolicy
 
-TOOL = "tool:"  # before a tool's name among what the person is asked for each time
+TOOL = "tool:"  # prefix of a tool's name among the things that the person is asked about each time
 _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalQuestion:
-    """What the person of one agent is asked about at one account; `delegated` is what the agent may do there."""
+    """What the person is asked about for one agent at one account; `delegated` is what the agent may do there."""
 
     entries: frozenset[str]
     delegated: frozenset[str]
     policy: UpstreamPolicy
 
     def is_about(self, scopes: frozenset[str], *, tool: str | None) -> bool:
-        """Whether a call with these scopes is one of it; `tool` None: what is handed out for later use.
+        """Whether a call with these scopes needs the question; `tool` None: what is handed out for later use.
 
-        Where no tool is called, asking for a tool asks for its scopes: they must not be had by another way.
+        Without a tool call, asking for a tool means asking for its scopes: no other way may lead to them.
         """
         asked: frozenset[str] = frozenset()
         for entry in self.entries:
@@ -40,9 +40,10 @@ class ApprovalQuestion:
         return bool(asked) and self._reaches(scopes, asked)
 
     def _reaches(self, scopes: frozenset[str], asked: frozenset[str]) -> bool:
-        """Whether the scopes include an asked one, or a part of one with which something can be changed.
+        """Whether the scopes include an asked one, or a part of one that allows changes.
 
-        A part of `drive` is `drive.file`: whoever may have it only as a part of what is asked about is asked about it.
+        `drive.file` is a part of `drive`: an agent that holds it only as a part of an asked scope needs approval for
+        it.
         """
         covers = self.policy.covers
         reach = expand(scopes, covers)

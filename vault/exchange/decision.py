@@ -1,7 +1,7 @@
-"""What is asked of the exchange, what comes out of it, and the decision between them. Pure.
+"""What an exchange is asked, what it returns, and the decision between them. Pure.
 
-The decision is made from the rows that one read brought: which account is meant, what may be handed out of it and how,
-or the refusal that says what is missing. Reading, opening and recording are left to `vault.exchange`.
+The decision uses the rows of one read: which account is meant, what may be handed out and how, or a refusal that says
+what is missing. `vault.exchange` reads, opens and records.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from vault.upstream import UpstreamPolicy
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRequest:
-    """What an agent wants. `scopes` None: all that was delegated. `purpose` is what for: the tool's name.
+    """What an agent wants. `scopes` None: everything delegated. `purpose` names the use: the tool's name.
 
-    `account` is a word of the person or agent for the account, `connection_id` the one connection and nothing else.
-    `details` is what the event says beside that; `event` makes another one of the token, or none where the caller
-    records it together with what it makes of the token. `call` is a tool's call, about which the person can be asked;
-    None for what is handed out for later use. `is_kept`: the caller wants the `basis` of the token.
+    `account` is the person's or agent's name for the account; `connection_id` selects exactly one connection. `details`
+    adds to the event; `event` replaces the token's event, or suppresses it if the caller records the event with what it
+    makes of the token. `call` is a tool call that the person can be asked about; None for what is handed out for later
+    use. `is_kept`: the caller wants the `basis` of the token.
     """
 
     principal: Principal
@@ -44,9 +44,10 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamToken:
-    """An upstream token and how its scopes hold. With `narrowing` ENFORCED the value must not leave the process.
+    """An upstream token and how its scopes are enforced. With `narrowing` ENFORCED the value must not leave the
+    process.
 
-    `generation` tells the vault which token the provider answered 401 to (`exchange(after_unauthorized=...)`).
+    `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
     """
 
     value: str = field(repr=False)
@@ -58,8 +59,8 @@ class UpstreamToken:
     label: str
     granted: frozenset[str]
     generation: int
-    is_asked_beyond: bool = False  # the account holds scopes that the person is asked about each time
-    basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not asked for, or not all is stored
+    is_asked_beyond: bool = False  # the account holds scopes that need approval each time
+    basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
 
 
 def choose(
@@ -70,7 +71,7 @@ def choose(
     ceiling: frozenset[str] | None,
     now: int,
 ) -> tuple[HeldAccount, Plan]:
-    """The account that is meant and the plan for it, or the refusal that says what is missing. Pure."""
+    """The selected account and its plan, or the refusal that says what is missing. Pure."""
     held = _which(request, accounts, now=now)
     wanted = request.scopes
     delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
@@ -118,8 +119,9 @@ def choose(
 
 
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:
-    """The one account that is meant: the named one, the only one that this agent may use, or the one that the person
-    chose for it. Never a silent first match.
+    """The selected account: the named one, the only one this agent may use, or the person's default for it.
+
+    Never a silent first match.
     """
     provider = request.provider
     if not accounts:
@@ -138,13 +140,13 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
                 reason="missing",
                 scopes=request.scopes or frozenset(),
             )
-        if not _fits(matching[0], request.account) and matching[0].is_delegated(now):  # else it could guess names
+        if not _fits(matching[0], request.account) and matching[0].is_delegated(now):  # otherwise it could guess names
             raise AccountRequired(
                 "That names two different accounts.", provider=provider, accounts=(matching[0].label,)
             )
         why = ""
     elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
-        # Whose accounts these are is none of this agent's business, nor whether it guessed one: the person chooses.
+        # The agent must not learn whose accounts these are or whether its guess was right: the person chooses.
         raise DelegationRequired(
             f"This agent is not allowed to use any {provider} account yet. Allow one, then try again.",
             provider=provider,
@@ -156,7 +158,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
         why = f"There are several {provider} accounts. Say which one to use."
     else:
         matching = [one for one in accounts if one.is_delegated(now) and _fits(one, request.account)]
-        if not matching:  # the same for an account that it may not use and for none: else it could guess names
+        if not matching:  # same answer for a forbidden account and for none: otherwise it could guess names
             names = _names(accounts, now=now)
             raise DelegationRequired(
                 f"This agent may use {', '.join(names)} ({provider}), and no other account. "
@@ -173,7 +175,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
 
 
 def _names(accounts: Sequence[HeldAccount], *, now: int) -> tuple[str, ...]:
-    """What the accounts that this agent may use are called, so that each name is of one of them."""
+    """A distinct name for each account that this agent may use."""
     shown = [one for one in accounts if one.is_delegated(now)]
     labels = [one.label for one in shown]
     return tuple(sorted(one.label if labels.count(one.label) == 1 else one.account for one in shown))
@@ -184,7 +186,7 @@ def _fits(held: HeldAccount, named: str | None) -> bool:
 
 
 def _candidates(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
-    """The accounts among which a call that names none has to be asked about; one where it is clear."""
+    """The accounts to choose from when a call names none; one when the choice is clear."""
     usable = [one for one in accounts if one.is_delegated(now)]
     if len(usable) > 1:
         return [one for one in usable if one.is_default] or usable
@@ -200,17 +202,17 @@ def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[s
 
 
 def words(scopes: frozenset[str]) -> str:
-    """Scopes in a sentence."""
+    """Scopes as part of a sentence."""
     return ", ".join(sorted(scopes))
 
 
 def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
-    """Fall back to enforcing the scopes ourselves where a narrow token cannot be had but the full one still lives, or
-    where the provider does not issue such a token at all (`is_refused`).
+    """Fall back to enforcing the scopes in the vault: no narrow token is available but the full one is alive, or the
+    provider does not issue such a token (`is_refused`).
     """
     if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
         return made
-    if derives(policy):  # it takes the full token, and a refresh only where that is old
+    if derives(policy):  # it uses the full token and refreshes it only when it is old
         return replace(made, narrowing=Narrowing.ENFORCED, needs_narrow_token=False) if is_refused else made
     is_stuck = not held.may_refresh(policy, now=now) and held.full is not None and held.full.is_good(now)
     if is_stuck or is_refused or not held.has_refresh_token:

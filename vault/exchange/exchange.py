@@ -1,9 +1,9 @@
 """The exchange: a principal, a provider and scopes become an upstream token with at most that authority.
 
-One indexed read brings everything that a revocation must reach: the agent's grant, its client and user, the accounts
+One indexed read returns everything that a revocation must reach: the agent's grant, its client and user, the accounts
 and their sealed tokens, the delegations, the keys. `vault.exchange.decision` decides. Only a token that is missing,
 expired or refused by the provider waits for `vault.refresh.rotation`. The event is durable before the token is
-returned. Making a link for the person from a refusal is the server's work.
+returned. The server turns a refusal into a link for the person.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchang
 
 log = logging.getLogger("token_vault.exchange")
 
-ROUNDS = 4  # looks at the row; each but the first follows a refresh
+ROUNDS = 4  # reads of the row; each but the first follows a refresh
 
 
 async def exchange(
@@ -55,7 +55,7 @@ async def exchange(
     try:
         token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
     except (StorageUnavailable, StorageBusy):
-        raise  # nowhere to write an event either
+        raise  # storage is down, so no event can be written either
     except VaultError as refusal:
         await vault.activity.record_refusal(_refusal_event(request, refusal))
         raise
@@ -66,7 +66,7 @@ async def exchange(
 
 
 async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: int) -> UpstreamToken:
-    """Read, decide, open; after a refresh read again."""
+    """Read, decide, open; read again after a refresh."""
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
@@ -79,7 +79,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         if policy.audience is not None:
             return await _mint(vault, request, held, made, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
-            wanted = replace(wanted, scope_key=made.scope_key)  # the wish was "all": now the set is known
+            wanted = replace(wanted, scope_key=made.scope_key)  # the request was "all": now the set is known
             continue
         is_refused = made.needs_narrow_token and vault.tasks.refuses_narrowing(held.id, made.scope_key, now=now)
         planned = made
@@ -97,7 +97,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             wish = TokenWish(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, wish=wish, now=now)
             basis: Basis | None = None
-            if request.is_kept and made is planned and token.is_good(now):  # no matter of what was tried before
+            if request.is_kept and made is planned and token.is_good(now):  # whatever was tried before
                 basis = basis_of(wanted, accounts, held, token=token, wish=wish, now=now)
             return UpstreamToken(
                 value,
@@ -119,7 +119,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 vault, held.id, scopes=scopes, item=item, if_generation=known, spoiled=refused
             )
         except NarrowingRefused:
-            continue  # enforced from now on, with the full token
+            continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
 
 
@@ -132,7 +132,7 @@ async def _mint(
     policy: UpstreamPolicy,
     now: int,
 ) -> UpstreamToken:
-    """A token of ours for an API that verifies it: made now, with these scopes and no other, kept nowhere."""
+    """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
     asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
@@ -149,7 +149,7 @@ async def _mint(
         label=held.label,
         granted=held.scopes,
         generation=0,
-        is_asked_beyond=False,  # the token is narrow: what is asked about each time is not in it
+        is_asked_beyond=False,  # the token is narrow: it leaves out what needs approval each time
     )
 
 
@@ -162,7 +162,7 @@ async def _spend_approval(
     asked: ApprovalQuestion,
     now: int,
 ) -> None:
-    """Spend the person's yes to exactly this call, or refuse. The last thing before a token is opened."""
+    """Spend the person's approval of exactly this call, or refuse. The last step before a token is opened."""
     call, principal = request.call, request.principal
     if not asked.is_about(scopes, tool=None if call is None else call.tool):
         return
@@ -197,7 +197,7 @@ async def _spend_approval(
 
 
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
-    """Open a token of this row; a ciphertext that does not belong here is refused, with an event of its own."""
+    """Open a token of this row; refuse a ciphertext that does not belong here, with an event of its own."""
     try:
         key = await held.key(vault.keys)
         return key.open(

@@ -1,7 +1,7 @@
-"""Which precondition of an exchange fails, and how to mend it: for operators, before anybody calls anything.
+"""Explain which precondition of an exchange fails and how to fix it, for operators, before any call.
 
-It reads what `vault.exchange` reads and asks the same pure functions, in the same order; nothing is opened, sent or
-recorded. So what it says first is what the exchange would refuse with.
+Reads what `vault.exchange` reads and calls the same pure functions in the same order; opens, sends and records nothing.
+Its first finding is therefore what the exchange would refuse with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vault.storage.database import Reader
 
 
 class ExchangeStep(StrEnum):
-    """The preconditions of an exchange, in the order in which they are looked at."""
+    """The preconditions of an exchange, in the order in which they are checked."""
 
     USER = "user"
     CLIENT = "client"
@@ -54,7 +54,7 @@ class FailedStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`failing` None: the exchange would give a token with `scopes`, held as `narrowing` says."""
+    """`failing` None: the exchange would return a token with `scopes`, enforced as `narrowing` says."""
 
     failing: FailedStep | None
     scopes: frozenset[str] = frozenset()
@@ -63,14 +63,14 @@ class Explanation:
 
     @property
     def passed_steps(self) -> tuple[ExchangeStep, ...]:
-        """The preconditions that hold, up to the failing one."""
+        """The preconditions that hold before the failing one."""
         steps = tuple(ExchangeStep)
         return steps if self.failing is None else steps[: steps.index(self.failing.step)]
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeQuestion:
-    """Whose exchange, by which client, with which connection; `scopes` None: all that was delegated."""
+    """Whose exchange, by which client, with which connection; `scopes` None: everything delegated."""
 
     user_name: str
     client_id: str
@@ -79,7 +79,7 @@ class ExchangeQuestion:
 
 
 async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Explanation:
-    """The first precondition that fails, or what the exchange would give."""
+    """The first precondition that fails, or what the exchange would return."""
     found = await _who(vault.database, question)
     if isinstance(found, FailedStep):
         return Explanation(found)
@@ -111,7 +111,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
 
 
 async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:
-    """Whether grant, account and permission let this exchange through now. Raises what it would be refused with."""
+    """Check that grant, account and permission allow this exchange now. Raises what it would be refused with."""
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
@@ -120,7 +120,7 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
 
 
 async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple[User, Grant, Connection]:
-    """User, live grant and connection, or the first of them that is not there."""
+    """User, live grant and connection, or the finding for the first that is missing."""
     user = await users.find_user(reader, question.user_name)
     if user is None:
         return FailedStep(
@@ -158,7 +158,7 @@ def _grant_finding(step: ExchangeStep, sentence: str, mend: str) -> FailedStep:
 
 
 def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
-    """The finding for a refusal of the pure decision: its own sentence, and where the mend is done."""
+    """The finding for a refusal of the pure decision: its own sentence, and where to fix it."""
     again = f"connect it again: token-vault connections connect {connection.provider}"
     match refusal:
         case ScopeRefused():
@@ -185,11 +185,11 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
 
 
 async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Explanation:
-    """Whether a token is at hand, or can be fetched."""
+    """Whether a token is at hand or can be fetched."""
     token = held.narrowed if made.needs_narrow_token else held.full
     refreshes = token is None or not token.is_good(now)
     if made.needs_narrow_token and derives(vault.policies[held.provider]):
-        refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made of the full one
+        refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made from the full one
     again = f"connect it again: token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."

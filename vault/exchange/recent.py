@@ -1,7 +1,7 @@
-"""What an exchange was decided from, so that the next one like it can see that nothing of it has changed.
+"""The facts behind an exchange, so that the next identical one can see that none of them changed.
 
-The decision is a function of the client's row, the rows of `vault.refresh.accounts` and the time. One read brings all
-of these rows. Nothing is kept here; whoever keeps a decision looks at them again before each use of it.
+The decision is a function of the client's row, the rows of `vault.refresh.accounts` and the time. One read returns all
+of these rows. This module keeps nothing; a caller that keeps a decision must check the rows before each use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 class Basis:
     """The accounts that an exchange found, and the token that it opened.
 
-    While the same are found again the same is decided, up to `until`. `wish` asks for the token that comes after it.
+    While the same rows are found, the decision is the same, up to `until`. `wish` asks for the token after it.
     """
 
     wanted: Wanted
@@ -38,14 +38,14 @@ class Basis:
     parameters: Mapping[str, Value] = field(repr=False)
 
     def keep_fresh(self, vault: Vault, *, now: int) -> None:
-        """See to it that the token in use is replaced before it dies."""
+        """Arrange for the token in use to be replaced before it expires."""
         rotation.keep_fresh(vault, self.held, self.token, wish=self.wish, now=now)
 
 
 def basis_of(
     wanted: Wanted, found: tuple[HeldAccount, ...], held: HeldAccount, *, token: HeldToken, wish: TokenWish, now: int
 ) -> Basis:
-    """The basis of a token that is handed out now; it ends where a permission or the token does."""
+    """The basis of a token that is handed out now; it ends when a permission or the token does."""
     ends = [one.delegated_until for one in found if one.delegated_until is not None and one.delegated_until > now]
     if token.good_until is not None:
         ends.append(token.good_until)
@@ -54,12 +54,12 @@ def basis_of(
 
 
 async def look(reader: Reader, basis: Basis) -> Sequence[Row]:
-    """The rows as they are now: none where the grant, its client or its person is gone."""
+    """The current rows: none when the grant, its client or its person is gone."""
     return await reader.look_up(_READ, basis.parameters)
 
 
 def are_of(rows: Sequence[Row], basis: Basis, *, client: Client) -> bool:
-    """Whether these rows say exactly what was decided from."""
+    """Whether these rows equal those behind the decision."""
     if not rows:
         return False
     first = rows[0]

@@ -55,7 +55,7 @@ class ConnectionKey:
         return seal(plaintext.encode(), key=self._key, key_id=self._key_id, context=context)
 
     def open(self, sealed: bytes, *, purpose: str, provider: str, account: str, generation: int) -> str:
-        """Open what `seal` made with the same words. Raises CiphertextRejected."""
+        """Open what `seal` made with the same purpose and generation. Raises CiphertextRejected."""
         context = self._context(purpose, provider=provider, account=account, generation=generation)
         return open_sealed(sealed, key=self._key, context=context).decode()
 
@@ -72,7 +72,7 @@ class ConnectionKey:
 
 
 class KeyRing:
-    """The keys of one vault. Unwrapped connection keys are kept briefly, found by the wrapped bytes as just read."""
+    """The keys of one vault. Unwrapped connection keys are cached briefly under the wrapped bytes just read."""
 
     def __init__(self, source: KeySource, root: bytes, signing_keys: SigningKeys) -> None:
         self.signing = signing_keys
@@ -83,7 +83,7 @@ class KeyRing:
 
     @classmethod
     async def open(cls, database: Database, source: KeySource) -> KeyRing:
-        """Open the ring; the first run makes it. A missing or wrong key raises KeyUnavailable and changes nothing."""
+        """Open the ring; the first run creates it. A missing or wrong key raises KeyUnavailable and changes nothing."""
         row = await _root_row(database)
         if row is None:
             await _create(database, source)
@@ -108,9 +108,9 @@ class KeyRing:
     async def create_keys(
         self, transaction: Transaction, *, user_id: str, connection_id: str, now: int
     ) -> ConnectionKey:
-        """Make the connection's salt, and the user's key when absent. What exists already is kept.
+        """Make the connection's salt, and the user's key if there is none. Keeps what exists.
 
-        The sources of today only compute here; one that waits for a network must wrap before the transaction.
+        Today's sources only compute here; one that waits for a network must wrap before the transaction.
         """
         names = {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id}
         sql = "select wrapped from keys.user_keys where tenant = :tenant and user_id = :user_id"
@@ -149,7 +149,7 @@ class KeyRing:
     async def connection_key(
         self, *, wrapped: bytes, kek_id: str, salt: bytes, user_id: str, connection_id: str
     ) -> ConnectionKey:
-        """The connection's key from columns read in this call. Raises CiphertextRejected when a row was swapped."""
+        """The connection's key from columns read in this call. Raises CiphertextRejected when rows were swapped."""
         name = (wrapped, salt, user_id, connection_id)
         known = self._unwrapped.get(name)
         now = boot_time()
@@ -195,7 +195,7 @@ async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
 
 
 def vault_id(ring: KeyRing) -> str:
-    """Names the vault of this root; not secret, the same in every process and every copy of it."""
+    """Names the vault of this root; not secret, the same in every process and every copy of the vault."""
     return ring.subkey("vault-id").hex()[:32]
 
 
@@ -204,7 +204,7 @@ async def _root_row(reader: Reader) -> Row | None:
 
 
 async def _create(database: Database, source: KeySource) -> None:
-    """First run. Never over a vault that holds anything sealed: its key store was lost, and a new one hides that."""
+    """First run. Refuses a vault that holds anything sealed: its key store was lost, and a new one would hide that."""
     used = await database.fetch_one("select id from connections limit 1") or await database.fetch_one(
         "select user_id from keys.user_keys limit 1"
     )
@@ -220,7 +220,7 @@ async def _create(database: Database, source: KeySource) -> None:
             "values (:id, :id, :sealed, :kek_id, :now, :now) on conflict (id) do nothing returning id",
             {"id": ROOT, "sealed": sealed, "kek_id": source.id, "now": now},
         )
-        if row is not None:  # else another process was first, and its root counts
+        if row is not None:  # otherwise another process was first, and its root counts
             await signing.store_key(transaction, first, sealing_key=_signing_key(root), now=now, active_at=now)
 
 
@@ -229,7 +229,7 @@ def _subkey(root: bytes, purpose: str) -> bytes:
 
 
 def event_key(root: bytes) -> bytes:
-    """The key of the activity's head, under this root secret."""
+    """The key of the activity's head, derived from this root secret."""
     return _subkey(root, "events")
 
 

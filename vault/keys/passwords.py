@@ -1,7 +1,7 @@
-"""Passwords of local accounts: what is accepted, and argon2id off the event loop.
+"""Passwords of local accounts: which are accepted, and argon2id off the event loop.
 
 NIST SP 800-63B-4 §3.1.1: length counts, composition does not; the whole password is compared, never a part of it.
-Storing the hash is `users.py`; throttling and signing in belong to the server.
+`vault.users` stores the hash; the server signs in and throttles.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, hash_len=32, salt_len=16, type=Type.ID)
-# The pool is the bound: however many people sign in at once, two hashes (38 MiB) run and the rest queue, cancellable.
+# The pool is the limit: however many people sign in at once, two hashes (38 MiB) run and the rest queue, cancellable.
 _POOL = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="password")
 
-# Long enough to pass the length rule and still among the first guesses. Compared without case and punctuation.
+# Long enough to pass the length rule, yet among the first guesses. Compared without case and punctuation.
 _BLOCKED = frozenset(
     {
         "correcthorsebatterystaple",
@@ -72,7 +72,7 @@ class PasswordRefused(VaultError):
 
 
 def check_password(password: str, *, name: str = "") -> None:
-    """Raises PasswordRefused for a new password that is not acceptable. `name` is the account's own name."""
+    """Raises PasswordRefused for an unacceptable new password. `name` is the account's own name."""
     if len(password) > MAX_LENGTH:
         raise PasswordRefused(f"the password is longer than {MAX_LENGTH} characters")
     if len(password) < MIN_LENGTH:
@@ -82,21 +82,25 @@ def check_password(password: str, *, name: str = "") -> None:
 
 
 async def hash_password(password: str) -> str:
-    """The argon2id hash of an accepted password, from a bounded pool of threads. Refuses what is too long."""
+    """The argon2id hash of an accepted password, from a bounded pool of threads. Raises PasswordRefused when it is too
+    long.
+    """
     if len(password) > MAX_LENGTH:
         raise PasswordRefused(f"the password is longer than {MAX_LENGTH} characters")
     return await _off_loop(_HASHER.hash, _prepare(password))
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the account's. None (no such account) costs the same work, so time tells nothing."""
+    """Whether the password is the account's. None (no such account) costs the same work, so that timing reveals
+    nothing.
+    """
     if len(password) > MAX_LENGTH:
         return False
     return await _off_loop(_verify, password_hash, _prepare(password))
 
 
 def needs_rehash(password_hash: str) -> bool:
-    """Whether the hash was made with other parameters than today's; sign-in then stores a fresh one."""
+    """Whether the hash used other parameters than today's; sign-in then stores a new one."""
     return _HASHER.check_needs_rehash(password_hash)
 
 
@@ -111,7 +115,7 @@ def _verify(password_hash: str | None, prepared: bytes) -> bool:
 
 
 def _prepare(password: str) -> bytes:
-    """NIST SP 800-63B-4 §3.1.1.2: one normal form, so that the same typing signs in from every keyboard."""
+    """NIST SP 800-63B-4 §3.1.1.2: one normal form, so that the same typing works on every keyboard."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
 
 
@@ -126,7 +130,7 @@ def _is_first_guess(password: str, *, name: str) -> bool:
 
 
 def _repeats(text: str, unit: str) -> bool:
-    """Whether text is the unit over and over, the last time perhaps cut."""
+    """Whether text repeats the unit, with the last repetition possibly cut."""
     return bool(unit) and (unit * (len(text) // len(unit) + 1)).startswith(text)
 
 

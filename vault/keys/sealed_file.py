@@ -1,8 +1,8 @@
-"""A sealed stream of bytes in a file, with a header that anybody may read and nobody may change. Blocking.
+"""A sealed stream of bytes in a file, with a readable but authenticated header. Blocking.
 
 Layout: magic, length and bytes of the header, then chunks, each with its length. A chunk is AES-256-GCM under the
-file's own key; the nonce is its number and whether it is the last one, and the header is authenticated in each: a file
-that was cut, reordered, put together or given another header does not open. `FORMATS.md` has the bytes.
+file's own key. The nonce is the chunk's number and whether it is the last one; each chunk authenticates the header. A
+file that was truncated, reordered, spliced or given another header does not open. `FORMATS.md` has the bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEADER_LIMIT = 64 * 1024
 
 
 class BackupRefused(VaultError):
-    """The file is no backup, is damaged or of another vault; or what is there would be overwritten."""
+    """The file is not a backup, is damaged, or belongs to another vault; or the restore would overwrite something."""
 
     code = "backup_refused"
 
@@ -52,7 +52,7 @@ class SealedWriter:
             del self._pending[:CHUNK]
 
     def finish(self) -> None:
-        """Seal the rest; nothing may be written after it."""
+        """Seal the rest; no write may follow."""
         self._seal(bytes(self._pending), is_last=True)
         self._pending.clear()
 
@@ -63,7 +63,7 @@ class SealedWriter:
 
 
 def read_header(file: BinaryIO) -> bytes:
-    """The header; it is authentic only when the content opens with it. Raises BackupRefused."""
+    """The header; it is authentic only if the content opens with it. Raises BackupRefused."""
     if file.read(len(MAGIC)) != MAGIC:
         raise BackupRefused("this is not a backup of Token Vault, or of a newer version")
     length = int.from_bytes(file.read(_LENGTH), "big")
@@ -76,7 +76,7 @@ def read_header(file: BinaryIO) -> bytes:
 
 
 def read_content(file: BinaryIO, *, key: bytes, header: bytes) -> Iterator[bytes]:
-    """The content after the header, chunk by chunk. Raises BackupRefused at the first byte that is not as written."""
+    """The content after the header, chunk by chunk. Raises BackupRefused at the first byte that was changed."""
     cipher = AESGCM(key)
     number, head = 0, file.read(_LENGTH)
     while True:

@@ -1,7 +1,7 @@
-"""The signing keys of our own tokens: RS256, RSA 2048, sealed in `keys.ring`, rotated without a failing token.
+"""The signing keys of our own tokens: RS256, RSA 2048, sealed in the key ring, rotated without a token failing.
 
-A new key is published before it signs, and an old one stays published until no token signed with it can live
-(RFC 7517 §5). Minting and verifying tokens is the authorization server's.
+A new key is published before it signs, and an old one stays published as long as a token signed with it can live (RFC
+7517 §5). `server.oauth` mints and verifies tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vault.refusals import KeyUnavailable
 from vault.storage.database import Database, Reader, Row, Transaction, binary, integer, integer_or_none, text
 
 PURPOSE = "signing"
-PUBLISH_AHEAD = 3600  # seconds between publishing a key and signing with it: longer than anyone caches our JWKS
+PUBLISH_AHEAD = 3600  # seconds between publishing a key and signing with it: longer than clients cache our JWKS
 LONGEST_TOKEN = 86400  # seconds; no token that we sign lives longer
-RELOAD_EVERY = 60  # seconds; unknown key ids cannot make us read more often
+RELOAD_EVERY = 60  # seconds; limits how often unknown key ids make us read
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class SigningKeys:
         return max(active, key=lambda known: (known.active_at, known.key.kid or "")).key
 
     def verification(self, now: int) -> KeySet:
-        """Every key that a living token may be signed with."""
+        """Every key that a live token may be signed with."""
         return KeySet([known.key for known in self._known.values() if known.is_published(now)])
 
     def public_jwks(self, now: int) -> dict[str, object]:
@@ -70,7 +70,7 @@ class SigningKeys:
         return {"keys": [key.as_dict(private=False) for key in self.verification(now)]}
 
     async def rotate(self, database: Database, *, now: int) -> str:
-        """Publish a new key now, sign with it from `now + PUBLISH_AHEAD`; its key id."""
+        """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; its key id."""
         key = await asyncio.to_thread(generate_key)
         active_at = now + PUBLISH_AHEAD
         async with database.transaction() as transaction:
@@ -94,7 +94,7 @@ class SigningKeys:
         now = database.now()
         if now < self._loaded_at + RELOAD_EVERY:
             return
-        self._loaded_at = now  # before waiting, so that callers who come together read once
+        self._loaded_at = now  # set before waiting, so that concurrent callers read once
         self._take(await _rows(database))
 
     def _take(self, rows: Sequence[Row]) -> None:
@@ -141,7 +141,7 @@ async def _rows(reader: Reader) -> Sequence[Row]:
 
 def _open_key(row: Row, sealing_key: bytes) -> RSAKey:
     plain = open_sealed(binary(row, "sealed"), key=sealing_key, context=_context(text(row, "id")))
-    # It was authenticated by opening it; checking the numbers again costs every start 35 ms.
+    # Opening it authenticated it; checking the numbers again costs every start 35 ms.
     private = load_der_private_key(plain, password=None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(private, rsa.RSAPrivateKey):
         raise KeyUnavailable("the key ring holds an unexpected signing key", detail=type(private).__name__)

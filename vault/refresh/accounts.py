@@ -1,7 +1,7 @@
 """The one read of an exchange: the live grant, and every account of its user at a provider, with keys and tokens.
 
-A revoked grant, a removed client and a disabled user end here, in the same statement that brings the tokens, so that
-nothing that a revocation must reach is remembered anywhere. Deciding with these facts is `vault.exchange`.
+A revoked grant, a removed client and a disabled user stop here, in the statement that returns the tokens, so that
+nothing that a revocation must reach is cached. `vault.exchange` decides with these facts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vault.refusals import CiphertextRejected, GrantEnded
 from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.upstream import UpstreamPolicy
 
-SKEW = 60  # seconds before its end from which a token is refreshed ahead; at most a tenth of its life
-MARGIN = 5  # seconds before its end from which a token may die on the way, and counts as dead
+SKEW = 60  # seconds before expiry from which a token is refreshed ahead; at most a tenth of its life
+MARGIN = 5  # seconds before expiry from which a token may expire in transit, and counts as expired
 
 COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
         k.access_expires_at, k.refreshed_at, k.lease_until,
@@ -50,7 +50,7 @@ _READ: Final = f"select {COLUMNS}{SOURCES}"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Whose accounts, at which provider, and which narrowed token beside them."""
+    """Whose accounts, at which provider, and which narrowed token in addition."""
 
     principal: Principal
     provider: str
@@ -59,7 +59,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class HeldToken:
-    """A sealed access token; `expires_at` None lives until somebody revokes it."""
+    """A sealed access token; with `expires_at` None it lives until it is revoked."""
 
     sealed: bytes = field(repr=False)
     generation: int
@@ -68,16 +68,16 @@ class HeldToken:
 
     @property
     def good_until(self) -> int | None:
-        """From when on it may die on its way to the provider."""
+        """When it may start to expire on its way to the provider."""
         return None if self.expires_at is None else self.expires_at - min(MARGIN, self.skew // 2)
 
     def is_good(self, now: int) -> bool:
-        """Whether it will still live when it arrives at the provider."""
+        """Whether it will still be valid when it arrives at the provider."""
         return self.good_until is None or now < self.good_until
 
     @property
     def ageing_at(self) -> int | None:
-        """From when on it is time to fetch the next one."""
+        """When to fetch the next one."""
         return None if self.expires_at is None else self.expires_at - self.skew
 
     def is_ageing(self, now: int) -> bool:
@@ -100,7 +100,7 @@ class HeldAccount:
     narrowed: HeldToken | None
     has_refresh_token: bool
     lease_until: int | None
-    sent_at: int | None  # of the first send of its refresh token that has no known end
+    sent_at: int | None  # of the first send of its refresh token with an unknown result
     delegated: frozenset[str]
     delegation_state: str  # none | revoked | live
     delegated_until: int | None
@@ -109,21 +109,21 @@ class HeldAccount:
     wrapped: bytes | None = field(repr=False)
     kek_id: str
     salt: bytes | None = field(repr=False)
-    retry_at: int | None = None  # its sends met silence: none before this
+    retry_at: int | None = None  # its sends got no answer: no further send before this time
 
     def is_delegated(self, now: int) -> bool:
-        """Whether this agent may use it for anything at all."""
+        """Whether this agent has any permission for it."""
         return self.delegation_state == "live" and bool(self.delegated) and not self.delegation_ended(now)
 
     def delegation_ended(self, now: int) -> bool:
         return self.delegated_until is not None and now >= self.delegated_until
 
     def is_leased(self, now: int) -> bool:
-        """Whether a refresh is on its way, here or elsewhere."""
+        """Whether a refresh is in progress, in this process or elsewhere."""
         return self.lease_until is not None and now < self.lease_until
 
     def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
-        """Whether a refresh can bring a token, whoever may still bring the answer to an earlier one."""
+        """Whether a refresh can bring a token, even if an earlier one may still be answered."""
         if not self.has_refresh_token:
             return False
         if self.sent_at is None or self.is_leased(now):
@@ -133,7 +133,7 @@ class HeldAccount:
         return decided is SendDecision.SEND
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
-        """The connection's key, from the columns that came in the same read."""
+        """The connection's key, from the columns of the same read."""
         if self.wrapped is None or self.salt is None:
             raise CiphertextRejected("This connection's key was destroyed.")
         return await ring.connection_key(
@@ -142,7 +142,7 @@ class HeldAccount:
 
 
 async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
-    """The accounts behind a live grant and a token that was not revoked, oldest first. Raises GrantEnded.
+    """The accounts behind a live grant and a token that is not revoked, oldest first. Raises GrantEnded.
 
     RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it.
     """
@@ -155,7 +155,7 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
 
 
 def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
-    """What a statement with `SOURCES` takes."""
+    """Parameters of a statement with `SOURCES`."""
     principal = wanted.principal
     return {
         "tenant": TENANT,
@@ -168,16 +168,16 @@ def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
 
 
 def accounts_of(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
-    """The accounts of rows with `COLUMNS`, of which there is one at least, oldest first."""
+    """The accounts in rows with `COLUMNS` (at least one row), oldest first."""
     if rows[0]["id"] is None:
         return ()  # a live grant, and no account
-    if len(rows) > 1:  # sorting one row in the database costs more than all else here
+    if len(rows) > 1:  # sorting one row in the database would cost more than everything else here
         rows = sorted(rows, key=lambda row: (integer(row, "created_at"), text(row, "id")))
     return tuple(_account(row, wanted) for row in rows)
 
 
 def skew_of(issued_at: int | None, expires_at: int | None) -> int:
-    """Seconds before its end from which this token is refreshed ahead."""
+    """Seconds before expiry from which this token is refreshed ahead."""
     return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
 
 

@@ -1,9 +1,9 @@
-"""Writing down how an attempt ended that brought no answer: now, or as soon as the storage takes it.
+"""Record how an attempt without an answer ended: now, or as soon as the storage accepts it.
 
-A commit that is reported failed may have happened. What is written here is about one attempt (`vault.refresh.leases`),
-so that doing it late, or once more, changes nothing else. It is owed to the connection until it is done: by the next
-refresh of this process before all else, or in the background, in the connection's turn like everything that changes its
-lease.
+A commit that is reported as failed may have happened. What is written here concerns one attempt
+(`vault.refresh.leases`), so doing it late or twice changes nothing else. Until it is done the connection owes it: this
+process's next refresh does it first, or a background task does it in the connection's turn, like everything that
+changes its lease.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vault.storage.database import Transaction
 log = logging.getLogger("token_vault.rotation")
 
 WAIT = (0.1, 5.0)  # seconds between tries
-LONGEST = 86400.0  # seconds after which it is given up: whoever watches takes the lease by then, and a try is due
+LONGEST = 86400.0  # seconds after which it is given up: by then an observer takes the lease, and a retry is due
 
 Ending = Callable[[Transaction], Awaitable[None]]
 
@@ -40,7 +40,7 @@ def undo_claim(vault: Vault, lease: Lease, *, event: Event | None = None) -> End
 
 
 async def write(vault: Vault, connection_id: str, ending: Ending) -> None:
-    """Commit this ending. Raises what the storage says; then it is owed, and done later."""
+    """Commit this ending. Raises what the storage raises; the ending is then owed and written later."""
     try:
         async with vault.database.transaction() as transaction:
             await ending(transaction)
@@ -50,7 +50,7 @@ async def write(vault: Vault, connection_id: str, ending: Ending) -> None:
 
 
 def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
-    """Have this written down later, if its commit did not happen."""
+    """Queue this to be written later, if its commit did not happen."""
     owed = vault.tasks.owed.setdefault(connection_id, [])
     owed.append(ending)
     if len(owed) == 1:
@@ -58,7 +58,7 @@ def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
 
 
 async def pay(vault: Vault, connection_id: str) -> None:
-    """Write down what is owed to this connection, whose turn is the caller's. Raises what the storage says."""
+    """Write what is owed for this connection, whose turn the caller holds. Raises what the storage raises."""
     while owed := vault.tasks.owed.get(connection_id):
         async with vault.database.transaction() as transaction:
             await leases.await_others(transaction, connection_id)

@@ -1,9 +1,10 @@
-"""A breaker per provider: after repeated silence, or when our registration is refused, nobody waits for it in vain.
+"""A circuit breaker per provider: after repeated silence, or when our registration is refused, callers do not wait in
+vain.
 
-What counts as silence is said by `vault.refresh.spending`; each process has its own. One that hangs for some accounts
-and answers for others is not down: an answer a moment ago keeps the breaker closed. While it is open one refresh at a
-time tries: a connection that was not silent itself soon, the others after the whole pause. An answer closes it, one
-that another process got or a person's consent brought, too.
+`vault.refresh.spending` says what counts as silence; each process has its own breakers. A provider that hangs for some
+accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one refresh at
+a time tries: soon for a connection that was not silent itself, after the whole pause for the others. An answer closes
+it, including one that another process got or that a person's consent brought.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _Breaker:
     silences: int = 0
     is_open: bool = False
     opened_at: int = 0
-    refused: tuple[str, int] = ("", 0)  # the connection with which we were refused, and its generation then
+    refused: tuple[str, int] = ("", 0)  # the connection with which we were refused, and its generation at that time
     silent: set[str] = field(default_factory=set[str])  # connections that waited in vain
     patient_until: int = 0
     next_at: int = 0
@@ -41,9 +42,9 @@ class Breakers:
     def waits(
         self, provider: str, connection_id: str, *, now: int, generation: int = 0, answered_at: int | None = None
     ) -> int:
-        """Seconds until the provider may be asked for this connection; 0 when it may, perhaps as the one probe.
+        """Seconds until the provider may be asked for this connection; 0 when it may, possibly as the one probe.
 
-        `generation` and `answered_at` are of the connection's newest token: the provider has answered somebody then.
+        `generation` and `answered_at` belong to the connection's newest token: the provider answered some process then.
         """
         state = self._states.get(provider)
         if state is not None and state.is_open and _has_answered(state, connection_id, generation, answered_at):
@@ -60,7 +61,7 @@ class Breakers:
         return 0
 
     def note_silence(self, provider: str, connection_id: str, *, now: int) -> bool:
-        """A request without a usable answer; whether the breaker is open now."""
+        """Count a request without a usable answer; whether the breaker is open now."""
         state = self._states.setdefault(provider, _Breaker())
         state.silences += 1
         state.silent.add(connection_id)
@@ -85,11 +86,11 @@ class Breakers:
         )
 
     def note_answer(self, provider: str, *, now: int) -> None:
-        """The provider works."""
+        """Note that the provider works."""
         self._states[provider] = _Breaker(answered_at=now)
 
 
 def _has_answered(state: _Breaker, connection_id: str, generation: int, answered_at: int | None) -> bool:
-    """Whether a token that came after the breaker opened shows that the provider works, and for us."""
+    """Whether a token issued after the breaker opened shows that the provider works, and accepts our client."""
     refused, before = state.refused
     return (connection_id == refused and generation > before) or (answered_at or 0) > state.opened_at

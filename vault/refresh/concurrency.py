@@ -1,7 +1,7 @@
-"""What one process has in the air: the refreshes that run, their order, and the pauses that providers asked for.
+"""What one process has in progress: running refreshes, their order, and the pauses that providers asked for.
 
-Only who waits for whom is here. What a refresh does is `vault.refresh.rotation`; other processes are kept away by
-`vault.refresh.leases`.
+This module only decides who waits for whom. `vault.refresh.rotation` refreshes; `vault.refresh.leases` excludes other
+processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vault.upstream import UpstreamOAuth, UpstreamPolicy
 log = logging.getLogger("token_vault.rotation")
 
 R = TypeVar("R")
-TIDYING = 0.5  # seconds that the end of a process waits for what nobody waits for
+TIDYING = 0.5  # seconds that shutdown waits for work without a waiting caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TokenWish:
     generation: int
     scopes: frozenset[str] | None = None
     item: str | None = None
-    spoiled: int = 0  # up to this generation full access tokens were refused by their API, whatever their end says
+    spoiled: int = 0  # up to this generation the API refused full access tokens, whatever their expiry says
 
     @property
     def scope_key(self) -> str:
@@ -45,9 +45,9 @@ class TokenWish:
 
 
 class RefreshTimers:
-    """Refreshes ahead that are due without a caller: one for each token that somebody used, at the end of its life.
+    """Refreshes ahead that are due without a caller: one per used token, at the end of its life.
 
-    Whoever calls again and again, at whatever pace, so finds a good token; one that nobody uses any more is let go.
+    A caller that calls repeatedly, at any pace, therefore finds a good token; an unused one is left to expire.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class RefreshTimers:
         return len(self._made)
 
     def is_made(self, connection_id: str, key: str, *, generation: int) -> bool:
-        """Whether this very token has one."""
+        """Whether this exact token has one."""
         known = self._made.get((connection_id, key))
         return known is not None and known[0] >= generation
 
     def make(self, wish: TokenWish, *, after: float, keep: Callable[[], None]) -> None:
-        """Call `keep` in so many seconds, in place of an appointment for an older token."""
+        """Call `keep` in this many seconds, replacing the timer of an older token."""
         key = (wish.connection_id, wish.scope_key)
         known = self._made.get(key)
         if known is not None:
@@ -75,7 +75,7 @@ class RefreshTimers:
         self._made[key] = (wish.generation, asyncio.get_running_loop().call_later(after, due))
 
     def cancel(self) -> None:
-        """Forget them all."""
+        """Cancel all timers."""
         for _, timer in self._made.values():
             timer.cancel()
         self._made.clear()
@@ -84,8 +84,8 @@ class RefreshTimers:
 class RefreshTasks:
     """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
 
-    `waits` counts the exchanges that had to wait for a refresh; `server_changes` are those of the database that were
-    dealt with.
+    `waits` counts the exchanges that had to wait for a refresh; `server_changes` are the database's changes handled so
+    far.
     """
 
     def __init__(self) -> None:
@@ -94,14 +94,14 @@ class RefreshTasks:
         self.queues = RefreshQueues()
         self.timers = RefreshTimers()
         self.waits = 0
-        self.has_traces = True  # whether files may hold what was destroyed: at the start nobody knows
+        self.has_traces = True  # whether files may hold destroyed values: unknown at start
         self.server_changes = 0
         self.owed: dict[
             str, list[Callable[[Transaction], Awaitable[None]]]
         ] = {}  # by connection: `vault.refresh.attempts`
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
-        self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever they come back with
+        self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever their results
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], tuple[int, int]] = {}
         self._refused: dict[tuple[str, str], int] = {}
@@ -125,13 +125,13 @@ class RefreshTasks:
             log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
 
     def tidy(self, work: Coroutine[None, None, None]) -> None:
-        """Do something that nobody should have to wait for."""
+        """Run something in the background that callers should not wait for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
 
     def finish(self, name: str, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
-        """Begin what no caller can cancel and the end of the process waits for; `name` says of what it is the end."""
+        """Start work that no caller can cancel and that shutdown waits for; `name` says what it finishes."""
         task = asyncio.get_running_loop().create_task(work)
         self._finishing.setdefault(name, set()).add(task)
         task.add_done_callback(lambda done: self._forget_finishing(name, done))
@@ -146,11 +146,11 @@ class RefreshTasks:
             log.error("consent broke", exc_info=error)
 
     def is_finishing(self, name: str) -> bool:
-        """Whether that is under way in this process."""
+        """Whether that work is running in this process."""
         return name in self._finishing
 
     async def wait_until_finished(self, name: str, *, patience: float) -> None:
-        """Wait until it is no longer under way, at most this long."""
+        """Wait until that work is done, at most this long."""
         if tasks := set(self._finishing.get(name, ())):
             await asyncio.wait(tasks, timeout=patience)
 
@@ -169,7 +169,7 @@ class RefreshTasks:
                 self._turns[connection_id] = (lock, users - 1)
 
     def pause(self, wish: TokenWish, *, until: int, generation: int) -> None:
-        """Do not ask for this token before `until`, unless a newer `generation` shows that the provider works."""
+        """Do not request this token before `until`, unless a newer `generation` shows that the provider works."""
         self._pauses[wish.connection_id, wish.scope_key] = (until, generation)
 
     def seconds_paused(self, wish: TokenWish, *, now: int, generation: int = 0) -> int:
@@ -182,18 +182,18 @@ class RefreshTasks:
         return until - now
 
     def refuse_narrowing(self, wish: TokenWish, *, until: int) -> None:
-        """The provider issues no token of these scopes alone: do not ask again before `until`."""
+        """The provider issues no token for these scopes alone: do not ask again before `until`."""
         self._refused[wish.connection_id, wish.scope_key] = until
 
     def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
-        """Whether the provider refused lately to issue a token of the scopes behind this key alone."""
+        """Whether the provider recently refused to issue a token for only the scopes behind this key."""
         until = self._refused.get((connection_id, key), 0)
         if 0 < until <= now:
             del self._refused[connection_id, key]
         return until > now
 
     async def close(self, *, patience: float = 15.0) -> None:
-        """Let the refreshes that are on their way store their answers; at most this long. None is due any more."""
+        """Let running refreshes store their answers, at most this long; cancel the timers."""
         self.timers.cancel()
         self.queues.clear()
         running = {*self._tasks.values(), *(task for tasks in self._finishing.values() for task in tasks)}
@@ -208,7 +208,7 @@ class RefreshTasks:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """What exchanging and refreshing work with. `owner` is random per process."""
+    """The dependencies of exchanging and refreshing. `owner` is random per process."""
 
     database: Database
     keys: KeyRing
@@ -218,13 +218,13 @@ class Vault:
     tasks: RefreshTasks
     journal: Journal
     owner: str
-    mint: Mint | None = None  # for APIs that take tokens of ours
+    mint: Mint | None = None  # for APIs that accept tokens of ours
 
 
-PLACES = 96  # refreshes under way
+PLACES = 96  # refreshes in progress
 
 
-AHEAD = 24  # of them, those that nobody waits for
+AHEAD = 24  # of these, refreshes without a waiting caller
 
 
 @dataclass(slots=True)
@@ -238,7 +238,7 @@ class _Queue:
 
 
 class RefreshQueues:
-    """The places of one process."""
+    """The refresh slots of one process."""
 
     def __init__(self, *, places: int = PLACES, ahead: int = AHEAD) -> None:
         self._places = places
@@ -252,7 +252,7 @@ class RefreshQueues:
         return queue
 
     async def enter(self, provider: str, *, patience: float) -> bool:
-        """Take a place; whether there was one at once: what was read before may be old now. Raises TimeoutError."""
+        """Take a slot; whether it was free at once: otherwise earlier reads may be stale. Raises TimeoutError."""
         places = self._queue_of(provider).places
         if not places.locked():
             await places.acquire()
@@ -262,11 +262,11 @@ class RefreshQueues:
         return False
 
     def leave(self, provider: str) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self._queue_of(provider).places.release()
 
     def queue(self, provider: str, name: Hashable, start: Callable[[], asyncio.Task[object]]) -> None:
-        """Start a refresh that nobody waits for when its turn comes; asked twice is asked once."""
+        """Start a refresh without a waiting caller when its turn comes; asking twice queues once."""
         queue = self._queue_of(provider)
         if name in queue.queued:
             return
@@ -275,7 +275,7 @@ class RefreshQueues:
         self._start(queue)
 
     def clear(self) -> None:
-        """Forget what is queued."""
+        """Clear the queue."""
         for queue in self._queues.values():
             queue.pending.clear()
             queue.queued.clear()
@@ -292,7 +292,7 @@ class RefreshQueues:
         self._start(queue)
 
 
-ROOM = 10_000  # things watched at once; beyond it the oldest are forgotten, which only makes us more patient
+ROOM = 10_000  # watched things at a time; beyond it the oldest are dropped, which only makes us more patient
 
 
 class Watches:
@@ -302,7 +302,7 @@ class Watches:
         self._since: dict[str, tuple[object, int]] = {}
 
     def seconds(self, name: str, what: object, *, now: int) -> int:
-        """How long `what` has been seen under this name without a change; 0 at the first look."""
+        """Seconds for which `what` has been seen under this name unchanged; 0 at the first look."""
         known, since = self._since.get(name, (None, now))
         if known != what or since > now:
             self._since.pop(name, None)
@@ -313,5 +313,5 @@ class Watches:
         return now - since
 
     def forget(self, name: str) -> None:
-        """It is over."""
+        """Stop watching."""
         self._since.pop(name, None)

@@ -1,19 +1,19 @@
 """The answer journal: the first durable copy of a provider's answer, before the database has it.
 
 A rotated refresh token exists once: in the answer. One write and one sync to a preallocated file of this host take a
-fraction of a millisecond and need no database. Files stand in `journal/` of the data directory, mode 0600; a process
-locks the first that nobody has and goes on in it, so there are as many as processes at once. It keeps the newest
-answer of each connection, for seven days as redo should the database come back older.
+fraction of a millisecond and need no database. Files are in `journal/` of the data directory, mode 0600. A process
+locks the first file that is free and continues in it, so there are as many files as processes at once. The journal
+keeps each connection's newest answer for seven days, to redo it if the database comes back older.
 
     journal.reserve(connection_id, now=)   before the claim: room on the disk, or the refresh is refused unsent
     journal.append(entry)                  durable when it returns
     journal.is_ahead(id, generation=)      whether an answer for that generation or a later one is known; from memory
-    journal.find(connection_id)            what any process of this host wrote, living or dead; newest first
+    journal.find(connection_id)            answers to any process of this host, running or ended; newest first
     journal.newest()                       how new the newest answer of each connection is; read at start
-    journal.sweep(now=)                    wipe what is older than seven days, and give the room back
+    journal.sweep(now=)                    wipe what is older than seven days, and free the space
 
-The answer is sealed by the connection's key, so that it is destroyed with that key. The bytes, and the index of them
-that is kept in memory, are `vault.refresh.journal_slots`. Committing an entry is `vault.refresh.journal_recovery`.
+The connection's key seals the answer, so destroying the key destroys the answer. `vault.refresh.journal_slots` defines
+the bytes and their in-memory index; `vault.refresh.journal_recovery` commits entries.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ FOLDER = "journal"
 JOURNAL = "journal"  # the purpose under which an answer is sealed
 GROWTH = 64  # slots that are allocated at once
 KEEP = 7 * 86400  # seconds
-LOOK_EVERY = 1.0  # seconds between looks at what other processes wrote, where nothing says that it matters
+LOOK_EVERY = 1.0  # seconds between looks at other processes' files when nothing says that it matters
 MOVES = 500  # answers that one sweep moves together
-_SHARE = 100  # a look may take one part in so many of the time
-_SETTLED = 0.05  # seconds after which a file that is written again has another time of change
+_SHARE = 100  # a look may take one part in this many of the time
+_SETTLED = 0.05  # seconds after which rewriting a file changes its modification time
 _FILES = 1000
 
 
@@ -78,7 +78,7 @@ def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer)
 
 
 def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
-    """The spent refresh token, the scopes that were asked for, and the answer."""
+    """The spent refresh token, the requested scopes, and the answer."""
     kept = json.loads(opened)
     answer = TokenAnswer(
         access_token=kept["access_token"],
@@ -94,7 +94,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _write(descriptor: int, slot: int, data: bytes) -> None:
-    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # nothing of an answer that stood there before is left
+    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # leaves nothing of an earlier answer in this place
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
         raise OSError(0, "the disk is full")
     _sync(descriptor)
@@ -102,7 +102,7 @@ def _write(descriptor: int, slot: int, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The index of a file as it was when it was looked at; `state` None: it may have been written again since."""
+    """The index of a file as of the last look; `state` None: it may have been written since."""
 
     index: Index
     state: tuple[int, ...] | None
@@ -117,28 +117,28 @@ class Journal:
     """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
 
     def __init__(self, data: Path) -> None:
-        self.data = data  # the host's folder, in which `journal/` stands
+        self.data = data  # the host's folder that contains `journal/`
         self._folder = data / FOLDER
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._index = Index()  # of our file
-        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> slot, slots and since when: nothing is in yet
+        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> slot, slots and since when: still empty
         self._free: list[int] = []  # a heap
         self._writing: Counter[str] = Counter()
-        self._turn = asyncio.Lock()  # who changes what is free
+        self._turn = asyncio.Lock()  # held while the set of free slots changes
         self._is_moving = False
         self._others: dict[Path, _Seen] = {}
         self._look = asyncio.Lock()
         self._era = 0
-        self._look_at = 0.0  # by the monotonic clock: not earlier
-        self._lost: list[int] = []  # files that are gone from the folder; somebody may still be writing in them
+        self._look_at = 0.0  # by the monotonic clock: not before this
+        self._lost: list[int] = []  # files that are gone from the folder; a process may still be writing to them
 
     # Writing
 
     async def reserve(self, connection_id: str, *, now: int, tokens: int = 0) -> None:
-        """Have a place on the disk for this connection's answer. Raises StorageUnavailable when there is no room.
+        """Reserve disk space for this connection's answer. Raises StorageUnavailable when there is none.
 
-        `tokens`: bytes of the tokens that it will hold, the spent one among them, as far as can be foreseen.
+        `tokens`: the expected bytes of its tokens, including the spent one.
         """
         await self._reserve(connection_id, slots=slots_for_answer(tokens), now=now)
 
@@ -157,11 +157,11 @@ class Journal:
             self._writing[name] -= 1
             if not self._writing[name]:
                 del self._writing[name]
-        if self._index is index:  # else the folder was cleared away meanwhile, and our file with it
+        if self._index is index:  # otherwise the folder was deleted in the meantime, and our file with it
             self._settle(name, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at))
 
     def _settle(self, name: str, place: JournalPlace) -> None:
-        """Note what is durable now, and let go of the slots that it does not need."""
+        """Record what is durable now, and free the slots that it does not need."""
         before = self._index.get(name)
         room = self._rooms.pop(name, None)
         self._index.put(name, place)
@@ -171,13 +171,13 @@ class Journal:
                 unused.update(range(held[0], held[0] + held[1]))
         unused.difference_update(range(place.slot, place.slot + place.slots))
         if before is not None and before.slot in unused and self._descriptor is not None:
-            with suppress(OSError):  # not synced: an older answer than the one that is durable changes nothing
+            with suppress(OSError):  # not synced: an answer older than the durable one changes nothing
                 os.pwrite(self._descriptor, bytes(4), before.slot * SLOT)
         for slot in unused:
             heapq.heappush(self._free, slot)
 
     async def _reserve(self, name: str, *, slots: int, now: int) -> int:
-        """The first slot of the place; the caller goes on without a pause."""
+        """The first slot of the reserved place; does not await."""
         slot = None if self._is_moving else self._place(name, slots=slots, now=now)
         if slot is not None:
             return slot
@@ -205,7 +205,7 @@ class Journal:
             return slot
 
     def _place(self, name: str, *, slots: int, now: int) -> int | None:
-        """The first slot of a place that this connection has already; it is kept from now on."""
+        """The first slot of this connection's existing place, which is kept from now on."""
         if not self._is_in_place():
             return None
         room = self._rooms.get(name)
@@ -219,7 +219,7 @@ class Journal:
         return None
 
     def _take_slots(self, slots: int) -> int | None:
-        """So many neighbouring free slots, the first there are; None: the file has to grow."""
+        """The first run of this many free adjacent slots; None: the file has to grow."""
         if slots == 1:
             return heapq.heappop(self._free) if self._free else None
         self._free.sort()  # a sorted list is a heap
@@ -234,7 +234,7 @@ class Journal:
         return None
 
     def _is_in_place(self) -> bool:
-        """Whether we have a file and the next process will find it: somebody may have cleared the folder away."""
+        """Whether our file exists and the next process will find it: somebody may have deleted the folder."""
         if self._descriptor is None or self._path is None:
             return False
         try:
@@ -245,9 +245,10 @@ class Journal:
     # Reading
 
     async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
-        """Whether an answer for this generation or a later one is known. From memory; now and then it looks anew.
+        """Whether an answer for this generation or a later one is known. From memory; sometimes it looks at the files
+        again.
 
-        `era` counts the servers that the database had: a new one may have lost what others committed a moment ago.
+        `era` counts the database's servers: a new one may have lost what others committed a moment ago.
         """
         if era != self._era or time.monotonic() >= self._look_at:
             self._era = era
@@ -261,7 +262,7 @@ class Journal:
                 yield place
 
     async def find(self, connection_id: str, *, anew: bool = True) -> tuple[JournalEntry, ...]:
-        """What the processes of this host were answered for one connection, the newest first.
+        """This host's answers for one connection, newest first.
 
         `anew` False: as of the last look at the files.
         """
@@ -270,7 +271,7 @@ class Journal:
         return await asyncio.to_thread(self._read_entries, connection_id)
 
     async def newest(self) -> Mapping[str, tuple[int, int]]:
-        """How new the newest answer of every connection says it is: generation and fence."""
+        """Generation and fence of every connection's newest answer, as that answer states them."""
         await self.look()
         newest: dict[str, tuple[int, int]] = {}
         for index in (self._index, *(seen.index for seen in self._others.values())):
@@ -281,13 +282,13 @@ class Journal:
         return newest
 
     async def entries(self) -> tuple[JournalEntry, ...]:
-        """The newest whole answer of every connection that this host knows of."""
+        """The newest whole answer of every connection that this host knows."""
         names = await self.newest()
         found = await asyncio.to_thread(lambda: [self._read_entries(name) for name in names])
         return tuple(entries[0] for entries in found if entries)
 
     async def look(self) -> None:
-        """Bring the index of the other files up to date; those that nobody wrote in meanwhile are not read."""
+        """Update the index of the other files; unchanged files are not read."""
         async with self._look:
             started = time.monotonic()
             self._others = await asyncio.to_thread(self._index_others, self._path, self._others)
@@ -309,7 +310,7 @@ class Journal:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            descriptor = None  # it was empty, and removed
+            descriptor = None  # it was empty and was removed
         except OSError as error:
             log.warning("journal not read", extra={"detail": str(error)})
             descriptor = None
@@ -335,10 +336,10 @@ class Journal:
     def _paths(self) -> Sequence[Path]:
         return sorted(self._folder.glob("*.journal"))
 
-    # Forgetting
+    # Deleting
 
     async def sweep(self, *, now: int) -> None:
-        """Wipe the answers that are over, of our file and of those that no process has, and give room back."""
+        """Wipe expired answers in our file and in files without a process, and free the space."""
         async with self._turn:
             if self._descriptor is not None:
                 try:
@@ -357,8 +358,8 @@ class Journal:
         for name in [name for name in self._index if self._is_over(self._index, name, now=now)]:
             place = self._index.get(name)
             if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
-                continue  # reserved anew meanwhile
-            self._index.drop(name)  # whoever reserves from here on gets another
+                continue  # reserved again in the meantime
+            self._index.drop(name)  # a reservation from here on gets another
             try:
                 await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
             except OSError:
@@ -369,9 +370,9 @@ class Journal:
                 heapq.heappush(self._free, slot)
 
     async def forget(self, names: Collection[str]) -> None:
-        """Overwrite what is known of these connections, in our file and in those that no process has.
+        """Overwrite these connections' answers, in our file and in those without a process.
 
-        Other living processes do it in theirs. Raises StorageUnavailable.
+        Other running processes do it in theirs. Raises StorageUnavailable.
         """
         if not names:
             return
@@ -400,7 +401,7 @@ class Journal:
             wipe_remains(descriptor, Index.of(descriptor).free(), names)
 
     def _open_unowned(self, mine: Path | None) -> Iterator[int]:
-        """The files whose processes have ended, each locked and open while it is looked at."""
+        """The files whose processes have ended, each locked and open while the caller looks at it."""
         for path in self._paths():
             if path == mine:
                 continue
@@ -411,7 +412,7 @@ class Journal:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                continue  # its process lives
+                continue  # its process is running
             else:
                 yield descriptor
             finally:
@@ -423,17 +424,17 @@ class Journal:
         return place is not None and now - place.at > KEEP
 
     async def _shrink(self) -> None:
-        """Move answers from the end of a file that is mostly free to its free slots, and cut the end off."""
+        """Move answers from the end of a mostly free file to its free slots, and truncate it."""
         if len(self._free) < max(2 * GROWTH, self._index.count // 2):
             return
-        self._is_moving = True  # whoever wants to write from here on waits for the turn
+        self._is_moving = True  # writers wait for their turn from here on
         try:
             for _ in range(100):
                 if not self._writing:
                     break
                 await asyncio.sleep(0.01)
             else:
-                return  # the disk is slow just now: at the next sweep
+                return  # the disk is slow now: leave it to the next sweep
             moved = await asyncio.to_thread(self._copy_from_end)
             left = [place for name in moved if (place := self._index.get(name)) is not None]
             for name, place in moved.items():
@@ -451,7 +452,7 @@ class Journal:
             self._is_moving = False
 
     def _copy_from_end(self) -> dict[str, JournalPlace]:
-        """Write answers once more into free slots further in front; durable, and both copies there, on return."""
+        """Copy answers into free slots nearer the start; on return both copies exist and are durable."""
         descriptor = self._own_descriptor()
         placed = ((name, self._index.get(name)) for name in self._index)
         last = heapq.nlargest(MOVES, ((place.slot, name, place) for name, place in placed if place is not None))
@@ -459,7 +460,7 @@ class Journal:
         for slot, name, place in last:
             target = self._take_slots(place.slots)
             if target is None:
-                continue  # no room for one of several slots, before smaller ones have moved together
+                continue  # no room for a multi-slot answer until smaller ones have moved
             if target > slot:
                 self._free += range(target, target + place.slots)
                 continue
@@ -472,13 +473,13 @@ class Journal:
         return moved
 
     def _cut(self, end: int, left: Sequence[JournalPlace]) -> None:
-        """Wipe the places that answers were moved from, and end the file."""
+        """Wipe the places that answers were moved from, and truncate the file."""
         for place in left:
             os.pwrite(self._own_descriptor(), bytes(place.slots * SLOT), place.slot * SLOT)
         os.ftruncate(self._own_descriptor(), end * SLOT)
 
     def _sweep_unowned(self, mine: Path | None, now: int) -> None:
-        """The same in files whose processes have ended; one without an answer is removed."""
+        """Sweep files whose processes have ended; removes those without an answer."""
         for path in self._paths():
             if path == mine:
                 continue
@@ -499,20 +500,20 @@ class Journal:
                 elif over:
                     _sync(descriptor)
             except OSError:
-                pass  # its process lives, or it is gone by now
+                pass  # its process is running, or the file is gone by now
             finally:
                 os.close(descriptor)
 
     # The file
 
     def close(self) -> None:
-        """Let go of the file; the next process goes on in it."""
+        """Release the file; the next process continues in it."""
         self._leave()
         while self._lost:
             os.close(self._lost.pop())
 
     def _leave(self) -> None:
-        """Go on without the file."""
+        """Continue without the file."""
         if self._descriptor is not None:
             self._lost.append(self._descriptor)
         self._descriptor = self._path = None
@@ -529,7 +530,7 @@ class Journal:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
-                    raise FileNotFoundError  # swept away since it was opened
+                    raise FileNotFoundError  # swept since it was opened
             except OSError:
                 os.close(descriptor)
                 continue
@@ -540,13 +541,13 @@ class Journal:
         raise OSError(0, "all journal files are in use")
 
     def _grow(self) -> None:
-        """Allocate by writing: room that is only promised may not be there when an answer comes."""
+        """Allocate by writing: space that is only promised may be missing when an answer comes."""
         descriptor, count = self._own_descriptor(), self._index.count
         written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
         os.fsync(descriptor)
-        sync_folder(self._folder)  # the file may be new: without its name its bytes would be lost with the power
+        sync_folder(self._folder)  # the file may be new: without its name a power failure would lose its bytes
         self._index.resize(count + GROWTH)
         for slot in range(count, count + GROWTH):
             heapq.heappush(self._free, slot)
@@ -558,7 +559,7 @@ class Journal:
 
 
 def _index_file(descriptor: int, known: _Seen | None) -> _Seen:
-    """The index of a file: the known one where the file has not changed."""
+    """The index of a file: the known one if the file has not changed."""
     state = _state(descriptor)
     if known is not None and known.state == state:
         return known

@@ -1,8 +1,8 @@
-"""Committing what the host's answer journal holds and the database does not: after a crash, or an older database.
+"""Commit what the host's answer journal holds and the database does not: after a crash, or with an older database.
 
-Answers of processes that are gone and of living ones that cannot commit are treated alike: the row decides by
-compare-and-set, so that adopting twice, or beside the owner, changes nothing. The answer of a connection that was
-disconnected meanwhile goes to its pending revocation, so that these tokens end too.
+Answers of ended processes and of running ones that cannot commit are treated alike: the row decides by compare-and-set,
+so that adopting twice, or at the same time as the owner, changes nothing. The answer of a connection that was
+disconnected in the meantime goes to its pending revocation, so that these tokens end too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vault.upstream import UpstreamPolicy
 log = logging.getLogger("token_vault.rotation")
 
 PAGE = 500  # connections whose generations are read at once
-AT_ONCE = 5  # answers that are committed at once: half of the connections to the database stay for others
+AT_ONCE = 5  # answers committed at once: half of the database connections stay for others
 _GENERATIONS = f"""
     select k.id, k.generation from connections k
     left join upstream_revocations r on r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
@@ -35,9 +35,9 @@ _GENERATIONS = f"""
 
 
 async def adopt_if_ahead(vault: Vault, facts: ConnectionFacts) -> bool:
-    """As `adopt`, before each send: cheap where nothing says that there is more than the row knows.
+    """Like `adopt`, before each send: cheap when nothing suggests that the journal is ahead of the row.
 
-    A row without a send or a lease says so only as long as the database has not gone back in time.
+    A row without a send or a lease shows that only as long as the database has not gone back in time.
     """
     if facts.sent_at is None and facts.lease_owner is None:
         era = vault.database.server_changes
@@ -63,8 +63,9 @@ async def _adopt_any(vault: Vault, facts: ConnectionFacts, entries: Sequence[Jou
 
 
 async def hand_over(vault: Vault, connection_id: str) -> bool:
-    """Give a disconnected connection's pending revocation the newer answer that this host may hold; whether it holds
-    any answer of it.
+    """Give a disconnected connection's pending revocation the newer answer that this host may hold.
+
+    Returns whether this host holds any answer of it.
     """
     entries = await vault.journal.find(connection_id)
     facts = await leases.read(vault.database, connection_id) if entries else None
@@ -74,7 +75,7 @@ async def hand_over(vault: Vault, connection_id: str) -> bool:
 
 
 async def adopt_all(vault: Vault) -> int:
-    """Commit every answer of this host that is newer than its row; how many there were. Done at start."""
+    """Commit every answer of this host that is newer than its row; how many there were. Runs at start."""
     newest = await vault.journal.newest()
     if not newest:
         return 0
@@ -94,8 +95,9 @@ async def adopt_all(vault: Vault) -> int:
 
 
 async def _adopt_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Sequence[bool | None]:
-    """For each connection whether its row changed; None where that was refused. They have nothing in common, so some
-    are committed at a time.
+    """For each connection whether its row changed; None if refused.
+
+    The connections are independent, so several are committed at a time.
     """
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -103,7 +105,7 @@ async def _adopt_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Sequence
         async with places:
             try:
                 return await _adopt_any(vault, facts, await vault.journal.find(facts.connection_id, anew=False))
-            except VaultError as error:  # one account's trouble is not the others'
+            except VaultError as error:  # one account's failure must not stop the others
                 log.warning("answer not adopted", extra={"connection": facts.connection_id, "code": error.code})
                 return None
 
@@ -121,7 +123,7 @@ async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, in
 
 
 def _went_back(facts: ConnectionFacts, generation: int) -> bool:
-    """Whether no crash explains that the journal is ahead: the refresh of this generation left no trace in the row."""
+    """Whether no crash explains why the journal is ahead: this generation's refresh left no trace in the row."""
     is_untouched = facts.sent_at is None and facts.lease_owner is None
     return not facts.is_ended and (generation > facts.generation or is_untouched)
 

@@ -1,11 +1,11 @@
-"""The bytes of the answer journal: slots, what lies in them, and an index of one file that is made of their heads.
+"""The bytes of the answer journal: slots, their contents, and a file's index built from the heads of answers.
 
-A file is a row of slots of `SLOT` bytes, zero when free. An answer takes as many neighbouring slots as it needs. The
-first begins with a head: `TVJ1` where one slot is enough, else `TVJ2`; the length of the body (4 bytes), a tag of the
+A file is a row of slots of `SLOT` bytes, zero when free. An answer takes as many adjacent slots as it needs. The first
+begins with a head: `TVJ1` when one slot is enough, else `TVJ2`; the length of the body (4 bytes), a tag of the
 connection (16), the SHA-256 of the whole body (32); then the body. Each further slot begins with `TVJ+`, so that it is
-never taken for a head. The body is JSON with what is not secret, and the sealed answer at its end, so that the first
-bytes say whose and how new it is. A torn write fails the checksum and counts as not written. Byte format in
-`FORMATS.md`; whose file it is, and when it is written, is `vault.refresh.journal`.
+never read as a head. The body is JSON with the facts that are not secret, then the sealed answer, so that the first
+bytes say whose it is and how new. A torn write fails the checksum and counts as not written. Byte format in
+`FORMATS.md`; `vault.refresh.journal` owns the files and writes them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SLOT = 8192  # bytes: an answer with two ordinary tokens
 LONGEST = 32  # slots of one answer: 64 KiB of new tokens for 64 KiB of spent ones
 _HEADER = struct.Struct(">4sI16s32s")
 _SHORT, _LONG, _MORE = b"TVJ1", b"TVJ2", b"TVJ+"
-_FIRST, _NEXT = SLOT - _HEADER.size, SLOT - len(_MORE)  # bytes of a body that its first and each further slot hold
-_GLANCE = 512  # bytes that hold the head and the facts before the sealed answer
+_FIRST, _NEXT = SLOT - _HEADER.size, SLOT - len(_MORE)  # bytes of body in the first slot and in each further slot
+_GLANCE = 512  # bytes for the head and the facts before the sealed answer
 _FACTS = re.compile(
     rb'\{"connection_id":"([ !#-\[\]-~]*)","generation":(\d{1,18}),"owner":"[^"\\]*",'
     rb'"fence":(\d{1,18}),"at":(\d{1,18}),"sealed":"'
@@ -38,7 +38,7 @@ _FACTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One answer: what `owner` was given for the refresh token of `generation`."""
+    """One answer: what `owner` received for the refresh token of `generation`."""
 
     connection_id: str
     generation: int
@@ -49,17 +49,17 @@ class JournalEntry:
 
     @property
     def age(self) -> tuple[int, int]:
-        """Orders the answers of one connection, the newest last."""
+        """Sorts the answers of one connection, newest last."""
         return self.generation, self.fence
 
 
 def slots_for(body: int) -> int:
-    """How many slots a body of so many bytes takes."""
+    """The number of slots for a body of this many bytes."""
     return 1 if body <= _FIRST else 1 - (_FIRST - body) // _NEXT
 
 
 def slots_for_answer(tokens: int) -> int:
-    """How many slots an answer takes that holds tokens of so many bytes: sealed, in base64, with the facts."""
+    """The number of slots for an answer with tokens of this many bytes: sealed, in base64, with the facts."""
     return min(LONGEST, slots_for(tokens * 4 // 3 + 1024))
 
 
@@ -85,7 +85,7 @@ def encode(entry: JournalEntry) -> bytes:
 
 
 def decode(record: bytes) -> JournalEntry | None:
-    """The answer that begins with these bytes; None for an empty, torn or foreign one."""
+    """The answer that begins with these bytes; None for an empty, torn or unknown one."""
     if len(record) < _HEADER.size:
         return None
     magic, length, tag, checksum = _HEADER.unpack_from(record)
@@ -120,7 +120,7 @@ def _tag(connection_id: str) -> bytes:
 
 
 class JournalPlace(NamedTuple):
-    """Where an answer lies, and how new it says it is. Whether it is whole shows when it is read."""
+    """Where an answer is, and how new it says it is. Reading it shows whether it is whole."""
 
     slot: int
     slots: int
@@ -130,17 +130,17 @@ class JournalPlace(NamedTuple):
 
     @property
     def age(self) -> tuple[int, int]:
-        """As that of the entry."""
+        """Like `JournalEntry.age`."""
         return self.generation, self.fence
 
 
 def read(descriptor: int, place: JournalPlace) -> JournalEntry | None:
-    """The whole answer; None where it is torn, or something else lies there by now."""
+    """The whole answer; None when it is torn, or something else is there by now."""
     return decode(os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
 
 
 class Index:
-    """Where the newest answer of each connection lies in one file: about 200 bytes of memory each."""
+    """Where the newest answer of each connection is in one file: about 200 bytes of memory each."""
 
     def __init__(self) -> None:
         self.count = 0  # slots of the file
@@ -154,32 +154,32 @@ class Index:
         return iter(self._slots)
 
     def get(self, connection_id: str) -> JournalPlace | None:
-        """Where the answer for this connection lies."""
+        """Where the answer for this connection is."""
         slot = self._slots.get(connection_id)
         return None if slot is None else JournalPlace(slot, *self._facts[4 * slot : 4 * slot + 4])
 
     def put(self, connection_id: str, place: JournalPlace) -> None:
-        """Note an answer, in place of the one known before."""
+        """Add an answer, replacing the earlier one."""
         self._slots[connection_id] = place.slot
         self._facts[4 * place.slot : 4 * place.slot + 4] = array("q", place[1:])
 
     def touch(self, connection_id: str, *, at: int) -> None:
-        """Keep an answer as if it were of this instant."""
+        """Keep an answer as if it were written now."""
         self._facts[4 * self._slots[connection_id] + 3] = at
 
     def drop(self, connection_id: str) -> None:
-        """Forget an answer."""
+        """Remove an answer."""
         del self._slots[connection_id]
 
     def resize(self, count: int) -> None:
-        """The file has so many slots now."""
+        """Set the file's number of slots."""
         self.count = count
         if len(self._facts) < 4 * count:
             self._facts.extend(array("q", bytes(8 * (4 * count - len(self._facts)))))
         del self._facts[4 * count :]
 
     def free(self) -> list[int]:
-        """The slots in which no known answer lies, in order."""
+        """The slots without a known answer, in order."""
         taken = bytearray(self.count)
         for slot in self._slots.values():
             for further in range(slot, min(self.count, slot + self._facts[4 * slot])):
@@ -199,7 +199,7 @@ class Index:
 
     def _keep_newer(self, descriptor: int, connection_id: str, place: JournalPlace) -> None:
         known = self.get(connection_id)
-        if known is not None:  # a larger answer was written elsewhere, and its writer ended before it wiped the old one
+        if known is not None:  # a larger answer was written elsewhere, and its writer ended before wiping the old one
             newer, older = (place, known) if place.age > known.age else (known, place)
             place = older if read(descriptor, newer) is None else newer
         self.put(connection_id, place)
@@ -218,15 +218,16 @@ def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
         name, generation, fence, at = facts.groups()
         return name.decode(), JournalPlace(slot, slots, int(generation), int(fence), int(at))
     place = JournalPlace(slot, slots, 0, 0, 0)
-    entry = read(descriptor, place)  # a name longer than any of ours
+    entry = read(descriptor, place)  # a longer name than any of ours
     if entry is None:
         return None
     return entry.connection_id, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at)
 
 
 def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str]) -> None:
-    """Overwrite what free slots still hold of answers for these connections: only the first bytes of an answer are
-    taken back when a newer one is written elsewhere.
+    """Overwrite what free slots still hold of answers for these connections.
+
+    Writing a newer answer elsewhere wipes only the first bytes of the old one.
     """
     tags, count, known = {_tag(name) for name in names}, 0, frozenset(free)
     for slot in free:

@@ -1,12 +1,11 @@
-"""Who may spend a connection's refresh token, as SQL: the lease, the intent, and the storing of what came back.
+"""Who may spend a connection's refresh token, as SQL: the lease, the intent, and storing the answer.
 
-A lease is a row's `lease_owner`, `lease_until` and `fence`; an intent is the durable sentence "this owner is about to
-spend generation n". An intent whose generation is the row's and that no lease covers is *unresolved*: the token may
-have been spent. Sending, waiting and deciding is `vault.refresh.rotation`; nothing here waits for anything but the
-database.
+A lease is a row's `lease_owner`, `lease_until` and `fence`; an intent is the durable statement "this owner is about to
+spend generation n". An intent for the row's generation without a covering lease is *unresolved*: the token may have
+been spent. `vault.refresh.rotation` sends, waits and decides; this module waits for nothing but the database.
 
-Owner and fence name one attempt, committed or not, for ever. What ends an attempt changes what it finds under that
-name and nothing else, so that it may be done late, twice, or for an attempt that was never committed.
+Owner and fence name one attempt, committed or not, for ever. What ends an attempt changes only what it finds under that
+name, so it may run late, twice, or for an attempt that was never committed.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _FACTS = """
 """
 _READ = f"{_FACTS} and k.id = :id"
 _READ_PAGE = f"{_FACTS} and k.id in ({_PAGE_IDS})"
-# The fence makes the claim void if anybody claimed since the row was read, even if they have let go again.
+# The fence voids the claim if anybody claimed since the row was read, even if they have released it.
 _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = :fence
     where tenant = :tenant and id = :id and generation = :generation and fence = :read_fence and state = :active
@@ -81,7 +80,7 @@ _LAPSE = """
 """
 _OF_ATTEMPT = "where tenant = :tenant and connection_id = :id and owner = :owner and fence = :fence"
 _SETTLE = f"update intents set settled_at = :now {_OF_ATTEMPT} and settled_at is null"  # noqa: S608  constants
-# Without its fence the intent is that of no attempt any more: an undoing that is repeated finds nothing.
+# Without its fence the intent belongs to no attempt: a repeated undo finds nothing.
 _UNSEND = f"update intents set sends = sends - 1, settled_at = :now, fence = null {_OF_ATTEMPT}"  # noqa: S608
 _DROP_UNSENT = "delete from intents where tenant = :tenant and connection_id = :id and sends <= 0"
 _DROP_INTENT = f"delete from intents {_OF_ATTEMPT}"  # noqa: S608
@@ -145,7 +144,7 @@ _END = """
 
 @dataclass(frozen=True, slots=True)
 class ConnectionFacts:
-    """A connection's row as a refresh needs it; `fence` and `generation` name the exact state that was read."""
+    """A connection's row as a refresh needs it; `fence` and `generation` identify the exact state that was read."""
 
     connection_id: str
     user_id: str
@@ -170,18 +169,18 @@ class ConnectionFacts:
     wrapped: bytes | None = field(repr=False)
     kek_id: str = ""
     salt: bytes | None = field(repr=False, default=None)
-    retry_at: int | None = None  # its sends met silence: none before this
+    retry_at: int | None = None  # its sends got no answer: none before this time
 
     def is_leased(self, now: int) -> bool:
         return self.lease_until is not None and now < self.lease_until
 
     @property
     def answer_size(self) -> int:
-        """Bytes of the tokens that a refresh deals with, if the new ones are as long: the spent one, and both new."""
+        """Bytes of the tokens that a refresh handles, if the new ones are as long: the spent one and both new ones."""
         return 2 * len(self.refresh_sealed or b"") + len(self.access_sealed or b"")
 
     async def key(self, ring: KeyRing) -> ConnectionKey:
-        """The connection's key from the columns read with it."""
+        """The connection's key, from the columns read with it."""
         if self.wrapped is None or self.salt is None:
             raise CiphertextRejected("This connection's key was destroyed.")
         return await ring.connection_key(
@@ -194,13 +193,13 @@ class ConnectionFacts:
 
 
 async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> ConnectionFacts | None:
-    """The row of one connection, whoever owns it: for code that was led to it by a checked exchange."""
+    """The row of one connection, of any owner: for code that a checked exchange led to it."""
     row = await reader.fetch_one(_READ, {"tenant": TENANT, "id": connection_id, "scope_key": scope_key})
     return None if row is None else _to_facts(row)
 
 
 async def read_page(reader: Reader, connection_ids: Sequence[str]) -> Mapping[str, ConnectionFacts]:
-    """As `read`, of at most `PAGE` connections in one go; those that are not there are left out."""
+    """Like `read`, for at most `PAGE` connections at once; skips missing ones."""
     if not connection_ids:
         return {}
     rows = await reader.fetch(
@@ -239,13 +238,13 @@ def _to_facts(row: Row) -> ConnectionFacts:
 
 
 async def list_unresolved(reader: Reader, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
-    """Every owner's sends of the row's refresh token that have no stored answer."""
+    """Every owner's sends of the row's refresh token without a stored answer."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     return tuple(_to_unresolved(row) for row in await reader.fetch(_UNRESOLVED, which))
 
 
 async def list_unresolved_page(reader: Reader, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
-    """As `list_unresolved`, of at most `PAGE` connections in one go, by connection."""
+    """Like `list_unresolved`, for at most `PAGE` connections at once, by connection."""
     if not page:
         return {}
     which = page_values("id", [facts.connection_id for facts in page], PAGE)
@@ -266,9 +265,9 @@ def _to_unresolved(row: Row) -> Unresolved:
 
 
 def next_fence(fence: int) -> int:
-    """The name of a new attempt: no other one has it, and the answers of a connection sort by it.
+    """The name of a new attempt: unique, and the answers of a connection sort by it.
 
-    A column holds about 10^8 of them. The release before this one counts on from it by one.
+    A column holds about 10^8 of them. The previous release continues from it by one.
     """
     return fence + 2 + secrets.randbits(36)
 
@@ -294,7 +293,7 @@ class Lease:
 
     @classmethod
     def attempt(cls, facts: ConnectionFacts, *, owner: str) -> Lease:
-        """A new attempt to spend what was read; it has to be claimed."""
+        """A new attempt to spend what was read; it must be claimed."""
         return cls(facts.connection_id, owner, generation=facts.generation, fence=next_fence(facts.fence))
 
 
@@ -307,10 +306,10 @@ async def claim(
     gone: str | None = None,
     attempt: Lease | None = None,
 ) -> Lease | None:
-    """Take the lease and write the intent down, in one commit before the first byte; None when somebody was first.
+    """Take the lease and write the intent, in one commit before the first byte; None when another was first.
 
-    `gone` is the owner that has certainly ended: its lease, and no other, does not have to lapse. Who wants to undo a
-    claim whose commit fails makes the `attempt` first.
+    `gone` is an owner that has certainly ended: its lease, and no other, does not have to lapse. To be able to undo a
+    claim whose commit fails, make the `attempt` first.
     """
     lease = attempt or Lease.attempt(facts, owner=owner)
     read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
@@ -327,13 +326,13 @@ def _claim_program(parameters: Mapping[str, Value]) -> Program[bool]:
 
 
 async def release(transaction: Transaction, lease: Lease) -> None:
-    """Give the lease back; the intent is another matter."""
+    """Release the lease; the intent stays."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     await transaction.execute(_RELEASE, {**which, "fence": lease.fence, "owner": lease.owner})
 
 
 async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> bool:
-    """Nothing left under this claim; earlier sends of the same owner stay unresolved. False: it was no claim."""
+    """Nothing was sent under this claim; earlier sends of the same owner stay unresolved. False: it was no claim."""
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     if not await transaction.execute(_UNSEND, {**which, "owner": lease.owner, "fence": lease.fence, "now": now}):
@@ -343,9 +342,9 @@ async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> bool:
 
 
 async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
-    """The provider kept silent: the token may have been spent, and nobody can bring the answer any more.
+    """The provider did not answer: the token may have been spent, and no answer can come any longer.
 
-    False: it was settled before, or its end has come otherwise.
+    False: it was settled before, or its end came otherwise.
     """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
@@ -353,15 +352,15 @@ async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
 
 
 async def pause(transaction: Transaction, facts: ConnectionFacts, *, until: int) -> None:
-    """No process sends this refresh token before `until`, while its sends are unresolved."""
+    """While its sends are unresolved, no process sends this refresh token before `until`."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     await transaction.execute(_PAUSE, {**which, "retry_at": until})
 
 
 async def resolve(transaction: Transaction, lease: Lease) -> bool:
-    """The provider answered, and the answer changes nothing here: the sends of this owner have ended.
+    """The provider answered, and the answer changes nothing here: this owner's sends have ended.
 
-    False: their end was written down before.
+    False: their end was written before.
     """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
@@ -369,32 +368,32 @@ async def resolve(transaction: Transaction, lease: Lease) -> bool:
 
 
 async def await_others(transaction: Transaction, connection_id: str) -> None:
-    """Wait until no other transaction can change the row any more: one whose end was not told may still be committed.
+    """Wait until no other transaction can change the row: one of unknown outcome may still commit.
 
-    From here on the transaction sees what became of it. On SQLite it has ended before this one begins.
+    From here on the transaction sees its outcome. On SQLite it has ended before this one begins.
     """
     await transaction.execute(_AWAIT_OTHERS, {"tenant": TENANT, "id": connection_id})
 
 
 async def unsettled_owners(reader: Reader) -> tuple[str, ...]:
-    """Everybody who may still bring the answer to a send, as far as is written down."""
+    """Every owner that may still bring the answer to a send, as far as is recorded."""
     return tuple(text(row, "owner") for row in await reader.fetch(_UNSETTLED_OWNERS, {"tenant": TENANT}))
 
 
 async def settle_all(transaction: Transaction, owner: str, *, now: int) -> None:
-    """This owner has certainly ended, and with it its sends."""
+    """This owner has certainly ended, and its sends with it."""
     await transaction.execute(_SETTLE_ALL, {"tenant": TENANT, "owner": owner, "now": now})
 
 
 async def outdate(transaction: Transaction, lease: Lease) -> None:
-    """An answer for an ended connection was dealt with: its journalled copy is older than the row from now on."""
+    """An answer for an ended connection was handled: its journal copy is older than the row from now on."""
     await resolve(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "next": lease.generation + 1}
     await transaction.execute(_OUTDATE, which)
 
 
 async def lapse(transaction: Transaction, facts: ConnectionFacts) -> None:
-    """Clear a lease that ran out with its send unresolved, so that listings show the connection as ambiguous."""
+    """Clear an expired lease whose send is unresolved, so that listings show the connection as ambiguous."""
     await transaction.execute(_LAPSE, {"tenant": TENANT, "id": facts.connection_id, "fence": facts.fence})
 
 
@@ -408,14 +407,14 @@ class SealedAnswer:
     scopes: frozenset[str]
     scope_key: str | None = None
     idle_expires_at: int | None = None  # of the grant, unless it is refreshed again
-    may_have_narrowed: bool = True  # False: the provider makes none, so that there are none to clear away
-    ends_narrowed: bool = False  # the provider ended the access tokens before this one, narrowed ones too
+    may_have_narrowed: bool = True  # False: the provider makes none, so there are none to delete
+    ends_narrowed: bool = False  # the provider ended earlier access tokens, narrowed ones too
 
 
 async def store_narrowed(
     transaction: Transaction, connection_id: str, *, scope_key: str, sealed: bytes, at: tuple[int, int, int]
 ) -> None:
-    """Keep a token that was made from the full one; `at` is its generation, now, and its end."""
+    """Keep a token made from the full one; `at` is its generation, the current time, and its expiry."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}
     generation, now, expires_at = at
     token: Mapping[str, Value] = {"next": generation, "sealed": sealed, "now": now, "expires_at": expires_at}
@@ -424,7 +423,7 @@ async def store_narrowed(
 
 
 async def store(transaction: Transaction, lease: Lease, refreshed: SealedAnswer, *, following: int, now: int) -> bool:
-    """Compare-and-set the row from the lease's generation to `following`; False when it has moved or ended."""
+    """Compare-and-set the row from the lease's generation to `following`; False when it changed or ended."""
     return await transaction.perform(_store_program(lease, refreshed, following=following, now=now))
 
 
@@ -459,7 +458,7 @@ def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now
 
 
 async def end(transaction: Transaction, facts: ConnectionFacts, *, fence: int, reason: str) -> bool:
-    """Mark that only the person can reconnect this account; False when the row has moved since it was read."""
+    """Mark that only the person can reconnect this account; False when the row changed since it was read."""
     changed = await transaction.execute(
         _END,
         {

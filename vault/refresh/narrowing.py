@@ -1,7 +1,7 @@
-"""A narrower token made from the full access token, where the provider does that: nothing is spent, so nothing is lost.
+"""A narrower token made from the full access token, if the provider supports it: nothing is spent, so nothing is lost.
 
-No lease, intent or journal: two processes that do the same at once get two good tokens, and the later one is kept.
-Who asks for it, and the refresh that may have to come first, is `vault.refresh.rotation`.
+No lease, intent or journal: two processes doing the same at once get two good tokens, and the later one is kept.
+`vault.refresh.rotation` calls this, after the refresh that may have to come first.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PARENT_IS_DEAD = "invalid_token"
 def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) -> bool:
     """Whether the full token lives long enough to make another from it.
 
-    A narrowed token ends with the one it was made of, so an ageing one is refreshed first; not where a refresh would
-    end every token that is in use.
+    A narrowed token ends with its full token, so an ageing one is refreshed first, unless a refresh would end every
+    token in use.
     """
     if facts.access_sealed is None:
         return False
@@ -41,7 +41,7 @@ def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) 
 
 @dataclass(frozen=True, slots=True)
 class Narrower:
-    """One wish for a narrower token, and the connection whose full token it is made of."""
+    """One wish for a narrower token, and the connection whose full token it is made from."""
 
     vault: Vault
     upstream: UpstreamOAuth
@@ -54,7 +54,7 @@ class Narrower:
         object.__setattr__(self, "scopes", self.wish.scopes or frozenset())
 
     async def make(self) -> int | None:
-        """The generation of the new token; None: the full token that it would be made of is over."""
+        """The generation of the new token; None: the full token has ended."""
         facts = self.facts
         if facts.access_sealed is None:
             return None
@@ -86,7 +86,7 @@ class Narrower:
         return generation
 
     async def _ask(self, parent: str) -> TokenAnswer | None:
-        """An answer that proves what it carries; None: the provider does not know the full token any more."""
+        """An answer that proves what it carries; None: the provider no longer accepts the full token."""
         facts = self.facts
         outcome = await self.upstream.narrow(parent, self.scopes, item=self.wish.item)
         match outcome:
@@ -109,7 +109,7 @@ class Narrower:
                 assert_never(outcome)
 
     async def _keep(self, sealed: bytes, answer: TokenAnswer, *, generation: int) -> bool:
-        """Store the new token; False when a refresh elsewhere ended it together with the one that it is made of."""
+        """Store the new token; False when another process's refresh ended it together with its full token."""
         facts, database = self.facts, self.vault.database
         now = database.now()
         async with database.transaction() as transaction:
@@ -133,7 +133,7 @@ class Narrower:
         return True
 
     def _expiry(self, answer: TokenAnswer, *, now: int) -> int:
-        """When the new token ends: as the provider says, never after its parent."""
+        """When the new token expires: as the provider says, never after its parent."""
         ends = now + (self.policy.access_lifetime if answer.expires_in is None else answer.expires_in)
         parent = self.facts.access_expires_at
         return ends if parent is None else min(ends, parent)

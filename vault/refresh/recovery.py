@@ -1,8 +1,8 @@
-"""Taking up refreshes that nobody finished, after a crash or a silence, before any caller asks.
+"""Take up unfinished refreshes, after a crash or a silence, before a caller asks.
 
-A provider's grace lasts seconds, so that an answer that died with its process is fetched again at once, and where
-nothing brings it back the person is asked at once. What may be sent is decided by `vault.refresh.rotation`, as for a
-caller; one automatic attempt is made at once, and one at the end of each pause after a silence.
+A provider's grace lasts seconds, so an answer that was lost with its process is fetched again at once; if nothing can
+bring it back, the person is asked at once. `vault.refresh.rotation` decides what may be sent, as for a caller. One
+automatic attempt runs at once, and one at the end of each pause after a silence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ log = logging.getLogger("token_vault.rotation")
 
 AT_ONCE = 10  # refreshes
 
-# From the few intents to their connections (`cross join` keeps SQLite's planner to that order), of a million or not.
+# From the few intents to their connections (`cross join` keeps SQLite's planner to that order), even with a million
+# connections.
 _UNFINISHED = """
     select k.id from (
         select connection_id, generation, sum(sends) as sends from intents
@@ -34,7 +35,7 @@ _UNFINISHED = """
         and k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
     order by k.id
 """
-# As `Connection.status`: a send without a lease, and nobody can bring its answer any more.
+# Like `Connection.status`: a send without a lease whose answer can no longer come.
 _WAITING = """
     select provider, count(*) as accounts, min(since) as since from (
         select k.provider, k.id, min(i.sent_at) as since from intents i
@@ -47,7 +48,7 @@ _WAITING = """
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many accounts of one provider wait for it after a refresh without an answer; the first since then (Unix)."""
+    """How many accounts of one provider wait for it after an unanswered refresh; the first since then (Unix time)."""
 
     provider: str
     accounts: int
@@ -55,16 +56,16 @@ class Waiting:
 
 
 async def list_waiting(reader: Reader) -> tuple[Waiting, ...]:
-    """The providers that did not answer a refresh of some account, and have not since."""
+    """The providers that did not answer a refresh of some account and have not since."""
     rows = await reader.fetch(_WAITING, {"tenant": TENANT, "active": ConnectionState.ACTIVE.value})
     return tuple(Waiting(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows)
 
 
 async def watch(vault: Vault) -> sightings.Rollback | None:
-    """Notice a database that went back in time; behind another server, first commit what this host holds newer.
+    """Notice a database that went back in time; after a change of server, first commit newer answers from this host.
 
-    Also shows that this process lives, before it has anything to refresh: nobody restores the vault under it. Its
-    file may have been cleared away since.
+    Also shows that this process is running, before it has anything to refresh, so that nobody restores the vault under
+    it; its lock file may have been deleted.
     """
     await vault.database.hold_liveness(vault.owner)
     changes = vault.database.server_changes
@@ -81,7 +82,7 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
 
 
 async def take_up(vault: Vault) -> int:
-    """Refresh every connection whose last refresh has no known end, where that may be done now; how many."""
+    """Refresh every connection whose last refresh has an unknown result, if that is allowed now; how many."""
     await takeover.settle_gone(vault)
     which: dict[str, Value] = {
         "tenant": TENANT,
@@ -96,7 +97,7 @@ async def take_up(vault: Vault) -> int:
             refreshes = [
                 rotation.refresh(vault, one.connection_id, if_generation=one.access_generation) for one in some
             ]
-            await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; a defect is logged by the refresh
+            await asyncio.gather(*refreshes, return_exceptions=True)  # refusals; the refresh itself logs a defect
             count += len(some)
     if count:
         log.info("unfinished refreshes taken up", extra={"count": count})
@@ -104,7 +105,7 @@ async def take_up(vault: Vault) -> int:
 
 
 async def _find_sendable(vault: Vault, connection_ids: Sequence[str]) -> list[ConnectionFacts]:
-    """Those of a page whose refresh would be sent now. The refresh itself looks at each again."""
+    """The connections of a page whose refresh would be sent now. The refresh itself checks each again."""
     page = list((await leases.read_page(vault.database, connection_ids)).values())
     sends, now = await takeover.unresolved_sends_page(vault, page), vault.database.now()
     free = [facts for facts in page if await takeover.is_free(vault, facts, now=now)]

@@ -1,11 +1,12 @@
-"""Refreshing an upstream token so that it is never lost: one send at a time, written down before it leaves.
+"""Refresh an upstream token so that it is never lost: one send at a time, recorded before it leaves.
 
 A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
-anybody uses it. It runs as a task that no caller can cancel; callers of one process share it, other processes watch
-the row. A send without an answer leaves its intent behind: whether the token was spent is then unknown, and
-`vault.refresh.rules` says who may send it again, and when. Tokens are never deleted because something failed.
+anybody uses it. It runs as a task that no caller can cancel; callers in one process share it, other processes watch the
+row. A send without an answer leaves its intent behind: it is then unknown whether the token was spent, and
+`vault.refresh.rules` says who may send it again, and when. A failure never deletes tokens.
+
 `vault.refresh.concurrency` keeps the order in this process, `vault.refresh.leases` has the SQL,
-`vault.refresh.spending` sends and stores; who may have which token is decided in `vault.exchange`.
+`vault.refresh.spending` sends and stores; `vault.exchange` decides who may have which token.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = ["RefreshTasks", "Vault", "keep_fresh", "obstacle", "refresh", "refres
 log = logging.getLogger("token_vault.rotation")
 
 PATIENCE = 15.0  # seconds that a caller waits
-_SPREAD = 0.25  # of the time for refreshing ahead
+_SPREAD = 0.25  # fraction of the refresh-ahead time
 WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
 
 
@@ -52,7 +53,7 @@ async def refresh(
     if_generation: int,
     spoiled: int = 0,
 ) -> int:
-    """The generation of a token newer than `if_generation`, fetched by us, by another caller or another process.
+    """The generation of a token newer than `if_generation`, fetched by this caller, another caller or another process.
 
     `spoiled` is the generation of the newest full access token that its API refused. Cancelling the caller leaves the
     refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
@@ -71,7 +72,7 @@ async def refresh(
 
 
 def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
-    """Start a refresh that nobody waits for, while the token is still good, when its turn comes."""
+    """Queue a refresh without a waiting caller, while the token is still good."""
     _ahead(vault, provider, TokenWish(connection_id, if_generation))
 
 
@@ -82,10 +83,10 @@ def _ahead(vault: Vault, provider: str, wish: TokenWish) -> None:
 
 
 def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: TokenWish, now: int) -> None:
-    """See to it that a token in use is replaced before it dies: now if it is time, else by an appointment.
+    """Arrange for a token in use to be replaced before it expires: now if it is time, otherwise by a timer.
 
-    Not where a refresh kills the old token, which may be in use in other processes or with agents: there it serves to
-    its end. `wish` asks for the next one after `token`.
+    Not if a refresh kills the old token, which other processes or agents may be using: that one is used until it
+    expires. `wish` asks for the token after `token`.
     """
     policy = vault.policies.get(held.provider)
     if policy is None or policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
@@ -97,12 +98,12 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Token
     due_at = token.ageing_at
     if due_at is None or vault.tasks.timers.is_made(held.id, wish.scope_key, generation=token.generation):
         return
-    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # tokens of one moment, and replicas, not at once
+    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # spreads tokens and replicas of one moment
     vault.tasks.timers.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
 
 
 async def _fly(vault: Vault, wish: TokenWish) -> int | VaultError:
-    """The task: refusals are values, because they belong to all callers; anything else is a defect and is logged."""
+    """The task: refusals are values, because all callers share them; anything else is a defect and is logged."""
     try:
         return await vault.tasks.take_turn(
             wish.connection_id, lambda: _get(vault, wish) if wish.scopes is None else _narrow(vault, wish)
@@ -115,7 +116,7 @@ async def _fly(vault: Vault, wish: TokenWish) -> int | VaultError:
 async def _narrow(vault: Vault, wish: TokenWish) -> int:
     """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
 
-    A full token that the provider does not know any more is refreshed once, too.
+    A full token that the provider no longer accepts is also refreshed once.
     """
     dead = 0
     for _ in range(2):
@@ -141,7 +142,7 @@ async def _narrow(vault: Vault, wish: TokenWish) -> int:
 
 
 async def _get(vault: Vault, wish: TokenWish) -> int:
-    """Look, claim and send; or watch whoever was first."""
+    """Look, claim and send; or watch the process that was first."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
     wait = WATCH[0]
@@ -166,8 +167,10 @@ async def _get(vault: Vault, wish: TokenWish) -> int:
 async def _in_place(
     vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float, until: float
 ) -> int | None:
-    """Claim and send with a place among the provider's refreshes. Whoever waited for it goes by the row as it is then,
-    and keeps the place meanwhile: to queue again would wake everybody behind for nothing.
+    """Claim and send with a slot among the provider's refreshes.
+
+    A caller that waited for the slot goes by the row as it is then, and keeps the slot meanwhile: queueing again would
+    wake everybody behind it for nothing.
     """
     loop, provider = asyncio.get_running_loop(), facts.provider
     at_once = await _enter(vault, provider, patience=until - loop.time())
@@ -187,7 +190,7 @@ async def _in_place(
 
 
 async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
-    """A place among the refreshes at the provider; False when it took time, so that the row has to be read again."""
+    """Take a slot among the provider's refreshes; False when it took time, so that the row must be read again."""
     try:
         return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
@@ -197,7 +200,7 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
 
 
 async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float) -> int | None:
-    """Claim a free lease and send once; None: look at the row again."""
+    """Claim a free lease and send once; None: read the row again."""
     now = vault.database.now()
     if await journal_recovery.adopt_if_ahead(vault, facts):
         return None
@@ -209,7 +212,7 @@ async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, rea
     lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
     if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
         return await spender.spend(lease)
-    if lease is not None:  # we slept: what was decided may not hold any more
+    if lease is not None:  # we slept: the decision may be stale
         await attempts.write(vault, facts.connection_id, attempts.undo_claim(vault, lease))
     return None
 
@@ -217,7 +220,7 @@ async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, rea
 def _look(
     vault: Vault, wish: TokenWish, *, facts: ConnectionFacts | None, now: int
 ) -> tuple[ConnectionFacts, int | None]:
-    """Refuse what cannot be refreshed; the generation of a newer token where there already is one."""
+    """Refuse what cannot be refreshed; the generation of a newer token if there is one."""
     if facts is None or facts.is_ended:
         raise ConnectionRequired(
             "This account was disconnected. Connect it again on the connections page.",
@@ -229,7 +232,7 @@ def _look(
         raise needs_reauth(facts)
     newest = facts.access_generation if wish.scopes is None else facts.narrowed_generation
     has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
-    if newest > wish.generation and not has_ended:  # an answer that was adopted late may be over
+    if newest > wish.generation and not has_ended:  # an answer that was adopted late may have expired
         return facts, newest
     waiting = vault.tasks.seconds_paused(wish, now=now, generation=facts.generation)
     if waiting:
@@ -251,7 +254,7 @@ def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
 async def _refuse_unresolved(
     vault: Vault, facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int, spoiled: int
 ) -> None:
-    """Refuse while a send of this very token has no known end, unless sending it again is free."""
+    """Refuse while a send of this token has an unknown result, unless sending it again is harmless."""
     refusal = await takeover.refusal(vault, facts, policy=policy, now=now, spoiled=spoiled)
     if refusal is None:
         return
@@ -272,7 +275,7 @@ async def obstacle(
 ) -> VaultError | None:
     """What a refresh of this connection would be refused with before anything is sent; changes nothing.
 
-    `sends`: what `takeover.unresolved_sends` says of it, where it was read.
+    `sends`: the result of `takeover.unresolved_sends`, if already read.
     """
     if facts.state is not ConnectionState.ACTIVE:
         return needs_reauth(facts)
@@ -288,7 +291,7 @@ async def obstacle(
 
 
 async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> Lease | None:
-    """Claim in one commit. One that is reported failed may have happened: it is undone, since nothing was sent."""
+    """Claim in one commit. If the commit fails it may still have happened: undo the claim, since nothing was sent."""
     attempt = Lease.attempt(facts, owner=vault.owner)
     now = vault.database.now()
     try:

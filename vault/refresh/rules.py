@@ -1,22 +1,22 @@
 """The rules of spending a rotating refresh token, without storage or clock: who may send, and what an answer changes.
 
 `vault.refresh.rotation` decides with these functions, and the exhaustive model in the tests explores every interleaving
-with the same ones. Twelve rules, each forced by a counter-example:
+with the same ones. Twelve rules, each forced by a counterexample:
 
 1. A token that dies when it is used is taken over on proof that its sender is gone, never on an expired lease.
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
 3. An intent counts for its own generation until its owner reports; an answer that is not newer changes nothing.
 4. A late answer is kept, whoever holds the lease by then.
 5. A retry inside a provider's grace starts only while more than two request deadlines of it are left. A send that
-   seems to lie in the future was written by another clock: nothing is known of the grace then.
-6. A claim that slept longer than one request deadline is void: what was true when it was decided may not be now.
-7. That an owner is gone ends its own lease only, never the live lease of a live owner.
-8. No two attempts share a fence: what is made good after a commit of unknown end touches its own attempt only.
+   seems to lie in the future was written by another clock: nothing is known about the grace then.
+6. A claim that slept longer than one request deadline is void: what was true at the decision may not be true now.
+7. An owner that is gone loses only its own lease; the live lease of a live owner stays.
+8. No two attempts share a fence: undoing a commit of unknown outcome touches its own attempt only.
 9. An intent changes only through the attempt that is in it, whoever holds the lease by then.
-10. That nothing shows that an owner lives is no proof of its end: only a lock that it held and holds no longer is.
+10. The absence of a sign of life does not prove that an owner ended: only a lock that it held and no longer holds does.
 11. Silence never ends a connection. Its token is tried again after a pause that grows with the silence: where re-use
    revokes, a try after the old access token has ended costs nothing that is not lost already.
-12. Where re-use revokes, no try follows a request that the provider may still be busy with: the try would be answered
+12. Where re-use revokes, no try follows a request that the provider may still be processing: the try would be answered
    first, and the request would then be the re-use.
 """
 
@@ -30,29 +30,29 @@ from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 LEASE = 60  # seconds; longer than a claim's life and a send together
 PAUSE = (60, 86400)  # seconds, least and most, between tries of a token whose sends stay unanswered
-HANDLING = 30  # seconds after a request without an answer, in which its provider may still handle it
-CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in the future says nothing of its age
+HANDLING = 30  # seconds after an unanswered request in which its provider may still process it
+CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in the future says nothing about its age
 
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """The current refresh token's sends by one owner that nobody has reported the end of."""
+    """One owner's sends of the current refresh token whose result is not reported."""
 
     owner: str
     sent_at: int  # of the first of them
     sends: int = 1
-    is_settled: bool = False  # nobody can bring the answer any more: it was silence, or the owner is gone
+    is_settled: bool = False  # no answer can come: it was silence, or the owner is gone
 
 
 class SendDecision(Enum):
-    """What to do about a refresh token whose use may be under way."""
+    """What to do about a refresh token whose use may be in progress."""
 
     SEND = auto()
-    WAIT = auto()  # a pause, or somebody may bring the answer, or the old access token is worth more than a try
+    WAIT = auto()  # a pause, or an answer may still come, or the old access token is worth more than a try
 
 
 def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int) -> bool:
-    """Whether the provider still issues again what these sends may have brought."""
+    """Whether the provider still re-issues what these sends may have brought."""
     first_sent_at = min(one.sent_at for one in unresolved)
     left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
     return policy.rotation is RotationMode.GRACE and left > 0 and first_sent_at <= now + CLOCKS
@@ -66,10 +66,10 @@ def may_send(
     access_expires_at: int | None,
     retry_at: int | None = None,
 ) -> SendDecision:
-    """Whether the current refresh token may be sent although these sends of it have no known end.
+    """Whether to send the current refresh token although these sends of it have an unknown result.
 
-    `access_expires_at` is `now` for a token that its API refused. `retry_at` is the end of the row's pause; one that
-    no rule here would set was written by another clock, and is none.
+    `access_expires_at` is `now` for a token that its API refused. `retry_at` is the end of the row's pause; a pause
+    that no rule here would set was written by another clock and is ignored.
     """
     if not unresolved or policy.rotation is RotationMode.NONE:
         return SendDecision.SEND
@@ -89,10 +89,10 @@ def may_send(
 def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, is_over: bool = False) -> int:
     """Seconds until the next try of a token whose newest send, one of these, met silence.
 
-    `is_over`: there was an answer, if only an error, so that the provider is done with the request.
+    `is_over`: an answer came, if only an error, so the provider is done with the request.
 
-    The first try follows at once where it does no harm. Later ones take a quarter of the time that the silence has
-    lasted: whoever comes back is noticed soon, and one that stays away is not pestered.
+    The first try follows at once if it does no harm. Later ones wait a quarter of the silence so far: a provider that
+    comes back is noticed soon, and one that stays away is not pestered.
     """
     if not unresolved or policy.rotation is RotationMode.NONE:
         return 0
@@ -106,24 +106,24 @@ def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, n
 
 
 def may_claim(*, lease_until: int | None, now: int, holder_is_gone: bool) -> bool:
-    """Whether a lease may be taken over; `holder_is_gone` is about the owner of this very lease."""
+    """Whether a lease may be taken over; `holder_is_gone` refers to the owner of this exact lease."""
     return lease_until is None or lease_until <= now or holder_is_gone
 
 
 def is_claim_void(waited: float) -> bool:
-    """Whether a claim that was decided this many seconds ago must not be sent any more."""
+    """Whether a claim that was decided this many seconds ago must not be sent."""
     return waited > SEND_DEADLINE
 
 
 def is_newer(*, spent_generation: int, row_generation: int, holds_lease: bool) -> bool:
     """Whether an answer replaces the row.
 
-    It does while the row still has what it spent; and also when an earlier claim's late answer came in under our
-    lease: the provider issued ours after that one.
+    It does while the row still has what the answer spent, and also when an earlier claim's late answer came in under
+    our lease: the provider issued ours after that one.
     """
     return spent_generation >= row_generation or holds_lease
 
 
 def may_give_up(others: Collection[Unresolved]) -> bool:
-    """Whether a refusal by the provider ends the connection: not while somebody may hold a newer token."""
+    """Whether a refusal by the provider ends the connection: not while another process may hold a newer token."""
     return all(one.is_settled for one in others)

@@ -1,9 +1,9 @@
-"""What this host saw last of its database, so that one that went back in time is noticed.
+"""What this host last saw of its database, to notice one that went back in time.
 
-A restored volume, point-in-time recovery or a standby that lagged brings back rows whose refresh tokens were spent
-since. Two things tell: an answer in this host's journal that is newer than its row, and the end of the activity, which
-only grows. `last-seen.json` in the data directory keeps the end that was seen last; running processes write it twice a
-minute at most. Where the database is found older the file stays as it is, until `token-vault quarantine` or a restore.
+A restored volume, point-in-time recovery or a lagging standby brings back rows whose refresh tokens were spent since.
+Two signs show it: an answer in this host's journal that is newer than its row, and the end of the activity, which only
+grows. `last-seen.json` in the data directory keeps the last seen end; running processes write it at most twice a
+minute. If the database is found older, the file stays as it is until `token-vault quarantine` or a restore.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vault.storage.database import Database, Reader, Value, binary
 log = logging.getLogger("token_vault.storage")
 
 FILE = "last-seen.json"
-SETTLED = ("vault.restored", "vault.quarantined", "vault.rollback_accepted")  # events after which the past counts anew
+SETTLED = ("vault.restored", "vault.quarantined", "vault.rollback_accepted")  # events until the past is counted again
 
 _BATCH = "select hash from event_batches where tenant = :tenant and height = :height"
-# They concern nobody but the vault, which the index `events_of_vault` knows: this may be asked each half minute.
+# These events belong to no user, and the index `events_of_vault` has them: this may be asked every half minute.
 _SETTLED = """
     select at from events where tenant = :tenant and at >= :since
         and user_id is null and client_id is null and connection_id is null
@@ -36,8 +36,8 @@ _SETTLED = """
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The end of the activity when it was seen last, how many rows were found older than the journal since, and where
-    the vault's key came into use (`HEIGHT:SEQUENCE`).
+    """The end of the activity when last seen, the number of rows found older than the journal since, and where the
+    vault's key came into use (`HEIGHT:SEQUENCE`).
     """
 
     height: int = 0
@@ -50,15 +50,15 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """By what a database shows that it went back in time, or that its history was written anew."""
+    """The signs that a database went back in time, or that its history was rewritten."""
 
-    lost_events: int  # at least so many; 0 where others took their place
+    lost_events: int  # at least this many; 0 if others took their place
     older_rows: int  # connections whose newer answers this host's journal held
-    is_rekeyed: bool = False  # the note of where the vault's key came into use is gone, or another one
+    is_rekeyed: bool = False  # the record of where the vault's key came into use is gone or differs
 
 
 def read(data: Path) -> Sighting | None:
-    """What this host saw last; None before the first time, or where the file cannot be read."""
+    """What this host saw last; None before the first time, or when the file cannot be read."""
     try:
         facts: object = json.loads((data / FILE).read_text(encoding="utf-8"))
         return Sighting(**facts) if isinstance(facts, dict) else None  # pyright: ignore[reportUnknownArgumentType] -- our own file
@@ -67,7 +67,7 @@ def read(data: Path) -> Sighting | None:
 
 
 def _write(data: Path, sighting: Sighting) -> None:
-    """Replace the file. Not synced: an older one notices less, and nothing else."""
+    """Replace the file. Not synced: an older one only notices less."""
     unseen = data / f".{FILE}.{secrets.token_hex(4)}"
     try:
         unseen.touch(mode=0o600)
@@ -80,18 +80,18 @@ def _write(data: Path, sighting: Sighting) -> None:
 
 
 def forget(data: Path) -> None:
-    """The database is as it is on purpose: begin anew."""
+    """The database is as it is on purpose: start over."""
     (data / FILE).unlink(missing_ok=True)
 
 
 def note_older_rows(data: Path, count: int, *, now: int) -> None:
-    """So many rows were older than what this host's journal holds."""
+    """Count rows that are older than what this host's journal holds."""
     known = read(data) or Sighting()
     _write(data, replace(known, at=now, older_rows=known.older_rows + count))
 
 
 async def look(reader: Reader, data: Path) -> Rollback | None:
-    """Whether the database is older than what this host saw of it, and nobody has dealt with that since."""
+    """Whether the database is older than what this host saw of it, and this is not yet resolved."""
     seen = read(data)
     if seen is None:
         return None

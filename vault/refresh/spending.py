@@ -1,7 +1,7 @@
-"""Spending a refresh token once, and settling what came back: stored, refused, not sent, or unknown.
+"""Spend a refresh token once, and settle the result: stored, refused, not sent, or unknown.
 
 The caller holds the lease and has written the intent (`vault.refresh.rotation`). An answer is stored before anybody
-uses it, however long the storage takes, and also when the lease has lapsed meanwhile: a late answer may hold the only
+uses it, however long the storage takes, even if the lease has lapsed in the meantime: a late answer may hold the only
 copy of the live token.
 """
 
@@ -50,7 +50,7 @@ BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a n
 
 
 def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
-    """The refusal for a connection that its person has to connect again."""
+    """The refusal for a connection that its person must reconnect."""
     return ConnectionRequired(
         f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
         provider=facts.provider,
@@ -62,7 +62,7 @@ def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
 
 
 def event_of(facts: ConnectionFacts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
-    """An event about a connection; everything that is not plain success is an alarm."""
+    """An event about a connection; everything but plain success is an alarm."""
     return Event(
         kind,
         outcome=outcome,
@@ -86,11 +86,11 @@ def open_refresh_token(key: ConnectionKey, facts: ConnectionFacts) -> str:
 
 
 class NarrowingRefused(TemporarilyUnavailable):
-    """The provider issues no token of just these scopes; the full one is as good as before."""
+    """The provider issues no token for just these scopes; the full one is as good as before."""
 
 
 def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
-    """Whether an answer says that its token carries what was asked, and no more; saying nothing proves nothing."""
+    """Whether an answer says that its token carries what was asked, and no more; silence proves nothing."""
     if answer.scopes is None or not is_within(answer.scopes, asked, policy=policy):
         return False
     return not missing_scopes(asked, answer.scopes | policy.always_granted, policy.covers)
@@ -99,9 +99,9 @@ def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy
 async def without_narrow(
     vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, reason: str = "", answered: frozenset[str] | None = None
 ) -> NarrowingRefused:
-    """The refusal for a token that the provider does not make narrow; noted, so that it is not asked again soon.
+    """The refusal for a token that the provider does not narrow; recorded, so that it is not requested again soon.
 
-    `reason` is the provider's own code; else it `answered` with these scopes, or named none.
+    `reason` is the provider's own code; otherwise it `answered` with these scopes, or named none.
     """
     asked = sorted(wish.scopes or ())
     vault.tasks.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
@@ -123,7 +123,7 @@ def is_about_us(code: str) -> bool:
 class _Fate(Enum):
     STORED = auto()
     MOVED = auto()  # the row holds something newer already
-    ENDED = auto()  # disconnected meanwhile, and its revocation is over
+    ENDED = auto()  # disconnected in the meantime, and its revocation is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Spender:
     refresh_token: str = field(repr=False)
 
     async def spend(self, lease: Lease) -> int | None:
-        """Send, settle, and name the generation of the new token; None: look at the row again."""
+        """Send, settle, and return the generation of the new token; None: read the row again."""
         outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
         if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
             outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
@@ -169,7 +169,7 @@ class Spender:
                 assert_never(outcome)
 
     def _note(self, outcome: RefreshOutcome) -> None:
-        """Let the provider's breaker know; a provider that asks for patience works."""
+        """Update the provider's breaker; a provider that asks for patience works."""
         breakers, provider, now = self.vault.tasks.breakers, self.facts.provider, self.vault.database.now()
         match outcome:
             case Rotated() | Refused(ends_grant=True):
@@ -193,7 +193,7 @@ class Spender:
         self.vault.tasks.pause(self.wish, until=until, generation=self.facts.generation)
 
     async def _give_up(self, lease: Lease, refused: Refused) -> None:
-        """The grant is dead at the provider, unless somebody stored a newer token meanwhile: then look again."""
+        """The grant is dead at the provider, unless a newer token was stored in the meantime: then look again."""
         others = [one for one in await unresolved_sends(self.vault, self.facts) if one.owner != lease.owner]
         is_final, ended = may_give_up(others), False
 
@@ -216,7 +216,7 @@ class Spender:
             )
 
     async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
-        """Our registration or our request is wrong: the token was not looked at and nothing happens to it."""
+        """Our registration or request is wrong: the provider did not look at the token, which stays as it is."""
         kind = "connection.refresh_refused" if self.wish.scopes is None else "narrowing.failed"
         self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
@@ -232,12 +232,12 @@ class Spender:
         )
 
     async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
-        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and nothing happens to it."""
+        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays as it is."""
         await self._unsend(lease)
         return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
 
     async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
-        """Nobody knows whether the token was spent. The intent stays, unless spending it twice is harmless."""
+        """It is unknown whether the token was spent. The intent stays, unless spending it twice is harmless."""
         is_free, wait = self.policy.rotation is RotationMode.NONE, 0
         event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
 
@@ -293,7 +293,7 @@ class Spender:
                     fate, generation = await self._store(transaction, lease, answer, now=at)
                 break
             except (StorageUnavailable, TemporarilyUnavailable):
-                # The only copy of a live token is in our hands: giving up would lose the connection.
+                # We hold the only copy of a live token: giving up would lose the connection.
                 log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
             await asyncio.sleep(wait)
             wait = min(wait * 2, STORE_WAIT[1])
@@ -310,7 +310,7 @@ class Spender:
     async def _store(
         self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
     ) -> tuple[_Fate, int]:
-        """Store on top of the row that was read, or of whatever still holds the token that was spent."""
+        """Store on top of the row that was read, or of any row that still holds the spent token."""
         facts = self.facts
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
@@ -332,7 +332,7 @@ class Spender:
         return _Fate.MOVED, 0
 
     async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> None:
-        """The person connected this account again meanwhile: what is to be ended of the grant before is this answer."""
+        """The person connected this account again in the meantime: the old grant to end is now this answer."""
         if answer.refresh_token is None:
             return
         grant = self._aside(answer, generation=lease.generation)
@@ -352,14 +352,14 @@ class Spender:
         )
 
     def _is_still_held(self, facts: ConnectionFacts) -> bool:
-        """Whether the row still holds the token that we spent: somebody connected again and got no new one."""
+        """Whether the row still holds the token that we spent: the new consent brought no refresh token."""
         try:
             return hmac.compare_digest(open_refresh_token(self.key, facts).encode(), self.refresh_token.encode())
         except CiphertextRejected:
             return False
 
     async def _revoke_later(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> bool:
-        """The person disconnected while the answer was on its way: hand it to the pending revocation."""
+        """The person disconnected while the answer was on its way: give it to the pending revocation."""
         sealed = endings.seal_revocation(
             self.key,
             refresh_token=answer.refresh_token or self.refresh_token,
@@ -370,7 +370,7 @@ class Spender:
         return await endings.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
 
     async def _revoke_at_once(self, answer: TokenAnswer) -> None:
-        """Disconnected, and its revocation is over: these tokens are known to nobody but us."""
+        """Disconnected, and its revocation is over: only we know these tokens."""
         outcome = await self.upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
         done = outcome is RevokeOutcome.REVOKED
         kind = "connection.upstream_revoked" if done else "connection.upstream_revocation_failed"
@@ -404,14 +404,14 @@ class Spender:
             ends_narrowed=self.policy.refresh_ends_access_token and scopes is None,
         )
 
-    # What the answer's scopes say
+    # The scopes of an answer
 
     def _is_usable(self, answer: TokenAnswer) -> bool:
-        """Whether a narrowed answer proves that it is narrow; saying nothing proves nothing."""
+        """Whether a narrowed answer proves that it is narrow; silence proves nothing."""
         return self.wish.scopes is None or proves(answer, self.wish.scopes, policy=self.policy)
 
     def _gained_scopes(self, answer: TokenAnswer) -> frozenset[str]:
-        """Scopes that the account holds beyond what we knew: noted, or a full token would pass for a narrow one."""
+        """Scopes that the account gained: recorded, or a full token would pass for a narrow one."""
         if self.wish.scopes is not None or answer.scopes is None:
             return frozenset()
         return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
@@ -423,7 +423,7 @@ class Spender:
         return missing_scopes(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
 
     async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
-        """Record what was stored, after it is safe; an unusable narrowing is refused here."""
+        """Record what was stored, once it is safe; an unusable narrowing is refused here."""
         record = self.vault.activity.record
         kind = {} if self.wish.scopes is None else {"narrowed_to": sorted(self.wish.scopes)}
         event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)

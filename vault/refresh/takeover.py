@@ -1,6 +1,6 @@
-"""Whose sends of a refresh token have no known end, who of them is gone, and whether the token may be sent again.
+"""Whose sends of a refresh token have an unknown result, which of them are gone, and whether to send the token again.
 
-Loads the facts for `vault.refresh.rules` and puts its decision into words. Acting on it is `vault.refresh.rotation`.
+Loads the facts for `vault.refresh.rules` and puts its decision into words. `vault.refresh.rotation` acts on it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ async def is_free(vault: Vault, facts: ConnectionFacts, *, now: int) -> bool:
 
 
 def _seconds_watched(vault: Vault, facts: ConnectionFacts, *, now: int) -> int:
-    """For how many seconds this process has seen the last claim without an end."""
+    """How many seconds this process has seen the last claim without an end."""
     return vault.tasks.watches.seconds(facts.connection_id, facts.fence, now=now)
 
 
 async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
-    """The sends of the row's refresh token that nobody has reported the end of.
+    """The sends of the row's refresh token whose result is not reported.
 
-    Our own are settled: this process sends one at a time for a connection, and that turn is the caller's.
+    Our own are settled: this process sends one at a time per connection, and the caller holds the turn.
     """
     if facts.sent_at is None:
         return ()
@@ -50,14 +50,14 @@ async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unreso
 
 
 async def unresolved_sends_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
-    """As `unresolved_sends`, of at most `leases.PAGE` connections in one go, by connection."""
+    """Like `unresolved_sends`, for at most `leases.PAGE` connections at once, by connection."""
     found = await leases.list_unresolved_page(vault.database, [facts for facts in page if facts.sent_at is not None])
     over = await _ended_owners(vault, [one for sends in found.values() for one in sends])
     return {connection_id: _mark_settled(sends, over) for connection_id, sends in found.items()}
 
 
 async def _ended_owners(vault: Vault, sends: Iterable[Unresolved]) -> Collection[str]:
-    """The owners who cannot bring an answer any more; each is asked about once."""
+    """The owners that can no longer bring an answer; each is checked once."""
     owners = {one.owner for one in sends if not one.is_settled}
     return [owner for owner in owners if owner == vault.owner or await vault.database.is_dead(owner)]
 
@@ -67,7 +67,7 @@ def _mark_settled(sends: Iterable[Unresolved], over: Collection[str]) -> tuple[U
 
 
 async def settle_gone(vault: Vault) -> None:
-    """Write down whose sends nobody can bring the answer to any more, as long as there is proof of it."""
+    """Record the owners whose sends can no longer be answered, as long as there is proof of it."""
     for owner in await leases.unsettled_owners(vault.database):
         if owner != vault.owner and await vault.database.is_dead(owner, certainly=True):
             async with vault.database.transaction() as transaction:
@@ -95,9 +95,9 @@ async def refusal(
 ) -> VaultError | None:
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 
-    `spoiled`: full access tokens up to this generation were refused by their API, so that none is left to use up. The
-    person is asked only after this process has watched for the length of a lease: by what was written down it
-    would be at once, if our clock or the writer's were off. `sends`: what `unresolved_sends` says, where it was read.
+    `spoiled`: the API refused full access tokens up to this generation, so none is left to use up. The person is asked
+    only after this process has watched for the length of a lease: by the recorded time it would happen at once if our
+    clock or the writer's were off. `sends`: the result of `unresolved_sends`, if already read.
     """
     if sends is None:
         sends = await unresolved_sends(vault, facts)

@@ -1,7 +1,7 @@
-"""The seconds that have gone by, also while the machine slept: whatever ends by this clock ends in time.
+"""Elapsed seconds that include sleep: whatever ends by this clock ends in time.
 
 `time.monotonic` stands still while a laptop or a virtual machine is suspended: on Linux (CLOCK_MONOTONIC), and on
-macOS, where Python takes the clock of the uptime. CLOCK_BOOTTIME on Linux and CLOCK_MONOTONIC on macOS go on.
+macOS, where Python uses the uptime clock. CLOCK_BOOTTIME on Linux and CLOCK_MONOTONIC on macOS keep running.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 
 def boot_time() -> float:
-    """Seconds since some moment, sleep included; only differences mean something."""
+    """Seconds since some moment, sleep included; only differences are meaningful."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":

@@ -1,9 +1,9 @@
-"""What the rest of the vault knows of a database: readers, transactions, typed columns, and how one is opened.
+"""The database interface of the vault: readers, transactions, typed columns, and opening one.
 
 One SQL text with `:name` parameters serves SQLite and PostgreSQL; the drivers are `sqlite.py` and `postgres.py`. Two
-things to know when writing SQL: PostgreSQL must be able to infer a parameter's type, so write
-`cast(:reason as text) is null`, never a bare `:reason is null`; and after any refused statement (`Conflict` too) the
-transaction can only end, so let the refusal leave the block. Tables are described in `FORMATS.md`.
+rules for writing SQL: PostgreSQL must be able to infer a parameter's type, so write `cast(:reason as text) is null`,
+never a bare `:reason is null`; and after any refused statement (`Conflict` too) the transaction can only end, so let
+the refusal leave the block. `FORMATS.md` describes the tables.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Statement:
     parameters: Sequence[Mapping[str, Value]]
 
 
-# Yields statements, is sent their rows, returns a result. It does nothing else: SQLite runs it in its own thread.
+# Yields statements, is sent their rows, returns a result. It must do nothing else: SQLite runs it in its own thread.
 Program = Generator[Statement, Sequence[Row], T]
 
 NO_PARAMETERS: Mapping[str, Value] = {}
-SWEEP_BATCH = 500  # rows that a sweep removes in one transaction: others write in between
+SWEEP_BATCH = 500  # rows that a sweep deletes per transaction: others write in between
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)
@@ -46,7 +46,7 @@ _KEY_STORE = re.compile(r"\bkeys\.")
 
 
 class Conflict(VaultError):
-    """A unique key is taken: somebody else was first, or the name is in use. The transaction can only end."""
+    """A unique key is taken: another process was first, or the name is in use. The transaction can only end."""
 
     code = "conflict"
 
@@ -63,15 +63,15 @@ class Reader(Protocol):
         ...
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        """All rows of a statement that finds a few by their keys; on SQLite without the trip to another thread."""
+        """All rows of a statement that finds a few by their keys; on SQLite without a thread switch."""
         ...
 
 
 class Transaction(Reader, Protocol):
-    """Reads and writes as one. Await nothing but the database while one is open."""
+    """Reads and writes as one unit. Await nothing but the database while one is open."""
 
     async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
-        """Run one statement; the number of rows it changed."""
+        """Run one statement; returns the number of rows it changed."""
         ...
 
     async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
@@ -83,9 +83,10 @@ class Transaction(Reader, Protocol):
         ...
 
     async def append_events(self, batch: Batch) -> None:
-        """Append to the activity at the latest with the commit, so that nobody waits for the head longer than it takes.
+        """Append to the activity with the commit at the latest, so that nobody waits for the head longer than the
+        commit takes.
 
-        What is refused there is refused on leaving the block. `vault.audit.audit.append` is the way to call this.
+        A refusal surfaces on leaving the block. Call this through `vault.audit.audit.append`.
         """
         ...
 
@@ -99,16 +100,16 @@ class Database(Reader, Protocol):
     clock_offset: int
     event_key: bytes | None
 
-    fingerprint: str  # of the schema that was found when it was opened; see `schema_shape`
+    fingerprint: str  # of the schema found at opening; see `schema_shape`
 
     @property
     def server_changes(self) -> int:
-        """How often another server was found behind the address: after a failover, what it holds may be older."""
+        """How often the address led to a different server: after a failover, its data may be older."""
         ...
 
     @property
     def is_pooled(self) -> bool:
-        """A connection pooler stands between us and the database."""
+        """Whether a connection pooler stands between us and the database."""
         ...
 
     def now(self) -> int:
@@ -116,61 +117,61 @@ class Database(Reader, Protocol):
         ...
 
     def mark(self) -> object | None:
-        """Equal to an earlier one only if nothing was committed in between, by anybody; None: not to be had at once.
+        """Equal to an earlier mark only if nothing was committed in between, by anybody; None: not available at once.
 
-        Who reads after it has read nothing older than it.
+        Whatever is read after taking it is at least as new.
         """
         ...
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commits durably on leaving the block, rolls back on an exception.
 
-        `patient`: for bulk work that nobody waits for; its statements may take minutes.
+        `patient`: for bulk work without a waiting caller; its statements may take minutes.
         """
         ...
 
     async def perform(self, program: Program[T]) -> T:
-        """Run a program as a transaction of its own; on SQLite the cheapest way to write: one trip to its thread."""
+        """Run a program as a separate transaction; on SQLite the cheapest way to write: one trip to its thread."""
         ...
 
     async def append_events(self, batch: Batch) -> None:
-        """Append to the activity as a transaction of its own, in one trip. Called by `vault.audit.audit.Activity`."""
+        """Append to the activity as a separate transaction, in one trip. Called by `vault.audit.audit.Activity`."""
         ...
 
     async def hold_liveness(self, owner: str) -> None:
-        """Show that this process uses the name `owner`, by a lock that ends with it. Cheap when it is held already."""
+        """Show that this process uses the name `owner`, by a lock that ends with it. Cheap when already held."""
         ...
 
     async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
-        """Whether the process of this name has ended; a pause is not an end.
+        """Whether the process of this name has ended; a paused process has not.
 
-        `certainly`: by what this host's kernel says; without it a broken connection of another host may pass for an
-        end, so that nobody may be robbed of a running lease by it.
+        `certainly`: according to this host's kernel. Without it, another host's broken connection may look like an end,
+        so do not take over a live lease on its strength.
         """
         ...
 
     async def wipe(self) -> bool:
-        """Let no file of ours hold what was deleted: True when that is so, False while somebody still reads it.
+        """Remove deleted data from our files: True when done, False while a reader prevents it.
 
         On a server nothing can be said about its files.
         """
         ...
 
     async def count_others(self) -> int:
-        """Sessions that other processes of the vault have at the server just now; on SQLite there is none.
+        """Sessions that other processes of the vault have at the server now; 0 on SQLite.
 
-        To be asked before anything else: later ones of our own would count.
+        Call it first: later sessions of our own would count.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what is under way and close every connection."""
+        """Finish running work and close every connection."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaFile:
-    """One numbered schema file, its statements parted by the store they belong to.
+    """One numbered schema file, its statements split by store.
 
     `compatible_from`: programs that know the schema up to this number can use the database after it.
     """
@@ -217,10 +218,10 @@ def check_version(compatible_from: int) -> None:
 
 
 async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
-    """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and bring its schema up to date.
+    """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and upgrade its schema.
 
-    `has_locks` False: no lock tells the living from the dead, so nobody is ever taken for dead.
-    Raises StorageUnavailable with one line that says the mend.
+    `has_locks` False: no lock tells live processes from dead ones, so none is ever treated as dead. Raises
+    StorageUnavailable with one line that says the fix.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
@@ -245,12 +246,12 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
 
 
 def page_names(name: str, size: int) -> str:
-    """What stands in `in (...)` of a statement that takes a page of `size` values, a name for each."""
+    """The names in `in (...)` of a statement that takes a page of `size` values, one per value."""
     return ", ".join(f":{name}_{number}" for number in range(size))
 
 
 def page_values(name: str, values: Sequence[Value], size: int) -> Mapping[str, Value]:
-    """The parameters of such a page, of 1 to `size` values; a short one repeats its last."""
+    """The parameters of such a page, of 1 to `size` values; a short page repeats its last."""
     last = len(values) - 1
     return {f"{name}_{number}": values[min(number, last)] for number in range(size)}
 

@@ -1,8 +1,8 @@
-"""The bytes of the activity's chain: lines of events, hashes of batches, and the keyed head. Described in `FORMATS.md`.
+"""The bytes of the activity's chain: lines of events, hashes of batches, and the keyed head. See `FORMATS.md`.
 
-Two chains run side by side. The hash chain needs no key and shows a change inside. The keyed head is folded from
-values that only a holder of the vault's key can compute and that are stored nowhere: who has the database alone can
-neither add a batch nor compute the head of a shorter chain. Folding needs no key, so PostgreSQL does it in the
+Two chains run side by side. The hash chain needs no key and reveals a change inside. The keyed head is folded from
+values that only a holder of the vault's key can compute and that are stored nowhere: somebody with only the database
+can neither add a batch nor compute the head of a shorter chain. Folding needs no key, so PostgreSQL does it in the
 statement that appends. Pure functions only.
 """
 
@@ -67,7 +67,7 @@ def line_start() -> str:
 
 
 def digest(previous: bytes, *, height: int, sequence: int, at: int, tails: Sequence[str]) -> bytes:
-    """SHA-256 over the batch before and every column of every event of this one; `sequence` is the last one before."""
+    """SHA-256 over the previous batch and every column of every event of this one; `sequence` is the last before it."""
     state = hashlib.sha256(LABEL + previous)
     state.update(frame(f"[{height},{at},{len(tails)}]"))
     start = line_start()
@@ -83,7 +83,7 @@ def frame(line: str) -> bytes:
 
 
 def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
-    """What the key says of a batch's content. It is folded into the keyed head and never stored."""
+    """The key's MAC over a batch's content. It is folded into the keyed head and never stored."""
     state = hmac.new(key, _MAC_LABEL, hashlib.sha256)
     for rest in tails:
         state.update(frame(rest))
@@ -91,7 +91,7 @@ def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
 
 
 def tag(key: bytes, *, tails: Sequence[str]) -> bytes:
-    """16 bytes that are stored with a batch: they name the batch that somebody without the key wrote or changed."""
+    """16 bytes stored with a batch: they identify a batch that was written or changed without the key."""
     state = hmac.new(key, _TAG_LABEL, hashlib.sha256)
     for rest in tails:
         state.update(frame(rest))
@@ -104,11 +104,11 @@ def fold(keyed: bytes, *, previous: bytes, mac: bytes) -> bytes:
 
 
 def begin(key: bytes, *, height: int, sequence: int, hash: bytes) -> bytes:  # noqa: A002 -- the column's name
-    """The keyed head where the key is first used, after batch `height`."""
+    """The keyed head at the key's first use, after batch `height`."""
     return hmac.digest(key, _BEGIN_LABEL + frame(f"[{height},{sequence}]") + hash, hashlib.sha256)
 
 
 def entry_of(row: Mapping[str, str | int | bytes | None]) -> ChainEntry:
-    """The entry that a stored row holds; columns of another type never fit the chain."""
+    """The entry in a stored row; columns of another type never fit the chain."""
     named = {name: row[name] for name in ("kind", "outcome", "user_id", "client_id", "connection_id", "details")}
     return ChainEntry(**named)  # pyright: ignore[reportArgumentType] -- whatever is there is what gets hashed

@@ -1,10 +1,9 @@
-"""Which processes of this host live: one lock file per process, freed by the kernel at its end, however it ends.
+"""Which processes of this host are running: one lock file per process, released by the kernel however the process ends.
 
-A pause frees nothing, so that a stopped process is told from a dead one. Only the file that the process locked proves
-its death, when its lock can be had: where there is none, somebody may have cleared the folder away under a living
-process, and a copy that was put back has nobody's lock. The file says its own inode number, which no other file gets
-while the process holds it open. Files stand in the data directory; processes of other hosts are the database driver's
-matter.
+A pause releases nothing, so a stopped process differs from a dead one. Only the file that the process itself locked,
+once its lock can be taken, proves its death: a missing file may mean that somebody deleted the folder under a running
+process, and a restored copy has no lock. The file records its own inode number, which no other file gets while the
+process holds it open. Files are in the data directory; the database driver covers processes of other hosts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from vault.refusals import StorageUnavailable
 
 FOLDER = "owners"
-KEEP = 30 * 86400  # seconds from when a death is first noticed: until then the file is kept, as the proof of it
+KEEP = 30 * 86400  # seconds from the first notice of a death for which its file is kept, as proof
 
 _GONE = b"gone\n"
 _LONGEST = 64  # bytes of a file
@@ -34,7 +33,7 @@ class OwnerLocks:
         self._held: dict[str, int] = {}
 
     def hold(self, owner: str) -> None:
-        """Show that this process uses the name `owner`, until it ends; again, if its file is gone."""
+        """Show that this process uses the name `owner` until it ends; repeats that if its file is gone."""
         path = self._path(owner)
         if self._is_in_place(owner, path):
             return
@@ -46,7 +45,7 @@ class OwnerLocks:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 os.write(descriptor, _identity(descriptor))
-                unseen.rename(path)  # locked before anybody can see it
+                unseen.rename(path)  # locked before others can see it
             except OSError:
                 os.close(descriptor)
                 raise
@@ -57,7 +56,7 @@ class OwnerLocks:
             os.close(before)
 
     def _is_in_place(self, owner: str, path: Path) -> bool:
-        """Whether our lock is on the file that others look at."""
+        """Whether our lock is on the file that others see."""
         descriptor = self._held.get(owner)
         if descriptor is None:
             return False
@@ -84,7 +83,7 @@ class OwnerLocks:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Let go of every name. The files stay as proof until they are swept."""
+        """Release every name. The files stay as proof until they are swept."""
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -92,18 +91,18 @@ class OwnerLocks:
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.lock"
 
     def _sweep(self) -> None:
-        """Remove files of the long dead. Names are random and never used again.
+        """Remove files of processes that died long ago. Names are random and never used again.
 
-        A file is as old as its process; how long that is dead is told by the mark that the first to notice leaves.
+        A file is as old as its process; the mark left by the first to notice shows how long the process has been dead.
         """
         for path in self._folder.glob("*.lock"):
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as `is_gone`: nobody looks alive by it
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # like `is_gone`: makes nobody look alive
                     status = os.fstat(descriptor)
                     is_noticed = os.pread(descriptor, _LONGEST, 0).endswith(_GONE)
-                    if not is_noticed and not path.name.startswith("."):  # else its owner is about to lock it
+                    if not is_noticed and not path.name.startswith("."):  # otherwise its owner is about to lock it
                         os.pwrite(descriptor, _GONE, status.st_size)
                     elif time.time() - status.st_mtime > KEEP:
                         path.unlink()
@@ -116,13 +115,13 @@ def _identity(descriptor: int) -> bytes:
 
 
 def _is_original(descriptor: int) -> bool:
-    """Whether this is the file that its owner locked, and no copy; those of a release before schema 5 do not say."""
+    """Whether this is the file that its owner locked, not a copy; releases before schema 5 do not record it."""
     said = os.pread(descriptor, _LONGEST, 0).removesuffix(_GONE)
     return said in (b"", _identity(descriptor))
 
 
 def is_anybody_alive(data: Path) -> bool:
-    """Whether any process holds a name in this data directory, also one of an earlier release."""
+    """Whether any process holds a name in this data directory, including one of an earlier release."""
     for path in (data / FOLDER).glob("*.lock"):
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
 """PostgreSQL driver: asyncpg's pool, READ COMMITTED, prepared statements, no reset query.
 
-Translates `:name` parameters to `$n` once per SQL text and asyncpg's errors into the vault's. The key store is the
+Translates `:name` parameters to `$n` once per SQL text, and asyncpg's errors to the vault's. The key store is the
 schema `keys` of the same database.
 """
 
@@ -37,16 +37,16 @@ LOG = logging.getLogger("token_vault.storage")
 POOL_SIZE = 10
 WAIT = 2.5  # seconds for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
-IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process says nothing more
-STATEMENT_TIMEOUT = 3.5  # with WAIT the time after which a frozen server is called away
+IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process stays silent
+STATEMENT_TIMEOUT = 3.5  # with WAIT, the time after which we hang up on a frozen server
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 
-# Of every session; behind a pooler, where no session is ours, of every transaction. Names and values are constants.
+# For each session; behind a pooler, where no session is ours, for each transaction. Names and values are constants.
 SESSION = {
     "lock_timeout": str(int(LOCK_WAIT * 1000)),
     "idle_in_transaction_session_timeout": str(int(IDLE_LIMIT * 1000)),
     "jit": "off",
-    "synchronous_commit": "on",  # whatever the server's default is: what is committed is durable
+    "synchronous_commit": "on",  # whatever the server's default: commits are durable
 }
 _SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSION.items())
 
@@ -66,7 +66,7 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # this server is a replica now
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,  # this process stood still in a transaction
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process paused during a transaction
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,
@@ -94,7 +94,7 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
 
 
 def refusal(error: Exception) -> VaultError:
-    """A driver error in the vault's words. The server's text goes to the log: its first line names no values."""
+    """A driver error as a vault refusal. The server's text goes to the log: its first line names no values."""
     if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
         return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
     detail = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -106,7 +106,7 @@ def refusal(error: Exception) -> VaultError:
 
 
 async def _keep_session(_connection: object) -> None:
-    """Instead of asyncpg's reset query (70 us per call): we change no session state. Open ones still end."""
+    """Replaces asyncpg's reset query (70 us per call): we change no session state. Open transactions still end."""
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def _borrow(pool: _Pool) -> AsyncGenerator[_Connection]:
 async def _connect_pool(servers: Servers) -> _Pool:
     pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
         connect=servers.connect,
-        min_size=0,  # the pool would log a trace for each vain try to keep a floor
+        min_size=0,  # the pool would log a trace for each failed attempt to keep a minimum
         max_size=POOL_SIZE,
         reset=_keep_session,
         timeout=WAIT,
@@ -144,8 +144,9 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
 
 
 def _given_up(connection: _Connection, error: Exception) -> VaultError:
-    """The refusal. Hang up on a server that did not answer in time, since it will not answer a rollback either, and
-    on one that takes no writes: after a failover the next connection finds its successor."""
+    """The refusal. Hangs up on a server that did not answer in time, which will not answer a rollback either, and on
+    one that takes no writes: after a failover the next connection finds its successor.
+    """
     if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
         with suppress(*_ERRORS):  # the pool took back a connection that had ended
             connection.terminate()
@@ -153,7 +154,7 @@ def _given_up(connection: _Connection, error: Exception) -> VaultError:
 
 
 async def _roll_back(connection: _Connection) -> None:
-    """End what is open, or the connection; without it the server rolls back."""
+    """End the open transaction, or the connection; without it the server rolls back."""
     try:
         if not connection.is_closed() and connection.is_in_transaction():
             await connection.execute("rollback")
@@ -171,9 +172,9 @@ class PostgresTransaction:
         self, connection: _Connection, *, event_key: bytes | None = None, timeout: float | None = None
     ) -> None:
         self._connection: _Connection | None = connection
-        self._timeout = timeout  # of each statement; None: the connection's own
+        self._timeout = timeout  # for each statement; None: the connection's own
         self._event_key = event_key
-        self._batches: list[Batch] = []  # of events, which travel with COMMIT
+        self._batches: list[Batch] = []  # events that travel with COMMIT
         self.failed = False
 
     def _enter(self) -> _Connection:
@@ -185,7 +186,7 @@ class PostgresTransaction:
         return self._connection
 
     def finish(self) -> None:
-        """No statement after this one."""
+        """No statement may follow."""
         self._connection = None
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
@@ -261,7 +262,7 @@ class PostgresTransaction:
 
 
 async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -> _Connection:
-    """A connection that the server notices the end of within seconds, also when our host vanished."""
+    """A connection that the server closes within seconds of losing our host."""
     return await servers.connect(
         timeout=ceil(WAIT),
         command_timeout=STATEMENT_TIMEOUT,
@@ -277,7 +278,7 @@ async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -
 
 
 class PostgresDatabase:
-    """One vault in one PostgreSQL database; any number of processes may have it open."""
+    """One vault in one PostgreSQL database; any number of processes may open it."""
 
     def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
         self.clock_offset = 0
@@ -287,12 +288,12 @@ class PostgresDatabase:
         self._servers = servers
         self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
-        self._clock_difference = clock_difference  # the server's clock minus our own, see `clock`
+        self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
 
     @classmethod
     async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:
-        """Connect and bring the schema up to date."""
+        """Connect and upgrade the schema."""
         pool: _Pool | None = None
         servers = Servers(split_hosts(url), SESSION)
         try:
@@ -348,7 +349,7 @@ class PostgresDatabase:
         try:
             yield connection
         except TimeoutError:
-            connection.terminate()  # instead of asking a server that does not answer to cancel
+            connection.terminate()  # instead of asking an unresponsive server to cancel
             raise
         finally:
             await self._pool.release(connection)
@@ -383,7 +384,7 @@ class PostgresDatabase:
             return await transaction.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
-        if self._servers.is_pooled:  # a statement alone would be committed with somebody else's settings
+        if self._servers.is_pooled:  # a single statement would be committed with somebody else's settings
             async with self._transaction() as transaction:
                 await transaction.append_events(batch)
             return
@@ -452,7 +453,7 @@ class PostgresDatabase:
             raise refusal(error) from error
 
     async def close(self) -> None:
-        """Wait for connections in use, bounded."""
+        """Wait for connections in use, at most a bounded time."""
         if self._owners is not None:
             self._owners.close()
         await self._sessions.close()

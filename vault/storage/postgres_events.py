@@ -1,8 +1,8 @@
-"""Appending to the activity's chain on PostgreSQL in one statement: the server computes hash and keyed head.
+"""Append to the activity's chain on PostgreSQL in one statement: the server computes hash and keyed head.
 
-So the head row, which every process needs, is locked by the server alone and never while it waits for a client: an
-event that stands alone is one statement, and one that belongs to a change travels in the same message as its COMMIT.
-A process that is stopped at any point holds the head up for nobody.
+The server alone locks the head row, which every process needs, and never while it waits for a client: a standalone
+event is one statement, and an event that belongs to a change travels in the same message as its COMMIT. A process that
+stops at any point blocks the head for nobody.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Executing(Protocol):
 
 
 def _literal(value: bytes) -> str:
-    """Hexadecimal digits alone, so that no content can end the literal."""
+    """A literal of hexadecimal digits, so that no content can end it."""
     return f"decode('{value.hex()}', 'hex')"
 
 
@@ -74,7 +74,7 @@ _ENSURE_HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """Events and their lines as one JSON text, and the key's words on them."""
+    """Events and their lines as one JSON text, with the key's MACs."""
 
     events: bytes
     mac: bytes | None
@@ -94,7 +94,7 @@ class _Content:
 
 
 async def append(connection: _Executing, batch: Batch, *, key: bytes | None) -> None:
-    """Append a batch that stands alone: one statement, committed by itself. Raises the driver's errors."""
+    """Append a standalone batch: one statement, committed by itself. Raises the driver's errors."""
     content = _Content.of(batch, key)
     arguments = (content.events.decode(), batch.at, len(batch.entries), content.mac, content.tag)
     if await connection.execute(_PREPARED, *arguments) == "INSERT 0 0":  # the first event of all
@@ -103,7 +103,9 @@ async def append(connection: _Executing, batch: Batch, *, key: bytes | None) -> 
 
 
 def script(batch: Batch, *, key: bytes | None) -> str:
-    """The statements that append a batch, without parameters: the simple protocol takes them with COMMIT as one."""
+    """The statements that append a batch, without parameters: the simple protocol sends them with COMMIT as one
+    message.
+    """
     content = _Content.of(batch, key)
     return f"{_ENSURE_HEAD}; " + _APPEND.format(
         events=f"convert_from({_literal(content.events)}, 'UTF8')",

@@ -1,8 +1,8 @@
-"""The servers that `database.url` names, and how a connection to the one that takes writes is made.
+"""The servers in `database.url`, and connecting to the one that takes writes.
 
-Several hosts are tried in turn with a head start, the last good one first, so that a host that is stopped or cut off
-delays a connection by a fraction of a second. A connection pooler such as PgBouncer is noticed here: it takes no
-session settings, and session state does not stay with its client.
+Tries several hosts in turn with a head start, the last good one first, so that a stopped or disconnected host delays a
+connection by a fraction of a second. Also detects a connection pooler such as PgBouncer, which takes no session
+settings and keeps no session state for its clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import asyncpg
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Value
 
-HEAD_START = 0.3  # seconds until the next host is tried beside the one that has not answered
+HEAD_START = 0.3  # seconds until the next host is tried in parallel with one that has not answered
 READ_WRITE = "read-write"
 ERRORS = (
     asyncpg.PostgresError,
@@ -29,7 +29,7 @@ ERRORS = (
     UnicodeEncodeError,  # text that no column can hold
 )
 
-# When the server that answers was started: another one has another instant.
+# When the answering server was started: another server has another instant.
 STARTED = "select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started"
 _WHO = f"{STARTED}, pg_backend_pid() as pid"
 _SAID = (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
@@ -74,7 +74,7 @@ class DriverConnection(Protocol):
 
 
 def split_hosts(url: str) -> tuple[str, ...]:
-    """One URL per host, each for a server that takes writes; a URL with one host as it is.
+    """One URL per host, each for a server that takes writes; a URL with one host stays as it is.
 
     Raises StorageUnavailable with the fix. It counts hosts instead of repeating them: what looks like a host may be
     part of a password with a character that had to be escaped.
@@ -138,17 +138,17 @@ def place_of(url: str) -> str:
 
 @dataclass(slots=True)
 class Servers:
-    """The servers of one `database.url`. `settings` are those that every session of the vault needs."""
+    """The servers of one `database.url`. `settings` are those that each session of the vault needs."""
 
-    urls: tuple[str, ...] = field(repr=False)  # with their passwords
+    urls: tuple[str, ...] = field(repr=False)  # including their passwords
     settings: Mapping[str, str]
     is_pooled: bool = False  # a pooler is in between: session state is not ours
-    changes: int = 0  # how often another server answered than before; it may hold an older state
+    changes: int = 0  # how often a different server answered; it may hold an older state
     _first: int = 0
     _started: int | None = None
 
     def note(self, started: object) -> None:
-        """The server that answers was started at this instant (`STARTED`)."""
+        """The answering server was started at this instant (`STARTED`)."""
         if isinstance(started, int):
             self.changes += self._started not in (None, started)
             self._started = started
@@ -156,7 +156,7 @@ class Servers:
     async def connect(self, _url: object = None, /, **options: object) -> DriverConnection:
         """A connection to a server that takes writes; `options` are asyncpg's.
 
-        Raises the driver's error of the host that came farthest.
+        Raises the driver's error of the host that got furthest.
         """
         count = len(self.urls)
         if count == 1:
@@ -185,7 +185,7 @@ class Servers:
                     surplus.terminate()
                 if good:
                     return good[0]
-            # what a server says is worth more than a refused connection
+            # a server's own error tells more than a refused connection
             raise next((error for error in errors if isinstance(error, _SAID)), errors[0])
         finally:
             for task in running:
@@ -200,7 +200,7 @@ class Servers:
         except asyncpg.ProtocolViolationError as error:
             if self.is_pooled or "startup parameter" not in str(error):
                 raise
-        self.is_pooled = True  # PgBouncer refuses settings that it cannot keep for each client
+        self.is_pooled = True  # PgBouncer refuses settings that it cannot keep per client
         return await self._open(number, options)
 
     async def _open(self, number: int, options: Mapping[str, object]) -> DriverConnection:
@@ -216,8 +216,8 @@ class Servers:
         return await self._recognize(connection)  # pyright: ignore[reportUnknownArgumentType] -- as above
 
     async def _recognize(self, connection: DriverConnection) -> DriverConnection:
-        """A pooler tells its clients process numbers of its own: so one that ignores settings is found too."""
-        async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here, run there
+        """A pooler gives its clients process numbers of its own, which reveals one that ignores settings."""
+        async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here and run there
             row = await connection.fetchrow(_WHO)
         if row is not None:
             self.note(row["started"])

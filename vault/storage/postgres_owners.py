@@ -1,9 +1,9 @@
-"""Advisory locks by which processes of other hosts see that we live.
+"""Advisory locks that show processes of other hosts that we are running.
 
-The locks end with our connection, however it ends. So a lock that is free says that its owner has ended *or* that its
-connection broke, and a fail-over breaks everybody's at once. Two things keep the living from being taken for dead: each
-process makes a broken connection anew by itself within seconds, and nobody trusts a free lock before the own one has
-stood on the very same server for longer than that.
+The locks end with our connection, however it ends. A free lock therefore means that its owner has ended *or* that its
+connection broke, and a failover breaks all of them at once. Two rules keep running processes from being treated as
+dead: each process restores a broken connection by itself within seconds, and nobody trusts a free lock before its own
+has been held on the same server for longer than that.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import suppress
 
 from vault.storage.postgres_hosts import ERRORS, DriverConnection
 
-LOOK_EVERY = 5.0  # seconds between looks at the connection: a server that stopped does not say so
-SETTLE = 20.0  # seconds from a fail-over until everybody who lives has the locks again
+LOOK_EVERY = 5.0  # seconds between checks of the connection: a server that stopped does not say so
+SETTLE = 20.0  # seconds from a failover until every running process has its locks again
 _CLOSING = 3.0  # seconds
 
-# The lock is let go with the statement; `is_lost` is about our own: this server does not know us.
+# The lock is released with the statement; `is_lost` is about our own: this server does not know us.
 _LOOK = """
     select cast(pg_try_advisory_xact_lock_shared($1) as int) as is_free,
         cast(pg_try_advisory_xact_lock_shared($2) as int) as is_lost
@@ -33,7 +33,7 @@ def owner_key(owner: str) -> int:
 
 
 class OwnerSessions:
-    """The connection that holds the locks of this process; made anew when it broke. Raises the driver's errors."""
+    """The connection that holds this process's locks; restored when it breaks. Raises the driver's errors."""
 
     def __init__(self, connect: Callable[[], Awaitable[DriverConnection]], *, is_pooled: Callable[[], bool]) -> None:
         self._connect = connect
@@ -58,7 +58,7 @@ class OwnerSessions:
             await self._restore()
 
     async def is_free(self, connection: DriverConnection, owner: str) -> bool:
-        """Whether nobody holds the name's lock, seen on `connection`, and whether that can be trusted."""
+        """Whether the name's lock is free, seen on `connection`, and whether that can be trusted."""
         witness = self._wanted[0]
         await self.hold(witness)
         if asyncio.get_running_loop().time() - self._since < SETTLE:
@@ -67,7 +67,7 @@ class OwnerSessions:
         return row is not None and row["is_free"] == 1 and row["is_lost"] == 0
 
     async def close(self) -> None:
-        """Let go of every name."""
+        """Release every name."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -81,7 +81,7 @@ class OwnerSessions:
         return owner in self._held and self._connection is not None and not self._connection.is_closed()
 
     async def _restore(self) -> None:
-        """Hold every wanted name on a connection that works."""
+        """Hold every wanted name on a working connection."""
         try:
             if self._connection is None or self._connection.is_closed():
                 self._held.clear()
@@ -94,7 +94,7 @@ class OwnerSessions:
                     self._lock = "pg_advisory_xact_lock"
             for owner in self._wanted:
                 if owner not in self._held:
-                    # a parameter would leave a portal open, and that a snapshot
+                    # a parameter would leave a portal open, and with it a snapshot
                     await self._connection.execute(f"select {self._lock}({owner_key(owner)})")
                     self._held.add(owner)
         except BaseException:
@@ -110,7 +110,7 @@ class OwnerSessions:
                     await self._look()
 
     async def _look(self) -> None:
-        """Find out that a server stopped, and go to its successor."""
+        """Detect a stopped server and move to its successor."""
         if self._connection is not None and not self._connection.is_closed():
             try:
                 await self._connection.execute("select 1")

@@ -1,8 +1,8 @@
-"""Whether a connection pooler between us and PostgreSQL keeps the prepared statements of its clients apart.
+"""Whether a connection pooler before PostgreSQL keeps its clients' prepared statements separate.
 
-In transaction mode each transaction may run on another server connection. A pooler that passes the names of prepared
-statements through lets one process run the statement that another one prepared under the same name: with such a one no
-vault may start. PgBouncer gives them names of its own (`max_prepared_statements`, since 1.21).
+In transaction mode each transaction may run on another server connection. If the pooler passes the names of prepared
+statements through, one process runs the statement that another prepared under the same name: the vault refuses to start
+behind it. PgBouncer renames them (`max_prepared_statements`, since 1.21).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIXES_UP = (
     "pgbouncer.ini (PgBouncer 1.21 or newer; the default since 1.24), or pool_mode = session"
 )
 
-_ROUNDS = 8  # looks at who is given a server connection; others use the pooler too
+_ROUNDS = 8  # checks of which client gets a server connection; others use the pooler too
 
 
 async def check_pooler(connect: Callable[[], Awaitable[DriverConnection]]) -> None:

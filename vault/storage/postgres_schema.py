@@ -1,9 +1,9 @@
-"""Bringing the schema of a PostgreSQL database up to date while older programs go on serving it.
+"""Upgrade the schema of a PostgreSQL database while older programs keep serving it.
 
-Tables and columns change in one transaction that waits for locks only briefly, again and again: everybody else would
-queue behind it. Indexes of tables that are in use are built concurrently, outside of any transaction. Processes that
-start together take turns by an advisory lock of a transaction, which also holds through a pooler in transaction mode.
-They ask for it again and again: whoever waits inside a statement holds a snapshot, and a concurrent build waits for it.
+Tables and columns change in one transaction that waits for locks only briefly, repeatedly: otherwise everybody would
+queue behind it. Indexes of tables in use are built concurrently, outside any transaction. Processes that start together
+take turns by an advisory lock of a transaction, which also holds through a pooler in transaction mode. They poll for
+it: a process that waits inside a statement holds a snapshot, and a concurrent build waits for that.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _BROKEN = (
 async def upgrade(
     working: DriverConnection, borrow: Callable[[], AbstractAsyncContextManager[DriverConnection]], *, is_pooled: bool
 ) -> Shape:
-    """Bring the schema up to date; what is there then. A second connection, borrowed if need be, holds the lock.
+    """Upgrade the schema; returns what is there then. A second connection, borrowed if needed, holds the lock.
 
-    `is_pooled`: a pooler is in between, which sets no limits for a session and keeps none.
+    `is_pooled`: a pooler is in between, which sets no session limits and keeps none.
 
     Raises StorageUnavailable for a schema that this program cannot use, and asyncpg's errors.
     """
@@ -77,7 +77,7 @@ async def upgrade(
 
 
 async def _examine(connection: DriverConnection) -> tuple[int, Shape]:
-    """The last file that was applied and what is there. Raises StorageUnavailable where one contradicts the other."""
+    """The last applied file and the database's content. Raises StorageUnavailable when they contradict each other."""
     compatible_from = await _highest(connection, "schema_versions")
     applied = await _highest(connection, "schema_migrations") or compatible_from
     check_version(compatible_from)
@@ -132,12 +132,12 @@ async def _shape(connection: DriverConnection) -> Shape:
 
 @asynccontextmanager
 async def _turn(connection: DriverConnection) -> AsyncGenerator[None]:
-    """Hold the lock of upgrades. Raises StorageUnavailable when somebody else holds it for ten minutes."""
+    """Hold the upgrade lock. Raises StorageUnavailable when another process holds it for ten minutes."""
     for _ in range(int(PATIENT_TIMEOUT / PAUSE)):
         await connection.execute("begin")
         try:
             if await connection.fetchval("select cast(pg_try_advisory_xact_lock($1) as int)", SCHEMA_LOCK):
-                # By the simple protocol: it closes the portal of the statement before, whose snapshot a concurrent
+                # By the simple protocol: it closes the portal of the previous statement, whose snapshot a concurrent
                 # build would wait for.
                 await connection.execute("set local idle_in_transaction_session_timeout = 0")
                 yield
@@ -188,7 +188,7 @@ async def _apply(connection: DriverConnection, *, applied: int) -> None:
 
 async def _build(connection: DriverConnection, statement: str, *, is_pooled: bool) -> None:
     name = schema_shape.index_name(statement)
-    if await connection.fetchval(_BROKEN, name):  # of a build that was cut short
+    if await connection.fetchval(_BROKEN, name):  # of an interrupted build
         await connection.execute(f"drop index concurrently if exists {name}", timeout=PATIENT_TIMEOUT)
     if not is_pooled:
         await connection.execute("set lock_timeout = 0")  # it waits for running transactions while others write

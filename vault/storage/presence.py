@@ -1,6 +1,6 @@
-"""Who has a vault open: a lock that all share, on one file beside the database, and that a restore takes alone.
+"""Who has a vault open: a lock on one file beside the database, shared by all and taken exclusively by a restore.
 
-The kernel frees it when its process ends, however it ends. Processes of other hosts are the database driver's matter.
+The kernel releases it however its process ends. The database driver covers processes of other hosts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE = "in-use.lock"
 
 
 class Presence:
-    """This process's part in the lock of one vault."""
+    """This process's share of the lock of one vault."""
 
     def __init__(self, url: str, *, data: Path) -> None:
         parts = urlsplit(url)
@@ -27,18 +27,18 @@ class Presence:
         self._descriptor: int | None = None
 
     def enter(self) -> None:
-        """Have the vault open from now on. Raises StorageBusy while it is being replaced.
+        """Hold the vault open from now on. Raises StorageBusy while it is being replaced.
 
-        A place that takes no writes says so when the database is opened, in better words.
+        A read-only location gets a better error when the database is opened.
         """
         with suppress(OSError):
             if not self._lock(fcntl.LOCK_SH):
                 raise StorageBusy("this vault is being restored: start again when that has ended", retry_after=5)
 
     def take_alone(self) -> bool:
-        """Keep everybody else of this host out from now on; False while somebody has the vault open.
+        """Keep all other processes of this host out from now on; False while one has the vault open.
 
-        Raises StorageUnavailable where the place takes no writes.
+        Raises StorageUnavailable if the location is read-only.
         """
         try:
             return self._lock(fcntl.LOCK_EX) and not is_anybody_alive(self._folder)
@@ -46,7 +46,7 @@ class Presence:
             raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,7 +1,7 @@
-"""The shape of a schema: its tables, columns, keys and indexes as lines of text that read the same on both databases.
+"""The shape of a schema: its tables, columns, keys and indexes as lines of text, equal on both databases.
 
-What the numbered files make is found out by applying them to an empty SQLite database in memory; what a database holds,
-by its catalog. A database may hold more (a newer program's expansions, an operator's index), never less.
+The expected shape comes from applying the numbered files to an empty in-memory SQLite database, the actual one from the
+database's catalog. A database may hold more (a newer program's expansions, an operator's index), never less.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vault.storage.database import SchemaFile, schema_files
 
 Shape = frozenset[str]
 
-# `schema_versions` holds what a program must know to use the database: the only table that release 0.1.0 reads, which
-# therefore goes on, and starts, beside a newer program as long as nothing was taken away.
+# `schema_versions` holds what a program must know to use the database. It is the only table that release 0.1.0 reads,
+# so that release keeps running, and starts, beside a newer program as long as nothing was removed.
 _BOOK = "create table if not exists {{prefix}}{name} (number bigint not null primary key, {rest})"
 BOOKKEEPING = (
     _BOOK.format(name="schema_versions", rest="applied_at bigint not null"),
@@ -29,7 +29,7 @@ BOOKKEEPING = (
 
 _INDEX = re.compile(r"create (?:unique )?index (?P<name>[a-z_]+)\s+on (?P<table>[a-z_.]+)")
 _NAMED = 6  # missing things that an error names
-_BOOKS = ("schema_versions", "schema_migrations")  # of the drivers, in no file
+_BOOKS = ("schema_versions", "schema_migrations")  # created by the drivers, in no file
 
 _SQLITE_COLUMNS = """
     select m.name as named, c.name, c.type, c."notnull", c.dflt_value is not null, c.pk
@@ -49,9 +49,9 @@ _SQLITE_INDEXES = """
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a database says of itself. 0: it is empty."""
+    """What a database says about itself. 0: it is empty."""
 
-    applied: int  # the last file that was applied
+    applied: int  # the last applied file
     compatible_from: int  # the oldest schema whose programs can still use it
 
 
@@ -66,13 +66,13 @@ def key_line(table: str, columns: Iterable[str]) -> str:
 
 
 def index_line(table: str, name: str, columns: Iterable[str], *, is_unique: bool, is_partial: bool) -> str:
-    """An index; of a condition only that there is one."""
+    """An index; for a condition, only that there is one."""
     unique, some = "unique " if is_unique else "", " where" if is_partial else ""
     return f"{unique}index {name} on {table} ({', '.join(columns)}){some}"
 
 
 def sqlite_shape(connection: sqlite3.Connection, *, store: str, prefix: str) -> Shape:
-    """What one attached file holds; `prefix` is put before its tables' names."""
+    """The content of one attached file; `prefix` is put before its tables' names."""
     lines: set[str] = set()
     keys: dict[str, list[str]] = {}
     for table, name, kind, required, default, place in connection.execute(_SQLITE_COLUMNS.format(store=store)):
@@ -97,7 +97,7 @@ def sqlite_shape(connection: sqlite3.Connection, *, store: str, prefix: str) -> 
 
 @cache
 def expected_shape(number: int, *, keys: bool) -> Shape:
-    """What the first `number` files make of the main store, or of the key store."""
+    """What the first `number` files create in the main store, or in the key store."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute("attach database ':memory:' as keys")
         for file in schema_files()[:number]:
@@ -107,13 +107,13 @@ def expected_shape(number: int, *, keys: bool) -> Shape:
 
 
 def fingerprint(shape: Shape) -> str:
-    """16 hex digits for people to compare; the same for the same schema on both databases."""
+    """16 hex digits for people to compare; equal for equal schemas on both databases."""
     own = [line for line in shape if not any(book in line for book in _BOOKS)]
     return hashlib.sha256("\n".join(sorted(own)).encode()).hexdigest()[:16]
 
 
 def check_shape(found: Shape, wanted: Shape) -> None:
-    """Refuse a database that lacks tables, columns or keys which its version promises; indexes are made anew.
+    """Refuse a database that lacks tables, columns or keys that its version promises; indexes are created again.
 
     Raises StorageUnavailable.
     """
@@ -134,7 +134,7 @@ def check_shape(found: Shape, wanted: Shape) -> None:
 
 
 def missing_indexes(found: Shape, wanted: Shape) -> tuple[str, ...]:
-    """Statements for the indexes that are not there."""
+    """Statements for missing indexes."""
     names = [line.partition("index ")[2].partition(" ")[0] for line in sorted(wanted - found) if _is_index(line)]
     return tuple(_index_statements()[name].replace("index ", "index if not exists ", 1) for name in names)
 
@@ -142,10 +142,10 @@ def missing_indexes(found: Shape, wanted: Shape) -> tuple[str, ...]:
 def pending_files(
     applied: int, statements: Callable[[SchemaFile], Sequence[str]]
 ) -> tuple[tuple[SchemaFile, tuple[str, ...]], ...]:
-    """The files after `applied`, each with what belongs into the transaction.
+    """The files after `applied`, each with its statements for the transaction.
 
-    An index of a table that is there already is left to `missing_indexes`: building it may take long, and holding up
-    other processes meanwhile would fail their calls.
+    An index on an existing table is left to `missing_indexes`: building it may take long, and blocking other processes
+    meanwhile would fail their calls.
     """
     known = {line.removeprefix("table ") for line in expected_shape(applied, keys=False) if line.startswith("table ")}
     return tuple(

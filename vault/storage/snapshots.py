@@ -1,7 +1,7 @@
-"""A view of a whole vault as it was at one instant, both stores together, while others go on writing.
+"""A view of a whole vault at one instant, both stores together, while others keep writing.
 
-SQLite: a read transaction over both files, begun while nobody could commit. PostgreSQL: one REPEATABLE READ
-transaction. A connection of its own, so that a long backup takes nothing from the running driver.
+SQLite: a read transaction over both files, started while nobody could commit. PostgreSQL: one REPEATABLE READ
+transaction. It has a separate connection, so that a long backup takes nothing from the running driver.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _TABLE = re.compile(r"^create table ((?:keys\.)?[a-z_]+)")
 
 
 def tables() -> tuple[str, ...]:
-    """Every table of the schema, those of the key store with the prefix `keys.`; the schema's own version is none."""
+    """Every table of the schema, with the prefix `keys.` for the key store; without the schema's own version table."""
     statements = [one for file in schema_files() for one in (*file.vault, *file.keys)]
     return tuple(match[1] for one in statements if (match := _TABLE.match(one)))
 
 
 class Snapshot(Protocol):
-    """The rows as they were at one instant."""
+    """The rows at one instant."""
 
     def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
         """All rows of one table of `tables()`, a page at a time."""
@@ -39,7 +39,7 @@ class Snapshot(Protocol):
 
 
 def snapshot(url: str, *, data: Path) -> AbstractAsyncContextManager[Snapshot]:
-    """The vault at `url` as it is now; the schema must be there. Raises StorageUnavailable."""
+    """The vault at `url` as it is now; the schema must exist. Raises StorageUnavailable."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
@@ -67,7 +67,7 @@ def _attach(stores: SqliteFiles) -> sqlite3.Connection:
 
 def _begin(reading: sqlite3.Connection, stores: SqliteFiles) -> None:
     with closing(_attach(stores)) as holding:
-        holding.execute("begin immediate")  # of both files: no commit falls between the two first reads
+        holding.execute("begin immediate")  # on both files: no commit falls between the two first reads
         reading.execute("begin")
         for store in ("keys", "vault"):
             reading.execute(f"select count(*) from {store}.schema_versions").fetchone()  # noqa: S608 -- constants
@@ -115,7 +115,7 @@ class _PostgresSnapshot:
 
 
 async def _connect(url: str) -> _Connection:
-    import asyncpg  # an extra; the driver that opened the database has it
+    import asyncpg  # an optional dependency; the driver that opened the database has it
 
     return await asyncpg.connect(url, timeout=int(BUSY_WAIT))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- no types
 

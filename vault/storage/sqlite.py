@@ -1,8 +1,8 @@
-"""SQLite driver: group commit, and reads beside it. Connecting and running statements is `sqlite_connections.py`.
+"""SQLite driver: connections, group commit, and concurrent reads.
 
 Two files, `vault.sqlite` and `keys.sqlite`, are attached to an empty in-memory database, the key store first: a commit
-over several WAL files is atomic in each but not over both, and SQLite writes them in this order. So a connection's key
-is durable before the connection is.
+over several WAL files is atomic in each but not over both, and SQLite writes them in this order. A connection's key is
+therefore durable before the connection is.
 
 One writer task owns the writing connection. A transaction is a savepoint inside the writer's current batch; a refusal
 rolls back its own savepoint only; callers resume after the batch's commit. Because the task, and no caller, begins and
@@ -30,10 +30,10 @@ from vault.storage.sqlite_events import append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 from vault.storage.sqlite_locks import find_lock_holder
 
-BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbour would starve us
+BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbor would starve us
 
 
-# the last two: text or a number that no column can hold, noticed before the statement runs
+# the last two: text or a number that no column can hold, rejected before the statement runs
 ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 
@@ -44,7 +44,7 @@ _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT
 
 
 def refusal(error: Exception) -> VaultError:
-    """A driver error in the vault's words. Messages of SQLite name tables and columns, never values."""
+    """A driver error as a vault refusal. Messages of SQLite name tables and columns, never values."""
     if not isinstance(error, sqlite3.Error):
         return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
     code: int = getattr(error, "sqlite_errorcode", 0)
@@ -57,7 +57,7 @@ def refusal(error: Exception) -> VaultError:
 
 
 async def connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connection:
-    """A connection with a thread of its own."""
+    """A connection with its own thread."""
     connection = await aiosqlite.connect(":memory:", isolation_level=None, cached_statements=512)
     connection.row_factory = sqlite3.Row
     try:
@@ -72,7 +72,7 @@ async def connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connecti
 
 
 def connect_here(stores: SqliteFiles) -> sqlite3.Connection:
-    """A connection for the loop's own thread: it reads, and waits for nobody."""
+    """A connection for the loop's own thread: it reads and never waits."""
     connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
     connection.row_factory = sqlite3.Row
     try:
@@ -123,7 +123,7 @@ def run(connection: sqlite3.Connection, program: Program[T]) -> T:
 
 
 def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
-    """Run a program as a transaction of its own; in the connection's thread."""
+    """Run a program as a separate transaction; in the connection's thread."""
     connection.execute("begin immediate")
     try:
         result = run(connection, program)
@@ -138,7 +138,7 @@ def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
 async def run_at_once(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
 ) -> T:
-    """aiosqlite makes a trip to its thread per statement, 30 us each, and has no public way to run several in one."""
+    """aiosqlite switches to its thread per statement, 30 us each, and has no public way to run several at once."""
     return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
 
 
@@ -154,14 +154,14 @@ class _Turn:
     __slots__ = ("begun", "committed", "ended", "owner", "perform")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.perform = perform  # a program that is a transaction of its own; then nothing else of the turn is used
+        self.perform = perform  # a program that is a separate transaction; the rest of the turn is then unused
         self.begun: asyncio.Future[None] = loop.create_future()  # the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
         self.owner = asyncio.current_task()
 
     def end(self, *, kept: bool) -> None:
-        """The caller is done; a writer that was closed meanwhile no longer waits for it."""
+        """The caller is done; a writer that was closed in the meantime no longer waits for it."""
         if not self.ended.done():
             self.ended.set_result(kept)
 
@@ -193,7 +193,7 @@ class SqliteTransaction:
         return self._connection
 
     def finish(self) -> None:
-        """No statement after this one."""
+        """No statement may follow."""
         self._connection = None
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
@@ -280,7 +280,7 @@ class _Writer:
         await turn.committed
 
     async def perform(self, program: Program[T]) -> T:
-        """A program as a transaction of its own, in its turn."""
+        """Run a program as a separate transaction, in its turn."""
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
         result: asyncio.Future[T] = self._loop.create_future()
@@ -297,7 +297,7 @@ class _Writer:
         return result.result()
 
     async def wipe(self) -> bool:
-        """Move what the write-ahead logs hold into the files, where deleted bytes are overwritten, and cut them off."""
+        """Move the write-ahead logs' content to the files, overwriting deleted bytes, and truncate the logs."""
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
         were_cut: list[bool] = []
@@ -314,7 +314,7 @@ class _Writer:
         return all(were_cut)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Wait, bounded, for other processes' transactions. Only the beginning can be refused as busy."""
+        """Wait, for a bounded time, for other processes' transactions. Only BEGIN can be refused as busy."""
         deadline = self._loop.time() + BUSY_WAIT
         while True:
             try:
@@ -324,7 +324,7 @@ class _Writer:
                     raise
 
     def _refusal(self, error: Exception) -> VaultError:
-        """As `refusal`; of a lock that was not to be had, with the name of the process that holds it."""
+        """Like `refusal`; for a lock that was not available, names the process that holds it."""
         refused = refusal(error)
         if isinstance(refused, StorageBusy) and (holder := find_lock_holder((self._stores.keys, self._stores.vault))):
             return StorageBusy(f"the database is busy: {holder}", retry_after=1, detail=refused.detail)
@@ -347,7 +347,7 @@ class _Writer:
                     turn.committed.set_exception(error)
 
     async def close(self) -> None:
-        """Serve what waits, then stop. Bounded: a transaction that does not end is given up."""
+        """Serve what waits, then stop. Bounded: gives up a transaction that does not end."""
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._task}, timeout=2 * BUSY_WAIT)
@@ -360,7 +360,7 @@ class _Writer:
             if not programs and self._queue[0].perform is not None:
                 return None  # it commits by itself: after this batch
             turn = self._queue.popleft()
-            if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while it waited
+            if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while waiting
                 return turn
         return None
 
@@ -385,7 +385,7 @@ class _Writer:
             turn.refuse(error)
 
     async def _batch(self, first: _Turn) -> None:
-        """Begin, serve turns while some wait, commit once; every kept turn learns the same outcome."""
+        """Begin, serve turns while some wait, commit once; every kept turn gets the same outcome."""
         kept: list[_Turn] = []
         outcome: VaultError | None = StorageUnavailable("the database was closed before the commit")
         turn: _Turn | None = first
@@ -406,7 +406,7 @@ class _Writer:
             LOG.warning("a commit failed", extra={"detail": outcome.detail})
             if turn is not None:
                 turn.refuse(outcome)
-            self._refuse_waiting(outcome)  # they have waited as long; each would only wait again
+            self._refuse_waiting(outcome)  # all waited equally long; separate commits would only add waiting
         finally:
             for member in kept:
                 if outcome is not None:
@@ -436,7 +436,7 @@ class _Writer:
 
 
 class SqliteDatabase:
-    """One vault in two SQLite files; any number of processes may have them open."""
+    """One vault in two SQLite files; any number of processes may open them."""
 
     def __init__(
         self,
@@ -465,7 +465,7 @@ class SqliteDatabase:
 
     @classmethod
     async def open(cls, stores: SqliteFiles, *, has_locks: bool = True) -> SqliteDatabase:
-        """Bring the schema up to date and connect."""
+        """Upgrade the schema and connect."""
         shape = await asyncio.to_thread(prepare, stores)
         opened: list[aiosqlite.Connection] = []
         try:
@@ -492,7 +492,7 @@ class SqliteDatabase:
         try:
             return [self._here.execute(sql).fetchone()[0] for sql in VERSIONS]
         except ERRORS:
-            return None  # closed, or somebody has the files for a moment: the read that follows says it
+            return None  # closed, or another process holds the files briefly: the following read reports it
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction(event_key=self.event_key)
@@ -506,7 +506,7 @@ class SqliteDatabase:
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:
             raise StorageUnavailable("the database is closed")
-        number = self._reading.index(min(self._reading))  # a long list does not hold up the short reads
+        number = self._reading.index(min(self._reading))  # a long list must not delay short reads
         self._reading[number] += 1
         try:
             found = await self._readers[number].execute_fetchall(sql, parameters)
@@ -521,7 +521,7 @@ class SqliteDatabase:
         return rows[0] if rows else None
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        """On the loop: a read by keys takes microseconds, the trip to a thread and back several times that."""
+        """On the loop: a read by keys takes microseconds, a switch to a thread and back several times that."""
         if self._is_closed:
             raise StorageUnavailable("the database is closed")
         try:
@@ -531,7 +531,7 @@ class SqliteDatabase:
                 raise refusal(error) from error
         except ERRORS as error:
             raise refusal(error) from error
-        return await self.fetch(sql, parameters)  # somebody has the files for a moment: wait for them in a thread
+        return await self.fetch(sql, parameters)  # another process holds the files briefly: wait for them in a thread
 
     async def hold_liveness(self, owner: str) -> None:
         if self._is_closed:

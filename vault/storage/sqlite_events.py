@@ -1,4 +1,4 @@
-"""Appending to the activity's chain on SQLite: a program that runs in one go in the writer's thread."""
+"""Append to the activity's chain on SQLite: a program that runs at once in the writer's thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADVANCE = (
 
 
 def append_program(batch: Batch, *, key: bytes | None) -> Program[None]:
-    """Append a batch; the writer holds the whole file, so nobody is between the statements."""
+    """Append a batch; the writer holds the whole file, so nothing comes between the statements."""
     advance = Statement(_ADVANCE, ({"count": len(batch.entries), "tenant": TENANT},))
     heads = yield advance
     if not heads:  # the first event of all

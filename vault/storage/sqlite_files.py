@@ -1,4 +1,4 @@
-"""The two SQLite files of a vault: where they stand, who may read them, and their schema.
+"""The two SQLite files of a vault: where they are, who may read them, and their schema.
 
 Blocking code, run once before the driver in `sqlite.py` connects. Several processes of one data directory may start at
 once; each file is upgraded in its own transaction, so no process ever holds two locks here.
@@ -32,13 +32,13 @@ class SqliteFiles:
 
     @classmethod
     def beside(cls, vault: Path) -> SqliteFiles:
-        """The key store stands beside its database and is named after it."""
+        """The key store's path: beside its database and named after it."""
         name = "keys.sqlite" if vault.name == "vault.sqlite" else f"{vault.stem}-keys.sqlite"
         return cls(vault, vault.with_name(name))
 
 
 def prepare(stores: SqliteFiles) -> schema_shape.Shape:
-    """Create or upgrade the files, blocking; what they hold. Any number of processes may do it at once."""
+    """Create or upgrade the files, blocking; returns their content. Any number of processes may do it at once."""
     shape: schema_shape.Shape = frozenset()
     try:
         if stores.vault.exists() and stores.vault.stat().st_size and not stores.keys.exists():
@@ -49,14 +49,14 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
             _own(path)
             target = ":memory:" if is_keys else path
             with closing(sqlite3.connect(target, isolation_level=None, timeout=BUSY_WAIT)) as connection:
-                # One store alone: an upgrade never holds two locks, so it cannot deadlock with a writer.
+                # One store at a time: an upgrade never holds two locks, so it cannot deadlock with a writer.
                 if is_keys:
                     connection.execute("attach database ? as keys", (str(path),))
                 shape |= _upgrade(connection, prefix="keys." if is_keys else "")
     except OSError as error:
         raise StorageUnavailable(f"cannot use {stores.vault}: {error.strerror}", detail=str(error)) from error
     except sqlite3.Error as error:
-        # SQLite says of a folder without writes only that it cannot open the file
+        # For a folder without write permission SQLite only says that it cannot open the file.
         why = "" if os.access(stores.vault.parent, os.W_OK) else "; its folder is read-only for this user"
         raise StorageUnavailable(f"cannot open {stores.vault}: {error}{why}", detail=str(error)) from error
     return shape
@@ -65,8 +65,8 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
 def _own(path: Path) -> None:
     """Make the file 0600, whatever the umask; SQLite gives its -wal and -shm files the same mode.
 
-    A file that is there is not opened: closing any descriptor of it would drop the locks that SQLite holds in this
-    process (POSIX), and the next process to close the file would take the write-ahead log away from under us.
+    Does not open an existing file: closing any descriptor of it would drop the locks that SQLite holds in this process
+    (POSIX), and the next process to close the file would then delete the write-ahead log under us.
     """
     try:
         status = path.lstat()
@@ -82,7 +82,7 @@ def _own(path: Path) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Shape:
-    """Bring one store up to date; what it holds then."""
+    """Upgrade one store; returns its content."""
     _use_wal(connection, prefix)
     applied, found = _examine(connection, prefix)
     if applied < len(schema_files()):
@@ -99,13 +99,13 @@ def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Sha
     wanted = schema_shape.expected_shape(len(schema_files()), keys=bool(prefix))
     if building := schema_shape.missing_indexes(found, wanted):
         for statement in building:
-            connection.execute(statement)  # by itself: others write in between
+            connection.execute(statement)  # separately: others write in between
         _, found = _examine(connection, prefix)
-    return found  # a start that goes no further has written nothing
+    return found  # a start that stops here has written nothing
 
 
 def _examine(connection: sqlite3.Connection, prefix: str) -> tuple[int, schema_shape.Shape]:
-    """The last file that was applied and what is there. Raises StorageUnavailable where one contradicts the other."""
+    """The last applied file and the store's content. Raises StorageUnavailable when they contradict each other."""
     applied, compatible_from = _versions(connection, prefix)
     check_version(compatible_from)
     found = schema_shape.sqlite_shape(connection, store="keys" if prefix else "main", prefix=prefix)
@@ -149,7 +149,7 @@ def _use_wal(connection: sqlite3.Connection, prefix: str) -> None:
 
 
 def _versions(connection: sqlite3.Connection, prefix: str) -> tuple[int, int]:
-    """The last file that was applied, and the schema that a program must know. Release 0.1.0 noted both as one."""
+    """The last applied file, and the schema that a program must know. Release 0.1.0 recorded both as one."""
 
     def highest(table: str) -> int:
         there = connection.execute(

@@ -1,8 +1,8 @@
-"""Which process holds the lock to write of a vault's SQLite files, by what Linux says in `/proc/locks`.
+"""Which process holds the write lock of a vault's SQLite files, according to Linux's `/proc/locks`.
 
-SQLite's locks are the kernel's, on bytes of a file: whoever holds one keeps it until it ends, also while it is stopped.
-Nobody can take it away, so that all that is left is to say who it is. Opening the file to ask the kernel would not do:
-closing it again would drop the locks of this process (POSIX).
+SQLite's locks are the kernel's, on bytes of a file: a process keeps one until it ends, even while it is stopped. Nobody
+can take it away, so all we can do is name the process. We cannot open the file to ask the kernel: closing it again
+would drop this process's locks (POSIX).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class LockHolder:
 
 
 def find_lock_holder(files: Sequence[Path]) -> LockHolder | None:
-    """Who else may write in one of these SQLite files just now; None where nobody does, or nothing tells."""
+    """The other process that may write to one of these SQLite files; None when there is none or it cannot be
+    determined.
+    """
     places: set[str] = set()
     for path in files:
         try:
@@ -48,9 +50,9 @@ def find_lock_holder(files: Sequence[Path]) -> LockHolder | None:
     for line in lines:
         match line.split():
             case [_, "POSIX", _, "WRITE", pid, place, first, last] if place in places and _holds(first, last):
-                if int(pid) > 0 and int(pid) != os.getpid():  # others are of another container
+                if int(pid) > 0 and int(pid) != os.getpid():  # others belong to another container
                     return LockHolder(int(pid), _is_stopped(pid))
-            case _:  # a lock of another kind or file, or somebody who waits
+            case _:  # a lock of another kind or file, or a process that waits
                 pass
     return None
 

@@ -1,6 +1,6 @@
 """Where the key-encryption key (KEK) comes from: a file, the environment, a passphrase.
 
-A source wraps and unwraps keys and never gives its own key away, so that one kept elsewhere (a KMS) fits too.
+A source wraps and unwraps keys and never reveals its own key, so that a remote one (a KMS) fits too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class KeySource(Protocol):
 
     @property
     def id(self) -> str:
-        """Names the KEK without telling it. Raises KeyUnavailable before the key is at hand."""
+        """Identifies the KEK without revealing it. Raises KeyUnavailable before the key is at hand."""
         ...
 
     @property
@@ -32,11 +32,11 @@ class KeySource(Protocol):
         ...
 
     async def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Wrap; the first wrap may make the KEK where the source keeps it itself. Raises KeyUnavailable."""
+        """Wrap; the first wrap may create the KEK if the source stores it itself. Raises KeyUnavailable."""
         ...
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Unwrap; never makes a KEK. Raises KeyUnavailable without one, CiphertextRejected with another."""
+        """Unwrap; never creates a KEK. Raises KeyUnavailable without one, CiphertextRejected with another."""
         ...
 
 
@@ -52,7 +52,7 @@ class KeySourceSettings(Protocol):
 
 
 def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
-    """The source that the settings name; nothing is read until it is used."""
+    """The source named in the settings; nothing is read until it is used."""
     match settings.source:
         case "file":
             return FileKeySource((settings.file or data / "master.key").expanduser())

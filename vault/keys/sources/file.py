@@ -1,4 +1,4 @@
-"""The KEK in a file of its own, mode 0600, made on the first run. Back it up apart from the database."""
+"""The KEK in a file of its own, mode 0600, created on the first run. Back it up separately from the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A KEK in this process: wrapping with AES-256-GCM, and the text form of a key. The sources say where it is kept."""
+"""A KEK in this process: wrapping with AES-256-GCM, and the text form of a key. The sources say where it is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalKey:
         if len(key) != KEY_LENGTH:
             raise ValueError("a key-encryption key has 32 bytes")
         self._cipher = AESGCM(key)
-        # one-way, so that the id can stand in the database and in logs
+        # one-way, so that the id can appear in the database and in logs
         self.id = f"{kind}-{hmac.new(key, b'token-vault key id', hashlib.sha256).hexdigest()[:16]}"
 
     def wrap(self, key: bytes, context: bytes) -> bytes:

@@ -14,14 +14,14 @@ from vault.keys.sources.private_file import read_private
 from vault.refusals import CiphertextRejected, KeyUnavailable
 
 VARIABLE = "TOKEN_VAULT_PASSPHRASE"
-MIN_LENGTH = 20  # it guards everything against offline guessing
+MIN_LENGTH = 20  # it protects everything against offline guessing
 WRAP_VERSION = 2
 
 _SALT = 16
 
 
 class PassphraseKeySource:
-    """Derives the KEK once per salt; all keys of one vault share the salt of its first."""
+    """Derives the KEK once per salt; all keys of one vault share the salt of the first."""
 
     def __init__(self, environment: Mapping[str, str], *, file: Path | None) -> None:
         self._environment = environment
@@ -50,7 +50,7 @@ class PassphraseKeySource:
         salt = wrapped[1 : 1 + _SALT]
         local = await self._local_key(salt)
         key = local.unwrap(wrapped[1 + _SALT :], context)
-        self._salt = salt  # it opened: later keys are wrapped under the same
+        self._salt = salt  # it opened: wrap later keys under the same salt
         return key
 
     async def _local_key(self, salt: bytes) -> LocalKey:

@@ -1,4 +1,4 @@
-"""Read and make files that only their owner may read. Refuses symbolic links and loose modes (V-06)."""
+"""Read and create files that only their owner may read. Refuses symbolic links and loose modes (V-06)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMIT = 64 * 1024
 
 
 def read_private(path: Path) -> str | None:
-    """The text, or None where there is no file. Raises KeyUnavailable when others could read it too."""
+    """The text, or None when there is no file. Raises KeyUnavailable when others could read it too."""
     try:
         # O_NONBLOCK: a named pipe put in its place must not stop the start
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -39,7 +39,7 @@ def read_private(path: Path) -> str | None:
 
 
 def create_private(path: Path, text: str) -> bool:
-    """Make the file, complete and durable in one step; False where one exists already."""
+    """Create the file, complete and durable in one step; False when one exists already."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def create_private(path: Path, text: str) -> bool:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, path)  # fails where the name is taken: two first starts cannot overwrite each other
+            os.link(temporary, path)  # fails if the name is taken: two first starts cannot overwrite each other
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
