@@ -1,5 +1,4 @@
-"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs and the clients that
-serve them.
+"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs and their clients.
 
 A client that is linked to an API is that API: it may exchange and introspect the tokens issued for it.
 `server.oauth.rules` checks that a URI is well formed and which resources a request may name.

@@ -176,9 +176,7 @@ async def list_pending(reader: Reader, ring: KeyRing, user_id: str, *, now: int)
 
 
 async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int) -> None:
-    """Record the person's answer, once. Raises TransitionRefused when it was already given, is late, or is someone
-    else's.
-    """
+    """Record the person's answer, once. Raises TransitionRefused when already given, late, or not theirs."""
     changed = await transaction.execute(
         "update approvals set state = :state, decided_at = :now, expires_at = :expires_at "
         "where tenant = :tenant and id = :id and user_id = :user_id and state = :pending and expires_at > :now",

@@ -28,7 +28,7 @@ from vault.storage.database import (
 )
 
 UNUSED_LIFETIME = 86400
-PAGE = 500  # clients that are read at once
+PAGE = 500  # clients per read
 MOST_NAMESAKES: Final = 50
 _TOUCH_INTERVAL = 3600
 _COLUMNS: Final = (
@@ -111,7 +111,7 @@ async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:
 
 
 async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Client, ...]:
-    """Clients of this name that a user let in or allowed something, at most MOST_NAMESAKES, newest sign-in first."""
+    """Clients of this name that a user signed in or allowed something, at most MOST_NAMESAKES, newest sign-in first."""
     rows = await reader.fetch(
         "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
         " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"

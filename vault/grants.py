@@ -1,5 +1,4 @@
-"""What users allowed their agents: the record behind every token. Revoking a grant ends all tokens made from it at
-once.
+"""What users allowed their agents: the record behind every token. Revoking a grant ends all tokens made from it.
 
 Access and refresh tokens have no life of their own: each use reads its grant through `live_principal_facts`.
 `vault.tokens` makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants that a
@@ -195,9 +194,7 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
 
 
 async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-    """Of these access tokens (grant id, token id), those that work now: grant, client and person live, token not
-    revoked.
-    """
+    """Of these access tokens (grant id, token id), those that work now: grant, client, person and token are live."""
     of_grant: dict[str, list[str]] = {}
     for grant_id, token_id in tokens:
         of_grant.setdefault(grant_id, []).append(token_id)
@@ -246,7 +243,7 @@ async def _revoke(
 
 
 async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, now: int) -> Grant | None:
-    """End one grant. None when it is unknown or was revoked before; the first reason stays."""
+    """End one grant. None when it is unknown or already revoked; the first reason stays."""
     ended = await _revoke(transaction, _REVOKE_ONE, {"id": grant_id}, reason=reason, now=now)
     return next(iter(ended), None)
 

@@ -28,7 +28,7 @@ from vault.storage.database import (
 )
 
 PREFIX: Final = "tvp_"
-_LENGTH: Final = len(PREFIX) + 43  # 256 bit in base64url
+_LENGTH: Final = len(PREFIX) + 43  # 256 bits in base64url
 _KEPT: Final = 3600  # seconds after expiry, to tell a late use from a forgery
 
 
@@ -52,9 +52,7 @@ class Handle:
     digest: bytes = field(default=b"", repr=False)
 
     def check_key(self, thumbprint: str | None) -> None:
-        """A bound handle never works as a bearer token, and an unbound one never works with a proof. Raises
-        HandleRefused.
-        """
+        """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
         if thumbprint != self.key_thumbprint:
             raise _refusal("not presented with the key it is bound to")
 
@@ -159,9 +157,9 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
 
 
 async def look(reader: Reader, value: str, *, known: Standing | None, now: int) -> Standing:
-    """As `find`, with what its use depends on, in one read. Raises HandleRefused.
+    """Like `find`, with what its use depends on, in one read. Raises HandleRefused.
 
-    `known` is what this handle stood for before; the same is returned where nothing has changed since.
+    `known` is what this handle stood for before; returns it if nothing changed since.
     """
     if not is_handle(value):
         raise _refusal("not a handle")

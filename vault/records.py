@@ -257,8 +257,10 @@ class Connection:
         return self.idle_expires_at is not None and self.ends_at == self.idle_expires_at
 
     def status(self, now: int) -> str:
-        """`active`, `needs_reauth`, `revoked`, or derived: `waiting` for a provider that did not answer a refresh,
-        `ambiguous` (another process may have its answer), `expiring` (ends within 7 days).
+        """`active`, `needs_reauth`, `revoked`, or a derived status.
+
+        `waiting`: for a provider that did not answer a refresh. `ambiguous`: another process may have its answer.
+        `expiring`: ends within 7 days.
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
@@ -280,8 +282,7 @@ class ApprovalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What one agent may do with one connection of one user, until when, and what needs the person's approval each
-    time.
+    """What one agent may do with one connection of one user, until when, and what needs approval each time.
 
     `ask` holds scopes, and tools written as `tool:NAME`.
     """

@@ -1,6 +1,6 @@
-"""Telling people once, a day ahead, that an agent's sign-in ends: by its age, or because the agent did not use it.
+"""Tell people once, a day ahead, that an agent's sign-in ends: by its age, or because it is unused.
 
-The end stands in the newest refresh token of each family (`tokens`); ends of upstream grants are `expiries`.
+The newest refresh token of each family (`vault.tokens`) has the end; `vault.expiries` covers upstream grants.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vault.storage.database import Database, Row, Value, binary, integer, text
 BATCH: Final = 100  # families per read and transaction
 DAY: Final = 86400
 _PURPOSE: Final = "token.expiring"
-# The newest tokens of families that end soon, not announced yet, after the end and the token with which the last page
-# stopped. Not of families that live for less than a day: each use of theirs would be announced.
+# The newest tokens of families that end soon and are not announced, after the end and the token at which the last page
+# stopped. Excludes families that live less than a day: each use of theirs would be announced.
 _SOON: Final = """
     select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id
     from refresh_tokens t
@@ -44,7 +44,7 @@ async def announce(database: Database) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """A family that ends by its age is refreshed until then: its end is remembered beside its tokens, too."""
+    """A family that ends by its age is refreshed until then: its end is recorded beside its tokens, too."""
     async with database.transaction() as transaction:
         events = [
             _event(row)

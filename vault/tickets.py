@@ -306,9 +306,7 @@ async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
 
 
 def new_user_code() -> str:
-    """A code to read and type, such as `BDFK-WXZR` (RFC 8628 §6.1): 34 bits, valid for minutes, throttled by the
-    caller.
-    """
+    """A code to read and type, such as `BDFK-WXZR` (RFC 8628 §6.1): 34 bits, for minutes, throttled by the caller."""
     letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(2 * _CODE_HALF))
     return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
 

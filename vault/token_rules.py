@@ -1,22 +1,22 @@
-"""What a spent refresh token is worth when it comes back: an honest repeat, or two holders that contradict. Pure.
+"""What a spent refresh token means when it comes back: an honest repeat, or two holders that contradict. Pure.
 
-OAuth 2.1 §4.3.1 and RFC 9700 §4.14.2 make a public client's refresh token single-use, so that a stolen one is noticed:
-two holders cannot both use it. Clients in the field run as several processes that share one token, and lose answers. To
-end their family then is to sign a person out who did nothing wrong. So a repeat is answered with the newest token of
-the family, which both holders then have in common and must go on sharing, unless the two uses contradict each other:
+OAuth 2.1 §4.3.1 and RFC 9700 §4.14.2 make a public client's refresh token single-use, so that a theft is noticed: two
+holders cannot both use it. Real clients run as several processes that share one token, and they lose answers. Ending
+their family would sign out a person who did nothing wrong. A repeat is therefore answered with the newest token of the
+family, which both holders then have in common and must keep sharing, unless the two uses contradict each other:
 
-1. **Late.** The token was spent a grace ago or longer, and its successor was used since. While nobody has used the
-   successor, the answer that brought it was lost, and its predecessor may be repeated for as long as it lives.
-2. **Elsewhere.** It, or a token after it, was spent on one network and it is repeated on another, the family was not
-   known on both before, and this has happened to two tokens in the last 30 days. These are answered, because a laptop
-   that changes its network does the same. IPv4 and IPv6 cannot be compared, and so do not contradict.
-3. **Bound.** A token bound to a DPoP key (RFC 9449 §5) is held by one process, so its repeat is answered for 30 s
-   only, while nobody has used the successor.
+1. **Late.** The token was spent at least one grace ago, and its successor was used since. While the successor is
+   unused, the answer that brought it was lost, and its predecessor may be repeated for as long as it lives.
+2. **Elsewhere.** The token, or one after it, was spent on one network and is repeated on another, the family was not
+   known on both before, and this has happened to two tokens in the last 30 days. Those two are answered, because a
+   laptop that changes its network does the same. IPv4 and IPv6 cannot be compared, so they do not contradict.
+3. **Bound.** One process holds a token that is bound to a DPoP key (RFC 9449 §5), so its repeat is answered for 30 s
+   only, while the successor is unused.
 
-A contradiction ends the whole family. Who authenticates as the client proves more than a network, and is not asked for
-it (RFC 9700 §2.2.2). Every answered repeat is an event. A thief on the client's own network, which another program of
-the same machine is, too, stays only while the two go on using each token within the grace of one another; on any other
-network, only until they meet over a third token; and nowhere beyond the end of the family.
+A contradiction ends the whole family. A client that authenticates proves more than a network, so its network is not
+checked (RFC 9700 §2.2.2). Every answered repeat is an event. A thief on the client's own network (which includes
+another program on the same machine) stays only while both keep using each token within the other's grace; on any other
+network, only until they meet over a third token; and never beyond the end of the family.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOVES_WINDOW: Final = 30 * 86400  # ... in so many seconds
 
 
 class RepeatVerdict(StrEnum):
-    """What becomes of a repeat. All but the first two end the family."""
+    """What happens to a repeat. All but the first two end the family."""
 
     SAME = "same"
     MOVED = "moved"  # answered on another network
@@ -56,16 +56,16 @@ class TokenRepeat:
     spent_at: int
     now: int
     is_successor_used: bool
-    spent_on: frozenset[str]  # it, and what came after it
+    spent_on: frozenset[str]  # the token and those after it
     repeated_on: str | None
-    known: frozenset[str]  # networks that the family was used on before the token was spent
+    known: frozenset[str]  # networks on which the family was used before the token was spent
     moves: int = 0  # tokens whose repeat from another network was answered in the window
     is_authenticated: bool = False  # by a secret or a key of the client's
     is_bound: bool = False
 
 
 def judge(repeat: TokenRepeat, *, grace: int) -> RepeatVerdict:
-    """Whether the repeat is answered, and why not. `grace` in seconds; 0: a token counts once, whatever happens."""
+    """Whether the repeat is answered, and if not, why. `grace` in seconds; 0: a token counts once only."""
     age = repeat.now - repeat.spent_at
     if repeat.is_bound:
         is_prompt = not repeat.is_successor_used and age < min(PROMPT, grace)
@@ -83,7 +83,7 @@ def judge_use(
     """The verdict on a spent token of this family that comes back from a network."""
     after = family.get(spent.generation + 1)
     moved = [one for one in family.values() if one.moved_at is not None and now < one.moved_at + MOVES_WINDOW]
-    # Of two networks that met one may be a thief's, who must not make his own known by using what he got.
+    # Of two networks that met, one may be a thief's: a thief must not make a network known by using stolen tokens.
     sure = min([spent.generation, *(one.generation for one in moved)])
     repeat = TokenRepeat(
         spent_at=now if spent.consumed_at is None else spent.consumed_at,

@@ -1,10 +1,10 @@
 """Refresh tokens of our own authorization server: opaque, 256 bits, hashed, rotated on each use (OAuth 2.1 §4.3).
 
-A token is alive when it was not used, is not too old, and its grant lives; the family is the grant. A repeated
-predecessor gets the newest token, however many generations lie between, unless its uses contradict each other:
-`token_rules` decides, and a contradiction revokes the grant. Each successor is kept sealed under a key derived from its
-predecessor, so the chain leads from a token in hand to the newest one, and the database alone cannot produce it. Access
-tokens are `server.oauth.tokens`'.
+A token is live when it is unused and unexpired and its grant lives; the family is the grant. A repeated predecessor
+gets the newest token, however many generations lie between, unless its uses contradict each other: `vault.token_rules`
+decides, and a contradiction revokes the grant. Each successor is kept sealed under a key derived from its predecessor,
+so the chain leads from a token in hand to the newest one, and the database alone cannot produce it.
+`server.oauth.tokens` makes access tokens.
 
 RFC 6749 §6: a refresh may ask for fewer scopes or resources than its token has, never for more; the successor keeps
 what the token has.
@@ -51,9 +51,9 @@ REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds: from issue to the family's end, between two uses, and in which a repeat gets the newest token.
+    """Seconds: from issue to the family's end, between two uses, and during which a repeat gets the newest token.
 
-    Each use of a client that authenticates, or proves a key, moves the family's end too.
+    Each use by a client that authenticates, or proves a key, also moves the family's end.
     """
 
     absolute: int = 365 * 86400
@@ -77,7 +77,7 @@ class RefreshRequest:
     resource: str | None = None  # space separated if several; None: everything the token has
     key_thumbprint: str | None = None
     network: str | None = None
-    is_authenticated: bool = False  # the client, by a secret or a key of its own
+    is_authenticated: bool = False  # the client, by its own secret or key
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class AcceptedRefresh:
     facts: LiveGrant
     expires_at: int  # when the refresh token ends unless it is used
     key_thumbprint: str | None = None
-    repetition: Repetition | None = None  # the newest token once more
+    repetition: Repetition | None = None  # the newest token again
 
     @property
     def is_repeat(self) -> bool:
@@ -112,7 +112,7 @@ class RefreshTokenRefused(GrantEnded):
 
 
 class TokenReused(RefreshTokenRefused):
-    """A used refresh token came back, and its uses contradict: its grant, and so its family, is revoked by now."""
+    """A used refresh token came back, and its uses contradict: its grant, and so its family, is now revoked."""
 
     def __init__(self, description: str, *, grant: Grant, verdict: RepeatVerdict, detail: str = "") -> None:
         super().__init__(description, detail=detail)
@@ -173,8 +173,8 @@ async def rotate(
 ) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction: a re-use must be revoked although it is refused.
 
-    Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which is asked
-    last; only TokenReused has changed anything.
+    Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
+    only TokenReused has changed anything.
     """
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
@@ -185,7 +185,7 @@ async def rotate(
             if revoked is not None:
                 event = grants.revocation_event(revoked, because=outcome.verdict.value)
                 await audit.append(transaction, event, now=now)
-    if isinstance(outcome, TokenReused):  # raised only now: the revocation is committed
+    if isinstance(outcome, TokenReused):  # raised here, after the revocation is committed
         raise outcome
     return outcome
 
@@ -211,7 +211,7 @@ async def find_live(reader: Reader, token: str, *, now: int) -> tuple[RefreshTok
 
 
 async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[str], since: int) -> bool:
-    """Whether one of these clients got a refresh token for this user since then, or lives without one since then."""
+    """Whether one of these clients got a refresh token for this user since then, or a grant without one."""
     for client_id in sorted(client_ids):
         row = await reader.fetch_one(
             "select 1 as one from grants g where g.tenant = :tenant and g.user_id = :user_id"
@@ -236,7 +236,7 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
 
 
 async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
-    """Erase used successors whose grace has ended, and forget families past their end; at most a batch of each.
+    """Erase used successors whose grace has ended, and delete families past their end; at most a batch of each.
 
     Returns the larger of the two numbers.
     """
@@ -273,7 +273,7 @@ async def _rotate(
         if stored_successor is not None:
             successor, expires_at = stored_successor
             return replace(answer, refresh_token=successor, expires_at=expires_at)
-        stored = await find(transaction, token)  # somebody else was first: perhaps the same client, twice at once
+        stored = await find(transaction, token)  # another request was first: perhaps the same client, twice at once
         if stored is None:
             raise RefreshTokenRefused(_NOT_VALID, detail="swept while it was used")
     return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
@@ -318,9 +318,9 @@ async def _store_successor(
     now: int,
     lifetimes: Lifetimes,
 ) -> tuple[str, int] | None:
-    """Use the token up and store its successor, which is returned with its end; None when somebody else was first."""
+    """Use up the token and store its successor; the successor and its expiry, None when another request was first."""
     token_after = secrets.token_urlsafe(32)
-    slides = request.is_authenticated or stored.key_thumbprint is not None  # a thief of the token alone cannot use it
+    slides = request.is_authenticated or stored.key_thumbprint is not None  # a thief with only the token cannot use it
     expires_at = max(stored.expires_at, now + lifetimes.absolute) if slides else stored.expires_at
     successor = replace(
         stored,
@@ -353,7 +353,7 @@ async def _store_successor(
         return None
     await _insert(transaction, successor)
     family: dict[str, Value] = {"tenant": TENANT, "grant_id": stored.grant_id, "family": stored.family}
-    await transaction.execute(  # this token arrived and works: its predecessor is repeated within the grace only
+    await transaction.execute(  # this token arrived and works: repeat its predecessor within the grace only
         "update refresh_tokens set superseded_at = :now,"
         " successor_sealed = case when consumed_at <= :before then null else successor_sealed end"
         " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation",
@@ -377,7 +377,7 @@ async def _repeat(
     now: int,
     grace: int,
 ) -> AcceptedRefresh | TokenReused:
-    """The newest token of the family for a spent one of it, unless the two uses contradict (`token_rules`)."""
+    """The newest token of the family in exchange for a spent one, unless the two uses contradict (`token_rules`)."""
     family = await _family(transaction, stored)
     verdict = judge_use(
         stored,
@@ -388,7 +388,7 @@ async def _repeat(
         grace=grace,
     )
     newest = _newest(token, family, stored, facts.grant) if verdict.is_answered else None
-    if newest is None:  # or it was erased by a release with another rule, or under a shorter grace
+    if newest is None:  # or a release with another rule, or a shorter grace, erased it
         verdict = RepeatVerdict.LATE if verdict.is_answered else verdict
         detail = f"generation {stored.generation} used again: {verdict.value}"
         return TokenReused(_NOT_VALID, grant=facts.grant, verdict=verdict, detail=detail)
@@ -405,7 +405,7 @@ async def _repeat(
 
 
 def _newest(token: str, family: Family, stored: RefreshToken, grant: Grant) -> tuple[str, RefreshToken] | None:
-    """The secret and record of the newest token, by the sealed successors from this one on; None when one is erased."""
+    """The secret and record of the newest token, by the sealed successors from this one on; None if one was erased."""
     while stored.successor_sealed is not None:
         token = open_sealed(
             stored.successor_sealed, key=_predecessor_key(token), context=_context(stored, grant)

@@ -1,8 +1,8 @@
 """UpstreamAPI: the provider's API as a tool sees it. It never sees the account's token.
 
 Binds the credential to the provider's own hosts, refuses a call that the scopes do not cover before anything is sent,
-bounds time and size, and turns every failure into one of five refusals. Getting and refreshing the token is left to the
-vault; what a call means, to the tools.
+limits time and size, and turns every failure into one of five refusals. The vault gets and refreshes the token; the
+tools know what a call means.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from providers.outbound.json_values import at, text_at
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
-_WORTH_REPEATING: Final = 3.0  # seconds that must be left when it is sent again
+_WORTH_REPEATING: Final = 3.0  # seconds that must be left when a call is repeated
 Value = str | int | bool
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-Form = Literal["object", "any", "text"]  # what an answer has to be: a JSON object, any JSON or nothing, text
+Form = Literal["object", "any", "text"]  # what an answer must be: a JSON object, any JSON or nothing, text
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 logger = logging.getLogger("token_vault.api")
 
@@ -61,7 +61,7 @@ class Unauthorized(ToolRefused):
 
 
 class UpstreamRefused(ToolRefused):
-    """The provider understood and said no. `code` is its own code."""
+    """The provider understood the call and refused it. `code` is its own code."""
 
     def __init__(self, code: str, description: str) -> None:
         super().__init__(description)
@@ -80,7 +80,7 @@ class RateLimited(ToolRefused):
 
 
 class UpstreamUnavailable(ToolRefused):
-    """No usable answer. `unknown_outcome`: it may have been carried out, so it must not be repeated blindly."""
+    """No usable answer. `unknown_outcome`: the call may have been carried out, so do not repeat it blindly."""
 
     code = "upstream_unavailable"
 
@@ -92,7 +92,7 @@ class UpstreamUnavailable(ToolRefused):
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A token and what it stands for; see `UpstreamAPI`."""
+    """A token and its authority; see `UpstreamAPI`."""
 
     token: str = field(repr=False)
     scopes: frozenset[str]
@@ -102,10 +102,10 @@ class Authority:
 class UpstreamAPI:
     """One account at one provider, for the duration of one tool call.
 
-    `scopes` is what this caller may do. `granted` is what the token itself could do: the connection's whole grant when
-    narrowing is enforced by us, the same as `scopes` (and the default) when the token is narrow. `now` is the time that
-    tools reckon with. `renew` gets another token after the provider called this one dead, as one that kills the old
-    token on refresh does in the middle of a call: the refused request, and no other, is then sent once more.
+    `scopes` is what this caller may do. `granted` is what the token itself can do: the connection's whole grant when we
+    enforce the narrowing, the same as `scopes` (the default) when the token is narrow. `now` is the time that tools
+    use. `renew` gets another token after the provider rejected this one, as happens mid-call when a refresh kills the
+    old token: only the refused request is then sent once more.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class UpstreamAPI:
         self._deadline = deadline
 
     def acting_with(self, token: str) -> UpstreamAPI:
-        """The same call with a token that the provider gave for part of the account, such as a page; in hand only."""
+        """The same call with a token for part of the account, such as a page; the token stays in memory."""
         acting = UpstreamAPI(
             self._provider,
             self._outbound,
@@ -164,8 +164,9 @@ class UpstreamAPI:
         params: Mapping[str, Value] | None = None,
         body: Mapping[str, object],
     ) -> Mapping[str, object]:
-        """POST a JSON body; repeated only when nothing of it was sent, or when the provider did not look at it and says
-        when to come back.
+        """POST a JSON body.
+
+        Repeated only when nothing was sent, or the provider says that it did not look at it and when to come back.
         """
         return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
 
@@ -180,9 +181,9 @@ class UpstreamAPI:
         body: Mapping[str, object] | None = None,
         is_write: bool,
     ) -> Mapping[str, object]:
-        """Any call. One that is no write is repeated as `get` is, the others as `post`.
+        """Send any call. A read is repeated like `get`, a write like `post`.
 
-        An answer that is a list is given as its `items`, an answer without a body as an empty object.
+        Returns a list as its `items`, and an answer without a body as an empty object.
         """
         return await self._call(
             method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, form="any"
@@ -191,9 +192,9 @@ class UpstreamAPI:
     async def get_text(
         self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
     ) -> str:
-        """GET of something that is text itself, such as an exported document; of at most `ANSWER_LIMIT` bytes.
+        """GET text, such as an exported document, of at most `ANSWER_LIMIT` bytes.
 
-        Repeated as `get` is. What is no text is refused as `not_text`.
+        Repeated like `get`. Refuses what is not text with `not_text`.
         """
         answer = await self._call("GET", api, path_of(path, segments), params=params or {}, form="text")
         return text_at(answer, "text") or ""
@@ -209,7 +210,7 @@ class UpstreamAPI:
         is_write: bool | None = None,
         form: Form = "object",
     ) -> Mapping[str, object]:
-        """Send; once more with a new token where the provider did not look at the call, a write too."""
+        """Send; once more with a new token if the provider did not look at the call, even for a write."""
         call = Call(api, method, path, {**params, **(body or {})}, Payload(frozenset(params), body or {}))
         is_write = method != "GET" if is_write is None else is_write
         used = self._token
@@ -221,7 +222,7 @@ class UpstreamAPI:
         return await self._deliver(self._request(call, params, body, form=form), is_write=is_write, form=form)
 
     async def _renew_token(self, used: str) -> bool:
-        """Whether there is another token than the one that was refused; one renewal per tool call."""
+        """Whether there is a token other than the refused one; one renewal per tool call."""
         async with self._renewing:
             if self._token == used and self._renew is not None:
                 renew, self._renew = self._renew, None
@@ -292,7 +293,7 @@ class UpstreamAPI:
             raise UpstreamRefused(
                 "not_text", f"What {self._provider.title} sent is no text, so it cannot be read here."
             )
-        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # once more: what a charset hid
+        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # again: what a charset hid
 
     def _failure(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
@@ -340,9 +341,7 @@ class UpstreamAPI:
         raise UpstreamRefused(code or f"http_{answer.status}", text)
 
     def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
-        """The code of an error answer as it came, to compare (at GitHub it has spaces); code and message to show,
-        cleaned.
-        """
+        """The raw code of an error answer, to compare (GitHub's have spaces); code and message cleaned for display."""
         errors = self._provider.errors
         said = code = _first(content, errors.code)
         message = _first(content, errors.message) or ""
@@ -362,7 +361,7 @@ class UpstreamAPI:
 
 
 def path_of(template: str, segments: Sequence[str]) -> str:
-    """The template with each `{}` filled by one percent-encoded segment. Raises RuleRefused for one that is no name."""
+    """The template with each `{}` filled by one percent-encoded segment. RuleRefused for one that is no name."""
     parts = template.split("{}")
     if len(parts) != len(segments) + 1:
         raise ValueError("segments do not fit the path")

@@ -1,8 +1,8 @@
-"""Masking credentials that a provider repeats, in whole answers and in those that pass through piece by piece. Pure.
+"""Mask credentials that a provider repeats, in whole answers and in streamed ones. Pure.
 
-The one place for tools and proxy alike. A secret is found as it stands, with any of its characters escaped as URLs,
-JSON or HTML escape them (also twice), and inside base64, also where either is broken into lines (RFC 2045 §6.7 and
-§6.8, folded lines), with the line breaks escaped or not, and wherever an answer is cut into pieces.
+The one implementation for tools and proxy. Finds a secret verbatim, with any of its characters escaped as in URLs, JSON
+or HTML (also twice), and inside base64; also when either is broken into lines (RFC 2045 §6.7 and §6.8, folded lines),
+with the line breaks escaped or not, and wherever an answer is cut into pieces.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-_BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be told from others
-# One escaped character: of ASCII, or an end of line. Backslashes repeat where JSON stands inside JSON, `%25` where URLs
-# stand inside URLs.
+_BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be distinctive
+# One escaped character: of ASCII, or an end of line. Backslashes repeat for JSON inside JSON, `%25` for URLs inside
+# URLs.
 _ESCAPE: Final = re.compile(
     rb"\\{1,8}(?:(?:u00|x)(?P<json>[2-7][0-9A-Fa-f]|0[9AaDd])|(?P<itself>[/+=_.~:-])|(?P<letter>[nrt]))"
     rb"|%(?:25){0,4}(?P<url>[2-7][0-9A-Fa-f]|0[9AaDd])"
@@ -27,26 +27,26 @@ _LONGEST: Final = 14  # bytes of an escaped character
 _UNFINISHED: Final = re.compile(
     rb"(?:\\{1,8}(?:u(?:0(?:0[0-7]?)?)?|x[0-7]?)?|%(?:25){0,4}[0-7]?|&(?:#(?:[xX]0{0,4}[0-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
 )
-_BREAKS: Final = b"\r\n\t ="  # what stands between lines; `=` before a break of quoted-printable
-_BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends what is broken into lines
-_SOLID_FROM: Final = 12  # characters: a shorter secret could be there by chance, without line breaks
+_BREAKS: Final = b"\r\n\t ="  # what separates lines; `=` before a break of quoted-printable
+_BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends the lines
+_SOLID_FROM: Final = 12  # characters: without line breaks, a shorter secret could occur by chance
 
 
 def needles(secret: str) -> tuple[bytes, ...]:
-    """What to look for so that this secret is found: itself, and what of it base64 shows at each of three offsets."""
+    """The patterns that find this secret: itself, and what base64 shows of it at each of three offsets."""
     plain = secret.encode()
     found = {plain, _unescape(plain)}
     if len(plain) >= _BASE64_FROM:
         for before in range(3):
             letters = b64encode(bytes(before) + plain)
-            first = (8 * before + 5) // 6  # the first letter that holds nothing of what stands before
+            first = (8 * before + 5) // 6  # the first letter that holds nothing of what precedes
             whole = (8 * (before + len(plain))) // 6  # letters that hold nothing of what follows
             found |= {letters[first:whole], letters[first:whole].translate(bytes.maketrans(b"+/", b"-_"))}
     return tuple(sorted(found - {b""}, key=len, reverse=True))
 
 
 def mask(body: bytes, secrets: Sequence[bytes]) -> bytes:
-    """The body with a mask, as long, for each secret in it; `secrets` are `needles`."""
+    """The body with a mask of equal length for each secret in it; `secrets` are `needles`."""
     return Replacer(secrets).whole(body)
 
 
@@ -58,8 +58,8 @@ def mask_text(text: str, secrets: Sequence[bytes]) -> str:
 class Replacer:
     """Feed it pieces, then `finish`. Holds back only what may be the beginning of something to replace.
 
-    `secrets` are masked in every spelling; a string of `exact` is replaced where it stands as it is. Searches without
-    patterns made of secrets: those would stay in a cache of the process, and with them the secret.
+    `secrets` are masked in every spelling; a string of `exact` is replaced where it appears verbatim. Does not build
+    regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
     """
 
     __slots__ = ("_exact", "_held", "_in_lines", "_letters", "_secrets")
@@ -72,16 +72,16 @@ class Replacer:
         self._held = b""
 
     def whole(self, body: bytes) -> bytes:
-        """A body that is all there."""
+        """Replace in a complete body."""
         done, rest = self._replace(body)
         return done + rest if done else rest
 
     def text(self, value: str) -> str:
-        """A header's value, or a text."""
+        """Replace in a header's value, or in a text."""
         return self.whole(value.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
     def feed(self, piece: bytes) -> bytes:
-        """What can go out now."""
+        """What can be sent now."""
         done, rest = self._replace(self._held + piece)
         keep = self._beginning(rest)
         self._held = rest[len(rest) - keep :]
@@ -100,7 +100,7 @@ class Replacer:
             if stop <= end:
                 continue
             if by is None:
-                start = max(start, end)  # of two secrets that overlap, all is masked
+                start = max(start, end)  # of two overlapping secrets, mask all
                 by = b"*" * (stop - start)
             elif start < end:
                 continue
@@ -109,7 +109,7 @@ class Replacer:
         return b"".join(done), content[end:]
 
     def _find(self, content: bytes) -> Iterator[tuple[int, int, bytes | None]]:
-        """Start, end and replacement (None: a mask) of each string that is there."""
+        """Start, end and replacement (None: a mask) of each string found."""
         for string, by in self._exact.items():
             yield from ((at, at + len(string), by) for at in _places(string, content))
         for secret in self._secrets:
@@ -133,7 +133,7 @@ class Replacer:
                     yield origins[start], origins[stop], None
 
     def _solid_secrets(self) -> Sequence[bytes]:
-        """What to look for between lines, without what breaks them."""
+        """The patterns between lines, without the line breaks."""
         if self._in_lines is None:
             self._in_lines = [_solid(one) for one in _headless(self._secrets) if len(one) >= _SOLID_FROM]
         return self._in_lines
@@ -156,7 +156,7 @@ class Replacer:
         return max(longest, len(tail) - begins)
 
     def _begins(self, plain: bytes, *, has_escapes: bool) -> int:
-        """Where a secret may begin in what was escaped, or is broken into lines; the length where none does."""
+        """Where a secret may begin in escaped or line-broken content; the length if none does."""
         solid_secrets = self._solid_secrets()
         self._letters = self._letters or bytes({*b"".join(self._secrets), *_BREAKS})
         run = len(plain.rstrip(self._letters))
@@ -207,12 +207,12 @@ def _unescape(content: bytes) -> bytes:
 
 
 def _solid(content: bytes) -> bytes:
-    """The content without what breaks lines."""
+    """The content without line breaks."""
     return content.translate(None, _BREAKS)
 
 
 def _positions(content: bytes) -> list[int]:
-    """Where each byte of the solid content stands in the content."""
+    """The position in the content of each byte of the solid content."""
     return [at for at, byte in enumerate(content) if byte not in _BREAKS]
 
 

@@ -1,7 +1,7 @@
-"""Whether and when a call that a provider did not serve may be sent again. Pure; sending is `providers.api.api`.
+"""Whether and when to repeat a call that a provider did not serve. Pure; `providers.api.api` sends.
 
-A read may always, while there is time. A write only where the provider said that it did not look at it and when to come
-back; what may have been carried out is never sent again.
+A read may always be repeated while there is time. A write is repeated only if the provider said that it did not look at
+it and when to come back; what may have been carried out is never sent again.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Final
 
 from providers.outbound.client import OutboundResponse
 
-BACKOFF: Final = 0.5  # seconds before a repetition for which the provider names no time; doubled each time
-LONG_WAIT: Final = 60  # seconds that GitHub wants where its words alone ask for patience
+BACKOFF: Final = 0.5  # seconds before a repetition when the provider names no time; doubled each time
+LONG_WAIT: Final = 60  # seconds that GitHub wants when only its message asks for patience
 LONGEST: Final = 86400  # seconds
 _LIMITED: Final = re.compile(r"\brate limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A call may be sent `tries` times in all, not before `after` seconds where the provider named a time."""
+    """A call may be sent `tries` times in all, and not before `after` seconds if the provider named a time."""
 
     tries: int
     after: int = 0
 
     def pause(self, *, attempt: int, spread: float) -> float | None:
-        """Seconds to wait after so many attempts, spread so that callers do not come back together; None: no more."""
+        """Seconds to wait after this many attempts, spread so that callers do not return together; None: stop."""
         return None if attempt >= self.tries else self.after + BACKOFF * 2 ** (attempt - 1) * spread
 
 
@@ -41,14 +41,14 @@ class Wait:
     is_told: bool
 
     def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
-        """503 says of no call that it was not looked at."""
+        """The repetition that this allows; 503 does not say that the call was not looked at."""
         if is_write and (not self.is_told or status == 503):
             return None
         return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)
 
 
 def is_limited(answer: OutboundResponse, message: str) -> bool:
-    """Whether it asks for patience. GitHub does so with 403 too, for its secondary limits with words alone."""
+    """Whether it asks for patience. GitHub also does so with 403, for its secondary limits in the message only."""
     if answer.status == 403:
         is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
         return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None
@@ -56,7 +56,7 @@ def is_limited(answer: OutboundResponse, message: str) -> bool:
 
 
 def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
-    """How long it wants to be left alone: Retry-After, the end of a spent limit, or what is usual without either."""
+    """How long it wants to be left alone: Retry-After, the reset of a spent limit, or a default without either."""
     told = answer.retry_after if answer.retry_after is not None else _until_reset(answer, now=now)
     if told is not None:
         return Wait(max(told, 1), is_told=True)
@@ -64,7 +64,7 @@ def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
 
 
 def _until_reset(answer: OutboundResponse, *, now: int) -> int | None:
-    """Seconds until a spent limit is renewed, where the answer says when: GitHub names the instant."""
+    """Seconds until a spent limit is renewed, if the answer says so: GitHub names the instant."""
     reset = answer.headers.get("x-ratelimit-reset", "")
     if answer.headers.get("x-ratelimit-remaining") != "0" or not (reset.isascii() and reset.isdecimal()):
         return None

@@ -1,7 +1,6 @@
-"""Request rules: which scopes allow a call to a provider's API. Pure; what no rule allows is refused.
+"""Request rules: which scopes allow a call to a provider's API. Pure; whatever no rule allows is refused.
 
-Used before anything is sent, by `providers.api.api` and by whoever lets clients call a provider's API through the
-vault.
+Checked before anything is sent, by `providers.api.api` and by the proxy that lets clients call a provider's API.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from providers.definitions.paths import path_problem, readings
 from providers.outbound.json_values import is_array, is_object
 
 UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too long)"
-_SETS: Final = 1024  # of scopes, remembered per provider
+_SETS: Final = 1024  # scope sets remembered per provider
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What a call carries beside its path: names in the query, the fields or members of its body.
 
-    `is_unread`: the body is no form and no JSON object, or too long, so nobody looked into it.
+    `is_unread`: the body is neither a form nor a JSON object, or is too long, so it was not inspected.
     """
 
     query: frozenset[str] = frozenset()
@@ -35,7 +34,7 @@ NOTHING: Final = Payload()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it would go out: `path` percent-encoded and below the API's base URL, parameters of query and body."""
+    """A call as it would be sent: `path` percent-encoded and below the API's base URL, parameters of query and body."""
 
     api: str
     method: str
@@ -61,9 +60,9 @@ def first_rule(
     granted: frozenset[str] | None = None,
     payload: Payload = NOTHING,
 ) -> Rule | None:
-    """The first of the rules that lets `scopes` through, with this in query and body; `granted` as for `allows`.
+    """The first of the rules that lets `scopes` through, with this query and body; `granted` as for `allows`.
 
-    Only a token that can do more than `scopes` can show more for a parameter that no rule names.
+    Only a token that can do more than `scopes` can show more because of a parameter that no rule names.
     """
     held = expand(provider, scopes)
     beyond = frozenset[str]() if granted is None else expand(provider, granted) - held - provider.always_granted
@@ -79,7 +78,7 @@ def first_rule(
 
 
 def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
-    """What stands in query and body that the rule does not know; `UNREAD` for a body that nobody looked into."""
+    """Names in query and body that the rule does not know; `UNREAD` for a body that was not inspected."""
     strange = unknown_query(provider, rule, payload.query)
     if rule.body == "any":
         return strange
@@ -89,13 +88,14 @@ def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
 
 
 def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
-    """The parameters of a query that the rule does not know."""
+    """The query parameters that the rule does not know."""
     return query - provider.query - rule.query - rule.where.keys()
 
 
 def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> frozenset[str]:
-    """The fields of a form, or the ways to members of a JSON object, that the rule does not know. APIs that take a
-    parameter in the query take it in a form, too.
+    """The form fields, or paths to members of a JSON object, that the rule does not know.
+
+    APIs that take a parameter in the query take it in a form, too.
     """
     if rule.body == "any":
         return frozenset()
@@ -107,7 +107,7 @@ def _unknown_members(
     members: Mapping[str, object], way: str, known: frozenset[str], prefixes: frozenset[str]
 ) -> Iterator[str]:
     for name, value in members.items():
-        path = way + name.replace("~", "~0").replace("/", "~1")  # as RFC 6901 section 3: a name cannot pass for a way
+        path = way + name.replace("~", "~0").replace("/", "~1")  # as RFC 6901 §3: a name cannot pass for a path
         if path in known:
             continue
         inner = list(_objects(value)) if path in prefixes else None
@@ -119,7 +119,7 @@ def _unknown_members(
 
 
 def _objects(value: object) -> Iterator[Mapping[str, object] | None]:
-    """The object, or those of an array of any depth; None for whatever is neither."""
+    """The object, or those in an array of any depth; None for anything else."""
     if is_object(value):
         yield value
     elif is_array(value):
@@ -132,8 +132,10 @@ def _objects(value: object) -> Iterator[Mapping[str, object] | None]:
 def authority(
     provider: Provider, *, scopes: frozenset[str], granted: frozenset[str], is_narrow: bool
 ) -> frozenset[str]:
-    """What a token itself can do: its scopes where the provider made it narrow; else the grant, or where the app has
-    the scopes, everything that an app may have, since nobody is told what this one has.
+    """What a token itself can do.
+
+    Its scopes if the provider made it narrow; otherwise the grant or, if the app has the scopes, everything that an app
+    may have, since nothing says what this one has.
     """
     if is_narrow:
         return scopes
@@ -141,30 +143,30 @@ def authority(
 
 
 def changes_method(provider: Provider, name: str) -> bool:
-    """Whether a parameter of this name, in the query or the body, makes the call one of another method."""
+    """Whether a parameter of this name, in query or body, turns the call into one of another method."""
     if is_method_parameter(name):
         return True
     return provider.overrides is not None and fold_name(name) in provider.overrides.folded_parameters
 
 
 def header_changes_method(provider: Provider, name: str) -> bool:
-    """Whether a header of this name, in lower case, makes the call one of another method or operation."""
+    """Whether a header of this name, in lower case, turns the call into one of another method or operation."""
     if METHOD_HEADER.fullmatch(name) is not None:
         return True
     return provider.overrides is not None and name in provider.overrides.headers
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
-    """The rules for this method and path, whatever the parameters. What they need of those: `Rule.where`.
+    """The rules for this method and path, whatever the parameters. `Rule.where` states what those must be.
 
-    Of rules whose paths both fit, those that leave less open decide: `/files/trash` is not `/files/{}`. A path that
-    some server could read so that other rules decide has none.
+    Among rules whose paths both fit, the more specific decide: `/files/trash` is not `/files/{}`. A path that some
+    server could read so that other rules decide has none.
     """
     if path_problem(path) is not None:
         return ()
     rules = provider.rules_by_call.get((api, method), ())
     found = _closest([rule for rule in rules if rule.path_pattern.fullmatch(path) is not None])
-    if not found or found[0].openness[:2] == (0, 0):  # nothing, or a path that the file names letter by letter
+    if not found or found[0].openness[:2] == (0, 0):  # nothing, or a path that the file names literally
         return found
     decoded, folded = readings(path)
     if decoded != path and found != _closest([rule for rule in rules if rule.path_pattern.fullmatch(decoded)]):
@@ -180,7 +182,7 @@ def _closest(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 
 def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
-    """Whether the parameters are as the rule wants them; of a way into a JSON body, all that stand at its end."""
+    """Whether the parameters match the rule; for a path into a JSON body, every value at its end."""
     return all(
         pattern.fullmatch(_as_text(value)) is not None
         for name, pattern in rule.where_patterns
@@ -207,7 +209,7 @@ def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
 
 
 def _values(members: Mapping[str, object], way: Sequence[str]) -> Iterator[object]:
-    """What stands at the end of the way in each object; None where it is absent, a list where it cannot be followed."""
+    """The value at the end of the path in each object; None if absent, a list if the path cannot be followed."""
     value = members.get(way[0])
     if len(way) == 1 or value is None:
         yield value

@@ -1,4 +1,4 @@
-"""."""
+"""Cleaning a provider's text before it is shown or logged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Drives the whole life of a connection by a provider file: consent, code, refresh, narrowing, lifetimes, revocation.
+"""Drives a connection's whole life by a provider file: consent, code, refresh, narrowing, lifetimes, revocation.
 
-Against the simulator, which takes nothing from the file but its addresses: how it behaves is written down apart from
-the files (`providers.simulator.families`). So this shows that a file agrees with that description, not that either is
-true of the live service; `--live` asks the service itself. Used by `token-vault providers test` and by tests.
+The simulator takes nothing from the file but its addresses: its behavior is defined separately
+(`providers.simulator.families`). A pass therefore shows that the file agrees with that description, not that either
+matches the live service; `--live` asks the service itself. Used by `token-vault providers test` and by tests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NAMED: Final = re.compile(r"\{[^{}]*\}")
 
 
 async def _consent(trial: Trial) -> str:
-    """Asking, redeeming, who it is, what was granted, how long it lives."""
+    """Ask, redeem, look up the account, and check what was granted and for how long."""
     provider, mode = trial.provider, trial.mode
     answer = await trial.connect()
     _check_account(trial, answer)
@@ -137,7 +137,7 @@ async def _partial(trial: Trial) -> str:
 
 
 async def _refresh(trial: Trial) -> str:
-    """A refresh brings tokens that work, and says the same things as the code's answer."""
+    """A refresh returns tokens that work, and says the same things as the code's answer."""
     needs_refresh(trial)
     first = await trial.connect()
     second = await trial.renew(first.refresh_token)
@@ -157,7 +157,7 @@ async def _refresh(trial: Trial) -> str:
 
 
 async def _reuse(trial: Trial) -> str:
-    """A used refresh token again: what the file's class promises has to hold."""
+    """Use a spent refresh token again: what the file's class promises must hold."""
     needs_refresh(trial)
     facts = trial.provider.rotation
     first = await trial.connect()
@@ -189,7 +189,7 @@ async def _reuse(trial: Trial) -> str:
 
 
 async def _narrow(trial: Trial) -> str:
-    """A token with fewer scopes, where the file says that there is one; and that nothing else is lost by asking."""
+    """A token with fewer scopes, if the file says that there is one; asking must cost nothing else."""
     facts = trial.provider.downscope
     if facts.mode is Downscope.NONE:
         narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
@@ -233,7 +233,7 @@ async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozen
 
 
 async def _lifetimes(trial: Trial) -> str:
-    """The grant lives as long as the file says, without a refresh and in all."""
+    """The grant lives as long as the file says, without a refresh and in total."""
     needs_refresh(trial)
     expires, rules = trial.provider.expires, trial.mode.rules
     for name, told, real in (

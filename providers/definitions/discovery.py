@@ -1,7 +1,7 @@
 """Services without a file: OAuth 2.0 by three addresses, OpenID Connect by its issuer (Discovery 1.0).
 
-Nothing more is known of them, so everything else is taken in the strictest way: a used refresh token ends the grant,
-nothing narrows, calls need rules of a file. `token-vault providers new` writes such a file to begin with.
+Nothing more is known about them, so the strictest assumptions apply: a used refresh token ends the grant, nothing
+narrows, calls need rules of a file. `token-vault providers new` starts such a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DiscoveryFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What is needed of a service. `scopes` are those that it says it has."""
+    """The endpoints of a service. `scopes` are those that it says it has."""
 
     authorize_url: str
     token_url: str
@@ -33,7 +33,7 @@ class Endpoints:
     revoke_url: str | None = None
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
-    issuer: str | None = None  # what every authorization response must name as `iss`, where that is promised
+    issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
 
 
 async def discover(issuer: str, outbound: Outbound) -> Endpoints:

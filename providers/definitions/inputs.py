@@ -1,7 +1,7 @@
-"""What only the operator knows and a provider's addresses need: tenant, region, instance. Pure.
+"""Inputs that only the operator knows and a provider's addresses need: tenant, region, instance. Pure.
 
-`{subdomain}` in an address stands for the input of that name. A value matches its file's pattern and is made of
-letters, digits, dots, dashes and underscores, so that it never reaches beyond its place in the address.
+`{subdomain}` in an address stands for the input of that name. A value matches its file's pattern and consists of
+letters, digits, dots, dashes and underscores, so that it cannot reach beyond its place in the address.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class InputRefused(Exception):
 
 
 def names_in(text: str) -> frozenset[str]:
-    """The names that stand in braces."""
+    """The names in braces."""
     return frozenset(_NAME.findall(text))
 
 
 def examples(provider: Provider) -> Mapping[str, str]:
-    """The file's own example of each input, good enough to look at the addresses."""
+    """The file's own example of each input, good enough to check the addresses."""
     return {name: about.example for name, about in provider.inputs.items()}
 
 
 def input_values(provider: Provider, values: Mapping[str, str]) -> Mapping[str, str]:
-    """The value of each input, its default where there is none. Raises InputRefused."""
+    """The value of each input, or its default. Raises InputRefused."""
     found: dict[str, str] = {}
     for name in sorted(set(values) - set(provider.inputs)):
         known = ", ".join(provider.inputs) or "none"
@@ -54,7 +54,7 @@ def value_problem(provider: Provider, name: str, value: str) -> str | None:
 
 
 def input_problems(provider: Provider) -> Iterator[str]:
-    """What is wrong with the inputs of a file."""
+    """Problems with the inputs of a file."""
     for name, about in provider.inputs.items():
         try:
             re.compile(about.pattern)

@@ -1,7 +1,7 @@
-"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): what is the same one, and what one says of itself.
+"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): when two are the same, and what one publishes about itself.
 
-The one discovery there is: for services that we connect to, for people's sign-in and for foreign tokens alike. What is
-read out of the metadata is its caller's; each address in it is checked when it is used.
+The only discovery: for services that we connect to, for people's sign-in and for foreign tokens. Callers interpret the
+metadata; each address in it is checked when it is used.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, Outbound, OutboundResponse
 
 LIMIT: Final = 256 * 1024  # bytes of a document
-_REMEMBERED: Final = 64  # issuers of one process; beyond it the oldest is asked again
+_REMEMBERED: Final = 64  # issuers per process; beyond it the oldest is fetched again
 
-# By issuer: what it said, and when. Only who asks with `max_age` reads it.
+# By issuer: what it said, and when. Only callers with `max_age` read it.
 _said: WeakKeyDictionary[Outbound, dict[str, tuple[Mapping[str, object], int]]] = WeakKeyDictionary()
 
 
 class NoMetadata(Exception):
-    """An issuer does not say of itself what it is. One line; `status` where it answered, `named` whom it named.
+    """An issuer's metadata is unavailable. One line; `status` if it answered, `named` is the issuer that it named.
 
     `why` is `unreachable`, `status`, `malformed`, or `issuer` for metadata of another one.
     """
@@ -42,7 +42,7 @@ class NoMetadata(Exception):
 
 
 def is_same_issuer(named: object, expected: str | None) -> bool:
-    """Whether two issuers are one: letter by letter, a slash at the end included.
+    """Whether two issuers are identical, character by character, including a slash at the end.
 
     RFC 8414 §3.3, RFC 9207 §2.4, OpenID Connect Discovery §4.3 and Core §3.1.3.7 all demand identical strings: two that
     differ in a slash can belong to two tenants of one host.
@@ -51,9 +51,9 @@ def is_same_issuer(named: object, expected: str | None) -> bool:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where an issuer describes itself: OpenID Connect Discovery §4.1 after its path, RFC 8414 §3.1 before it.
+    """Where an issuer describes itself: after its path (OpenID Connect Discovery §4.1), before it (RFC 8414 §3.1).
 
-    A slash at the issuer's end is left out in both.
+    Both leave out a slash at the issuer's end.
     """
     whole = issuer.removesuffix("/")
     parts = urlsplit(whole)
@@ -70,9 +70,9 @@ async def fetch_metadata(
     now: int = 0,
     max_age: int = 0,
 ) -> Mapping[str, object]:
-    """The metadata that this issuer publishes of itself. Raises NoMetadata.
+    """The metadata that this issuer publishes about itself. Raises NoMetadata.
 
-    Not older than `max_age` seconds at `now`; 0 asks anew. `policy` None: the addresses that `outbound` allows.
+    At most `max_age` seconds old at `now`; 0 fetches again. `policy` None: the addresses that `outbound` allows.
     """
     known = _said.setdefault(outbound, {})
     said = known.get(issuer)
@@ -88,7 +88,7 @@ async def fetch_metadata(
 
 
 async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeout: float) -> OutboundResponse:  # noqa: ASYNC109 -- passed on
-    """The answer of the first place; of the second one where the issuer says that there is nothing at the first."""
+    """The answer of the first address; of the second if the issuer says that there is nothing at the first."""
     first, second = metadata_urls(issuer)
     try:
         answer = await outbound.fetch_document(

@@ -1,6 +1,6 @@
 """Paths of calls: which of them every server reads alike, and how else some would read the others. Pure.
 
-Used for tools, for what clients send through the proxy, and for redirects: one answer at all doors.
+Used for tools, for what clients send through the proxy, and for redirects, so that all three agree.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SUFFIX: Final = re.compile(r"(?<=[^/])\.(?:json|xml)\Z")
 
 @lru_cache(maxsize=1024)
 def path_problem(path: str) -> str | None:
-    """Why two servers could read this percent-encoded path differently; None where they could not.
+    """Why two servers could read this percent-encoded path differently; None when they could not.
 
-    An encoded slash is left to the caller: `readings` shows what it can mean.
+    The caller handles an encoded slash: `readings` shows what it can mean.
     """
     if _CHARACTERS.fullmatch(path) is None or _BAD_ESCAPE.search(path) is not None or not path.startswith("/"):
         return "the path has characters that must be escaped"
@@ -46,8 +46,10 @@ def _segment_problem(segment: str) -> str | None:
 
 
 def readings(path: str) -> tuple[str, str]:
-    """How servers could read a path without problem: decoded before it is split; and folded as well, as hosts do that
-    look at neither case nor trailing dots and blanks nor the format at the end (`.json`).
+    """The ways in which servers could read a path without problems.
+
+    Decoded before it is split; and folded, because some hosts ignore case, trailing dots and blanks, and the format at
+    the end (`.json`).
     """
     decoded = unquote(path) if "%" in path else path
     return decoded, fold(decoded)

@@ -1,6 +1,6 @@
-"""Whether a provider file makes sense: addresses, scopes, paths, inputs, facts. A line for each problem.
+"""Whether a provider file makes sense: addresses, scopes, paths, inputs, facts. One line per problem.
 
-What a file may say at all is `providers.definitions.model`; reading files is `providers.definitions.catalog`.
+`providers.definitions.model` says what a file may contain; `providers.definitions.catalog` reads files.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
 
 
 def _override_problems(provider: Provider) -> Iterator[str]:
-    """A call that turns into one of another method is judged by the wrong rule: with rules, somebody looked."""
+    """A call that turns into one of another method is judged by the wrong rule: a file with rules must cover this."""
     overrides = provider.overrides
     if overrides is None:
         if provider.rules:
@@ -78,7 +78,7 @@ def _override_problems(provider: Provider) -> Iterator[str]:
 
 
 def _kind_problems(provider: Provider) -> Iterator[str]:
-    """A service with OAuth says where; an API that takes tokens of ours has none, and says for which audience."""
+    """A service with OAuth has endpoints; an API that takes tokens of ours has an audience instead."""
     if provider.audience is None:
         if "hosts" not in provider.model_fields_set:
             yield "hosts: missing; add it"
@@ -109,7 +109,7 @@ def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
 
 
 def _placeholder_problems(provider: Provider) -> Iterator[str]:
-    """Names in braces that nothing is said about."""
+    """Names in braces that nothing defines."""
     for where, url in _addresses(provider):
         known = set(provider.inputs) | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
         for name in sorted(names_in(url) - known):
@@ -143,7 +143,7 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
 
 
 def address_problems(provider: Provider) -> Iterator[str]:
-    """What is wrong with its addresses, once they are filled in."""
+    """Problems with its addresses, once they are filled in."""
     loopback: dict[bool, str] = {}
     for where, url in _addresses(provider):
         if where == "hosts.revoke_url":
@@ -217,7 +217,7 @@ def _downscope_problems(provider: Provider) -> Iterator[str]:
 
 
 def _fact_problems(provider: Provider) -> Iterator[str]:
-    """A file that says where its facts come from takes the strictest reading of those that come from nowhere."""
+    """A file that cites its facts must take the strictest reading of those without a source."""
     for name, fact in provider.facts.items():
         unknown = sorted(set(fact.sources) - set(provider.sources))
         if unknown:

@@ -1,8 +1,8 @@
 """OAuth with an upstream provider: `vault.upstream.UpstreamOAuth` by the facts of its provider file.
 
-Sends each request once and follows no redirect. Keeps no token, logs none and raises none. How a request is written is
-`providers.oauth.token_requests`, what an answer means `providers.oauth.token_responses`; when to refresh and what to
-store is left to the vault.
+Sends each request once and follows no redirect. Keeps, logs and raises no token. `providers.oauth.token_requests`
+writes requests, `providers.oauth.token_responses` interprets answers; the vault decides when to refresh and what to
+store.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from vault.upstream import (
 )
 
 TOTAL_TIMEOUT: Final = 10.0
-_LEAST: Final = 1.0  # seconds: with less left of a refresh nothing more is asked
+_LEAST: Final = 1.0  # seconds: with less of a refresh's time left, nothing more is asked
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 logger = logging.getLogger("token_vault.upstream")
 
@@ -77,7 +77,7 @@ class AuthlibUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """Whether a client id, and a secret where the provider needs one, is set; an API of ours needs neither."""
+        """Whether a client id, and a secret if the provider needs one, is set; an API of ours needs neither."""
         if self._provider.audience is not None:
             return True
         registration = self._provider.registration
@@ -94,7 +94,7 @@ class AuthlibUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Where to send the person's browser; asks for `scopes` and what tells the account, nothing else."""
+        """Where to send the person's browser; asks for `scopes` and what identifies the account, nothing else."""
         provider = self._provider
         asked = (
             (frozenset[str]() if provider.scope.app_level else scopes)
@@ -123,7 +123,7 @@ class AuthlibUpstream:
     ) -> TokenAnswer:
         """Redeem an authorization code and look up the account. Raises UpstreamError.
 
-        `keep` is given the tokens as soon as they are here, before the account is known and even if it never is.
+        `keep` receives the tokens as soon as they arrive, before the account is known and even if it never is.
         """
         provider = self._provider
         parameters = {"grant_type": "authorization_code", **provider.params.token, "code": code}
@@ -162,9 +162,9 @@ class AuthlibUpstream:
         if not isinstance(outcome, TokenAnswer):
             return outcome
         if outcome.refresh_token == refresh_token:
-            outcome = replace(outcome, refresh_token=None)  # the same one again is not a new one
+            outcome = replace(outcome, refresh_token=None)  # the same token again does not count as new
         if scopes is not None and outcome.scopes is None and outcome.refresh_token is None:
-            # Not with a new refresh token in hand: that has to be stored before anything else happens.
+            # Not with a new refresh token in hand: it must be stored before anything else happens.
             left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
             if left > _LEAST:
                 outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
@@ -206,7 +206,7 @@ class AuthlibUpstream:
         return scopes_in(provider, said)
 
     async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
-        """End the grant at the provider, or as much of it as the provider lets us."""
+        """End the grant at the provider, or as much of it as the provider allows."""
         if self._provider.audience is not None:
             return RevokeOutcome.REVOKED  # we make its tokens, and make no more
         facts = self._provider.revoke
@@ -223,7 +223,7 @@ class AuthlibUpstream:
         return RevokeOutcome.REVOKED
 
     async def _revoke(self, url: str, kind: str, token: str) -> bool:
-        """Whether the token is dead now; a provider that no longer knows it says so as an error."""
+        """Whether the token is now dead; a provider that no longer knows it reports an error."""
         written = revoke_request(self._provider, url, kind, token=token)
         try:
             answer = await self._outbound.send(self._request(written))
@@ -246,7 +246,7 @@ class AuthlibUpstream:
         self._client_id()
         try:
             answer = await self._outbound.send(self._request(written))
-        except Crowded as error:  # our own crowd, not the provider's silence
+        except Crowded as error:  # our own crowding, not the provider's silence
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
             return NotSent(error.reason)
@@ -259,8 +259,9 @@ class AuthlibUpstream:
         return lambda answer: judge(self._provider, answer, asked)
 
     async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
-        """The long-lived token in place of the short one, where there is that step; where there are no refresh tokens
-        the access token's end is the grant's.
+        """The long-lived token in place of the short one, if the provider has that step.
+
+        Without refresh tokens the access token's end is the grant's.
         """
         url = long_lived_url(self._provider, answer.access_token)
         if url is not None:
@@ -275,7 +276,7 @@ class AuthlibUpstream:
         return answer
 
     async def _account(self, tokens: TokenAnswer) -> Account:
-        """The account behind a fresh token: reading it is harmless, so a failed connection is tried once more."""
+        """The account behind a new token: reading it is harmless, so a failed connection is retried once."""
         provider, identity = self._provider, self._provider.identity
         if identity.source == "none":
             told = hashlib.sha256(tokens.access_token.encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""How a narrower access token is asked of a provider with an access token, and what its answer proves. Pure.
+"""How to request a narrower access token with an access token, and what the answer proves. Pure.
 
 Two ways: RFC 8693 at the provider (Box), and GitHub's scoped tokens. Neither spends a refresh token. An answer counts
-for the scopes and the item that it names, never for what was asked. Sending is `providers.oauth.client`; whether to
-narrow at all is the vault's.
+for the scopes and the item that it names, never for what was requested. `providers.oauth.client` sends; the vault
+decides whether to narrow at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing of an API: its address, and the parts of it by the names that the provider file gives them."""
+    """One thing of an API: its address, and its parts by the names that the provider file gives them."""
 
     url: str
     parts: Mapping[str, str]
@@ -42,7 +42,7 @@ class NarrowTokenRequest:
 
 
 def item_of(provider: Provider, url: str) -> Item | None:
-    """The item that an address names; None when it is none of this provider's."""
+    """The item that an address names; None if it is not this provider's."""
     for base in provider.apis.values():
         if not url.startswith(f"{base.rstrip('/')}/"):
             continue
@@ -100,7 +100,7 @@ def scoped_fields(wish: NarrowTokenRequest, access_token: str) -> Mapping[str, o
         fields["target"] = unquote(wish.item.parts["owner"])
         fields["repositories"] = [unquote(wish.item.parts["repo"])]
     levels: dict[str, str] = {}
-    for scope in sorted(wish.scopes):  # read before write, so that the wider one of two stays
+    for scope in sorted(wish.scopes):  # read before write, so that the wider of the two stays
         permission, _, level = scope.partition(":")
         levels[permission] = level
     fields["permissions"] = levels
@@ -137,7 +137,7 @@ def _scoped_refusal(status: int) -> Refused:
 
 
 def _is_confined(content: Mapping[str, object], wish: NarrowTokenRequest) -> bool:
-    """Whether the answer is about the owner, and selected repositories only, where one was asked for."""
+    """Whether the answer covers only the owner, and only selected repositories if one was requested."""
     if wish.item is None:
         return True
     owner = text_at(content, "installation.account.login") or ""

@@ -1,7 +1,7 @@
-"""How a request to a token or revocation endpoint is written down for one provider. Pure.
+"""Writes requests to a provider's token or revocation endpoint. Pure.
 
-Which parameters there are is OAuth's and `providers.oauth.client`'s business; here they get the provider's names,
-client authentication and body format. Also the request that ends a token, whose form differs most.
+OAuth and `providers.oauth.client` determine the parameters; this module gives them the provider's names, client
+authentication and body format. Also writes the request that ends a token, whose form differs most.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class TokenRequestBytes:
-    """A request as it leaves."""
+    """A request as it is sent."""
 
     method: str
-    url: str = field(repr=False)  # may hold a token where the provider wants it there
+    url: str = field(repr=False)  # may hold a token if the provider wants it there
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
 
@@ -32,21 +32,21 @@ Fields = Mapping[str, str | list[str]]
 
 
 def token_request(provider: Provider, url: str, parameters: Fields) -> TokenRequestBytes:
-    """A request to the token endpoint: with our client authentication, names and format of the provider's."""
+    """A request to the token endpoint, with our client authentication and the provider's names and format."""
     headers, credentials = _client(provider, provider.client_auth)
     fields = _rename({**parameters, **credentials}, provider.rename.token)
     return _write("POST", url, headers, fields, form=provider.body)
 
 
 def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
-    """The parameter that asks a refresh for only these scopes, and for another refresh token where that is a scope."""
+    """The parameter that limits a refresh to these scopes, plus the scope that brings another refresh token, if any."""
     asked = sorted(scopes | provider.scope.offline)
     facts = provider.downscope
     return {facts.param: asked if facts.array else provider.scope.separator.join(asked)}
 
 
 def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -> TokenRequestBytes:
-    """A JSON request to an endpoint of the provider's own, authenticated with Basic."""
+    """A JSON request to a proprietary endpoint, authenticated with Basic."""
     registration = provider.registration
     client_id, secret = registration.client_id or "", registration.client_secret or ""
     headers = {**provider.headers, "Authorization": _basic(client_id, secret), "Content-Type": JSON}
@@ -81,7 +81,7 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> To
 
 
 def long_lived_url(provider: Provider, access_token: str) -> str | None:
-    """The address that answers with a long-lived token for a fresh one; None where there is no such step."""
+    """The address that returns a long-lived token for a new one; None if there is no such step."""
     step = provider.long_lived
     if step is None:
         return None
@@ -117,7 +117,7 @@ def _basic(user: str, password: str) -> str:
 
 
 def _rename(parameters: Fields, names: Mapping[str, str]) -> Fields:
-    """Under the provider's names; an empty name leaves the parameter out."""
+    """Rename to the provider's names; an empty name omits the parameter."""
     return {new: value for name, value in parameters.items() if (new := names.get(name, name))}
 
 

@@ -1,7 +1,7 @@
 """What an answer of a provider's token endpoint means. Pure.
 
-The one question that matters: was the token spent? Four answers: here are new ones, it was refused, it was not looked
-at, nobody can know. Sending is `providers.oauth.client`.
+The question that matters is whether the token was spent. Four answers: new tokens, refused, not looked at, unknown.
+`providers.oauth.client` sends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST = 10 * 365 * 86400
 
 @dataclass(frozen=True, slots=True)
 class ResponseContext:
-    """The request that was answered: its grant, the secrets in it that no error text may repeat, and the time."""
+    """The answered request: its grant, the secrets that no error text may repeat, and the time."""
 
     is_refresh: bool
     secrets: Sequence[str] = field(repr=False)
@@ -52,9 +52,9 @@ def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) 
 
 
 def _is_of_gateway(status: int) -> bool:
-    """Whether a gateway gave up on the provider, which may be busy with the request still (RFC 9110 §15.6.3, §15.6.5).
+    """Whether a gateway gave up on the provider, which may still process the request (RFC 9110 §15.6.3, §15.6.5).
 
-    From 520 on are statuses of content delivery networks.
+    Statuses from 520 are those of content delivery networks.
     """
     return status in (502, 504) or status >= 520
 
@@ -80,7 +80,7 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
     root: object = content
     if shape.root is not None:
         inner = at(content, shape.root)
-        # The answer to a refresh may leave the member out (Slack does); that to a code never, there the top level is
+        # The answer to a refresh may omit the member (Slack does); the answer to a code never: its top level is
         # somebody else's token.
         if is_object(inner) and text_at(inner, shape.access_token) is not None:
             root = inner
@@ -127,7 +127,7 @@ def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
 
 
 def account_of(provider: Provider, content: object) -> Account | None:
-    """The account that an answer tells of; None when it does not."""
+    """The account that an answer names; None when it names none."""
     identity = provider.identity
     account_id = fill(identity.id, content)
     if account_id is None or len(account_id) > 255 or not account_id.isprintable():
@@ -164,7 +164,7 @@ def clean_description(description: str, secrets: Sequence[str]) -> str:
 
 
 def _repeats(text: str, secrets: Sequence[str]) -> bool:
-    """Some servers put the refused token, or its beginning, into the error."""
+    """Whether the error repeats the refused token, or its beginning: some servers do."""
     return any(
         len(secret) >= 8 and (secret in text or secret[: max(8, len(secret) // 2)] in text) for secret in secrets
     )

@@ -1,7 +1,7 @@
 """Which addresses an outbound request may touch: pure rules over URLs and IP addresses.
 
-`providers.outbound.client` applies them twice, to the URL as written and to every address that a name resolves to;
-looking names up and connecting happens there.
+`providers.outbound.client` applies them twice, to the URL as written and to every address that a name resolves to; it
+also looks up names and connects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REFUSED_V4 = tuple(
         "240.0.0.0/4",
     )
 )
-# Only global unicast is considered at all, so ULA, link-local, multicast, v4-mapped and NAT64 never are.
+# Only global unicast is considered, which excludes ULA, link-local, multicast, v4-mapped and NAT64.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(
     IPv6Network(network)
@@ -55,7 +55,7 @@ URL_LIMIT = 8192
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """What beyond public addresses over https is allowed: nothing, or the sandbox's loopback (then http as well)."""
+    """What is allowed beyond public addresses over https: nothing, or the sandbox's loopback (then also http)."""
 
     allow_loopback: bool = False
 
@@ -116,7 +116,7 @@ def _host_problem(host: str, policy: AddressPolicy) -> str | None:
     if _HOST.fullmatch(host) is None:
         return "not a valid host name"
     if _NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]) is not None:
-        # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers read them as addresses, so only the plain form is let in.
+        # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers read them as addresses, so only the plain form is allowed.
         return address_problem(host, policy)
     if (host.lower() == "localhost" or host.lower().endswith(".localhost")) and not policy.allow_loopback:
         return "not a public address"

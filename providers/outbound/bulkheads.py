@@ -1,6 +1,6 @@
 """How many calls may be in flight at one peer, and how many of them for one account.
 
-A peer that hangs for some accounts so leaves places for the others. Sending is `providers.outbound.client`.
+A peer that hangs for some accounts thus leaves slots for the others. `providers.outbound.client` sends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 
 
 class Bulkhead:
-    """The places at one peer; each account has at most its share of them. The empty account has no share of its own."""
+    """The slots at one peer; each account has at most its share. The empty account has no share of its own."""
 
     def __init__(self, places: int, *, share: int) -> None:
         self._places = places
@@ -20,7 +20,7 @@ class Bulkhead:
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
 
     async def enter(self, account: str, *, patience: float) -> None:
-        """Take a place, waiting at most so many seconds. Raises TimeoutError."""
+        """Take a slot, waiting at most this many seconds. Raises TimeoutError."""
         if self._fits(account):
             self._take(account)
             return
@@ -32,13 +32,13 @@ class Bulkhead:
                 await place
         except BaseException:
             if place.done() and not place.cancelled():
-                self.leave(account)  # given in the moment in which we left
+                self.leave(account)  # granted in the moment in which we left
             else:
                 self._waiting.remove(waiter)
             raise
 
     def leave(self, account: str) -> None:
-        """Give a place back; the first waiter that it fits has it."""
+        """Release a slot to the first waiter that it fits."""
         self._taken -= 1
         if account:
             left = self._of[account] - 1

@@ -1,8 +1,8 @@
 """Outbound HTTP: one guarded client for everything that a request, client, person or provider file can influence.
 
-Decides address, deadline, size and number of calls in flight, and says of every failure whether anything was sent.
-Follows no redirect, keeps no cookie, reads no proxy from the environment, repeats nothing: callers know what is safe
-to repeat. What an answer means is left to `providers.oauth.client`, `providers.api.api` and the authorization server.
+Decides address, deadline, size and number of calls in flight, and says for every failure whether anything was sent.
+Follows no redirect, keeps no cookie, reads no proxy from the environment, repeats nothing: callers know what is safe to
+repeat. `providers.oauth.client`, `providers.api.api` and the authorization server interpret the answers.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class AddressRefused(NotReached):
 
 
 class Crowded(NotReached):
-    """Too many of our own calls are in flight there: this says nothing of the peer."""
+    """Too many of our own calls are in flight there: this says nothing about the peer."""
 
 
 class NoAnswer(HttpError):
-    """The request left and no usable answer came: whether it was carried out is unknown."""
+    """The request left and no usable answer came: it is unknown whether it was carried out."""
 
 
 class TooLarge(NoAnswer):
@@ -59,8 +59,8 @@ class TooLarge(NoAnswer):
 async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Turn connection errors into ours at the innermost place.
 
-    aiohttp repeats GET, PUT and DELETE by itself when it sees its own disconnect errors come out of here; ours it
-    does not know, so a request reaches a server at most once.
+    aiohttp repeats GET, PUT and DELETE when its own disconnect errors come out of here. It does not know ours, so a
+    request reaches a server at most once.
     """
     try:
         return await handler(request)
@@ -116,10 +116,10 @@ TOTAL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 CALLS_PER_PEER: Final = 200
 CALLS_PER_ACCOUNT: Final = 8  # at one peer
-OVERSLEPT: Final = 0.25  # seconds after the deadline at which we notice that this process stood still
-FOREIGN_LOOKUPS: Final = 32  # threads that look names up for strangers
-FOREIGN_SHARE: Final = 4  # of them for one
-LAST_LOOK: Final = 1.0  # seconds for reading what had come meanwhile
+OVERSLEPT: Final = 0.25  # seconds past the deadline after which we conclude that this process was suspended
+FOREIGN_LOOKUPS: Final = 32  # threads that look up names for strangers
+FOREIGN_SHARE: Final = 4  # of these for one stranger
+LAST_LOOK: Final = 1.0  # seconds for reading what arrived in the meantime
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host name; raises OSError when there are none."""
@@ -137,15 +137,15 @@ class OutboundRequest:
     max_bytes: int = ANSWER_LIMIT
     policy: AddressPolicy | None = None  # None: the policy of the client
     peer: str = ""
-    account: str = ""  # whose call it is: one account cannot use up the places of the others
-    reuse: bool = True  # False: a connection of its own, for requests whose loss costs a grant
-    is_foreign: bool = False  # a stranger chose the address: its name is looked up apart, on behalf of `account`
-    share: int | None = None  # how many of one account may be in flight at this peer; None: the client's limit
+    account: str = ""  # the account of the call: one account cannot use up the slots of the others
+    reuse: bool = True  # False: a separate connection, for requests whose loss costs a grant
+    is_foreign: bool = False  # a stranger chose the address: its name is looked up separately, on behalf of `account`
+    share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundResponse:
-    """A whole answer. `headers` has lower-case names; of a repeated header the last one."""
+    """A whole answer. `headers` has lower-case names and the last value of a repeated header."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -156,12 +156,12 @@ class OutboundResponse:
         return parse_object(self.body)
 
     def json_content(self) -> Mapping[str, object] | None:
-        """The body as an object: a list is its `items`, no body at all is empty; None when it is anything else."""
+        """The body as an object: a list becomes its `items`, no body is empty; None when it is anything else."""
         return {} if not self.body and self.status < 300 else parse_content(self.body)
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds of Retry-After (RFC 9110 §10.2.3), at most a day; a date is read against the answer's own Date."""
+        """Seconds of Retry-After (RFC 9110 §10.2.3), at most a day; a date is compared with the answer's own Date."""
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdecimal():
             return min(int(value[:9]), 86400)
@@ -173,7 +173,7 @@ class OutboundResponse:
 
 
 class StreamedAnswer:
-    """An answer whose body is still on its way, decoded where its encoding is known. `headers` as they came."""
+    """An answer whose body is still arriving, decoded if its encoding is known. `headers` as received."""
 
     __slots__ = ("_answer", "_limit", "headers", "status")
 
@@ -229,14 +229,14 @@ class _GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 class Outbound:
-    """The process's HTTP client. `async with Outbound(policy) as http:`; sessions open when first used.
+    """The process's HTTP client. `async with Outbound(policy) as http:`; sessions open on first use.
 
-    Connections are pooled apart per address policy, so that one opened under a looser policy serves no stricter
-    request; requests with `reuse=False` never meet a pooled connection that the server may just be closing.
+    Connections are pooled per address policy, so that one opened under a looser policy serves no stricter request;
+    requests with `reuse=False` never meet a pooled connection that the server may just be closing.
     """
 
     def __init__(
@@ -294,9 +294,9 @@ class Outbound:
 
     @asynccontextmanager
     async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
-        """Send once and hand out the answer while its body is on the way. Raises as `send`.
+        """Send once and hand out the answer while its body is arriving. Raises like `send`.
 
-        The place at the peer and the deadline last until the block ends.
+        The slot at the peer and the deadline last until the block ends.
         """
         bulkhead, left = await self._enter(request)
         try:
@@ -313,7 +313,7 @@ class Outbound:
             bulkhead.leave(request.account)
 
     async def _enter(self, request: OutboundRequest) -> tuple[Bulkhead, float]:
-        """A place at the peer, and the seconds left; raises NotReached where the request must not be sent."""
+        """A slot at the peer, and the seconds left; raises NotReached when the request must not be sent."""
         problem = url_problem(request.url, request.policy or self.policy)
         if problem is not None:
             raise AddressRefused(problem)
@@ -360,7 +360,7 @@ class Outbound:
     def _open(
         self, request: OutboundRequest, *, seconds: float, has_timer: bool = True
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        # Connecting always gives up before the total does, so that a total timeout means that bytes may have left.
+        # Connecting always times out before the total does, so a total timeout means that bytes may have left.
         limits = aiohttp.ClientTimeout(
             total=max(seconds, 0.01) if has_timer else None,
             connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
@@ -387,11 +387,11 @@ class Outbound:
         max_bytes: int = 5120,
         timeout: float = 3.0,  # noqa: ASYNC109 -- part of the request; `send` enforces it
     ) -> OutboundResponse:
-        """GET a small document (client metadata, keys). `on_behalf_of`: whose share counts, where a stranger chose the
-        address; None where the operator did.
+        """GET a small document (client metadata, keys). Raises HttpError.
 
-        Raises HttpError; its `reason` is for the log. What the stranger is told must be one constant text: anything
-        else tells an open port from a closed one.
+        `on_behalf_of`: whose share counts, if a stranger chose the address; None if the operator did. The error's
+        `reason` is for the log. Tell the stranger one constant text only: anything else tells an open port from a
+        closed one.
         """
         return await self.send(
             OutboundRequest(
@@ -412,8 +412,8 @@ class Outbound:
 async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float) -> OutboundResponse:
     """The answer within the deadline, for requests whose loss costs a grant.
 
-    A timer that fires when a stopped process goes on would end the request although its answer lies in the socket: so
-    after standing still we look once more.
+    A timer that fires when a suspended process resumes would end the request although its answer is in the socket: so
+    after a suspension we look once more.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

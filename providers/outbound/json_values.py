@@ -1,4 +1,4 @@
-"""Reading values out of a provider's JSON answer, which may be of any shape. Pure."""
+"""Reading values out of a provider's JSON answer, which may have any shape. Pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def text_at(value: object, path: str) -> str | None:
 
 
 def integer_at(value: object, path: str) -> int | None:
-    """The whole number at a path, also when it is written as text or with a zero fraction."""
+    """The whole number at a path, also when written as text or with a zero fraction."""
     found = at(value, path)
     if isinstance(found, bool):
         return None

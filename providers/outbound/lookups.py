@@ -1,8 +1,9 @@
-"""Looking host names up in threads of their own, so many at once and no more.
+"""Look up host names in separate threads, with a limit on how many at once.
 
 The system's resolver cannot be cancelled: a name whose server never answers holds its thread for half a minute, long
-after the caller has given up. So a look-up counts until its thread returns, and those for addresses that strangers
-choose share nothing with those for providers. Which addresses are allowed is `providers.outbound.addresses`.
+after the caller has given up. A look-up therefore counts until its thread returns, and look-ups for addresses that
+strangers choose share nothing with those for providers. `providers.outbound.addresses` says which addresses are
+allowed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Final
 
 THREADS: Final = 64
 SHARE: Final = 8
-ON_BEHALF_OF: ContextVar[str] = ContextVar("on_behalf_of", default="")  # whose look-up it is, where that counts
+ON_BEHALF_OF: ContextVar[str] = ContextVar("on_behalf_of", default="")  # the party behind the look-up, if that counts
 
 
 class BoundedLookup:
     """`await lookup(host, port)`: its addresses. At most `threads` at once, and `share` of them for one name.
 
-    `by_caller`: the share is that of whoever ON_BEHALF_OF says, who could have any number of names.
+    `by_caller`: the share is that of the party in ON_BEHALF_OF, who could have any number of names.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class BoundedLookup:
         self._of: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many threads have not returned."""
+        """The number of threads that have not returned."""
         return self._running
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
@@ -55,7 +56,7 @@ class BoundedLookup:
 
         def finish(outcome: Sequence[str] | OSError) -> None:
             self._leave(whose)
-            if found.done():  # nobody waits any more
+            if found.done():  # no caller waits any longer
                 return
             if isinstance(outcome, OSError):
                 found.set_exception(outcome)
@@ -67,15 +68,15 @@ class BoundedLookup:
                 outcome: Sequence[str] | OSError = self._addresses(host, port)
             except OSError as error:
                 outcome = error
-            except UnicodeError as error:  # a name that IDNA has no form for
+            except UnicodeError as error:  # a name that IDNA cannot encode
                 outcome = OSError(str(error))
-            with suppress(RuntimeError):  # the loop has ended meanwhile
+            with suppress(RuntimeError):  # the loop has ended in the meantime
                 loop.call_soon_threadsafe(finish, outcome)
 
         self._running += 1
         self._of[whose] = self._of.get(whose, 0) + 1
         try:
-            threading.Thread(target=look, name="look-up", daemon=True).start()  # no end of the process waits for it
+            threading.Thread(target=look, name="look-up", daemon=True).start()  # process shutdown does not wait for it
         except RuntimeError as error:
             self._leave(whose)
             raise OSError("no thread for a look-up") from error

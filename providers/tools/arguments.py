@@ -1,4 +1,4 @@
-"""Arguments that several tools share, and reading them."""
+"""Arguments that several tools share, and how to read them."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ ZoneName = Annotated[str | None, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z
 
 
 def parse_moment(value: str) -> datetime:
-    """The instant that RFC 3339 text, which a pattern above has let through, stands for."""
+    """The instant in RFC 3339 text that passed a pattern above."""
     return datetime.fromisoformat(value.upper())

@@ -1,7 +1,7 @@
-"""The declarative model of a tool: what a TOML file says of one call to a provider's API.
+"""The declarative model of a tool: what a TOML file says about one call to a provider's API.
 
-One file holds tools of one provider. Reading and checking files is here; making a tool of a declaration and running it
-is `providers.tools.declared`. What a call may reach is still decided by the provider's request rules.
+One file holds tools of one provider. This module reads and checks files; `providers.tools.declared` turns a declaration
+into a tool and runs it. The provider's request rules still decide what a call may reach.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Scalar = str | int | bool
 
 
 class ToolFileRefused(Exception):
-    """A tool file cannot be used; one line that names file, tool and mend."""
+    """A tool file cannot be used; one line that names file, tool and fix."""
 
 
 class _Part(BaseModel):
@@ -110,7 +110,7 @@ class Request(_Part):
 
 
 class Tool(_Part):
-    """One tool. `effect` is what it does to what is there: read, create, update or delete."""
+    """One tool. `effect` is what it does to existing data: read, create, update or delete."""
 
     name: Name
     title: Annotated[str, StringConstraints(min_length=1, max_length=80)]

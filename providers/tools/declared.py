@@ -1,7 +1,7 @@
-"""Tools made of declarations: models for their arguments and results, and the one way in which they call.
+"""Tools made from declarations: models for their arguments and results, and the one way in which they call.
 
-An argument gets into its place and nowhere else: one path segment, one query parameter, one value in the body. What the
-answer holds beside the declared fields is not returned.
+An argument reaches its own place only: one path segment, one query parameter, one value in the body. Parts of the
+answer outside the declared fields are not returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from providers.outbound.json_values import at, integer_at, is_array, objects_at,
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
 
-LIST_BUDGET: Final = 40_000  # characters of texts in one answer; items after it are left out
+LIST_BUDGET: Final = 40_000  # characters of texts in one answer; later items are left out
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 _WORD: Final = re.compile(r"[\x21-\x7e]+")
@@ -84,7 +84,7 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     path = declared.request.path
     for name in declared.request.placeholders:
         path = path.replace(f"{{{name}}}", "x")
-    # whether the parameters fit too is seen when it is called
+    # the call itself checks whether the parameters fit too
     rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
     held = expand(provider, declared.scopes)
     if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
@@ -183,7 +183,7 @@ class _FilledRequest:
 
 
 class _Runner:
-    """Calls as declared, and makes the result of the answer."""
+    """Makes calls as declared, and builds the result from the answer."""
 
     def __init__(self, declared: Tool) -> None:
         self._tool = declared
@@ -267,7 +267,7 @@ class _Runner:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
 
     def _in_words(self, output: BaseModel) -> str:
-        """A readable form: what the provider gave stands in quotation marks, below a line that says what it is."""
+        """A readable form: the provider's text is in quotation marks, below a line that says what it is."""
         result = self._tool.result
         if result.items is None:
             line = _line(result.line, output)
@@ -275,7 +275,7 @@ class _Runner:
         listed: object = getattr(output, "items", None)
         lines = [_line(result.line, item) for item in listed if isinstance(item, BaseModel)] if is_array(listed) else []
         rest = ["Some were left out for size: ask for fewer at a time."] if getattr(output, "is_cut", False) else []
-        if getattr(output, "next_cursor", None):  # a page may be short, or empty, before the last one
+        if getattr(output, "next_cursor", None):  # a page before the last one may be short, or empty
             rest.append("There is more: call again with `cursor`.")
         if not lines:
             return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
@@ -283,7 +283,7 @@ class _Runner:
 
 
 def _put(body: dict[str, object], path: str, value: object) -> None:
-    """Set the value at a dotted path; what stands on the way is made. A number is a place in a list."""
+    """Set the value at a dotted path, creating what is missing. A number is a place in a list."""
     steps = path.split(".")
     place: object = body
     for step, following in zip(steps, (*steps[1:], None), strict=True):
@@ -292,7 +292,7 @@ def _put(body: dict[str, object], path: str, value: object) -> None:
 
 
 def _descend(place: object, step: str, made: object, *, is_last: bool) -> object:
-    """The value at one step below an object or list that was made here; `made` where there is none yet."""
+    """The value one step below an object or list that was made here; `made` if there is none yet."""
     if isinstance(place, list):
         places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
         number = int(step)
@@ -344,7 +344,7 @@ def _text(item: Mapping[str, object], output: Output) -> str | None:
 
 
 def _decode(item: Mapping[str, object], output: Output) -> str | None:
-    """Text that was sent as base64 (RFC 4648, either alphabet, lines and padding as they come)."""
+    """Text that was sent as base64 (RFC 4648, either alphabet, any lines and padding)."""
     found = _first_text(item, output)
     if found is None:
         return None
@@ -396,7 +396,7 @@ def _read(item: Mapping[str, object], output: Output) -> object:
 
 
 def _line(template: str, values: BaseModel) -> str:
-    """The template with each value in place: words and numbers as they are, texts of others in quotation marks."""
+    """The template with each value in place: words and numbers as they are, other people's text in quotation marks."""
     return _PLACE.sub(lambda found: _as_text(getattr(values, found[1])), template)
 
 

@@ -1,8 +1,8 @@
-"""Facebook's tools: one's Pages, a post on one.
+"""Facebook's tools: list one's Pages, publish a post on one.
 
-A post needs the token of the Page itself, which the person's token asks for at each post. It is never stored, shown or
-handed out: the rule of that question says that it tells secrets, so the proxy and declared tools are refused it. Read
-in developers.facebook.com/docs/pages-api (getting-started, posts, manage-pages) on 2026-11-25, not run.
+A post needs the token of the Page itself, which each post requests with the person's token. It is never stored, shown
+or handed out: the rule for that request says that it tells secrets, so the proxy and declared tools are refused it.
+From developers.facebook.com/docs/pages-api (getting-started, posts, manage-pages), read on 2026-11-25, not run.
 """
 
 from __future__ import annotations

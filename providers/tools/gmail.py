@@ -1,7 +1,7 @@
-"""Gmail's tools: search mail, read one, write a draft, send.
+"""Gmail's tools: search mail, read one message, write a draft, send.
 
-A message is read as text: of its parts the plain one, else the HTML one without its markup. Attachments are named, not
-fetched. What is in `providers.tools.mail_text` knows nothing of Gmail.
+A message is read as text: its plain part, or else its HTML part without markup. Attachments are named, not fetched.
+`providers.tools.mail_text` is independent of Gmail.
 """
 
 from __future__ import annotations

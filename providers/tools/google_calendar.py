@@ -1,7 +1,7 @@
 """Google's tools: list and create events in a calendar.
 
-What Google is (addresses, scopes, request rules) stands in `google.toml`. Times are RFC 3339 with an offset everywhere;
-a local time is accepted only together with the name of its time zone.
+`google.toml` describes Google (addresses, scopes, request rules). Times are RFC 3339 with an offset everywhere; a local
+time is accepted only together with the name of its time zone.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ async def calendar_list(api: UpstreamAPI, arguments: ListInput, progress: Progre
         now = datetime.fromtimestamp(api.now, UTC)
         if arguments.time_max is None or parse_moment(arguments.time_max) > now:
             time_min = _rfc3339(now)
-    params: dict[str, str | int | bool] = {"singleEvents": True, "orderBy": "startTime"}  # repeating ones singly
+    params: dict[str, str | int | bool] = {"singleEvents": True, "orderBy": "startTime"}  # recurring events one by one
     if time_min is not None:
         params["timeMin"] = time_min
     if arguments.time_max is not None:
@@ -175,7 +175,7 @@ async def calendar_list(api: UpstreamAPI, arguments: ListInput, progress: Progre
     events: list[CalendarEvent] = []
     zone: str | None = None
     more = True
-    for _ in range(_MOST_PAGES):  # pages can be short, or even empty, before the last one
+    for _ in range(_MOST_PAGES):  # a page before the last one can be short, or even empty
         params["maxResults"] = min(arguments.limit - len(events), PAGE)
         try:
             answer = await api.get("calendar", "/calendars/{}/events", segments=[arguments.calendar_id], params=params)

@@ -1,7 +1,7 @@
 """Google Drive's tools: search files, read the text of one.
 
-Google's own documents are exported as text, files that are text are read as they are; of everything else only the name
-and kind are told. Both tools need the same scope: one that only sees names may not search in what is written in files.
+Google's own documents are exported as text, text files are read as they are; for everything else only the name and kind
+are returned. Both tools need the same scope: an agent that may only see names must not search file contents.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ async def drive_search(api: UpstreamAPI, arguments: FileSearchInput) -> FileSear
         "supportsAllDrives": True,
         "includeItemsFromAllDrives": True,
     }
-    if arguments.text is None:  # a search in texts is sorted by relevance, and takes no other order
+    if arguments.text is None:  # a full-text search is sorted by relevance, and takes no other order
         params["orderBy"] = "modifiedTime desc"
     if arguments.cursor is not None:
         params["pageToken"] = arguments.cursor

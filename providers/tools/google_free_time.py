@@ -1,7 +1,7 @@
-"""Google Calendar's free time: the gaps that several calendars leave, in and outside of working hours.
+"""Google Calendar's free time: the gaps that several calendars leave, in and outside working hours.
 
-Google says when calendars are busy; the gaps are reckoned here, in UTC, so that an hour is an hour on the days when the
-clocks change. A working day begins and ends by the clock of the time zone that the caller names.
+Google says when calendars are busy; this module computes the gaps, in UTC, so that an hour is an hour on the days when
+the clocks change. A working day begins and ends by the clock of the time zone that the caller names.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _free_times(begin: datetime, end: datetime, *, busy: Sequence[Span], wanted:
 
 
 def _busy(answer: Mapping[str, object], calendars: Iterable[str]) -> tuple[list[Span], list[str]]:
-    """The busy times of those calendars that Google looked into, and the others."""
+    """The busy times of the calendars that Google could read, and the other calendars."""
     spans: list[Span] = []
     unreadable: list[str] = []
     known = at(answer, "calendars")
@@ -207,7 +207,7 @@ def _at(day: date, clock: str, place: tzinfo) -> datetime:
 
 
 def gaps(open_times: Iterable[Span], busy: Iterable[Span]) -> Iterator[Span]:
-    """What of the open times no busy one touches; neighbouring open times are one, so that midnight cuts nothing."""
+    """The open times minus the busy ones; adjacent open times are merged, so that midnight cuts nothing."""
     taken = sorted(busy)
     for begin, end in _join(open_times):
         free_from = begin

@@ -1,7 +1,7 @@
 """Mail between its wire form and text: reading the parts of a message, writing a plain one. Pure.
 
-The parts are read as Gmail's API gives them (`payload` with `headers`, `body.data`, `parts`); MIME itself is left to
-the standard library.
+Reads parts as Gmail's API returns them (`payload` with `headers`, `body.data`, `parts`); the standard library handles
+MIME itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from providers.api.text import as_data, as_id
 from providers.outbound.json_values import at, integer_at, is_object, objects_at, text_at
 from providers.tools.spec import ToolOutput
 
-_DEEPEST: Final = 20  # parts in parts
+_DEEPEST: Final = 20  # nesting of parts
 _SILENT: Final = frozenset({"head", "script", "style", "title", "template"})
 _BREAKS: Final = frozenset({"br", "div", "h1", "h2", "h3", "h4", "li", "p", "table", "tr", "ul", "ol", "blockquote"})
 
@@ -32,7 +32,7 @@ class Attachment(ToolOutput):
 
 
 def header(item: object, name: str) -> str:
-    """The first header of that name; empty when there is none. `item` is a message, or a part itself."""
+    """The first header of that name; empty when there is none. `item` is a message or a part."""
     place = "payload.headers" if at(item, "payload") is not None else "headers"
     for one in objects_at(item, place):
         if (text_at(one, "name") or "").lower() == name.lower():
@@ -68,7 +68,7 @@ def attachments(payload: object) -> list[Attachment]:
 def compose(
     *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str], subject: str, text: str, in_reply_to: str | None
 ) -> bytes:
-    """A plain message for RFC 5322; sender and date are the server's to add."""
+    """A plain message for RFC 5322; the server adds sender and date."""
     message = EmailMessage(policy=SMTP)
     for name, addresses in (("To", to), ("Cc", cc), ("Bcc", bcc)):
         if addresses:
@@ -97,7 +97,7 @@ def _parts(payload: object, depth: int = 0) -> Iterator[Mapping[str, object]]:
 
 
 def _text(part: Mapping[str, object]) -> str:
-    """A part's text: UTF-8 where it is that, else in the charset that it names."""
+    """A part's text: UTF-8 if it is valid, else the charset that it names."""
     data = text_at(part, "body.data") or ""
     try:
         content = urlsafe_b64decode(data + "=" * (-len(data) % 4))

@@ -1,6 +1,6 @@
 """Slack's tools, as the person: post a message, list channels, read a channel.
 
-What Slack is (addresses, scopes, request rules) stands in `slack.toml`.
+`slack.toml` describes Slack (addresses, scopes, request rules).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEXT_BUDGET: Final = 40_000  # characters of messages in one answer
 
 
 def _seconds(value: str | None) -> str | None:
-    """A point in time as Slack writes it. The pattern has made sure of an offset."""
+    """A point in time as Slack writes it. The pattern has ensured an offset."""
     if value is None or value.replace(".", "", 1).isdecimal():
         return value
     return f"{datetime.fromisoformat(value).timestamp():.6f}"
@@ -163,7 +163,7 @@ async def slack_channels(
         except RateLimited:
             if not channels:
                 raise
-            break  # what is here is worth more than nothing; the cursor says where to go on
+            break  # a partial list is better than none; the cursor says where to continue
         page = [_channel(found) for found in objects_at(answer, "channels")]
         channels += page[:wanted]
         following = as_id(text_at(answer, "response_metadata.next_cursor"), limit=300) or None

@@ -1,5 +1,7 @@
-"""`@tool`: a typed function as a tool. Its signature is the input schema, its docstring the description, its result the
-output schema; the scopes, and what it does to what is there, are said beside it.
+"""`@tool`: turn a typed function into a tool.
+
+Its signature is the input schema, its docstring the description, its result the output schema; the decorator takes the
+scopes and the effect on existing data.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ Function = Callable[..., Awaitable[ToolOutput]]
 def tool(
     provider: str, *, title: str, scopes: Iterable[str], effect: Effect, approval: bool = False
 ) -> Callable[[Function], ToolSpec]:
-    """Make a tool of an async function. `scopes` are the least its calls need, `approval` asks the person each time.
+    """Make a tool from an async function. `scopes` are the least its calls need, `approval` asks the person each time.
 
     A parameter of type UpstreamAPI gets the provider's API with the call's token, one of type Progress the caller's
     progress; every other one is an argument, described by `Annotated[..., Field(...)]`. A parameter whose type is a
-    ToolInput stands for all arguments, where rules go across them. `account` is there by itself. Raises TypeError.
+    ToolInput stands for all arguments, for rules across them. `account` is added automatically. Raises TypeError.
     """
 
     def declare(function: Function) -> ToolSpec:
@@ -54,7 +56,7 @@ def tool(
 def _input_and_call(
     function: Function, hints: Mapping[str, Any]
 ) -> tuple[type[BaseModel], Callable[[UpstreamAPI, BaseModel, Progress], Awaitable[BaseModel]]]:
-    """The model of the arguments, and the call over any model that refuses another one."""
+    """The model of the arguments, and the call that refuses an instance of any other model."""
     given = {kind: name for name, kind in hints.items() if kind in (UpstreamAPI, Progress)}
     whole = {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, ToolInput)}
     own = [name for name in hints if name not in (*given.values(), *whole)]

@@ -240,9 +240,7 @@ class Walk:
         return replace(link, keyed=begin(self._key, height=link.height, sequence=link.sequence, hash=link.hash))
 
     async def go(self, until: int, *, events: int | None = None) -> tuple[int, int]:
-        """Advance to batch `until`, or past `events` events; returns the times of the first and last batch. Raises
-        ChainBroken.
-        """
+        """Advance to batch `until`, or past `events` events; times of the first and last batch. Raises ChainBroken."""
         began, times = self.link.sequence, (0, 0)
         while self.link.height < until and (events is None or self.link.sequence - began < events):
             batches = await self._reader.fetch(

@@ -33,9 +33,7 @@ class RepeatedRefusals:
         self._runs: dict[Hashable, _Run] = {}
 
     def is_repeat(self, event: Event, *, at: int, now: float) -> bool:
-        """Whether the same refusal occurred within the minute; if so, it is counted. `at` is a time, `now` is
-        monotonic.
-        """
+        """Whether the same refusal occurred within the minute; if so, count it. `at` is a time, `now` monotonic."""
         key = _key(event)
         if key not in self._runs and len(self._runs) >= KEPT:
             event = Event(event.kind, outcome=event.outcome, details={"of": "many"})

@@ -256,9 +256,7 @@ async def restore(
 
 
 async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) -> None:
-    """A backup from before the activity had a key: key it from here on, whatever this key store says about a later
-    start.
-    """
+    """A backup from before the activity had a key: key it from here on, whatever this key store says about later."""
     keyless = await transaction.fetch_one("select tenant from event_heads where keyed is null")
     if key is not None and keyless is not None:
         await transaction.execute("delete from keys.event_starts")

@@ -44,8 +44,7 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamToken:
-    """An upstream token and how its scopes are enforced. With `narrowing` ENFORCED the value must not leave the
-    process.
+    """An upstream token and how its scopes are enforced. If `narrowing` is ENFORCED, the value stays in the process.
 
     `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
     """
@@ -207,8 +206,10 @@ def words(scopes: frozenset[str]) -> str:
 
 
 def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
-    """Fall back to enforcing the scopes in the vault: no narrow token is available but the full one is alive, or the
-    provider does not issue such a token (`is_refused`).
+    """Fall back to enforcing the scopes in the vault.
+
+    For when no narrow token is available but the full one is alive, or the provider does not issue such a token
+    (`is_refused`).
     """
     if not made.needs_narrow_token or (held.narrowed is not None and held.narrowed.is_good(now)):
         return made

@@ -82,18 +82,14 @@ def check_password(password: str, *, name: str = "") -> None:
 
 
 async def hash_password(password: str) -> str:
-    """The argon2id hash of an accepted password, from a bounded pool of threads. Raises PasswordRefused when it is too
-    long.
-    """
+    """The argon2id hash of an accepted password, from a bounded thread pool. Raises PasswordRefused if too long."""
     if len(password) > MAX_LENGTH:
         raise PasswordRefused(f"the password is longer than {MAX_LENGTH} characters")
     return await _off_loop(_HASHER.hash, _prepare(password))
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the account's. None (no such account) costs the same work, so that timing reveals
-    nothing.
-    """
+    """Whether the password is the account's. None (no such account) costs the same work, so timing reveals nothing."""
     if len(password) > MAX_LENGTH:
         return False
     return await _off_loop(_verify, password_hash, _prepare(password))

@@ -245,8 +245,7 @@ class Journal:
     # Reading
 
     async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
-        """Whether an answer for this generation or a later one is known. From memory; sometimes it looks at the files
-        again.
+        """Whether an answer for this generation or a later one is known. From memory; sometimes it rereads the files.
 
         `era` counts the database's servers: a new one may have lost what others committed a moment ago.
         """

@@ -36,8 +36,10 @@ _SETTLED = """
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The end of the activity when last seen, the number of rows found older than the journal since, and where the
-    vault's key came into use (`HEIGHT:SEQUENCE`).
+    """The end of the activity when last seen, with two more facts.
+
+    `older_rows` counts rows found older than the journal since; `key_start` is where the vault's key came into use
+    (`HEIGHT:SEQUENCE`).
     """
 
     height: int = 0

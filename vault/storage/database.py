@@ -83,8 +83,7 @@ class Transaction(Reader, Protocol):
         ...
 
     async def append_events(self, batch: Batch) -> None:
-        """Append to the activity with the commit at the latest, so that nobody waits for the head longer than the
-        commit takes.
+        """Append to the activity with the commit at the latest, so that the head is locked only as long as it takes.
 
         A refusal surfaces on leaving the block. Call this through `vault.audit.audit.append`.
         """

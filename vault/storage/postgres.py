@@ -144,8 +144,10 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
 
 
 def _given_up(connection: _Connection, error: Exception) -> VaultError:
-    """The refusal. Hangs up on a server that did not answer in time, which will not answer a rollback either, and on
-    one that takes no writes: after a failover the next connection finds its successor.
+    """The refusal, after hanging up on a server that cannot serve.
+
+    That is one that did not answer in time, which will not answer a rollback either, or one that takes no writes: after
+    a failover the next connection finds its successor.
     """
     if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
         with suppress(*_ERRORS):  # the pool took back a connection that had ended

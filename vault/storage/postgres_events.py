@@ -103,9 +103,7 @@ async def append(connection: _Executing, batch: Batch, *, key: bytes | None) -> 
 
 
 def script(batch: Batch, *, key: bytes | None) -> str:
-    """The statements that append a batch, without parameters: the simple protocol sends them with COMMIT as one
-    message.
-    """
+    """The statements that append a batch, without parameters: the simple protocol sends them with COMMIT."""
     content = _Content.of(batch, key)
     return f"{_ENSURE_HEAD}; " + _APPEND.format(
         events=f"convert_from({_literal(content.events)}, 'UTF8')",

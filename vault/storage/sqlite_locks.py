@@ -33,9 +33,7 @@ class LockHolder:
 
 
 def find_lock_holder(files: Sequence[Path]) -> LockHolder | None:
-    """The other process that may write to one of these SQLite files; None when there is none or it cannot be
-    determined.
-    """
+    """The other process that may write to one of these SQLite files; None when there is none or nothing tells."""
     places: set[str] = set()
     for path in files:
         try:
