@@ -113,6 +113,19 @@ async def find(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPur
     return None if row is None else _ticket(row, ring)
 
 
+async def list_unused(
+    reader: Reader, ring: KeyRing, *, purpose: TicketPurpose, user_id: str, client_id: str, now: int
+) -> tuple[Ticket, ...]:
+    """The tickets of one user and client that can still be used."""
+    rows = await reader.fetch(
+        "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
+        " from tickets where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " and purpose = :purpose and consumed_at is null and expires_at > :now",
+        {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "purpose": purpose.value, "now": now},
+    )
+    return tuple(_ticket(row, ring) for row in rows)
+
+
 async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bool:
     """Whether a ticket with this secret was ever issued, used or not."""
     row = await reader.fetch_one(

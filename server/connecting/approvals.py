@@ -31,8 +31,8 @@ class ApproveRefused(PersonRefused):
 
 async def approval_link(
     deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
-) -> ConnectLink | None:
-    """Where the person says yes or no to this call; None when they said no a moment ago."""
+) -> tuple[ConnectLink | None, bool]:
+    """Where the person says yes or no to this call, None when they said no a moment ago; and whether it is new."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         approval, is_new = await approvals.ask(
@@ -50,13 +50,14 @@ async def approval_link(
         if is_new:
             await audit.append(transaction, event_of(approval, "approval.requested"), now=now)
     if approval.state is ApprovalState.REFUSED:
-        return None
-    return ConnectLink(
+        return None, False
+    link = ConnectLink(
         url=deployment.url(f"{_PATH}{approval.id}"),
         device_url=deployment.url("/approvals"),
         user_code="",
         message=f"{call.tool} as {approval.account} needs a yes from the person, to exactly these arguments.",
     )
+    return link, is_new
 
 
 def event_of(approval: Approval, kind: str, *, outcome: str = "ok") -> Event:

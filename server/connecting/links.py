@@ -150,6 +150,23 @@ async def connect_link(
     )
 
 
+async def has_unused_link(
+    deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str]
+) -> bool:
+    """Whether a link that this agent got for the same can still be used: then nobody has answered it."""
+    found = deployment.catalog.get(provider)
+    name = provider if found is None else found.name
+    unused = await tickets.list_unused(
+        deployment.database,
+        deployment.keys,
+        purpose=TicketPurpose.CONNECT,
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        now=deployment.now(),
+    )
+    return any((request.provider, request.scopes) == (name, scopes) for request in map(_request_of, unused))
+
+
 def link_message(title: str, *, reason: str, tool: str) -> str:
     match reason:
         case "needs_reauth" | "ambiguous":

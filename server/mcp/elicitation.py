@@ -1,8 +1,8 @@
 """The ladder: the best form of "please open this link" that the calling client speaks.
 
 From the top: MCP 2026-07-28 `InputRequiredResult` with URL elicitation, error -32042 of 2025-11-25, and an error text
-with the link and a device code for clients that can do neither. Who makes the link, and what the page behind it does,
-is decided in `server.connecting.links`.
+with the link and a device code for clients that can do neither, or that said they can and did not. Who makes the link,
+and what the page behind it does, is decided in `server.connecting.links`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class AskingOptions:
     offered: ConnectLink | None = None
     answer: Literal["accept", "decline", "cancel"] | None = None
     account: str | None = None  # the one that the person chose when they were asked
-    leaves_account: bool = False  # they were asked and chose none
+    leaves_account: bool = False  # they were asked and declined to choose
+    cancels_account: bool = False  # the question was dismissed, perhaps before anybody saw it
 
     @classmethod
     def from_request(
@@ -77,7 +78,8 @@ class AskingOptions:
             offered=_offered_link(state),
             answer=response.action if isinstance(response, ElicitResult) else None,
             account=chosen if isinstance(chosen, str) else state.account,
-            leaves_account=isinstance(choice, ElicitResult) and choice.action != "accept",
+            leaves_account=isinstance(choice, ElicitResult) and choice.action == "decline",
+            cancels_account=isinstance(choice, ElicitResult) and choice.action == "cancel",
         )
 
 
@@ -96,9 +98,15 @@ def _offered_link(known: _RequestState) -> ConnectLink | None:
     return ConnectLink(url=known.url, device_url=known.device_url, user_code=known.user_code, message=known.message)
 
 
-def offer(link: ConnectLink, asking: AskingOptions) -> CallToolResult | InputRequiredResult:
-    """Ask for the link to be opened. Raises UrlElicitationRequiredError (-32042), on handshake revisions only."""
-    if not asking.opens_urls:
+def offer(
+    link: ConnectLink, asking: AskingOptions, *, was_ignored: bool = False
+) -> CallToolResult | InputRequiredResult:
+    """Ask for the link to be opened. Raises UrlElicitationRequiredError (-32042), on handshake revisions only.
+
+    In words where the client cannot open links, where it dismissed the question (clients without a terminal send
+    `cancel` by themselves), and where the last link that it got for the same `was_ignored`.
+    """
+    if not asking.opens_urls or asking.answer == "cancel" or was_ignored:
         return in_words(link)
     if asking.is_modern:
         state = _RequestState(
@@ -112,7 +120,8 @@ def offer(link: ConnectLink, asking: AskingOptions) -> CallToolResult | InputReq
         return InputRequiredResult(input_requests={INPUT_KEY: request}, request_state=state.model_dump_json())
     # MCP 2025-11-25: the id is required, opaque and unique; the link stays the only handle
     elicitation = ElicitRequestURLParams(message=link.message, url=link.url, elicitation_id=secrets.token_urlsafe(16))
-    raise UrlElicitationRequiredError([elicitation], message=link.message)
+    # Several clients show their model nothing of an error but its message.
+    raise UrlElicitationRequiredError([elicitation], message=_words(link))
 
 
 def which_account(question: str, accounts: Sequence[str], asking: AskingOptions) -> InputRequiredResult | None:
@@ -121,7 +130,8 @@ def which_account(question: str, accounts: Sequence[str], asking: AskingOptions)
     A handshake revision would have to be answered in the middle of the call, within its seconds, so there the refusal
     names the accounts.
     """
-    if not (asking.is_modern and asking.fills_forms) or asking.account is not None or len(accounts) < 2:
+    is_asked_already = asking.account is not None or asking.cancels_account
+    if not (asking.is_modern and asking.fills_forms) or is_asked_already or len(accounts) < 2:
         return None
     choice = {"type": "string", "title": "Account", "enum": list(accounts)}
     schema = {"type": "object", "properties": {ACCOUNT_KEY: choice}, "required": [ACCOUNT_KEY]}
@@ -131,13 +141,16 @@ def which_account(question: str, accounts: Sequence[str], asking: AskingOptions)
 
 def in_words(link: ConnectLink) -> CallToolResult:
     """The lowest rung: text that a model can pass on, with a code for a browser on another device."""
+    meta = {META_KEY: {"url": link.url, "device_url": link.device_url, "user_code": link.user_code}}
+    return CallToolResult(content=[TextContent(text=_words(link))], is_error=True, _meta=meta)
+
+
+def _words(link: ConnectLink) -> str:
     elsewhere = f" and enter the code {link.user_code}" if link.user_code else ""
-    text = (
+    return (
         f"{link.message}\nAsk the person to open {link.url} and then call this tool again."
         f"\nWithout a browser here: open {link.device_url} on any device{elsewhere}."
     )
-    meta = {META_KEY: {"url": link.url, "device_url": link.device_url, "user_code": link.user_code}}
-    return CallToolResult(content=[TextContent(text=text)], is_error=True, _meta=meta)
 
 
 def refusal_of_person(link: ConnectLink) -> CallToolResult:

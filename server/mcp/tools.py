@@ -24,7 +24,7 @@ from providers.api.api import Authority, RateLimited, ToolRefused, UpstreamAPI
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
-from server.connecting.links import ConnectLink
+from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
@@ -205,8 +205,8 @@ async def _answer(
 
 
 def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
-    """Where the person was asked before and did not want to."""
-    if asking.offered is not None and asking.answer in ("decline", "cancel"):
+    """Where the person was asked before and did not want to. A `cancel` is no refusal: perhaps nobody was asked."""
+    if asking.offered is not None and asking.answer == "decline":
         return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
     if asking.leaves_account:
         return _Outcome(failure("The person did not choose an account, so nothing was done."), "refused", "declined")
@@ -223,7 +223,7 @@ def _check_budget(wait: int) -> None:
 async def _is_answered(deployment: Deployment, request: ToolRequest) -> bool:
     """Whether the person does, just now, what the link asks for that this retry brought back."""
     offered = request.asking.offered
-    if offered is None:
+    if offered is None or request.asking.answer == "cancel":
         return False
     if approvals.is_approval(offered):
         return await approvals.wait_for_decision(deployment, offered)
@@ -288,6 +288,9 @@ async def _ask(
         raise PagesElsewhere(f"This needs the person at a page of the vault, and its address is not safe: {trouble}")
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
+    was_ignored = _may_be_ignored(request.asking) and await has_unused_link(
+        deployment, principal=request.principal, provider=missing.provider, scopes=missing.scopes
+    )
     told = await tell(
         deployment,
         missing,
@@ -306,7 +309,12 @@ async def _ask(
         return _Outcome(failure(text), "refused", "provider_not_configured")
     if told.link is None:
         return _refusal(request, spec, told)
-    return await _offer(deployment, request, told.link, code=told.code)
+    return await _offer(deployment, request, told.link, code=told.code, was_ignored=was_ignored)
+
+
+def _may_be_ignored(asking: AskingOptions) -> bool:
+    """Whether the client says that it opens links, and has no way to say that it did not."""
+    return asking.opens_urls and not asking.is_modern
 
 
 async def _ask_approval(
@@ -315,19 +323,22 @@ async def _ask_approval(
     """Ask for a yes to this call; the same call asks once, and a no holds for minutes."""
     if call is None:
         raise missing
-    link = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
+    link, is_new = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
     if link is None:
         text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
         return _Outcome(failure(text), "refused", "approval_refused")
-    return await _offer(deployment, request, link, code=missing.code)
+    was_ignored = _may_be_ignored(request.asking) and not is_new
+    return await _offer(deployment, request, link, code=missing.code, was_ignored=was_ignored)
 
 
-async def _offer(deployment: Deployment, request: ToolRequest, link: ConnectLink, *, code: str) -> _Outcome:
+async def _offer(
+    deployment: Deployment, request: ToolRequest, link: ConnectLink, *, code: str, was_ignored: bool
+) -> _Outcome:
     offered = request.asking.offered
     if offered is None or link.url != offered.url:
         await _open_for_owner(deployment, link, request=request)
     try:
-        return _Outcome(elicitation.offer(link, request.asking), "refused", code)
+        return _Outcome(elicitation.offer(link, request.asking, was_ignored=was_ignored), "refused", code)
     except MCPError as error:
         return _Outcome(error, "refused", code)
 

@@ -85,6 +85,8 @@ async def test_a_person_who_chooses_none_or_one_that_is_not_there_is_not_asked_a
     asked = await call(place, agent)
     left = await call(place, agent, state=asked["requestState"], choice={"action": "decline"})
     assert left["isError"] and "did not choose an account" in text_of(left)
+    canceled = await call(place, agent, state=asked["requestState"], choice={"action": "cancel"})
+    assert canceled["isError"] and first.label in text_of(canceled) and second.label in text_of(canceled)
     wrong = {"action": "accept", "content": {"account": "carol"}}
     unknown = await call(place, agent, state=asked["requestState"], choice=wrong)
     assert unknown["isError"] and first.label in text_of(unknown) and second.label in text_of(unknown)

@@ -12,6 +12,7 @@ import pytest
 from mcp.server.request_state import AESGCMRequestStateCodec
 
 from server.app import build_app, open_deployment
+from server.connecting.links import consume_link
 from server.mcp import connections_tool
 from server.mcp.transports import SERVER_NAME
 from tests.conftest import Store
@@ -79,6 +80,8 @@ async def test_a_handshake_session_gets_the_error_of_its_revision_instead(place:
         asked = answer["error"]["data"]["elicitations"][0]
         assert asked["mode"] == "url"
         assert asked["elicitationId"]
+        assert asked["url"] in answer["error"]["message"]  # all that several clients show
+        assert "Ask the person to open" in answer["error"]["message"]
         form_only = await legacy_session(http, capabilities={"elicitation": {}})
         answer = (await http.post("/mcp", json=message | {"params": params}, headers=legacy_headers(form_only))).json()
         assert answer["result"]["isError"]
@@ -161,6 +164,55 @@ async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> 
     answer = await call(place, agent, state=state, action="decline")
     assert answer["result"]["isError"]  # type: ignore[index]
     assert "did not agree" in answer["result"]["content"][0]["text"]  # type: ignore[index]
+
+
+async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_code_in_words(place: Room) -> None:
+    agent = await place.agent()
+    first = await call(place, agent)
+    async with asyncio.timeout(connections_tool.WAIT):  # nobody is at the link, so nobody is waited for
+        answer = await call(place, agent, state=state_of(first), action="cancel")
+    told = answer["result"]
+    assert told["isError"]  # type: ignore[index]
+    words = told["content"][0]["text"]  # type: ignore[index]
+    facts = told["_meta"]["io.github.mcp-token-vault/connect"]  # type: ignore[index]
+    assert "did not agree" not in words
+    assert facts["url"] == link_of(first)
+    assert facts["url"] in words and facts["user_code"] in words and facts["device_url"] in words
+
+
+async def test_a_canceled_question_that_was_answered_elsewhere_goes_on(place: Room) -> None:
+    agent = await place.agent("dora")
+    state = state_of(await call(place, agent))
+    await place.connect(agent, "slack", scopes=SLACK)
+    answer = await call(place, agent, state=state, action="cancel")
+    assert answer["result"]["structuredContent"]["channel"]  # type: ignore[index]
+
+
+async def test_a_handshake_client_that_left_the_last_link_unused_gets_the_next_one_in_words(
+    store: Store,
+) -> None:
+    async with room(store.data, database_url=store.url) as place:
+        agent, other = await place.agent(), await place.agent()
+
+        async def ask(caller: Agent, tool: str = "slack_post") -> dict[str, object]:
+            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+            params = {"name": tool, "arguments": ARGUMENTS if tool == "slack_post" else {}}
+            async with place.http(caller) as http:
+                session = await legacy_session(http, capabilities=URL)
+                answer = await http.post("/mcp", json=message | {"params": params}, headers=legacy_headers(session))
+            return answer.json()
+
+        first = await ask(agent)
+        link: str = first["error"]["data"]["elicitations"][0]["url"]  # type: ignore[index]
+        told = await ask(agent)
+        assert told["result"]["isError"]  # type: ignore[index]
+        words = told["result"]["_meta"]["io.github.mcp-token-vault/connect"]  # type: ignore[index]
+        assert words["url"] in told["result"]["content"][0]["text"]  # type: ignore[index]
+        for another in (await ask(other), await ask(agent, "calendar_list")):  # not its link, and not for this
+            assert another["error"]["code"] == -32042  # type: ignore[index]
+        for url in (link, words["url"]):
+            await consume_link(place.vault.deployment, url.rpartition("/")[2])
+        assert (await ask(agent))["error"]["code"] == -32042  # type: ignore[index]
 
 
 async def test_without_a_registered_provider_the_answer_leads_to_the_first_run_page(tmp_path: Path) -> None:
