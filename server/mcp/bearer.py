@@ -21,6 +21,7 @@ from server.http.answers import Headers as RawHeaders
 from server.mcp.mcp_bodies import error_answer
 from server.mcp.retry_later import STORAGE_AWAY
 from server.oauth import tokens
+from server.oauth.clients.commands import sign_in_words
 from server.oauth.dpop import sent_path
 from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import ORDINARY_SCOPES
@@ -29,7 +30,7 @@ from vault.refusals import VaultError
 
 NEEDED: Final = "tools"  # the fine permission is the delegation, which grows without a new token
 _MENDS: Final = {
-    "invalid_token": "The token is unknown, expired or revoked: sign in again.",
+    "invalid_token": "The token is unknown, expired or revoked: refresh it, or sign in again.",
     "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and ask for it.",
     "invalid_request": "Send exactly one Authorization header.",
     "invalid_dpop_proof": "Send a fresh DPoP proof for this address, method and token, made with the token's key.",
@@ -92,6 +93,8 @@ class Bearer:
         content = (
             {"error": error, "error_description": _MENDS.get(error, error)} if error else {"message": self._signpost}
         )
+        if error == "invalid_token":  # for the person, where a client shows them the answer
+            content["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))
         return _answer(kind.status, content, [(b"www-authenticate", challenge.encode())])
 
 

@@ -23,6 +23,7 @@ from server.http.pages import error_page, go
 from server.oauth import pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
 from server.oauth.clients import authentication
+from server.oauth.clients.commands import sign_in_words
 from server.oauth.clients.rules import is_loopback_only, trusts_consent
 from server.oauth.rules import (
     OAuthError,
@@ -52,8 +53,9 @@ _NONCE_LIMIT: Final = 512
 _ADDRESSES: Final = 20  # from so many addresses as many requests as each may have can wait
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
-    "The agent is not known here: let it register again. If it introduces itself by a document, whoever runs this "
-    "vault lets its host in with registration.allowed_hosts, and the vault has to reach it"
+    "The agent is not known here, or no longer: it has to forget what it kept of its registration and register again. "
+    f"{sign_in_words()}. If it introduces itself by a document, whoever runs this vault lets its host in with "
+    "registration.allowed_hosts, and the vault has to reach it"
 )
 _DEVICE_ANSWERED: Final = "/device/answered"
 

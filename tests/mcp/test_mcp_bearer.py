@@ -47,6 +47,27 @@ async def test_a_bad_token_is_called_invalid(place: Room) -> None:
             assert "sign in again" in answer.json()["error_description"]
 
 
+@pytest.mark.parametrize(
+    ("user_agent", "told", "not_told"),
+    [
+        ("claude-code/2.1.332 (cli)", "claude mcp login NAME", "codex mcp login"),
+        ("codex-mcp-client/0.154.0", "codex mcp login NAME", "claude mcp login"),
+        ("opencode/1.18.33", "opencode mcp auth NAME", "codex mcp login"),
+        ("node", "claude mcp login NAME; Codex: codex mcp login NAME", "<"),
+    ],
+)
+async def test_a_client_whose_token_ended_is_told_its_own_command(
+    place: Room, user_agent: str, told: str, not_told: str
+) -> None:
+    async with place.http() as http:
+        sent = {"authorization": "Bearer ended", "user-agent": user_agent}
+        words = (await http.post("/mcp", headers=sent)).json()["sign_in"]
+        assert told in words
+        assert not_told not in words
+        del sent["authorization"]
+        assert "sign_in" not in (await http.post("/mcp", headers=sent)).json(), "nobody had signed in yet"
+
+
 @pytest.mark.requirement("S-096")
 async def test_a_token_counts_in_the_header_only(place: Room) -> None:
     agent = await place.agent()

@@ -80,6 +80,25 @@ async def test_a_stale_refresh_token_ends_the_grant_and_the_client_signs_in_agai
     assert await world.probe(str(again["access_token"])) == 200
 
 
+async def test_a_removed_client_that_sends_its_dead_id_is_told_what_to_do(world: World) -> None:
+    registered = await world.register()
+    client_id = str(registered["client_id"])
+    _, challenge = pkce()
+    page = await world.alice.open(world.authorize_url(client_id, challenge))
+    assert page.status_code == 200
+    gone = await world.http.delete(
+        f"/register/{client_id}", headers={"authorization": f"Bearer {registered['registration_access_token']}"}
+    )
+    assert gone.status_code == 204
+    page = await world.alice.open(world.authorize_url(client_id, challenge))
+    assert page.status_code in {400, 401}
+    assert "location" not in page.headers, "nobody is sent to an address of a client that is not known"
+    for told in ("forget what it kept of its registration", "claude mcp login NAME", "codex mcp login NAME"):
+        assert told in page.text
+    never = await world.alice.open(world.authorize_url("never-registered", challenge))
+    assert never.text == page.text, "the same for every cause"
+
+
 @pytest.mark.parametrize("capabilities", [{}, {"elicitation": {}}, {"elicitation": {"form": {}}}])
 async def test_a_client_that_cannot_open_a_link_is_told_it_in_words(
     place: Room, capabilities: Mapping[str, object]
