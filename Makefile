@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million chaos soak ha fuzz attack first-hour clean lock serve node
+.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
 	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py takes one file)"
 	@echo "make attack       some 600 attacks on a running vault, black box; prints what held and what fell (3 minutes; not a part of make test)"
+	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
 	@echo "make lock         write the hashed lock files anew"
 	@echo "make clean        remove .venv and everything made"
@@ -71,6 +72,9 @@ fuzz: .venv/.dev
 # a vault of its own in a temporary folder; ATTACK=tests/attacks/attack_proxy.py takes one surface
 attack: .venv/.dev
 	$(RUN) -m tests.attacks $(ATTACK)
+
+clients: .venv/.dev
+	$(RUN) -m tests.clients $(if $(URL),--url $(URL)) $(if $(DAYS),--days $(DAYS))
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
