@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_DOT = re.compile(r"(?<!\\)\.")
 
 
 def parse_object(body: bytes) -> Mapping[str, object] | None:
@@ -40,9 +41,14 @@ def is_array(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, list)
 
 
+def steps(path: str) -> Sequence[str]:
+    """The names of a path like `error.errors.0.reason`; a dot in a name is escaped: Dropbox's `error.\\.tag`."""
+    return path.split(".") if "\\" not in path else [step.replace("\\.", ".") for step in _DOT.split(path)]
+
+
 def at(value: object, path: str) -> object:
-    """The value at a path like `error.errors.0.reason`; None when there is none."""
-    for step in path.split("."):
+    """The value at a path (see `steps`); None when there is none."""
+    for step in steps(path):
         if is_object(value):
             value = value.get(step)
         elif is_array(value) and step.isdecimal() and int(step) < len(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from providers.definitions.catalog import load_catalog
 from providers.outbound.json_values import at, fill, integer_at, objects_at, parse_object, text_at
 
 JSON = st.recursive(
@@ -24,6 +25,15 @@ def test_values_are_found_by_path() -> None:
     assert (integer_at(ANSWER, "a.b.1"), integer_at(ANSWER, "yes"), integer_at(ANSWER, "long")) == (5, None, None)
     assert objects_at(ANSWER, "a.b") == ({"c": "x"},)
     assert objects_at(ANSWER, "n") == ()
+
+
+def test_a_dot_inside_of_a_name_is_escaped() -> None:
+    answer = {"error": {".tag": "expired_access_token", "tag": "other"}, "error_summary": "expired_access_token/.."}
+    assert text_at(answer, r"error.\.tag") == "expired_access_token"
+    assert text_at({"a.b": {"c": "x"}}, r"a\.b.c") == "x"
+    assert text_at(answer, "error..tag") is None
+    code = load_catalog().provider("dropbox").errors.code
+    assert text_at(answer, code[0]) == "expired_access_token"
 
 
 def test_a_text_is_filled_whole_or_not_at_all() -> None:

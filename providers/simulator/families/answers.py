@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -110,8 +111,13 @@ def iso(at: float) -> str:
     return datetime.fromtimestamp(round(at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _steps(path: str) -> list[str]:
+    """The names of a dotted path; a dot in a name is escaped: `error.\\.tag`."""
+    return [step.replace("\\.", ".") for step in re.split(r"(?<!\\)\.", path)]
+
+
 def _under(root: str | None, members: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    for name in reversed(() if root is None else root.split(".")):
+    for name in reversed(() if root is None else _steps(root)):
         members = {name: members}
     return members
 
@@ -119,7 +125,7 @@ def _under(root: str | None, members: dict[str, JsonValue]) -> dict[str, JsonVal
 def place(body: dict[str, JsonValue], path: str, value: JsonValue) -> None:
     """Put a value at a dotted path; a part that is a number stands for a place in an array of one."""
     inside: JsonValue = value
-    first, *rest = path.split(".")
+    first, *rest = _steps(path)
     for name in reversed(rest):
         inside = [inside] if name == "0" else {name: inside}
     _merge(body, {first: inside})
