@@ -21,7 +21,7 @@ from server.bridge.address import RemoteVault
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from server.oauth.clients.rules import DEVICE_GRANT
-from server.oauth.rules import json_object
+from server.oauth.parameters import json_object
 from server.runtime.version import VERSION
 
 HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}

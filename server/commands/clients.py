@@ -218,7 +218,8 @@ async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
 def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
     """The client that the options describe; what does not fit together ends the command."""
     from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES
-    from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, check_redirect_uri, clean_name
+    from server.oauth.redirect_uris import check_redirect_uri
+    from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name
     from vault.records import Client, ClientKind, new_id
 
     for uri in options.redirect_uris:
@@ -303,7 +304,7 @@ def _jwks(path: Path) -> dict[str, object]:
     from joserfc.jwk import ECKey, RSAKey
 
     from server.oauth.clients.rules import jwk_members
-    from server.oauth.rules import json_object
+    from server.oauth.parameters import json_object
 
     try:
         content = path.expanduser().read_bytes()

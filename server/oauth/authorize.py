@@ -25,20 +25,10 @@ from server.oauth.authorization_request import AuthorizationRequest, payload_of,
 from server.oauth.clients import authentication
 from server.oauth.clients.commands import sign_in_words
 from server.oauth.clients.rules import is_loopback_only, trusts_consent
-from server.oauth.rules import (
-    OAuthError,
-    Parameters,
-    check_challenge,
-    choose_scopes,
-    is_loopback_redirect,
-    parse_max_age,
-    parse_parameters,
-    parse_prompt,
-    redirect_host,
-    redirect_matches,
-    with_parameters,
-    without_loopback_port,
-)
+from server.oauth.parameters import Parameters, parse_parameters, with_parameters
+from server.oauth.pkce import check_challenge
+from server.oauth.redirect_uris import is_loopback_redirect, redirect_host, redirect_matches, without_loopback_port
+from server.oauth.rules import OAuthError, choose_scopes, parse_max_age, parse_prompt
 from server.oauth.wire import as_oauth_error, read_form
 from server.sign_in import password
 from vault import clients, grants, limits, tickets

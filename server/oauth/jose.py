@@ -17,7 +17,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, RSAKey
 from joserfc.jws import JWSRegistry
 
-from server.oauth.rules import json_object
+from server.oauth.parameters import json_object
 
 SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
 # Of others (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).

@@ -14,7 +14,8 @@ from server.http.answers import json_answer
 from server.oauth import authorize, dpop, pushed_requests
 from server.oauth.clients import authentication
 from server.oauth.clients.authentication import check_rows
-from server.oauth.rules import OAuthError, Parameters
+from server.oauth.parameters import Parameters
+from server.oauth.rules import OAuthError
 from server.oauth.wire import read_form
 from vault.records import Client
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from server.deployment import Deployment
-from server.oauth.rules import OAuthError, Parameters
+from server.oauth.parameters import Parameters
+from server.oauth.rules import OAuthError
 from vault import tickets
 from vault.records import Client, TicketPurpose
 from vault.refusals import TransitionRefused

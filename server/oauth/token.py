@@ -23,15 +23,10 @@ from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
-from server.oauth.rules import (
-    TOKEN_EXCHANGE,
-    OAuthError,
-    Parameters,
-    canonical_resource,
-    own_resources,
-    verifier_matches,
-    without_loopback_port,
-)
+from server.oauth.parameters import Parameters
+from server.oauth.pkce import verifier_matches
+from server.oauth.redirect_uris import without_loopback_port
+from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, canonical_resource, own_resources
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
 from server.oauth.wire import as_oauth_error, refusal_answer

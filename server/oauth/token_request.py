@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from server.oauth.rules import Parameters
+from server.oauth.parameters import Parameters
 from vault.exchange.recent import Basis
 from vault.records import Client, Event, Grant, format_scope
 

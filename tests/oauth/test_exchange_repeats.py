@@ -19,7 +19,8 @@ from starlette.requests import Request
 from server.oauth import tokens
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.exchange.recent import question_of
-from server.oauth.rules import OAuthError, parse_parameters
+from server.oauth.parameters import parse_parameters
+from server.oauth.rules import OAuthError
 from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.test_rfc9449 import proof

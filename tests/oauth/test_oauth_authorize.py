@@ -12,7 +12,7 @@ import pytest
 
 from server.oauth import authorize
 from server.oauth.authorization_request import stored_request
-from server.oauth.rules import without_loopback_port
+from server.oauth.redirect_uris import without_loopback_port
 from tests.support.harness import PASSWORD
 from tests.support.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users

@@ -13,22 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.http.cors import is_cross_origin_path
-from server.oauth.rules import (
-    OAuthError,
-    canonical_resource,
-    check_challenge,
-    check_redirect_uri,
-    clean_name,
-    json_object,
-    own_resources,
-    parse_json,
-    parse_parameters,
-    redirect_host,
-    redirect_matches,
-    verifier_matches,
-    with_parameters,
-    without_loopback_port,
-)
+from server.oauth.parameters import json_object, parse_json, parse_parameters, with_parameters
+from server.oauth.pkce import check_challenge, verifier_matches
+from server.oauth.redirect_uris import check_redirect_uri, redirect_host, redirect_matches, without_loopback_port
+from server.oauth.rules import OAuthError, canonical_resource, clean_name, own_resources
 
 SCHEMES = ("cursor",)
 PATHS = st.text(string.ascii_letters + string.digits + "-._~/", max_size=20).map(lambda text: "/" + text)

@@ -21,7 +21,8 @@ from server.oauth import jose
 from server.oauth.clients import metadata_documents
 from server.oauth.clients.keys import keys_of
 from server.oauth.clients.rules import is_metadata_client
-from server.oauth.rules import OAuthError, Parameters
+from server.oauth.parameters import Parameters
+from server.oauth.rules import OAuthError
 from vault import clients, replay
 from vault.records import Client
 

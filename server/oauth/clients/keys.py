@@ -18,7 +18,7 @@ from providers.outbound.client import HttpError, Outbound
 from server.deployment import Deployment
 from server.http.addresses import counting_key
 from server.oauth.clients.rules import jwk_members, key_host_allowed
-from server.oauth.rules import json_object
+from server.oauth.parameters import json_object
 from vault.records import Client
 
 KEPT: Final = 300

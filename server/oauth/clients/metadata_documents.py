@@ -20,7 +20,9 @@ from providers.outbound.client import HttpError, OutboundResponse
 from server.deployment import Deployment
 from server.http.addresses import counting_key
 from server.oauth.clients.rules import accept, document_host_allowed, integer_member, shown_redirects, with_change_noted
-from server.oauth.rules import OAuthError, is_loopback_redirect, json_object
+from server.oauth.parameters import json_object
+from server.oauth.redirect_uris import is_loopback_redirect
+from server.oauth.rules import OAuthError
 from vault import clients, limits
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event

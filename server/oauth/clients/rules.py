@@ -16,15 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from server.oauth.jose import TokenMalformed, public_key
-from server.oauth.rules import (
-    TOKEN_EXCHANGE,
-    OAuthError,
-    check_redirect_uri,
-    clean_name,
-    is_loopback_redirect,
-    known_scopes,
-    without_loopback_port,
-)
+from server.oauth.redirect_uris import check_redirect_uri, is_loopback_redirect, without_loopback_port
+from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name, known_scopes
 from server.settings import Settings
 from vault.records import Client, ClientKind, format_scope, parse_scope
 
