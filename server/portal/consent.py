@@ -115,7 +115,7 @@ async def decide(visit: OwnVisit) -> Response:
             return _onward(visit, pending, target)
         case recognition.AGAIN:
             earlier = await _earlier(visit, pending)
-            if earlier is None or visit.form.one(recognition.FIELD) != earlier.seen:  # ask about what is so now
+            if earlier is None or visit.form.one(recognition.FIELD) != earlier.fingerprint:  # ask about what is so now
                 return pages.go(f"/consent?request={pending.handle}")
             target = await _approve(visit, pending)
             await recognition.carry_over(

@@ -38,7 +38,7 @@ class EarlierAgent:
         return 1 + len(self.others)
 
     @property
-    def seen(self) -> str:
+    def fingerprint(self) -> str:
         """What the page shows of it, in a form field: a click counts for exactly this."""
         ids = [self.client.id, *(one.id for one in self.others)]
         shown = " ".join([*ids, *(account.form_state for account in self.accounts)])
@@ -53,13 +53,13 @@ async def find_earlier(deployment: Deployment, user: User, *, client: Client) ->
     found = [one for one in named if is_same_software(one, client)]
     if not found:
         return None
-    held = {one.id: await _held(deployment, user, one) for one in found}
+    held = {one.id: await _allowed_accounts(deployment, user, one) for one in found}
     chosen = next((one for one in found if held[one.id]), found[0])
     others = tuple(one for one in found if one.id != chosen.id)
     return EarlierAgent(chosen, others, held[chosen.id])
 
 
-async def _held(deployment: Deployment, user: User, client: Client) -> tuple[AccountChoices, ...]:
+async def _allowed_accounts(deployment: Deployment, user: User, client: Client) -> tuple[AccountChoices, ...]:
     accounts = await permissions.account_choices(deployment, user, client_id=client.id)
     return tuple(account for account in accounts if any(choice.is_allowed for choice in account.choices))
 
