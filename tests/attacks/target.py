@@ -51,9 +51,10 @@ _WORKER = (
     *("--exchange", "--worker-connection", "slack", "--worker-scope", "chat:write"),
     *("--worker-address", "127.0.0.1", "--worker-address", "::1"),
 )
-_CONFIG = """
+REFRESH_GRACE = 2  # seconds, so that an attack need not wait for ten minutes
+_CONFIG = f"""
 [server]
-port = {port}
+port = {{port}}
 [registration]
 per_address_hourly = 100000
 total_hourly = 100000
@@ -64,16 +65,17 @@ waiting_requests_per_address = 100000
 [tools]
 calls_per_minute = 100000
 [tokens]
+refresh_grace = {REFRESH_GRACE}
 per_agent_hourly = 1000000
 [proxy]
 per_agent_hourly = 1000000
 [providers.github]
 client_id = "ours"
 client_secret = "upstream-secret-canary"
-authorize_url = "{evil}/authorize"
-token_url = "{evil}/token"
-revoke_url = "{evil}/revoke"
-apis = {{ rest = "{evil}/rest" }}
+authorize_url = "{{evil}}/authorize"
+token_url = "{{evil}}/token"
+revoke_url = "{{evil}}/revoke"
+apis = {{{{ rest = "{{evil}}/rest" }}}}
 """
 # Providers of the shelf at the scripted server, below their names: for attacks on request rules.
 SCRIPTED = ("microsoft", "atlassian", "notion", "salesforce", "hubspot", "dropbox", "box")

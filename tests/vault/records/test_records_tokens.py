@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.conftest import Store
 from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
 from vault import grants, tokens
@@ -491,3 +492,27 @@ async def test_a_family_keeps_its_last_generations_and_an_older_token_is_only_re
     held.append((await _rotate(database, held[-1])).refresh_token)  # the grant lives
     with pytest.raises(tokens.TokenReused):
         await _rotate(database, held[4], now=NOW + GRACE)
+
+
+@pytest.mark.requirement("S-080", "S-081")
+async def test_replicas_agree_on_the_newest_token_and_on_the_end(store: Store) -> None:
+    one, two = await store.open(), await store.open()
+    try:
+        seeded = await seed(one)
+        token = first = await _issue(one, seeded)
+        for turn in range(4):
+            replicas = [one, two] * 6
+            answers = await asyncio.gather(*(_rotate(replica, token, now=NOW + turn) for replica in replicas))
+            assert len({answer.refresh_token for answer in answers}) == 1
+            assert sum(not answer.is_repeat for answer in answers) == 1
+            assert await _live(two) == 1
+            token = answers[0].refresh_token
+        assert (await _rotate(two, first, now=NOW + GRACE - 1)).refresh_token == token
+        with pytest.raises(TokenReused):
+            await _rotate(two, first, now=NOW + GRACE)
+        with pytest.raises(tokens.RefreshTokenRefused):
+            await _rotate(one, token, now=NOW + GRACE)
+        await _assert_dead(one, seeded, token)
+    finally:
+        await one.close()
+        await two.close()
