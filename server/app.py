@@ -1,7 +1,7 @@
-"""Constructs everything from settings: one deployment, and the ASGI application around it. Decides nothing else.
+"""Construct everything from settings: one deployment, and the ASGI application around it. Decides nothing else.
 
-What only the application needs is loaded when it is built: a command needs none of it, and a process that starts after
-a crash first settles what the last one left.
+What only the application needs is loaded when it is built: commands need none of it, and a process that starts after a
+crash first settles what the last one left.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def open_deployment(
     """Open database, keys, providers and outbound HTTP; close them in reverse.
 
     Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
-    line that says the mend, before anything listens.
+    line that says the fix, before anything listens.
     """
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
@@ -110,7 +110,7 @@ async def open_deployment(
 
 
 async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) -> Catalog:
-    """The providers as the settings have them, with the files in the folder `providers` of the data directory.
+    """The providers under these settings, with the files in the folder `providers` of the data directory.
 
     Raises ProviderFileRefused or SettingsRefused with one line.
     """
@@ -127,7 +127,7 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
         audience = provider.audience
         if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
             settings.public_url
-        ):  # else that API could use the tokens that it is given at the vault itself
+        ):  # otherwise that API could use the tokens it receives at the vault itself
             raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; give the API's own")
     return catalog
 
@@ -152,7 +152,7 @@ def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOv
 
 
 class _ByProvider(Mapping[str, Made]):
-    """What is made of each provider, when it is first asked for: most provider files are never read."""
+    """Objects per provider, made on first use: most provider files are never read."""
 
     def __init__(self, catalog: Catalog, make: Callable[[Provider], Made]) -> None:
         self._catalog = catalog
@@ -163,7 +163,7 @@ class _ByProvider(Mapping[str, Made]):
         if name not in self._made:
             provider = self._catalog.provider(name)
             if provider.name != name:
-                raise KeyError(name)  # an alias says what to ask for, it is no provider
+                raise KeyError(name)  # an alias says what to ask for; it is not a provider
             self._made[name] = self._make(provider)
         return self._made[name]
 
@@ -175,7 +175,7 @@ class _ByProvider(Mapping[str, Made]):
 
 
 def policies_of(catalog: Catalog) -> Mapping[str, UpstreamPolicy]:
-    """What the vault must know of each provider, as it is registered here."""
+    """What the vault must know about each provider, as it is registered here."""
     return _ByProvider(catalog, Provider.policy)
 
 

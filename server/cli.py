@@ -82,5 +82,5 @@ app.add_typer(keys.app, name="keys")
 
 def main() -> None:
     """Run the program."""
-    gc.set_threshold(50_000, 50, 100)  # loading makes objects that stay: looking through them is a tenth of a start
+    gc.set_threshold(50_000, 50, 100)  # loaded objects stay: scanning them for garbage costs a tenth of a start
     app(prog_name="token-vault")

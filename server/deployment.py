@@ -1,4 +1,4 @@
-"""One running vault: the objects that routes, tools and pages work with. Made in `server.app`, handed to everyone."""
+"""One running vault: the objects that routes, tools and pages work with. `server.app` makes it and passes it on."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database, Transaction
 
-ROWS_PER_MINUTE: Final = 3000  # single-use values that requests of one address may leave behind
+ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
 
 
 class Pages:
-    """Whether the address of our pages leads to us. It does, unless somebody was told to `watch` it and sees otherwise:
-    a stdio process gives out links to an address that another program may hold.
+    """Whether the address of our pages leads to us.
+
+    It does, unless a process was told to `watch` it and finds otherwise: a stdio process gives out links to an address
+    that another program may hold.
     """
 
     def __init__(self) -> None:
         self._trouble: Callable[[], Awaitable[str | None]] | None = None
 
     def watch(self, trouble: Callable[[], Awaitable[str | None]]) -> None:
-        """Ask `trouble` from now on: a sentence, or None."""
+        """Call `trouble` from now on: it returns a sentence, or None."""
         self._trouble = trouble
 
     async def trouble(self) -> str | None:
-        """Why no link may be given just now, in a sentence that says the fix."""
+        """Why no link may be given now, in a sentence that says the fix."""
         return None if self._trouble is None else await self._trouble()
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What one process has open. `vault_id` names the vault (not secret): processes of one vault share it."""
+    """What one process has open. `vault_id` identifies the vault (not secret): processes of one vault share it."""
 
     settings: Settings
     data: Path
@@ -53,7 +55,7 @@ class Deployment:
     vault: Vault
     tools: tuple[ToolSpec, ...]
     vault_id: str
-    open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None where there is no desktop
+    open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None without a desktop
     drain: Drain = field(default_factory=Drain)
     pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))

@@ -1,8 +1,8 @@
-"""The one table of refusals: what each becomes on the wire, and what it tells whoever asked.
+"""The one table of refusals: what each becomes on the wire, and what it tells the caller.
 
-`KINDS` has every kind of refusal by its name, with its HTTP status and its registered OAuth code. `TABLE` says what
-each refusal of `vault`, which knows neither HTTP nor OAuth, becomes: at OAuth endpoints and pages, at the proxy, over
-MCP; and the sentence and next step. `server.connecting.telling` reads it for agents, with the link for their person.
+`KINDS` has every kind of refusal by name, with its HTTP status and its registered OAuth code. `TABLE` says what each
+refusal of `vault`, which knows neither HTTP nor OAuth, becomes at OAuth endpoints and pages, at the proxy, and over
+MCP; also its sentence and next step. `server.connecting.telling` reads it for agents, with the link for their person.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vault.storage import database
 
 
 class PersonRefused(VaultError):
-    """Base of what this package refuses a person on a page or in a terminal; never raised itself.
+    """Base of refusals to a person on a page or in a terminal; never raised itself.
 
     `kind` is one of `KINDS`.
     """
@@ -33,7 +33,7 @@ class PersonRefused(VaultError):
 
 
 class PagesElsewhere(PersonRefused):
-    """The address of this vault's pages leads to somebody else, so no link to them is given."""
+    """The address of this vault's pages leads elsewhere, so no link to them is given."""
 
     code = "pages_elsewhere"
 
@@ -75,7 +75,7 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "no_token": RefusalKind(401, ""),  # RFC 6750 §3.1: no error code where no token was sent
     "key_not_proved": RefusalKind(401, "invalid_dpop_proof"),  # RFC 9449 §7.1: at a protected resource
     "refused_by_person": RefusalKind(400, "access_denied"),  # RFC 8628 §3.5
-    "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nobody authenticates there
+    "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nothing authenticates there
     "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
     "method_not_allowed": RefusalKind(405),
     "body_too_large": RefusalKind(413),
@@ -87,7 +87,7 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "gone": RefusalKind(410),
     "unsupported_form": RefusalKind(415),
     "not_ready": RefusalKind(503),
-    # Before a request is whole (`server.http.connections`)
+    # Before a request is complete (`server.http.connections`)
     "unreadable_request": RefusalKind(400),
     "slow_request": RefusalKind(408),
     "long_request_line": RefusalKind(414),
@@ -122,20 +122,20 @@ def status_of(kind: str) -> int:
     return KINDS[kind].status
 
 
-STORAGE_RETRY: Final = 5  # seconds until a database that was away is worth another try
-CONFLICT_RETRY: Final = 1  # seconds until whoever was first is done
+STORAGE_RETRY: Final = 5  # seconds until an unavailable database is worth another try
+CONFLICT_RETRY: Final = 1  # seconds until the first caller is done
 
-# How MCP says it: in words, with a link, by a question about the account or the call, as a 503.
+# How MCP reports it: in words, with a link, by a question about the account or the call, as a 503.
 McpForm = Literal["words", "link", "account", "approval", "away"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What a refusal of the vault becomes.
+    """What a refusal by the vault becomes.
 
-    `kind` is for OAuth endpoints; `proxied` for the proxy, whose callers are providers' SDKs, and `paged` for pages,
-    where these answer with another. `sentence` stands for the refusal's own description, where that is not for callers;
-    `next_step` may name `retry_after` and `accounts`.
+    `kind` is for OAuth endpoints; `proxied` for the proxy, whose callers are providers' SDKs, and `paged` for pages, if
+    these answer differently. `sentence` replaces the refusal's own description if callers must not see it; `next_step`
+    may name `retry_after` and `accounts`.
     """
 
     kind: str
@@ -214,7 +214,7 @@ def wording_of(refusal: VaultError) -> Wording:
 
 
 def retry_after(refusal: VaultError) -> int | None:
-    """Seconds for the header `Retry-After` (RFC 9110 §10.2.3) of a 503; None where trying again does not help."""
+    """Seconds for `Retry-After` (RFC 9110 §10.2.3) of a 503; None when retrying does not help."""
     match refusal:
         case refusals.TemporarilyUnavailable():
             return refusal.retry_after
@@ -227,7 +227,7 @@ def retry_after(refusal: VaultError) -> int | None:
 
 
 def words_of(refusal: VaultError) -> str:
-    """What is said of a refusal: what happened, and the next step. Never `detail`."""
+    """What to say about a refusal: what happened, and the next step. Never `detail`."""
     wording = wording_of(refusal)
     if not wording.next_step:
         return wording.sentence or as_sentence(refusal.description)
@@ -237,5 +237,5 @@ def words_of(refusal: VaultError) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """A description, which may be the short form that OAuth answers carry, as a sentence."""
+    """A description, which may be the short form of OAuth answers, as a sentence."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

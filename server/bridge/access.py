@@ -1,7 +1,7 @@
-"""The bridge's way to a token: what is stored, else a refresh, else the person signs in again.
+"""How the bridge gets a token: the stored one, else a refresh, else the person signs in again.
 
-Among all processes of an agent one at a time renews; the others take what it stored. A refresh token is used up by its
-use, so a renewal is a task that no caller can cancel, and its answer is stored before it is used.
+One of an agent's processes renews at a time; the others use what it stored. A refresh token works once, so a renewal is
+a task that no caller can cancel, and its answer is stored before it is used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from server.bridge.sign_in import SignInFlow
 from vault.refusals import VaultError
 
 PATIENCE: Final = 50.0  # seconds that a message waits for the person; several clients give up after a minute
-_EARLY: Final = 30  # seconds before its end in which an access token is renewed already
+_EARLY: Final = 30  # seconds before expiry from which an access token is renewed
 _QUIET: Final = 300.0  # seconds after a refused sign-in in which the person is not asked again
-_SETTLING: Final = 10.0  # seconds for a refresh that is on its way when the process ends
+_SETTLING: Final = 10.0  # seconds for a running refresh when the process ends
 _ENDED: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
@@ -55,7 +55,7 @@ class Access:
 
     @asynccontextmanager
     async def open(self, asking: SignInFlow | SignInProcess) -> AsyncGenerator[Access]:
-        """This, until the end of the block: a refresh that is on its way gets some seconds to be stored."""
+        """Use this in a block; at its end a running refresh gets some seconds to be stored."""
         self._asking = asking
         try:
             yield self
@@ -69,25 +69,25 @@ class Access:
 
     @property
     def held_token(self) -> str | None:
-        """The access token if one is here and lives: for what is not worth a question to the person."""
+        """A live stored access token, if any: for requests that do not justify asking the person."""
         return self._held.access_token if self._held is not None and _is_fresh(self._held) else None
 
     async def token(self) -> str:
-        """An access token that still lives a while. Raises BridgeRefused."""
+        """An access token that lives a while longer. Raises BridgeRefused."""
         return self.held_token or (await self._wait_for_renewal(None)).access_token
 
     async def after(self, refused: str) -> str:
-        """An access token in place of one that the vault refused."""
+        """A replacement for an access token that the vault refused."""
         held = self.held_token
         if held is not None and held != refused:
             return held
         found = await self._wait_for_renewal(refused)
-        if found.access_token == refused:  # from a renewal that had begun before
+        if found.access_token == refused:  # from a renewal that had already begun
             found = await self._wait_for_renewal(refused)
         return found.access_token
 
     async def sign_in(self) -> None:
-        """Make sure that the vault accepts what is stored here, else ask the person, however long they take."""
+        """Make sure that the vault accepts what is stored here, otherwise ask the person, however long they take."""
         self._renewal = asyncio.create_task(self._renew(None, is_sure=False))
         await asyncio.shield(self._renewal)
 
@@ -102,7 +102,7 @@ class Access:
         return self._renewal.result()
 
     def _tell_failure(self, renewal: asyncio.Task[Credentials]) -> None:
-        """Tell the person of a failure even if nobody waits for it any more."""
+        """Tell the person about a failure even if no message waits for it."""
         error = None if renewal.cancelled() else renewal.exception()
         if isinstance(error, VaultError):
             self._say(_sentence(error.description))
@@ -118,12 +118,12 @@ class Access:
                     return found
                 if not isinstance(asking, SignInProcess):
                     return await self._signed_in(found, asking)
-            if not was_sent:  # without the lock, which the process needs
+            if not was_sent:  # without the lock, which that process needs
                 await self._sign_in_outside(asking)
         raise SignInNeeded("The sign-in left nothing behind: try again.")
 
     async def _load(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
-        """What is stored, renewed where needed; without tokens, or None, when the person has to sign in."""
+        """The stored credentials, renewed if needed; without tokens, or None, when the person must sign in."""
         stored = await asyncio.to_thread(self._store.load)
         if stored is None:
             return None
@@ -153,12 +153,13 @@ class Access:
         return found
 
     async def _sign_in_outside(self, process: SignInProcess) -> None:
-        """A sign-in that outlives this process. Refused, it also answers what comes next: an agent that tries again
-        must not open page after page.
+        """A sign-in that outlives this process.
+
+        A refusal also answers the following requests: an agent that retries must not open page after page.
         """
         if self._refusal is not None and asyncio.get_running_loop().time() < self._refusal[0]:
             raise self._refusal[1]
-        await self._authority.endpoints()  # else the process would say in its own words that the vault is away
+        await self._authority.endpoints()  # otherwise the process reports itself that the vault is unreachable
         self._is_asking = True
         try:
             await process.run(self.tell)
@@ -169,12 +170,12 @@ class Access:
             self._is_asking = False
 
     def tell(self, text: str) -> None:
-        """Say something to the person, also in the answer to a message that waits for them."""
+        """Tell the person something, including in the answer to a message that waits for them."""
         self._told, self._why = self._why + text, ""
         self._say(self._told)
 
     async def _keep(self, credentials: Credentials) -> Credentials:
-        """Stored before it is used."""
+        """Store before use."""
         await asyncio.to_thread(self._store.save, credentials)
         self._held = credentials
         return credentials
@@ -186,7 +187,7 @@ class Access:
 async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:
     """End the grant at the vault and erase what is stored; False when nothing was.
 
-    It is erased also where the vault cannot be told; BridgeRefused then says how to end the grant there.
+    Erases even if the vault cannot be reached; BridgeRefused then says how to end the grant there.
     """
     async with one_at_a_time(data, vault, on_wait=lambda: None):
         stored = await asyncio.to_thread(store.load)

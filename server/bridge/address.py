@@ -18,7 +18,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class RemoteVault:
-    """A token vault somewhere else, and the agent that calls it from here."""
+    """A token vault elsewhere, and the agent that calls it from here."""
 
     origin: str
     agent: str
@@ -39,7 +39,7 @@ class RemoteVault:
 
 
 def remote_vault(url: str, *, agent: str) -> RemoteVault:
-    """The vault at its origin or MCP address. Raises BridgeRefused; https is demanded except on this machine."""
+    """The vault at its origin or MCP address. Raises BridgeRefused; https is required except on this machine."""
     if not _AGENT.fullmatch(agent):
         raise BridgeRefused("--client takes letters, digits, blanks, '.', '_' and '-', at most 64")
     wrong = BridgeRefused("--url is the address of a token vault, such as https://vault.example or its /mcp")

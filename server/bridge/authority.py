@@ -1,7 +1,7 @@
 """The authorization server of a remote vault, as its client sees it (RFC 6749, 7009, 7591, 7592, 7636, 8414, 8628).
 
 The vault is its own authorization server: issuer and every endpoint must have the origin that the person named, so that
-nothing that a document says can send a code or a token elsewhere.
+no document can send a code or a token elsewhere.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
 
 
 def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
-    """A client without any token. A proxy of the environment counts, but never for this machine itself."""
+    """A client without a token. Environment proxies apply, but never for this machine itself."""
     return httpx2.AsyncClient(trust_env=not vault.is_loopback, headers=HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
 class VaultEndpoints:
-    """Where the remote authorization server takes which request; None: it does not."""
+    """Where the remote authorization server takes each request; None: it does not support it."""
 
     authorize: str
     token: str
@@ -52,7 +52,7 @@ class VaultEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class DevicePrompt:
-    """What the person is told, and what is polled with."""
+    """What to tell the person, and what to poll with."""
 
     verification_uri: str
     user_code: str
@@ -71,7 +71,7 @@ class _Answer:
         return value if isinstance(value, str) else ""
 
     def word(self, name: str) -> str:
-        """A value of visible ASCII characters, as codes, ids and tokens are (RFC 6749 appendix A); else empty."""
+        """A value of visible ASCII characters, as codes, ids and tokens are (RFC 6749 appendix A); otherwise empty."""
         value = self.text(name)
         return value if _VISIBLE.fullmatch(value) else ""
 
@@ -81,7 +81,7 @@ class _Answer:
 
     @property
     def error(self) -> str:
-        """The OAuth code, cut to what may be shown."""
+        """The OAuth code, cut to a displayable length."""
         return "".join(c for c in self.text("error")[:60] if c.isascii() and (c.isalnum() or c == "_"))
 
 
@@ -115,8 +115,9 @@ class AuthorizationServer:
         )
 
     def _own(self, url: str) -> str | None:
-        """An endpoint if it is below the vault's own origin, and in characters of a URI (RFC 3986 §2): others could
-        end the header or the line on a terminal that it stands in.
+        """An endpoint if it is below the vault's own origin, and in characters of a URI (RFC 3986 §2).
+
+        Other characters could end the header or the terminal line that contains it.
         """
         is_own = url.startswith(f"{self._vault.origin}/") and _URI.fullmatch(url) is not None and "@" not in url
         return url if is_own else None
@@ -145,7 +146,7 @@ class AuthorizationServer:
         return Credentials(answer.word("client_id"), url or "", answer.word("registration_access_token") if url else "")
 
     async def is_registered(self, credentials: Credentials) -> bool:
-        """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True where nobody can ask."""
+        """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True when it cannot tell."""
         if not credentials.registration_url:
             return True
         answer = await self._ask("GET", credentials.registration_url, bearer=credentials.registration_token)
@@ -157,7 +158,7 @@ class AuthorizationServer:
         return await self._tokens(Credentials(client_id), form | {"redirect_uri": redirect_uri})
 
     async def refresh(self, credentials: Credentials) -> Credentials:
-        """The next tokens. Raises GrantOver when the vault does not accept the refresh token any more."""
+        """The next tokens. Raises GrantOver when the vault no longer accepts the refresh token."""
         form = {"grant_type": "refresh_token", "refresh_token": credentials.refresh_token}
         return await self._tokens(credentials, form)
 
@@ -181,7 +182,7 @@ class AuthorizationServer:
         )
 
     async def poll_device(self, client_id: str, prompt: DevicePrompt) -> Credentials:
-        """Tokens as soon as the person has said yes (§3.4, §3.5)."""
+        """Tokens as soon as the person has approved (§3.4, §3.5)."""
         interval = prompt.interval
         form = {"grant_type": DEVICE_GRANT, "device_code": prompt.device_code}
         while True:
@@ -194,10 +195,10 @@ class AuthorizationServer:
                 elif refusal.error != "authorization_pending":
                     raise
             except RemoteUnreachable:
-                interval = min(2 * interval, 60)  # §3.5: back off, go on
+                interval = min(2 * interval, 60)  # §3.5: back off and continue
 
     async def revoke(self, credentials: Credentials) -> None:
-        """End the grant (RFC 7009), and the registration where it was our own (RFC 7592 §2.3)."""
+        """End the grant (RFC 7009), and the registration if it was our own (RFC 7592 §2.3)."""
         endpoint = (await self.endpoints()).revoke
         if endpoint is not None and credentials.refresh_token:
             form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
@@ -255,7 +256,7 @@ class AuthorizationServer:
 
 
 def unreachable(vault: RemoteVault, error: httpx2.HTTPError) -> RemoteUnreachable:
-    """One sentence about why there is no answer, without anything of the request."""
+    """One sentence about why there is no answer, without any part of the request."""
     if isinstance(error, httpx2.ConnectError) and "certificate" in str(error).lower():
         return RemoteUnreachable(f"the TLS certificate of {vault.origin} cannot be trusted from here: ask its operator")
     return RemoteUnreachable(

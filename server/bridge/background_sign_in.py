@@ -1,7 +1,7 @@
-"""The sign-in as a process of its own, which goes on when an impatient client ends the bridge.
+"""The sign-in as a separate process, which continues when an impatient client ends the bridge.
 
-Several clients give a server half a minute to start and then kill it, with everything below it: too little for a person
-with a password to type. The process shares nothing with the bridge but the stored credentials and their lock.
+Several clients give a server half a minute to start and then kill it with all its children: too little for a person who
+types a password. The process shares only the stored credentials and their lock with the bridge.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import IO, Final
 from server.bridge.refusals import BridgeRefused, SignInNeeded
 from server.oauth.parameters import json_object
 
-_FAILURE: Final = "token-vault: "  # how the program begins the line that ends it
+_FAILURE: Final = "token-vault: "  # start of the program's last line
 
 
 class SignInProcess:
-    """`stdio --url ... --sign-in --json` as a command line, and what it is run with."""
+    """`stdio --url ... --sign-in --json` as a command line, and its environment."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._command = tuple(command)
         self._environment = dict(environment)
 
     async def run(self, tell: Callable[[str], None]) -> None:
-        """Until the person is signed in; `tell` gets every line for them. Raises BridgeRefused or SignInNeeded.
+        """Run until the person is signed in; `tell` gets every line for them. Raises BridgeRefused or SignInNeeded.
 
-        Cancelling this leaves the process alone.
+        Cancelling this leaves the process running.
         """
         try:
             child = subprocess.Popen(  # noqa: S603, ASYNC220 -- our own program; asyncio's would be killed with the loop

@@ -1,6 +1,6 @@
-"""Signing in with this machine's browser: a listener on loopback that takes one answer (RFC 8252, RFC 7636, RFC 9207).
+"""Sign in with this machine's browser: a loopback listener that takes one answer (RFC 8252, RFC 7636, RFC 9207).
 
-The person gets a short address of the listener, which sends them on: the long one with its `state` is shown nowhere.
+The person gets a short address of the listener, which redirects to the long one; the long one's `state` is never shown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BrowserSignIn:
         return f"http://{self._host}/callback"
 
     async def code(self) -> str:
-        """The authorization code. Raises BridgeRefused when the person or the vault says no."""
+        """The authorization code. Raises BridgeRefused when the person or the vault refuses."""
         return await self._answer
 
     def _authorize_url(self) -> str:
@@ -71,7 +71,7 @@ class BrowserSignIn:
         return f"{self._authorize}{'&' if '?' in self._authorize else '?'}{urlencode(query)}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request of a browser; whatever it is, nothing of it is repeated on the page."""
+        """Serve one browser request; the page repeats nothing of it, whatever it is."""
         try:
             async with asyncio.timeout(_READ_TIME):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -79,7 +79,7 @@ class BrowserSignIn:
             async with asyncio.timeout(_READ_TIME):
                 await writer.drain()
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            pass  # a browser that opens connections ahead, or is gone
+            pass  # a browser that opens connections ahead, or has left
         finally:
             writer.close()
 

@@ -1,7 +1,7 @@
-"""What a sign-in at a remote vault left here: kept in the operating system's keyring, or a file of its owner only.
+"""Stored credentials of a sign-in at a remote vault: in the system's keyring, or a file only its owner can read.
 
-One process at a time renews them, under a lock that the operating system drops when its holder ends. Calls here block:
-a keyring may ask its person.
+One process at a time renews them, under a lock that the operating system releases when its holder ends. Calls here
+block: a keyring may ask its person.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.bridge.refusals import BridgeRefused
 from vault.keys.sources.private_file import read_private
 
 _SERVICE: Final = "token-vault"
-_LOOK: Final = 0.05  # seconds between two looks whether the lock is free
+_LOOK: Final = 0.05  # seconds between checks whether the lock is free
 _PASSING: Final = frozenset({"access_token", "expires_at"})
 
 
@@ -32,7 +32,7 @@ class Credentials:
 
     client_id: str
     registration_url: str = ""
-    registration_token: str = field(default="", repr=False)  # RFC 7592; empty for a client that was given
+    registration_token: str = field(default="", repr=False)  # RFC 7592; empty for a client that was configured
     refresh_token: str = field(default="", repr=False)
     access_token: str = field(default="", repr=False)
     expires_at: int = 0
@@ -43,7 +43,7 @@ class Credentials:
 
 
 class CredentialStore(Protocol):
-    """Where credentials lie between two processes."""
+    """Where credentials are kept between processes."""
 
     @property
     def place(self) -> str:
@@ -58,10 +58,10 @@ class CredentialStore(Protocol):
 
 
 def credential_store(data: Path, vault: RemoteVault) -> CredentialStore:
-    """The keyring where there is one, else a file in the data directory."""
+    """The keyring if there is one, otherwise a file in the data directory."""
     path = data / "remote" / f"{vault.name}.json"
     try:
-        import keyring  # an extra; some of its back ends take long to load
+        import keyring  # an optional dependency; some of its back ends take long to load
     except ImportError:
         return FileStore(path, why="the package keyring is not installed: pip install 'mcp-token-vault[keyring]'")
     file = FileStore(path, why="this machine has no keyring that can be used")
@@ -104,7 +104,7 @@ class FileStore:
 
 
 class KeyringStore:
-    """The keyring, in two entries: Windows takes 2560 bytes in one. A keyring that refuses leaves it to the file."""
+    """The keyring, in two entries: Windows takes 2560 bytes per entry. Falls back to the file if it refuses."""
 
     def __init__(self, file: FileStore, *, account: str) -> None:
         self._file = file
@@ -140,7 +140,7 @@ class KeyringStore:
             keyring.set_password(_SERVICE, f"{self._account} access", json.dumps(passing))
         except KeyringError:
             self._is_refusing = True
-            self._forget()  # else an old entry would be read before the file
+            self._forget()  # otherwise an old entry would be read before the file
             self._file.save(credentials)
         else:
             self._file.erase()
@@ -177,7 +177,7 @@ def _parse(*texts: str) -> Credentials | None:
 
 @asynccontextmanager
 async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[], None]) -> AsyncGenerator[None]:
-    """Only one process of this agent is in the block. `on_wait` is called once if another one is."""
+    """Allow only one process of this agent in the block. `on_wait` is called once if another one is in it."""
     path = data / "remote" / f"{vault.name}.lock"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

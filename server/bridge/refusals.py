@@ -1,4 +1,4 @@
-"""What the bridge refuses, in sentences that its person reads on standard error or in the answer to their client."""
+"""What the bridge refuses, as sentences for its person on standard error or in the answer to their client."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from server.errors import PersonRefused
 
 
 class BridgeRefused(PersonRefused):
-    """The remote vault cannot be used in this way."""
+    """The remote vault cannot be used this way."""
 
     code = "remote_refused"
 
 
 class RemoteUnreachable(BridgeRefused):
-    """The remote vault does not answer. Nothing that is stored has changed."""
+    """The remote vault does not answer. Everything stored is unchanged."""
 
     code = "remote_unreachable"
 
 
 class SignInNeeded(BridgeRefused):
-    """The person has to sign in, or is asked to just now."""
+    """The person must sign in, or is being asked to."""
 
     code = "sign_in_needed"
 
 
 class GrantOver(BridgeRefused):
-    """The vault does not accept what is stored here any more. `error` is the OAuth code."""
+    """The vault no longer accepts what is stored here. `error` is the OAuth code."""
 
     code = "remote_grant_over"
 

@@ -1,4 +1,4 @@
-"""`activity` and `activity verify`: what happened, and the proof that the record of it is whole."""
+"""`activity` and `activity verify`: what happened, and the proof that its record is complete."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from vault.audit.proof import Report
     from vault.refresh.sightings import Rollback
 
-_LOOK = 0.5  # seconds between two looks with --follow
+_LOOK = 0.5  # seconds between reads with --follow
 
 
 class _Activity(typer.core.TyperGroup):
-    """`activity` without another word lists."""
+    """`activity` without a subcommand lists."""
 
     default_command = "list"
 
@@ -103,7 +103,7 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
             sealed = None if before is None or key is None else await last_checkpoint(database, key, before=before)
             report = await prove(database, since=sealed)
             _check_missed(await sightings.look(database, deployment.data), report)
-            await seal(database, now=deployment.now(), limit=None)  # so that doctor need not begin at the first event
+            await seal(database, now=deployment.now(), limit=None)  # so that doctor need not start at the first event
         except ChainBroken as broken:
             setup.show_one(
                 {"whole": False, "sequence": broken.sequence, "after": broken.after, "sentence": broken.description},
@@ -119,7 +119,7 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
 
 
 def _check_missed(missed: Rollback | None, report: Report) -> None:
-    """Raise ChainBroken for what this host saw of the activity and is not there: an emptied database fits itself."""
+    """Raise ChainBroken for events that this host saw and that are gone: an emptied database is self-consistent."""
     from vault.audit.proof import ChainBroken
 
     if missed is None:
@@ -164,7 +164,7 @@ def _as_json(report: Report) -> dict[str, object]:
 
 
 def _sentences(report: Report) -> list[str]:
-    """What was proved, what was taken as proved before, and what is not there to be proved."""
+    """What was proved, what was taken as proved before, and what cannot be proved."""
     found = [
         f"Events {one.first} to {one.last} ({when(one.first_at)} to {when(one.last_at)}) were pruned under a "
         f"retention of {one.retention_days} days, the last of them at {when(one.at)}."

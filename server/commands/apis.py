@@ -75,7 +75,7 @@ async def _add(
 
 
 def _check(url: str, *, public_url: str, scopes: list[str]) -> None:
-    """An identifier that can be an audience (RFC 8707 §2), and scopes that nothing of ours is called."""
+    """Check that the identifier can be an audience (RFC 8707 §2), and that no scope has one of our names."""
     import re
     from urllib.parse import urlsplit
 

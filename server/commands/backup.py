@@ -58,7 +58,7 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
     async with setup.open() as deployment:
         source = sealing_key(deployment.settings, deployment.data, passphrase_file)
         url = deployment.settings.database_url()
-        if passphrase_file is None:  # the same source opened the ring: its key is at hand
+        if passphrase_file is None:  # the same source opened the ring, so its key is at hand
             note(f"Sealing it under the vault's key, {deployment.settings.keys.source}.")
         async with snapshots.snapshot(url, data=deployment.data) as seen:
             made = await backups.write_backup(
@@ -77,7 +77,7 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
 
 
 def sealing_key(settings: Settings, data: Path, passphrase_file: Path | None) -> KeySource:
-    """What a backup is sealed under: the vault's own key, or a passphrase."""
+    """What seals a backup: the vault's own key, or a passphrase."""
     from vault.keys.sources import key_source
     from vault.keys.sources.passphrase import PassphraseKeySource
 

@@ -1,4 +1,4 @@
-"""`client-config`: how an MCP client is told about this vault."""
+"""`client-config`: how to configure an MCP client for this vault."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _machine() -> Machine:
 
 
 def _made_for_remote(setup: Setup, client: str, transport: str, *, url: str) -> ClientConfig:
-    """The entry for the bridge; nothing of the settings here matters to it but the data directory."""
+    """The entry for the bridge; of the settings, only the data directory matters to it."""
     from server.bridge.address import remote_vault
     from server.setup.client_config import VaultLocation
     from server.setup.client_config import client_config as make
@@ -105,10 +105,10 @@ def _options(setup: Setup) -> tuple[str, ...]:
 
 
 def program() -> Program:
-    """The program as it is installed here, by absolute path."""
+    """The program as installed here, by absolute path."""
     from server.setup.client_config import Program
 
-    # Clients start programs without this shell's variables, but whom TLS trusts must not depend on who starts us.
+    # Clients start programs without this shell's variables, but TLS trust must not depend on who starts us.
     trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
     script = Path(sys.executable).with_name("token-vault.exe" if sys.platform == "win32" else "token-vault")
     if script.is_file():
@@ -117,7 +117,7 @@ def program() -> Program:
 
 
 def _source_folder() -> Mapping[str, str]:
-    """Where the package lies when it was started from its sources and is not installed."""
+    """The package's folder when it runs from its sources and is not installed."""
     try:
         metadata.distribution("mcp-token-vault")
     except metadata.PackageNotFoundError:

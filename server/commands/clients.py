@@ -1,4 +1,4 @@
-"""`clients ...`: which agents are known, registering one by hand, and how far upstream tokens go to it."""
+"""`clients ...`: list agents, register one by hand, and set how far upstream tokens go to it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def remove(setup: Setup, client_id: ClientId) -> None:
 
 
 async def client_of(reader: Reader, client_id: str) -> Client:
-    """The client of that id, or the end of the command."""
+    """The client with that id, or the end of the command."""
     from vault import clients
 
     found = await clients.get_client(reader, client_id)
@@ -216,7 +216,7 @@ async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
 
 
 def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
-    """The client that the options describe; what does not fit together ends the command."""
+    """The client that the options describe; contradictory options end the command."""
     from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES
     from server.oauth.redirect_uris import check_redirect_uri
     from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name
@@ -299,7 +299,7 @@ def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
 
 
 def _jwks(path: Path) -> dict[str, object]:
-    """The public key of a file as a JWK set; private ones are refused, so that none is ever copied here."""
+    """The public keys in a file as a JWK set; refuses private keys, so that none is ever copied here."""
     from joserfc.errors import JoseError
     from joserfc.jwk import ECKey, RSAKey
 

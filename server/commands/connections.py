@@ -106,7 +106,7 @@ def disconnect(
 
 
 async def end_connection(deployment: Deployment, connection: Connection) -> str:
-    """Disconnect, then try once to revoke at the provider; what is left is tried again by a running server."""
+    """Disconnect, then try once to revoke at the provider; a running server retries what is left."""
     from vault import connections, revocations
 
     async with deployment.transaction() as transaction:

@@ -1,4 +1,4 @@
-"""What every command shares: where the vault is, how it is opened, how results and refusals are printed."""
+"""What all commands share: finding and opening the vault, and printing results and refusals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Setup:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Deployment]:
-        """The whole vault, without serving it; processes that serve it may run beside."""
+        """Open the whole vault without serving it; processes that serve it may run at the same time."""
         from server.app import open_deployment
 
         async with open_deployment(self.settings(), data=self.directory()) as deployment:
@@ -88,13 +88,13 @@ class Setup:
         """Run a command's asynchronous part."""
         try:
             import uvloop
-        except ImportError:  # there is none for Windows
+        except ImportError:  # Windows does not have it
             return asyncio.run(work)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
 
     def listing(self, *, columns: Sequence[str], empty: str) -> Listing:
-        """A list to be printed as it comes."""
+        """A list to print as it arrives."""
         from server.commands.listing import Listing
 
         return Listing(columns, empty=empty, as_json=self.as_json)
@@ -106,7 +106,7 @@ class Setup:
         listing.end()
 
     def show_fields(self, row: Mapping[str, object]) -> None:
-        """Print one thing with all that is known of it: a JSON object, or a line for each field."""
+        """Print one thing with all its fields: a JSON object, or a line for each field."""
         if self.as_json:
             self.show_json(row)
             return
@@ -135,21 +135,21 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line for the person at the terminal, beside the result."""
+    """Print a line for the person at the terminal, in addition to the result."""
     sys.stderr.write(printable(text, kept="\n\t") + "\n")
     sys.stderr.flush()
 
 
 def fail(text: str) -> NoReturn:
-    """End with one line that says the mend, exit code 1."""
+    """End with one line that says the fix, exit code 1."""
     note(f"token-vault: {' '.join(text.split())}")
     raise typer.Exit(1)
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
-    """Register a function as a command that also takes --config, --data and --json, handed over as its `Setup`.
+    """Register a function as a command that also takes --config, --data and --json, passed to it as its `Setup`.
 
-    Refusals end as one line that says the mend, with exit code 1; wrong usage is typer's exit code 2.
+    Refusals end the command with one line that says the fix and exit code 1; wrong usage is typer's exit code 2.
     """
 
     def register(function: Callable[Concatenate[Setup, P], None]) -> None:
@@ -184,7 +184,7 @@ def _path(value: object) -> Path | None:
 
 
 class _refusals:  # noqa: N801 -- used as a context manager
-    """Turns what the product refuses into one line."""
+    """Turns the product's refusals into one line."""
 
     def __enter__(self) -> None:
         return None
@@ -200,8 +200,8 @@ class _refusals:  # noqa: N801 -- used as a context manager
         from vault.refusals import VaultError
 
         found = _first(error)
-        if isinstance(found, BrokenPipeError):  # `| head`: whoever read has what they wanted
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+        if isinstance(found, BrokenPipeError):  # `| head`: the reader has what it wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush complains
             raise typer.Exit(1)
         if isinstance(found, VaultError):
             fail(found.description)
@@ -219,10 +219,10 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def check_pages(deployment: Deployment) -> None:
-    """End unless a link to our pages would reach this vault, or nobody: never a stranger who holds the address."""
+    """End unless a link to our pages would reach this vault, or nothing: never a stranger who holds the address."""
     from server.lifecycle.loopback import Holder, address_of, foreign_holder, look
 
-    if not deployment.settings.is_loopback:  # TLS says who answers there, perhaps on another machine
+    if not deployment.settings.is_loopback:  # TLS proves who answers there, perhaps on another machine
         return
     address = address_of(deployment)
     sight = await asyncio.to_thread(look, address)
@@ -231,7 +231,7 @@ async def check_pages(deployment: Deployment) -> None:
 
 
 async def user_named(reader: Reader, name: str | None) -> User:
-    """The named user; without a name the owner of the data directory or the only user."""
+    """The named user; without a name, the owner of the data directory or the only user."""
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
     from vault import users
 
@@ -252,7 +252,7 @@ async def user_named(reader: Reader, name: str | None) -> User:
 
 
 async def user_at_browser(deployment: Deployment, name: str | None) -> User:
-    """Whom a printed link signs in: as `user_named`; a vault that nobody uses yet gets its owner, as with stdio."""
+    """The user whom a printed link signs in: as `user_named`; an unused vault gets its owner, as with stdio."""
     from server.mcp.local_owner import find_owner
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
     from vault import users

@@ -1,4 +1,4 @@
-"""`doctor`: what is known to go wrong with an installation, and what to do about it. No event, no token opened."""
+"""`doctor`: known problems of an installation, and how to fix them. Records no event and opens no token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def doctor(setup: Setup) -> None:
 
 
 async def _examine(setup: Setup) -> list[Finding]:
-    """All checks that can be made; what cannot be read or opened is a finding itself."""
+    """All checks that can run; what cannot be read or opened is itself a finding."""
     from server.doctor.files import check_files
     from server.doctor.findings import ok, problem
     from server.settings import SettingsRefused

@@ -1,4 +1,4 @@
-"""`explain`: which precondition of an exchange fails, and what to do about it. Nothing is called or recorded."""
+"""`explain`: which precondition of an exchange fails, and how to fix it. Nothing is called or recorded."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def _explain(
 
 
 async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
-    """What an exchange at /token would hand out; None where it cannot come to that."""
+    """What an exchange at /token would hand out; None if it cannot get that far."""
     from server.oauth.exchange import release
     from server.oauth.rules import TOKEN_EXCHANGE
     from vault import clients, connections, users
@@ -92,7 +92,7 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
 
 
 async def _client_id(deployment: Deployment, named: str) -> str:
-    """The id of the client of that id or, if there is just one, that name."""
+    """The id of the client with that id or, if there is only one, that name."""
     from vault import clients
 
     if await clients.get_client(deployment.database, named) is not None:
@@ -104,7 +104,7 @@ async def _client_id(deployment: Deployment, named: str) -> str:
 
 
 async def _connection_id(deployment: Deployment, named: str, *, user_name: str) -> str:
-    """The id of the user's connection of that id or, if there is just one, that account."""
+    """The id of the user's connection with that id or, if there is only one, that account."""
     from vault import connections, users
 
     owner = await users.find_user(deployment.database, user_name)

@@ -1,4 +1,4 @@
-"""Printing a list a page at a time, so that a long one is never held: a JSON array, or a table."""
+"""Print a list a page at a time, so that a long one is never in memory: a JSON array, or a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GAPS = (2, 1)  # blanks between columns: as many as there is room for
 
 
 class Listing:
-    """One list. The columns of a table are as wide as the first page needs, and grow with a later one."""
+    """One list. A table's columns are as wide as the first page needs, and grow with later ones."""
 
     def __init__(self, columns: Sequence[str], *, empty: str, as_json: bool) -> None:
         self._columns = columns
@@ -23,7 +23,7 @@ class Listing:
         self._widths: Sequence[int] = [len(head) for head in self._heads]
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Print further rows."""
+        """Print more rows."""
         if not rows:
             return
         if self._as_json:
@@ -34,12 +34,12 @@ class Listing:
         cells = [[printable(format_cell(row.get(column))) for column in self._columns] for row in rows]
         if sys.stdout.isatty():
             self._print_fitted(cells)
-        else:  # a program that reads the table (grep, awk) has no width: one line for each row
+        else:  # programs that read the table (grep, awk) have no width: one line per row
             self._print_lines(cells)
         self._is_begun = True
 
     def end(self) -> None:
-        """Print what comes after the last row."""
+        """Print what follows the last row."""
         if self._as_json:
             self._write("\n]\n" if self._is_begun else "[]\n")
         elif not self._is_begun:
@@ -72,7 +72,7 @@ class Listing:
         from rich.text import Text
 
         console = Console()
-        # What a person copies, and every heading, stays in one piece however narrow the terminal is.
+        # What people copy, and every heading, stays in one piece however narrow the terminal is.
         floors = [max(len(word) for word in head.split()) for head in self._heads]
         natural = [
             max(width, *map(cell_len, column))
@@ -93,9 +93,9 @@ class Listing:
 
 
 def _fit(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
-    """Widths of columns that fit, taken from the widest; as they are where even the floors do not fit."""
+    """Column widths that fit, taken from the widest; unchanged if even the minimum widths do not fit."""
     if sum(floors) > room:
-        return natural  # the terminal breaks the lines; else columns would get lost
+        return natural  # the terminal breaks the lines; otherwise columns would get lost
     widths = list(natural)
     while sum(widths) > room:
         widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]
@@ -104,7 +104,7 @@ def _fit(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequenc
 
 
 def format_cell(value: object) -> str:
-    """A value as it stands in a table."""
+    """A value as shown in a table."""
     match value:
         case None:
             return "-"

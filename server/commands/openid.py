@@ -1,4 +1,4 @@
-"""`openid setup | list`: people's sign-in through the company's OpenID Connect provider, and whom that lets in."""
+"""`openid setup | list`: sign-in through the company's OpenID Connect provider, and which people that lets in."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _secret(*, from_stdin: bool) -> str:
 
 
 def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
-    """Whether everybody is let in, and else the domains whose people are. Nobody unless somebody said so."""
+    """Whether everybody may sign in, otherwise the domains whose people may. The operator must say one of them."""
     if everybody and domains:
         fail("--everybody lets everybody in: leave --domain out, or --everybody")
     if not everybody and domains is None and sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""`providers ...`: what the vault knows of services, and whether a file is right. `setup` and `test` are beside it."""
+"""`providers ...`: what the vault knows about services, and whether a file is valid. See also `setup` and `test`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
 
 
 def _source_text(source: Source) -> str:
-    """Who says so, and when that was read or named."""
+    """The source, and when it was read or named."""
     return f"{source.name} ({source.date})"
 
 

@@ -1,4 +1,4 @@
-"""`providers setup`: what to enter at a provider's console, and where its answer goes here."""
+"""`providers setup`: what to enter at a provider's console, and where to store the result here."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _guide(setup: Setup, provider: Provider) -> Guide:
 
 
 def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
-    """The inputs of the provider's addresses, asked for where they were not given and have no default."""
+    """The inputs of the provider's addresses; asks for those without a value or default."""
     from providers.definitions.inputs import InputRefused, value_problem
     from providers.definitions.inputs import input_values as complete
 
@@ -132,7 +132,7 @@ def _print(guide: Guide) -> None:
 
 
 def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[str, str | None]:
-    """Client id and secret, asked for where they were not given."""
+    """Client id and secret; asks for what was not given."""
     from server.setup.provider_consoles import id_problem, secret_problem
 
     is_public = guide.client == "public"
@@ -166,7 +166,7 @@ def write_setup(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a registration, and read the settings back: what was written has to be accepted."""
+    """Write a registration, and read the settings back: they must be accepted."""
     from server.runtime.data_directory import prepare_data_directory
     from server.setup.provider_registration import write
     from server.setup.settings_file import ConfigFileRefused
@@ -185,7 +185,7 @@ def write_setup(
 
 
 def undo_setup(setup: Setup, files: Files) -> None:
-    """Take the last setup of this provider or issuer back."""
+    """Undo the last setup of this provider or issuer."""
     from server.setup.provider_registration import NothingToUndo, undo
     from server.setup.settings_file import ConfigFileRefused
 

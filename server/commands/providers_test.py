@@ -1,4 +1,4 @@
-"""`providers test`: the whole life of a connection by a provider file, at the simulator or at the service itself."""
+"""`providers test`: drive a connection's whole life by a provider file, at the simulator or at the service itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from providers.check.trial import StepResult
     from providers.definitions.model import Provider
 
-LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the day on which `--live` last went through
+LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the last day on which `--live` passed
 
 
 def test_provider(
@@ -116,7 +116,7 @@ def _test_live(setup: Setup, name: str) -> None:
 
 
 def live_tests(setup: Setup) -> dict[str, str]:
-    """Provider to the day on which `--live` last went through."""
+    """Provider to the last day on which `--live` passed."""
     try:
         found: object = json.loads((setup.directory() / LIVE_TESTS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""`quarantine`: what is safe in a database that came back older by other means than `restore`."""
+"""`quarantine`: make a database safe that went back in time by other means than `restore`."""
 
 from __future__ import annotations
 

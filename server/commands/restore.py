@@ -1,4 +1,4 @@
-"""`restore`: a backup in the place of the stopped vault."""
+"""`restore`: replace the stopped vault with a backup."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tup
 async def alone_with(
     settings: Settings, data: Path, *, vault: str | None, ignores_running: bool
 ) -> AsyncGenerator[Database]:
-    """The database, with nobody else at it: who goes on working would mix what it remembers with what is restored."""
+    """The database, with no other process using it: one that went on would mix its memory with what is restored."""
     from vault.storage.database import open_database
     from vault.storage.presence import Presence
 
@@ -105,7 +105,7 @@ async def alone_with(
 
 
 def refuse_serving(settings: Settings, vault: str) -> None:
-    """Somebody of this vault answers at its address, on whatever host."""
+    """Refuse while a process of this vault answers at its address, on any host."""
     from server.lifecycle.loopback import Address, look
 
     name = urlsplit(settings.public_url).netloc
@@ -115,7 +115,7 @@ def refuse_serving(settings: Settings, vault: str) -> None:
 
 
 def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
-    """Print what becomes of each account; `done` is the sentence before it."""
+    """Print what happens to each account; `done` is the sentence before it."""
     rows = [
         {
             "user": one.user,

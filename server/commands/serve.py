@@ -99,7 +99,7 @@ def _say_who_comes_in(deployment: Deployment) -> None:
 
 
 async def _say_first_run(deployment: Deployment) -> None:
-    """Once somebody answers at the address that it names."""
+    """Print it once the address in it answers."""
     from server.sign_in.password import first_admin_secret
 
     secret = await first_admin_secret(deployment)
@@ -108,7 +108,7 @@ async def _say_first_run(deployment: Deployment) -> None:
 
 
 async def _until_told(companion: Companion, deployment: Deployment) -> None:
-    """Serve until SIGINT or SIGTERM. Another process of this vault at the address is waited for; a stranger is not."""
+    """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger."""
     from server.lifecycle.loopback import Holder
 
     server = deployment.settings.server
@@ -137,7 +137,7 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
-        await asyncio.sleep(notice)  # /readyz says no, load balancers look, calls that still come are answered
+        await asyncio.sleep(notice)  # /readyz says no, load balancers notice, calls that still come are answered
     finally:
         ending.cancel()
         running.cancel()

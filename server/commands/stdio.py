@@ -1,4 +1,4 @@
-"""`stdio`: MCP on standard input and output, of this machine's vault or as a bridge to one elsewhere."""
+"""`stdio`: MCP on standard input and output, for this machine's vault or as a bridge to a remote one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
-    """What stands on the command line beside `--url`."""
+    """The command-line options beside `--url`."""
 
     url: str
     agent: str
@@ -149,6 +149,6 @@ def _sign_in_process(setup: Setup, wish: BridgeOptions, *, resource: str) -> Sig
 
 
 def _tell(text: str) -> None:
-    """To the person on standard error; the bridge that a sign-in process belongs to may be gone by now."""
+    """Tell the person on standard error; the bridge that started a sign-in process may be gone by now."""
     with suppress(OSError):
         note(text)

@@ -1,7 +1,7 @@
-"""Asking the person about one call of a tool: the link to our page, and waiting for the answer.
+"""Ask the person about one tool call: the link to our page, and waiting for the answer.
 
-Whether a call needs the person's yes, and spending it, is `vault.exchange`; the page is `server.portal.approvals`, the
-rung of the ladder on which the link is offered `server.mcp.elicitation`.
+`vault.exchange` decides whether a call needs approval and spends it; `server.portal.approvals` is the page;
+`server.mcp.elicitation` chooses how the link is offered.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vault.records import ApprovalState, Event, Principal, User
 from vault.refusals import ApprovalRequired, TransitionRefused
 
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
-_STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
+_STEP: Final = 0.25  # seconds between reads of the database; another process may serve the page
 _PATH: Final = "/approvals/"
 
 
 class ApproveRefused(PersonRefused):
-    """The approval is not there, not this person's, or over."""
+    """The approval is missing, not this person's, or over."""
 
     code = "approve_refused"
 
@@ -61,7 +61,7 @@ async def approval_link(
 
 
 def event_of(approval: Approval, kind: str, *, outcome: str = "ok") -> Event:
-    """An event about an approval. The arguments are not in it: what was approved is told by its hash."""
+    """An event about an approval. It leaves out the arguments: their hash identifies what was approved."""
     return Event(
         kind=kind,
         outcome=outcome,
@@ -105,7 +105,7 @@ async def _find(deployment: Deployment, link: ConnectLink) -> Approval | None:
 
 
 async def load(deployment: Deployment, approval_id: str, *, user: User) -> Approval:
-    """The approval for its page. Raises ApproveRefused for anybody but the person it is asked of."""
+    """The approval for its page. Raises ApproveRefused for anybody but the person who is asked."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     if approval is None:
         raise ApproveRefused("There is no such question any more. Look at what agents ask you now.", kind="not_found")
@@ -127,7 +127,7 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
 
 
 async def decide(deployment: Deployment, approval: Approval, *, user: User, is_approved: bool) -> None:
-    """Note the person's answer. Raises ApproveRefused when it comes too late, or a second time."""
+    """Record the person's answer. Raises ApproveRefused when it comes too late, or a second time."""
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
     try:

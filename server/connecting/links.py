@@ -1,8 +1,8 @@
-"""Links and codes with which an agent asks its person to connect an account or to let it use one that is there.
+"""Links and codes with which an agent asks its person to connect an account or to allow an existing one.
 
-Nothing is linked unless the person who opens the link is the user it was made for. The trip to the provider is
-`server.connecting.provider_authorization`, the page `server.portal.connect`; the rung of the ladder on which a link is
-offered is `server.mcp.elicitation`.
+Nothing is linked unless the person who opens the link is the user it was made for.
+`server.connecting.provider_authorization` handles the redirect to the provider and back, `server.portal.connect` the
+page; `server.mcp.elicitation` chooses how a link is offered.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from vault.records import (
 from vault.refusals import TransitionRefused
 from vault.scopes import covers_all
 
-LIFETIME: Final = 600  # seconds, of a link and of a trip to the provider
-_ACCOUNT_LIMIT: Final = 320  # characters of an account's name that go along: longer than any address
-LINKS: Final = 30  # made for one grant in a link's lifetime: a program in a loop does not fill the database
+LIFETIME: Final = 600  # seconds, for a link and for a redirect to the provider
+_ACCOUNT_LIMIT: Final = 320  # characters kept of an account's name: longer than any address
+LINKS: Final = 30  # per grant in a link's lifetime: a program in a loop must not fill the database
 
 
 class ConnectRefused(PersonRefused):
     """Nothing was linked.
 
-    `foreign` is the provider's own text, cut; only ever shown escaped and marked as theirs. `retry` is the path of a
-    page where the person can try again.
+    `foreign` is the provider's own text, cut; show it only escaped and marked as the provider's. `retry` is the path of
+    a page where the person can try again.
     """
 
     code = "connect_refused"
@@ -59,7 +59,7 @@ class ConnectRefused(PersonRefused):
 
 @dataclass(frozen=True, slots=True)
 class ConnectLink:
-    """What an agent hands to its person: a link, or a code for a device without this browser."""
+    """What an agent gives its person: a link, or a code for a device without this browser."""
 
     url: str
     device_url: str
@@ -67,16 +67,16 @@ class ConnectLink:
     message: str
 
     def members(self) -> dict[str, str]:
-        """What a JSON answer has of it."""
+        """Its members in a JSON answer."""
         return {"connect_uri": self.url, "verification_uri": self.device_url, "user_code": self.user_code}
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """What a link or a code stands for: which agent of which user wants what, and why.
+    """The request behind a link or a code: which agent of which user wants what, and why.
 
-    `account` is the account that was asked for: its id or label, the connection's id, or whatever the agent said; empty
-    where none was. Only the page compares it with the accounts that there are.
+    `account` is the requested account: its id or label, the connection's id, or whatever the agent said; empty if none
+    was named. Only the page compares it with the existing accounts.
     """
 
     user_id: str
@@ -110,9 +110,9 @@ async def connect_link(
     tool: str,
     account: str | None = None,
 ) -> ConnectLink | None:
-    """A fresh link and user code for this principal's user; None when this grant had `LINKS` of them lately.
+    """A new link and user code for this principal's user; None when this grant recently had `LINKS` of them.
 
-    `account` is what the call is about, as in `ConnectRequest`. Neither link nor code says who the user is, or signs
+    `account` is what the call is about, as in `ConnectRequest`. Neither link nor code reveals the user, or signs
     anybody in.
     """
     async with deployment.transaction() as transaction:
@@ -207,7 +207,7 @@ def _request_of(ticket: Ticket) -> ConnectRequest:
 
 
 async def load_link(deployment: Deployment, handle: str, *, user: User) -> ConnectRequest:
-    """What the link asks for. Raises ConnectRefused when it is over, or when `user` is not the one it was made for."""
+    """What the link asks for. Raises ConnectRefused when it has ended, or `user` is not the one it was made for."""
     ticket = await tickets.peek(
         deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
     )
@@ -234,7 +234,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
 
 
 async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
-    """The handle of a connect link for the code of a device. The same refusal for every code that is not `user`'s."""
+    """The handle of a connect link for a device's code. The same refusal for every code that is not `user`'s."""
     refused = ConnectRefused(
         "That code is not right, was used already, or is older than ten minutes.", kind="not_found"
     )
@@ -251,7 +251,7 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
 
 
 async def consume_link(deployment: Deployment, handle: str) -> None:
-    """Use a connect link up. Raises ConnectRefused when somebody was faster."""
+    """Use up a connect link. Raises ConnectRefused when another request was faster."""
     try:
         async with deployment.transaction() as transaction:
             await tickets.consume(
@@ -261,11 +261,11 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
         raise ConnectRefused("This link was used already. Ask the agent for a new one.", kind="gone") from error
 
 
-# What is there already
+# What already exists
 
 
 async def covering_connections(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
-    """The user's working connections that have all the scopes: there only the agent's permission is missing."""
+    """The user's working connections with all these scopes: only the agent's permission is missing."""
     covers = known_provider(deployment, request.provider).covers
     return tuple(
         connection
@@ -278,7 +278,7 @@ async def covering_connections(deployment: Deployment, request: ConnectRequest) 
 
 
 async def allow(deployment: Deployment, request: ConnectRequest, *, connection: Connection) -> None:
-    """Let the agent use a connection that is already there with the scopes it asked for."""
+    """Let the agent use an existing connection with the scopes it asked for."""
     if request.client_id is None:
         return
     now = deployment.now()

@@ -1,8 +1,7 @@
-"""The trip to a provider and back: the `state` that counts once, the callback's checks, and what is stored in the end.
+"""The redirect to a provider and back: a single-use `state`, the callback's checks, and storing the result.
 
-The account and the agent's delegation are stored together or not at all; from the provider's answer on, that is
-`vault.consents`. Which scopes to ask for is decided by the
-pages (`server.portal`); speaking OAuth is `providers.oauth.client`.
+The account and the agent's delegation are stored together or not at all; `vault.consents` does that from the provider's
+answer on. The pages (`server.portal`) decide which scopes to ask for; `providers.oauth.client` speaks OAuth.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FOREIGN_TEXT_LIMIT: Final = 200
-_PATIENCE: Final = 8.0  # seconds that a person who loads the page again waits for what is under way
+_PATIENCE: Final = 8.0  # seconds that a person who reloads the page waits for running work
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentRequest:
-    """One consent at a provider: what is asked there, and what an agent gets of it afterwards."""
+    """One consent at a provider: what is requested there, and what an agent gets of it afterwards."""
 
     provider: str
     scopes: frozenset[str]
@@ -48,7 +47,7 @@ class ConsentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """What came of a trip."""
+    """The result of a redirect."""
 
     connection: Connection
     client_id: str | None
@@ -58,7 +57,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """The query of a provider's redirect, as it came."""
+    """The query of a provider's redirect, as received."""
 
     state: str = field(repr=False)
     code: str = field(repr=False)
@@ -68,12 +67,12 @@ class Callback:
 
 
 def callback_url(deployment: Deployment, provider: str) -> str:
-    """The redirect address of a provider: one per provider, so that answers cannot be mixed up (RFC 9700 §4.4)."""
+    """The redirect URI of a provider: one per provider, so that answers cannot be mixed up (RFC 9700 §4.4)."""
     return deployment.url(f"/connect/callback/{provider}")
 
 
 async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
-    """The provider's URL for this trip; its `state` counts once, for this user in this browser session only."""
+    """The provider's URL for this redirect; its `state` works once, for this user in this browser session only."""
     provider = known_provider(deployment, trip.provider)
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
@@ -119,8 +118,10 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
 
 
 def needs_https(provider: Provider, public_url: str) -> bool:
-    """Whether this provider is sure to refuse our redirect address: those that have public apps for loopback take an
-    app with a secret over https only. The sandbox, itself on loopback, is not so strict.
+    """Whether this provider certainly refuses our redirect URI.
+
+    Providers that have public apps for loopback accept an app with a secret over https only. The sandbox, itself on
+    loopback, is not so strict.
     """
     is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
     has_secret = provider.public_client is not None and provider.client_auth != "none"
@@ -132,9 +133,9 @@ async def finish_callback(
 ) -> Connected:
     """Redeem the provider's code and store the connection and the agent's delegation together.
 
-    From the moment when the provider answered the consent is not lost any more: raises TemporarilyUnavailable where it
-    is stored later, and finds it stored when the same answer comes again after that. Raises ConnectRefused; nothing is
-    linked then, and the refusal is an event.
+    Once the provider has answered, the consent cannot be lost: raises TemporarilyUnavailable if it is stored later, and
+    finds it stored when the same answer comes again after that. Raises ConnectRefused; nothing is linked then, and the
+    refusal is an event.
     """
     try:
         provider = known_provider(deployment, provider_name)
@@ -143,7 +144,7 @@ async def finish_callback(
             return late
         ticket, key = await _claim_state(deployment, provider, callback, user=user, session=session)
         completing = _complete(deployment, provider, callback, ticket, key=key)
-        # Whoever closes the page now does not stop what was begun.
+        # Closing the page now does not stop what was begun.
         return await asyncio.shield(deployment.vault.tasks.finish(consents.consent_of(ticket).name, completing))
     except ConnectRefused as refusal:
         details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
@@ -156,7 +157,7 @@ async def finish_callback(
 async def _complete(
     deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket, *, key: ConnectionKey
 ) -> Connected:
-    """Redeem, keep, store. What cannot be stored at once is stored by itself as soon as the storage lets us."""
+    """Redeem, keep, store. What cannot be stored at once is stored as soon as the storage allows."""
     vault, consent = deployment.vault, consents.consent_of(ticket)
     kept: list[TokenAnswer] = []
 
@@ -167,12 +168,12 @@ async def _complete(
     try:
         answer = await _redeem(deployment, provider, callback, ticket, keep=keep)
     except ConnectRefused:
-        if kept:  # there are tokens, of an account that nobody knows
+        if kept:  # there are tokens, for an unknown account
             await _leave(deployment, consent, kept[-1])
         else:
             await consents.refuse(vault, consent)
         raise
-    vault.tasks.breakers.note_answer(provider.name, now=deployment.now())  # it works, and knows us
+    vault.tasks.breakers.note_answer(provider.name, now=deployment.now())  # it works, and accepts our client
     at_ms = consents.milliseconds(vault)
     is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
     try:
@@ -214,8 +215,9 @@ def _connection_outcome(deployment: Deployment, consent: Consent, stored: Stored
 async def _stored_late(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
 ) -> Connected | None:
-    """What became of this answer, where it came before and could not be stored at once. Raises TemporarilyUnavailable
-    while it still cannot.
+    """The result of this answer, if it came before and could not be stored at once.
+
+    Raises TemporarilyUnavailable while it still cannot.
     """
     vault, now = deployment.vault, deployment.now()
     used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
@@ -252,7 +254,7 @@ def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session)
 async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected:
     """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
 
-    What is sealed is empty: a token is made for each call.
+    What is sealed is empty: each call gets a token of its own.
     """
     consent = Consent(user.id, trip.provider, trip.scopes, client_id=trip.client_id, delegated=trip.delegated)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
@@ -266,7 +268,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
 async def _claim_state(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
 ) -> tuple[Ticket, ConnectionKey]:
-    """The ticket behind `state`, used up, and the key for the answer; there is room for it on the disk.
+    """Use up the ticket behind `state`; also returns the key for the answer, for which disk space is reserved.
 
     Another browser, user or provider leaves the ticket as it is.
     """
@@ -297,8 +299,9 @@ async def _claim_state(
 
 
 def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
-    """RFC 9207 §2.4: the `iss` that the provider promises, character by character. Of a provider that promises none,
-    one that comes must be on the origin that we send people to.
+    """RFC 9207 §2.4: whether `iss` is the issuer that the provider promises, character by character.
+
+    For a provider that promises none, an `iss` that comes must be on the origin to which we send people.
     """
     if issuer is None:
         return provider.hosts.issuer is None
@@ -335,7 +338,7 @@ async def _redeem(
 
 
 async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
-    """Where the person can change their mind after saying no at the provider: the same question again."""
+    """Where the person can change their mind after refusing at the provider: the same question again."""
     provider = str(ticket.payload["provider"])
     if ticket.client_id is None:
         return f"/connections/connect?provider={provider}"
@@ -351,7 +354,7 @@ async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
 
 
 def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, text: str) -> ConnectRefused:
-    """A provider's error with what to do about it; its own words cut short and without control characters."""
+    """A provider's error with what to do about it; its own text is cut and cleaned of control characters."""
     known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
     redirect = callback_url(deployment, provider.name)
     mend = mend_for(known, name=provider.name, title=provider.title, redirect=redirect)

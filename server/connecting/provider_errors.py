@@ -1,7 +1,7 @@
-"""What each error of a provider means when an account is being connected, and who mends it how. Texts only.
+"""What each provider error means while an account is being connected, and who can fix it how. Texts only.
 
-The first sentence is for the person at the browser; what the operator has to do names the exact value or command. An
-error that a provider shows on its own page never comes here: docs/operate/troubleshooting.md has those.
+The first sentence is for the person at the browser; the operator's part names the exact value or command. Errors that a
+provider shows on its own page never get here: see docs/operate/troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PKCE: Final = (
 )
 
 MENDS: Final[Mapping[str, str]] = {
-    # said by the person, or by an administrator of their organisation
+    # caused by the person, or by an administrator of their organization
     "access_denied": (
         f"You, or an administrator there, did not agree. {_AGAIN} If {{title}} said that the app is being tested, "
         f"{_OPERATOR.lower()} adds your account to the app's test users."
@@ -95,6 +95,6 @@ def no_refresh_token(name: str, *, title: str) -> str:
 
 
 def mend_for(code: str, *, name: str, title: str, redirect: str) -> str:
-    """What to do about this error code of the provider `name`; a general sentence for a code that nobody knows."""
+    """What to do about this error code of the provider `name`; a general sentence for an unknown code."""
     text = MENDS.get(code, _UNKNOWN)
     return text.replace("{title}", title).replace("{redirect}", redirect).replace("{name}", name)

@@ -1,7 +1,7 @@
-"""What an agent is told of a refusal of the vault: one reading of `server.errors`' table for every door.
+"""What an agent is told about a refusal by the vault: one reading of `server.errors`' table for all interfaces.
 
-The same words go out over MCP, at /token and by the proxy; each renders what stands here in its own form. Where the
-person can help, the link for them is made here (`server.connecting.links`).
+MCP, /token and the proxy send the same text; each renders it in its own form. If the person can help, this module makes
+the link for them (`server.connecting.links`).
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ Linked = ConnectionRequired | DelegationRequired
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A refusal as an agent may hear it, and what each door needs of it.
+    """A refusal as an agent may see it, and what each interface needs of it.
 
-    `text` says what happened and the next step; `description` is the short form of OAuth answers. `members` is the same
-    for programs, and `link` is among them: None where there is none, or this grant had too many lately.
+    `text` says what happened and the next step; `description` is the short form for OAuth answers. `members` is the
+    same for programs and includes `link`, which is None if no link helps or this grant recently had too many.
     """
 
     refusal: VaultError  # names no account that the agent may not use
     wording: Wording
     text: str
     description: str
-    answer: RefusalKind  # of OAuth endpoints
+    answer: RefusalKind  # for OAuth endpoints
     retry_after: int | None = None
     members: Mapping[str, object] = field(default_factory=dict[str, object])
     link: ConnectLink | None = None
 
     @property
     def code(self) -> str:
-        """Our own name of it."""
+        """Our own name for it."""
         return self.refusal.code
 
     @property
@@ -57,17 +57,17 @@ class Told:
 
     @property
     def is_configured(self) -> bool:
-        """Whether the person can help; else the operator has to act first."""
+        """Whether the person can help; otherwise the operator has to act first."""
         return self.members.get("reason") != NOT_CONFIGURED
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Of an HTTP answer."""
+        """Headers of an HTTP answer."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 def plain(refusal: VaultError) -> Told:
-    """What is told of a refusal that no link helps with."""
+    """What to say about a refusal that no link helps with."""
     wording = errors.wording_of(refusal)
     return Told(
         refusal,
@@ -101,11 +101,11 @@ async def tell(
     account: str | None = None,
     offered: ConnectLink | None = None,
 ) -> Told:
-    """What to tell an agent of a refusal of `vault.exchange`, with a link for its person, or the one `offered` before.
+    """What to tell an agent about a refusal by `vault.exchange`, with a new link for its person or the one `offered`.
 
-    `tool` is what the person is told the account is for; `account` what the request named. Name, state and scopes of an
-    account belong to agents that may use it. Of every other account there is one answer, whether it is worn out, too
-    narrow or just not allowed. The link leads the person to the true reason.
+    `tool` is what the person is told the account is for; `account` is what the request named. Only agents that may use
+    an account learn its name, state and scopes. For every other account there is one answer, whether it needs
+    reconnecting, is too narrow or is just not allowed; the link shows the person the true reason.
     """
     if principal is None or not isinstance(refusal, ConnectionRequired | DelegationRequired):
         return plain(refusal)
@@ -141,7 +141,7 @@ async def tell(
         told,
         text=text,
         description=text,
-        # Wider than what the account or this agent has is a matter of scope (RFC 6749 §5.2), the rest is not.
+        # More than the account or this agent has is a matter of scope (RFC 6749 §5.2); the rest is not.
         answer=KINDS["invalid_scope"] if heard.missing else told.answer,
         members=_linked_members(heard, link, reason=reason),
         link=link,
@@ -149,7 +149,7 @@ async def tell(
 
 
 def _message(deployment: Deployment, heard: Linked, *, is_whole: bool, tool: str) -> str:
-    """What the agent says to its person beside the link; with the vault's own words where it may know them."""
+    """What the agent says to its person beside the link, in the vault's own words if the agent may see them."""
     if isinstance(heard, DelegationRequired) and heard.accounts:
         return heard.description
     found = deployment.catalog.get(heard.provider)
@@ -170,7 +170,7 @@ def _linked_members(heard: Linked, link: ConnectLink | None, *, reason: str) -> 
 
 async def _may_know(deployment: Deployment, refusal: Linked, principal: Principal) -> bool:
     """Whether the refusal names no account, or one that this agent may use."""
-    if refusal.connection_id is None:  # a missing permission says that there is an account, or names usable ones
+    if refusal.connection_id is None:  # a missing permission reveals an account, or names usable ones
         return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
     held = await delegations.get(
         deployment.database,

@@ -15,7 +15,7 @@ from providers.simulator.person import consent
 
 
 class DemoFailed(Exception):
-    """A step did not do what it says."""
+    """A step did not do what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class _PageForm:
 
 
 class _Forms(HTMLParser):
-    """The forms of a page with what a browser would send untouched."""
+    """A page's forms, with the values that a browser would send unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class DemoPerson:
         return await self._follow(await self._http.post(target, data=data, headers={"Origin": self._origin}))
 
     async def make_first_admin(self, secret: str, *, name: str, password: str) -> None:
-        """The first-run page, with the secret that the server printed; then signed in."""
+        """Fill in the first-run page with the secret that the server printed; the person is then signed in."""
         page = await self.open("/first-run")
         answers = {"secret": secret, "name": name, "password": password, "password_again": password}
         page = await self.submit(page, "/first-run", answers)
@@ -79,7 +79,7 @@ class DemoPerson:
             raise DemoFailed(f"the first-run page answered {page.status_code}")
 
     async def sign_in_and_consent(self, authorize_url: str, *, name: str, password: str) -> dict[str, str]:
-        """What an agent's browser window shows: sign-in if needed, consent; returns the redirect's query."""
+        """Go through an agent's browser window: sign in if needed, consent; returns the redirect's query."""
         page = await self.open(authorize_url)
         if "/sign-in" in page.url.path:
             page = await self.submit(page, "/sign-in", {"name": name, "password": password})
@@ -95,7 +95,7 @@ class DemoPerson:
         return await self._at_provider(await self.submit(page, path, {"decision": "allow"}), account=account)
 
     async def connect_from_portal(self, provider: str, *, account: str) -> httpx2.Response:
-        """Connect an account on the person's own initiative, with what the page proposes."""
+        """Connect an account without an agent, with what the page proposes."""
         page = await self.open(f"/connections/connect?provider={provider}")
         return await self._at_provider(await self.submit(page, "/connections/connect", {}), account=account)
 

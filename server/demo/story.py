@@ -1,7 +1,7 @@
 """The whole story in one run: sandbox upstreams, a vault and an unmodified MCP client, every step over real HTTP.
 
-Each step says what happened, to whom, with which scopes, and how long it took; a step that does not do what it says
-ends the demo. The person is scripted in `server.demo.person`; everything else is the product as it is served.
+Each step says what happened, to whom, with which scopes, and how long it took; a step that fails ends the demo.
+`server.demo.person` scripts the person; everything else is the product as it is served.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ POST: Final = {"channel": "#general", "text": "Hello from an agent that never sa
 
 @dataclass
 class Wallet:
-    """What the agent keeps between its runs: its registration and its tokens with the vault."""
+    """What the agent keeps between its runs: its registration and its tokens for the vault."""
 
     tokens: OAuthToken | None = field(default=None, repr=False)
     client: OAuthClientInformationFull | None = field(default=None, repr=False)
@@ -87,7 +87,7 @@ class Stage:
 
     @asynccontextmanager
     async def step(self, title: str) -> AsyncGenerator[list[str]]:
-        """Print a step with what it found out, and its duration."""
+        """Print a step with its findings and duration."""
         facts: list[str] = []
         started = time.monotonic()
         yield facts
@@ -100,7 +100,7 @@ class Stage:
 
     @asynccontextmanager
     async def agent(self) -> AsyncGenerator[Client]:
-        """An MCP client as anybody has it, with what the agent kept."""
+        """An ordinary MCP client, with what the agent kept."""
         answer: dict[str, str] = {}
 
         async def open_browser(url: str) -> None:
@@ -134,7 +134,7 @@ class Stage:
 
 
 async def play(*, keep: bool, data: Path | None) -> bool:
-    """Run the story; False when a step did not do what it says."""
+    """Play the story; False when a step failed."""
     console = Console(highlight=False)
     async with AsyncExitStack() as stack:
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
@@ -182,7 +182,7 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
 
 
 def _listen() -> socket.socket:
-    """The usual port if it is free, so that a kept demo has the usual address; any other else."""
+    """The usual port if it is free, so that a kept demo has the usual address; otherwise any other."""
     for port in (DEFAULT_PORT, 0):
         with contextlib.suppress(OSError):
             return socket.create_server(("127.0.0.1", port))
@@ -368,7 +368,7 @@ def _insist(is_so: bool, otherwise: str) -> None:
 
 
 async def _keep(stage: Stage) -> None:
-    """Say how to go on, and stay until the person ends it."""
+    """Say how to continue, and stay until the person ends it."""
     deployment = stage.deployment
     owner = await users.find_user(deployment.database, PERSON)
     link = await owner_link(deployment, owner.id if owner else "")

@@ -1,6 +1,6 @@
-"""What is wrong with this installation, and the mend of each thing: the checks behind `token-vault doctor`.
+"""The checks behind `token-vault doctor`: what is wrong with this installation, and the fix for each.
 
-`files` looks at what lies on the disk, before anything is opened; `database` at its history and the way to it;
-`refreshes` at providers that keep silent; `activity` at what can be proved; `serving` at the address, as a client sees
-it; `providers` at our registrations. Opening the vault and printing is the command's part.
+`files` checks the disk before anything is opened; `database` the database's history and the path to it; `refreshes`
+providers that do not answer; `activity` what can be proved; `serving` the address, as a client sees it; `providers` our
+registrations. The command opens the vault and prints.
 """

@@ -8,7 +8,7 @@ from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
-LIMIT: Final = 100_000  # events that are read; a running vault seals what it verified every ten minutes
+LIMIT: Final = 100_000  # events to read; a running vault seals what it verified every ten minutes
 _CHECK: Final = "activity"
 _WHOLE: Final = "token-vault activity verify reads all of it"
 

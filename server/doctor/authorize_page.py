@@ -1,8 +1,8 @@
-"""Asks a provider's authorization page as a browser that nobody is signed in with would, and reads what it says.
+"""Requests a provider's authorization page like a signed-out browser, and reads what it says.
 
-It is the only place where a provider compares our redirect address and scopes before a person is there. Google answers
-an error by sending the browser to an error page whose `authError` holds the code; Slack writes it on the page. Nothing
-is granted by it. A provider may keep its objections until somebody signs in, so no objection is no proof.
+This is the only place where a provider compares our redirect URI and scopes before a person is there. Google answers an
+error by redirecting to an error page whose `authError` holds the code; Slack writes it on the page. Nothing is granted
+by it. A provider may keep its objections until somebody signs in, so no objection is no proof.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 
 async def check_authorize_page(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
-    """What the page objects to; None when it could not be asked."""
+    """What the page objects to; None when it could not be requested."""
     name, title = provider.name, provider.title
     everything = provider.scope.default.union(*_of_tools(deployment, provider))
     try:
@@ -88,7 +88,7 @@ async def _ask(
 
 
 def objection(answer: OutboundResponse) -> str | None:
-    """The error code in an answer of an authorization page; None when it lets the person go on."""
+    """The error code in an authorization page's answer; None when it lets the person continue."""
     found = [*_in_location(answer.headers.get("location", "")), *_in_page(answer)]
     return found[0] if found else None
 
@@ -102,7 +102,7 @@ def _in_location(location: str) -> Iterator[str]:
 
 
 def _in_page(answer: OutboundResponse) -> Iterator[str]:
-    """A page that lets people sign in may hold any word in its scripts, so only whole sentences count there."""
+    """A sign-in page may contain any word in its scripts, so only whole sentences count there."""
     text = answer.body.decode(errors="replace")
     for sentence, code in _SENTENCES.items():
         if sentence in text:

@@ -1,4 +1,4 @@
-"""Checks of the database: whether it is the one that this host saw last, and what stands between it and the vault."""
+"""Checks of the database: whether it is the one that this host last saw, and what is between it and the vault."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def check_history(deployment: Deployment) -> Finding:
 
 
 def check_pooler(database: Database) -> Iterator[Finding]:
-    """PgBouncer's defaults work, and some of them make a fail-over longer. It does not tell us what they are."""
+    """PgBouncer's defaults work, but some of them prolong a failover. It does not tell us its configuration."""
     if database.is_pooled:
         yield note(
             "pooler",

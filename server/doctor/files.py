@@ -1,4 +1,4 @@
-"""Checks of what lies on the disk and in the environment, before the vault is opened: opening mends some of it."""
+"""Checks of the disk and the environment, before the vault is opened: opening fixes some of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from server.settings import Settings
 from vault.keys.sources.private_file import read_private
 from vault.refusals import KeyUnavailable
 
-FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's; server.trusted_proxies takes its place here
+FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's; server.trusted_proxies replaces it here
 
 
 def check_files(
     settings: Settings, *, data: Path, config: Path | None, environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Packages, data directory, key, secrets, and whom the vault believes about addresses."""
+    """Packages, data directory, key, secrets, and which proxies the vault trusts."""
     yield from check_packages()
     yield _folder(data)
     yield _key(settings, data)
@@ -28,7 +28,7 @@ def check_files(
 
 
 def _sign_in(settings: Settings) -> Iterator[Finding]:
-    """Whom a provider of sign-in lets in, where the operator did not say it or lets everybody in."""
+    """Who may sign in through a provider, if the operator did not say or lets everybody in."""
     for name, one in settings.sign_in.openid.items():
         setting = f"sign_in.openid.{name}.create_users"
         if one.create_users:
@@ -46,7 +46,7 @@ def _sign_in(settings: Settings) -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """What makes the web server fast; `pip install uvicorn` alone brings neither."""
+    """The packages that make the web server fast; `pip install uvicorn` alone brings neither."""
     missing = [
         name
         for name in ("httptools", "uvloop")

@@ -1,4 +1,4 @@
-"""One finding of the doctor: what was looked at, how it is, and what to do."""
+"""One finding of the doctor: what was checked, its state, and what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. A note or problem always has a mend."""
+    """The result of one check. A note or problem always has a fix."""
 
     check: str
     verdict: Verdict

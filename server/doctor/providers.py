@@ -1,9 +1,8 @@
 """Checks of our registrations at the providers: https, client id and secret, scopes, their clock.
 
-Redirect address and scopes are compared by the provider's own authorization page (`server.doctor.authorize_page`).
-
-The token endpoint is asked with a code that cannot exist: whoever answers `invalid_client` knows no such client, and
-`invalid_grant` (Slack: `invalid_code`) means that id and secret were accepted. Nothing is spent or changed by it.
+`server.doctor.authorize_page` has the provider compare redirect URI and scopes. The token endpoint is called with a
+code that cannot exist: `invalid_client` means that it does not know our client, `invalid_grant` (Slack: `invalid_code`)
+that it accepted id and secret. Nothing is spent or changed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
 
 
 async def check_providers(deployment: Deployment) -> list[Finding]:
-    """Every provider that the settings name, and what the tools need of it."""
+    """Every provider that the settings name, and what the tools need from it."""
     findings: list[Finding] = []
     for provider in deployment.catalog:
         if provider.audience is not None:
@@ -63,10 +62,10 @@ def _redirect_finding(deployment: Deployment, provider: Provider) -> Finding:
 
 
 async def _check_redirect(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """The redirect address for comparison, and what the provider's own page objects to."""
+    """The redirect URI for comparison, and what the provider's own page objects to."""
     redirect = _redirect(deployment, provider)
     objected = None
-    if not needs_https(provider, deployment.public_url):  # that is said already, and how to mend it
+    if not needs_https(provider, deployment.public_url):  # already reported, with the fix
         objected = await check_authorize_page(deployment, provider, redirect=redirect)
     if objected is None or not objected.check.endswith(".redirect"):
         return [_redirect_finding(deployment, provider), *([] if objected is None else [objected])]
@@ -101,7 +100,7 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
 
 
 async def _refusal(deployment: Deployment, provider: Provider) -> str:
-    """The code with which it refuses a code that it never gave."""
+    """The code with which it refuses a code that it never issued."""
     try:
         await deployment.vault.upstreams[provider.name].redeem(
             code=_NO_CODE, redirect_uri=_redirect(deployment, provider), code_verifier=_NO_VERIFIER
@@ -128,7 +127,7 @@ def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
 
 
 def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
-    """Tools that the operator's own limit keeps from ever running."""
+    """Tools that the operator's own limit always prevents."""
     limit = deployment.vault.policies[provider.name].operator_scopes
     if limit is None:
         return
@@ -142,7 +141,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
     }
     if lacking:
         scopes = frozenset[str]().union(*lacking.values())
-        say = problem if scopes & provider.scope.default else note  # without further tools an operator may well do
+        say = problem if scopes & provider.scope.default else note  # an operator may well do without further tools
         yield say(
             f"{provider.name}.scopes",
             f"{', '.join(sorted(lacking))} can never run: the setting does not allow {' '.join(sorted(scopes))}",
@@ -151,7 +150,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 
 async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
-    """Connections that hold less than connecting asks for: the app there may lack a scope, or a box was left empty."""
+    """Connections that hold less than connecting asks for: the app may lack a scope, or the person left one out."""
     lacking: dict[tuple[str, str], list[connections.Granted]] = {}
     for one in await connections.count_granted(deployment.database):
         provider = deployment.catalog.get(one.provider)

@@ -10,7 +10,7 @@ from vault.refresh import recovery
 
 
 async def check_refreshes(deployment: Deployment) -> list[Finding]:
-    """An account whose provider kept silent is waited for: nobody has to connect it again."""
+    """The vault waits for a provider that did not answer: nobody has to reconnect."""
     waiting = await recovery.list_waiting(deployment.database)
     if not waiting:
         return [ok("refreshes", "no account waits for the answer of its provider")]

@@ -35,7 +35,7 @@ class FetchedAnswer:
 
 
 def fetch(url: str) -> FetchedAnswer:
-    """Ask our own public address. Blocking; bounded; follows nothing. The URL is the operator's, never a request's."""
+    """Request our own public address. Blocking, bounded, follows nothing. The URL is the operator's own."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
@@ -82,7 +82,7 @@ def _port(deployment: Deployment, sight: Sight) -> Finding:
 
 
 def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metadata: FetchedAnswer) -> Finding:
-    """Whether a client that is given the public URL finds this vault there, by that very name."""
+    """Whether a client with the public URL finds this vault there, under that exact name."""
     url, check = deployment.public_url, "public_url"
     if holder is Holder.NOBODY and health.failure:
         return note(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
@@ -106,7 +106,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
             mend="let the proxy take https there, or correct server.public_url",
         )
     if health.failure:
-        # Straight to this machine there is no proxy that could be away: whatever holds the port does not answer.
+        # Straight to this machine there is no proxy that could be down: whatever holds the port does not answer.
         is_direct = urlsplit(url).scheme == "http" and urlsplit(url).port == deployment.settings.server.port
         mend = (
             "mend the port first, see above"
@@ -141,7 +141,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
 
 
 def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
-    """Our clock against the one in an answer, and against the database's."""
+    """Our clock against that of an answer, and against the database's."""
     here = time.time()
     apart = abs(here - deployment.now())
     if apart > SKEW:

@@ -1,1 +1,1 @@
-"""The HTTP edge: guards, addresses of clients, cross-origin rules, limits of connections, pages."""
+"""The HTTP edge: guards, client addresses, cross-origin rules, connection limits, pages."""

@@ -1,4 +1,4 @@
-"""The address that a request counts as, and what of it limits count: one place for all who ask.
+"""The address that a request counts as, and what limits count of it: the one place that determines it.
 
 A forwarded address counts only when the connection comes from a proxy that `server.trusted_proxies` names.
 """
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 UNKNOWN = "unknown"
-_PREFIX = 64  # bits of an IPv6 address that one customer holds at least (RFC 6177)
+_PREFIX = 64  # bits of an IPv6 address: a customer holds at least a /64 (RFC 6177)
 
 
 def address_of(request: HTTPConnection) -> str:
@@ -36,9 +36,9 @@ def counting_key(address: str) -> str:
 
 @lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
-    """The network an address belongs to, coarse enough for one that changes at its provider: IPv4 /16, IPv6 /32.
+    """The network of an address, coarse enough for one that changes at its provider: IPv4 /16, IPv6 /32.
 
-    Everything that the internet does not route is one network, `private`: this machine and the networks around it.
+    Everything that the internet does not route is one network, `private`: this machine and local networks.
     """
     found = parse_address(address)
     if found is None:
@@ -49,7 +49,7 @@ def network_of(address: str) -> str:
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address | None:
-    """The address without its zone, or None; one that IPv6 only carries (RFC 4291 §2.5.5.2) is the IPv4 address."""
+    """The address without its zone, or None; an IPv4-mapped one (RFC 4291 §2.5.5.2) as the IPv4 address."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -58,7 +58,7 @@ def parse_address(address: str) -> IPv4Address | IPv6Address | None:
 
 
 def behind_proxies(app: ASGIApp, trusted: tuple[str, ...]) -> ASGIApp:
-    """`app`, which sees the address that these proxies put last into X-Forwarded-For; of all others, their own."""
+    """Wrap `app` to see the address that these proxies put last into X-Forwarded-For; for all others, their own."""
     if not trusted:
         return app
     return ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type, return-value] -- uvicorn's names for the same ASGI types

@@ -1,6 +1,6 @@
 """The one way to send an answer: whole or piece by piece, with headers that are ready to be written.
 
-What an answer says, and with which status, is decided by whoever answers.
+The caller decides the content and the status.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ JSON: Final = (b"content-type", b"application/json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 UNSTORED: Final = (b"cache-control", b"no-store")
 SECRET: Final[Headers] = (UNSTORED, (b"pragma", b"no-cache"), (b"x-content-type-options", b"nosniff"))
-SANDBOXED: Final[Headers] = (  # whatever somebody else wrote, no browser takes it for a page of ours
+SANDBOXED: Final[Headers] = (  # whatever its content, no browser treats it as a page of ours
     UNSTORED,
     (b"content-security-policy", b"sandbox"),
     (b"x-content-type-options", b"nosniff"),
@@ -50,7 +50,7 @@ async def send_whole(send: Send, status: int, headers: Headers = (), body: bytes
 
 
 class WholeAnswer(Response):
-    """An answer in one piece, whose headers need no reading: half of what the framework's costs."""
+    """An answer in one piece, whose headers need no parsing: half the cost of the framework's."""
 
     def __init__(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         self.status_code = status
@@ -69,16 +69,16 @@ class WholeAnswer(Response):
 def json_answer(
     content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> WholeAnswer:
-    """A JSON answer that nobody may store."""
+    """A JSON answer that must not be stored."""
     return WholeAnswer(status, [JSON, *SECRET, *raw(headers or {})], to_json(dict(content)))
 
 
 def text_answer(text: str, status: int, headers: Headers = ()) -> WholeAnswer:
-    """A sentence for whoever reads it."""
+    """A plain sentence as the answer."""
     return WholeAnswer(status, [TEXT, *SANDBOXED, *headers], text.encode())
 
 
-# Answers of others on their way out
+# Outgoing answers of others
 
 
 def is_start(message: Message) -> bool:
@@ -95,7 +95,7 @@ def is_stream(message: Message) -> bool:
 
 
 def with_headers(send: Send, headers: Headers, *, instead_of: Iterable[bytes] = ()) -> Send:
-    """`send` that adds headers to the answer; those `instead_of` which they stand are left out."""
+    """Wrap `send` to add headers to the answer; they replace those in `instead_of`."""
     dropped = frozenset(instead_of)
 
     async def send_with_headers(message: Message) -> None:

@@ -1,6 +1,6 @@
-"""The one way to read the body of a request: piece by piece or whole, and never longer than its reader can use.
+"""The one way to read a request's body: piece by piece or whole, and never longer than its reader can use.
 
-`server.http.guards` has bounded every body before; whoever needs less says so here.
+`server.http.guards` has already limited every body; readers that need less say so here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class BodyTooLarge(Exception):
 
 
 async def next_piece(receive: Receive) -> tuple[bytes, bool]:
-    """The next of the body, and whether there is more. Raises ClientDisconnect."""
+    """The next part of the body, and whether there is more. Raises ClientDisconnect."""
     message = await receive()
     if message["type"] != "http.request":
         raise ClientDisconnect
@@ -35,7 +35,7 @@ async def read_body(receive: Receive, *, limit: int) -> bytes:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A receive channel on which the body comes once more."""
+    """A receive channel that delivers the body again."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

@@ -1,8 +1,7 @@
-"""What one connection may cost before its request is whole: time, bytes of head and framing, and places.
+"""What a connection may cost before its request is complete: time, bytes of head and framing, and slots.
 
-Everything here happens before anybody is known. A request that has come completely is never cut: event streams and long
-polling take the time they take. Serving is `server.runtime.serving`; the size of bodies is judged in
-`server.http.guards`.
+All this happens before the caller is known. A complete request is never cut: event streams and long polling take the
+time they take. `server.runtime.serving` serves; `server.http.guards` limits the size of bodies.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from uvicorn.server import ServerState
 from server.errors import status_of
 from server.http.addresses import counting_key, parse_address
 
-if sys.platform == "win32":  # no such limit there
+if sys.platform == "win32":  # there is no such limit there
     RLIMIT_NOFILE: Final = 0
 
     def getrlimit(resource: int) -> tuple[int, int]:
@@ -38,10 +37,10 @@ LINGER: Final = 5.0  # seconds for a client to take what was written before its 
 LINE: Final = 16 * 1024  # bytes of a request line, a header line, or the framing of chunks
 HEAD: Final = 64 * 1024  # bytes of all of them together
 FRAMING_PER_BYTE: Final = 8  # of a chunked body: "1\r\nx\r\n" is five
-PIPELINED: Final = 16  # requests that wait behind the one that is answered
+PIPELINED: Final = 16  # requests that wait behind the one being answered
 MOST: Final = 10_000
 _SPARE_FILES: Final = 256  # for databases, providers and the accept loop
-_RESERVED: Final = 16  # one in so many places is for this machine and the proxies: health checks, the owner
+_RESERVED: Final = 16  # one in this many slots is for this machine and the proxies: health checks, the owner
 _PAUSE: Final = 1.0
 _REFUSALS: Final = {
     "unreadable_request": "The request cannot be read.",
@@ -70,10 +69,10 @@ class ConnectionLimits:
     per_address: int = 200
     proxies: tuple[str, ...] = ()
     head_time: float = 10.0  # from the first wait to the end of the head
-    body_time: float = 30.0  # for a body, and one more for each BODY_RATE bytes that came
+    body_time: float = 30.0  # for a body, plus one for each BODY_RATE bytes received
 
     def is_near(self, address: str) -> bool:
-        """Whether many people may stand behind the address: this machine, or a proxy that the settings name."""
+        """Whether many people may be behind the address: this machine, or a proxy that the settings name."""
         peer = parse_address(address)
         if peer is None:
             return True  # a socket of this machine
@@ -81,7 +80,7 @@ class ConnectionLimits:
 
 
 class Connections:
-    """The open connections of one listener, those that wait for the rest of a request in the order they began to."""
+    """The open connections of one listener; those waiting for the rest of a request, in the order they began to."""
 
     def __init__(self, bounds: ConnectionLimits) -> None:
         self.bounds = bounds
@@ -93,7 +92,7 @@ class Connections:
         return self._total
 
     def admit(self, one: BoundedProtocol, *, address: str) -> bool:
-        """Give the connection a place, if need be that of the one that has kept us waiting longest."""
+        """Give the connection a slot, if necessary that of the one that has kept us waiting longest."""
         bounds, near = self.bounds, self.bounds.is_near(address)
         one.counted, one.is_near = counting_key(address), near
         is_crowd = not near and self._open.get(one.counted, 0) >= bounds.per_address
@@ -122,12 +121,12 @@ class Connections:
             del self._open[one.counted]
 
     def wait(self, one: BoundedProtocol) -> None:
-        """The connection is waited for: it may have to go when places are rare."""
+        """Wait for the connection: it may have to go when slots are scarce."""
         if one.is_admitted:
             self._waiting[one] = None
 
     def work(self, one: BoundedProtocol) -> None:
-        """A whole request has come: it is answered."""
+        """A complete request has come: it is being answered."""
         self._waiting.pop(one, None)
 
     def _end_one(self, others: Iterator[BoundedProtocol]) -> bool:
@@ -140,17 +139,17 @@ class Connections:
 
 
 class _HeadRefused(Exception):
-    """Stops the parser; the client was told."""
+    """Stops the parser; the client was already told."""
 
 
 _Fields = Sequence[tuple[bytes, bytes]]
 
 
 def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
-    """Whether a head that the parser takes can be read in another way, or asks for what no server of ours does.
+    """Whether an accepted head can be read in another way, or asks for what none of our servers does.
 
-    RFC 9112 §3.2: one path, of the host that the field names; nobody's proxy. §6.1: the only coding is `chunked`, which
-    HTTP/1.0 does not know. What is no HTTP/1 at all (§2.3) some parsers read as if it were.
+    RFC 9112 §3.2: one path, of the host that the field names; we are nobody's proxy. §6.1: the only coding is
+    `chunked`, which HTTP/1.0 does not know. Some parsers read what is not HTTP/1 at all (§2.3) as if it were.
     """
     if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:
         return True
@@ -167,7 +166,7 @@ def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -
 
 
 def _without_upgrade(method: bytes, target: bytes, version: str, fields: _Fields) -> bytes:
-    """The same head, whose `Connection` does not name the upgrade (RFC 9110 §7.8: a server may ignore it)."""
+    """The same head without the upgrade in `Connection` (RFC 9110 §7.8: a server may ignore it)."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in fields:
         if name == b"connection":
@@ -185,13 +184,13 @@ class BoundedConfig(uvicorn.Config):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with deadlines and bounds: it has neither for what comes before the application.
+    """uvicorn's HTTP/1.1 with deadlines and limits: it has neither for what comes before the application.
 
-    Trailers are dropped: they are no headers (RFC 9110 §6.5.1), and none of them may come to count as one that was
-    checked, or that a proxy in front has set.
+    Drops trailers: they are not headers (RFC 9110 §6.5.1), and none may pass for one that was checked, or that a proxy
+    in front has set.
 
-    A head that a proxy in front could read differently is refused. An upgrade is not made: the parser would leave out
-    the body of such a request and read it as the next one, so it gets the head once more without that wish.
+    Refuses a head that a proxy in front could read differently. Does not upgrade: the parser would skip the body of
+    such a request and read it as the next one, so the parser gets the head again without that request.
     """
 
     def __init__(
@@ -212,14 +211,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()  # when the head or body began
         self._head = 0  # bytes of this head so far
         self._line = 0  # bytes of its last line so far
-        self._raw = 0  # bytes that came for this body, with framing
+        self._raw = 0  # bytes received for this body, with framing
         self._body = 0  # bytes of them that are the body's
-        self._plain_head: bytes | None = None  # of a request that asked for an upgrade, without that
+        self._plain_head: bytes | None = None  # of a request that asked for an upgrade, without it
 
     # Connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place, or be ended at once."""
+        """Take a slot, or be closed at once."""
         super().connection_made(transport)
         if self._neighbors.admit(self, address="" if self.client is None else self.client[0]):
             self._expect()
@@ -227,15 +226,15 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self._neighbors.leave(self)
         self._stop_timer()
         super().connection_lost(exc)
 
-    # What comes
+    # Incoming data
 
     def data_received(self, data: bytes) -> None:
-        """Parse in pieces of at most LINE bytes: so only the line that is under way can become too long in one."""
+        """Parse in pieces of at most LINE bytes: so only the current line can become too long in one."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), LINE):
             self._take(data if len(data) <= LINE else data[start : start + LINE])
@@ -275,10 +274,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect()
 
     def _read_plainly(self, rest: bytes) -> None:
-        """Go on with the head that had asked for an upgrade, and with what came behind it."""
+        """Continue with the head that had asked for an upgrade, and with what came behind it."""
         head, self._plain_head = self._plain_head or b"", None
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # like uvicorn's
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserError:
@@ -297,7 +296,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body follows. An exception stops the parser."""
         if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
-            self._refuse("long_header_section")  # what came of the body with it does not count
+            self._refuse("long_header_section")  # body bytes received with it do not count
             raise _HeadRefused
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if len(self.pipeline) >= PIPELINED or _is_ambiguous(method, self.url, version, self.headers):
@@ -317,7 +316,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole, and nothing limits the time of its answer here."""
+        """The request is complete; its answer has no time limit here."""
         if self._plain_head is not None:
             return
         self._is_in_head = True
@@ -343,7 +342,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison] -- None until the first request
 
     def _expect(self) -> None:
-        """The rest of a head or body has to come in time."""
+        """The rest of a head or body must come in time."""
         if self._timer is None:
             self._timer = self.loop.call_at(self._deadline(), self._look)
             if not (self._is_in_head and self._is_answering()):
@@ -356,7 +355,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         self._timer, now = None, self.loop.time()
-        if self._is_in_head and self._is_answering():  # bytes behind a request that is still answered
+        if self._is_in_head and self._is_answering():  # bytes behind a request that is still being answered
             self._since = now
         elif not self._is_in_head and self.flow.read_paused:  # the application is slower than the client
             self._since += _PAUSE
@@ -370,10 +369,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    # Ends
+    # Closing
 
     def _refuse(self, kind: str) -> None:
-        """End the connection; say why, where a request has begun and nothing else was answered."""
+        """End the connection; say why, if a request has begun and nothing else was answered."""
         if self.transport.is_closing():
             return
         is_first = not self._is_answering()
@@ -394,7 +393,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle.response_started
 
     def _end(self) -> None:
-        """Close, and reset what the client does not take in time."""
+        """Close, and reset if the client does not take the rest in time."""
         self._stop_timer()
         self.transport.close()
         self.loop.call_later(LINGER, self.transport.abort)

@@ -1,7 +1,7 @@
-"""Which browser pages may read an answer that was made for a client: those of its own origins, and the operator's.
+"""Which browser pages may read an answer to a client: those of its own origins, and the operator's.
 
-An origin is a client's when it is one of its redirect URIs', or was named for it. No answer ever allows credentials:
-cookies play no part at these endpoints. Refusing foreign origins on all other paths is `server.http.guards`.
+An origin is a client's when it belongs to one of its redirect URIs, or was named for it. No answer ever allows
+credentials: these endpoints do not use cookies. `server.http.guards` refuses foreign origins on all other paths.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.http.answers import Headers, WholeAnswer, raw
 from server.settings import LOOPBACK_HOSTS, Settings
 from vault.records import Client
 
-ORIGINS: Final = "origins"  # the member of a client's metadata that names further ones
+ORIGINS: Final = "origins"  # the member of a client's metadata that names more of them
 ANY: Final = "*"
 EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, DPoP, MCP-Protocol-Version"
@@ -22,7 +22,7 @@ _VARY: Final = (b"vary", b"Origin")
 
 
 def origin_of(uri: str) -> str | None:
-    """The web origin (RFC 6454 §4) of a URI; None where it has none that a page could have."""
+    """The web origin (RFC 6454 §4) of a URI; None if it has none that a page could have."""
     try:
         parts = urlsplit(uri)
         port = parts.port
@@ -57,7 +57,7 @@ def _is_of(origin: str, uri: str) -> bool:
 
 
 def answer_headers(origin: str, *, is_allowed: bool = True, exposed: str = EXPOSED) -> Headers:
-    """The headers of an answer: the one origin, or nothing; caches must not mix them up. `*` is any page at all."""
+    """The headers of an answer: the one origin, or nothing; caches must not mix them up. `*` is any page."""
     if not is_allowed:
         return [_VARY]
     allowed = (b"access-control-allow-origin", origin.encode("latin-1", "replace"))
@@ -65,7 +65,7 @@ def answer_headers(origin: str, *, is_allowed: bool = True, exposed: str = EXPOS
 
 
 def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEADERS) -> WholeAnswer:
-    """The answer to a preflight, which names no client: any page may ask; who may read is decided by the answer."""
+    """The answer to a preflight, which names no client: any page may ask; the answer itself limits who may read."""
     allowed = {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": ", ".join(methods),
@@ -75,7 +75,7 @@ def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEA
     return WholeAnswer(204, [*raw(allowed), *([] if origin == ANY else [_VARY])])
 
 
-# Paths whose answers any web page may read (no credentials are involved there); never /authorize or a page.
+# Paths whose answers any web page may read (without credentials); never /authorize or a page.
 CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke", "/par"})
 CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/")
 

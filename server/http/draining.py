@@ -1,8 +1,7 @@
-"""Ending a process so that nobody notices: calls in flight are counted and waited for, then the event streams end.
+"""End a process without anybody noticing: count and await calls in flight, then end the event streams.
 
 A stream (a GET answered with `text/event-stream`) never ends by itself, so it counts as a call only until its answer
-starts; a tool call that is answered over one is counted by whoever runs it. Closing the socket is
-`server.runtime.serving`.
+starts; the code that runs a tool call over a stream counts that call. `server.runtime.serving` closes the socket.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ class Drain:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the process is on its way out and should get no new work."""
+        """Whether the process is shutting down and should get no new work."""
         return self._is_draining
 
     def begin(self) -> None:
-        """Say `not ready` from now on; everything is still answered."""
+        """Report not ready from now on; everything is still answered."""
         self._is_draining = True
 
     def call(self) -> CallInFlight:
-        """Work that the end of the process waits for."""
+        """Work that shutdown waits for."""
         return CallInFlight(self)
 
     def enter(self) -> None:
@@ -55,7 +54,7 @@ class Drain:
             self._idle.set()
 
     async def finish(self, *, patience: float = PATIENCE) -> None:
-        """Wait, bounded, until no call is in flight; then let the streams end."""
+        """Wait, for a bounded time, until no call is in flight; then let the streams end."""
         self.begin()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -65,7 +64,7 @@ class Drain:
 
 
 class CallInFlight:
-    """Entered on each request twice; a generator would cost it 5 us more."""
+    """Entered on each request twice; a generator would cost 5 us more."""
 
     __slots__ = ("_drain", "_is_counted")
 
@@ -82,14 +81,14 @@ class CallInFlight:
         self.leave()
 
     def leave(self) -> None:
-        """Nobody waits for it any more."""
+        """Shutdown no longer waits for it."""
         if self._is_counted:
             self._is_counted = False
             self._drain.leave()
 
 
 class EndableStream:
-    """The two channels of a request whose event stream ends, and does not break, once `over` is set.
+    """A request's two channels, whose event stream ends cleanly once `over` is set.
 
     `on_stream` is called when the answer turns out to be a stream.
     """
@@ -123,6 +122,6 @@ class EndableStream:
             self._on_stream()
 
     async def finish(self) -> None:
-        """The end of the answer, where it was left open because it is over."""
+        """End the answer, if it is still open when it is over."""
         if self._is_open and self._over.is_set():
             await answers.piece(self._send, b"", is_last=True)

@@ -1,8 +1,8 @@
 """The entry of every request: counted, checked, and handed to the endpoint of its path.
 
-Busy endpoints and the proxy are reached straight, past the layers and routes of the web framework, which cost 15 to
-40 us a call; the framework keeps the same routes, for everything that is looked up by them. What is checked stands in
-`server.http.guards`, what a process still has to finish in `server.http.draining`.
+Busy endpoints and the proxy are called directly, past the web framework's layers and routes, which cost 15 to 40 us a
+call; the framework keeps the same routes for look-ups. `server.http.guards` has the checks, `server.http.draining` what
+a process still has to finish.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
 
 
 class Edge:
-    """ASGI: the whole application. `framework` has all routes; those of the busy paths, and `proxy`, go straight."""
+    """ASGI: the whole application. `framework` has all routes; the busy paths and `proxy` are called directly."""
 
     def __init__(
         self, framework: ASGIApp, rules: GuardRules, drain: Drain, *, routes: Iterable[Route] = (), proxy: ASGIApp
@@ -48,7 +48,7 @@ class Edge:
                 await layer.finish()
 
     def _admit(self, scope: Scope, channels: _Channels, call: CallInFlight) -> ASGIApp:
-        """Who answers: a guard, or the endpoint, whose channels are bounded as the request needs it."""
+        """Who answers: a guard, or the endpoint, with channels limited as the request needs it."""
         path: str = scope["path"]
         headers = guards.collect(scope)
         if scope["method"] == "GET":  # a stream learns when the process ends

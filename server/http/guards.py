@@ -1,8 +1,8 @@
 """What every request must pass before any route sees it: Origin, Host, body size. Pure header checks, in that order.
 
-Refuses foreign browsers (DNS rebinding, CSRF) and oversized bodies before a byte of them is read, on all routes alike.
-It also knows the origins whose pages may read what no client was named for. `server.http.edge` asks in this order;
-who the caller is, is decided later.
+Refuses foreign browsers (DNS rebinding, CSRF) and oversized bodies before reading a byte of them, on all routes. It
+also knows the origins whose pages may read answers without a named client. `server.http.edge` calls these in order; the
+caller is identified later.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from server.settings import LOOPBACK_HOSTS, Settings
 
 PROXY: Final = "/proxy/"
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
-_DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes thrown away after a chunked body passed the limit
+_DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body passed the limit
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
-# A page of ours that sends no referrer posts its forms with `Origin: null`; these paths have no forms, so never there.
+# Our own pages send no referrer and post their forms with `Origin: null`; these paths have no forms, so never there.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
 _ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 
@@ -115,7 +115,7 @@ def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer 
 
 
 def allowed_origin(path: str, headers: HeaderValues) -> bytes | None:
-    """The origin of a page that may read the answer, once `refusal` let it pass; None where no such page asks."""
+    """The origin of a page that may read the answer, once `refusal` let it pass; None for any other caller."""
     origin = headers.get(b"origin", (b"null",))[0]
     return None if origin in {b"", b"null"} or is_cross_origin_path(path) else origin
 
@@ -164,12 +164,12 @@ def _too_large(limit: int) -> WholeAnswer:
 
 
 def _refuse(name: str, message: str) -> WholeAnswer:
-    # an unread body would be taken for the next request
+    # an unread body would be parsed as the next request
     return text_answer(message, status_of(name), [(b"connection", b"close")])
 
 
 class BoundedBody:
-    """A chunked body that ends the request with 413 as soon as it passes the limit, whatever the route makes of it."""
+    """A chunked body that ends the request with 413 once it passes the limit, whatever the route does with it."""
 
     def __init__(self, receive: Receive, send: Send, *, limit: int) -> None:
         self._receive = receive
@@ -199,7 +199,7 @@ class BoundedBody:
         await self._send(message)
 
     async def _drain(self, message: Message) -> None:
-        """Throw away some more: closing on a client that still writes would reset the answer away with it."""
+        """Discard some more: closing on a client that still writes would reset the answer away with it."""
         left = _DRAIN_LIMIT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_TIMEOUT):
@@ -208,7 +208,7 @@ class BoundedBody:
                     left -= len(message.get("body", b""))
 
     async def finish(self) -> None:
-        """WholeAnswer 413 if the limit was passed and nothing was answered yet."""
+        """Send 413 if the limit was passed and nothing was answered yet."""
         if self._is_over and not self._is_started:
             self._is_started = True
             await _too_large(self._limit).write(self._send)

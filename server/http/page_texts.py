@@ -1,7 +1,7 @@
-"""The catalogue of the pages' texts, by page and name: `server/portal/texts.toml`, read once.
+"""The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, read once.
 
-A translation is another file of the same names. What a page shows of people, agents and providers comes in by
-`values` and is escaped; the markup in the catalogue is ours.
+A translation is another file with the same names. What a page shows of people, agents and providers comes in as
+`values` and is escaped; the markup in the catalog is ours.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CATALOGUE: Final[Mapping[str, Mapping[str, str]]] = tomllib.loads(
 
 
 def text(name: str, **values: object) -> str:
-    """The text `page.name` with its values, for a title or a message. Raises KeyError for a name that is missing."""
+    """The text `page.name` with its values, for a title or a message. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
     return CATALOGUE[page][key].format(**values)
 
 
 def markup(name: str, **values: object) -> Markup:
-    """The text `page.name` for a template, its values escaped. Raises KeyError for a name that is missing."""
+    """The text `page.name` for a template, its values escaped. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
     return Markup(CATALOGUE[page][key]).format(**values)  # noqa: S704 -- the catalogue is ours

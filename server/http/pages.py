@@ -1,7 +1,7 @@
 """Rendering: the template environment, the security headers of every page, and the error page.
 
-Templates are package data with autoescape on; a missing variable is an error. What a page says is decided by the
-modules beside this one; who the person is, by `server.sign_in.password`.
+Templates are package data with autoescape on; a missing variable is an error. The modules of `server.portal` decide
+what a page says; `server.sign_in.password` knows who the person is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 def _time(at: int | None) -> Markup:
-    """An instant as a `time` element in UTC; pages have no script that could know the reader's zone."""
+    """An instant as a `time` element in UTC; pages have no script that could know the reader's time zone."""
     if at is None:
         return page_texts.markup("common.never")
     moment = datetime.fromtimestamp(at, UTC)
@@ -59,7 +59,7 @@ _STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
 
 @dataclass(frozen=True, slots=True)
 class PageOfItems(Generic[Item]):
-    """One page of a long list; `previous` and `next` are numbers of pages, 0 where there is none."""
+    """One page of a long list; `previous` and `next` are page numbers, 0 if there is none."""
 
     items: Sequence[Item]
     previous: int
@@ -67,7 +67,7 @@ class PageOfItems(Generic[Item]):
 
 
 def part(items: Sequence[Item], wanted: str, *, size: int) -> PageOfItems[Item]:
-    """The page of `?page=wanted`: the first where that is no number, the last where it is beyond."""
+    """The page of `?page=wanted`: the first if that is not a number, the last if it is beyond."""
     pages = max(1, -(-len(items) // size))
     number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else 1
     number = min(max(1, number), pages)
@@ -80,7 +80,7 @@ def _no_form(action: str) -> Markup:
 
 
 def content_policy(form_targets: Iterable[str] = ()) -> str:
-    """The Content-Security-Policy of a page; `form_targets` are CSP sources that a form's redirect may lead to."""
+    """The Content-Security-Policy of a page; `form_targets` are CSP sources to which a form's redirect may lead."""
     targets = " ".join(["'self'", *form_targets])
     return (
         "default-src 'none'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
@@ -98,7 +98,7 @@ def form_target(url: str) -> str:
 
 
 def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:
-    """Set the headers that every answer of the portal has."""
+    """Set the headers of every portal answer."""
     response.headers["content-security-policy"] = content_policy(form_targets)
     response.headers["x-content-type-options"] = "nosniff"
     response.headers["x-frame-options"] = "DENY"
@@ -116,7 +116,7 @@ def render(
     form_targets: Iterable[str] = (),
     token_field: Callable[[str], Markup] = _no_form,
 ) -> HTMLResponse:
-    """A page. `token_field(action)` gives the hidden field that makes a form of ours count."""
+    """Render a page. `token_field(action)` gives the hidden field that makes a form of ours valid."""
     values: dict[str, object] = {
         "user": None,
         "here": "",
@@ -135,11 +135,11 @@ def go(url: str) -> Response:
 
 
 def leave(request: Request, url: str) -> Response:
-    """Answer a form by sending the person to somebody else's address, which may send them on.
+    """Answer a form by sending the person to a foreign address, which may redirect further.
 
-    Chromium holds every later redirect to the `form-action` of the page with the form, and strands the person where a
-    client or provider hops to a host that nobody could list. So a browser gets a page that moves on by itself, which is
-    no form's doing; everybody else, and apps with schemes of their own, get 303.
+    Chromium applies the `form-action` of the page with the form to every later redirect, and strands the person if a
+    client or provider redirects to an unlisted host. Browsers therefore get a page that moves on by itself, independent
+    of the form; everything else, and apps with schemes of their own, get 303.
     """
     is_browser = request.headers.get("sec-fetch-mode") == "navigate"
     if not is_browser or not url.startswith(("https://", "http://")):
@@ -148,7 +148,7 @@ def leave(request: Request, url: str) -> Response:
 
 
 def error_page(request: Request, title: str, message: str, status: int) -> HTMLResponse:
-    """A page that says what went wrong and what to do. The texts are ours; anything foreign in them is cut, escaped."""
+    """A page that says what went wrong and what to do. The texts are ours; foreign parts are cut and escaped."""
     return render(
         "error.html",
         {"title": title[:_TEXT_LIMIT], "message": message[:_TEXT_LIMIT], "status_code": status},
@@ -157,7 +157,7 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
 
 
 async def nowhere(request: Request, error: Exception) -> Response:
-    """An address that nothing answers: a page for a person's browser, the bare text for a program."""
+    """The answer for an unknown address: a page for a person's browser, plain text for a program."""
     if not isinstance(error, HTTPException):
         raise error
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):

@@ -17,7 +17,7 @@ from vault import health
 from vault.refusals import VaultError
 from vault.storage.database import Database
 
-KEPT: Final = 1.0  # seconds that a verdict is kept: anybody may ask, and each check is a commit
+KEPT: Final = 1.0  # seconds that a verdict is cached: anybody may ask, and each check is a commit
 PATIENCE: Final = 3.0  # seconds for all checks together
 CHECKS: Final[tuple[tuple[str, Callable[[Database], Awaitable[None]]], ...]] = (
     ("schema", health.check_schema),
@@ -28,7 +28,7 @@ logger = logging.getLogger("token_vault.readiness")
 
 
 class _Readiness:
-    """The latest verdict, made anew by the first who asks after it is too old."""
+    """The latest verdict; the first request after it expires renews it."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -63,14 +63,14 @@ class _Readiness:
 
 
 def ready_route(deployment: Deployment) -> Route:
-    """`/readyz`: 200 when keys, schema and storage work; else 503 with the name of what does not."""
+    """`/readyz`: 200 when keys, schema and storage work; otherwise 503 with the name of what does not."""
     readiness = _Readiness(deployment)
 
     async def readyz(request: Request) -> JSONResponse:
         failing = await readiness.find_problem()
         headers = {"cache-control": "no-store"}
         if failing is None:
-            late = sorted(deployment.failing_upkeep)  # said, and no reason to send calls elsewhere
+            late = sorted(deployment.failing_upkeep)  # reported, but not a reason to send calls elsewhere
             return JSONResponse({"status": "ready"} | ({"upkeep": late} if late else {}), headers=headers)
         later = {**headers, "retry-after": "1"}
         return JSONResponse({"status": "not ready", "failing": failing}, status_of("not_ready"), headers=later)

@@ -1,10 +1,10 @@
 """Who serves a data directory's pages: `/healthz`, and the loopback companion that stdio processes share.
 
-Every stdio process of one data directory gives out links to one fixed address. The first to bind it serves everybody's
-pages; the others make sure that the holder is one of theirs, and take over when it ends.
+Every stdio process of one data directory gives out links to one fixed address. The first to bind it serves the pages
+for all; the others check that the holder is one of theirs, and take over when it ends.
 
-On loopback "the address" is two sockets: a browser that is told `localhost` may try ::1 before 127.0.0.1, and whoever
-binds the one that we left open gets passwords, codes and tokens. Both are held, or neither is.
+On loopback "the address" is two sockets: a browser given `localhost` may try ::1 before 127.0.0.1, and a program that
+binds the one that we left open gets passwords, codes and tokens. We hold both, or neither.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ logger = logging.getLogger("token_vault.companion")
 def health_route(deployment: Deployment) -> Route:
     """`/healthz`: alive, and which vault this is. The id is derived from its keys and is not secret.
 
-    With `?nonce=` (64 hexadecimal digits) also `proof`: that whoever answers holds the vault's keys.
+    With `?nonce=` (64 hexadecimal digits) also `proof`: that this process holds the vault's keys.
     """
     body = {"status": "ok", "vault": deployment.vault_id}
     key = deployment.keys.subkey("holder")
@@ -63,7 +63,7 @@ def health_route(deployment: Deployment) -> Route:
 
 
 def _proof(key: bytes, nonce: str, here: tuple[str, int]) -> str:
-    """Of the one address that was asked: a stranger at another one cannot pass on a proof that it fetched from us."""
+    """Proof for the one address that was asked: a stranger elsewhere cannot pass on a proof fetched from us."""
     return hmac.new(key, f"{here[0]} {here[1]} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
@@ -77,7 +77,7 @@ class Holder(StrEnum):
 
 
 def hosts_of(host: str) -> tuple[str, ...]:
-    """Every address that has to be held for a listener at `host`: on loopback all that `localhost` can mean."""
+    """Every address to hold for a listener at `host`: on loopback all that `localhost` can mean."""
     if not is_loopback_host(host):
         return (host,)
     own = () if host.lower() == "localhost" else (host.strip("[]"),)
@@ -85,9 +85,9 @@ def hosts_of(host: str) -> tuple[str, ...]:
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, ...] | None:
-    """The listening sockets, or None when one of the addresses is taken. A family that this host lacks is left out.
+    """The listening sockets, or None when one of the addresses is taken. Skips a family that this host lacks.
 
-    Raises OSError where that is not the reason, such as for a port below 1024.
+    Raises OSError for any other reason, such as a port below 1024.
     """
     hosts, listening = hosts_of(host), list[socket.socket]()
     for one in hosts:
@@ -108,7 +108,7 @@ def bind(host: str, port: int) -> tuple[socket.socket, ...] | None:
 
 def _bind_one(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: else asyncio leaves Nagle on
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: otherwise asyncio leaves Nagle on
     try:
         # No SO_REUSEPORT: two holders would split the requests. REUSEADDR only skips TIME_WAIT on POSIX.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,10 +123,10 @@ def _bind_one(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen, and what processes that may share the address know each other by.
+    """Where to listen, and how processes that may share the address recognize each other.
 
-    `name`: the one Host that a process of this vault answers to; behind a proxy that is not the address itself.
-    `key`: of the proof; without it the vault's id counts, which a stranger can repeat.
+    `name`: the one Host that a process of this vault answers to; behind a proxy that is not the address itself. `key`:
+    for the proof; without it the vault's id counts, which a stranger can repeat.
     """
 
     host: str
@@ -149,8 +149,10 @@ def address_of(deployment: Deployment) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a look at the address found. `stranger`: the host at which somebody else answers; `failure`: why nobody
-    can listen there, whoever holds it; `is_served`: a process of this vault answers somewhere, perhaps beside them.
+    """What a look at the address found.
+
+    `stranger`: the host at which another program answers; `failure`: why nobody can listen there, whoever holds it;
+    `is_served`: a process of this vault answers somewhere, perhaps beside them.
     """
 
     holder: Holder
@@ -160,7 +162,7 @@ class Sight:
 
 
 def look(address: Address) -> Sight:
-    """Ask who answers, at each host of the address. Blocking; bounded."""
+    """Check who answers, at each host of the address. Blocking; bounded."""
     found = {host: _look_at(host, address) for host in hosts_of(address.host)}
     stranger = next((host for host, holder in found.items() if holder is Holder.FOREIGN), "")
     is_served = Holder.OURS in found.values()
@@ -221,7 +223,7 @@ class Companion:
         return self._sight.holder
 
     async def first_look(self) -> Holder:
-        """Wait until it is known for the first time who serves the pages."""
+        """Wait until the first look is done."""
         await self._decided.wait()
         return self.holder
 
@@ -230,9 +232,9 @@ class Companion:
         return foreign_holder(self._address, self._sight)
 
     async def trouble(self) -> str | None:
-        """Why no link to our pages may be given just now; None where they lead to a process of this vault.
+        """Why no link to our pages may be given now; None when they lead to a process of this vault.
 
-        Unless we hold the address ourselves, this looks again: whoever was there may have ended, and a stranger come.
+        Unless we hold the address ourselves, this looks again: the holder may have ended, and a stranger come.
         """
         if self._holds():
             return None

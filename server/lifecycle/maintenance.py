@@ -1,6 +1,6 @@
-"""What a running process does on the side: unfinished refreshes, due revocations, telling of ends, forgetting.
+"""Background upkeep of a running process: unfinished refreshes, due revocations, notices of coming ends, deletion.
 
-Every process of a vault does it; each step is safe to be done by several at once.
+Every process of a vault does it; several may do each step at once.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ logger = logging.getLogger("token_vault.upkeep")
 async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
     """Do the upkeep as long as the block runs.
 
-    What a dead process left unfinished comes first, for a moment alone: its accounts work again, or are known to need
-    their person, before the program loads what it needs to listen.
+    First, for a moment alone, what a dead process left unfinished: its accounts work again, or are known to need their
+    person, before the program loads what it needs to listen.
     """
     settled = asyncio.Event()
     working = asyncio.create_task(_work(deployment, settled))
@@ -74,7 +74,7 @@ class UpkeepStep:
 
 
 async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
-    """Each step by itself, so that one that fails or is slow holds up no other; the unfinished refreshes first."""
+    """Each step separately, so that a slow or failing one delays no other; the unfinished refreshes first."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeat(deployment, FIRST, settled))
         with suppress(TimeoutError):
@@ -97,7 +97,7 @@ async def _repeat(deployment: Deployment, steps: Sequence[UpkeepStep], done_once
 
 
 async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
-    """Do it once; whatever goes wrong is noted, and the next round tries again."""
+    """Run it once; failures are logged, and the next round tries again."""
     code = None
     try:
         async with asyncio.timeout(STEP_LIMIT):
@@ -118,7 +118,7 @@ async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
 
 
 async def scrub(vault: Vault, *, since: int) -> int:
-    """Wipe what this process and the files still hold of keys that anybody destroyed; until when that is done."""
+    """Wipe what this process and the files still hold of destroyed keys; returns until when that is done."""
     now = vault.database.now()
     names = await revocations.done_since(vault.database, since)
     if names or vault.tasks.has_traces:
@@ -137,9 +137,9 @@ def _scrub_step(deployment: Deployment) -> UpkeepStep:
 
 
 async def keep_alive(vault: Vault) -> int:
-    """Refresh what its provider would end because nobody used it, where that costs nothing; how many were started.
+    """Refresh what its provider would end as unused, if that is free of risk; how many were started.
 
-    Where a refresh token rotates, each refresh is a small risk (an answer can be lost): there the person is told.
+    If refresh tokens rotate, each refresh is a small risk (an answer can be lost): then the person is told instead.
     """
     started = 0
     for one in await expiries.list_resting(vault.database):
@@ -151,12 +151,12 @@ async def keep_alive(vault: Vault) -> int:
 
 
 async def keep_activity(deployment: Deployment) -> None:
-    """Verify and seal what was added to the activity, and prune what is older than its retention."""
+    """Verify and seal new activity, and prune what is older than its retention."""
     database, now = deployment.database, deployment.now()
     try:
         await segments.seal(database, now=now)
         await segments.prune(database, retention_days=deployment.settings.activity.retention_days, now=now)
-    except ChainBroken as broken:  # said at each sweep; nothing is sealed or pruned until somebody has looked
+    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
 
@@ -169,7 +169,7 @@ def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
 
 
 def _batches(forget: Callable[[Transaction, Deployment], Awaitable[int]]) -> Callable[[Deployment], Awaitable[None]]:
-    """Batch after batch, each a transaction of its own: others write in between."""
+    """Batch after batch, each a separate transaction: others write in between."""
 
     async def work(deployment: Deployment) -> None:
         while True:
@@ -208,7 +208,7 @@ STEPS: Final = (
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
 )
-# What strangers can make most of.
+# What strangers can make the most of.
 SHED: Final = (
     UpkeepStep("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
     UpkeepStep("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),
@@ -234,7 +234,7 @@ SWEEPS: Final = (
 
 
 async def sweep(deployment: Deployment) -> None:
-    """Everything that is done each ten minutes and each two, once and at once. Raises what a step raises."""
+    """Run every periodic step once, now. Raises what a step raises."""
     for step in (*SHED, *STEPS, *SWEEPS):
         if step.every >= SHED_EVERY:
             await step.work(deployment)

@@ -1,7 +1,6 @@
-"""Notices that the public URL is another one than at the last start, and says where it has to be changed too.
+"""Notice that the public URL changed since the last start, and say where to update it too.
 
-The last one is kept in a file of the data directory. What a redirect address is, is
-`server.connecting.provider_authorization`.
+A file of the data directory keeps the last one. `server.connecting.provider_authorization` defines redirect URIs.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def notice_move(deployment: Deployment) -> str | None:
     try:
         path.write_text(now + "\n", encoding="utf-8")
         path.chmod(0o600)
-    except OSError as error:  # then it is said at every start
+    except OSError as error:  # then it is reported at every start
         logger.warning("the public URL cannot be remembered", extra={"cause": str(error)})
     places = [
         f"{provider.title} to {deployment.url(f'/connect/callback/{provider.name}')}"

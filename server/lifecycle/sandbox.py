@@ -1,9 +1,9 @@
-"""`--sandbox`: the built-in stand-ins for Slack and Google as upstreams, with a data directory of their own.
+"""`--sandbox`: the built-in simulated Slack and Google as upstreams, with a data directory of their own.
 
 Beside them a brokerage, whose API takes the vault's own tokens: the example of tools that an operator declares.
 
-The stand-ins listen at one fixed address, the port after the vault's: the first sandbox process runs them, the others
-use them and take over when it ends. What they know is in memory, so that then accounts have to be connected again.
+They listen at one fixed address, the port after the vault's: the first sandbox process runs them, the others use them
+and take over when it ends. Their state is in memory, so after that accounts must be connected again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SandboxPlace:
 
 
 def place(directory: Path, settings: Settings, *, port: int) -> SandboxPlace:
-    """Where a sandbox of this data directory lives; `port` is the one that the stand-ins listen at."""
+    """Where a sandbox of this data directory lives; `port` is the one that the simulated providers listen at."""
     described = Sandbox()
     described.url = f"http://127.0.0.1:{port}"
     simulator = Simulator(described)
@@ -52,7 +52,7 @@ def place(directory: Path, settings: Settings, *, port: int) -> SandboxPlace:
 
 @asynccontextmanager
 async def standing_in(*, port: int, issuer: str) -> AsyncGenerator[None]:
-    """Run the stand-ins, or wait to take over from the process that does. `issuer` is the vault that they trust."""
+    """Run the simulated providers, or wait to take over from the process that does. They trust the vault `issuer`."""
     decided = asyncio.Event()
     running = asyncio.create_task(_hold(port, decided, issuer=issuer))
     try:

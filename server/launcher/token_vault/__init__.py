@@ -1,8 +1,8 @@
 """The one name under which the program is installed: the command `token-vault` and `python -m token_vault`.
 
-The code lies in three folders, `server`, `providers` and `vault`, and imports itself by these names. An installed wheel
-holds them inside of this package, so that site-packages gets no such general names. `claim_names` makes the three names
-lead to our own folders in this process, whatever else lies in the working directory or in the environment.
+The code is in three folders, `server`, `providers` and `vault`, and imports itself by these names. An installed wheel
+holds them inside this package, so that site-packages gets no such general names. `claim_names` makes the three names
+resolve to our own folders in this process, whatever the working directory or the environment contains.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class OwnFolders:
 
 
 def claim_names() -> None:
-    """Let `server`, `providers` and `vault` lead to this program's folders; further calls change nothing.
+    """Make `server`, `providers` and `vault` resolve to this program's folders; further calls change nothing.
 
-    Call it before the first import of one of them. Raises ImportError where the folders are missing.
+    Call it before the first import of one of them. Raises ImportError when the folders are missing.
     """
     if not any(isinstance(finder, OwnFolders) for finder in sys.meta_path):
         sys.meta_path.insert(0, OwnFolders(_root()))
@@ -49,6 +49,6 @@ def _root() -> Path:
 def main() -> None:
     """Run the program."""
     claim_names()
-    from server.cli import main as run  # only now do the names lead to our folders
+    from server.cli import main as run  # only now do the names resolve to our folders
 
     run()
