@@ -157,6 +157,10 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
             database, "delegations", tenant="default", user_id="u", client_id="c", connection_id=name, scopes="",
             created_at=1, changed_at=1,
         )  # fmt: skip
+        # left where the person's key was destroyed first: a restored vault ends such a connection as it is
+        await insert(
+            database, "keys.connection_keys", tenant="default", connection_id=name, salt=b"s" * 32, created_at=1
+        )
     await revocation(database, "gone", done_at=10)
     await revocation(database, "due", done_at=None)
     for name, revoked_at, parent in (("old", 10, ""), ("new", 11, ""), ("live", None, ""), ("stood on", 10, "")):
@@ -165,6 +169,7 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
     assert await retention.forget_ended(database, before=10) == 2
     assert await ids(database, "connections") == ["alive", "due", "later"]
     assert await ids(database, "delegations", "connection_id") == ["alive", "due", "later"]
+    assert await ids(database, "keys.connection_keys", "connection_id") == ["alive", "due", "later"]
     assert await ids(database, "upstream_revocations", "connection_id") == ["due"]
     assert await ids(database, "grants") == ["child", "live", "new", "stood on"]
 

@@ -373,3 +373,14 @@ async def test_a_consent_without_an_end_is_forgotten_with_its_key(local: Place) 
     async with deployment.transaction() as transaction:
         await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
     assert (await deployment.database.fetch_one(count)) == {"n": 0}
+
+
+async def test_a_consent_that_the_provider_refuses_leaves_no_key(place: Place) -> None:
+    trip = await place.trip()
+    bent = httpx2.URL(trip.callback).copy_set_param("code", "never-issued")
+    refused = await trip.person.http.get(bent, follow_redirects=True)
+    assert (refused.status_code, place.live_grants()) == (400, 0), refused.text
+    reader = place.room.deployment.database
+    assert await reader.fetch("select connection_id from keys.connection_keys") == []
+    settled = "select outcome from tickets where outcome = :refused"
+    assert await reader.fetch(settled, {"refused": consents.REFUSED}), "nothing is left to wait for"
