@@ -42,5 +42,6 @@ async def change(visit: OwnVisit) -> Response:
     except password.SignInThrottled as refusal:
         return _form(visit, error=refusal.description, status=status_of("too_many_requests"))
     response = pages.go("/account")
-    await password.begin_session(visit.deployment, request, response, user=visit.user, method="password_changed")
+    method = password.PASSWORD_CHANGED
+    await password.begin_session(visit.deployment, request, response, user=visit.user, method=method)
     return response

@@ -69,8 +69,10 @@ async def with_password(visit: Visit) -> Response:
     )
     if not deployment.settings.sign_in.local:
         raise PageRefused("Not this way", "Sign-in with a password is switched off here.", kind="forbidden")
+    response = pages.go(return_to)
     try:
         user = await password.check_sign_in(deployment, attempt)
+        await password.begin_session(deployment, visit.request, response, user=user, method="password")
     except password.SignInRefused as refusal:
         return await _form(
             visit,
@@ -88,9 +90,6 @@ async def with_password(visit: Visit) -> Response:
             status=status_of("too_many_requests"),
         )
         response.headers["retry-after"] = str(refusal.retry_after)
-        return response
-    response = pages.go(return_to)
-    await password.begin_session(deployment, visit.request, response, user=user, method="password")
     return response
 
 

@@ -33,6 +33,8 @@ FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
+_SESSIONS: Final = 100  # that one person may begin in WINDOW: each leaves a row and an event
+PASSWORD_CHANGED: Final = "password_changed"  # how a session began
 _PEER: Final = "token_vault.peer"  # in the ASGI scope: one look for each request
 UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it asked the person
 
@@ -52,12 +54,12 @@ class SignInRefused(PersonRefused):
 
 
 class SignInThrottled(PersonRefused):
-    """Too many wrong passwords lately, for this account or from this address."""
+    """Too many wrong passwords lately, for this account or from this address, or too many sign-ins of this person."""
 
     code = "sign_in_throttled"
 
     def __init__(self, description: str, *, retry_after: int) -> None:
-        super().__init__(description)
+        super().__init__(description, kind="too_many_requests")
         self.retry_after = retry_after
 
 
@@ -190,8 +192,10 @@ async def begin_session(
     """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation).
 
     `signed_in_at` is when a provider asked the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a fresh
-    sign-in is not content with a new session alone. None: the person was asked here, just now.
+    sign-in is not content with a new session alone. None: the person was asked here, just now. Raises SignInThrottled.
     """
+    if method != PASSWORD_CHANGED:  # counted before the password was changed
+        await _count_session(deployment, user.id)
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
     planted = read_cookie(deployment, request, "session")
     async with deployment.transaction() as transaction:
@@ -207,6 +211,19 @@ async def begin_session(
     set_cookie(deployment, request, response, "browser", value="")
     known = _new_known_value(deployment, user.id)
     set_cookie(deployment, request, response, "known", value=known, lifetime=KNOWN_BROWSER_LIFETIME)
+
+
+async def _count_session(deployment: Deployment, user_id: str) -> None:
+    """Whoever holds a right password, in a loop, fills neither the activity nor the table of sessions."""
+    bucket = f"sign-in:session:{user_id}"
+    async with deployment.transaction() as transaction:
+        may = await limits.spend(transaction, bucket, limit=_SESSIONS, window=WINDOW, now=deployment.now())
+    if not may:
+        raise SignInThrottled(
+            "You signed in too many times. Wait a quarter of an hour and try again, or go on in a browser where you"
+            " are signed in.",
+            retry_after=WINDOW,
+        )
 
 
 async def sign_out(deployment: Deployment, request: Request, response: Response, *, session: Session) -> None:
@@ -294,6 +311,7 @@ async def change_password(deployment: Deployment, user: User, *, current: str, n
     check_password(new, name=user.name)
     if user.password_hash is not None:
         await check_sign_in(deployment, Attempt(name=user.name, address=address, password=current))
+    await _count_session(deployment, user.id)
     password_hash = await hash_password(new)
     now = deployment.now()
     async with deployment.transaction() as transaction:

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
@@ -126,6 +128,24 @@ async def test_guessing_an_account_is_throttled_without_locking_its_owner_out(ro
     assert await _try(owner, user.name, PASSWORD) == 303, "the owner's own browser is counted apart"
     room.deployment.database.clock_offset += 2 * QUARTER
     assert await _try(mallory, user.name, PASSWORD) == 303, "nobody is locked out for good"
+
+
+async def test_signing_in_again_and_again_ends_at_a_generous_number(room: Room) -> None:
+    user, other = await room.user(), await room.user()
+    owner = await room.signed_in(user)
+    request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)})
+    for _ in range(98):
+        await signin.begin_session(room.deployment, request, Response(), user=user, method="openid")
+    assert [await _try(await room.browser(), user.name, PASSWORD) for _ in range(3)] == [303, 429, 429]
+    new = "quite another password"
+    changed = {"current": PASSWORD, "password": new, "password_again": new}
+    assert (await owner.submit(await owner.open("/account"), changed, form="/account")).status_code == 429
+    assert (await owner.open(await signin.owner_link(room.deployment, user.id))).status_code == 429
+    assert (await room.kinds(user)).count("session.started") == 100
+    assert (await owner.open("/connections")).status_code == 200, "whoever is signed in goes on"
+    assert await _try(await room.browser(), other.name, PASSWORD) == 303, "each person counts apart"
+    room.deployment.database.clock_offset += 2 * QUARTER
+    assert await _try(await room.browser(), user.name, PASSWORD) == 303
 
 
 @pytest.mark.requirement("S-129")
