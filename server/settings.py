@@ -1,6 +1,6 @@
 """The settings: one frozen model, one TOML file, the environment above it. Unknown keys stop the start.
 
-Reading is all that happens here; objects are made from settings in `server.app` and `server.cli` only.
+This module only reads; `server.app` and `server.cli` make objects from settings.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pydantic_settings import (
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-# read by themselves, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
+# read separately, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
 OTHER_VARIABLES = frozenset({"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE"})
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a listener at this address is reached from this machine alone."""
+    """Whether a listener at this address can be reached from this machine only."""
     try:
         return host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # another name: what it means is up to a name server
+    except ValueError:  # another name: a name server decides what it means
         return False
 
 
 class SettingsRefused(Exception):
-    """The settings cannot be used. The message is one line that names the setting and the mend."""
+    """The settings cannot be used. The message is one line that names the setting and the fix."""
 
 
 class _Section(BaseModel):
@@ -487,13 +487,14 @@ class Settings(BaseSettings):
         return self.registration.mode or ("open" if self.is_loopback else "allow_list")
 
     def database_url(self) -> str:
-        """The database URL; `sqlite:` stands for SQLite in the data directory."""
+        """The database URL; `sqlite:` means SQLite in the data directory."""
         return _secret(self.database.url, self.database.url_file, name="database.url") or "sqlite:"
 
     @model_validator(mode="after")
     def _loopback_listens_on_loopback(self) -> Self:
-        """What is easy on loopback (open registration, plain http, owner windows) must be reachable from there alone:
-        whoever reaches a listener can send `Host: localhost`.
+        """What is relaxed on loopback (open registration, plain http, owner windows) must be reachable from there only.
+
+        Anybody who reaches a listener can send `Host: localhost`.
         """
         if self.is_loopback and not is_loopback_host(self.server.host):
             raise ValueError(
@@ -514,8 +515,9 @@ class Settings(BaseSettings):
 
 
 def default_data_directory() -> Path:
-    """TOKEN_VAULT_DATA, else the platform's place for a user's application data. Raises SettingsRefused where the user
-    has none, as in many containers.
+    """TOKEN_VAULT_DATA, else the platform's place for a user's application data.
+
+    Raises SettingsRefused when the user has none, as in many containers.
     """
     chosen = os.environ.get("TOKEN_VAULT_DATA")
     try:
@@ -529,10 +531,10 @@ def default_data_directory() -> Path:
 def load_settings(
     config: Path | None = None, *, data: Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
-    """Read the TOML file (given, TOKEN_VAULT_CONFIG, or `config.toml` in the data directory when it exists) and the
-    environment. `overrides` are sections from the command line or a test; they take the file's place key by key.
+    """Read the TOML file and the environment. Raises SettingsRefused with one line.
 
-    Raises SettingsRefused with one line.
+    The file is the given one, TOKEN_VAULT_CONFIG, or `config.toml` in the data directory if it exists. `overrides` are
+    sections from the command line or a test; they replace the file's values key by key.
     """
     path = config or (Path(os.environ["TOKEN_VAULT_CONFIG"]) if os.environ.get("TOKEN_VAULT_CONFIG") else None)
     if path is None and data is not None and (data / "config.toml").is_file():

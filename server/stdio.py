@@ -1,7 +1,7 @@
-"""The stdio transport: the owner of the data directory calls through a local client, without any token.
+"""The stdio transport: the owner of the data directory calls through a local client, without a token.
 
-Owner, client and grant come from `server.mcp.local_owner`; from there on it is the same exchange, delegations and
-activity. Pages that a person needs are served by the loopback companion (`server.lifecycle.loopback`).
+`server.mcp.local_owner` makes owner, client and grant; exchange, delegations and activity are the same as elsewhere.
+The loopback companion (`server.lifecycle.loopback`) serves the pages that a person needs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ logger = logging.getLogger("token_vault.stdio")
 
 
 async def serve_stdio(deployment: Deployment, client_name: str) -> None:
-    """Speak MCP on stdin and stdout until the client closes stdin, with the companion beside it."""
+    """Speak MCP on stdin and stdout until the client closes stdin, with the companion running beside it."""
     principal = await local_principal(deployment, client_name)
     companion = Companion(build_app(deployment), address_of(deployment))
-    deployment.pages.watch(companion.trouble)  # no link leaves while a stranger would get it
+    deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
     watching = asyncio.create_task(companion.run())
     try:
         if await companion.first_look() is Holder.FOREIGN:

@@ -1,1 +1,1 @@
-"""MCP: transports, sessions, the tools as clients see them."""
+"""MCP: transports, sessions, and the tools as clients see them."""

@@ -1,6 +1,6 @@
-"""The operator's rules about what people are asked each time, as the vault's policies hold them.
+"""The operator's rules about what people must approve each time, as vault policies.
 
-The settings name tools and scopes; the vault knows scopes, and tools by name only. What a person chose themselves is in
+The settings name tools and scopes; the vault knows scopes, and tools by name only. What people chose themselves is in
 their delegations.
 """
 
@@ -20,14 +20,14 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRules:
-    """By provider: what the operator wants people to be asked about, and which tool uses which scopes."""
+    """By provider: what the operator wants people to approve, and which tool uses which scopes."""
 
     ask: Mapping[str, frozenset[str]]
     tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]
 
     @classmethod
     def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> ApprovalRules:
-        """Raises SettingsRefused for a tool or scope that there is not."""
+        """The rules in the settings. Raises SettingsRefused for an unknown tool or scope."""
         by_name = {spec.name: spec for spec in tools}
         ask: dict[str, frozenset[str]] = {}
         for spec in tools:

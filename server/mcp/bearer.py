@@ -1,6 +1,6 @@
 """The bearer check of the MCP endpoints (RFC 6750, RFC 9449, RFC 9728): headers in, principal or challenge out.
 
-It reads headers only, so nobody without a token gets a body parsed. What makes a token valid is `server.oauth.tokens`.
+It reads headers only, so a caller without a token gets no body parsed. `server.oauth.tokens` validates tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from server.oauth.rules import ORDINARY_SCOPES
 from vault.records import Principal, format_scope
 from vault.refusals import VaultError
 
-NEEDED: Final = "tools"  # the fine permission is the delegation, which grows without a new token
+NEEDED: Final = "tools"  # the fine-grained permission is the delegation, which grows without a new token
 _MENDS: Final = {
     "invalid_token": "The token is unknown, expired or revoked: refresh it, or sign in again.",
     "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and ask for it.",
@@ -50,8 +50,9 @@ class Bearer:
         )
 
     async def check(self, scope: Scope, *, grant_later: bool = False) -> Principal | WholeAnswer:
-        """The principal, or the challenge to send. With `grant_later`, call `confirm` before answering unless something
-        else has read the grant.
+        """The principal, or the challenge to send.
+
+        With `grant_later`, call `confirm` before answering unless something else has read the grant.
         """
         headers = Headers(scope=scope)
         try:
@@ -63,7 +64,7 @@ class Bearer:
         return principal if NEEDED in principal.scopes else self._challenge(scope, KINDS["insufficient_scope"])
 
     async def confirm(self, principal: Principal, scope: Scope) -> WholeAnswer | None:
-        """The challenge to send where the grant behind the principal has ended."""
+        """The challenge to send if the grant behind the principal has ended."""
         try:
             await tokens.check_grant(self._deployment, principal)
         except (tokens.TokenRefused, VaultError) as refused:

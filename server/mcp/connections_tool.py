@@ -1,4 +1,4 @@
-"""The `connections` tool: what this person has connected, in what state, what this agent may use, where to change it.
+"""The `connections` tool: a person's connections and their state, what this agent may use, and where to change it.
 
 It reads the vault and calls no provider. `wait_for_change` waits for the person behind a connect link.
 """
@@ -20,7 +20,7 @@ from vault.refusals import GrantEnded
 
 SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
-_STEP: Final = 0.25  # seconds between two looks at the database; the page may be served by another process
+_STEP: Final = 0.25  # seconds between reads of the database; another process may serve the page
 
 
 class ConnectionsInput(BaseModel):
@@ -71,10 +71,10 @@ class ConnectionsOutput(BaseModel):
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
-    """What is connected for this principal's user, seen by this principal's client.
+    """What this principal's user has connected, as this principal's client may see it.
 
     A token without the scope `connections` sees only the accounts that its agent may use. Raises GrantEnded: a local
-    client has no token that anybody checked before.
+    client has no token that was checked before.
     """
     live = await grants.live_principal_facts(deployment.database, principal.grant_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:

@@ -1,8 +1,8 @@
-"""The ladder: the best form of "please open this link" that the calling client speaks.
+"""The ladder: the best form of "please open this link" that the calling client supports.
 
-From the top: MCP 2026-07-28 `InputRequiredResult` with URL elicitation, error -32042 of 2025-11-25, and an error text
-with the link and a device code for clients that can do neither, or that said they can and did not. Who makes the link,
-and what the page behind it does, is decided in `server.connecting.links`.
+From the top: `InputRequiredResult` with URL elicitation (MCP 2026-07-28), error -32042 (2025-11-25), and an error text
+with the link and a device code for clients that support neither, or that claimed to and did not.
+`server.connecting.links` makes the link and says what the page behind it does.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ META_KEY: Final = "io.github.mcp-token-vault/connect"
 
 
 class _RequestState(BaseModel):
-    """What travels in `requestState`: the link that was offered, and the account that was chosen before. The SDK seals
-    it and binds it to the caller.
+    """The content of `requestState`: the link that was offered, and the account that was chosen before.
+
+    The SDK seals it and binds it to the caller.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +57,7 @@ class AskingOptions:
     is_modern: bool = False
     offered: ConnectLink | None = None
     answer: Literal["accept", "decline", "cancel"] | None = None
-    account: str | None = None  # the one that the person chose when they were asked
+    account: str | None = None  # the one the person chose when asked
     leaves_account: bool = False  # they were asked and declined to choose
     cancels_account: bool = False  # the question was dismissed, perhaps before anybody saw it
 
@@ -125,10 +126,10 @@ def offer(
 
 
 def which_account(question: str, accounts: Sequence[str], asking: AskingOptions) -> InputRequiredResult | None:
-    """Ask the person which account is meant; None where that cannot be asked, or was.
+    """Ask the person which account is meant; None when that cannot be asked, or was already.
 
-    A handshake revision would have to be answered in the middle of the call, within its seconds, so there the refusal
-    names the accounts.
+    A handshake revision would need the answer in the middle of the call, within its seconds, so there the refusal names
+    the accounts.
     """
     is_asked_already = asking.account is not None or asking.cancels_account
     if not (asking.is_modern and asking.fills_forms) or is_asked_already or len(accounts) < 2:
@@ -154,6 +155,6 @@ def _words(link: ConnectLink) -> str:
 
 
 def refusal_of_person(link: ConnectLink) -> CallToolResult:
-    """The person was asked and said no; say so, so that the model does not ask at once again."""
+    """Say that the person was asked and refused, so that the model does not ask again at once."""
     text = f"{link.message} The person did not agree to open the link, so nothing was done."
     return CallToolResult(content=[TextContent(text=text)], is_error=True)

@@ -1,4 +1,4 @@
-"""The two endpoints of the HTTP+SSE transport (MCP 2024-11-05). Who may call: `server.mcp.transports`."""
+"""The two endpoints of the HTTP+SSE transport (MCP 2024-11-05). `server.mcp.transports` checks the caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOUNDS: Final = SessionLimits()
 
 
 class EventStream:
-    """ASGI: one GET stream of the transport: a session."""
+    """ASGI: one GET stream of the transport, which is a session."""
 
     def __init__(
         self, server: Server[dict[str, object]], transport: SseServerTransport, bounds: SessionLimits = _BOUNDS
@@ -45,7 +45,7 @@ class EventStream:
         await stream.finish()
 
     def _make_room(self, owner: Owner) -> None:
-        """Whoever opens too many streams loses the oldest: which of them still has a client, nobody can tell."""
+        """A caller that opens too many streams loses the oldest: it is unknown which of them still has a client."""
         while (crowd := self._roster.crowd(owner)) is not None:
             whose, streams = crowd
             key, stream = next(iter(streams))
@@ -54,7 +54,7 @@ class EventStream:
 
 
 class Messages:
-    """ASGI: the POST half of HTTP+SSE; malformed bodies end here, in plain words."""
+    """ASGI: the POST half of HTTP+SSE; malformed bodies are refused here, in plain words."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

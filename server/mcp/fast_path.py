@@ -1,8 +1,8 @@
-"""The commonest message, read and answered in one step: a `tools/call` of MCP 2026-07-28 with a plain JSON answer.
+"""The most common message, read and answered in one step: a `tools/call` of MCP 2026-07-28 with a plain JSON answer.
 
-The SDK validates such a message three times and its result three times, at a fifth of the cost of a call. So a message
-written as clients write it is read here, and answered in the SDK's words. Every other message, good or bad, and
-everything to answer but a plain result, is left to the SDK. What a call does is `server.mcp.tools`.
+The SDK validates such a message three times and its result three times, at a fifth of the cost of a call. This module
+therefore reads a message in the form that clients use, and answers in the SDK's words. The SDK handles every other
+message, good or bad, and every answer but a plain result. `server.mcp.tools` runs the calls.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic_core import PydanticSerializationError, to_json
 _METHOD: Final = "tools/call"
 _REVISION: Final = "2026-07-28"
 _NAME: Final = b"mcp-name"
-# As the official SDKs write them; what is written otherwise may mean the same, and is the SDK's to judge.
+# As the official SDKs write them; another spelling may mean the same, and the SDK judges it.
 _HEADERS: Final[Mapping[bytes, bytes]] = {
     b"accept": b"application/json, text/event-stream",
     b"content-type": b"application/json",
@@ -42,8 +42,8 @@ class _Meta(BaseModel):
     version: Literal["2026-07-28"] = Field(alias=PROTOCOL_VERSION_META_KEY)
     capabilities: ClientCapabilities = Field(alias=CLIENT_CAPABILITIES_META_KEY)
     client: Implementation | None = Field(default=None, alias=CLIENT_INFO_META_KEY)
-    log_level: None = Field(default=None, alias=LOG_LEVEL_META_KEY)  # wants notifications beside the answer
-    progress_token: None = Field(default=None, alias="progressToken")  # likewise
+    log_level: None = Field(default=None, alias=LOG_LEVEL_META_KEY)  # wants notifications with the answer
+    progress_token: None = Field(default=None, alias="progressToken")  # the same
 
 
 class _Params(BaseModel):
@@ -65,7 +65,7 @@ class _Message(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PlainCall:
-    """A call that needs nothing of the SDK. Its client can open a link for the person, or show them a form."""
+    """A call that needs nothing from the SDK. Its client can open a link for the person, or show them a form."""
 
     id: int | str
     name: str
@@ -75,12 +75,12 @@ class PlainCall:
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
-    """The call, where headers and body are as this module knows them; None leaves the request to the SDK."""
+    """The call, if headers and body have the form that this module knows; None leaves the request to the SDK."""
     named = b""
     found: set[bytes] = set()
     for name, value in headers:
         if name in found or name.startswith(b"mcp-param-") or value != _HEADERS.get(name, value):
-            return None  # a second one of a name could be what a proxy goes by
+            return None  # a proxy might go by a second one of the same name
         if name == _NAME:
             named = value
         if name == _NAME or name in _HEADERS:
@@ -105,7 +105,7 @@ def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | Non
 
 
 def answer(call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, object]) -> bytes | None:
-    """The JSON-RPC answer; None where the result holds text that UTF-8 has no form for."""
+    """The JSON-RPC answer; None if the result holds text that UTF-8 cannot encode."""
     stamped = result.model_copy(update={"meta": {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}})
     try:
         return to_json({"jsonrpc": "2.0", "id": call.id, "result": stamped}, by_alias=True, exclude_none=True)

@@ -1,7 +1,7 @@
 """The owner of a data directory, and the local clients that call as the owner without a token.
 
-Whoever can read the data directory can read its key: over stdio that is all the proof there is. Owner, client and grant
-are made on first use; a grant gives no account, those are delegated by the person as for every other agent.
+A process that can read the data directory can read its key: over stdio that is the only proof. Owner, client and grant
+are made on first use. The grant gives no account: the person delegates accounts as for every other agent.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class LocalClientRefused(PersonRefused):
 
 
 async def find_owner(deployment: Deployment) -> User:
-    """The owner of the data directory: the only admin if there is exactly one, else a new user named as the OS user.
+    """The owner of the data directory: the only admin if there is exactly one, else a new user named like the OS user.
 
-    Never whoever has that name already: people choose the names that their providers send.
+    Never an existing user of that name: people choose the names that their providers send.
     """
     for _ in range(5):  # several processes may start at once on an empty directory
         found = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
@@ -60,7 +60,7 @@ async def _make_owner(transaction: Transaction, *, now: int) -> User:
 
 
 async def _free_name(transaction: Transaction, wanted: str) -> str:
-    """A name of the owner's own: whoever has this one already chose it, perhaps at a provider, and is somebody else."""
+    """A name for the owner alone: an existing user of this name chose it, perhaps at a provider."""
     taken = await users.find_user(transaction, wanted)
     return wanted if taken is None else f"{wanted} ({secrets.token_hex(3)})"
 
@@ -95,7 +95,7 @@ async def local_principal(deployment: Deployment, client_name: str) -> Principal
 
 
 async def _local_grant(deployment: Deployment, owner: User, client_name: str) -> Grant:
-    """The live grant of the local client, made when absent. It gives no account: those are delegated by the person."""
+    """The live grant of the local client, made if there is none. It gives no account: the person delegates those."""
     client_id = "local-" + re.sub(r"[^a-z0-9._-]", "-", client_name.lower())
     now = deployment.now()
     async with deployment.transaction() as transaction:

@@ -1,6 +1,6 @@
 """Bodies of MCP requests before the SDK sees them: parsed, or refused in plain words.
 
-Which of them go to which part of the SDK is decided in `server.mcp.transports`.
+`server.mcp.transports` decides which of them go to which part of the SDK.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def parse(body: bytes) -> object:
         message = jsonrpc_message_adapter.validate_python(content, by_name=False)
     except ValidationError:
         return INVALID_REQUEST
-    # A request whose id has a wrong type would pass for a notification, and its sender wait for ever.
+    # A request whose id has a wrong type would pass for a notification, and its sender would wait for ever.
     has_id = isinstance(content, dict) and "id" in content
     return INVALID_REQUEST if has_id and isinstance(message, JSONRPCNotification) else message
 
 
 def refuse_message(code: int) -> WholeAnswer:
-    """The JSON-RPC error for a body whose id nobody has read."""
+    """The JSON-RPC error for a body whose id was not read."""
     message = "Parse error" if code == PARSE_ERROR else "The body must be one JSON-RPC message with an unused id"
     return error_answer(status_of("invalid_request"), code, message)
 
@@ -46,11 +46,11 @@ def refuse_message(code: int) -> WholeAnswer:
 def error_answer(
     status: int, code: int, message: str, *, data: Mapping[str, object] | None = None, headers: Headers = ()
 ) -> WholeAnswer:
-    """A JSON-RPC error, not of any request that was read."""
+    """A JSON-RPC error without the id of a request."""
     error = {"code": code, "message": message, **({} if data is None else {"data": data})}
     return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": None, "error": error}))
 
 
 def refuse_method(*, allowed: bytes) -> WholeAnswer:
-    """405 with the one method that is allowed."""
+    """405 with the one allowed method."""
     return WholeAnswer(status_of("method_not_allowed"), [(b"allow", allowed)])

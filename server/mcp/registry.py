@@ -1,7 +1,7 @@
-"""Which tools there are here: built-in ones, declared ones, less what the operator took away, for all or for an agent.
+"""The tools offered here: built-in and declared ones, minus what the operator removed, for all agents or for one.
 
-What a tool may do is its provider's rules and the person's permission; this only says which are offered. The list does
-not depend on what anybody has connected.
+The provider's rules and the person's permission limit what a tool may do; this module only says which are offered. The
+list does not depend on what people have connected.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CONNECTIONS: Final = "connections"
 def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     """Every tool that agents can have here, in one fixed order.
 
-    Tools that come with the program are there when their provider is set up; those of Slack and Google, and an
-    operator's own, always. Raises ToolFileRefused or SettingsRefused with one line.
+    Built-in tools are included if their provider is set up; those of Slack and Google, and an operator's own, always
+    are. Raises ToolFileRefused or SettingsRefused with one line.
     """
     present = {*WITH_TOOLS, *settings.providers}
     coded = [spec for spec in builtin_tools() if spec.provider in present]

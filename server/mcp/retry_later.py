@@ -1,8 +1,8 @@
-"""503 with `Retry-After` for an MCP request that found the storage away, in place of the 200 of ordinary answers.
+"""503 with `Retry-After` for an MCP request during a storage outage, instead of the usual 200.
 
-The body stays a JSON-RPC error, so that a client that reads it can tell its model what to do, and a proxy or load
-balancer that does not sees the status. Nothing was done at a provider: the storage is needed before anything is sent,
-so that whoever is told to come again may. Streams, which have answered 200 already, carry the text alone.
+The body stays a JSON-RPC error, so that a client that reads it can tell its model what to do; a proxy or load balancer
+that does not sees the status. Nothing was done at a provider: storage is needed before anything is sent, so the caller
+may safely retry. Streams, which have answered 200 already, carry the text only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RetryLater:
         self._after: int | None = None
 
     def mark(self, seconds: int) -> None:
-        """The storage is away; come again after so many seconds."""
+        """The storage is unavailable; retry after this many seconds."""
         self._after = seconds
 
     async def send(self, message: Message) -> None:

@@ -1,8 +1,8 @@
 """How many sessions of the handshake era may be open: for one agent of a person, for a person, and in this process.
 
-A session lives in memory until its client ends it or has been idle for half an hour, so an agent that forgets its
-sessions must not use up what all have: its own oldest one makes room, one that nobody is using first. What a session
-does is the SDK's.
+A session stays in memory until its client ends it or it has been idle for half an hour. So that an agent that forgets
+its sessions does not use up everybody's, its own oldest session makes room, an idle one first. The SDK runs the
+sessions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 
 def owner_of(scope: Scope) -> Owner:
-    """Whose request it is; `server.mcp.transports` has checked the token."""
+    """The owner of the request; `server.mcp.transports` has checked the token."""
     user: AuthenticatedUser = scope["user"]
     return user.access_token.subject or "", user.access_token.client_id
 
@@ -65,17 +65,17 @@ class Roster(Generic[Item]):
         return None if held is None else held.get(key)
 
     def add(self, owner: Owner, key: str, item: Item) -> None:
-        """One more, used just now."""
+        """Add a session, used just now."""
         self._of.setdefault(owner, OrderedDict())[key] = item
         self._per_person[owner[0]] += 1
         self._total += 1
 
     def use(self, owner: Owner, key: str) -> None:
-        """It is the most recently used one now."""
+        """Mark it as the most recently used."""
         self._of[owner].move_to_end(key)
 
     def remove(self, owner: Owner, key: str) -> None:
-        """It has ended; nothing happens if it is not known."""
+        """Remove an ended session; an unknown one is ignored."""
         held = self._of.get(owner)
         if held is None or held.pop(key, None) is None:
             return
@@ -87,7 +87,7 @@ class Roster(Generic[Item]):
         self._total -= 1
 
     def crowd(self, owner: Owner) -> tuple[Owner, Iterable[tuple[str, Item]]] | None:
-        """Whose sessions have to make room before this owner opens one more; None where there is room."""
+        """The owner whose sessions have to make room before this owner opens another; None when there is room."""
         own = self._of.get(owner, OrderedDict[str, Item]())
         if len(own) >= self._bounds.per_client:
             return owner, own.items()
@@ -105,12 +105,12 @@ class Roster(Generic[Item]):
 @dataclass(slots=True)
 class _Session:
     user: AuthenticatedUser
-    calls: int = 0  # requests that are answered just now
+    calls: int = 0  # requests being answered now
     streams: int = 0  # GET streams that are open
 
 
 class Sessions:
-    """The SDK's session manager within these bounds; takes requests in its place."""
+    """The SDK's session manager within these limits; takes requests in its place."""
 
     def __init__(self, manager: StreamableHTTPSessionManager, bounds: SessionLimits) -> None:
         self._manager = manager
@@ -134,7 +134,7 @@ class Sessions:
     async def _go_on(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         owner, is_stream = owner_of(scope), scope["method"] == "GET"
         session = self._roster.find(owner, session_id)
-        if session is None:  # the SDK says no, unless it knows better
+        if session is None:  # the SDK refuses it, unless it knows better
             await self._manager.handle_request(scope, receive, send)
             return
         self._roster.use(owner, session_id)
@@ -176,7 +176,7 @@ class Sessions:
                 self._roster.remove(owner, opening)
 
     async def _make_room(self, owner: Owner, scope: Scope) -> bool:
-        """End sessions until one more fits; False when all that could go are at work."""
+        """End sessions until one more fits; False when all candidates are busy."""
         while (crowd := self._roster.crowd(owner)) is not None:
             whose, sessions = crowd
             idle = [(key, session) for key, session in sessions if not session.calls]
@@ -188,7 +188,7 @@ class Sessions:
         return True
 
     async def _end(self, key: str, session: _Session, scope: Scope) -> None:
-        """End it as its client would: the SDK knows no other way from outside."""
+        """End it as its client would: the SDK offers no other way from outside."""
         ending = {**scope, "method": "DELETE", "headers": [(b"mcp-session-id", key.encode())], "user": session.user}
 
         async def receive_nothing() -> Message:

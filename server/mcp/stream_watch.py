@@ -1,4 +1,4 @@
-"""Ends the streams of agents that were cut off: a GET stream is checked when it opens, and then lives for hours.
+"""End the streams of disconnected agents: a GET stream is checked when it opens, and then lives for hours.
 
 The grants of all open streams of a process, with their revoked tokens, are read together, every few seconds and only
 while there are any.
@@ -17,12 +17,12 @@ from vault import grants
 from vault.records import Principal
 from vault.refusals import VaultError
 
-PAUSE: Final = 5.0  # seconds from one look to the next
+PAUSE: Final = 5.0  # seconds between checks
 logger = logging.getLogger("token_vault.streams")
 
 
 class StreamWatch:
-    """The open streams of one process, by the grant and the access token that they live on."""
+    """The open streams of one process, by the grant and the access token that they depend on."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -51,7 +51,7 @@ class StreamWatch:
             asked = frozenset(self._of)  # a stream that opens during the read is not among them
             try:
                 live = await grants.live_among(self._deployment.database, asked)
-            except VaultError as error:  # the storage is away: nobody was cut off by that
+            except VaultError as error:  # the storage is unavailable: that ends no permission
                 logger.warning("streams cannot be checked", extra={"code": error.code})
                 continue
             for key in asked - live:

@@ -30,7 +30,7 @@ def misfit(spec: ToolSpec, error: ValidationError) -> str:
 
 
 def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
-    """The result, the same in readable text, and with which authority the call was made."""
+    """The result, the same as readable text, and the authority with which the call was made."""
     text = str(output)
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT] + "\n(cut: the structured result has the rest)"
@@ -58,7 +58,7 @@ _HOW: Final = {
 
 
 def _enforcement(token: UpstreamToken) -> str:
-    """One line that says with what authority the call was made and who held it to that."""
+    """One line that says with what authority the call was made and who enforced it."""
     how = _HOW[token.narrowing]
     wider = sorted(token.granted - token.scopes)
     rest = f"; the connection also has {' '.join(wider)}" if wider else ""

@@ -1,8 +1,7 @@
-"""Lists and calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their mend.
+"""Lists and calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their fix.
 
-One way for every transport. The tools themselves are data from `providers.tools.spec`; here is only the one that looks
-at the vault instead of a provider, `connections`. Which rung of the ladder a missing connection takes is
-`server.mcp.elicitation`.
+All transports use it. The tools are data from `providers.tools.spec`; the only exception, `connections`, looks at the
+vault instead of a provider. `server.mcp.elicitation` chooses how a missing connection is offered.
 """
 
 from __future__ import annotations
@@ -58,13 +57,13 @@ class ToolRequest:
     arguments: Mapping[str, object] = field(repr=False)
     asking: AskingOptions
     transport: str  # http | sse | stdio
-    on_live: Callable[[], None] | None = None  # told when the exchange found the grant alive
-    on_away: Callable[[int], None] | None = None  # told when the storage is away, where a status can still say so
+    on_live: Callable[[], None] | None = None  # called when the exchange found the grant alive
+    on_away: Callable[[int], None] | None = None  # called when storage is unavailable and a status can still say so
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What goes to the client, and what the activity says of it."""
+    """What goes to the client, and what the activity records."""
 
     result: CallToolResult | InputRequiredResult | MCPError
     outcome: str = "ok"  # ok | refused | failed
@@ -73,7 +72,7 @@ class _Outcome:
 
 
 def list_tools(deployment: Deployment) -> list[Tool]:
-    """Every tool, in one fixed order, whatever is connected: a tool that is hidden cannot say what to do about it."""
+    """Every tool, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
     return [_tool_description(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
 
 
@@ -105,7 +104,7 @@ async def call(
 ) -> CallToolResult | InputRequiredResult:
     """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only.
 
-    The outermost handler of a tool: every failure becomes an answer here, and nothing internal leaves.
+    The outermost handler of a tool: every failure becomes an answer here, and nothing internal gets out.
     """
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
@@ -125,7 +124,7 @@ async def call(
 
 
 def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome:
-    """What a call comes to that did not get to its end."""
+    """The outcome of a call that did not complete."""
     match error:
         case ToolRefused():
             return _Outcome(failure(error.description), "failed", error.code)
@@ -142,14 +141,14 @@ def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome
 
 
 def _refusal(request: ToolRequest, spec: ToolSpec, told: Told) -> _Outcome:
-    """A refusal of the vault over MCP, in the form that the table gives it."""
+    """A vault refusal over MCP, in the form that the table gives it."""
     refused, form = told.refusal, told.wording.form
     if form == "account" and isinstance(refused, AccountRequired):
         asked = elicitation.which_account(refused.description, refused.accounts, request.asking)
         return _Outcome(asked or failure(told.text), "refused", told.code)
     logger.info("tool refused", extra={"tool": spec.name, "code": told.code, "detail": told.detail})
     if form == "away" and request.on_away is not None:
-        # The storage did not answer, so nothing was sent to a provider, and nothing is told.
+        # The storage did not answer, so nothing was sent to a provider, and nothing is recorded.
         seconds = told.retry_after or STORAGE_RETRY
         request.on_away(seconds)
         if request.on_live is not None:
@@ -168,7 +167,7 @@ def _unknown_outcome(spec: ToolSpec) -> str:
 async def _answer(
     deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
 ) -> _Outcome:
-    """Exchange and call; once more where the person did, just now, what the link asked for that this retry brought."""
+    """Exchange and call; again if the person is just now doing what the link from this retry asked for."""
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
@@ -193,7 +192,7 @@ async def _answer(
     while True:
         try:
             held = _Held(deployment, wanted, await exchange(wanted, vault=deployment.vault, now=deployment.now()))
-            # Only now: an agent that may not call does not use up what those may that do.
+            # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
             output = await spec.call(held.api(), arguments, progress)
@@ -214,14 +213,14 @@ def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
 
 
 def _check_budget(wait: int) -> None:
-    """Raises RateLimited with the seconds to wait, when there are any."""
+    """Raises RateLimited with the seconds to wait, if any."""
     if wait:
         text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
         raise RateLimited(text, retry_after=wait)
 
 
 async def _is_answered(deployment: Deployment, request: ToolRequest) -> bool:
-    """Whether the person does, just now, what the link asks for that this retry brought back."""
+    """Whether the person is just now doing what the link from this retry asks for."""
     offered = request.asking.offered
     if offered is None or request.asking.answer == "cancel":
         return False
@@ -236,7 +235,7 @@ def _account(arguments: BaseModel) -> str | None:
 
 
 class _Held:
-    """The token of one call; one that the provider calls dead is renewed, for the request that it refused."""
+    """The token of one call; a token that the provider rejects is renewed, for the refused request."""
 
     def __init__(self, deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> None:
         self.token = token
@@ -320,7 +319,7 @@ def _may_be_ignored(asking: AskingOptions) -> bool:
 async def _ask_approval(
     deployment: Deployment, request: ToolRequest, missing: ApprovalRequired, *, call: ToolCall | None
 ) -> _Outcome:
-    """Ask for a yes to this call; the same call asks once, and a no holds for minutes."""
+    """Ask for approval of this call; the same call asks once, and a refusal holds for minutes."""
     if call is None:
         raise missing
     link, is_new = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
@@ -355,10 +354,10 @@ async def _still_offered(deployment: Deployment, asking: AskingOptions) -> Conne
 
 
 async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request: ToolRequest) -> None:
-    """For a stdio client that cannot open links: bring the link up in the owner's browser, signed in by a one-time
-    secret that goes to the browser only, never to the client or the model.
+    """Open the link in the owner's browser, for a stdio client that cannot open links.
 
-    A stdio process also serves HTTP to others: their calls must never open a window on the owner's desktop.
+    A one-time secret signs the browser in; it goes to the browser only, never to the client or the model. A stdio
+    process also serves HTTP to others: their calls must never open a window on the owner's desktop.
     """
     if deployment.open_browser is None or request.transport != "stdio" or request.asking.opens_urls:
         return
@@ -367,7 +366,7 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
 
 
 def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
-    """What reaches no provider leaves an event too, and counts for its agent. Raises RateLimited."""
+    """Count a call that reaches no provider; it leaves an event too. Raises RateLimited."""
     principal = request.principal
     wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
     if wait:

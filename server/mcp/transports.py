@@ -1,8 +1,8 @@
 """The MCP SDK's transports around our tools: streamable HTTP of both protocol eras, HTTP+SSE, and the bearer check.
 
 Here a request gets its principal, in the one ContextVar, before its body is parsed; stdio sets the same variable for
-its whole life. Which tool may do what is decided in `server.mcp.tools`; Host, Origin and body size in
-`server.http.guards`.
+its whole life. `server.mcp.tools` decides which tool may do what; `server.http.guards` checks Host, Origin and body
+size.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SERVER_NAME: Final = "token-vault"
 _STATE_KEY: Final = "mcp"
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
 _ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
-# What a call came to that was read without the SDK, where the SDK has to word the answer.
+# The outcome of a call that was read without the SDK but that the SDK has to answer.
 _KNOWN: ContextVar[CallToolResult | InputRequiredResult | Exception | None] = ContextVar("known", default=None)
 _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
@@ -76,7 +76,7 @@ class _Managers:
 
     answering: Sessions
     streaming: StreamableHTTPSessionManager
-    stamp: Mapping[str, object]  # who answers, beside each result of 2026-07-28
+    stamp: Mapping[str, object]  # who answers, in each result of 2026-07-28
 
 
 def lifespan(
@@ -87,7 +87,7 @@ def lifespan(
     @contextlib.asynccontextmanager
     async def run(app: Starlette) -> AsyncGenerator[Mapping[str, object]]:
         server = build_server(deployment, transport="http")
-        # Only the first has sessions; how many, is decided where they are opened.
+        # Only the first has sessions; the code that opens them limits their number.
         answering = StreamableHTTPSessionManager(server, json_response=True, max_sessions=None)
         streaming = StreamableHTTPSessionManager(server, json_response=False)
         managers = _Managers(Sessions(answering, bounds), streaming, server.server_info_stamp)
@@ -98,10 +98,10 @@ def lifespan(
 
 
 def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
-    """The MCP server of this vault; `transport` is what the activity calls the way of a call."""
+    """The MCP server of this vault; `transport` is the activity's name for the way of a call."""
     listed = ListToolsResult(tools=tools.list_tools(deployment), ttl_ms=60_000, cache_scope="private")
-    # The SDK looks in a called tool's schema for parameters that travel in headers. None of ours do, and a walk through
-    # the whole schema costs each call 10 us.
+    # The SDK searches a called tool's schema for parameters that travel in headers. None of ours do, and walking the
+    # whole schema costs each call 10 us.
     schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
@@ -145,7 +145,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
     security = RequestStateSecurity(
         keys=[deployment.keys.subkey("request-state")], ttl=600.0, bind_principal=lambda _: _principal_name()
     )
-    # In place of the SDK's tracing, which costs each call 20 us and has no exporter here.
+    # Replaces the SDK's tracing, which costs each call 20 us and has no exporter here.
     server.middleware[:] = [RequestStateBoundary(security, default_audience=SERVER_NAME)]
     return server
 
@@ -163,10 +163,10 @@ def _principal_name() -> str:
 
 
 class _Progress:
-    """Progress of one call, to whoever asked for it.
+    """Progress of one call, for the caller that asked for it.
 
-    A handshake session answers POSTs with plain JSON, which has no room for notifications: they go out on the
-    session's GET stream, where clients of that era listen anyway.
+    A handshake session answers POSTs with plain JSON, which has no room for notifications: they go out on the session's
+    GET stream, where clients of that era listen anyway.
     """
 
     def __init__(self, context: Context, *, on_get_stream: bool) -> None:
@@ -184,8 +184,9 @@ class _Progress:
 
 
 def routes(deployment: Deployment) -> list[BaseRoute]:
-    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`. Both spellings of
-    the transports': a redirect of a POST loses the bearer token in several clients.
+    """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`.
+
+    The transports' paths have both spellings: a redirect of a POST loses the bearer token in several clients.
     """
     watch = StreamWatch(deployment)
     bearer, reading = Bearer(deployment, path="/mcp"), _tools_that_read(deployment)
@@ -214,11 +215,11 @@ def _tools_that_read(deployment: Deployment) -> frozenset[bytes]:
 
 
 class _WithPrincipal:
-    """ASGI: nobody without a valid token comes past this, and the principal is set for everything behind it.
+    """ASGI: blocks callers without a valid token, and sets the principal for everything behind it.
 
-    A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway,
-    in the statement that brings the upstream token. No answer leaves before that, or a read here, found it alive.
-    A stream (GET) ends with the grant.
+    A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway, in
+    the statement that returns the upstream token. No answer leaves before that, or a read here, found it alive. A
+    stream (GET) ends with the grant.
     """
 
     def __init__(
@@ -236,7 +237,7 @@ class _WithPrincipal:
             await principal.write(send)
             return
         scope["user"] = _user(principal)
-        # What a person's accounts say belongs into no cache (RFC 9111 §5.2.2.5), whatever the SDK says of it.
+        # A person's accounts do not belong in a cache (RFC 9111 §5.2.2.5), whatever the SDK says.
         send = with_headers(send, _UNCACHED, instead_of=(b"cache-control",))
         reset = PRINCIPAL.set(principal)
         try:
@@ -256,7 +257,7 @@ class _WithPrincipal:
             _ON_LIVE.set(None)
 
     def _reads_grant(self, scope: Scope) -> bool:
-        """By the headers that MCP 2026-07-28 wants beside each body, and that the SDK compares with it."""
+        """By the headers that MCP 2026-07-28 requires beside each body, and that the SDK compares with it."""
         if not self._reading:
             return False
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -269,7 +270,7 @@ class _WithPrincipal:
 
 
 class _LiveAnswer:
-    """Holds an answer back until the grant was seen alive; a challenge goes out instead when it has ended."""
+    """Holds an answer back until the grant was seen alive; sends a challenge instead when it has ended."""
 
     def __init__(self, send: Send, confirm: Callable[[], Awaitable[WholeAnswer | None]]) -> None:
         self._send = send
@@ -292,7 +293,7 @@ class _LiveAnswer:
 
 @lru_cache(maxsize=1024)
 def _user(principal: Principal) -> AuthenticatedUser:
-    """What the SDK binds its sessions to. It gets no token: nothing behind here needs one."""
+    """The user to which the SDK binds its sessions. Has no token: nothing behind here needs one."""
     return AuthenticatedUser(
         AccessToken(
             token="",
@@ -307,8 +308,8 @@ def _user(principal: Principal) -> AuthenticatedUser:
 class _StreamableHTTP:
     """ASGI: plain JSON answers, and an event stream for a call of 2026-07-28 that asked for progress.
 
-    Bodies of the handshake era are checked here first: the SDK would answer a malformed one in its parser's words, and
-    let two requests of one session share an id, of which one never ends.
+    Checks bodies of the handshake era first: the SDK would answer a malformed one in its parser's words, and let two
+    requests of one session share an id, of which one never ends.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -330,7 +331,7 @@ class _StreamableHTTP:
             await managers.streaming.handle_request(scope, replayed, send)
         elif (call := fast_path.read(scope["headers"], body)) is None:
             await _pass_on(managers, scope, replayed, send)
-        else:  # a plain call is answered here, and what it came to otherwise by the SDK
+        else:  # a plain call is answered here, any other outcome by the SDK
             later = RetryLater(send)
             known: CallToolResult | InputRequiredResult | Exception
             try:
@@ -381,7 +382,7 @@ def _request(call: fast_path.PlainCall, later: RetryLater) -> tools.ToolRequest:
 
 
 async def _no_progress(done: int, total: int | None, message: str) -> None:
-    """Nobody asked for any."""
+    """The caller asked for no progress."""
 
 
 async def _pass_on(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,6 @@
-"""An authorization request once it is checked: what is kept while the person decides, and then behind a code.
+"""A checked authorization request: what is kept while the person decides, and then behind a code.
 
-Checking the parameters is `authorize.py`; this module says which sign-in counts for the request, and how it is stored.
+`authorize.py` checks the parameters; this module says which sign-in counts for the request, and how it is stored.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from vault.refusals import TransitionRefused
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """Of a request by device code (RFC 8628): what its person compares, and the code that their yes will make."""
+    """For a request by device code (RFC 8628): what its person compares, and the code that their approval will make."""
 
     user_code: str
-    address: str  # that asked for the code
+    address: str  # of the device that asked for the code
     asked_at: int
     code: str = field(repr=False)
 
@@ -34,17 +34,17 @@ class AuthorizationRequest:
     resource: str
     state: str | None = None
     nonce: str | None = None
-    dpop_thumbprint: str | None = None  # RFC 9449 §10: the code counts only with this key
+    dpop_thumbprint: str | None = None  # RFC 9449 §10: the code works only with this key
     names_redirect_uri: bool = True
     names_resource: bool = True
     signed_in_since: int = 0  # OpenID Connect Core §3.1.2.1: an older sign-in does not count
     stale_session: str | None = None  # nor does this session, by its hash: the client asked for another sign-in
     asks_always: bool = False  # the client wants the person asked, whatever was allowed before
     auth_time: int | None = None  # when the person who allowed it signed in
-    device: DeviceFacts | None = None  # the answer waits for a device instead of being taken to a redirect URI
+    device: DeviceFacts | None = None  # the answer waits for a device instead of going to a redirect URI
 
     def accepts(self, session: Session) -> bool:
-        """Whether the person signed in lately enough for this request."""
+        """Whether the person signed in recently enough for this request."""
         return session.created_at >= self.signed_in_since and session.token_hash.hex() != self.stale_session
 
 
@@ -56,7 +56,7 @@ def with_sign_in_rule(
 ) -> AuthorizationRequest:
     """OpenID Connect Core §3.1.2.1: `prompt=login`, and a session older than `max_age`, need another sign-in.
 
-    What counts is fixed here, once: a person who takes long to decide is not sent away again.
+    The rule is fixed here, once: a person who takes long to decide is not sent away again.
     """
     is_stale = "login" in prompt or max_age == 0
     if max_age and (session is None or session.created_at < now - max_age):

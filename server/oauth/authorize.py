@@ -1,8 +1,8 @@
-"""The authorization endpoint (OAuth 2.1 §4.1, RFC 9207, RFC 8707): check a request, keep it while the person decides,
-answer with a code or an error.
+"""The authorization endpoint (OAuth 2.1 §4.1, RFC 9207, RFC 8707).
 
-Signing in and asking the person is left to `server.portal`, which calls `load_pending`, `find_consent`, `approve` and
-`deny`. Connecting upstream accounts is another flow entirely.
+Checks a request, keeps it while the person decides, and answers with a code or an error. `server.portal` signs people
+in and asks them; it calls `load_pending`, `find_consent`, `approve` and `deny`. Connecting upstream accounts is a
+separate flow.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from vault.storage.database import Transaction
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
-_ADDRESSES: Final = 20  # from so many addresses as many requests as each may have can wait
+_ADDRESSES: Final = 20  # with this many addresses, each may have as many waiting requests as it is allowed
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
     "The agent is not known here, or no longer: it has to forget what it kept of its registration and register again. "
@@ -63,7 +63,7 @@ class PendingAuthorization:
     warnings: tuple[str, ...]
     asks_always: bool
     wanted: AuthorizationRequest = field(repr=False)
-    session: bytes | None = field(default=None, repr=False)  # hash of the one that typed the device's code
+    session: bytes | None = field(default=None, repr=False)  # hash of the session that typed the device's code
 
     def belongs_to(self, session: Session) -> bool:
         """Whether this browser may see and answer the request; see `_is_answerable`."""
@@ -73,9 +73,9 @@ class PendingAuthorization:
 def _is_answerable(wanted: AuthorizationRequest, bound_to: bytes | None, session: Session) -> bool:
     """Whether a session may answer a waiting request.
 
-    The answer to an ordinary request leaves through the browser that gives it, so whoever forwards its link gains
-    nothing that forwarding `/authorize` would not give. The answer to a device's request waits for the device
-    (RFC 8628 §5.4): only the session that typed the code may give it.
+    The answer to an ordinary request leaves through the browser that gives it, so forwarding its link gains nothing
+    over forwarding `/authorize`. The answer to a device's request waits for the device (RFC 8628 §5.4): only the
+    session that typed the code may give it.
     """
     if wanted.device is None:
         return True
@@ -83,7 +83,7 @@ def _is_answerable(wanted: AuthorizationRequest, bound_to: bytes | None, session
 
 
 async def authorize(deployment: Deployment, request: Request) -> Response:
-    """GET or POST /authorize. Nothing is redirected before client and redirect URI are known to belong together."""
+    """GET or POST /authorize. Redirects only once client and redirect URI are known to belong together."""
     try:
         parameters, was_pushed = await _parameters(deployment, request)
         client, redirect_uri = await _destination(deployment, request, parameters)
@@ -197,7 +197,7 @@ def _check_response(parameters: Parameters) -> None:
 
 
 def _check_no_request_object(parameters: Parameters) -> None:
-    """RFC 9101 §10: parameters that nobody verified must not override anything; nothing is fetched."""
+    """RFC 9101 §10: unverified parameters must not override anything; nothing is fetched."""
     for name in ("request", "request_uri"):
         if parameters.get(name) is not None:
             raise OAuthError(f"{name}_not_supported", "request objects are not supported")
@@ -212,7 +212,7 @@ async def _proceed(
     prompt: frozenset[str],
     max_age: int | None,
 ) -> Response:
-    """Answer at once where the person said yes to exactly this before; else keep the request and ask."""
+    """Answer at once if the person approved exactly this before; otherwise keep the request and ask."""
     browser = await password.current_session(deployment, request)
     session = None if browser is None else browser[0]
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
@@ -239,7 +239,7 @@ def _refuse_busy(request: Request) -> Response:
 
 
 async def may_wait(deployment: Deployment, address: str) -> bool:
-    """Count a request of somebody who is not signed in; False when too many of this address, or of all, wait already.
+    """Count a request without a signed-in user; False when too many of this address, or of all, already wait.
 
     The total is far above what people do; below it a flood from many addresses leaves room for no more bytes than that.
     """
@@ -288,7 +288,7 @@ def _pending_from(
 
 
 def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
-    """What the person should know before saying yes, in plain words."""
+    """What the person should know before approving, in plain words."""
     warnings: list[str] = []
     if client.kind is ClientKind.METADATA and is_loopback_only(client):
         warnings.append(
@@ -314,7 +314,7 @@ async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorizat
 
 
 async def _standing_client(deployment: Deployment, wanted: AuthorizationRequest) -> Client | None:
-    """The client as it is now, if the redirect URI still belongs to it."""
+    """The current client, if the redirect URI still belongs to it."""
     client = await clients.get_client(deployment.database, wanted.client_id)
     return client if client is not None and _may_answer(client, wanted) else None
 
@@ -325,7 +325,7 @@ def _may_answer(client: Client, wanted: AuthorizationRequest) -> bool:
 
 
 async def find_consent(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
-    """An earlier yes of this user to the same client, redirect URI, resource and scopes that may be used again."""
+    """This user's earlier consent for the same client, redirect URI, resource and scopes, if it may be reused."""
     found = await grants.find_consent(
         deployment.database,
         user_id=user.id,
@@ -340,11 +340,11 @@ async def find_consent(deployment: Deployment, pending: PendingAuthorization, *,
 
 
 async def approve(deployment: Deployment, handle: str, *, user: User, session: Session, scopes: frozenset[str]) -> str:
-    """The person said yes: the URL that takes a fresh code to the client. `scopes` can only be fewer than asked.
+    """The person approved: the URL that takes a new code to the client. `scopes` can only be fewer than requested.
 
     A device that polls gets the code by polling; the URL is then the page that says so.
 
-    Raises TransitionRefused when the request was answered before, has expired, or its client is gone.
+    Raises TransitionRefused when the request was already answered, has expired, or its client is gone.
     """
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
@@ -389,7 +389,7 @@ async def _take_request(
 
 
 async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
-    """The person said no: the URL that tells the client so. Raises TransitionRefused as `approve` does."""
+    """The person refused: the URL that tells the client so. Raises TransitionRefused like `approve`."""
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
         wanted = await _take_request(deployment, transaction, handle, session=session)
@@ -426,6 +426,6 @@ def _event(kind: str, wanted: AuthorizationRequest, *, user_id: str) -> Event:
 
 
 def _answer_url(deployment: Deployment, redirect_uri: str, known: dict[str, str], *, state: str | None) -> str:
-    """RFC 6749 §4.1.2 and RFC 9207 §2: `iss` in success and error alike, `state` exactly as it came."""
+    """RFC 6749 §4.1.2 and RFC 9207 §2: `iss` in success and error alike, `state` exactly as received."""
     more = {} if state is None else {"state": state}
     return with_parameters(redirect_uri, {**known, **more, "iss": deployment.public_url})

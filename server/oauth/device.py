@@ -1,8 +1,8 @@
-"""Device authorization (RFC 8628): codes for an agent whose machine has no browser, and what its polling is told.
+"""Device authorization (RFC 8628): codes for an agent whose machine has no browser, and the answers to its polling.
 
-The person types the short code on the page `/device` and decides on the consent page. Their yes makes an authorization
-code whose secret only the sealed ticket of the device code holds; redeeming it is the token endpoint's. There is no
-`verification_uri_complete`: a link that carries the code is all that a stranger would have to send.
+The person types the short code on the page `/device` and decides on the consent page. Their approval makes an
+authorization code whose secret only the device code's sealed ticket holds; the token endpoint redeems it. There is no
+`verification_uri_complete`: a link with the code is all that a stranger would have to send.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address
 
 
 async def open_request(deployment: Deployment, typed: str, *, session: Session) -> str | None:
-    """Use a user code up: the handle of its request on the consent page, None when it is not right or over (§3.3).
+    """Use up a user code: the handle of its request on the consent page, None when it is wrong or over (§3.3).
 
-    The handle works only in `session`, which typed the code. Otherwise a stranger could type the code of his own
-    device and forward the link to the consent page, whose yes would reach that device.
+    The handle works only in `session`, which typed the code. Otherwise a stranger could type the code of his own device
+    and forward the link to the consent page, and approval there would reach that device.
     """
     now = deployment.now()
     try:
@@ -125,7 +125,7 @@ async def open_request(deployment: Deployment, typed: str, *, session: Session) 
 
 
 async def answered_code(deployment: Deployment, client: Client, device_code: str, *, now: int) -> str:
-    """The authorization code that the person's yes has made. Raises what the device is told instead (§3.5)."""
+    """The authorization code that the person's approval made. Raises what the device is told instead (§3.5)."""
     ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
     if ticket is None or ticket.client_id != client.id:
         raise OAuthError("invalid_grant", "the device code is not known", detail="unknown, or another client's")

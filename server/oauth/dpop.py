@@ -1,6 +1,6 @@
-"""Proof of possession (RFC 9449): checking the proof that comes with a token request or a protected call.
+"""Proof of possession (RFC 9449): check the proof that comes with a token request or a protected call.
 
-Binding is kept by others: in access tokens as `cnf`, in refresh tokens of public clients as the key's thumbprint.
+Other modules keep the binding: in access tokens as `cnf`, in refresh tokens of public clients as the key's thumbprint.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_proof(headers: Headers) -> str | None:
 
 
 def check_proof(proof: str, *, method: str, url: str, now: int, access_token: str | None = None) -> Proof:
-    """§4.3. Pure but for nothing: replay is left to `spend`. Raises OAuthError("invalid_dpop_proof")."""
+    """Check a proof (§4.3). Pure; `spend` handles replay. Raises OAuthError("invalid_dpop_proof")."""
     try:
         header = jose.unverified_header(proof)
         algorithm = jose.check_header(
@@ -87,9 +87,9 @@ def sent_path(scope: Scope) -> str:
 
 
 def _bare(url: str) -> str | None:
-    """§4.3 step 9: compared without query and fragment, after normalising scheme, host and port.
+    """§4.3 step 9: compared without query and fragment, after normalizing scheme, host and port.
 
-    None for what a client has no reason to write: user information, blanks, other bytes than visible ASCII, escaped
+    None for what a client has no reason to write: user information, blanks, bytes other than visible ASCII, escaped
     letters and digits (RFC 3986 §6.2.2.2). Lenient reading would let one proof stand for several addresses.
     """
     found = _URL.fullmatch(url)

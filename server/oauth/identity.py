@@ -1,4 +1,4 @@
-"""ID tokens (OpenID Connect Core §2): who signed in, told to the client. Never usable as an access token."""
+"""ID tokens (OpenID Connect Core §2): tell the client who signed in. Never usable as an access token."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def userinfo(deployment: Deployment, request: Request) -> Response:
 
 
 def _challenge(code: str, *, status: int) -> Response:
-    """RFC 6750 §3: no error code where no token was sent."""
+    """RFC 6750 §3: no error code when no token was sent."""
     parts = [*([f'error="{code}"'] if code else []), 'scope="openid"']
     return json_answer(
         {"error": code or "unauthorized"}, status=status, headers={"WWW-Authenticate": f"Bearer {', '.join(parts)}"}

@@ -1,5 +1,7 @@
-"""Token introspection (RFC 7662), for authenticated clients: about their own tokens and handles, and for the client
-that is an API about the tokens that were issued for it. Anything else is `active: false`, with nothing more.
+"""Token introspection (RFC 7662), for authenticated clients.
+
+A client may ask about its own tokens and handles; a client that is an API about the tokens that were issued for it.
+Anything else is `active: false`, with nothing more.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def _binding_claims(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict
 
 
 async def _handle_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
-    """A handle is its client's business alone, and active while a use of it would be let through."""
+    """Facts of a handle, for its own client only; active while a use of it would be let through."""
     now = deployment.now()
     try:
         handle = await handles.find(deployment.database, token, now=now)
@@ -99,7 +101,7 @@ async def _handle_facts(deployment: Deployment, token: str, client: Client) -> d
 
 
 async def _refresh_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
-    """A refresh token is its client's business alone."""
+    """Facts of a refresh token, for its own client only."""
     found = await refresh_tokens.find_live(deployment.database, token, now=deployment.now())
     if found is None or found[0].client_id != client.id:
         return None

@@ -1,6 +1,6 @@
 """Strict reading and writing of signed JWTs: compact form, one algorithm chosen by us, no key from the token itself.
 
-Which claims a token needs is left to whoever reads it: access tokens, client assertions, DPoP proofs.
+Callers decide which claims a token needs: access tokens, client assertions, DPoP proofs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from joserfc.jws import JWSRegistry
 from server.oauth.parameters import json_object
 
 SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
-# Of others (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
+# For foreign tokens (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
 FOREIGN_ALGORITHMS: Final = ("ES256", "RS256", "PS256")
 _KEY_TYPE: Final = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA"}
 _LIMIT: Final = 8192  # characters of a whole token
-_LAST: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}  # of a segment that lacks so many characters
+_LAST: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}  # of a segment that lacks this many characters
 _VERIFIERS: Final = JWSRegistry(algorithms=list(FOREIGN_ALGORITHMS))
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,8192})\.([A-Za-z0-9_-]{1,1024})")
@@ -37,7 +37,7 @@ class TokenMalformed(Exception):
 
 
 def _bytes(segment: str) -> bytes:
-    """RFC 4648 §3.5: each byte string has one spelling, or a token could be bent and still count."""
+    """RFC 4648 §3.5: each byte string has one spelling; otherwise a token could be altered and still count."""
     spare = -len(segment) % 4
     if spare == 3 or (spare and segment[-1] not in _LAST[spare]):
         raise TokenMalformed("a segment is not written as it should be")
@@ -129,7 +129,7 @@ def public_key(jwk: object, *, algorithm: str) -> PublicKey:
             if texts["crv"] != "P-256":
                 raise TokenMalformed("wrong curve")
             return ECKey.import_key({"kty": "EC", **texts})
-        if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bit; an exponent of at most 32 bit
+        if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bits; an exponent of at most 32 bits
             raise TokenMalformed("RSA key too small or exponent too large")
         return RSAKey.import_key({"kty": "RSA", **texts})
     except (JoseError, ValueError, TypeError) as error:

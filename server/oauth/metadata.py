@@ -93,6 +93,6 @@ async def protected_resource(deployment: Deployment, request: Request) -> Respon
 
 
 async def jwks(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/jwks.json: public keys only, also those about to be used and those still needed."""
+    """GET /.well-known/jwks.json: public keys only, including those about to be used and those still needed."""
     await deployment.keys.signing.reload(deployment.database)  # perhaps another process rotated
     return cached_answer(deployment.keys.signing.public_jwks(deployment.now()), seconds=_FRESH)

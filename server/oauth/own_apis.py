@@ -1,7 +1,7 @@
 """Access tokens for an API that a provider file describes with an `audience` of ours, one for each exchange.
 
 RFC 9068 tokens like all of ours, verified there by our published keys: `sub` is the person, `azp` and `client_id` the
-agent, `act` who acted for it, `scope` what was exchanged and nothing else. They are not good at the vault itself.
+agent, `act` the actor chain, `scope` exactly what was exchanged. They are not valid at the vault itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vault.keys.key_ring import KeyRing
 from vault.minting import Minted
 from vault.records import Principal
 
-LONGEST: Final = 300  # seconds: an API that looks at the signature only goes by this when a permission ends
+LONGEST: Final = 300  # seconds: an API that checks only the signature notices the end of a permission this late
 
 
 @dataclass(frozen=True, slots=True)

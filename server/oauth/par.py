@@ -1,6 +1,6 @@
 """POST /par (RFC 9126): an authorization request that its client pushes ahead, authenticated, past the browser.
 
-The checks are those of `authorize`; what passed is kept by `pushed_requests`.
+`authorize` has the checks; `pushed_requests` keeps what passed.
 """
 
 from __future__ import annotations

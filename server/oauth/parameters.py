@@ -41,7 +41,7 @@ class Parameters:
 
 
 def parse_parameters(raw: str) -> Parameters:
-    """`application/x-www-form-urlencoded` text. Raises OAuthError for what is not clean UTF-8 or holds NUL."""
+    """`application/x-www-form-urlencoded` text. Raises OAuthError for anything but clean UTF-8 without NUL."""
     parts = raw.split("&")
     if len(parts) > MAX_PARAMETERS:
         raise _unreadable()
@@ -112,7 +112,7 @@ def _check_depth(raw: bytes) -> None:
 
 def parse_json(raw: bytes) -> object:
     """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
-    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be that deep
+    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # otherwise it cannot be that deep
         _check_depth(raw)
     text = raw.decode("utf-8", "strict")
     if text.startswith("\ufeff"):
@@ -122,10 +122,10 @@ def parse_json(raw: bytes) -> object:
 
 
 def json_object(raw: bytes) -> dict[str, object]:
-    """As `parse_json`, for an object. Raises ValueError."""
+    """Like `parse_json`, for an object. Raises ValueError."""
     parsed = parse_json(raw)
     if not isinstance(parsed, dict):
         raise ValueError("not an object")  # noqa: TRY004 -- of the input, not of the caller
-    if b"\\u" in raw:  # an unpaired surrogate can be written only so, and be stored nowhere: ValueError
+    if b"\\u" in raw:  # an unpaired surrogate can be written only as an escape, and be stored nowhere: ValueError
         json.dumps(parsed, ensure_ascii=False).encode()
     return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- json.loads

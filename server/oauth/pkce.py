@@ -14,7 +14,7 @@ _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
 def check_challenge(challenge: str | None, method: str | None) -> str:
-    """The code challenge; S256 only (OAuth 2.1 §4.1.1, RFC 9700 §2.1.1). Absence of the method means `plain`."""
+    """The code challenge; S256 only (OAuth 2.1 §4.1.1, RFC 9700 §2.1.1). Without a method it would be `plain`."""
     if challenge is None:
         raise OAuthError("invalid_request", "code_challenge is missing")
     if method != "S256":

@@ -1,6 +1,6 @@
-"""Authorization requests that were pushed ahead (RFC 9126): kept for a minute, under an address that counts once.
+"""Authorization requests that were pushed ahead (RFC 9126): kept for a minute, under a single-use address.
 
-Receiving and checking them is `par`, using one `authorize`.
+`par` receives and checks them; `authorize` uses them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 LIFETIME: Final = 60  # seconds
 MUST_PUSH: Final = "require_pushed_authorization_requests"  # RFC 9126 §6
 LIMIT: Final = 8192  # characters of all values together
-# What `authorize` reads, and nothing else that a client may send: unknown parameters are ignored (RFC 6749 §3.1).
+# What `authorize` reads; anything else that a client may send is ignored (RFC 6749 §3.1).
 KNOWN: Final = (
     "client_id",
     "response_type",
@@ -56,7 +56,7 @@ async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]
 async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
     """The parameters behind `request_uri`, used up; None for a request that was not pushed.
 
-    §4: only `client_id` counts beside it. Raises invalid_request_uri, which can be shown on a page only.
+    §4: only `client_id` counts beside it. Raises invalid_request_uri, to be shown on a page only.
     """
     request_uri = sent.get("request_uri")
     if request_uri is None or not request_uri.startswith(PREFIX):
@@ -66,7 +66,7 @@ async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
         raise refused
     secret, now = request_uri.removeprefix(PREFIX), deployment.now()
     held = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)
-    if held is None or held.client_id != sent.get("client_id"):  # another client's stays good for its own
+    if held is None or held.client_id != sent.get("client_id"):  # another client's stays valid for its own
         raise refused
     try:
         async with deployment.transaction() as transaction:
@@ -77,7 +77,7 @@ async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
 
 
 def check_was_pushed(deployment: Deployment, client: Client, *, was_pushed: bool) -> None:
-    """A client whose requests count only when they were pushed ahead sends no others. Raises invalid_request."""
+    """Refuse a request that was not pushed, from a client that must push its requests. Raises invalid_request."""
     must = deployment.settings.tokens.require_pushed or client.metadata.get(MUST_PUSH) is True
     if must and not was_pushed:
         raise OAuthError("invalid_request", "this client has to push its requests ahead (RFC 9126)")

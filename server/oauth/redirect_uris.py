@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from server.oauth.rules import OAuthError
 
 _URI = re.compile(r"(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
-_HIDDEN = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff]|5[Cc])")  # encoded control bytes and back-slash
+_HIDDEN = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff]|5[Cc])")  # encoded control bytes and backslash
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?|[0-9a-f:.]+")
 _LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(?::([0-9]{1,5}))?((?:[/?].*)?)")
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2[Ee]){1,2}(?:/|$)")
@@ -71,6 +71,6 @@ def redirect_matches(registered: Iterable[str], asked: str) -> bool:
 
 
 def redirect_host(uri: str) -> str:
-    """What a person is shown of a redirect URI: its host, or the scheme of an installed app."""
+    """What a person sees of a redirect URI: its host, or the scheme of an installed app."""
     parts = urlsplit(uri)
     return parts.hostname or parts.scheme if parts.scheme in {"http", "https"} else f"{parts.scheme}:"

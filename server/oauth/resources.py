@@ -1,4 +1,4 @@
-"""Which audiences a client may have tokens for (RFC 8707), and the scopes that are an audience's own."""
+"""The audiences for which a client may have tokens (RFC 8707), and the scopes that belong to an audience."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     ours = own_resources(deployment.public_url)
     is_open = resource in (client.resources or ours)
     if any(provider.audience == resource for provider in deployment.catalog):
-        is_open = False  # only by the exchange, which asks for the person's permission and their yes
+        is_open = False  # only by the exchange, which checks the person's permission and approval
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
         raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
     return resource

@@ -1,7 +1,7 @@
-"""Token revocation (RFC 7009): a client ends its own grant by its refresh token, or one access token, or one handle.
+"""Token revocation (RFC 7009): a client ends its grant by its refresh token, or one access token, or one handle.
 
-Others receive an access token too, and a public client's id is known to everybody: so it ends itself and what was made
-of it, for every kind of client, and never the grant. Unknown tokens answer 200.
+Other parties receive an access token too, and a public client's id is public: revoking an access token therefore ends
+it and what was made from it, for every kind of client, but never the grant. Unknown tokens answer 200.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
 
 
 async def _access_claims(deployment: Deployment, token: str) -> tokens.AccessClaims | None:
-    """What an access token of ours says; None for anything else, also what has expired."""
+    """The claims of an access token of ours; None for anything else, including an expired one."""
     if token.count(".") != 2:
         return None
     try:

@@ -49,7 +49,7 @@ class OAuthError(Exception):
 
 @lru_cache(maxsize=8)
 def own_resources(public_url: str) -> frozenset[str]:
-    """The audiences that our own MCP endpoints answer to. Clients disagree whether to name endpoint or origin."""
+    """The audiences that our own MCP endpoints accept. Clients disagree whether to name endpoint or origin."""
     return frozenset({public_url, f"{public_url}/", *(public_url + path for path in MCP_PATHS)})
 
 
@@ -58,7 +58,7 @@ def default_resource(public_url: str) -> str:
 
 
 def canonical_resource(resource: str, *, public_url: str) -> str:
-    """One of ours spelled with a trailing slash is the one without; anything else is returned as it is."""
+    """One of our resources without its trailing slash; anything else unchanged."""
     bare = resource.removesuffix("/")
     return bare if bare in own_resources(public_url) else resource
 
@@ -66,10 +66,10 @@ def canonical_resource(resource: str, *, public_url: str) -> str:
 def choose_scopes(
     asked: frozenset[str] | None, *, client: Client, api_scopes: frozenset[str] = frozenset()
 ) -> frozenset[str]:
-    """The scopes that the person is asked about: what was asked, less what is unknown or beyond this client.
+    """The scopes to ask the person about: those requested, minus unknown ones and those beyond this client.
 
-    `api_scopes` are those of the registered API that the token is for. Nothing asked means ordinary use. Asking only
-    for what cannot be had is `invalid_scope` (RFC 6749 §3.3).
+    `api_scopes` are those of the registered API that the token is for. An empty request means ordinary use. Asking only
+    for unavailable scopes is `invalid_scope` (RFC 6749 §3.3).
     """
     if not asked:
         return ORDINARY_SCOPES
@@ -80,7 +80,7 @@ def choose_scopes(
 
 
 def known_scopes(grant_types: frozenset[str]) -> frozenset[str]:
-    """The scopes of ours that a client with these grant types can hold: `exchange` only beside the grant."""
+    """The scopes of ours that a client with these grant types can hold: `exchange` only with that grant."""
     return SCOPES if TOKEN_EXCHANGE in grant_types else SCOPES - {EXCHANGE_SCOPE}
 
 
@@ -100,7 +100,7 @@ def clean_name(name: str, *, limit: int = 100) -> str:
 
 
 def parse_prompt(prompt: str | None) -> frozenset[str]:
-    """The values of `prompt`. Raises invalid_request for `none` beside another."""
+    """The values of `prompt`. Raises invalid_request for `none` with another value."""
     values = parse_scope(prompt or "")
     if "none" in values and len(values) > 1:
         raise OAuthError("invalid_request", "prompt=none stands alone")
@@ -108,7 +108,7 @@ def parse_prompt(prompt: str | None) -> frozenset[str]:
 
 
 def parse_max_age(max_age: str | None) -> int | None:
-    """The greatest age of a sign-in in seconds; zero asks for a new one, as `prompt=login` does. Digits only."""
+    """The maximum age of a sign-in in seconds; zero asks for a new one, like `prompt=login`. Digits only."""
     if max_age is None:
         return None
     if not max_age.isascii() or not max_age.isdigit() or len(max_age) > 10:

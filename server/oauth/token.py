@@ -1,7 +1,7 @@
-"""The token endpoint: one pipeline (client, grant type, scope, resource, response), and what the grants fill in.
+"""The token endpoint: one pipeline (client, grant type, scope, resource, response), which each grant fills in.
 
-A grant answers with what may be issued and cannot skip a step of the pipeline. Client authentication, minting and
-storage are left to their modules.
+A grant answers with what may be issued and cannot skip a step of the pipeline. Other modules authenticate clients, mint
+tokens and store them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ async def _request_of(deployment: Deployment, request: Request, form: Parameters
 
 
 async def _proved_key(deployment: Deployment, request: Request, client: Client) -> str | None:
-    """RFC 9449 §5. A client that registered `dpop_bound_access_tokens` cannot do without."""
+    """RFC 9449 §5. Mandatory for a client that registered `dpop_bound_access_tokens`."""
     sent = dpop.read_proof(request.headers)
     if sent is None:
         if deployment.settings.tokens.require_dpop or client.metadata.get("dpop_bound_access_tokens") is True:
@@ -117,9 +117,9 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
 
 
 async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest) -> Response:
-    """RFC 6749 §5.1. The scope is always named: it can be less than what was asked.
+    """RFC 6749 §5.1. Always names the scope: it can be less than requested.
 
-    A client that cannot refresh signs in anew whenever its access token ends, so that one lives for longer.
+    A client that cannot refresh must sign in again when its access token ends, so that one lives longer.
     """
     settings = deployment.settings.tokens
     access_token, lifetime = tokens.mint(
@@ -167,9 +167,9 @@ async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> TokenGran
 async def _redeem(
     deployment: Deployment, asked: TokenRequest, code: str, *, check: Callable[[AuthorizationRequest], str]
 ) -> TokenGrant:
-    """A code counts once. Whatever does not fit leaves it unused; a second redemption ends what the first one made.
+    """A code works once. A request that does not fit leaves it unused; a second redemption ends what the first made.
 
-    `check` returns the resource that the code is good for, or refuses. It comes first for a second redemption, too.
+    `check` returns the resource that the code is good for, or refuses. It also runs first for a second redemption.
     """
 
     def is_holder(ticket: Ticket) -> bool:
@@ -256,7 +256,7 @@ def _check_resource(wanted: AuthorizationRequest, asked: TokenRequest, *, public
 
 
 async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """Pending, refused and expired are told by `device`; from the person's yes on it is an authorization code."""
+    """`device` reports pending, refused and expired; once the person has approved, it is an authorization code."""
     device_code = asked.form.require("device_code")
     code = await device.answered_code(deployment, asked.client, device_code, now=asked.now)
 
@@ -272,7 +272,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
 
 async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """Rotates; what a used token that comes back is worth, `vault.token_rules` says."""
+    """Rotate; `vault.token_rules` judges a used token that comes back."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id,
         scopes=asked.scopes,

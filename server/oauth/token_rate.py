@@ -1,4 +1,4 @@
-"""How many tokens one agent may ask for, for one person: each answer is a durable event, so it is counted first."""
+"""Limits the tokens that one agent may request per person: each answer is a durable event, so it is counted first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps of the token endpoint hand to a grant, and what a grant hands back to be answered. Types only."""
+"""What the steps of the token endpoint pass to a grant, and what a grant returns. Types only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenRequest:
 
     client: Client
     form: Parameters
-    scopes: frozenset[str] | None  # asked; None: whatever was granted
+    scopes: frozenset[str] | None  # requested; None: whatever was granted
     resource: str | None
     key_thumbprint: str | None  # of the DPoP key that was proved
     now: int
@@ -38,12 +38,12 @@ class TokenGrant:
     refresh_token: str | None = field(repr=False, default=None)
     refresh_expires_at: int | None = None  # unless it is used before
     nonce: str | None = None
-    auth_time: int | None = None  # of the sign-in that led to it; a refresh does not say it again
+    auth_time: int | None = None  # of the original sign-in; a refresh does not repeat it
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedToken:
-    """What one more release of the same token takes, for the same client and person (`oauth.exchange.recent`)."""
+    """What another release of the same token needs, for the same client and person (`oauth.exchange.recent`)."""
 
     basis: Basis
     event: Callable[[], Event]

@@ -1,7 +1,7 @@
-"""Access tokens: minting and verifying RFC 9068 JWTs, and what is remembered between two calls with the same token.
+"""Access tokens: mint and verify RFC 9068 JWTs, and cache verified signatures.
 
-A remembered verdict covers the signature and the claims only. Whether the grant behind the token is live is read from
-the database on each call, so that a revoked agent fails at once.
+A cached verdict covers the signature and the claims only. Each call reads from the database whether the grant behind
+the token is live, so that a revoked agent fails at once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 86400
-MAX_ACTORS: Final = 4  # of a chain, whoever issued it
+MAX_ACTORS: Final = 4  # of a chain, by any issuer
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
 
 
 class TokenRefused(OAuthError):
-    """The token cannot be used here. Which of the reasons it was stands in `detail` only."""
+    """The token cannot be used here. Only `detail` says why."""
 
     def __init__(self, detail: str, *, kind: str = "invalid_token") -> None:
         super().__init__(kind, "the access token is missing, invalid or expired", detail=detail)
@@ -54,7 +54,7 @@ class AccessClaims:
 
 @dataclass(frozen=True, slots=True)
 class AccessTokenFacts:
-    """What a token of ours says; `actors` outermost first, `parent` the id of the token that it is made of."""
+    """What a token of ours says; `actors` outermost first, `parent` the id of the token that it was made from."""
 
     issuer: str
     user_id: str
@@ -68,7 +68,7 @@ class AccessTokenFacts:
 
 
 class _Verdicts:
-    """Right signatures by SHA-256 of the token, least recently used out first; never a token itself."""
+    """Valid signatures by SHA-256 of the token, least recently used out first; never a token itself."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, AccessClaims] = OrderedDict()
@@ -88,7 +88,7 @@ class _Verdicts:
         self._known.pop(key, None)
 
 
-_verdicts: WeakKeyDictionary[KeyRing, _Verdicts] = WeakKeyDictionary()  # per key ring: a verdict is about its keys
+_verdicts: WeakKeyDictionary[KeyRing, _Verdicts] = WeakKeyDictionary()  # per key ring: a verdict depends on its keys
 
 
 def mint(
@@ -106,9 +106,8 @@ def mint(
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
-    `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime,
-    by default the operator's for access tokens.
-    `parent` is the id of the token that this one is made of and ends with.
+    `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime, by
+    default the operator's for access tokens. `parent` is the id of the token that this one is made from and ends with.
     """
     lifetime = lifetime or deployment.settings.tokens.access_lifetime
     if expires_at is not None:
@@ -128,7 +127,7 @@ def mint(
 
 
 def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -> str:
-    """The token that says these facts."""
+    """The token with these facts."""
     claims: dict[str, object] = {
         "iss": facts.issuer,
         "sub": facts.user_id,
@@ -151,9 +150,11 @@ def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -
 async def verify(
     deployment: Deployment, token: str, *, audiences: frozenset[str] | None = None, key_thumbprint: str | None = None
 ) -> Principal:
-    """The principal of a token that is ours, right, in time, for one of `audiences` (default: our MCP endpoints), and
-    whose grant is live now. A DPoP-bound token needs the thumbprint of the key that was just proved: it never works as
-    a plain bearer token. Raises TokenRefused.
+    """The principal of a token. Raises TokenRefused.
+
+    The token must be ours, valid, current and for one of `audiences` (default: our MCP endpoints), and its grant live
+    now. A DPoP-bound token needs the thumbprint of the key that was just proved: it never works as a plain bearer
+    token.
     """
     principal = await _verify_claims(deployment, token, audiences=audiences, key_thumbprint=key_thumbprint)
     await check_grant(deployment, principal)
@@ -199,10 +200,10 @@ async def authenticate(
     audiences: frozenset[str] | None = None,
     grant_later: bool = False,
 ) -> Principal:
-    """As `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from.
+    """Like `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from.
 
-    `path` is the path as it was sent, still escaped (`dpop.sent_path`).
-    With `grant_later` the caller sees to it that no answer leaves before the grant was found live.
+    `path` is the path as it was sent, still escaped (`dpop.sent_path`). With `grant_later` the caller ensures that no
+    answer leaves before the grant was found live.
     """
     scheme, token = read_authorization(headers)
     if scheme == "bearer":
@@ -237,7 +238,7 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
 
 
 async def read_claims(deployment: Deployment, token: str, *, now: int) -> AccessClaims:
-    """Signature, type, issuer and times. Remembers a right signature. Raises TokenRefused."""
+    """Check signature, type, issuer and times. Caches a valid signature. Raises TokenRefused."""
     verdicts = _verdicts.setdefault(deployment.keys, _Verdicts())
     key = hashlib.sha256(token.encode("utf-8", "replace")).digest()
     claims = verdicts.get(key)
@@ -303,7 +304,7 @@ def _thumbprint(cnf: object) -> str | None:
 
 
 def act_of(actors: tuple[str, ...]) -> dict[str, object]:
-    """The `act` claim of a chain (RFC 8693 §4.1): who acts now outside, who acted before inside."""
+    """The `act` claim of a chain (RFC 8693 §4.1): the current actor outside, earlier ones inside."""
     nested: dict[str, object] = {}
     for actor in reversed(actors):
         nested = {"sub": actor, "act": nested} if nested else {"sub": actor}
@@ -311,10 +312,10 @@ def act_of(actors: tuple[str, ...]) -> dict[str, object]:
 
 
 def actors_of(act: object) -> tuple[str, ...]:
-    """The chain that an `act` claim tells, outermost first (RFC 8693 §4.1), of our tokens and of other issuers'.
+    """The chain in an `act` claim, outermost first (RFC 8693 §4.1), of our tokens and of other issuers'.
 
     Raises TokenMalformed for a chain of more than MAX_ACTORS, or with a link that names nobody: what is cut off or left
-    out would not be in any record of who acted.
+    out would be missing from every record of who acted.
     """
     actors: list[str] = []
     while act is not None:

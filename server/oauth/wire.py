@@ -1,6 +1,6 @@
-"""HTTP at the edge of the authorization server: reading bounded bodies, JSON answers, refusals, CORS, both spellings.
+"""HTTP at the edge of the authorization server: bounded bodies, JSON answers, refusals, CORS, both spellings.
 
-Which request is right is decided elsewhere; this module makes sure that every answer has the same strict form.
+Other modules judge requests; this one gives every answer the same strict form.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def refusal_answer(error: OAuthError) -> Response:
 
 
 def as_oauth_error(refusal: VaultError) -> OAuthError:
-    """A refusal of the vault in OAuth's words."""
+    """A vault refusal as an OAuth error."""
     return told_error(plain(refusal))
 
 
 def told_error(told: Told) -> OAuthError:
-    """The same, with what an agent is told of it."""
+    """The same, with what an agent is told about it."""
     return OAuthError(told.answer, told.description, detail=told.detail, headers=told.headers, members=told.members)
 
 
 async def _read_body(request: Request, *, limit: int) -> bytes:
-    """The body; refused as soon as it is known to be longer than `limit`."""
+    """The body; refused once it is known to be longer than `limit`."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
         raise _too_large()
@@ -72,7 +72,7 @@ def _too_large() -> OAuthError:
 
 def _content_type(request: Request) -> str:
     found = [value for name, value in request.scope["headers"] if name == b"content-type"]
-    if len(found) != 1:  # of two, nobody could say which counts
+    if len(found) != 1:  # with two, it would be unclear which counts
         return ""
     return found[0].decode("latin-1").split(";", 1)[0].strip().lower()
 
@@ -83,7 +83,7 @@ async def read_form(request: Request) -> Parameters:
 
 
 async def read_form_body(request: Request) -> bytes:
-    """The body that holds form parameters, as it came."""
+    """The body with the form parameters, as received."""
     if request.scope["query_string"]:
         raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
     if _content_type(request) != "application/x-www-form-urlencoded":
@@ -103,7 +103,7 @@ def form_of(body: bytes) -> Parameters:
 
 
 def is_json(request: Request) -> bool:
-    """Whether the body says to be JSON, and is all that the request says."""
+    """Whether the body claims to be JSON, and is all that the request carries."""
     return _content_type(request) == "application/json" and not request.scope["query_string"]
 
 
@@ -119,7 +119,7 @@ async def read_json_parameters(request: Request) -> Parameters:
 
 
 async def read_json_object(request: Request, *, limit: int, code: str) -> dict[str, object]:
-    """A JSON object; `code` names the refusal of what is not one."""
+    """A JSON object; `code` names the refusal of anything else."""
     if _content_type(request) != "application/json":
         raise OAuthError(code, "send the body as application/json")
     body = await _read_body(request, limit=limit)
@@ -132,7 +132,8 @@ async def read_json_object(request: Request, *, limit: int, code: str) -> dict[s
 class Endpoint:
     """ASGI: the handlers of one path. Refusals become JSON; other methods get 405 in the same form.
 
-    `is_cross_origin`: any page may read the answers, with `decides_origin` only refusals: the handler sees to its own.
+    `is_cross_origin`: any page may read the answers, or with `decides_origin` only the refusals: the handler then
+    decides for its own answers.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Endpoint:
         raise OAuthError("method_not_allowed", "this method is not supported", headers=headers)
 
     async def _preflight(self, deployment: Deployment, request: Request) -> Response:
-        """Any origin, never with credentials: cookies play no part at these endpoints."""
+        """Any origin, never with credentials: these endpoints do not use cookies."""
         return cors.preflight(cors.ANY, methods=self._allowed)
 
 

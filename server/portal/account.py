@@ -1,4 +1,4 @@
-"""The person's own page: name, and setting a password. A new password signs out everywhere and ends agents' access."""
+"""The person's own page: name and password. A new password signs out everywhere and ends agents' access."""
 
 from __future__ import annotations
 

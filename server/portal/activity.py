@@ -1,4 +1,4 @@
-"""What happened: the person's own events, newest first, by agent if wished, a page at a time."""
+"""What happened: the person's own events, newest first, optionally of one agent, a page at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vault.records import Event
 
 PAGE_SIZE: Final = 50
 _BATCH: Final = 200
-_MOST_BATCHES: Final = 10  # a rare agent's events are looked for in this many batches per page
+_MOST_BATCHES: Final = 10  # batches per page in which to look for a rare agent's events
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -57,7 +57,7 @@ async def _read(visit: OwnVisit, *, agent: str, before: int | None) -> tuple[lis
 
 
 async def _agent_names(visit: OwnVisit) -> dict[str, str]:
-    """The agents of the person's recent events by name; one that was removed keeps its id."""
+    """The agents in the person's recent events by name; a removed one keeps its id."""
     database = visit.deployment.database
     recent = await audit.list_events(database, user_id=visit.user.id, limit=1000, newest_first=True)
     names: dict[str, str] = {}

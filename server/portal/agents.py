@@ -1,4 +1,4 @@
-"""The person's agents: what each may use, changing that, and cutting one off at once."""
+"""The person's agents: what each may use, how to change that, and how to disconnect one at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _USES: Final = frozenset(
     {"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed", "token.repeated"}
 )
 PAGE_SIZE: Final = 20  # agents
-_MOST_ACCOUNTS: Final = 400  # sets of checkboxes on a page: fewer agents where a person has many accounts
-_LOOK_BACK: Final = 500  # events in which to find an agent's last use
+_MOST_ACCOUNTS: Final = 400  # sets of checkboxes per page: fewer agents if a person has many accounts
+_LOOK_BACK: Final = 500  # events in which to look for an agent's last use
 
 
 async def _own_agents(visit: OwnVisit, permitted: Sequence[Delegation] | None = None) -> dict[str, list[Grant]]:
@@ -95,7 +95,7 @@ def _path(client_id: str) -> str:
 
 
 async def _agent(visit: OwnVisit) -> Client:
-    """The agent of the address, if it is one of this person's."""
+    """The agent in the address, if it is one of this person's."""
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
     if client is None or client_id not in await _own_agents(visit):
@@ -104,7 +104,7 @@ async def _agent(visit: OwnVisit) -> Client:
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Set what the agent may use to exactly what is ticked."""
+    """Set what the agent may use to exactly what is selected."""
     client = await _agent(visit)
     accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
     if not permissions.is_current(accounts, visit.form.many(permissions.HELD_FIELD)):
@@ -124,7 +124,7 @@ async def change(visit: OwnVisit) -> Response:
 
 
 async def confirm(visit: OwnVisit) -> Response:
-    """Ask before cutting an agent off."""
+    """Ask before disconnecting an agent."""
     client = await _agent(visit)
     return visit.page("cut_off.html", {"client": client, "path": _path(client.id)})
 

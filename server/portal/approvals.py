@@ -1,4 +1,4 @@
-"""The pages on which a person says yes or no to one call of a tool, with its exact arguments before them."""
+"""The pages on which a person approves or refuses one tool call, with its exact arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vault.records import ApprovalState
 
 
 async def show_all(visit: OwnVisit) -> Response:
-    """What agents ask the person now."""
+    """The person's open questions from agents."""
     deployment = visit.deployment
     pending = await approvals.list_pending(deployment.database, deployment.keys, visit.user.id, now=deployment.now())
     return visit.page("approvals.html", {"pending": [await _row(visit, one) for one in pending]})

@@ -1,7 +1,7 @@
-"""The connect pages: what an agent asks for, the way to the provider and back, and what came of it.
+"""The connect pages: what an agent asks for, the redirect to the provider and back, and the result.
 
-Links, their owner and the callback's checks are `server.connecting.links` and
-`server.connecting.provider_authorization`.
+`server.connecting.links` and `server.connecting.provider_authorization` own links, their owner and the callback's
+checks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def _agent(visit: OwnVisit, client_id: str | None) -> Client | None:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Who asks for what, and with which account to answer."""
+    """Show who asks for what, and with which account to answer."""
     deployment = visit.deployment
     handle = str(visit.visit.request.path_params["handle"])
     request = await load_link(deployment, handle, user=visit.user)
@@ -63,7 +63,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 def is_in_testing(deployment: Deployment, provider: Provider) -> bool:
-    """Whether our app there lets in its test users only."""
+    """Whether our app there admits its test users only."""
     settings = deployment.settings.providers.get(provider.name)
     return settings is not None and settings.testing
 
@@ -75,7 +75,7 @@ def _account_note(connection: Connection, ready: set[str]) -> str:
 
 
 def _preselect(account: str, known: tuple[Connection, ...], ready: set[str]) -> str:
-    """The account that was asked for, or another one at the provider; where none was named, one that is ready."""
+    """The requested account, or another one at the provider; if none was named, one that is ready."""
     if account:
         named = [one.id for one in known if names_account(account, id=one.id, account=one.account, label=one.label)]
         return named[0] if len(named) == 1 else NEW_ACCOUNT
@@ -84,7 +84,7 @@ def _preselect(account: str, known: tuple[Connection, ...], ready: set[str]) -> 
 
 
 def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, str]]:
-    """Scopes with their plain words, without those that only tell who the account is."""
+    """Scopes in plain words, without those that only identify the account."""
     return [
         (scope, provider.scopes[scope].title if scope in provider.scopes else scope)
         for scope in sorted(scopes - provider.always_granted)
@@ -92,12 +92,12 @@ def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, s
 
 
 def provider_targets(providers: Iterable[Provider]) -> list[str]:
-    """Where a form may lead that sends the person to one of these. One that takes tokens of ours is not gone to."""
+    """Where a form for one of these providers may lead. A provider that takes tokens of ours is not visited."""
     return sorted({pages.form_target(one.hosts.authorize_url) for one in providers if one.audience is None})
 
 
 async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
-    """On to the provider's consent; where the consent was given on our page, to what came of it."""
+    """Go to the provider's consent; if the consent was given on our page, to its result."""
     deployment = visit.deployment
     if known_provider(deployment, trip.provider).audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user)
@@ -107,7 +107,7 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """Yes: let the agent use an account that is there, or go to the provider. No: the link is used up."""
+    """Approve: let the agent use an existing account, or go to the provider. Refuse: use up the link."""
     deployment = visit.deployment
     handle = str(visit.visit.request.path_params["handle"])
     request = await load_link(deployment, handle, user=visit.user)
@@ -143,17 +143,17 @@ async def decide(visit: OwnVisit) -> Response:
 
 
 def _named_address(account: str) -> str | None:
-    """The account that was asked for, where it can be offered at the provider."""
+    """The requested account, if it can be offered at the provider."""
     return account if "@" in account and account.isprintable() else None
 
 
 def login_hint(connection: Connection | None) -> str | None:
-    """The account to offer at the provider, where its name is an address."""
+    """The account to offer at the provider, if its name is an address."""
     return connection.label if connection is not None and "@" in connection.label else None
 
 
 def asked_scopes(wanted: frozenset[str], connection: Connection | None) -> frozenset[str]:
-    """What to ask the provider for: its new answer replaces the account's scopes, so those that it has go along."""
+    """What to ask the provider for: its new answer replaces the account's scopes, so include the existing ones."""
     return wanted if connection is None else wanted | connection.scopes
 
 
@@ -200,7 +200,7 @@ def _done_path(connection: Connection, *, client_id: str | None, not_granted: fr
 
 
 async def show_done(visit: OwnVisit) -> Response:
-    """What is connected now, and what the agent may use of it: read afresh, whatever the address says."""
+    """What is connected now, and what the agent may use of it: read again, whatever the address says."""
     deployment = visit.deployment
     wanted = str(visit.visit.request.path_params["connection"])
     connection = await connections.get_connection(deployment.database, wanted, user_id=visit.user.id)

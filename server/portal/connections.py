@@ -1,6 +1,6 @@
 """The person's connections: what is connected and in what state; connect, reconnect, disconnect.
 
-The trip to a provider is `server.connecting.provider_authorization`, ending the grant there `vault.revocations`.
+`server.connecting.provider_authorization` handles the redirect to a provider, `vault.revocations` ends the grant there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from vault.records import Connection
 from vault.scopes import expand
 
 PAGE_SIZE: Final = 50  # connections
-_REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt goes on and is repeated anyway
+_REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt continues and is repeated anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Everything that is connected, and what was disconnected lately."""
+    """Everything that is connected, and what was recently disconnected."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
     ended = await revocations.list_revocations(deployment.database, visit.user.id, since=now - _SHOWN_FOR)
@@ -96,7 +96,7 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
 
 
 async def choose(visit: OwnVisit) -> Response:
-    """Which scopes of a provider to connect with, and which account: what ordinary use needs is ticked."""
+    """Choose scopes of a provider to connect with, and an account; what ordinary use needs is preselected."""
     provider, ticked = _wanted_provider(visit, visit.visit.query("provider"))
     return await _choice_page(visit, provider, ticked=ticked, error="", status=200)
 
@@ -143,7 +143,7 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
 
 
 async def connect(visit: OwnVisit) -> Response:
-    """Go to the provider for the ticked scopes; no agent gets any of it yet."""
+    """Go to the provider for the selected scopes; no agent gets any of them yet."""
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
     scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted
     if not scopes:
@@ -164,7 +164,7 @@ async def _own(visit: OwnVisit) -> Connection:
 
 
 async def reconnect(visit: OwnVisit) -> Response:
-    """Ask the provider anew for what the connection has; agents keep what they may use."""
+    """Ask the provider again for what the connection has; agents keep what they may use."""
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
     trip = ConsentRequest(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
@@ -179,7 +179,7 @@ async def confirm(visit: OwnVisit) -> Response:
 
 
 async def disconnect(visit: OwnVisit) -> Response:
-    """End the connection here at once, then at the provider; the connections page shows how far that is."""
+    """End the connection here at once, then at the provider; the connections page shows the progress."""
     connection = await _own(visit)
     deployment = visit.deployment
     async with deployment.transaction() as transaction:
@@ -188,5 +188,5 @@ async def disconnect(visit: OwnVisit) -> Response:
         async with asyncio.timeout(_REVOKE_WAIT):
             await revocations.revoke_upstream(deployment.vault, connection.id)
     except TimeoutError:
-        pass  # it is noted as due and repeated
+        pass  # it is recorded as due and repeated
     return pages.go("/connections")

@@ -1,6 +1,6 @@
-"""The consent page: which agent wants in, with what, and which connected accounts it may use.
+"""The consent page: which agent wants access, to what, and which connected accounts it may use.
 
-What was asked for lies in the authorization request's ticket; the form says yes or no and ticks accounts, nothing else.
+The authorization request's ticket holds the request; the form only approves or refuses it and selects accounts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.portal.requests import OwnVisit, sign_in_path
 from vault import tokens
 from vault.records import Client
 
-_TYPE_THE_CODE: Final = "/device"  # where somebody goes whose browser did not type a device's code
+_TYPE_THE_CODE: Final = "/device"  # for a browser that did not type a device's code
 
 
 async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
@@ -34,13 +34,13 @@ async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthor
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask, unless the same was allowed before. A request that nobody answers expires by itself."""
+    """Ask, unless the same was allowed before. An unanswered request expires by itself."""
     pending = await _load_pending(visit, visit.visit.query("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
-    # Who had to sign in first comes here with a request that would have been answered at once.
+    # A person who had to sign in first comes here with a request that would have been answered at once.
     if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))
     client = pending.client
@@ -68,14 +68,14 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def _earlier(visit: OwnVisit, pending: authorize.PendingAuthorization) -> recognition.EarlierAgent | None:
-    """The agent that this one says to be. Not by a device's code, which a stranger may have sent (RFC 8628 §5.4)."""
+    """The agent that this one claims to be. Not by a device's code, which a stranger may have sent (RFC 8628 §5.4)."""
     if pending.wanted.device is not None:
         return None
     return await recognition.find_earlier(visit.deployment, visit.user, client=pending.client)
 
 
 async def _rests(visit: OwnVisit, earlier: recognition.EarlierAgent) -> bool:
-    """Whether no earlier sign-in was used for as long as an access token works: probably nobody needs it."""
+    """Whether every earlier sign-in has been unused for an access token's life, and is probably not needed."""
     deployment = visit.deployment
     ids = frozenset(one.id for one in (earlier.client, *earlier.others))
     since = deployment.now() - deployment.settings.tokens.access_lifetime
@@ -87,14 +87,14 @@ def _targets(pending: authorize.PendingAuthorization) -> list[str]:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """Take the answer to the agent. Only `decision` and the ticked accounts are read from the form."""
+    """Take the answer to the agent. Reads only `decision` and the selected accounts from the form."""
     deployment, user = visit.deployment, visit.user
     pending = await _load_pending(visit, visit.form.one("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
-    if visit.form.one("seen") != appearance(pending.client):  # it changed its name while the person looked: ask again
+    if visit.form.one("seen") != appearance(pending.client):  # its name changed while the person looked: ask again
         return pages.go(f"/consent?request={pending.handle}")
     match visit.form.one("decision"):
         case "deny":
@@ -131,7 +131,7 @@ async def decide(visit: OwnVisit) -> Response:
 
 
 def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:
-    """To the agent; to a page of ours where the agent's device fetches the answer itself."""
+    """Go to the agent; to a page of ours if the agent's device fetches the answer itself."""
     return pages.go(target) if pending.wanted.device is not None else pages.leave(visit.visit.request, target)
 
 
@@ -142,7 +142,7 @@ async def _approve(visit: OwnVisit, pending: authorize.PendingAuthorization) -> 
 
 
 def _sign_in_again(pending: authorize.PendingAuthorization) -> Response:
-    """The agent asked for a sign-in that is younger than this browser's (OpenID Connect Core §3.1.2.1)."""
+    """The agent asked for a more recent sign-in than this browser's (OpenID Connect Core §3.1.2.1)."""
     return pages.go(sign_in_path(f"/consent?request={pending.handle}", is_again=True))
 
 

@@ -1,4 +1,4 @@
-"""Forms that count: a token bound to the browser's secret and to one action, and a check of where the form came from.
+"""Valid forms: a token bound to the browser's secret and to one action, and a check of the form's origin.
 
 The third part, SameSite on the cookies, is in `server.sign_in.password`.
 """
@@ -30,8 +30,8 @@ def is_from_own_page(request: Request, *, public_url: str) -> bool:
     """Whether the browser says that the form was on a page of ours.
 
     Our pages send no referrer, and browsers then write `Origin: null` on their forms; `Sec-Fetch-Site`, which pages
-    cannot set, tells them from a sandboxed frame of somebody else. Without either
-    header it is no browser, and the token decides.
+    cannot set, distinguishes them from a foreign sandboxed frame. Without either header the caller is not a browser,
+    and the token decides.
     """
     origins = request.headers.getlist("origin")
     sites = request.headers.getlist("sec-fetch-site")

@@ -1,6 +1,6 @@
 """The page for a device without this browser: type the code that an agent shows.
 
-It leads to a connect page, or to the consent page where the agent's device asks to be signed in (RFC 8628 §3.3).
+It leads to a connect page, or to the consent page if the agent's device asks to be signed in (RFC 8628 §3.3).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WINDOW: Final = 600
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask for the code. No link fills it in: whoever sends one would only need a click."""
+    """Ask for the code. No link fills it in: its sender would only need a click."""
     return visit.page("device.html", {"error": "", "typed": ""})
 
 
@@ -51,5 +51,5 @@ async def enter(visit: OwnVisit) -> Response:
 
 
 async def show_answered(visit: OwnVisit) -> Response:
-    """Where the person comes after deciding about a device's sign-in."""
+    """Where the person lands after deciding about a device's sign-in."""
     return visit.page("message.html", {"title": text("device.answered_title"), "message": text("device.answered")})

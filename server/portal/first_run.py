@@ -1,4 +1,4 @@
-"""The first-run page: the first admin while there is none, and then how to set up providers or use the sandbox."""
+"""The first-run page: create the first admin, then how to set up providers or use the sandbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def show(visit: Visit) -> Response:
 
 
 def provider_facts(deployment: Deployment) -> list[dict[str, object]]:
-    """What an operator needs of each provider: its name here, whether it is set up, and the address to register."""
+    """What an operator needs for each provider: its name here, whether it is set up, and the address to register."""
     return [
         {
             "name": provider.name,

@@ -1,4 +1,4 @@
-"""Reading posted forms: bounded, urlencoded only, no field twice where one value is meant. And a page's refusal."""
+"""Read posted forms: bounded, urlencoded only, no field twice if one value is meant. Also a page's refusal."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Form:
     fields: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict[str, tuple[str, ...]])
 
     def one(self, name: str) -> str:
-        """The value of a field, empty when it was not sent. Sent twice: refused."""
+        """The value of a field, empty when it was not sent. Refuses a field sent twice."""
         values = self.fields.get(name, ())
         if len(values) > 1:
             raise PageRefused("This form cannot be read", "A field was sent more than once. Go back and try again.")
         return values[0] if values else ""
 
     def many(self, name: str) -> frozenset[str]:
-        """The ticked values of a group of checkboxes."""
+        """The selected values of a group of checkboxes."""
         return frozenset(self.fields.get(name, ()))
 
 
 async def read_form(request: Request) -> Form:
-    """The posted form. Raises PageRefused for anything that is not a small urlencoded form."""
+    """The posted form. Raises PageRefused for anything but a small urlencoded form."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise PageRefused("This form cannot be read", "Send it from the page, as a form.", kind="unsupported_form")
     try:

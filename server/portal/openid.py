@@ -1,4 +1,4 @@
-"""The two addresses of a sign-in through an OpenID Connect provider. The rules are `server.sign_in.openid`."""
+"""The two addresses of a sign-in through an OpenID Connect provider. `server.sign_in.openid` has the rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RETURNS_PER_MINUTE = 60  # per address
 
 
 async def _count(visit: Visit, what: str, *, limit: int) -> None:
-    """Count a request of this address. Raises PageRefused beyond the limit."""
+    """Count a request from this address. Raises PageRefused beyond the limit."""
     bucket, now = f"sign-in:{what}:{counting_key(address_of(visit.request))}", visit.deployment.now()
     async with visit.deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=limit, window=60, now=now)

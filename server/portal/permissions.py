@@ -1,6 +1,6 @@
 """Which of a person's accounts an agent may use: the checkboxes of the consent and agents pages, and storing them.
 
-Deciding a call by it is `vault.exchange`. Only the person's own live connections and only scopes that they hold can be
+`vault.exchange` decides calls by it. Only the person's own live connections and only scopes that they hold can be
 chosen, whatever a form says.
 """
 
@@ -47,7 +47,7 @@ class AccountChoices:
     tools: tuple[Choice, ...] = ()  # what the person can be asked about each time: tools, and scopes set before
     ask: frozenset[str] = frozenset()
     is_default: bool = False
-    is_one_of_several: bool = False  # at its provider: one can be meant where the agent names none
+    is_one_of_several: bool = False  # at its provider: one of them can be the default when the agent names none
 
     @property
     def asks(self) -> int:
@@ -55,14 +55,14 @@ class AccountChoices:
 
     @property
     def form_state(self) -> str:
-        """What the agent holds of the account, in a form field: a form of an older state is not saved over a newer."""
+        """What the agent holds of the account, as a form field: an old form must not overwrite newer permissions."""
         allowed = sorted(choice.scope for choice in self.choices if choice.is_allowed)
         content = json.dumps([allowed, sorted(self.ask), self.is_default])
         return f"{self.connection.id} {hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
 
 def is_current(accounts: Sequence[AccountChoices], sent: frozenset[str]) -> bool:
-    """Whether a form was made of these permissions: of none that were given or taken away since."""
+    """Whether a form shows the current permissions: none given or revoked since."""
     return sent == frozenset(account.form_state for account in accounts)
 
 
@@ -75,7 +75,7 @@ async def account_choices(deployment: Deployment, user: User, *, client_id: str)
 def choices_of(
     deployment: Deployment, owned: Sequence[Connection], delegated: Sequence[Delegation]
 ) -> tuple[AccountChoices, ...]:
-    """These accounts with what was delegated of each to one agent and still holds."""
+    """These accounts with what one agent was delegated of each and still holds."""
     now = deployment.now()
     held = {delegation.connection_id: delegation for delegation in delegated if delegation.is_live(now)}
     several = Counter(connection.provider for connection in owned)
@@ -115,7 +115,7 @@ def _choices(
 
 
 def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
-    """The scopes of a connection that an agent can be given: what was granted, and what that includes."""
+    """The scopes of a connection that an agent can be given: those granted, and those they include."""
     provider = catalog.get(connection.provider)
     if provider is None:
         return frozenset()
@@ -125,7 +125,7 @@ def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
 async def save_defaults(
     deployment: Deployment, user: User, *, client_id: str, accounts: Sequence[AccountChoices], ticked: frozenset[str]
 ) -> None:
-    """Set which account is meant where the agent names none, for each provider with several."""
+    """Set the default account for when the agent names none, for each provider with several."""
     now = deployment.now()
     several = [account.connection for account in accounts if account.is_one_of_several]
     async with deployment.transaction() as transaction:
@@ -183,7 +183,7 @@ async def save_asking(
 
 
 def chosen_scopes(accounts: Sequence[AccountChoices], ticked: frozenset[str]) -> Mapping[str, frozenset[str]]:
-    """Connection id to ticked scopes; what is no checkbox of this person's page does not count."""
+    """Connection id to selected scopes; ignores what is not a checkbox of this person's page."""
     return {
         account.connection.id: frozenset(choice.scope for choice in account.choices if choice.value in ticked)
         for account in accounts

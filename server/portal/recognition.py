@@ -1,8 +1,8 @@
-"""Software that registers anew: the same agent of the same person under another client id, as far as it says itself.
+"""Software that registers again: the same agent of the same person under another client id, by its own account.
 
 Many clients register at each start, or lose what they registered. The consent page then offers what the earlier
-registration was allowed. Everything that is compared here the client wrote itself, so nothing is carried over without
-the person's click, and the page says what is known and what is not.
+registration was allowed. The client wrote everything that is compared here, so nothing is carried over without the
+person's click, and the page says what is known and what is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AGAIN: Final = "again"  # the decision
 
 @dataclass(frozen=True, slots=True)
 class EarlierAgent:
-    """What the person gave to earlier registrations of the same software; the newest one that has something counts."""
+    """What the person gave to earlier registrations of the same software; the newest with any permission counts."""
 
     client: Client
     others: tuple[Client, ...]
@@ -46,7 +46,7 @@ class EarlierAgent:
 
 
 async def find_earlier(deployment: Deployment, user: User, *, client: Client) -> EarlierAgent | None:
-    """The person's earlier agent that this client says to be; None for a client that the person has let in before."""
+    """The person's earlier agent that this client claims to be; None for a client that the person already allowed."""
     named = await clients.list_of_user(deployment.database, user.id, name=client.name)
     if any(one.id == client.id for one in named):
         return None
@@ -69,7 +69,7 @@ async def carry_over(
 ) -> None:
     """Allow the new client what the earlier one may do now: scopes, what the person is asked about, ends, defaults.
 
-    With `ends_earlier` every earlier registration is cut off, as on the page of agents.
+    With `ends_earlier` every earlier registration is disconnected, as on the page of agents.
     """
     now = deployment.now()
     shown = {account.connection.id for account in earlier.accounts}

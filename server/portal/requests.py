@@ -1,6 +1,6 @@
-"""One request of a browser to a page: who it is, its posted form, and the routes that hand it to a page's function.
+"""One request of a browser to a page: who it is, its posted form, and the routes that pass it to a page's function.
 
-Every form passes the same steps here, in this order, before a page sees it: read it bounded, where it came from, its
+Every form passes the same steps here, in this order, before a page sees it: read it bounded, check its origin, its
 token, and for most pages the session. A page cannot skip one.
 """
 
@@ -38,7 +38,7 @@ logger = logging.getLogger("token_vault.portal")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request with what is known of its browser."""
+    """A request with what is known about its browser."""
 
     deployment: Deployment
     request: Request
@@ -48,7 +48,7 @@ class Visit:
     form: Form = field(default_factory=Form)
 
     def query(self, name: str) -> str:
-        """A query parameter; empty when absent, refused when it comes twice."""
+        """A query parameter; empty when absent, refused when repeated."""
         values = self.request.query_params.getlist(name)
         if len(values) > 1:
             raise PageRefused("This address cannot be read", "A part of it comes twice.")
@@ -62,7 +62,7 @@ class Visit:
     def page(
         self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
     ) -> Response:
-        """Render for this browser; one that is not signed in gets the cookie that its forms are bound to."""
+        """Render for this browser; if not signed in, it gets the cookie that its forms are bound to."""
         values: dict[str, object] = {"user": self.user, "here": self.request.url.path, **context}
         response = pages.render(
             template, values, status=status, form_targets=form_targets, token_field=self.token_field
@@ -99,7 +99,7 @@ OwnPage = Callable[[OwnVisit], Awaitable[Response]]
 
 
 def safe_return(wanted: str) -> str:
-    """The path to go to after sign-in: one of our pages, or the start page. Never an address somewhere else."""
+    """The path to go to after sign-in: one of our pages, or the start page. Never an external address."""
     is_path = wanted.startswith("/") and not wanted.startswith("//") and len(wanted) <= _RETURN_LIMIT
     if not is_path or "\\" in wanted or ".." in wanted or not all("!" <= c <= "~" for c in wanted):
         return "/"
@@ -108,7 +108,7 @@ def safe_return(wanted: str) -> str:
 
 
 def sign_in_path(return_to: str, *, is_again: bool = False) -> str:
-    """The sign-in page that leads back to a page of ours; `is_again` asks also somebody who is signed in."""
+    """The sign-in page that leads back to a page of ours; `is_again` also asks a signed-in person."""
     query = {"return_to": safe_return(return_to)} | ({"again": "1"} if is_again else {})
     return "/sign-in?" + urlencode(query, quote_via=quote)
 
@@ -119,7 +119,7 @@ def open_route(deployment: Deployment, path: str, *, get: Page | None = None, po
     pages_by_method = {method: page for method, page in (("GET", get), ("POST", post)) if page is not None}
 
     async def endpoint(request: Request) -> Response:
-        # HEAD comes with GET: the framework adds it and cuts the body.
+        # HEAD comes with GET: the framework adds it and drops the body.
         return await _answer(deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"])
 
     return Route(path, endpoint, methods=list(pages_by_method))

@@ -1,4 +1,4 @@
-"""Signing in and out: password, and a one-time link for the owner of this machine. Rules: `server.sign_in.password`."""
+"""Signing in and out: password, and a one-time link for this machine's owner. Rules: `server.sign_in.password`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WINDOWS_PER_MINUTE: Final = 6
 
 
 async def local_owner(deployment: Deployment) -> User | None:
-    """The person whose machine this is, when the vault is reached on loopback: see `server.mcp.local_owner`."""
+    """The owner of this machine, if the vault is reached on loopback: see `server.mcp.local_owner`."""
     if not deployment.settings.is_loopback:
         return None
     marked = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
@@ -32,7 +32,7 @@ async def local_owner(deployment: Deployment) -> User | None:
 
 
 async def show(visit: Visit) -> Response:
-    """The ways to sign in; whoever is signed in goes on, unless an agent asked for a fresh sign-in."""
+    """The ways to sign in; a signed-in person moves on, unless an agent asked for a fresh sign-in."""
     return_to = safe_return(visit.query("return_to"))
     if visit.user is not None and visit.query("again") != "1":
         return pages.go(return_to)
@@ -94,8 +94,10 @@ async def with_password(visit: Visit) -> Response:
 
 
 async def open_window(visit: Visit) -> Response:
-    """Have this computer open its owner's browser, signed in. Whoever asks sees nothing of the link, and must be the
-    owner's own programs: for others on a shared machine nothing is opened.
+    """Open the owner's browser on this computer, signed in.
+
+    The caller sees nothing of the link, and must be one of the owner's own programs: for others on a shared machine
+    nothing is opened.
     """
     deployment = visit.deployment
     _check_own_user(visit)
@@ -115,9 +117,9 @@ async def open_window(visit: Visit) -> Response:
 
 
 async def with_owner_link(visit: Visit) -> Response:
-    """The one-time link itself: signs this browser in and goes on without the secret in the address.
+    """The one-time link itself: signs this browser in and moves on without the secret in the address.
 
-    A link that another user of the machine got hold of is not even used up by them.
+    A link in the hands of another user of the machine is not even used up.
     """
     _check_own_user(visit)
     try:
@@ -131,7 +133,7 @@ async def with_owner_link(visit: Visit) -> Response:
 
 
 def _check_own_user(visit: Visit) -> None:
-    """Refuse a browser of another user of this machine, where the platform tells. Behind a proxy it cannot."""
+    """Refuse a browser of another user of this machine, if the platform tells. Behind a proxy it cannot."""
     user = password.peer_of(visit.deployment, visit.request)
     if user is not None and not user.is_owner:
         raise PageRefused(

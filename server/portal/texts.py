@@ -20,12 +20,12 @@ def token_scope(scope: str) -> str:
 
 
 def client_kind(client: Client) -> str:
-    """How the agent came to be known."""
+    """How the agent became known."""
     return CATALOGUE["client_kind"][client.kind.value]
 
 
 def is_unverified(client: Client) -> bool:
-    """Whether nobody vouches for the agent's name: it wrote it itself."""
+    """Whether the agent wrote its own name and no operator vouches for it."""
     return client.kind in {ClientKind.DYNAMIC, ClientKind.METADATA}
 
 
@@ -45,12 +45,12 @@ def event(event: Event) -> str:
 
 
 def details(event: Event, *, beside: str = "") -> str:
-    """The facts of an event in one line, without an account that stands `beside` it anyway."""
+    """The facts of an event in one line, without an account that is shown `beside` it."""
     return in_a_line({name: value for name, value in event.details.items() if name != "account" or value != beside})
 
 
 def in_a_line(facts: Mapping[str, object]) -> str:
-    """Facts with their names; those that say nothing are left out."""
+    """Facts with their names; empty ones are left out."""
     parts: list[str] = []
     for name, value in facts.items():
         match value:
@@ -69,7 +69,7 @@ def in_a_line(facts: Mapping[str, object]) -> str:
 def visible(value: object) -> str:
     """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
 
-    What has no shape of its own (control, bidirectional and invisible characters) is shown as its code point.
+    Invisible characters (control, bidirectional, zero-width) are shown as their code points.
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
     return "".join(

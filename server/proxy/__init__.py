@@ -1,4 +1,4 @@
-"""The proxy: clients call a provider's own API through us, with a handle where the provider wants its credential."""
+"""The proxy: clients call a provider's own API through us, with a handle in place of the provider's credential."""
 
 from server.proxy.endpoint import Proxy
 

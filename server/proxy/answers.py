@@ -1,6 +1,6 @@
-"""The way back: what goes on of a provider's answer, with the credential masked, whole or piece by piece.
+"""The way back: which parts of a provider's answer pass, with the credential masked, whole or piece by piece.
 
-Whether an answer is handed on at all, and what is done about one that calls the token dead, is `server.proxy.endpoint`.
+`server.proxy.endpoint` decides whether to pass an answer on at all, and what to do when it calls the token dead.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from server.proxy import refusals
 from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.wire import DECODED, response_headers
 
-SMALL: Final = 65536  # bytes: a body up to here is read at once
-_WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we look whether anybody still reads
+SMALL: Final = 65536  # bytes: a body up to this size is read at once
+_WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whether the client still reads
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -39,7 +39,7 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
 
 
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
-    """Whether the provider calls the token dead, by status or, where it answers 200 to everything, by its own code."""
+    """Whether the provider calls the token dead, by status or, if it answers 200 to everything, by its own code."""
     if answer.status == 401:
         return True
     errors = provider.errors
@@ -56,7 +56,7 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
 async def hand_on(
     incoming: ProxyRequest, call: ProxiedCall, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
 ) -> None:
-    """Answer with this answer. Raises ProxyRefused, before a byte of it, where it must not pass."""
+    """Send this answer to the client. Raises ProxyRefused, before a byte of it, if it must not pass."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
@@ -109,10 +109,11 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 def _location(call: ProxiedCall, location: str, *, status: int) -> bytes | None:
-    """Where that is here, if it is at this API. Raises ProxyRefused for a redirect: elsewhere nobody may take a handle.
+    """The address here of the `Location`, if it is at this API.
 
-    None for another place that is only told, such as of a thing made, and for one with a query: in that of an upload
-    session stands what opens it without any credential.
+    Raises ProxyRefused for a redirect elsewhere, which must not get a handle. None for another address that is only
+    informative, such as of a created thing, and for one with a query: an upload session's query opens it without a
+    credential.
     """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
@@ -125,5 +126,5 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> bytes | None:
 
 
 def _stays(below: str) -> bool:
-    """Whether whoever follows a redirect ends at this very path: dot segments lead elsewhere, out of the vault too."""
+    """Whether a redirect ends at exactly this path: dot segments lead elsewhere, even out of the vault."""
     return path_problem(re.split("[?#]", below, maxsplit=1)[0]) is None and below.isprintable()

@@ -1,4 +1,4 @@
-"""One call on its way through the proxy: what is known of it so far, and what a judged call sends."""
+"""One call on its way through the proxy: what is known about it so far, and what a judged call sends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vault.handles import Handle, Standing
 
 @dataclass(slots=True)
 class ProxyRequest:
-    """One call on its way, and what the activity will say of it."""
+    """One call on its way, and what the activity will say about it."""
 
     scope: Scope
     receive: Receive
     send: Send
-    fields: Mapping[str, str]  # the headers; of a repeated one the last
+    fields: Mapping[str, str]  # the headers; the last one of a repeated header
     started: float
     target: Target | None = None
     standing: Standing | None = None  # of the handle, once it was accepted
@@ -33,7 +33,7 @@ class ProxyRequest:
     status: int = 0
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
-    broken: Exception | None = None  # why the request's body ended too early
+    broken: Exception | None = None  # why the request's body ended early
 
     @property
     def handle(self) -> Handle | None:
@@ -41,7 +41,7 @@ class ProxyRequest:
 
     @property
     def headers(self) -> Headers:
-        """All of them, repeated ones too."""
+        """All headers, including repeated ones."""
         return Headers(scope=self.scope)
 
     @property
@@ -56,20 +56,20 @@ class ProxiedCall:
     provider: Provider
     target: Target
     rules: Sequence[Rule]
-    payload: Payload  # what its query and body hold
-    our_base: str  # where the provider's APIs are here, without a slash at the end
+    payload: Payload  # the contents of its query and body
+    our_base: str  # the address here of the provider's APIs, without a slash at the end
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
 
     @property
     def links(self) -> Sequence[tuple[bytes, bytes]]:
-        """Absolute addresses of the provider's APIs, and where they are here."""
+        """Absolute addresses of the provider's APIs, and their addresses here."""
         apis = self.provider.apis.items()
         return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
 
     def outward(self) -> ProxiedCall:
-        """With the provider's own addresses in the body, where a client sends back what an answer said."""
+        """Put the provider's own addresses into the body, where a client sends back what an answer said."""
         body = self.body
         if not body or not self.provider.proxied.links:
             return self
@@ -80,7 +80,7 @@ class ProxiedCall:
 
 @dataclass(frozen=True, slots=True)
 class OpenedToken:
-    """What an exchange opened for a handle, what hides it in an answer, and what the handle stood for then."""
+    """The token that an exchange opened for a handle, its mask, and what the handle stood for then."""
 
     token: UpstreamToken
     needles: Sequence[bytes] = field(repr=False)

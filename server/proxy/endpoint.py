@@ -1,8 +1,9 @@
-"""The proxy: a client calls the provider's own API through us, with a handle where the provider wants its credential.
+"""The proxy: a client calls the provider's own API through us, with a handle in place of the provider's credential.
 
-A call passes an ordered list of checks: request line, handle, rule and parameters, exchange. Then the credential is put
-in for that provider's hosts only, and the answer goes back with the credential masked. What a request may look like is
-`server.proxy.wire`; whether it is allows, the provider file's rules and `vault.exchange`, live on each call.
+A call passes an ordered list of checks: request line, handle, rule and parameters, exchange. Then the credential is
+added, for that provider's hosts only, and the answer goes back with the credential masked. `server.proxy.wire` says
+what a request may look like; the provider file's rules and `vault.exchange` decide, on each call, whether it is
+allowed.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 
-_AGEING: Final = 120  # seconds before its end from which a token is exchanged each time, so that it is renewed in time
-_LATER: Final = 5  # seconds: the deadline of the whole call is the one that is told
+_AGEING: Final = 120  # seconds before expiry from which each call exchanges the token, so that it is renewed in time
+_LATER: Final = 5  # seconds: longer than the deadline of the whole call, which is the one reported
 _SHARE: Final = 32  # calls in flight of one account
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger("token_vault.proxy")
@@ -86,7 +87,7 @@ class Proxy:
             self._record(incoming, code)
 
     async def _attempt(self, incoming: ProxyRequest) -> str | None:
-        """The outermost handler of a call: every failure becomes an answer here. The code of what went wrong."""
+        """The outermost handler of a call: every failure becomes an answer here. Returns its code, if any."""
         try:
             async with asyncio.timeout(self._settings.deadline):
                 return await self._pass(incoming)
@@ -110,7 +111,7 @@ class Proxy:
             logger.exception("call failed", extra={"correlation": correlation})
             refused = refusals.internal_error(correlation)
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
-        if not incoming.is_answering:  # else the answer is cut off, and nobody takes it for whole
+        if not incoming.is_answering:  # otherwise cut the answer off, so that no client takes it for complete
             await self._refuse(incoming, refused)
         return refused.code
 
@@ -145,7 +146,7 @@ class Proxy:
             raise ProxyRefused("cookie_refused", "A person's session has no business here: send no cookies.")
 
     async def _check_handle(self, incoming: ProxyRequest) -> Standing:
-        """The handle, with the proof of its key where it is bound to one (RFC 9449 §7)."""
+        """The handle, with the proof of its key if it is bound to one (RFC 9449 §7)."""
         is_single = sum(name == b"authorization" for name, _ in incoming.scope["headers"]) == 1
         scheme, _, value = incoming.fields["authorization"].partition(" ") if is_single else ("", "", "")
         scheme, value = scheme.lower(), value.strip()
@@ -170,7 +171,7 @@ class Proxy:
         return standing
 
     async def _check_origin(self, incoming: ProxyRequest, handle: Handle) -> None:
-        """A page of another origin than the client's may neither call nor read."""
+        """Only pages of the client's own origins may call and read."""
         origin = incoming.fields.get("origin")
         if origin is None:
             return
@@ -180,7 +181,7 @@ class Proxy:
         incoming.cors = cors.answer_headers(origin, exposed="*")
 
     async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
-        """Rule and parameters. Reads the body where a rule looks at it, or where it is small."""
+        """Rule and parameters. Reads the body if a rule looks at it, or if it is small."""
         method = incoming.method
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         found = tuple(rule for rule in found if not rule.tells_secrets)
@@ -219,7 +220,7 @@ class Proxy:
     async def _read(
         self, incoming: ProxyRequest, provider: Provider, *, is_judged: bool
     ) -> tuple[bytes | None, CallParameters | None]:
-        """The body, None when it streams; and its parameters, None where nobody looked into it."""
+        """The body, None when it streams; and its parameters, None if they were not inspected."""
         headers = incoming.fields
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
@@ -254,7 +255,7 @@ class Proxy:
                 yield part
 
     async def _part(self, incoming: ProxyRequest, *, limit: int) -> tuple[bytes, bool]:
-        """The next of the body, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
+        """The body's next part, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
         try:
             part, more = await next_piece(incoming.receive)
         except ClientDisconnect as error:
@@ -269,7 +270,7 @@ class Proxy:
     # The call
 
     async def _call(self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing) -> None:
-        """Exchange, send, answer; a token that the provider calls dead is renewed once, where the call can be repeated.
+        """Exchange, send, answer; renew once a token that the provider rejects, if the call can be repeated.
 
         A 401 means: not carried out.
         """
@@ -340,10 +341,10 @@ class Proxy:
             share=_SHARE,
         )
 
-    # What is said of it
+    # Reporting
 
     async def _refuse(self, incoming: ProxyRequest, refused: ProxyRefused) -> None:
-        """Our own no: problem details (RFC 9457), and a header that no provider's answer has."""
+        """Our own refusal: problem details (RFC 9457), and a header that no provider's answer has."""
         incoming.status = refused.status
         content = {
             "type": f"urn:token-vault:refusal:{refused.code}",
@@ -396,7 +397,7 @@ class Proxy:
 
 
 def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What the provider wants on each call, unless the client says it itself."""
+    """What the provider wants on each call, unless the client sets it itself."""
     return {name.lower(): value for name, value in headers.items()}
 
 

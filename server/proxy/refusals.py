@@ -1,7 +1,7 @@
-"""Every no of the proxy that is not about the form of a request: status, code, and a text that says the mend.
+"""The proxy's refusals other than about a request's form: status, code, and a text that says the fix.
 
-Whoever calls is a program with the provider's own SDK, so a text must say that it was the vault that refused, and a
-status is the one that SDKs react to in the right way.
+The caller is a program with the provider's own SDK, so the text must say that the vault refused, and the status is the
+one to which SDKs react correctly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAILURES: Final = frozenset(
 
 
 async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:
-    """What the vault refused, with the link for the person where one fixes it."""
+    """What the vault refused, with a link for the person if one fixes it."""
     if isinstance(error, OAuthError):
         return _refuse_credential(error.code, error.description, detail=error.detail, scheme="DPoP")
     wording, principal, name = errors.wording_of(error), None, ""
@@ -60,7 +60,7 @@ def _refuse_credential(code: str, description: str, *, detail: str, scheme: str)
 
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
-    """The provider gave no answer that could be handed on."""
+    """The provider gave no answer that could be passed on."""
     if isinstance(error, Crowded):
         return ProxyRefused(
             "too_many_calls",
@@ -84,7 +84,7 @@ def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
 
 
 def internal_error(correlation: str) -> ProxyRefused:
-    """Something of ours is broken."""
+    """An internal defect."""
     return ProxyRefused(
         "internal_error",
         f"The call failed inside the vault. The operator finds the cause in the log under {correlation}.",
@@ -106,7 +106,7 @@ def too_often(wait: int) -> ProxyRefused:
 
 
 def no_rule(provider: Provider) -> ProxyRefused:
-    """Nobody said which scopes this call needs."""
+    """No rule says which scopes this call needs."""
     return ProxyRefused(
         "call_not_allowed",
         f"No request rule of {provider.title} knows this method and path. Nothing was sent.",
@@ -132,7 +132,7 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
 
 
 def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
-    """The account's token can do more than the handle, and nobody looked at what these parameters reach."""
+    """The account's token can do more than the handle, and no rule covers what these parameters reach."""
     told = ", ".join(sorted(name[:40] for name in names if name != UNREAD))
     what = f"{told} in the query or body of this call" if told else "what the body of this call holds"
     return ProxyRefused(
@@ -143,7 +143,7 @@ def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
 
 
 def inseparable(provider: Provider) -> ProxyRefused:
-    """The account's token would reach more with this very request than the handle may."""
+    """With this request, the account's token would reach more than the handle may."""
     return ProxyRefused(
         "call_not_allowed",
         f"The connected {provider.title} account can do more with this call than the handle may, and the request does "
@@ -152,7 +152,7 @@ def inseparable(provider: Provider) -> ProxyRefused:
 
 
 def token_renewed(provider: Provider) -> ProxyRefused:
-    """The token was dead, the call cannot be sent twice; the next try has a new one."""
+    """The token was dead and the call cannot be sent twice; the next try has a new one."""
     return ProxyRefused(
         "token_renewed",
         f"{provider.title} refused an old token, so nothing was done. There is a new one: send the call again.",
@@ -161,7 +161,7 @@ def token_renewed(provider: Provider) -> ProxyRefused:
 
 
 def upstream_unauthorized(provider: Provider) -> ProxyRefused:
-    """A fresh token was refused, too."""
+    """The provider also refused a new token."""
     return ProxyRefused("upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.")
 
 
@@ -171,5 +171,5 @@ def answer_unreadable(provider: Provider) -> ProxyRefused:
 
 
 def redirect_refused(provider: Provider) -> ProxyRefused:
-    """A redirect to another host: a client that follows it might take the handle along."""
+    """A redirect to another host: a client that follows it might send the handle along."""
     return ProxyRefused("redirect_refused", f"{provider.title} answered with a redirect to another address.")

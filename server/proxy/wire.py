@@ -1,7 +1,7 @@
 """What the proxy reads from a request and lets through both ways. Pure: bytes in, typed values or refusals out.
 
-Anything that two servers could read differently is refused, never put right: the provider must see the call that was
-judged. Who may make the call is decided in `server.proxy.endpoint`.
+Anything that two servers could read differently is refused, never corrected: the provider must see the call that was
+judged. `server.proxy.endpoint` decides who may make the call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from server.errors import status_of
 
-READ_LIMIT: Final = 1024 * 1024  # bytes of a body that has to be read before the call can be judged
+READ_LIMIT: Final = 1024 * 1024  # bytes of a body that must be read before the call can be judged
 _PREFIX: Final = "/proxy/"
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
@@ -28,8 +28,8 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 
-# What a call means is in these; everything else of a request stays here. Not `Range`: what a provider repeats could be
-# fetched in parts too short to be recognised.
+# The headers that carry a call's meaning; all others stay here. Not `Range`: parts of a repeated credential could be
+# too short to be recognized.
 _PASSED: Final = frozenset(
     {
         *("accept", "accept-language", "content-language", "content-type", "idempotency-key", "if-match"),
@@ -38,7 +38,7 @@ _PASSED: Final = frozenset(
 )
 _PREFERENCES: Final = frozenset({"return", "respond-async", "wait", "handling"})  # RFC 7240 section 4
 _SINGLE: Final = frozenset({"content-type", "content-length"})
-# Of an answer everything passes but what is about this hop, about the provider's own pages, or ours to say.
+# All headers of an answer pass, except those about this hop, about the provider's own pages, or ours to set.
 _KEPT_BACK: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization"),
@@ -59,9 +59,9 @@ _CREDENTIALS: Final = frozenset(
 
 
 class ProxyRefused(Exception):
-    """The proxy's own no; nothing reached the provider unless the text says so. `detail` is for the log.
+    """The proxy's own refusal; nothing reached the provider unless the text says so. `detail` is for the log.
 
-    `kind` is one of `server.errors.KINDS`, where that is not `code` itself.
+    `kind` is one of `server.errors.KINDS`, if that is not `code` itself.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ProxyRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request line asks for: `path` below the API's base, as it was sent."""
+    """The target of a request line: `path` below the API's base, as it was sent."""
 
     connection_id: str
     api: str
@@ -123,14 +123,14 @@ def _ambiguous(detail: str) -> ProxyRefused:
 
 @dataclass(frozen=True, slots=True)
 class CallParameters:
-    """Names and values of a query or a body. `repeated`: whichever of them counts is the provider's choice."""
+    """Names and values of a query or a body. `repeated`: the provider chooses which of them counts."""
 
     values: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     repeated: frozenset[str] = frozenset()
 
 
 def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
-    """The parameters of a query. Raises ProxyRefused for one that brings a credential or another method."""
+    """The parameters of a query. Raises ProxyRefused for one that carries a credential or another method."""
     if not raw_query:
         return CallParameters()
     query = raw_query.decode("latin-1")
@@ -140,7 +140,7 @@ def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
 
 
 def is_form(content_type: str) -> bool:
-    """Whether a body of this type is a form, however strangely that is written."""
+    """Whether a body of this type is a form, however unusually that is written."""
     return content_type.lower().startswith(_FORM)
 
 
@@ -150,8 +150,9 @@ def is_json(content_type: str) -> bool:
 
 
 def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: bool) -> CallParameters | None:
-    """The parameters of a JSON object or a form; None for other JSON. Raises ProxyRefused where the body is neither, or
-    is other JSON while rules look at parameters.
+    """The parameters of a JSON object or a form; None for other JSON.
+
+    Raises ProxyRefused when the body is neither, or is other JSON while rules look at parameters.
     """
     kind, _, parameters = content_type.partition(";")
     named = [one.strip().lower().partition("=") for one in parameters.split(";")]
@@ -225,7 +226,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
 
 
 def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) -> Mapping[str, object]:
-    """All parameters, where each of the `judged` ones has one value that everybody reads. Raises ProxyRefused."""
+    """All parameters, where each of the `judged` ones has one value for every reader. Raises ProxyRefused."""
     names = frozenset(judged)
     if names:
         first = {name.partition("/")[0] for name in names}
@@ -256,8 +257,10 @@ def _two_ways(name: str) -> ProxyRefused:
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:
-    """The headers of a request that go on, by lower-case name. Raises ProxyRefused for one that must stand once and
-    reach the provider, and for one that would change the method: without it the call would be another one.
+    """The headers of a request that go on, by lower-case name.
+
+    Raises ProxyRefused for one that must be unique and reach the provider, and for one that would change the method:
+    without it the call would be another one.
     """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
@@ -277,8 +280,9 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) 
 
 
 def _known_preferences(value: str, provider: Provider) -> str:
-    """The preferences that go on; whoever serves a call may ignore any of them (RFC 7240 section 2), so leaving one out
-    changes nothing else.
+    """The preferences that go on.
+
+    A server may ignore any of them (RFC 7240 §2), so leaving one out changes nothing else.
     """
     known = _PREFERENCES | provider.proxied.preferences
     parts = (part.strip() for part in value.split(","))
@@ -290,7 +294,7 @@ def _preference_name(part: str) -> str:
 
 
 def response_headers(headers: Iterable[tuple[str, str]], replacer: Replacer) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that go on, with what is secret masked."""
+    """The headers of an answer that pass, with secrets masked."""
     fields = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
     return [

@@ -1,7 +1,7 @@
-"""Opens an address in the browser of the person at this machine. Whether that may be done, callers decide.
+"""Opens an address in the browser of the person at this machine. Callers decide whether that is allowed.
 
-Every user of a machine can read the arguments of every process, so a browser gets the name of a file, which only its
-owner can read, and which sends it on: what it opens is often good for a sign-in.
+Every user of a machine can read the arguments of every process, so a browser gets the name of a file that only its
+owner can read, and that redirects it: the address is often good for a sign-in.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-LIFETIME: Final = 600  # seconds that a file stays if nobody says that its address was used; links live no longer
+LIFETIME: Final = 600  # seconds that a file stays if nothing reports its address as used; links live no longer
 _FOLDER: Final = "opening"
 
 
 def browser_opener(data: Path) -> Callable[[str], bool] | None:
-    """Opens a URL in the owner's browser without sharing our stdin and stdout; None where there is no browser.
+    """Opens a URL in the owner's browser without sharing our stdin and stdout; None without a browser.
 
-    Files lie in the data directory, which is closed to other users, until `forget` or for ten minutes.
+    The files are in the data directory, which is closed to other users, until `forget` or for ten minutes.
     """
     try:
         webbrowser.get()
@@ -39,7 +39,7 @@ def browser_opener(data: Path) -> Callable[[str], bool] | None:
 
 
 def forget(data: Path, url: str) -> None:
-    """Remove the file that leads to `url`, which has been used or is over. Nothing happens where there is none."""
+    """Remove the file for `url`, which was used or has expired. Does nothing if there is none."""
     with suppress(OSError):
         _file(data / _FOLDER, url).unlink()
 
@@ -49,7 +49,7 @@ def _file(folder: Path, url: str) -> Path:
 
 
 def _open_detached(folder: Path, url: str) -> bool:
-    """A child opens it, since a browser that inherits our stdout would write into the protocol, and removes the file.
+    """Let a child open it and remove the file: a browser that inherits our stdout would corrupt the protocol.
 
     Its argument is the name of the file, too.
     """
@@ -76,7 +76,7 @@ def _open_detached(folder: Path, url: str) -> bool:
 
 
 def _write(folder: Path, url: str) -> Path:
-    """The file that leads to `url`, readable by us alone from its first byte on. Raises OSError."""
+    """Write the file for `url`, readable by us alone from its first byte on. Raises OSError."""
     folder.mkdir(mode=0o700, exist_ok=True)
     _sweep(folder)
     file = _file(folder, url)
@@ -94,7 +94,7 @@ def _write(folder: Path, url: str) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """What children left behind that were ended early."""
+    """Remove the files of children that were ended early."""
     for file in folder.glob("*.html"):
         with suppress(OSError):
             if file.stat().st_mtime < time.time() - LIFETIME:

@@ -1,6 +1,6 @@
-"""The data directory: made closed to other users, or refused in one line. What lies in it is everybody's own matter.
+"""The data directory: created closed to other users, or refused in one line. Each module owns its own files in it.
 
-Apart from `server.app`, so that a command that only writes a file does not load the whole server.
+Separate from `server.app`, so that a command that only writes a file does not load the whole server.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vault.refusals import StorageUnavailable
 
 
 def prepare_data_directory(data: Path) -> Path:
-    """Make the data directory, closed to other users, and return its absolute path. Raises StorageUnavailable."""
+    """Create the data directory, closed to other users, and return its absolute path. Raises StorageUnavailable."""
     data = data.expanduser().absolute()
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)

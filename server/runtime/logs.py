@@ -16,7 +16,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class _Fields(logging.Formatter):
-    """Appends the `extra` fields, since messages are constant and the facts are in the fields.
+    """Appends the `extra` fields: messages are constant, and the facts are in the fields.
 
     Only a traceback has lines of its own, all of them indented: what a stranger sends cannot pass for a record.
     """
@@ -34,10 +34,10 @@ class _Fields(logging.Formatter):
 
 
 def configure(*, verbose: bool) -> None:
-    """Log to standard error. Libraries are heard from warning on: at debug they would print bodies and headers."""
+    """Log to standard error. Libraries log from warning on: at debug they would print bodies and headers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("token_vault").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # a legacy client that breaks the protocol would have its whole message printed
+    # otherwise it prints the whole message of a legacy client that breaks the protocol
     logging.getLogger("mcp").setLevel(logging.ERROR)

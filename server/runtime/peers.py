@@ -1,8 +1,8 @@
-"""Which operating-system user is at the other end of a connection within this machine, and who listens on a port.
+"""Which operating-system user is at the other end of a local connection, and who listens on a port.
 
-Linux tells it: for one connection by sock_diag(7), in a tenth of a millisecond however many there are, and for all of
-them in /proc/net/tcp and tcp6 (proc(5)), in tens of milliseconds on a busy host. Other platforms tell a TCP server
-nothing of the kind, and there every function here says that it does not know.
+Linux tells: for one connection by sock_diag(7), in a tenth of a millisecond however many there are, and for all of them
+in /proc/net/tcp and tcp6 (proc(5)), in tens of milliseconds on a busy host. Other platforms do not tell a TCP server,
+so every function here then returns that it does not know.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Endpoint = tuple[str, int]  # IP address, port
 
 
 def can_tell() -> bool:
-    """Whether this platform says whose a connection is."""
+    """Whether this platform tells whose a connection is."""
     return sys.platform == "linux" and os.access(_TABLES[0], os.R_OK)
 
 
 def peer_uid(ours: Endpoint, theirs: Endpoint) -> int | None:
-    """The user id of the process at the other end of a connection that we accepted; None when there is none.
+    """The user id of the process at the other end of an accepted connection; None when there is none.
 
-    `ours` and `theirs` as seen from here. A socket that its process has closed has no owner any more; the kernel may
-    then say 0, which must not pass for root.
+    `ours` and `theirs` as seen from here. A socket that its process has closed has no owner; the kernel may then say 0,
+    which must not pass for root.
     """
     try:
         uid, inode = _diagnose(theirs, ours)
@@ -51,7 +51,7 @@ def peer_uid(ours: Endpoint, theirs: Endpoint) -> int | None:
 
 
 def _diagnose(local: Endpoint, remote: Endpoint) -> tuple[int, int]:
-    """User id and inode of the socket with these ends; zeros when there is none. Raises OSError where nobody answers.
+    """User id and inode of the socket with these ends; zeros when there is none. Raises OSError without an answer.
 
     linux/inet_diag.h: `inet_diag_req_v2` asks for exactly one socket, `inet_diag_msg` is the answer.
     """
@@ -70,7 +70,7 @@ def _diagnose(local: Endpoint, remote: Endpoint) -> tuple[int, int]:
         if failure == errno.ENOENT:
             return 0, 0
         raise OSError(failure, os.strerror(failure))
-    if body[1] == int(_LISTEN, 16):  # somebody listens at that port, in place of a connection that is gone
+    if body[1] == int(_LISTEN, 16):  # a listener at that port, in place of a connection that is gone
         return 0, 0
     uid, inode = struct.unpack_from("=II", body, _UID_IN_ANSWER)
     return uid, inode
@@ -89,12 +89,12 @@ def _find(local: Endpoint, remote: Endpoint) -> tuple[int, int]:
 
 
 def is_ours(uid: int | None) -> bool:
-    """Whether that user may act as the owner of this process: ourselves, and root, who can read everything anyway."""
+    """Whether that user may act as this process's owner: ourselves, and root, who can read everything anyway."""
     return uid is not None and uid in {os.getuid(), ROOT}
 
 
 def describe_listener(host: str, port: int) -> str:
-    """Who listens there, in words: `user nobody (uid 65534), process 4711`; as much of it as can be found out."""
+    """Who listens there, in words (`user nobody (uid 65534), process 4711`), as far as it can be found out."""
     if can_tell():
         wanted = {*_spellings((host, port)), *_spellings(("0.0.0.0", port)), *_spellings(("::", port))}  # noqa: S104 -- looked for
         for line in "\n".join(_read(table) for table in _TABLES).splitlines():
@@ -121,8 +121,9 @@ def _inode(fields: list[str]) -> int:
 
 
 def _spellings(endpoint: Endpoint) -> tuple[str, str]:
-    """The endpoint as the two tables spell it: 32-bit words in the machine's byte order, then the port. An IPv6 socket
-    can use an IPv4 address (RFC 4291 §2.5.5.2).
+    """The endpoint as the two tables spell it: 32-bit words in the machine's byte order, then the port.
+
+    An IPv6 socket can use an IPv4 address (RFC 4291 §2.5.5.2).
     """
     plain = _address(endpoint[0])
     mapped = plain if plain.version == 6 else ip_address(b"\0" * 10 + b"\xff\xff" + plain.packed)

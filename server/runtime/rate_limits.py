@@ -1,6 +1,6 @@
-"""How often an agent may do what leaves a row each time: one that runs away fills no disk, and takes from nobody.
+"""How often an agent may do what leaves a row each time, so that a runaway agent fills no disk and slows nobody down.
 
-Counted by each process for itself, in memory: the bound is against running away, not for accounting, and a count in the
+Each process counts for itself, in memory: the limit is against runaway agents, not for accounting, and a count in the
 database would cost each call another commit.
 """
 
@@ -11,12 +11,13 @@ from typing import Final
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
-_KEPT: Final = 10_000  # people and places remembered before those that are idle are forgotten
+_KEPT: Final = 10_000  # people and places remembered before idle ones are dropped
 
 
 class Budgets:
-    """So many calls in each window of seconds for each person at each place (a provider, an agent), all at once or
-    spread; used ones come back evenly.
+    """A number of calls per window of seconds for each person at each place (a provider, an agent).
+
+    They may come all at once or spread; used ones come back evenly.
     """
 
     def __init__(self, calls: int, *, window: float = MINUTE) -> None:
@@ -25,16 +26,16 @@ class Budgets:
         self._paid_until: dict[tuple[str, str], float] = {}
 
     def __len__(self) -> int:
-        """How many counts are remembered."""
+        """The number of stored counts."""
         return len(self._paid_until)
 
     def wait(self, user_id: str, place: str, *, now: float) -> int:
-        """The seconds until a call at this moment would count; 0 when it would at once. Nothing is counted."""
+        """The seconds until a call would be allowed; 0 for at once. Counts nothing."""
         left = max(self._paid_until.get((user_id, place), now), now) + self._step - now
         return max(1, math.ceil(left - self._window)) if left > self._window + 1e-6 else 0
 
     def spend(self, user_id: str, place: str, *, now: float) -> int:
-        """Count a call at this moment; 0, or the seconds to wait, and nothing was counted."""
+        """Count a call now; 0, or the seconds to wait, with nothing counted."""
         key = user_id, place
         if wait := self.wait(user_id, place, now=now):
             return wait

@@ -1,8 +1,8 @@
-"""Decisions of a moment ago, so that what repeats need not be decided again: one store for every door.
+"""Recent decisions, so that repeated requests need not be decided again: one store for all interfaces.
 
-A decision may be used again while all of this holds: everything stored that it was made from reads the same now, which
-its caller looks up each time (`facts`); none of its ends has come; and no more than `KEPT` seconds have gone by. So
-nothing that a revocation must reach lives here. Kept in this process only, in bounded number.
+A decision may be used again while all of this holds: everything stored behind it reads the same now, which its caller
+checks each time (`facts`); none of its ends has come; and no more than `KEPT` seconds have passed. Nothing that a
+revocation must reach is therefore cached. Kept in this process only, in bounded number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Decided = TypeVar("Decided")
 
 @dataclass(slots=True)
 class RecentDecision(Generic[Decided]):
-    """What was decided, and from what. `mark` is the database's, from before `facts` were last read; None: unknown."""
+    """A decision and its basis. `mark` is the database's, from before `facts` were last read; None: unknown."""
 
     decided: Decided
     facts: Sequence[object] = field(repr=False)
@@ -30,7 +30,7 @@ class RecentDecision(Generic[Decided]):
 
 
 class RecentDecisions(Generic[Key, Decided]):
-    """The decisions of one process. All are forgotten together, `KEPT` seconds after the first was asked for."""
+    """The decisions of one process. All are dropped together, `KEPT` seconds after the first was asked for."""
 
     def __init__(self) -> None:
         self._asked: set[Key] = set()
@@ -38,12 +38,12 @@ class RecentDecisions(Generic[Key, Decided]):
         self._timer: asyncio.TimerHandle | None = None
 
     def find(self, key: Key, *, now: int) -> RecentDecision[Decided] | None:
-        """A decision that has not ended; whether its facts still stand is asked by `is_current`."""
+        """A decision that has not ended; `is_current` checks whether its facts still hold."""
         known = self._known.get(key)
         return known if known is not None and now < known.until else None
 
     def is_current(self, key: Key, facts: Sequence[object]) -> bool:
-        """Whether the decision was made from what is stored now; one that was not is forgotten."""
+        """Whether the decision rests on what is stored now; otherwise it is dropped."""
         known = self._known.get(key)
         if known is not None and known.facts == facts:
             return True
@@ -51,7 +51,7 @@ class RecentDecisions(Generic[Key, Decided]):
         return False
 
     def is_repeated(self, key: Key) -> bool:
-        """Whether it was asked for before, a moment ago; noted for the next time. For what costs much to keep."""
+        """Whether it was asked for recently; recorded for the next time. For what is expensive to keep."""
         if key in self._asked:
             return True
         if len(self._asked) < _MOST:
@@ -69,7 +69,7 @@ class RecentDecisions(Generic[Key, Decided]):
         now: int,
         mark: object | None = None,
     ) -> RecentDecision[Decided]:
-        """Remember a decision up to the first of its `ends`; `facts` were read before it was made, or read the same."""
+        """Keep a decision up to the first of its `ends`; `facts` were read before it was made, or read the same."""
         until = min([now + KEPT, *(end for end in ends if end is not None)])
         known = RecentDecision(decided, facts, until, mark)
         if now < until and (key in self._known or len(self._known) < _MOST):
@@ -78,7 +78,7 @@ class RecentDecisions(Generic[Key, Decided]):
         return known
 
     def drop(self, key: Key) -> None:
-        """Forget a decision that turned out wrong."""
+        """Drop a decision that turned out wrong."""
         self._known.pop(key, None)
 
     def _await_sweep(self) -> None:
@@ -86,7 +86,7 @@ class RecentDecisions(Generic[Key, Decided]):
             self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
 
     def _sweep(self) -> None:
-        """Forget everything: in use, it is decided again; not in use, it has no business here."""
+        """Drop everything: used decisions are made again; unused ones are not needed."""
         self._asked.clear()
         self._known.clear()
         self._timer = None

@@ -1,4 +1,4 @@
-"""Runs an ASGI application on a listening socket until it is told to stop. The one place that knows uvicorn."""
+"""Runs an ASGI application on a listening socket until it is told to stop. The only module that knows uvicorn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("token_vault.serving")
 
 
 class _Server(uvicorn.Server):
-    """Signals are the program's business, not the web server's: it may be a part of a stdio process."""
+    """Leaves signals to the program: this server may be part of a stdio process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -36,12 +36,12 @@ def server_config(
     config = BoundedConfig(
         app,
         http=BoundedProtocol,
-        ws="none",  # nothing here speaks it
+        ws="none",  # nothing here uses it
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # `server.http.addresses` reads them, where the settings name a proxy
+        proxy_headers=False,  # `server.http.addresses` reads them, if the settings name a proxy
         timeout_graceful_shutdown=patience,
     )
     config.open_connections = Connections(bounds or ConnectionLimits())
@@ -59,7 +59,7 @@ class Listener:
         self.started = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve. A cancelled run still closes its connections, bounded."""
+        """Serve. A cancelled run still closes its connections, within a bounded time."""
         serving = asyncio.create_task(self._server.serve(sockets=self._listening))
         try:
             await self._wait_until_started(serving)
@@ -71,7 +71,7 @@ class Listener:
             raise
 
     def stop(self) -> None:
-        """Ask it to end: nothing new is accepted, open requests get their time."""
+        """Ask it to end: accepts nothing new, and open requests get their time."""
         self._server.should_exit = True
 
     async def _wait_until_started(self, serving: asyncio.Task[None]) -> None:
@@ -81,13 +81,13 @@ class Listener:
 
 
 def tune() -> None:
-    """After everything is imported and open: keep it out of the garbage collector's way (speed: long pauses)."""
+    """After everything is imported and open: keep it out of garbage collection (which causes long pauses)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
 
 
 def warn_if_slow() -> None:
-    """uvicorn falls back to a slower loop without a word; say so."""
+    """Warn when uvicorn silently falls back to a slower loop."""
     if importlib.util.find_spec("uvloop") is None:
         logger.warning("uvloop is not installed: every call costs more processor time")

@@ -1,7 +1,7 @@
 """Standard input and output of an MCP server over stdio: the SDK's transport, with an end that does not hang.
 
 The SDK reads in a thread that nothing can wake, so SIGINT would wait for the client's next line. Here the event loop
-waits for input. A client that closes our standard output while it is written to has left, as one that closes input.
+waits for input. A client that closes our standard output during a write has left, like one that closes input.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def standard_streams() -> AsyncGenerator[
 
 @contextmanager
 def _interruptible_input() -> Generator[_Lines | None]:
-    """Lines of descriptor 0, which meanwhile is empty for everybody else; None where the loop cannot wait for it."""
+    """Lines of descriptor 0, which is empty for everybody else meanwhile; None when the loop cannot wait for it."""
     try:
         wire = os.dup(0)
     except OSError:  # closed
@@ -62,7 +62,7 @@ def _interruptible_input() -> Generator[_Lines | None]:
 
 
 class _Lines:
-    """Lines of text from a descriptor, waited for by the event loop."""
+    """Lines of text from a descriptor, awaited by the event loop."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -72,7 +72,7 @@ class _Lines:
         self._is_over = False
 
     def can_wait(self) -> bool:
-        """Whether the event loop can watch it: pipes, sockets and terminals, no plain files; on Windows nothing."""
+        """Whether the event loop can watch it: pipes, sockets and terminals, but no plain files; nothing on Windows."""
         try:
             self._loop.add_reader(self._descriptor, lambda: None)
         except (OSError, NotImplementedError):
@@ -86,7 +86,7 @@ class _Lines:
     async def __anext__(self) -> str:
         while not self._ready and not self._is_over:
             await self._wait()
-            self._take(os.read(self._descriptor, _PIECE))  # there is something, so it does not block
+            self._take(os.read(self._descriptor, _PIECE))  # there is data, so it does not block
         if not self._ready:
             raise StopAsyncIteration
         return self._ready.pop().decode("utf-8", "replace")

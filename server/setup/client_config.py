@@ -1,6 +1,6 @@
-"""What to write into an MCP client's configuration so that it reaches this vault. Pure; the files are `client_files`.
+"""What to write into an MCP client's configuration so that it reaches this vault. Pure; `client_files` writes files.
 
-The formats were read in the clients' own documentation on 2026-11-25 (docs/evidence/clients.md names the pages, and
+The formats come from the clients' own documentation, read on 2026-11-25 (docs/evidence/clients.md names the pages, and
 which of the clients were run).
 """
 
@@ -24,7 +24,7 @@ INSPECTOR: Final = "@modelcontextprotocol/inspector@2.12.0"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How this installation is started: no part of it depends on the folder or the environment of the client."""
+    """How to start this installation, independent of the client's folder and environment."""
 
     command: str
     arguments: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where clients keep their files on this machine, and `npx` if it is there."""
+    """Where clients keep their files on this machine, and `npx` if present."""
 
     platform: str  # as sys.platform
     home: Path
@@ -49,12 +49,12 @@ class VaultLocation:
     options: tuple[str, ...]
     public_url: str
     is_loopback: bool
-    remote_url: str | None = None  # a vault elsewhere, which `stdio` bridges to
+    remote_url: str | None = None  # a remote vault, which `stdio` bridges to
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """One entry: what it says, and the file and section that it belongs in."""
+    """One entry: its content, and the file and section that it belongs in."""
 
     client: ClientName
     transport: TransportName
@@ -63,7 +63,7 @@ class ClientConfig:
     entry: Mapping[str, object]
     command_line: str | None
     notes: tuple[str, ...]
-    file_notes: tuple[str, ...]  # what to know whenever the file changes, also when the entry is taken out
+    file_notes: tuple[str, ...]  # what to know whenever the file changes, also when the entry is removed
 
     @property
     def text(self) -> str:
@@ -106,7 +106,7 @@ def client_config(
 
 
 def client_file(client: ClientName, machine: Machine) -> Path:
-    """The file of the person (not of a project) that the client reads on this platform."""
+    """The person's file (not a project's) that the client reads on this platform."""
     match client:
         case "claude-code":
             return machine.home / ".claude.json"
@@ -140,7 +140,7 @@ def _entry(
         case "claude-desktop":
             return _stdio_entry(_npx(machine), ("-y", MCP_REMOTE, url, "--transport", f"{transport}-only"))
         case "cursor":
-            return {"url": url}  # it finds the transport out by itself
+            return {"url": url}  # it detects the transport itself
         case "claude-code" | "vscode":
             return {"type": transport, "url": url}
         case "inspector":
@@ -155,7 +155,7 @@ def _stdio_entry(program: Program, arguments: Sequence[str]) -> Mapping[str, obj
 
 
 def _npx(machine: Machine) -> Program:
-    """npx with its own folder on the path: desktop programs do not see the path of a shell."""
+    """npx with its own folder on the path: desktop programs do not see a shell's path."""
     if machine.npx is None:
         return Program("npx")
     folder = str(Path(machine.npx).parent)
@@ -176,7 +176,7 @@ def _url(vault: VaultLocation, transport: TransportName) -> str:
 
 
 def _command_line(client: ClientName, transport: TransportName, *, vault: VaultLocation, file: Path) -> str | None:
-    """A line that does the same, or that tries it out."""
+    """A command line that does the same, or that tries it out."""
     if client == "claude-code":
         # `--` keeps the program's own options from being taken for claude's. `--env` takes every word up to the next
         # option, so it comes after the name.

@@ -1,7 +1,7 @@
-"""Puts an entry into a client's JSON file and takes it out again, leaving everything else in it as it is.
+"""Puts an entry into a client's JSON file and removes it again, leaving everything else in it as it is.
 
-The first write keeps the file as it was beside it. Undoing puts exactly that back, unless the file has changed since:
-then only our entry goes. A file with comments (JSONC) is refused, since writing it would lose them.
+The first write keeps a copy of the original file beside it. Undoing restores exactly that, unless the file has changed
+since: then only our entry is removed. A file with comments (JSONC) is refused, since writing it would lose them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ BACKUP_SUFFIX: Final = ".before-token-vault"
 
 
 class ClientFileRefused(Exception):
-    """The file cannot be changed safely. The message is one line that says the mend."""
+    """The file cannot be changed safely. The message is one line that says the fix."""
 
 
 def backup_of(file: Path) -> Path:
-    """Where the file as it was before is kept."""
+    """The path of the original file's copy."""
     target = file.resolve()  # a link to a file elsewhere stays a link
     return target.with_name(target.name + BACKUP_SUFFIX)
 
@@ -39,7 +39,7 @@ def put(file: Path, *, section: str, name: str, entry: Mapping[str, object]) -> 
 
 
 def take_out(file: Path, *, section: str, name: str) -> str:
-    """Undo `put`; what was done: `restored`, `removed` or `deleted`. Raises ClientFileRefused."""
+    """Undo `put`; returns what was done: `restored`, `removed` or `deleted`. Raises ClientFileRefused."""
     target, backup = file.resolve(), backup_of(file)
     now = _read(target)
     if now is None:
@@ -111,7 +111,7 @@ def _render(content: Mapping[str, object]) -> bytes:
 
 
 def _replace(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Put the content in place in one step, with the mode that the file had (0600 for a new one)."""
+    """Replace the content in one step, with the file's existing mode (0600 for a new one)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if mode is None:

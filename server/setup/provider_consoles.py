@@ -1,6 +1,6 @@
 """What a person enters at a provider's console so that this vault can be used with it. Texts only, nothing is sent.
 
-Written from the providers' documentation, read on 2026-11-25 and not run: docs.slack.dev (installing-with-oauth,
+From the providers' documentation, read on 2026-11-25 and not run: docs.slack.dev (installing-with-oauth,
 using-token-rotation, using-pkce), developers.google.com (identity/protocols/oauth2).
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 GUIDED: Final = ("slack", "google")
 _SCOPE: Final = "https://www.googleapis.com/auth/"
-# what a person calls a part of Google, its API in the console's library, and how the names of its scopes begin
+# people's name for a part of Google, its API in the console's library, and the prefix of its scopes
 _GOOGLE_PARTS: Final = (
     ("calendar", "Google Calendar API", f"{_SCOPE}calendar"),
     ("mail", "Gmail API", f"{_SCOPE}gmail"),
@@ -25,7 +25,7 @@ _UNKNOWN_ENDINGS: Final = frozenset({"test", "local", "internal", "lan", "home",
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """The way through one console. `client` says how we prove who we are: with a secret, or without (`public`)."""
+    """The steps through one console. `client` says how we authenticate: with a secret, or without (`public`)."""
 
     provider: str
     redirect_uri: str
@@ -56,7 +56,7 @@ def general(
     scopes: Sequence[str],
     has_secret: bool,
 ) -> Guide:
-    """The guide for a service that has only what its provider file says."""
+    """The guide for a service that is known only from its provider file."""
     words = {"{redirect_uri}": redirect_uri, "{scopes}": " ".join(sorted(scopes))}
 
     def fill_in(step: str) -> str:

@@ -1,7 +1,7 @@
 """Writes our registration at a provider or an issuer: the secret to a file, the settings into the settings file.
 
-Everything that it replaces is kept beside it until it is taken back. What is written into the settings file is
-`server.setup.settings_file`, what a provider asks for `server.setup.provider_consoles`.
+Keeps everything that it replaces until the setup is undone. `server.setup.settings_file` edits the settings file;
+`server.setup.provider_consoles` knows what a provider asks for.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ SIGN_IN_KEYS: Final = ("issuer", "client_id", "client_secret", "client_secret_fi
 
 
 class NothingToUndo(Exception):
-    """No setup of this provider is remembered. One line."""
+    """No setup of this provider is recorded. One line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where one provider's registration is kept. `config` is the settings file, `data` the data directory, `section`
-    where it stands in the settings.
+    """Where one provider's registration is kept.
+
+    `config` is the settings file, `data` the data directory, `section` its place in the settings.
     """
 
     config: Path
@@ -69,7 +70,7 @@ def write(
     client_secret: str | None,
     inputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Put the registration in place; without a secret, one that is there is taken out. Raises ConfigFileRefused."""
+    """Write the registration; without a secret, removes an existing one. Raises ConfigFileRefused."""
     old = _text(files.config)
     stored: dict[str, Setting] = {
         **values,
@@ -88,7 +89,7 @@ def write(
 
 
 def undo(files: Files) -> None:
-    """Take the last setup back: the settings file as it was, or only this provider's values if it changed since.
+    """Undo the last setup: the settings file as it was, or only this provider's values if it changed since.
 
     Raises NothingToUndo.
     """
@@ -117,7 +118,7 @@ def undo(files: Files) -> None:
 
 
 def _remember(files: Files, *, old: str | None, new: str) -> None:
-    """Keep what was there before the first of several setups; the later ones only move on what they wrote."""
+    """Keep what was there before the first of several setups; later ones only update what they wrote."""
     written = _text(files.memory)
     if written is None:
         if old is not None:

@@ -1,7 +1,7 @@
-"""Changes values of one table in a settings file; its comments, order and spacing stay. Text in, text out.
+"""Changes values of one table in a settings file; keeps its comments, order and spacing. Text in, text out.
 
-What comes out is read again and compared with the change that was asked for: a file in which it cannot be made is
-refused, not rewritten. Reading settings is `server.settings`.
+Reads the result again and compares it with the requested change: a file in which the change cannot be made is refused,
+not rewritten. `server.settings` reads settings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Setting = str | bool | Sequence[str] | None  # None: not there
 
 
 class ConfigFileRefused(Exception):
-    """The file cannot be changed by us. One line that says what to do by hand."""
+    """We cannot change the file. One line that says what to do by hand."""
 
 
 def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> str:
-    """The file with these values in the table; a value of None is taken out. Raises ConfigFileRefused."""
+    """The file with these values in the table; a value of None is removed. Raises ConfigFileRefused."""
     expected = _parse(text)
     try:
         _change(expected, table, values)
@@ -38,7 +38,7 @@ def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]
 
 
 def values_of(text: str, table: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, Setting]:
-    """What the file says of these keys of the table now. Raises ConfigFileRefused."""
+    """The file's current values for these keys of the table. Raises ConfigFileRefused."""
     section = _section(text, table)
     return {key: value for key in keys if isinstance(value := section.get(key), str | bool | list)}
 
@@ -49,7 +49,7 @@ def names_in(text: str, table: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _attempts(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> Iterator[str]:
-    """A table that is not there goes to the end; in one that is, and below an inline one, values change in place."""
+    """Ways to make the change: append a missing table; change values of an existing or inline one in place."""
     if not _section(text, table):
         gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
         given = tomlkit.dumps({key: value for key, value in values.items() if value is not None})
@@ -60,7 +60,7 @@ def _attempts(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) 
 
 
 def _change(content: MutableMapping[str, object], table: tuple[str, ...], values: Mapping[str, Setting]) -> None:
-    """Set and take out in place, in plain content or in a document. Raises TypeError where the table is no table."""
+    """Set and remove in place, in plain content or in a document. Raises TypeError when the table is not a table."""
     place = content
     for name in table:
         if name not in place:
@@ -79,7 +79,7 @@ def _change(content: MutableMapping[str, object], table: tuple[str, ...], values
 
 
 def _append(table: Table, key: str, value: Setting) -> None:
-    """Below the table's last value, and above the blank line after which the words about the next table stand."""
+    """Insert below the table's last value, and above the blank line before the next table's comments."""
     body = table.value.body
     keyed = max((number for number, (name, _) in enumerate(body) if name is not None), default=-1)
     blank = (n for n in range(keyed + 1, len(body)) if isinstance(body[n][1], Whitespace))
@@ -119,7 +119,7 @@ def _says(text: str, expected: Mapping[str, object]) -> bool:
 
 
 def _without_empty(content: Mapping[str, object]) -> dict[str, object]:
-    """Tables that say nothing mean nothing."""
+    """Tables without values mean nothing."""
     inner = {key: _without_empty(value) if is_object(value) else value for key, value in content.items()}
     return {key: value for key, value in inner.items() if value != {}}
 

@@ -1,7 +1,7 @@
-"""Where the OpenID Connect issuers that settings name as providers have their endpoints.
+"""The endpoints of the OpenID Connect issuers that settings name as providers.
 
-Asked at each start, remembered in the data directory for when an issuer does not answer. What a discovery document
-means is `providers.definitions.discovery`.
+Fetched at each start, kept in the data directory for when an issuer does not answer. `providers.definitions.discovery`
+interprets discovery documents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDPOINTS: TypeAdapter[Endpoints] = TypeAdapter(Endpoints)
 
 
 async def endpoints_of_issuers(settings: Settings, *, data: Path, outbound: Outbound) -> Mapping[str, Endpoints]:
-    """The endpoints of each provider that is an issuer. Raises SettingsRefused for one that nobody knows of."""
+    """The endpoints of each provider that is an issuer. Raises SettingsRefused when one was never reachable."""
     named = {name: one.issuer for name, one in settings.providers.items() if one.issuer is not None}
     found = await asyncio.gather(
         *(_endpoints(name, issuer, data=data, outbound=outbound) for name, issuer in named.items())

@@ -1,7 +1,7 @@
 """Sign-in through an OpenID Connect provider: discovery, the redirect, the code, and the ID token's checks.
 
-The person is (issuer, subject), never an e-mail address or a name: those can be given to somebody else. Everything
-that the provider's documents name is fetched through `providers.outbound.client` under its address rules. The pages are
+The person is (issuer, subject), never an e-mail address or a name: those can be given to somebody else. Everything that
+the provider's documents name is fetched through `providers.outbound.client` under its address rules. The pages are
 `server.portal.openid`.
 """
 
@@ -33,7 +33,7 @@ from vault.audit import audit
 from vault.records import Event, TicketPurpose, User
 from vault.refusals import TransitionRefused
 
-LIFETIME: Final = 600  # seconds for the trip
+LIFETIME: Final = 600  # seconds for the redirect and back
 SCOPE: Final = "openid profile"
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
 _GOOGLE: Final = "https://accounts.google.com"
@@ -47,7 +47,7 @@ logger = logging.getLogger("token_vault.openid")
 
 
 class OpenIDRefused(PersonRefused):
-    """Nobody was signed in. The person reads one of few texts; what exactly was wrong is in `detail`."""
+    """Nobody was signed in. The person reads one of few texts; `detail` says exactly what was wrong."""
 
     code = "openid_refused"
 
@@ -103,7 +103,7 @@ class SignInStart:
 
 @dataclass(frozen=True, slots=True)
 class SignInAnswer:
-    """The provider's redirect as it came, with the cookie that the browser held."""
+    """The provider's redirect as received, with the cookie that the browser held."""
 
     state: str = field(repr=False)
     code: str = field(repr=False)
@@ -118,7 +118,7 @@ class SignedIn:
 
     user: User
     return_to: str
-    signed_in_at: int | None = None  # when the provider last asked the person, where it says so
+    signed_in_at: int | None = None  # when the provider last authenticated the person, if it says so
 
 
 def callback_url(deployment: Deployment, name: str) -> str:
@@ -186,14 +186,14 @@ async def read_metadata(http: Outbound, issuer: str, *, allow_loopback: bool) ->
     return metadata
 
 
-# The way there
+# Going to the provider
 
 
 async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> SignInStart:
-    """A sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
+    """Start a sign-in: state, nonce and PKCE verifier, bound to a secret that only this browser gets.
 
-    `is_again`: the provider must ask the person, however lately it did, and say when (OpenID Connect Core §3.1.2.1:
-    with `max_age` it must send `auth_time`).
+    `is_again`: the provider must authenticate the person, however recently it did, and say when (OpenID Connect Core
+    §3.1.2.1: with `max_age` it must send `auth_time`).
     """
     registered = _registered_provider(deployment, name)
     metadata = await discover(deployment, registered)
@@ -231,12 +231,13 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
     return SignInStart(metadata.authorization_endpoint + joint + urlencode(query), browser)
 
 
-# The way back
+# Coming back
 
 
 async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> SignedIn:
-    """The user behind the provider's answer. Raises OpenIDRefused, which is an event where a sign-in was under way:
-    anybody can call with a state that never was.
+    """The user behind the provider's answer.
+
+    Raises OpenIDRefused, which is an event if a sign-in was in progress: anybody can call with an invented state.
     """
     registered = _registered_provider(deployment, name)
     payload = await _claim_state(deployment, name, answer)
@@ -279,7 +280,7 @@ async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) 
 
 
 def _check_answer(metadata: Metadata, answer: SignInAnswer) -> None:
-    """RFC 9207 §2.4: another issuer is refused, and so is none where the provider says it sends one. Errors after."""
+    """RFC 9207 §2.4: refuse another issuer, and a missing one if the provider says that it sends one. Errors after."""
     is_missing = answer.issuer is None and metadata.authorization_response_iss_parameter_supported
     if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
         raise OpenIDRefused("The answer came from another sign-in service. Nothing happened.", detail="answer issuer")
@@ -331,7 +332,7 @@ async def _verify(
     refused = "The sign-in service's answer could not be trusted. Nothing happened; try again."
     keys = await _keys(deployment, metadata)
     try:
-        # The algorithms are ours to choose: `none` and every HMAC are not among them, whatever the header says.
+        # We choose the algorithms: never `none` or HMAC, whatever the header says.
         decoded = jwt.decode(
             token, keys, algorithms=list(ALGORITHMS), registry=jws.JWSRegistry(algorithms=list(ALGORITHMS))
         )
@@ -368,10 +369,10 @@ def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now:
 
 
 def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
-    """When the provider last asked the person, None where it does not say.
+    """When the provider last authenticated the person, None if it does not say.
 
-    A sign-in that somebody wants fresh is proved by `auth_time` alone (OpenID Connect Core §3.1.3.7, item 13). With a
-    clock that is a little behind ours it was at the moment when we sent the person there, not before.
+    Only `auth_time` proves a fresh sign-in (OpenID Connect Core §3.1.3.7, item 13). With a clock slightly behind ours,
+    it was when we sent the person there, not before.
     """
     if not asked_again_at:
         return None if claims.auth_time is None else int(claims.auth_time)
@@ -403,8 +404,8 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
 def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
     """Whether the provider confirms an address of the person in one of the domains.
 
-    An address that is only said (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
-    everybody can confirm an address of a domain that has no Workspace, and keeps it; `hd` names the Workspace.
+    An unconfirmed address (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
+    anybody can confirm an address of a domain without a Workspace, and keeps it; `hd` names the Workspace.
     """
     if claims.iss == _GOOGLE:
         return isinstance(claims.hd, str) and claims.hd.lower() in domains
@@ -415,13 +416,13 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
 
 
 async def _create_user(deployment: Deployment, claims: Claims) -> User:
-    """A user with a name of its own; whoever signs in twice at once becomes one user."""
+    """A user with a unique name; two simultaneous first sign-ins become one user."""
     shown = "".join(c for c in (claims.preferred_username or claims.name or "") if c.isprintable()).strip()[:100]
     base, now = shown or "user", deployment.now()
     for name in (base, *(f"{base} ({secrets.token_hex(3)})" for _ in range(4))):
         try:
             async with deployment.transaction() as transaction:
-                # In the transaction: what somebody else is just committing is not to be seen from outside yet.
+                # In the transaction: what another process is just committing is not visible outside it yet.
                 found = await users.find_by_identity(transaction, issuer=claims.iss, subject=claims.sub)
                 if found is not None:
                     return found

@@ -1,6 +1,6 @@
 """Who a browser is: session cookies, password sign-in with throttling, the first admin, and the owner's one-time link.
 
-Pages are `server.portal`; sign-in through another provider is `server.sign_in.openid`; hashing and storage are `vault`.
+Pages are `server.portal`; sign-in through another provider is `server.sign_in.openid`; `vault` hashes and stores.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
     "session": "token_vault",
     "browser": "token_vault_browser",  # before sign-in: what forms and sign-in states are bound to
     "known": "token_vault_known",  # a browser in which this account once signed in
-    "openid": "token_vault_openid",  # an OpenID Connect sign-in under way
+    "openid": "token_vault_openid",  # an OpenID Connect sign-in in progress
 }
 
 
 class SignInRefused(PersonRefused):
-    """The person could not be signed in. One text for every cause that could tell which accounts exist."""
+    """The person could not be signed in. One text for every cause that could reveal which accounts exist."""
 
     code = "sign_in_refused"
 
@@ -78,7 +78,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The operating-system user whose program sent a request; `uid` is None when nobody holds that end any more."""
+    """The operating-system user whose program sent a request; `uid` is None when that end has no owner."""
 
     uid: int | None
 
@@ -89,8 +89,9 @@ class Peer:
 
 
 def peer_of(deployment: Deployment, request: Request) -> Peer | None:
-    """Whose program sent the request; None where that cannot be told or means nothing: on other platforms than Linux,
-    and where a proxy is in front.
+    """Whose program sent the request.
+
+    None if unknown or meaningless: on other platforms than Linux, and behind a proxy.
     """
     if _PEER not in request.scope:
         request.scope[_PEER] = _look_for_peer(deployment.settings, request)
@@ -109,7 +110,7 @@ def _look_for_peer(settings: Settings, request: Request) -> Peer | None:
 def cookie_name(deployment: Deployment, cookie: Cookie) -> str:
     """`__Host-` wherever the origin is https; the prefix needs Secure, which plain http on loopback cannot have.
 
-    There browsers send a cookie to every port of the name (RFC 6265 §8.5), so each vault has names of its own.
+    There, browsers send a cookie to every port of the name (RFC 6265 §8.5), so each vault has its own names.
     """
     if deployment.public_url.startswith("https://"):
         return f"__Host-{_COOKIE_NAMES[cookie]}"
@@ -120,7 +121,7 @@ def read_cookie(deployment: Deployment, request: Request, cookie: Cookie) -> str
     """The cookie's value, empty when there is none.
 
     On loopback a cookie counts only for programs of the operating-system user that it was given to: servers of other
-    users on other ports of `localhost` are sent it, and can set one, which would sign the victim in as somebody else.
+    users on other ports of `localhost` receive it, and can set one, which would sign the victim in as somebody else.
     """
     sent = request.cookies.get(cookie_name(deployment, cookie), "")
     peer = peer_of(deployment, request) if sent else None
@@ -146,8 +147,9 @@ def set_cookie(
     value: str,
     lifetime: int | None = None,
 ) -> None:
-    """Set a cookie that scripts, other sites' forms and other users of this machine cannot use; an empty value
-    removes it.
+    """Set a cookie that scripts, other sites' forms and other users of this machine cannot use.
+
+    An empty value removes it.
     """
     peer = peer_of(deployment, request) if value else None
     if peer is not None:
@@ -189,7 +191,7 @@ async def begin_session(
     method: str,
     signed_in_at: int | None = None,
 ) -> None:
-    """Sign the browser in as `user`: always a new session, and whatever session the browser held ends (fixation).
+    """Sign the browser in as `user`: always a new session; the browser's earlier session ends (fixation).
 
     `signed_in_at` is when a provider asked the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a fresh
     sign-in is not content with a new session alone. None: the person was asked here, just now. Raises SignInThrottled.
@@ -243,7 +245,7 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
     user = await users.find_user(deployment.database, attempt.name)
     buckets = _buckets(deployment, attempt, user)
     now = deployment.now()
-    # Counted before the password is looked at, and given back when it was right: parallel tries cannot slip through.
+    # Counted before the password is checked, and given back if it was right: parallel tries cannot slip through.
     async with deployment.transaction() as transaction:
         spent = [await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now) for name, limit in buckets]
     if not all(spent):
@@ -272,9 +274,9 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
 
 
 def _buckets(deployment: Deployment, attempt: Attempt, user: User | None) -> list[tuple[str, int]]:
-    """What a wrong password is counted against.
+    """The counters for a wrong password.
 
-    A browser in which this account signed in before has a count of its own, so that somebody who keeps guessing from
+    A browser in which this account signed in before has its own counter, so that an attacker who keeps guessing from
     elsewhere cannot lock the owner out (OWASP: device cookies). Unknown names are counted like known ones.
     """
     settings = deployment.settings.sign_in
@@ -307,7 +309,7 @@ def _known_mac(deployment: Deployment, user_id: str, *, nonce: str) -> str:
 
 
 async def change_password(deployment: Deployment, user: User, *, current: str, new: str, address: str) -> None:
-    """Set a new password; every session and grant of the user ends with the old one. A set one must be known."""
+    """Set a new password, ending every session and grant of the user. The current one, if set, must be known."""
     check_password(new, name=user.name)
     if user.password_hash is not None:
         await check_sign_in(deployment, Attempt(name=user.name, address=address, password=current))
@@ -320,7 +322,7 @@ async def change_password(deployment: Deployment, user: User, *, current: str, n
 
 
 def check_same(password: str, again: str) -> None:
-    """Raises PasswordRefused when a new password was typed in two ways."""
+    """Raises PasswordRefused when the two entries of a new password differ."""
     if not hmac.compare_digest(password.encode("utf-8", "surrogatepass"), again.encode("utf-8", "surrogatepass")):
         raise PasswordRefused("The two passwords are not the same.")
 
@@ -329,12 +331,12 @@ def check_same(password: str, again: str) -> None:
 
 
 async def has_admin(deployment: Deployment) -> bool:
-    """Whether anybody administers this vault yet."""
+    """Whether this vault has an admin."""
     return bool(await users.list_admins(deployment.database))
 
 
 async def first_admin_secret(deployment: Deployment) -> str | None:
-    """A one-time secret that lets its holder make the first admin; None when there is an admin."""
+    """A one-time secret that lets its holder create the first admin; None when there is an admin."""
     if await has_admin(deployment):
         return None
     async with deployment.transaction() as transaction:
@@ -349,7 +351,7 @@ async def first_admin_secret(deployment: Deployment) -> str | None:
 
 
 async def create_first_admin(deployment: Deployment, *, secret: str, name: str, password: str) -> User:
-    """Make the first admin with the one-time secret. Raises SignInRefused for a wrong secret or when there is one."""
+    """Create the first admin with the one-time secret. Raises SignInRefused for a wrong secret or when there is one."""
     check_password(password, name=name)
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
@@ -382,7 +384,7 @@ async def owner_link(deployment: Deployment, user_id: str, *, return_to: str = "
 
 
 async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
-    """The owner of a one-time link. Raises SignInRefused when it was used, is too old or is something else."""
+    """The owner of a one-time link. Raises SignInRefused when it was used, has expired or is something else."""
     now = deployment.now()
     refused = SignInRefused("This link was used already or is older than two minutes. Open a new one.")
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)

@@ -1,7 +1,7 @@
-"""Who calls: authentication of OAuth clients at token, revocation and introspection endpoint (RFC 6749 §2.3, RFC 7523).
+"""Authentication of OAuth clients at the token, revocation and introspection endpoints (RFC 6749 §2.3, RFC 7523).
 
-Exactly one method per request; secrets are compared as hashes in constant time. What the client may do is left to the
-endpoint.
+Exactly one method per request; secrets are compared as hashes in constant time. The endpoint decides what the client
+may do.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
 
 
 def secret_hash(secret: str) -> bytes:
-    """What is stored of a client's secret or registration token: machine secrets of 256 bit need no slow hash."""
+    """The stored form of a client's secret or registration token: machine secrets of 256 bits need no slow hash."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
 
 
 def invalid_client(detail: str, *, with_challenge: bool = False) -> OAuthError:
-    """401 at the token endpoint: a client that lost its registration knows by this that it must register again."""
+    """401 at the token endpoint: tells a client that lost its registration to register again."""
     headers = {"WWW-Authenticate": 'Basic realm="token-vault", charset="UTF-8"'} if with_challenge else {}
     return OAuthError("invalid_client", "client authentication failed", detail=detail, headers=headers)
 
@@ -66,7 +66,7 @@ async def authenticate(deployment: Deployment, request: Request, form: Parameter
 async def find_client(
     deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool = False
 ) -> Client | None:
-    """The client of this id, by registration or by its metadata document."""
+    """The client with this id, by registration or by its metadata document."""
     if len(client_id) > 512:
         return None
     if is_metadata_client(client_id):
@@ -75,7 +75,7 @@ async def find_client(
 
 
 def _read_basic(request: Request) -> tuple[str, str | None] | None:
-    """Id and secret of the Authorization header (RFC 6749 §2.3.1); an empty secret is none."""
+    """Id and secret of the Authorization header (RFC 6749 §2.3.1); an empty secret counts as none."""
     values = request.headers.getlist("authorization")
     if not values:
         return None
@@ -109,7 +109,7 @@ def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, asser
 
 
 def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> None:
-    """The same work for an unknown client as for a wrong secret."""
+    """Does the same work for an unknown client as for a wrong secret."""
     expected = _NOBODY if client is None or client.secret_hash is None else client.secret_hash
     is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
     if client is None:
@@ -118,7 +118,7 @@ def _check_secret(client: Client | None, secret: str | None, *, with_challenge: 
         case "none" if secret is None:
             return
         case "client_secret_basic" | "client_secret_post" if is_right and secret is not None:
-            return  # either form: libraries pick one by themselves, and both carry the same secret
+            return  # either form: libraries choose one by themselves, and both carry the same secret
         case _:
             raise invalid_client("secret missing, wrong or not expected", with_challenge=with_challenge)
 
@@ -162,7 +162,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
 
 
 def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
-    """Count a single-use value that a client leaves behind whom nobody vouched for. Raises OAuthError."""
+    """Count a single-use value that an unvouched client leaves behind. Raises OAuthError."""
     if client.is_vouched_for:
         return
     wait = deployment.rows.spend(counting_key(address), "", now=time.monotonic())

@@ -1,8 +1,8 @@
 """The public keys of a `private_key_jwt` client: registered with it, or behind its `jwks_uri`.
 
-A `jwks_uri` is fetched through the guarded client, kept five minutes, and looked at again for an unknown key id at most
-once a minute; who asks meanwhile gets the same fetch. What strangers name is kept, fetched and looked up apart from
-what the operator named. Verifying with the keys is left to `server.oauth.clients.authentication`.
+A `jwks_uri` is fetched through the guarded client, kept five minutes, and fetched again for an unknown key id at most
+once a minute; concurrent callers share the fetch. Addresses that strangers name are kept, fetched and looked up
+separately from those that the operator named. `server.oauth.clients.authentication` verifies with the keys.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Fetched:
 
 @dataclass(slots=True)
 class _Known:
-    """What was fetched, and what is on its way, by address."""
+    """What was fetched, and running fetches, by address."""
 
     fetched: OrderedDict[str, _Fetched] = field(default_factory=OrderedDict[str, _Fetched])
     fetching: dict[str, asyncio.Task[Jwks]] = field(default_factory=dict[str, "asyncio.Task[Jwks]"])
@@ -48,7 +48,7 @@ _known: WeakKeyDictionary[Outbound, dict[bool, _Known]] = WeakKeyDictionary()  #
 
 
 async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, address: str, now: int) -> Jwks:
-    """The keys that may have signed: those named by `kid`, all when it is absent. Empty when none can be had.
+    """The keys that may have signed: those named by `kid`, all when it is absent. Empty when none is available.
 
     `address`: where the request came from.
     """
@@ -70,9 +70,9 @@ async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, ad
 async def keys_behind(
     deployment: Deployment, url: str, *, kid: str | None, policy: AddressPolicy, on_behalf_of: str | None, now: int
 ) -> Jwks:
-    """The keys at this address that may have signed; remembered for all who name it.
+    """The keys at this address that may have signed; cached for all clients that name it.
 
-    `on_behalf_of`: as `Outbound.fetch_document` has it.
+    `on_behalf_of`: as in `Outbound.fetch_document`.
     """
     known = _known.setdefault(deployment.http, {}).setdefault(on_behalf_of is not None, _Known())
     entry = known.fetched.get(url)

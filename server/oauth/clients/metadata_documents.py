@@ -1,7 +1,7 @@
 """Client ID metadata documents: a client whose id is the https address of a document about itself.
 
 Fetched through the guarded client, kept as long as its cache headers say (60 s to 24 h). Every failure looks the same
-and takes the same time, so that nobody can use us to find out which ports are open.
+and takes the same time, so that nobody can use us to find open ports.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def is_document_url(url: str, *, allow_loopback: bool) -> bool:
 
 
 async def resolve(deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool) -> Client | None:
-    """The client behind a document URL, or None for every reason why there is none.
+    """The client behind a document URL; None for every reason that prevents it.
 
     At the authorization endpoint the document must be fresh. Elsewhere the client already holds something of ours; an
-    outage of its web server must not cost it that, so a copy up to a day old will do.
+    outage of its web server must not cost it that, so a copy up to a day old is enough.
     """
     settings, now = deployment.settings, deployment.now()
     policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_client_metadata)
@@ -138,7 +138,7 @@ def _read(
 
 
 def freshness(headers: Mapping[str, str], *, now: int) -> int:
-    """Seconds for which the document may be kept (RFC 9111 §4.2), within our bounds."""
+    """Seconds for which the document may be kept (RFC 9111 §4.2), within our limits."""
     control = headers.get("cache-control", "").lower()
     if "no-store" in control or "no-cache" in control:
         return MIN_FRESH

@@ -1,6 +1,7 @@
 """Dynamic client registration (RFC 7591) and its management (RFC 7592). Fetches nothing that a client names.
 
-What may be said is `client_rules`; here is who may say it, how often, and what is remembered.
+`server.oauth.clients.rules` says what a client may state; this module says who may register, how often, and what is
+kept.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _new_client(accepted: AcceptedMetadata, *, now: int) -> Client:
 
 
 def _with_secret(client: Client) -> tuple[Client, str | None]:
-    """Methods with a secret get one made here; what the client may have sent as its secret is never looked at."""
+    """Methods with a secret get one made here; a secret sent by the client is never used."""
     if not client.auth_method.startswith("client_secret"):
         return replace(client, secret_hash=None), None
     secret = secrets.token_urlsafe(32)
@@ -72,7 +73,7 @@ def _with_secret(client: Client) -> tuple[Client, str | None]:
 
 
 async def _throttle(deployment: Deployment, transaction: Transaction, address: str, *, now: int) -> None:
-    """Per address and in total; the refusal undoes what was counting_key, so that it cannot last forever."""
+    """Limit registrations per address and in total; the refusal undoes its count, so that it cannot last for ever."""
     registration = deployment.settings.registration
     within = await limits.spend(
         transaction, f"register:{counting_key(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
@@ -120,7 +121,7 @@ async def update(deployment: Deployment, request: Request) -> Response:
 
 
 def _change(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Client, str | None]:
-    """The client with new metadata; a new look or redirect list ends the use of earlier consent."""
+    """The client with new metadata; a new appearance or redirect list ends the use of earlier consent."""
     replaced = replace(
         client,
         name=accepted.name,
@@ -167,7 +168,7 @@ def _is_secret(stored: bytes | None, given: str) -> bool:
 def _registration_answer(
     deployment: Deployment, client: Client, management_token: str, *, secret: str | None = None, status: int = 200
 ) -> Response:
-    """RFC 7591 §3.2.1. A secret is shown once, and only where there is one: never as null."""
+    """RFC 7591 §3.2.1. A secret is shown once, and only if there is one: never as null."""
     content = public_members(client) | {
         "registration_access_token": management_token,
         "registration_client_uri": deployment.url(f"/register/{client.id}"),

@@ -1,6 +1,6 @@
-"""What a client may say about itself (RFC 7591 §2), read strictly and cut down to what we accept. Pure.
+"""What a client may say about itself (RFC 7591 §2), read strictly and reduced to what we accept. Pure.
 
-Shared by registration requests and client ID metadata documents. Nothing named here is ever fetched at this point.
+Shared by registration requests and client ID metadata documents. Nothing named here is fetched at this point.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vault.records import Client, ClientKind, format_scope, parse_scope
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE)
-# What a client gets that names none. The device grant must be asked for: it is the easiest to abuse on a person.
+# What a client gets that names none. The device grant must be requested: it is the easiest to abuse against a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
-CHANGED_AT: Final = "redirects_changed_at"  # when redirects or what is shown changed; named as 0.1.0 reads it
+CHANGED_AT: Final = "redirects_changed_at"  # when redirects or the shown data changed; named as 0.1.0 reads it
 PRIVATE_MEMBERS: Final = frozenset({CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker"})
 REDIRECTS_LIMIT: Final = 8192  # characters of all redirect URIs together
-_KEPT: Final = 32 * 1024  # characters of what is stored of one client
+_KEPT: Final = 32 * 1024  # characters stored per client
 _SHOWN: Final = 200
 _SHOWN_URIS: Final = 5
 _HOSTS = re.compile(r"http://(?:localhost|127\.0\.0\.1|\[::1\])(?=/|$)")
@@ -47,11 +47,11 @@ def _absent_when_empty(value: object) -> object:
 OptionalText = Annotated[Text | None, BeforeValidator(_absent_when_empty)]
 OptionalTexts = Annotated[
     tuple[Text, ...] | None, Field(max_length=30), BeforeValidator(_absent_when_empty)
-]  # clients in the field send null and empty for "absent"
+]  # real clients send null and empty for "absent"
 
 
 class ClientMetadata(BaseModel):
-    """The members that we read. Unknown ones are dropped: `client_id`, `client_secret`, `trusted`, ... give nothing."""
+    """The members that we read. Drops unknown ones: `client_id`, `client_secret`, `trusted`, ... have no effect."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
 
@@ -77,7 +77,7 @@ class ClientMetadata(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AcceptedMetadata:
-    """What became of a client's metadata."""
+    """The accepted part of a client's metadata."""
 
     name: str
     auth_method: str
@@ -141,12 +141,12 @@ def document_host_allowed(url: str, settings: Settings) -> bool:
 
 
 def key_host_allowed(url: str, settings: Settings) -> bool:
-    """Whether policy lets clients that nobody vouched for keep their keys at this address."""
+    """Whether policy lets clients without an operator's approval keep their keys at this address."""
     return settings.registration_mode == "open" or _host_allowed(url, settings)
 
 
 def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
-    """Known grant types of those asked for; the others are silently not granted (clients list all they know)."""
+    """The known ones among the requested grant types; others are silently not granted (clients list all they know)."""
     asked = frozenset(metadata.grant_types or USUAL_GRANT_TYPES) & frozenset(GRANT_TYPES)
     if "authorization_code" not in asked:
         raise OAuthError("invalid_client_metadata", "grant_types must include authorization_code")
@@ -193,7 +193,7 @@ def _fits_some_algorithm(members: dict[str, object]) -> bool:
 
 
 def _rest(metadata: ClientMetadata) -> dict[str, object]:
-    """Links must be plain web links: they may be shown on a page one day, never followed by us."""
+    """Links must be plain web links: a page may show them one day, but we never follow them."""
     rest: dict[str, object] = {}
     for name in ("client_uri", "logo_uri", "tos_uri", "policy_uri"):
         link: str | None = getattr(metadata, name)
@@ -219,7 +219,7 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
 
 
 def appearance(client: Client) -> str:
-    """A digest of what a person is shown of a client, and of where codes may be sent: to compare two states of it."""
+    """A digest of what a person sees of a client, and of where codes may be sent, to compare two states of it."""
     shown = (
         client.kind.value,
         client.name,
@@ -231,10 +231,10 @@ def appearance(client: Client) -> str:
 
 
 def is_same_software(one: Client, other: Client) -> bool:
-    """Whether two clients, registered by themselves or by a document, say the same of themselves.
+    """Whether two clients, registered by themselves or by a document, say the same about themselves.
 
-    Their name, software id and redirect URIs, of which an app on loopback chooses the port and one spelling of three at
-    each run. All of that is their own word, so it is a reason to ask a person, never one to allow anything.
+    Compares their name, software id and redirect URIs; an app on loopback chooses the port and one of three spellings
+    at each run. All of that is their own word, so it is a reason to ask a person, never one to allow anything.
     """
     if not {one.kind, other.kind} <= {ClientKind.DYNAMIC, ClientKind.METADATA}:
         return False
@@ -247,7 +247,7 @@ def _software(client: Client) -> tuple[object, ...]:
 
 
 def with_change_noted(client: Client, *, before: Client | None, now: int) -> Client:
-    """A client with new metadata: consent that was given to a client which looked different must not carry over."""
+    """A client with new metadata: consent to a client that looked different must not carry over."""
     changed_at = None if before is None else integer_member(before, CHANGED_AT)
     if before is not None and appearance(before) != appearance(client):
         changed_at = now
@@ -255,7 +255,7 @@ def with_change_noted(client: Client, *, before: Client | None, now: int) -> Cli
 
 
 def shown_redirects(client: Client) -> list[str]:
-    """The redirect URIs for an event, which stays for ever while a stranger can make one: the first few, cut short."""
+    """The first few redirect URIs, cut short: a stranger can make such an event, and it stays."""
     shown = [uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…" for uri in client.redirect_uris[:_SHOWN_URIS]]
     more = len(client.redirect_uris) - len(shown)
     return [*shown, f"{more} more"] if more else shown
@@ -292,12 +292,12 @@ def is_metadata_client(client_id: str) -> bool:
 
 
 def trusts_consent(client: Client, redirect_uri: str, *, given_at: int) -> bool:
-    """Whether a consent given earlier may be used without asking again.
+    """Whether earlier consent may be used without asking again.
 
-    Only where the answer reaches that client and nobody else: at an https address, or where the code is worth nothing
-    without the client's secret, or where the id was made for one installation, which keeps it beside its tokens. Ids
-    that everybody may know, of documents and of an operator's clients, let any local program fetch a code silently on
-    loopback and under private-use schemes (RFC 8252 §8.6). Not after the client changed what the person saw.
+    Only if the answer reaches that client and nothing else: at an https address, or if the code is worthless without
+    the client's secret, or if the id was made for one installation, which keeps it beside its tokens. Public ids, of
+    documents and of an operator's clients, let any local program fetch a code silently on loopback and under
+    private-use schemes (RFC 8252 §8.6). Not after the client changed what the person saw.
     """
     is_known_id = client.kind is not ClientKind.DYNAMIC
     if client.is_public and is_known_id and not redirect_uri.startswith("https:"):

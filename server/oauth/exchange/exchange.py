@@ -1,8 +1,8 @@
 """Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software that is no MCP client.
 
-Subject, actor and target are verified by `subjects`, `workers`, `issuers` and `targets`; what leaves the vault is
-`release`. The authority is the meet of what was asked, this agent's delegation, the account's grant and the operator's
-limit: more is refused by name, nothing is dropped or added silently.
+`subjects`, `workers`, `issuers` and `targets` verify subject, actor and target; `release` decides what leaves the
+vault. A token gets only the scopes that all four allow: the request, this agent's delegation, the account's grant and
+the operator's limit. A request for more is refused by name; nothing is dropped or added silently.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from vault.refusals import VaultError
 from vault.scopes import expand
 
 PURPOSE: Final = "token exchange"
-PUBLIC_LIFETIME: Final = 300  # seconds that a public client's handle lives at most
-SHORTEST: Final = 5  # seconds: what ends sooner is over
+PUBLIC_LIFETIME: Final = 300  # longest life of a public client's handle, in seconds
+SHORTEST: Final = 5  # seconds: a token with less left counts as over
 _SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §3.3
 
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    """One exchange after everything about who asks was verified."""
+    """One exchange after everything about its caller was verified."""
 
     asked: TokenRequest
     subject: Subject
@@ -73,7 +73,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswe
 
 
 def _account(asked: TokenRequest) -> str | None:
-    """The account that is wanted; `login_hint` is what Auth0 calls it."""
+    """The requested account; `login_hint` is Auth0's name for it."""
     account, hint = asked.form.get("account"), asked.form.get("login_hint")
     if account is not None and hint is not None and account != hint:
         raise OAuthError("invalid_request", "account and login_hint name different accounts")
@@ -103,7 +103,7 @@ async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
 
 
 async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> ExchangeAnswer:
-    """An RFC 9068 token for an API that the client may call, about the person, with the chain of who acts."""
+    """An RFC 9068 token for an API that the client may call, about the person, with the actor chain."""
     asked, subject, principal = made.asked, made.subject, made.principal
     if subject.scopes is None:
         raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
@@ -187,7 +187,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
 
 
 def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
-    """Whether nothing decides but the client, its own grant and the accounts: no proof, nobody else, no address."""
+    """Whether only the client, its own grant and the accounts decide: no proof, no other actor, no address."""
     form, subject = made.asked.form, made.subject
     return (
         subject.kind == "access_token"
@@ -199,16 +199,16 @@ def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
 
 
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
-    """How the token's scopes hold once it is outside; None where it stays inside."""
+    """How the token's scopes hold once it is outside; None if it stays inside."""
     policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
     narrowing = release.released_narrowing(policy, token.narrowing, expires=token.expires_at is not None)
-    if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what the person is asked about would go out with it
+    if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what needs the person's approval would go out with it
         return None
     return narrowing
 
 
 def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:
-    """What is durable before a provider's token goes out; a handle's event is written together with the handle."""
+    """The event that is durable before a provider's token goes out; a handle's event is written with the handle."""
     narrowing = _outside(made, target, token)
     if narrowing is None or not token.scopes:
         return None
@@ -291,8 +291,10 @@ async def _handle(
 def _release(
     deployment: Deployment, made: _Exchange, target: UpstreamTarget, token: UpstreamToken, *, narrowing: Narrowing
 ) -> ExchangeAnswer:
-    """The provider's own token. It lives as long as the provider says; the client may use it no longer than its
-    subject does, and asks again for one that never ends when it would for a handle.
+    """The provider's own token.
+
+    It lives as long as the provider says; the client may use it no longer than its subject's life, and a token without
+    an end no longer than a handle.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
     lifetime = deployment.settings.exchange.handle_lifetime

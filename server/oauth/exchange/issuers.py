@@ -1,7 +1,7 @@
-"""JWTs of other issuers that an operator trusts: an employee's token of the company's identity provider, say.
+"""JWTs of other issuers that an operator trusts, for example an employee's token of the company's identity provider.
 
-The person behind one is the user here who is linked to that identity; nobody is made a user by it. Which issuers, with
-which audience and by which clients, is the setting `issuers`.
+The person behind one is the user here who is linked to that identity; such a token never creates a user. The setting
+`issuers` says which issuers, with which audience and by which clients.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _trusted_issuer(deployment: Deployment, asked: TokenRequest, issuer: object)
 
 
 async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *, now: int) -> dict[str, object]:
-    """The claims under one of the issuer's keys, for the audience that was agreed on."""
+    """The claims under one of the issuer's keys, for the agreed audience."""
     try:
         header = jose.unverified_header(token)
         algorithm = jose.check_header(
@@ -109,7 +109,7 @@ async def _key_address(deployment: Deployment, trusted: IssuerSettings, policy: 
 
 
 def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
-    """RFC 8693 §4.4: a token that names who may act is for nobody else."""
+    """RFC 8693 §4.4: a token that names who may act is for that actor only."""
     may_act = claims.get("may_act")
     if may_act is None:
         return
@@ -121,7 +121,7 @@ def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
 
 
 def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
-    """Who acted at the issuer, told apart from clients of ours by the issuer's name."""
+    """The actors at the issuer, distinguished from our clients by the issuer's name."""
     try:
         found = actors_of(claims.get("act"))
     except jose.TokenMalformed as error:

@@ -1,10 +1,10 @@
-"""Token exchanges that repeat one of a moment ago: the same request for the same person, whichever token names them.
+"""Token exchanges that repeat a recent one: the same request for the same person, whichever token names them.
 
-Of an exchange that released a provider's token its answer is kept for seconds, with the stored rows that it was decided
-from. The next request like it has its subject token verified as ever, and gets the same answer only while one read
-shows all of these rows unchanged, or the database says that nothing at all was committed since it did; with an event of
-its own that is durable before. So nothing that a revocation must reach lives here. Everything else, refusals too, goes
-the whole way.
+Keeps the answer of an exchange that released a provider's token for some seconds, with the stored rows behind the
+decision. The next identical request has its subject token verified as usual, and gets the same answer only while one
+read shows all of these rows unchanged, or the database says that nothing at all was committed since; its own event is
+durable first. Nothing that a revocation must reach is therefore cached. Everything else, including refusals, goes the
+whole way.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from vault.storage.database import Row
 _TOKEN: Final = b"subject_token="
 _AND: Final = ord("&")
 _DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
-_FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers with which an answer is for this one request
+_FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers that make an answer specific to this one request
 
 _Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatableRequest:
-    """A request as it can repeat: `digest` is of all of it but the subject token, which stands beside it."""
+    """A request as it can repeat: `digest` covers all of it but the subject token, which is kept separately."""
 
     digest: bytes = field(repr=False)
     subject_token: str = field(repr=False)
@@ -60,11 +60,11 @@ class _KnownAnswer:
 
 
 def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
-    """None where the request cannot repeat.
+    """The repeatable form of a request; None if it cannot repeat.
 
-    Two requests that differ in the subject token alone have one digest: it is cut out as it is written. A second one
-    would be in the rest, and such a request is never answered, so its digest is never known. One that is written with
-    escapes is nobody's token as it stands.
+    Two requests that differ only in the subject token have one digest: the token is cut out as it is written. A second
+    subject token would stay in the rest; such a request is never answered, so its digest is never known. A token
+    written with escapes matches no token.
     """
     state: list[bytes] = []
     for name, value in request.scope["headers"]:
@@ -83,7 +83,7 @@ def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
 
 
 def _key(question: RepeatableRequest, claims: tokens.AccessClaims) -> _Key:
-    """All of a subject token that an exchange depends on, but for its end and its id, which are looked at each time."""
+    """All of a subject token that an exchange depends on, except its expiry and id, which are checked each time."""
     return (
         question.digest,
         claims.subject,
@@ -97,8 +97,9 @@ def _key(question: RepeatableRequest, claims: tokens.AccessClaims) -> _Key:
 
 
 class RepeatedExchanges:
-    """The answers of one process. Keeping one costs as much as half an exchange, so only those that are asked for a
-    second time are kept.
+    """The answers of one process.
+
+    Keeping one costs half an exchange, so only those that are requested a second time are kept.
     """
 
     def __init__(self) -> None:
@@ -106,7 +107,7 @@ class RepeatedExchanges:
         self._digests = RecentDecisions[bytes, None]()  # without one of these no token is looked at
 
     async def answer(self, deployment: Deployment, question: RepeatableRequest) -> Response | None:
-        """The same answer once more; None where the whole way must be gone. Raises VaultError."""
+        """The same answer again; None when the whole way is needed. Raises VaultError."""
         now = deployment.now()
         if self._digests.find(question.digest, now=now) is None:
             return None
@@ -120,11 +121,11 @@ class RepeatedExchanges:
             return None
         basis = known.decided.release.basis
         mark = deployment.database.mark()
-        if mark is None or mark != known.mark:  # somebody committed something: perhaps this
+        if mark is None or mark != known.mark:  # something was committed: perhaps this
             if not self._recent.is_current(key, await recent.look(deployment.database, basis)):
                 return None
             known.mark = mark
-        if revoked_tokens.is_revoked(known.decided.grant, claims.token_id):  # not every token of the same claims is
+        if revoked_tokens.is_revoked(known.decided.grant, claims.token_id):  # same claims alone do not make it valid
             return None
         client_id = known.decided.event.client_id or ""
         spend_request(deployment, user_id=claims.subject, client_id=client_id)

@@ -1,7 +1,7 @@
 """What a refused exchange tells its client: a registered code, what is missing, and the link that fixes it.
 
-The codes are those of RFC 6749 §5.2, RFC 8693 §2.2.2 and RFC 8707 §2; the further members of the answer are ours. What
-is told of which refusal is decided in `server.connecting.telling`.
+The codes are those of RFC 6749 §5.2, RFC 8693 §2.2.2 and RFC 8707 §2; the other members of the answer are ours.
+`server.connecting.telling` decides what to say about each refusal.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ async def as_answer(
     account: str | None = None,
 ) -> OAuthError:
     """The OAuth error for a refusal of `vault.exchange`; `account` is what the request named."""
-    if isinstance(refusal, GrantEnded):  # RFC 8693 §2.2.2: it was the subject token that stood on this grant
+    if isinstance(refusal, GrantEnded):  # RFC 8693 §2.2.2: the subject token depended on this grant
         return subject_refusal("grant ended")
     return told_error(await tell(deployment, refusal, principal, tool=client_name, account=account))

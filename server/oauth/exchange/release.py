@@ -1,8 +1,8 @@
 """How far an upstream token may leave the vault: the release policy of one client for one account. Pure.
 
-`proxy`: never; the client gets a handle and calls the provider through us. `narrowed`: when the provider itself holds
-the token to the scopes, else a handle. `full`: as it is, by an operator's explicit act for one provider. Which scopes
-an exchange has is `vault.exchange`.
+`proxy`: never; the client gets a handle and calls the provider through us. `narrowed`: if the provider itself holds the
+token to the scopes, else a handle. `full`: as it is, by an operator's explicit act for one provider. `vault.exchange`
+decides the scopes of an exchange.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ class ReleasePolicy(StrEnum):
 
 
 def ceiling_of(client: Client) -> ReleasePolicy:
-    """The most that this kind of client can get. MCP: upstream credentials MUST NOT reach a client; so only one that
-    an operator registered, and that can keep a secret, may ever be handed one.
+    """The most that this kind of client can get.
+
+    MCP: upstream credentials MUST NOT reach a client. So only a client that an operator registered, and that can keep a
+    secret, may ever receive one.
     """
     return ReleasePolicy.FULL if client.kind is ClientKind.MANUAL and not client.is_public else ReleasePolicy.PROXY
 
 
 def policy_of(client: Client, *, provider: str, connection_id: str) -> ReleasePolicy:
-    """The policy for this account: the connection's, else the provider's, else the client's own, else the usual one."""
+    """The policy for this account: the connection's, else the provider's, else the client's own, else the default."""
     if ceiling_of(client) is ReleasePolicy.PROXY:
         return ReleasePolicy.PROXY
     if MEMBER not in client.metadata:
@@ -46,7 +48,7 @@ def policy_of(client: Client, *, provider: str, connection_id: str) -> ReleasePo
 
 
 def policies_of(client: Client) -> Mapping[str, ReleasePolicy]:
-    """What an operator chose for this client. Anything unreadable there counts as `proxy`."""
+    """What an operator chose for this client. Unreadable entries count as `proxy`."""
     stored = client.metadata.get(MEMBER)
     if not isinstance(stored, Mapping):
         return {}
@@ -57,7 +59,7 @@ def policies_of(client: Client) -> Mapping[str, ReleasePolicy]:
 def released_narrowing(policy: ReleasePolicy, narrowing: Narrowing, *, expires: bool) -> Narrowing | None:
     """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out.
 
-    A token that `expires` never by itself is not narrow in time: it goes out only by an operator's own act.
+    A token that never `expires` by itself is not narrow in time: it goes out only by an operator's explicit act.
     """
     match policy:
         case ReleasePolicy.PROXY:

@@ -1,7 +1,8 @@
-"""Whose authority is exchanged: verifying `subject_token` and `actor_token` (RFC 8693 §2.1, §4).
+"""Verify whose authority is exchanged: `subject_token` and `actor_token` (RFC 8693 §2.1, §4).
 
-A token of ours counts for the client that holds it, and for the API that it was issued for. JWTs of workers and of
-other issuers are `workers` and `issuers`. A refused token is `invalid_request` (§2.2.2), with the cause in the log.
+A token of ours counts for the client that holds it, and for the API that it was issued for. `workers` and `issuers`
+handle the JWTs of workers and of other issuers. A refused token is `invalid_request` (§2.2.2), with the cause in the
+log.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Limits:
 class Subject:
     """A verified subject.
 
-    `client_ids` is who acted when the token was issued, outermost first. `derived_from` is the grant that the calling
-    client's own one ends with, or what stands for it; empty where the token's grant is the calling client's.
+    `client_ids` are the actors when the token was issued, outermost first. `derived_from` is the grant with which the
+    calling client's own one ends, or what stands for it; empty if the token's grant is the calling client's.
     """
 
     user_id: str
@@ -40,13 +41,13 @@ class Subject:
     actors: tuple[str, ...]
     scopes: frozenset[str] | None  # of the token itself; None: it names none
     audience: str
-    expires_at: int | None  # nothing made of it outlives this
+    expires_at: int | None  # nothing made from it outlives this
     kind: str
     reason: str = ""
     limits: Limits | None = None
-    is_live: bool = True  # False: that its grant lives has still to be looked at
+    is_live: bool = True  # False: it is still to be checked that its grant lives
     details: dict[str, object] = field(default_factory=dict[str, object])
-    token_id: str = ""  # of an access token of ours, with which what is made of it ends
+    token_id: str = ""  # of an access token of ours; what is made from it ends with it
 
 
 def refusal(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
@@ -90,10 +91,10 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
 
 
 def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
-    """The calling client holds this token of its own, and is not somebody whom the client sent it to.
+    """Check that the calling client holds this token itself, and did not receive it from another client.
 
-    A public client authenticates by its id alone, which everybody knows. An API that receives its token could act as
-    that client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
+    A public client authenticates by its id alone, which is public. An API that receives its token could act as that
+    client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
     """
     if claims.key_thumbprint not in {None, asked.key_thumbprint}:
         raise refusal("without the key it is bound to")
@@ -137,7 +138,7 @@ async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str)
 
 
 async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject) -> str:
-    """Who acts from now on: the client of a verified actor token, else the calling client. Raises OAuthError."""
+    """The current actor: the client of a verified actor token, else the calling client. Raises OAuthError."""
     token, kind = asked.form.get("actor_token"), asked.form.get("actor_token_type")
     if token is None:
         if kind is not None:
@@ -180,9 +181,9 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
 
 
 def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
-    """Who acts, outermost first: the actor, the calling client, whoever acted before. At most four.
+    """The actors, outermost first: the actor, the calling client, earlier actors. At most four.
 
-    Nobody is left out and nobody stands there twice in a row, so a client gains nothing by exchanging again.
+    Nobody is left out or repeated in a row, so a client gains nothing by exchanging again.
     """
     links: list[str] = []
     for link in (actor, client.id, *subject.actors):
@@ -196,7 +197,7 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
 
 
 async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Subject, *, actor: str) -> Principal:
-    """The calling client as it acts for the subject, with a grant of its own. Made last: everything was verified."""
+    """The calling client as it acts for the subject, with its own grant. Made last, after everything was verified."""
     actors = chain(subject, client=asked.client, actor=actor)
     grant_id = subject.grant_id
     if subject.derived_from:
@@ -223,7 +224,7 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
 
 
 async def check_live(deployment: Deployment, subject: Subject, principal: Principal) -> None:
-    """Look at the grant where nothing that follows does. Raises OAuthError."""
+    """Check the grant if nothing later does. Raises OAuthError."""
     if subject.is_live:
         return
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)

@@ -1,7 +1,7 @@
 """What an exchange is for: an account at a provider, or one of our own audiences (RFC 8693 §2.1, RFC 8707).
 
-`audience` is a name (provider, alias, connection), `resource` an address (an API of a provider or of ours). Whether the
-client may have it is decided by `exchange`.
+`audience` is a name (provider, alias, connection), `resource` an address (an API of a provider or of ours).
+`server.oauth.exchange.exchange` decides whether the client may have it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.oauth.rules import OAuthError, canonical_resource, own_resources
 from vault import apis, connections
 
-# What leads elsewhere than it begins, or is no address of a resource: dot segments in any spelling, query, fragment.
+# Addresses that lead elsewhere than they begin, or name no resource: dot segments in any spelling, query, fragment.
 _WINDING: Final = re.compile(r"(?i)/(\.|%2e){1,2}(/|$)|[?#\\\s]|%(2f|5c|25|[01][0-9a-f]|7f)")
 
 
@@ -51,7 +51,7 @@ def _unknown(what: str) -> OAuthError:
 
 
 async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
-    """The one target that both name. Raises invalid_target; invalid_request where neither is there."""
+    """The one target that both name. Raises invalid_target; invalid_request when neither is present."""
     if audience is None and resource is None:
         raise OAuthError("invalid_request", "say what the token is for: audience or resource")
     named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
@@ -106,13 +106,13 @@ async def _by_address(deployment: Deployment, address: str) -> Target:
 
 
 def provider_at(catalog: Catalog, address: str) -> list[tuple[Provider, str]]:
-    """The providers that have an API at this address, each with its key."""
+    """The providers with an API at this address, each with its key."""
     found = ((provider, _api_at(provider, address)) for provider in catalog)
     return [(provider, api) for provider, api in found if api is not None]
 
 
 def api_for(provider: Provider, scopes: frozenset[str]) -> str | None:
-    """The API for a handle where none was named: the first one in which these scopes allow anything, else the first."""
+    """The API for a handle when none was named: the first in which these scopes allow anything, else the first."""
     held = rules.expand(provider, scopes)
     for key in provider.apis:
         for (api, _), found in provider.rules_by_call.items():
@@ -127,7 +127,7 @@ def _item_at(provider: Provider, address: str) -> str | None:
 
 
 def _api_at(provider: Provider, address: str) -> str | None:
-    """The API with this base address, or with the longest one that the address plainly lies under."""
+    """The API with this base address, or with the longest base that the address plainly lies under."""
     if _WINDING.search(address) is not None:
         return None
     wanted = address.rstrip("/") + "/"

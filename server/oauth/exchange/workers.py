@@ -1,8 +1,8 @@
-"""Workers: a client that an operator trusts to say itself for whom it acts, by a JWT signed with its own key.
+"""Workers: clients that an operator trusts to say for whom they act, by a JWT signed with their own key.
 
-Made for jobs without a person in the loop, so it is the most bounded way: one use within a minute, a reason that the
-person can read in the activity, addresses that it may come from, accounts and scopes that it may reach. It does not
-stand in for the person's permission: without a delegation it gets a link like everybody else.
+Made for jobs without a person present, so it is the most limited way: one use within a minute, a reason that the person
+can read in the activity, and limits on source addresses, accounts and scopes. It does not replace the person's
+permission: without a delegation a worker gets a link like any other client.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is none."""
+    """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is not."""
     rules = rules_of(asked.client)
     if rules is None:
         raise refusal("not a worker", "this client is no worker: an operator makes it one")
@@ -138,7 +138,7 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
 
 
 def _reason(claims: dict[str, object]) -> str:
-    """Why, in words that the person can read; `audit_context` is what Auth0 calls it."""
+    """The reason, in words that the person can read; `audit_context` is Auth0's name for it."""
     given = claims.get("reason", claims.get("audit_context"))
     reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
     if not 1 <= len(reason) <= MAX_REASON:
