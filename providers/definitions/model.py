@@ -1,7 +1,7 @@
 """The declarative model of an upstream service: what its TOML file may say.
 
-Reading files, checking that they make sense and applying the operator's addresses is `providers.definitions.catalog`;
-speaking OAuth by these facts is `providers.oauth.client`, judging calls by these rules `providers.api.rules`.
+`providers.definitions.catalog` reads files, checks that they make sense and applies the operator's addresses;
+`providers.oauth.client` speaks OAuth by these facts; `providers.api.rules` judges calls by these rules.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=
 QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 
 
-# Of a body: a field of a form, or the way to a member of a JSON object, `a/b`; arrays on the way do not count.
+# Of a body: a field of a form, or the path to a member of a JSON object, `a/b`; arrays on the path do not count.
 MemberPath = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*(/[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*)*$", max_length=200),
@@ -56,8 +56,8 @@ FactName = Literal[
 ]
 
 
-# Frameworks that many APIs are built on take the method from such a parameter or header, so all of them are refused
-# everywhere: parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
+# Frameworks behind many APIs take the method from such a parameter or header, so all of them are refused everywhere:
+# parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
 METHOD_PARAMETER: Final = re.compile(
     r"(?:[_$]+|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
 )

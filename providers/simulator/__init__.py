@@ -1,5 +1,6 @@
-"""A strict upstream for tests, demo and sandbox: OAuth and APIs in the shapes of Slack and Google, scripted faults,
-books. It shares no code with the rest of the project, so that agreement with it means something.
+"""A strict upstream for tests, demo and sandbox: OAuth and APIs like Slack's and Google's, scripted faults, books.
+
+It shares no code with the rest of the project, so that agreement with it means something.
 """
 
 from providers.simulator.person import consent

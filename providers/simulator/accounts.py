@@ -1,4 +1,4 @@
-"""The people of the sandbox and the client that is registered there. Constants: nothing here is a real credential."""
+"""The people of the sandbox and the client registered there. Constants: nothing here is a real credential."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FACES: tuple[Face, ...] = ("slack", "google")
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person who has an account at both faces of the simulator."""
+    """One person with an account at both faces of the simulator."""
 
     name: str
     display_name: str
@@ -37,9 +37,9 @@ class RegisteredClient:
     """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address.
 
     `is_public`: a Slack app with PKCE turned on. It needs no secret, and each of its refresh tokens ends after 30 days.
-    `user_scopes`: what a Slack app may ask a person for; None: all. `rotates`: its token rotation is on.
-    `api_enabled`: the client's project at Google has the Calendar API. `test_users`: whom a Google app in Testing lets
-    in, by the names of `PEOPLE`; None: it is published.
+    `user_scopes`: what a Slack app may ask a person for; None: all. `rotates`: its token rotation is on. `api_enabled`:
+    the client's project at Google has the Calendar API. `test_users`: the people, by the names of `PEOPLE`, whom a
+    Google app in Testing admits; None: it is published.
     """
 
     client_id: str

@@ -1,4 +1,4 @@
-"""Puts the simulator's endpoints under their addresses. Decides nothing."""
+"""Puts the simulator's endpoints at their addresses. Decides nothing."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _own_routes(sandbox: Sandbox) -> list[Route]:
         return home_page(posts=ledger["posts"], events=ledger["events"], families=ledger["families"])
 
     async def trap(request: Request) -> Response:
-        """Where a caller must never bring a credential: the target of scripted redirects."""
+        """The target of scripted redirects: a caller must never bring a credential here."""
         credential = request.headers.get("authorization")
         sandbox.books.write(
             "trapped",

@@ -1,6 +1,6 @@
-"""Authorization requests, the person's decision, and the single-use codes that come of it; shared by both faces.
+"""Authorization requests, the person's decision, and the resulting single-use codes; shared by both faces.
 
-Knows nothing of HTTP answers: each face turns `CodeRefused` and `RequestRefused` into its provider's own words.
+Does not build HTTP answers: each face turns `CodeRefused` and `RequestRefused` into its provider's own words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRequest:
-    """A valid authorization request, as it waits for the person."""
+    """A valid authorization request that waits for the person."""
 
     face: Face
     client: RegisteredClient
@@ -51,7 +51,7 @@ class ConsentDecision:
 
 @dataclass(slots=True)
 class Code:
-    """An authorization code that was handed out."""
+    """An issued authorization code."""
 
     request: SimulatedRequest
     account: str
@@ -62,7 +62,7 @@ class Code:
 
 
 class RequestRefused(Exception):
-    """The authorization request is bad. It is told to the person on a page and never redirected."""
+    """The authorization request is bad. Shown to the person on a page, never redirected."""
 
     def __init__(self, error: str, description: str) -> None:
         super().__init__(error)
@@ -87,7 +87,7 @@ class Authorizations:
         self._consents: dict[tuple[str, str], frozenset[str]] = {}
 
     def remember_consent(self, account: str, client_id: str, scopes: frozenset[str]) -> bool:
-        """Add to what the person allowed this client; true when it was the first time."""
+        """Add to what the person allowed this client; True the first time."""
         earlier = self._consents.get((account, client_id))
         self._consents[account, client_id] = scopes | (earlier or frozenset())
         return earlier is None
@@ -119,7 +119,7 @@ class Authorizations:
     def issue_code(
         self, request: SimulatedRequest, *, account: str, scopes: frozenset[str], first_consent: bool, now: float
     ) -> str:
-        """A fresh code for what the person allowed."""
+        """A new code for what the person allowed."""
         value = f"{'4/0' if request.face == 'google' else ''}{secrets.token_urlsafe(32)}"
         self._codes[fingerprint(value)] = Code(request, account, scopes, first_consent, now)
         return value
@@ -132,7 +132,7 @@ class Authorizations:
     def redeem(
         self, value: str, *, client_id: str, redirect_uri: str, verifier: str | None, lifetime: int, now: float
     ) -> Code:
-        """The code, used up; a wrong verifier or redirect address uses it up too. Raises CodeRefused."""
+        """The code, used up; a wrong verifier or redirect address also uses it up. Raises CodeRefused."""
         code = self._codes.get(fingerprint(value))
         if code is None:
             raise CodeRefused("unknown")
@@ -151,7 +151,7 @@ class Authorizations:
 
 
 def check_redirect_uri(client: RegisteredClient, redirect_uri: str) -> None:
-    """Registered exactly, or, where nothing is registered, https or http on loopback. Raises RequestRefused."""
+    """Registered exactly or, if nothing is registered, https or http on loopback. Raises RequestRefused."""
     parts = urlsplit(redirect_uri)
     loopback = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
     well_formed = (loopback or parts.scheme == "https") and parts.hostname and not parts.fragment

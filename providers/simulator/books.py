@@ -1,7 +1,7 @@
-"""The simulator's books: what arrived, what was redeemed, refreshed, called, posted and revoked, in order.
+"""The simulator's books: what arrived, was redeemed, refreshed, called, posted and revoked, in order.
 
-Tests ask the books instead of trusting the vault's own word. They hold labels and fingerprints, never a token, code or
-secret.
+Tests check the books instead of trusting the vault's own word. They hold labels and fingerprints, never a token, code
+or secret.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECRET_NAMES = frozenset(
 
 
 class Books:
-    """Ordered records by kind; `n` orders entries of all kinds among each other."""
+    """Ordered records by kind; `n` orders entries of all kinds."""
 
     def __init__(self) -> None:
         self._pages: dict[str, deque[Entry]] = {name: deque() for name in PAGES}
@@ -40,7 +40,7 @@ class Books:
         self._forgotten: dict[str, Counter[str]] = {name: Counter() for name in PAGES}
 
     def write(self, page: str, at: float, **facts: object) -> Entry:
-        """Append an entry and return it, so that what becomes known later can still be added."""
+        """Append an entry and return it, so that facts known later can be added."""
         self._count += 1
         entry: Entry = {"n": self._count, "at": round(at, 3), **facts}
         entries = self._pages[page]
@@ -50,11 +50,11 @@ class Books:
         return entry
 
     def keep(self, entries: int | None) -> None:
-        """How many entries of each page to keep from now on; the older ones are only counted."""
+        """Keep this many entries of each page from now on; older ones are only counted."""
         self._limit = entries
 
     def tally(self, page: str) -> Counter[str]:
-        """How many entries a page had, by their outcome."""
+        """The number of entries of a page, by outcome."""
         return self._forgotten[page] + Counter(str(entry.get("outcome")) for entry in self._pages[page])
 
     def snapshot(self) -> dict[str, list[Entry]]:
@@ -63,5 +63,5 @@ class Books:
 
 
 def without_secrets(parameters: Mapping[str, object]) -> dict[str, object]:
-    """Parameters as they may stand in the books."""
+    """Parameters without secrets, for the books."""
     return {name: value for name, value in parameters.items() if name not in SECRET_NAMES}

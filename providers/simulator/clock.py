@@ -1,4 +1,4 @@
-"""The simulator's own time: it runs like a monotonic clock and can be moved forward, so that no test has to sleep."""
+"""The simulator's own time: it runs like a monotonic clock and can be advanced, so that no test has to sleep."""
 
 from __future__ import annotations
 

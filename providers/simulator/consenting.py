@@ -1,4 +1,4 @@
-"""The authorization endpoint of both faces: validate, show the page, take the decision, send the browser back."""
+"""The authorization endpoint of both faces: validate, show the page, take the decision, redirect the browser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def authorization_handler(
 
 
 def _refuse(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
-    """Slack tells it on this page, Google sends the browser on to an error page; both before anybody signs in."""
+    """Slack says it on this page, Google redirects the browser to an error page; both before anybody signs in."""
     if face == "google":
         return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
     error, description = _SLACK_WORDS.get(refusal.error, refusal.error), refusal.description

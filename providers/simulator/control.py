@@ -215,7 +215,7 @@ def _client(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _app(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Make an app, or change all of one, as at the provider's console."""
+    """Create an app, or change one, as at the provider's console."""
     wanted = _App.model_validate(body)
     sandbox.register(RegisteredClient(**{name: getattr(wanted, name) for name in _App.model_fields}))
     return {}
@@ -235,7 +235,7 @@ def _id_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _trust(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Whose tokens the brokerage takes, and for which audience."""
+    """Whose tokens the brokerage accepts, and for which audience."""
     wanted = _Trust.model_validate(body)
     sandbox.market = Market(wanted.issuer, wanted.audience)
     return {}

@@ -1,7 +1,7 @@
-"""Control for a crowd: many grants at once, and books that stay small. What load tests need, and nobody else.
+"""Control for load tests: many grants at once, and books that stay small.
 
 `seed` opens grants as if their people had just consented; `brief_books` keeps only the newest entries; `tally` counts
-what happened, forgotten entries too.
+what happened, including dropped entries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Brief(_CrowdBody):
 
 
 def seed(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, object]:
-    """The tokens of so many grants, each a family of its own."""
+    """The tokens of this many grants, each a family of its own."""
     wanted = _Seed.model_validate(body)
     if wanted.account not in PEOPLE or wanted.face not in sandbox.faces:
         raise ValueError("unknown face or account")
@@ -63,6 +63,6 @@ def brief_books(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, ob
 
 
 def tally(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, object]:
-    """How many refreshes there were, by outcome."""
+    """The number of refreshes, by outcome."""
     _CrowdBody.model_validate(body)
     return {"refreshes": dict(sandbox.books.tally("refreshes"))}

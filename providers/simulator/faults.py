@@ -1,7 +1,7 @@
-"""Scripted misbehaviour: which answer goes wrong next, how, and whether the request takes effect before it does.
+"""Scripted misbehavior: which answer goes wrong next, how, and whether the request takes effect before it does.
 
-`before` means that the request changes nothing here; `after` that it took effect and only its answer is lost or spoilt.
-Matching and waiting only; `wire.py` performs.
+`before` means that the request changes nothing here; `after` that it took effect and only its answer is lost or
+corrupted. This module only matches and waits; `wire.py` performs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WAITING = frozenset({"hang", "slow", "hold"})
 
 
 class Fault(BaseModel):
-    """One rule of misbehaviour. `endpoint` is a dotted name (`slack.token.refresh`), a prefix, or empty for all."""
+    """One rule of misbehavior. `endpoint` is a dotted name (`slack.token.refresh`), a prefix, or empty for all."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class Fault(BaseModel):
     kind: FaultKind
     when: Literal["before", "after"] = "before"
     times: int | None = Field(default=1, ge=1)  # None: until cleared
-    families: frozenset[str] | None = None  # strike these grants only, by their labels in the books
+    families: frozenset[str] | None = None  # apply to these grants only, by their labels in the books
     skip: int = Field(default=0, ge=0)  # let this many pass first
     status: int | None = Field(default=None, ge=200, le=599)  # None: 502 for html, 500 for status
     body: str | None = None
@@ -85,21 +85,21 @@ class Faults:
     def __init__(self) -> None:
         self.queue: list[Fault] = []
         self.held: list[str] = []
-        self.closing = asyncio.Event()  # set when the simulator stops: nobody waits any longer
+        self.closing = asyncio.Event()  # set when the simulator stops, to end all waiting
         self._released = asyncio.Event()
         self._changed = asyncio.Condition()
 
     def add(self, fault: Fault) -> None:
-        """Queue a fault behind those that are there."""
+        """Queue a fault behind the existing ones."""
         self.queue.append(fault)
 
     def clear(self) -> None:
-        """Forget what is queued and let go of everything held."""
+        """Drop what is queued and release everything held."""
         self.queue.clear()
         self.release()
 
     def take(self, endpoint: str, whose: Callable[[], str | None]) -> Fault | None:
-        """The fault that befalls this request, counted as used; the first that matches. `whose` finds its family."""
+        """The first matching fault for this request, counted as used. `whose` finds its family."""
         for fault in self.queue:
             if not fault.matches(endpoint) or (fault.families is not None and whose() not in fault.families):
                 continue

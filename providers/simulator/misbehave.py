@@ -1,4 +1,4 @@
-"""The wrong answers: each fault kind as a response, down to closing the connection under it."""
+"""The wrong answers: each fault kind as a response, including closing the connection under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plays the person in front of the simulator's consent page, over HTTP, for scripts and tests without a browser."""
+"""Plays the person at the simulator's consent page, over HTTP, for scripts and tests without a browser."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How one face of the simulator treats tokens: rotation, grace, lifetimes, narrowing, revocation. All scriptable.
 
-The defaults are what Slack (with token rotation) and Google do; the rest is what other providers have been seen to do.
+The defaults are what Slack (with token rotation) and Google do; the rest is known behavior of other providers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RotationRule(StrEnum):
 
 
 class FaceRules(BaseModel):
-    """The behaviour of one face; changed as a whole through the control endpoint."""
+    """The behavior of one face; changed as a whole through the control endpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Runs the simulator on 127.0.0.1 inside this process, for tests and the demo, and stops it cleanly and soon."""
+"""Runs the simulator on 127.0.0.1 inside this process, for tests and the demo, and stops it cleanly and quickly."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Simulator:
         return COMMANDS[command](self._sandbox, body)
 
     def reset(self) -> None:
-        """Forget everything: tokens, faults, posts, books, moved time."""
+        """Reset everything: tokens, faults, posts, books, moved time."""
         self._sandbox.reset()
 
     def advance(self, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Simulator:
         self._sandbox.clock.advance(seconds)
 
     def fault(self, endpoint: str, kind: str, **more: JsonValue) -> None:
-        """Script a misbehaviour: `sim.fault("slack.token.refresh", "drop_after")`."""
+        """Script a misbehavior: `sim.fault("slack.token.refresh", "drop_after")`."""
         self.control("faults", endpoint=endpoint, kind=kind, **more)
 
     def slack_message(self, channel: str) -> str:
@@ -69,11 +69,11 @@ class Simulator:
         return self._sandbox.workspace.channels[channel].messages[0].ts
 
     def google_event(self, person: str) -> str:
-        """The id of an event that this person put into the own calendar now."""
+        """The id of an event that this person just put into their own calendar."""
         return self._sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=self.now()).id
 
     async def wait_until_held(self, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
-        """Return once that many requests stand at a `hold` fault. Raises TimeoutError."""
+        """Return once this many requests wait at a `hold` fault. Raises TimeoutError."""
         await self._sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
 
     def slack_settings(self) -> SettingsSection:
@@ -115,19 +115,19 @@ class Simulator:
         }
 
     def brokerage_settings(self) -> SettingsSection:
-        """For `[providers.brokerage]`, whose API trusts nobody until `trust` was called."""
+        """For `[providers.brokerage]`, whose API trusts nobody until `trust` is called."""
         return {"apis": {"main": f"{self.url}/brokerage/v1"}}
 
     def trust(self, issuer: str, *, audience: str) -> None:
-        """Let the brokerage take the tokens that this issuer makes for this audience."""
+        """Let the brokerage accept the tokens that this issuer makes for this audience."""
         self.control("trust", issuer=issuer, audience=audience)
 
     def add_mode(self, name: str, mode: Mode) -> None:
-        """Let the families' server behave in one more way, at `/families/{name}/`; it outlives a reset."""
+        """Add a mode to the families' server, at `/families/{name}/`; it survives a reset."""
         self._sandbox.modes[name] = mode
 
     def add_api(self, name: str, api: ServiceAPI) -> None:
-        """Let this answer the operations of the modes that name it; it outlives a reset."""
+        """Let this answer the operations of the modes that name it; it survives a reset."""
         self._sandbox.apis[name] = api
 
     def family_settings(self, mode: str, *, apis: Iterable[str] = ()) -> SettingsSection:
@@ -150,7 +150,7 @@ class Simulator:
 
 
 def _listen(port: int) -> socket.socket:
-    """The protocol is named because asyncio turns Nagle's algorithm off only then: 40 ms per answer."""
+    """The protocol is named because asyncio turns Nagle's algorithm off only then: otherwise 40 ms per answer."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -165,7 +165,7 @@ def _listen(port: int) -> socket.socket:
 async def running_simulator(*, port: int = 0) -> AsyncGenerator[Simulator]:
     """Serve on 127.0.0.1 until the block ends. Port 0 takes a free one.
 
-    The server's start and stop are called directly: no task of its own, no signal handlers, and no half-second polling.
+    Calls the server's start and stop directly: no separate task, no signal handlers, and no half-second polling.
     """
     sandbox = Sandbox()
     listener = _listen(port)

@@ -1,4 +1,4 @@
-"""Everything the simulator remembers, in one place: clock, books, faults, the faces' tokens and data."""
+"""Everything the simulator keeps, in one place: clock, books, faults, the faces' tokens and data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class IdTokenChanges(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAPI:
-    """The API of a mode, called when its token was seen to allow the operation; what it remembers is in `added`.
+    """The API of a mode, called once its token was found to allow the operation; its data is in `added`.
 
     `refusal` says in the service's own words that a token is dead (401) or allows too little (403).
     """
@@ -75,19 +75,19 @@ class FaceState:
 
 
 class Sandbox:
-    """The state of a running simulator; `reset` makes it new without moving its address."""
+    """The state of a running simulator; `reset` clears it without changing its address."""
 
     def __init__(self) -> None:
         self.url = ""
         self.clock = Clock()
         self.faults = Faults()
         self.modes: dict[str, Mode] = dict(SERVED)
-        self.apis: dict[str, ServiceAPI] = {}  # by the name that modes say; these too outlive a reset
+        self.apis: dict[str, ServiceAPI] = {}  # by the name that modes use; these also survive a reset
         self.market = Market()
         self.reset()
 
     def reset(self) -> None:
-        """Forget every token, fault, post and record."""
+        """Delete every token, fault, post and record."""
         self.faults.clear()
         self.clock = Clock()
         self.books = Books()
@@ -105,10 +105,10 @@ class Sandbox:
         self.mailboxes = Mailboxes(now=self.clock.now())
         self.drives = Drives()
         self.market = Market(self.market.issuer, self.market.audience)
-        self.added: dict[tuple[str, str], object] = {}  # what APIs in `apis` remember, by kind and account
+        self.added: dict[tuple[str, str], object] = {}  # data of the APIs in `apis`, by kind and account
 
     def face(self, name: str) -> FaceState:
-        """The state of one provider; that of a family mode is made when it is first asked for. Raises ValueError."""
+        """The state of one provider; a family mode's is made on first use. Raises ValueError."""
         found = self.faces.get(name)
         if found is None:
             mode = self.modes.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
@@ -123,7 +123,7 @@ class Sandbox:
         return self.modes[name.removeprefix(PREFIX)]
 
     def register(self, client: RegisteredClient) -> None:
-        """Make or change an app, as its owner does at the provider's console."""
+        """Create or change an app, as its owner does at the provider's console."""
         self.clients[client.client_id] = client
         tokens = self.faces["slack"].tokens
         (tokens.endless.discard if client.rotates else tokens.endless.add)(client.client_id)

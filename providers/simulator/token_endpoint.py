@@ -1,6 +1,6 @@
-"""What every face's endpoints do alike: spend a code or a refresh token, end a grant, and keep the books of each call.
+"""What all faces' endpoints share: spend a code or a refresh token, end a grant, and keep the books of each call.
 
-How a request is read, and how answers and refusals are worded, is each face's own.
+Each face reads its requests and words its answers and refusals.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def refresh(
     asked: frozenset[str],
     spend: Callable[[str], RefreshAnswer],
 ) -> RefreshAnswer:
-    """Spend the refresh token of the call by `spend`, which gets its value. The books say how it ended.
+    """Spend the refresh token of the call by `spend`, which gets its value. The books record the outcome.
 
     Raises PresentedTokenRefused.
     """
@@ -187,7 +187,7 @@ def end_grant(sandbox: Sandbox, family: Family) -> None:
 def note_api_call(
     sandbox: Sandbox, call: SimulatedCall, face: str, method: str, *, value: str | None
 ) -> tuple[AccessToken | None, Entry]:
-    """The access token of this value, alive or not, and the entry of the call that it came with."""
+    """The access token with this value, live or not, and the entry of its call."""
     token = None if value is None else sandbox.face(face).tokens.find_access(value)
     entry = sandbox.books.write(
         "api_calls",

@@ -1,7 +1,7 @@
 """Token families of one face: issue, refresh with rotation, grace and re-use detection, expire, revoke.
 
-Pure bookkeeping in memory; `now` comes in. It does not know HTTP, a provider's error codes, or clients' secrets.
-Labels (`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.
+Pure bookkeeping in memory; `now` comes in. Independent of HTTP, a provider's error codes, and clients' secrets. Labels
+(`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Mint = Callable[[Literal["access", "refresh"], Kind], str]
 
 
 def fingerprint(token: str) -> str:
-    """What the books keep of a token: enough to compare, nothing to use."""
+    """What the books keep of a token: enough to compare, useless as a token."""
     return hashlib.sha256(token.encode()).hexdigest()[:24]
 
 
@@ -87,7 +87,7 @@ class RefreshAnswer:
 
 
 class PresentedTokenRefused(Exception):
-    """The refresh token, or what was asked of it, is no good. `presented` is None for a value that was never issued."""
+    """The refresh token, or the request for it, is invalid. `presented` is None for a value that was never issued."""
 
     def __init__(self, reason: str, presented: SimulatedRefreshToken | None = None) -> None:
         super().__init__(reason)
@@ -151,7 +151,7 @@ class TokenStore:
         return RefreshAnswer(self._issue_successor(token, wanted, now=now), "rotated", token)
 
     def lengthen(self, token: AccessToken, *, seconds: int, now: float) -> Issued:
-        """Another access token of the same family that lives longer; the one that was shown ends soon."""
+        """Another access token of the same family with a longer life; the presented one ends soon."""
         issued = self._issue(token.family, token.scopes, None, now=now)
         self._access[fingerprint(issued.access_token)].expires_at = now + seconds
         token.expires_at = min(token.expires_at, now + 60)

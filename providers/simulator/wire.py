@@ -1,4 +1,4 @@
-"""The HTTP edge of the simulator: parses a request once, lets a scripted fault strike, answers.
+"""The HTTP edge of the simulator: parses a request once, applies a scripted fault, answers.
 
 Handlers are plain functions: what they change takes effect at once and whole, before any byte of the answer is sent.
 """
@@ -28,7 +28,7 @@ _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCall:
-    """A parsed request. `arguments` is the body, form or JSON; `fault` names what is about to befall its answer."""
+    """A parsed request. `arguments` is the body, form or JSON; `fault` is the one about to hit its answer."""
 
     method: str
     path: str
@@ -92,7 +92,7 @@ def endpoint(
     name: str | Callable[[SimulatedCall], str],
     handler: Handler,
 ) -> Endpoint:
-    """An endpoint that faults can strike under this name."""
+    """An endpoint to which faults can apply under this name."""
 
     async def answer(request: Request) -> Response:
         try:

@@ -1,1 +1,1 @@
-"""What tests stand on: rooms with a running vault, doubles of the outside, people, processes."""
+"""Test infrastructure: fixtures with a running vault, doubles of the outside, people, processes."""

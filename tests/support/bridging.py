@@ -1,4 +1,4 @@
-"""Bridge processes (`stdio --url`) at a running vault, and the person in front of the browser that they open."""
+"""Bridge processes (`stdio --url`) at a running vault, and the person at the browser that they open."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ class Machine:
         return self.errors.read_text() if self.errors.exists() else ""
 
     def stored(self) -> dict[str, object]:
-        """The file that stands in for a keyring."""
+        """The file used instead of a keyring."""
         (file,) = (self.data / "remote").glob("*.json")
         return json.loads(file.read_text())
 
     def give(self, agent: Agent) -> None:
-        """What a sign-in of this agent would have left, but for a refresh token."""
+        """Store what a sign-in of this agent would have left: a refresh token."""
         folder = self.data / "remote"
         folder.mkdir(mode=0o700, exist_ok=True)
         file = folder / f"{remote_vault(self.url, agent=self.agent).name}.json"

@@ -1,6 +1,6 @@
-"""django-oauth-toolkit as the service that somebody's account is at, in a process of its own: `python FILE REDIRECT`.
+"""django-oauth-toolkit as the person's provider, in a separate process: `python FILE REDIRECT`.
 
-Its rotation and re-use protection are on; its pages and its sign-in are Django's. It says its address as a line of
+Its rotation and re-use protection are on; its pages and its sign-in are Django's. It prints its address as a line of
 JSON, then answers questions about its books, one line each.
 """
 

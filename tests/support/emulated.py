@@ -1,7 +1,7 @@
 """Five services of emulate behind the strict layer, and a vault whose provider settings point at them.
 
-The scopes that calls need come from the services themselves: Google's discovery documents, the permissions that
-GitHub's and Microsoft's reference pages name, emulate's own strict mode for Slack and Linear.
+The services themselves define the scopes that calls need: Google's discovery documents, the permissions on GitHub's and
+Microsoft's reference pages, emulate's own strict mode for Slack and Linear.
 """
 
 from __future__ import annotations

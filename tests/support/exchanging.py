@@ -1,4 +1,4 @@
-"""One user with connected accounts and an agent, ready to exchange: what tests of the vault's heart start from."""
+"""One user with connected accounts and an agent, ready to exchange: the start of the vault's core tests."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Room:
         return facts
 
     async def settle(self) -> None:
-        """Wait for every refresh that is on its way."""
+        """Wait for every running refresh."""
         await self.vault.tasks.close()
 
     async def events(self, kind: str | None = None) -> list[Event]:

@@ -1,6 +1,6 @@
-"""Foreign software at the vault: Node programs that talk in JSON lines, and a browser program that asks a person here.
+"""Foreign software at the vault: Node programs that speak JSON lines, and a browser program that asks a person here.
 
-Nothing of theirs is changed. What a browser would show is handed to `Somebody`, who counts how often that happened.
+It runs unmodified. What a browser would show goes to `Somebody`, who counts how often that happened.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Somebody:
 
 @asynccontextmanager
 async def newcomer(vault: RunningVault) -> AsyncGenerator[Somebody]:
-    """A user that nobody knew before, with a fresh browser."""
+    """A new user with a new browser."""
     user = await vault.add_user(f"person-{secrets.token_hex(4)}")
     async with Person(vault.url) as browser:
         yield Somebody(user.name, browser)

@@ -1,4 +1,4 @@
-"""A vault whose provider is an authorization server of other people in a process of its own, and an account there."""
+"""A vault whose provider is a third-party authorization server in a separate process, and an account there."""
 
 from __future__ import annotations
 

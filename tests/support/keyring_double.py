@@ -1,4 +1,4 @@
-"""A keyring in a file in place of the operating system's, and one that takes nothing (PYTHON_KEYRING_BACKEND)."""
+"""A keyring in a file in place of the operating system's, and one that stores nothing (PYTHON_KEYRING_BACKEND)."""
 
 from __future__ import annotations
 

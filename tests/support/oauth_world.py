@@ -75,7 +75,7 @@ def signed(header: Mapping[str, object], claims: Mapping[str, object], key: RSAK
 
 
 def listening_socket() -> socket.socket:
-    """A free loopback port. The protocol is named, else asyncio leaves Nagle's delay on and each answer takes 40 ms."""
+    """A free loopback port. The protocol is named: otherwise asyncio leaves Nagle's delay on, 40 ms per answer."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", 0))

@@ -48,7 +48,7 @@ class OpenIDDouble:
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def reset(self) -> None:
-        """Honest again."""
+        """Make it honest again."""
         fresh = OpenIDDouble(self.url, self.now, key=self.key)
         for name in (
             "subject",

@@ -1,4 +1,4 @@
-"""What tests look at or hurry that the product itself never has to."""
+"""What tests inspect or hurry, and the product never has to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vault whose Slack and Google are a scripted server, and agents with handles: where tests of the proxy start."""
+"""A vault whose Slack and Google are a scripted server, and agents with handles: the starting point for proxy tests."""
 
 from __future__ import annotations
 

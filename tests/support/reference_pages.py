@@ -1,7 +1,7 @@
 """The generated parts of docs/reference: `python -m tests.support.reference_pages` writes them.
 
-`tools.md` and `services.md` are written whole. In `settings.md` and `commands.md` the generator replaces the list of
-settings, or the description and options, below each heading, and keeps the notes that stand after it.
+It writes `tools.md` and `services.md` whole. In `settings.md` and `commands.md` it replaces the list of settings, or
+the description and options, below each heading, and keeps the notes after it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Every interleaving of two processes that refresh one connection, explored with the rules that the product uses.
 
-The state holds what the provider knows, the row, the lease, the intents, the answer journal of the host and what each
-process is doing. A step is anything that can happen next: claim, the provider's handling, answer, journal, commit,
-kill, restart, pause, a message lost, a commit that fails, and time running out on the lease, the access token, the
-provider's grace and the pause after a silence. A commit of an answer fails; one of a claim, of its undoing or of a
-silence is reported failed, and happened or did not: the process makes it good later, and may claim again before. The
-file by which a living process is known can be taken away. A connection is lost when nobody can ever again come by a
-live refresh token; that is forgiven only after the gap: the provider rotated and the only copy died on its way. It is
-stuck when its token lives, nothing is on its way, and nobody may ever send it.
+The state holds what the provider knows, the row, the lease, the intents, the host's answer journal, and what each
+process is doing. A step is anything that can happen next: claim, the provider's processing, answer, journal, commit,
+kill, restart, pause, a lost message, a failed commit, and time running out on the lease, the access token, the
+provider's grace and the pause after a silence. A commit of an answer fails; a commit of a claim, of its undo or of a
+silence is reported failed, and happened or did not: the process completes it later, and may claim again before. The
+file that shows a process to be alive can be deleted. A connection is lost when nobody can ever again get a live refresh
+token; that is forgiven only after the gap: the provider rotated and the only copy was lost on its way. It is stuck when
+its token lives, nothing is in progress, and nobody may ever send it.
 """
 
 from __future__ import annotations

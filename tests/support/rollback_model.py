@@ -1,8 +1,8 @@
-"""The model of refreshing, and a database that goes back in time once while its host and the journal stay.
+"""The model of refreshing, with a database that goes back in time once while its host and the journal stay.
 
-At some moment somebody keeps a copy of the row, at a later one the row is as it was then: a volume that is put back, a
-standby that lagged. Both happen while no refresh is on its way: a claim that the new server never heard of is what a
-lagging standby loses, and no rule of ours brings it back. The journal keeps the last answer of each process.
+At some moment somebody copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
+happen while no refresh is in progress: a lagging standby loses a claim that the new server never received, and no rule
+of ours restores it. The journal keeps the last answer of each process.
 """
 
 from __future__ import annotations

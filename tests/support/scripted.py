@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that misbehaves as told, and counts what arrives. Stands for a provider in tests."""
+"""A real HTTP server on loopback that misbehaves as scripted, and counts what arrives. Acts as a provider in tests."""
 
 from __future__ import annotations
 

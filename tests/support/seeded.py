@@ -1,4 +1,4 @@
-"""A user, an agent and a grant in a real database, for tests of what hangs on them."""
+"""A user, an agent and a grant in a real database, for tests of what depends on them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A small application at each face of the simulator: what the simulator's own tests talk to it with.
+"""A small application at each face of the simulator, with which the simulator's own tests talk to it.
 
-It builds its requests by hand, so that these tests depend on nothing else of the project.
+It builds its requests by hand, so that these tests depend on nothing else in the project.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A strict front for emulate (npm, Vercel Labs): refuses what emulate lets through, and passes on everything else.
+"""A strict front for emulate (npm, Vercel Labs): refuses what emulate wrongly accepts, and passes everything else on.
 
-emulate takes any bearer token for its first user, checks few scopes and no expiry, and remembers no challenge for some
-services. So a vault that sent garbage would pass against it alone. This front keeps books of its own: which codes and
-tokens emulate issued, for which scopes and until when. What emulate lacks and the services have (narrower tokens, some
-revocations) is added here. It knows nothing of our provider files.
+emulate takes any bearer token for its first user, checks few scopes and no expiry, and stores no PKCE challenge for
+some services, so a vault that sent garbage would pass against it alone. This front keeps its own books: which codes and
+tokens emulate issued, for which scopes and until when. It adds what the services have and emulate lacks (narrower
+tokens, some revocations). It is independent of our provider files.
 """
 
 from __future__ import annotations

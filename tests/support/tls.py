@@ -92,9 +92,9 @@ async def tls_proxy(
     backend: int,
     change: Callable[[bytes], bytes] | None = None,
 ) -> AsyncGenerator[None]:
-    """Take TLS off and hand the bytes to the port on this machine; not a header is touched, `Host` passes unchanged.
+    """Terminate TLS and pass the bytes to the port on this machine; changes no header, not even `Host`.
 
-    `change` is for proxies that do touch what they pass on.
+    `change` is for proxies that do change what they pass on.
     """
 
     async def pump(

@@ -1,4 +1,4 @@
-"""One tool at a scripted provider, called with the least scopes that it declares."""
+"""One tool at a scripted provider, called with the minimum scopes that it declares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = "upstream-token-canary-0123456789"
 
 @dataclass
 class Bench:
-    """A scripted provider; `run` calls one tool with the least scopes that it declares."""
+    """A scripted provider; `run` calls one tool with the minimum scopes that it declares."""
 
     server: ScriptedServer
     outbound: Outbound

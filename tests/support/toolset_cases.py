@@ -1,4 +1,4 @@
-"""What each tool is tried with: arguments, the simulator's endpoint behind it, and what must come of it."""
+"""The cases for each tool: arguments, the simulator's endpoint behind it, and the expected result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A provider in this process: the double of the outside, with rotation classes, scripted misbehaviour and books.
+"""A provider in this process: the double of the outside, with rotation classes, scripted misbehavior and books.
 
-The books say what really happened at the provider, so that a test can compare them with what the vault believes. The
+The books record what really happened at the provider, so that a test can compare that with what the vault believes. The
 wire itself is the simulator's.
 """
 

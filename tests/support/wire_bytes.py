@@ -1,4 +1,4 @@
-"""Bytes of HTTP/1.1 connections for the wire tests: whole requests, bent at the places where parsers disagree."""
+"""Bytes of HTTP/1.1 connections for the wire tests: whole requests, malformed where parsers disagree."""
 
 from __future__ import annotations
 

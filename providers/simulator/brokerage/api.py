@@ -1,8 +1,8 @@
 """A brokerage with an API and no OAuth of its own: it verifies the tokens of the one issuer that it trusts.
 
-As an API of a developer does: the issuer's metadata names its keys (RFC 8414), a token has to be theirs, of the type
-and for the audience of this API, and in time (RFC 9068 §4). Whom it says to act for whom, and its scopes, go into the
-books.
+Like a developer's own API: the issuer's metadata names its keys (RFC 8414), and a token must be signed with one of
+them, be of the type and for the audience of this API, and be current (RFC 9068 §4). The books record whom it acts for
+and its scopes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def brokerage_routes(sandbox: Sandbox) -> list[Route]:
 
 
 async def _published_keys(issuer: str) -> KeySet | None:
-    """RFC 8414 §3, and the keys that the metadata names; None while they cannot be had."""
+    """RFC 8414 §3, and the keys that the metadata names; None while they are unavailable."""
     try:
         async with httpx2.AsyncClient(timeout=5, trust_env=False) as http:
             found = await http.get(f"{issuer}/.well-known/oauth-authorization-server")
@@ -107,7 +107,7 @@ def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
 
 
 def _verify(market: Market, token: str | None, *, now: float) -> Mapping[str, object]:
-    """The claims of a token that counts here (RFC 9068 §4). The key is the issuer's, whatever the token says."""
+    """The claims of a valid token (RFC 9068 §4). The key is the issuer's, whatever the token says."""
     if token is None or market.keys is None:
         raise _Refused("invalid_token", "no token, or no keys to verify it", status=401)
     try:

@@ -1,4 +1,4 @@
-"""What the simulated brokerage holds: whom it trusts, the keys found there, and what each person owns."""
+"""The simulated brokerage's data: whom it trusts, the keys found there, and what each person owns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST: Final[Mapping[str, int]] = {"ACME": 10}  # what everybody owns at first
 
 @dataclass
 class Market:
-    """`issuer` and `audience`: whose tokens count, and for whom they have to be. Nobody's while they are empty."""
+    """`issuer` and `audience`: whose tokens count, and for which audience. None count while they are empty."""
 
     issuer: str = ""
     audience: str = ""

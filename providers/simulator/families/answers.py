@@ -60,7 +60,7 @@ def tokens_answer(mode: Mode, call: SimulatedCall, issued: Issued, *, now: float
 
 
 def success(mode: Mode, call: SimulatedCall, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
-    """A good answer, with the flag that this mode says in each."""
+    """A successful answer, with the flag that this mode puts in each."""
     shape = mode.shape
     if shape.ok_flag is not None:
         body = {shape.ok_flag: True, **body}
@@ -85,7 +85,7 @@ def refusal(mode: Mode, error: str, description: str, *, status: int = 400) -> R
 
 
 def identity_body(mode: Mode, person: Person) -> dict[str, JsonValue]:
-    """Who the account is, in the members where this mode says it."""
+    """The account, in the members where this mode states it."""
     body: dict[str, JsonValue] = {}
     facts = facts_of(person)
     for path, template in mode.identity.items():

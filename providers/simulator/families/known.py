@@ -1,8 +1,8 @@
 """How services speak, one line each, for the provider files that are tested against them.
 
-Written by hand from the services' documentation, the survey of providers and catalogues of other projects (2026-11-25),
-never from the provider files: a file that says something else fails `providers test`. Nothing here was run against the
-services. What nobody documents is as RFC 6749 has it. A `?` for rotation: nobody says, so any class of a file passes.
+Written by hand from the services' documentation, the survey of providers and catalogs of other projects (2026-11-25),
+never from the provider files: a file that disagrees fails `providers test`. Nothing here was run against the services.
+Undocumented behavior follows RFC 6749. A `?` for rotation: undocumented, so any class in a file passes.
 """
 
 from __future__ import annotations

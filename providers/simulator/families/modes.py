@@ -1,4 +1,4 @@
-"""What one mode of the families' server may be: how it reads requests, words answers and treats tokens. Data only."""
+"""The options of one mode of the families' server: reading requests, wording answers, treating tokens. Data only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Operation:
 
 
 def lenient(**changes: object) -> FaceRules:
-    """Rules that nothing is known about but RFC 6749: tokens stay, an hour long, everything is revoked at once."""
+    """Rules for a server known only by RFC 6749: tokens stay, live an hour, and everything is revoked at once."""
     plain: dict[str, object] = {
         "rotation": RotationRule.NONE,
         "access_lifetime": 3600,

@@ -1,4 +1,4 @@
-"""Reads a request of a family mode: its own names back to the standard's, its client authentication, its scopes."""
+"""Reads a request of a family mode: maps its names to the standard's, authenticates the client, parses scopes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 
 class TokenRequestRefused(Exception):
-    """A token request that is refused before any token is looked at. `error` is the standard's code."""
+    """A token request refused before any token is looked at. `error` is the standard's code."""
 
     def __init__(self, error: str, description: str) -> None:
         super().__init__(error)

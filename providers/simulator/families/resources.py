@@ -1,4 +1,4 @@
-"""What the tokens of a family mode open: its identity endpoint, its operations, a probe for any scope, token status."""
+"""What a family mode's tokens open: its identity endpoint, its operations, a probe for any scope, token status."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def identity(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def probe(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """Answers only to a token that carries the scope named in the query, itself or by one that includes it."""
+    """Answers only a token that carries the scope named in the query, itself or through one that includes it."""
     token, entry = _present(sandbox, call, "probe")
     if token is None:
         return _refuse_token(entry)
@@ -46,7 +46,7 @@ def probe(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def operation(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """One call of the mode's API; what its table does not hold does not exist."""
+    """One call of the mode's API; an operation outside its table does not exist."""
     mode = sandbox.mode(face_name(call))
     found = _operation(mode, call)
     token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")
@@ -77,7 +77,7 @@ def status(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def _present(sandbox: Sandbox, call: SimulatedCall, method: str) -> tuple[AccessToken | None, Entry]:
-    """The live token that was brought, and the entry of this call in the books."""
+    """The live token in the request, and the entry of this call in the books."""
     name, now = face_name(call), sandbox.clock.now()
     face = sandbox.face(name)
     token, entry = token_endpoint.note_api_call(sandbox, call, name, method, value=call.bearer)

@@ -28,7 +28,7 @@ from providers.simulator.wire import Endpoint, Handler, SimulatedCall, endpoint
 
 
 def family_routes(sandbox: Sandbox) -> list[Route]:
-    """All endpoints; which of them a mode has is said by the mode."""
+    """All endpoints; the mode says which of them it has."""
     at = "/families/{mode}"
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -99,7 +99,7 @@ def _authorize(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def _refused_by_redirect(sandbox: Sandbox, name: str, query: Mapping[str, str]) -> Response | None:
-    """RFC 6749 §4.1.2.1: told to the client, once client and redirect address are known to be good."""
+    """RFC 6749 §4.1.2.1: reported to the client, once client and redirect URI are known to be good."""
     client: RegisteredClient | None = sandbox.clients.get(query.get("client_id", ""))
     address = query.get("redirect_uri")
     if client is None or address is None:

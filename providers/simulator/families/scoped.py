@@ -1,4 +1,4 @@
-"""Tokens of less authority made from an access token: GitHub's scoped tokens, and the heart of RFC 8693 at Box."""
+"""Tokens with less authority made from an access token: GitHub's scoped tokens, and the core of RFC 8693 at Box."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _USER_PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """What is wanted of an access token: these scopes, and only this item. No scopes: all that it has."""
+    """What is requested from an access token: these scopes, and only this item. No scopes: everything it has."""
 
     token: str = field(repr=False)
     client: RegisteredClient
@@ -48,7 +48,7 @@ class DerivationRefused(Exception):
 
 
 def derive(sandbox: Sandbox, name: str, wish: Derivation, *, fault: str | None = None) -> tuple[Issued, AccessToken]:
-    """The narrower token and the one that it comes of. Raises DerivationRefused; nothing is spent either way."""
+    """The narrower token and its parent. Raises DerivationRefused; nothing is spent either way."""
     mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
     parent = face.tokens.find_access(wish.token)
     entry = sandbox.books.write(

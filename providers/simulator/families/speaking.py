@@ -1,6 +1,6 @@
-"""Makes the mode of one service from a line of words: who asks, what a refresh does, how long things last.
+"""Builds the mode of one service from a line of words: who asks, what a refresh does, how long things last.
 
-The table of services is `known`.
+`known` has the table of services.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The modes by name: single peculiarities first, then services that combine several.
 
-A service's mode states what its documentation says (read 2026-11-25, not run against the service). It is not the whole
-service: what is here is what tokens, their narrowing and their end depend on.
+A service's mode states what its documentation says (read 2026-11-25, not run against the service). It covers only what
+tokens, their narrowing and their end depend on.
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ SERVED: Mapping[str, Mode] = {**MODES, **{f"known-{name}": mode for name, mode i
 
 
 def mode_of(provider: str) -> str | None:
-    """The mode in which a provider file of this name is tested; None when nobody has written one."""
+    """The mode in which a provider file of this name is tested; None if there is none."""
     return next((name for name in (f"known-{provider}", provider) if name in SERVED), None)

@@ -72,7 +72,7 @@ def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def lengthen(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """The step that changes a fresh token for a long-lived one: a GET with the client's secret (Meta)."""
+    """The step that exchanges a new token for a long-lived one: a GET with the client's secret (Meta)."""
     name, now = face_name(call), sandbox.clock.now()
     mode = sandbox.mode(name)
     query = call.query
@@ -148,10 +148,10 @@ def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *,
 def _choose_scopes(
     mode: Mode, asked: tuple[str, ...] | None, *, granted: frozenset[str]
 ) -> tuple[frozenset[str] | None, bool]:
-    """The scopes of the new access token, and whether the answer may bring a new refresh token.
+    """The scopes of the new access token, and whether the answer may include a new refresh token.
 
-    Where tokens are for one resource, the first scope's resource wins and the others are left out; without a wish, the
-    resource that scopes without a prefix belong to.
+    If tokens are for one resource, the first scope's resource wins and the others are left out; without a request, the
+    resource of scopes without a prefix.
     """
     rotates = asked is None or mode.offline_scope is None or mode.offline_scope in asked
     if mode.one_resource is None:

@@ -1,4 +1,4 @@
-"""What each Calendar v3 method of the Google face does, and the scopes of which it takes any one.
+"""What each Calendar v3 method of the Google face does, and the scopes of which any one is enough.
 
 The accepted scopes are those of Google's discovery document, without partial views (free/busy, public, app-created).
 """

@@ -1,4 +1,4 @@
-"""The sandbox's Google calendars, with events around 'now'. Keeps what is created; knows nothing of tokens or HTTP."""
+"""The sandbox's Google calendars, with events around 'now'. Keeps what is created; independent of tokens and HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox's Drive: a few files per person. Knows nothing of tokens or HTTP."""
+"""The sandbox's Drive: a few files per person. Independent of tokens and HTTP."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How Google's authorization endpoint says no: it sends the browser on to an error page of its own.
+"""How Google's authorization endpoint refuses: it redirects the browser to an error page of its own.
 
-The reason stands in `authError`, url-safe base64 of a small protobuf message: code, text, HTTP status. Seen in public
-repositories that quote live answers and read, not run (2026-11-25); the words are those that people report.
+The reason is in `authError`, url-safe base64 of a small protobuf message: code, text, HTTP status. Seen in public
+repositories that quote live answers, and read, not run (2026-11-25); the words are those that people report.
 """
 
 from __future__ import annotations

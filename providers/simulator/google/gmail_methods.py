@@ -1,6 +1,6 @@
-"""What each Gmail v1 method of the Google face does, and the scopes of which it takes any one.
+"""What each Gmail v1 method of the Google face does, and the scopes of which any one is enough.
 
-The accepted scopes are those of Google's discovery document. `users/me` is the only user there is.
+The accepted scopes are those of Google's discovery document. `users/me` is the only user.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The Slack face's OAuth: authorize, `oauth.v2.access`, `oauth.v2.user.access`, `auth.revoke`, in Slack's own shapes.
 
-Every refusal is HTTP 200 with `ok: false`, as at Slack. Tokens rotate, unless the app has rotation off: then they come
-without refresh token and `expires_in` (docs.slack.dev/authentication/using-token-rotation, read 2026-11-25). An app
-with PKCE turned on (docs.slack.dev/authentication/using-pkce, read 2026-11-25) may leave its secret out, but then has
-to prove the code with PKCE; redirected to this machine it gets no bot.
+Every refusal is HTTP 200 with `ok: false`, as at Slack. Tokens rotate, unless the app has rotation off: then there is
+no refresh token or `expires_in` (docs.slack.dev/authentication/using-token-rotation, read 2026-11-25). An app with PKCE
+turned on (docs.slack.dev/authentication/using-pkce, read 2026-11-25) may omit its secret, but must then prove the code
+with PKCE; redirected to this machine it gets no bot.
 """
 
 from __future__ import annotations

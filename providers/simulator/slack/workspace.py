@@ -1,4 +1,4 @@
-"""The sandbox's Slack workspace: people, channels, messages. Keeps what is posted; knows nothing of tokens or HTTP."""
+"""The sandbox's Slack workspace: people, channels, messages. Keeps what is posted; independent of tokens and HTTP."""
 
 from __future__ import annotations
 

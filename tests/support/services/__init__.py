@@ -1,8 +1,7 @@
-"""APIs of further services for the simulator, small: what the declared tools call, in each service's own words.
+"""Small APIs of further services for the simulator: what the declared tools call, in each service's own words.
 
-That the token allows the operation was checked before (`providers/simulator/families/resources.py`). What is written
-stays until the simulator is reset. Shapes are from the services' documentation, read on 2026-11-25 and not run against
-them.
+`providers/simulator/families/resources.py` checks before that the token allows the operation. Written data stays until
+the simulator is reset. Shapes are from the services' documentation, read on 2026-11-25 and not run against them.
 """
 
 from __future__ import annotations

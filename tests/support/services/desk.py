@@ -1,4 +1,4 @@
-"""What the services have in common: a person's records of one kind, and the call that is about them."""
+"""What the services share: a person's records of one kind, and the call that concerns them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ServiceCall:
         )
 
     def note(self, service: str, text: str) -> None:
-        """Write into the books that something was made."""
+        """Record in the books that something was made."""
         self.sandbox.books.write("posts", self.sandbox.clock.now(), face=service, user=self.person.name, text=text)
 
 

@@ -1,6 +1,6 @@
 """The GitHub face's REST API: repositories, issues and comments in GitHub's words, with pages in `Link` headers.
 
-That the token allows the operation was checked before. What answers look like is `shapes`.
+The caller has checked that the token allows the operation. `shapes` builds the answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sandbox's GitHub: repositories, issues, comments. Keeps what is written; knows nothing of tokens or HTTP."""
+"""The sandbox's GitHub: repositories, issues, comments. Keeps what is written; independent of tokens and HTTP."""
 
 from __future__ import annotations
 
