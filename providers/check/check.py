@@ -260,7 +260,7 @@ async def _lifetimes(trial: Trial) -> str:
 
 
 async def _errors(trial: Trial) -> str:
-    """A wrong secret blames us, not the grant; patience and outages are told apart."""
+    """A wrong secret is our registration's fault, not the grant's; patience differs from an outage."""
     first = await trial.connect()
     if trial.provider.refresh_tokens == "never":
         refused = await trial.refresh("no-refresh-token")
@@ -303,7 +303,7 @@ async def _words(trial: Trial, token: str) -> None:
 
 
 async def _failing_revocation(trial: Trial) -> None:
-    """A refusal that comes with status 200 is no success."""
+    """A refusal with status 200 is not a success."""
     flag = trial.mode.shape.ok_flag
     if flag is None:
         return
@@ -379,7 +379,7 @@ async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, 
 async def examine_all(
     providers: Sequence[Provider], *, mode: str | None = None
 ) -> list[tuple[Provider, str, list[StepResult]]]:
-    """Several files, one after the other, against one simulator; an app without a secret, where there is one, too."""
+    """Several files in turn against one simulator; also as an app without a secret, if there is one."""
     found: list[tuple[Provider, str, list[StepResult]]] = []
     async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         for provider in providers:

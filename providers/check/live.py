@@ -1,7 +1,7 @@
-"""The life of a connection at the service itself: consent in a person's browser, code, refresh, narrowing, revocation.
+"""A connection's life at the service itself: consent in a person's browser, code, refresh, narrowing, revocation.
 
-The same steps as `providers.check.check` takes at the simulator, as far as a real service lets one: nothing is re-used
-on purpose, no time passes, no fault is made. What it prints holds no token.
+The same steps that `providers.check.check` takes at the simulator, as far as a real service allows: no deliberate
+re-use, no waiting, no faults. Its output contains no token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vault.upstream import Downscope, NotSent, RefreshOutcome, Refused, RevokeOu
 
 @dataclass(frozen=True, slots=True)
 class LiveStep:
-    """What one step came to."""
+    """The result of one step."""
 
     step: str
     outcome: Literal["ok", "failed", "skipped"]

@@ -1,6 +1,6 @@
-"""One provider file at the simulator: its addresses moved there, a person who agrees, what a step may find out.
+"""One provider file at the simulator: its addresses moved there, a person who agrees, and what a step may check.
 
-The simulator takes nothing from the file but addresses. The steps are `providers.check.check`.
+The simulator takes only addresses from the file. `providers.check.check` has the steps.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from vault.upstream import (
 
 REDIRECT: Final = "http://127.0.0.1:8765/connect/callback/test"
 VERIFIER: Final = "v" * 43
-PLAIN: Final = "generic"  # the mode of a file that nobody has written one for: RFC 6749 and nothing else
-SLACK: Final = 5  # seconds that a lifetime may be off
-LONGEST: Final = 10 * 365 * 86400  # no lifetime is believed beyond
+PLAIN: Final = "generic"  # the mode of a file without a mode of its own: RFC 6749 and nothing else
+SLACK: Final = 5  # seconds by which a lifetime may be off
+LONGEST: Final = 10 * 365 * 86400  # no lifetime beyond this is believed
 
 
 class StepFailed(Exception):
@@ -44,7 +44,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step came to. `outcome` is ok, failed, or skipped with the reason."""
+    """The result of one step. `outcome` is ok, failed, or skipped with the reason."""
 
     step: str
     outcome: Literal["ok", "failed", "skipped"]
@@ -53,7 +53,7 @@ class StepResult:
 
 @dataclass(slots=True)
 class Trial:
-    """One file against one mode. `findings` grow as the steps go."""
+    """One file against one mode. `findings` grow with the steps."""
 
     provider: Provider
     mode_name: str
@@ -99,20 +99,20 @@ class Trial:
         return await self.upstream().refresh(token, scopes)
 
     async def renew(self, token: str | None) -> TokenAnswer:
-        """The tokens of a refresh that has to work. Raises StepFailed."""
+        """The tokens of a refresh that must work. Raises StepFailed."""
         outcome = await self.refresh(token)
         if not isinstance(outcome, Rotated):
             raise StepFailed(f"the refresh fails: {in_words(outcome)}")
         return outcome.answer
 
     async def is_alive(self, access_token: str) -> bool:
-        """Whether the provider takes this access token, asked without a word of the file."""
+        """Whether the provider accepts this access token, checked without the file."""
         request = OutboundRequest("GET", f"{self.base}/probe", headers={"Authorization": f"Bearer {access_token}"})
         return (await self.outbound.send(request)).status < 300
 
 
 def at_simulator(provider: Provider, base: str) -> Provider:
-    """The provider with every address at the simulator; whether there is one is still the file's word."""
+    """The provider with every address at the simulator; the file still decides which addresses exist."""
     provider = with_inputs(provider, examples(provider))
     hosts, identity, revoke = provider.hosts, provider.identity, provider.revoke
     tail = "/revoke/{token}" if revoke.token_in == "path" else "/revoke"
@@ -136,20 +136,20 @@ def at_simulator(provider: Provider, base: str) -> Provider:
 
 
 def asked_of(provider: Provider) -> frozenset[str]:
-    """What connecting asks for; more than one scope where the file has more."""
+    """What connecting asks for; more than one scope if the file has more."""
     more = sorted(set(provider.scopes) - provider.always_granted - provider.scope.default)
     return provider.scope.default | frozenset(more[: max(0, 2 - len(provider.scope.default))])
 
 
 def mode_for(provider: Provider, wanted: str | None = None) -> str:
-    """The mode that a file is tested in: the one that is asked for, the one of its name, or plain OAuth."""
+    """The mode in which a file is tested: the requested one, the one of its name, or plain OAuth."""
     if wanted is not None:
         return wanted
     return mode_of(provider.name) or PLAIN
 
 
 def is_known(trial: Trial, fact: str) -> bool:
-    """Whether the file says who says so; what nobody says may be read more strictly than it is."""
+    """Whether the file cites a source; an uncited fact may be read more strictly than it is."""
     return any(name == fact and known.status != "unknown" for name, known in trial.provider.facts.items())
 
 

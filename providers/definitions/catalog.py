@@ -1,7 +1,7 @@
-"""The catalogue of upstream services: reads provider files, built in and the operator's own, and checks them.
+"""The catalog of upstream services: reads provider files, built in and the operator's own, and checks them.
 
-A file that does not make sense is refused with one line: file, field, mend. What a file may say is
-`providers.definitions.model`.
+A file that does not make sense is refused with one line: file, field, fix. `providers.definitions.model` says what a
+file may contain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Forwards MCP messages between standard input and output and the remote endpoint, as they are.
+"""Forwards MCP messages unchanged between standard input and output and the remote endpoint.
 
-Both protocol eras: what the HTTP transport needs beside a message is read from the message itself. A handshake session
-that the vault has forgotten, because it was started anew, is opened again with the client's own `initialize`.
+Supports both protocol eras: reads what the HTTP transport needs beside a message from the message itself. If the vault
+restarted and lost a handshake session, opens a new one with the client's own `initialize`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from server.runtime.stdio_streams import standard_streams
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"
 _READY: Final = "notifications/initialized"
-_GREETING: Final = "token-vault-bridge"  # the id of an `initialize` of ours
+_GREETING: Final = "token-vault-bridge"  # the id of our own `initialize`
 
 
 class Incoming(Protocol):
@@ -55,7 +55,7 @@ class Outgoing(Protocol):
 
 
 class Relay:
-    """One client on standard input and output, one remote vault, and what has to be known to forward between them."""
+    """One client on standard input and output, one remote vault, and the state needed to forward between them."""
 
     def __init__(self, vault: RemoteVault, remote: RemoteClient) -> None:
         self._vault = vault
@@ -63,10 +63,10 @@ class Relay:
         self._pending: dict[RequestId, JSONRPCRequest] = {}
         self._opening: JSONRPCRequest | None = None  # the client's `initialize`
         self._version: str | None = None  # that it led to
-        self._is_ready = False  # the client has said so
+        self._is_ready = False  # the client has sent `initialized`
 
     async def run(self) -> None:
-        """Until the client closes standard input."""
+        """Run until the client closes standard input."""
         async with standard_streams() as (inbox, outbox), inbox, outbox:  # its writer ends when its stream is closed
             again: JSONRPCRequest | None = None
             while True:
@@ -84,7 +84,7 @@ class Relay:
     async def _carry(
         self, inbox: Incoming, outbox: Outgoing, incoming: Incoming, outgoing: Outgoing
     ) -> JSONRPCRequest | None:
-        """Forward until the client is gone (None), or until a request of it needs its session opened again."""
+        """Forward until the client is gone (None), or until one of its requests needs a new session."""
         pumps = (asyncio.create_task(self._up(inbox, outgoing)), asyncio.create_task(self._down(incoming, outbox)))
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +114,7 @@ class Relay:
     def _note(self, notification: JSONRPCNotification) -> None:
         if notification.method == _READY:
             self._is_ready = True
-        elif notification.method == "notifications/cancelled":  # of 2026-07-28: nothing answers it any more
+        elif notification.method == "notifications/cancelled":  # of 2026-07-28: nothing will answer it
             self._pending.pop((notification.params or {}).get("requestId", ""), None)
 
     async def _post(self, message: JSONRPCMessage, outgoing: Outgoing) -> None:
@@ -136,7 +136,7 @@ class Relay:
         raise RuntimeError("the transport to the remote vault ended by itself")
 
     def _headers(self, message: JSONRPCMessage) -> dict[str, str] | None:
-        """What MCP wants in headers beside a message: of 2026-07-28 all that routes it, before that the version."""
+        """The headers that MCP requires with a message: for 2026-07-28 all that routes it, before that the version."""
         params: dict[str, object] = (message.params or {}) if isinstance(message, JSONRPCRequest) else {}
         version = _member(params.get("_meta"), PROTOCOL_VERSION_META_KEY)
         if version is None or not isinstance(message, JSONRPCRequest):
@@ -150,9 +150,9 @@ class Relay:
         self._version = version if isinstance(version, str) else None
 
     async def _resume(self, again: JSONRPCRequest, incoming: Incoming, outgoing: Outgoing, outbox: Outgoing) -> bool:
-        """Open a new session as the client did, and send the request that found the old one gone: it was not run.
+        """Open a new session as the client did, and resend the request that found the old one gone: it did not run.
 
-        What else was on its way got lost with the old session, and is told so.
+        Other running requests were lost with the old session and get an error that says so.
         """
         for request in self._pending.values():
             await self._tell(request, "The vault was started anew during this call: look whether it was done.", outbox)

@@ -1,7 +1,7 @@
 """HTTP to the remote vault's MCP endpoint: adds the token, renews it, and turns every failure into a JSON-RPC error.
 
-The SDK's transport ends with the first exception of its HTTP client. Here nothing is raised for what can pass: the
-message that met the failure gets an error that says the mend, and the next one is tried anew.
+The SDK's transport ends with the first exception of its HTTP client. This module therefore raises nothing for temporary
+failures: the message that met the failure gets an error that says the fix, and the next one is tried again.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout
 
 
 class RemoteClient(httpx2.AsyncClient):
-    """The client that the SDK's transport is given."""
+    """The client for the SDK's transport."""
 
     def __init__(self, vault: RemoteVault, access: Access) -> None:
-        timeout = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own; a stream gets a sign of life every 15 s
+        timeout = httpx2.Timeout(30.0, read=300.0)  # like the SDK's own; a stream gets a sign of life every 15 s
         super().__init__(timeout=timeout, trust_env=not vault.is_loopback, headers=HEADERS)
         self._vault = vault
         self._access = access
         self.session_lost = False
 
     async def send(self, request: httpx2.Request, **options: object) -> httpx2.Response:
-        """Never raises for what can pass; see the module."""
+        """Never raises for temporary failures; see the module."""
         match request.method:
             case "GET":
                 return await self._open_stream(request)
@@ -53,9 +53,9 @@ class RemoteClient(httpx2.AsyncClient):
                 return answer
 
     async def _open_stream(self, request: httpx2.Request) -> httpx2.Response:
-        """The stream of notifications, as soon as the vault can be reached; its transport ends the wait.
+        """The stream of notifications, as soon as the vault is reachable; its transport ends the wait.
 
-        Not worth a question to the person: it waits until a call has brought a token.
+        Does not justify asking the person: it waits until a call has brought a token.
         """
         for pause in itertools.chain(_BACK_OFF, itertools.repeat(_BACK_OFF[-1])):
             token = self._access.held_token
@@ -100,11 +100,11 @@ class RemoteClient(httpx2.AsyncClient):
         request.headers["authorization"] = f"Bearer {token}"
         answer = await super().send(request, stream=True, follow_redirects=False)
         if not _is_stream(answer):
-            await answer.aread()  # here, where a connection that breaks is noticed
+            await answer.aread()  # here, where a broken connection is noticed
         return answer
 
     async def _check(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
-        """The answer, if it is one of an MCP endpoint; else an error in words."""
+        """The answer, if it comes from an MCP endpoint; otherwise an error in words."""
         status = answer.status_code
         if status < 400 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:
             return answer
@@ -130,7 +130,7 @@ def _is_stream(answer: httpx2.Response) -> bool:
 
 
 def _error(request: httpx2.Request, status: int, text: str, *, data: str | None = None) -> httpx2.Response:
-    """A JSON-RPC error as an HTTP answer; the transport puts in the id of the request that it belongs to."""
+    """A JSON-RPC error as an HTTP answer; the transport adds the id of its request."""
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", "`")) else ".")
     error = JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=INTERNAL_ERROR, message=text, data=data))
     body = error.model_dump_json(by_alias=True, exclude_unset=True).encode()

@@ -32,7 +32,7 @@ class ApproveRefused(PersonRefused):
 async def approval_link(
     deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
 ) -> tuple[ConnectLink | None, bool]:
-    """Where the person says yes or no to this call, None when they said no a moment ago; and whether it is new."""
+    """Where the person approves or refuses this call, None when they refused a moment ago; and whether it is new."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         approval, is_new = await approvals.ask(

@@ -102,10 +102,10 @@ def _offered_link(known: _RequestState) -> ConnectLink | None:
 def offer(
     link: ConnectLink, asking: AskingOptions, *, was_ignored: bool = False
 ) -> CallToolResult | InputRequiredResult:
-    """Ask for the link to be opened. Raises UrlElicitationRequiredError (-32042), on handshake revisions only.
+    """Ask the person to open the link. Raises UrlElicitationRequiredError (-32042), on handshake revisions only.
 
-    In words where the client cannot open links, where it dismissed the question (clients without a terminal send
-    `cancel` by themselves), and where the last link that it got for the same `was_ignored`.
+    Asks in words if the client cannot open links, if it dismissed the question (clients without a terminal send
+    `cancel` by themselves), or if the last link that it got for the same `was_ignored`.
     """
     if not asking.opens_urls or asking.answer == "cancel" or was_ignored:
         return in_words(link)
@@ -121,7 +121,7 @@ def offer(
         return InputRequiredResult(input_requests={INPUT_KEY: request}, request_state=state.model_dump_json())
     # MCP 2025-11-25: the id is required, opaque and unique; the link stays the only handle
     elicitation = ElicitRequestURLParams(message=link.message, url=link.url, elicitation_id=secrets.token_urlsafe(16))
-    # Several clients show their model nothing of an error but its message.
+    # Several clients show their model only the message of an error.
     raise UrlElicitationRequiredError([elicitation], message=_words(link))
 
 

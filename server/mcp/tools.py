@@ -204,7 +204,7 @@ async def _answer(
 
 
 def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
-    """Where the person was asked before and did not want to. A `cancel` is no refusal: perhaps nobody was asked."""
+    """The outcome if the person was asked before and refused. A `cancel` is not a refusal: perhaps nobody was asked."""
     if asking.offered is not None and asking.answer == "decline":
         return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
     if asking.leaves_account:

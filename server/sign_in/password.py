@@ -33,10 +33,10 @@ FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
-_SESSIONS: Final = 100  # that one person may begin in WINDOW: each leaves a row and an event
+_SESSIONS: Final = 100  # sign-ins per person in WINDOW: each leaves a row and an event
 PASSWORD_CHANGED: Final = "password_changed"  # how a session began
-_PEER: Final = "token_vault.peer"  # in the ASGI scope: one look for each request
-UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it asked the person
+_PEER: Final = "token_vault.peer"  # in the ASGI scope: one look-up per request
+UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it authenticated the person
 
 Cookie = Literal["session", "browser", "known", "openid"]
 _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
@@ -54,7 +54,7 @@ class SignInRefused(PersonRefused):
 
 
 class SignInThrottled(PersonRefused):
-    """Too many wrong passwords lately, for this account or from this address, or too many sign-ins of this person."""
+    """Too many recent wrong passwords, for this account or from this address, or too many sign-ins of this person."""
 
     code = "sign_in_throttled"
 
@@ -193,8 +193,9 @@ async def begin_session(
 ) -> None:
     """Sign the browser in as `user`: always a new session; the browser's earlier session ends (fixation).
 
-    `signed_in_at` is when a provider asked the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a fresh
-    sign-in is not content with a new session alone. None: the person was asked here, just now. Raises SignInThrottled.
+    `signed_in_at` is when a provider authenticated the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a
+    fresh sign-in does not accept a new session alone. None: the person authenticated here, just now. Raises
+    SignInThrottled.
     """
     if method != PASSWORD_CHANGED:  # counted before the password was changed
         await _count_session(deployment, user.id)
@@ -216,7 +217,7 @@ async def begin_session(
 
 
 async def _count_session(deployment: Deployment, user_id: str) -> None:
-    """Whoever holds a right password, in a loop, fills neither the activity nor the table of sessions."""
+    """A holder of the right password, in a loop, must fill neither the activity nor the table of sessions."""
     bucket = f"sign-in:session:{user_id}"
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=_SESSIONS, window=WINDOW, now=deployment.now())

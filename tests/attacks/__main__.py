@@ -1,4 +1,4 @@
-"""`python -m tests.attacks [pytest arguments]`: runs the attacks, then prints per surface what held and what fell."""
+"""`python -m tests.attacks [pytest arguments]`: runs the attacks, then prints per surface what held and what failed."""
 
 from __future__ import annotations
 

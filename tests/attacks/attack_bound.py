@@ -1,4 +1,4 @@
-"""Handles that are bound to a key (DPoP), at the proxy: without the key, with a proof of something else, twice."""
+"""Handles bound to a key (DPoP), at the proxy: without the key, with a proof of something else, used twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token exchange and its workers: other people's tokens and accounts, more than was allowed, races with endings."""
+"""Token exchange and its workers: other people's tokens and accounts, more than allowed, races with endings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The activity, by whoever can write the database and lacks the vault's key: changed, removed, moved, put in, cut."""
+"""Attacks on the activity by a database writer without the vault's key: change, remove, move, insert, truncate."""
 
 from __future__ import annotations
 

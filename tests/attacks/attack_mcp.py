@@ -1,4 +1,4 @@
-"""The MCP transports: sessions of others, broken messages, ids, cancellation, streams, and the tools' arguments."""
+"""The MCP transports: other users' sessions, malformed messages, ids, cancellation, streams, and tool arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages: forms from elsewhere, frames, sessions, redirects, other people's ids, stale forms and races."""
+"""Pages: foreign forms, frames, sessions, redirects, other people's ids, stale forms and races."""
 
 from __future__ import annotations
 

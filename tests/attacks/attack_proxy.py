@@ -1,4 +1,4 @@
-"""The credential-injecting proxy in front of a hostile provider, for a client that wants more than it may."""
+"""The credential-injecting proxy before a hostile provider, with a client that wants more than it may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endings against what is under way: whoever was cut off or disabled gets nothing more, and a yes counts once."""
+"""Endings against running work: a disconnected or disabled party gets nothing more, and an approval counts once."""
 
 from __future__ import annotations
 

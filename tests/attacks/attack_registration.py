@@ -1,4 +1,4 @@
-"""RFC 7591 and 7592, as a stranger: what may be registered, and who may change it afterwards."""
+"""RFC 7591 and 7592, as a stranger: what can be registered, and who can change it afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens: forged, stolen, replayed, moved to another place; DPoP proofs; revocation and introspection by others."""
+"""Tokens: forged, stolen, replayed, moved elsewhere; DPoP proofs; revocation and introspection by others."""
 
 from __future__ import annotations
 

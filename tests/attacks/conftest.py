@@ -1,4 +1,4 @@
-"""One vault for all attacks; whatever they do to it, the next one finds it at work."""
+"""One vault for all attacks; whatever they do to it, it must still work for the next one."""
 
 from __future__ import annotations
 

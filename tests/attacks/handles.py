@@ -1,4 +1,4 @@
-"""Handles for the proxy, got as a confidential client gets them: token, permission on the page, exchange."""
+"""Handles for the proxy, obtained like a confidential client: token, permission on the page, exchange."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scenario hands back: a promise, what was measured, and whether it holds."""
+"""The result of a scenario: a promise, what was measured, and whether it holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An old backup is restored against a strict provider: no token that was spent since is presented, by its books."""
+"""An old backup is restored against a strict provider: by its books, no spent token is presented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`delegations ask`: what a person is asked about each time, set from a terminal."""
+"""`delegations ask`: set from a terminal what a person must approve each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`token-vault explain` on the command line; the agent reads the same sentence where it learns nothing new by it."""
+"""`token-vault explain` on the command line; the agent gets the same sentence if it learns nothing new from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`client-config`: what is printed works as it stands, and files of other programs come to no harm."""
+"""`client-config`: the printed entry works unchanged, and other programs' files are not damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`token-vault doctor`: every mistake is seeded, found with its mend, and gone when only it is taken back."""
+"""`token-vault doctor` finds each seeded mistake and its fix, and finds nothing once only that mistake is undone."""
 
 from __future__ import annotations
 

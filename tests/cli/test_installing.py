@@ -1,4 +1,4 @@
-"""The locked files install with the pip of each Python, also on the day a locked package has a newer release."""
+"""The locked files install with the pip of each Python, even after a locked package has a newer release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`openid setup` finds the issuer, prints the redirect address, asks who may sign in, and lets in nobody unasked."""
+"""`openid setup` finds the issuer, prints the redirect URI, asks who may sign in, and admits nobody by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`providers setup`: what it prints, asks, writes, refuses and takes back; and that the vault then works with it."""
+"""`providers setup`: what it prints, asks, writes, refuses and undoes; and that the vault then works with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Release policies: who can get what, what is chosen, and what that does to a token. Pure."""
+"""Release policies: who can get what, what is selected, and the effect on a token. Pure."""
 
 from __future__ import annotations
 

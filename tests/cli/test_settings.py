@@ -1,4 +1,4 @@
-"""Settings: file, environment above it, one-line refusals, and that what they say reaches the vault."""
+"""Settings: file, environment above it, one-line refusals, and that their values reach the vault."""
 
 from __future__ import annotations
 

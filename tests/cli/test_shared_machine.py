@@ -1,4 +1,4 @@
-"""Other users of the same machine: they can neither stand in for the vault, nor use what belongs to its owner."""
+"""Other users of the same machine can neither impersonate the vault nor use what belongs to its owner."""
 
 from __future__ import annotations
 

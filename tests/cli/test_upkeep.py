@@ -1,4 +1,4 @@
-"""The upkeep's steps by themselves, what they forget and what they keep, and the clock that they go by."""
+"""The upkeep's steps one by one: what they delete, what they keep, and which clock they use."""
 
 from __future__ import annotations
 

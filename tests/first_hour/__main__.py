@@ -1,4 +1,4 @@
-"""`python -m tests.first_hour`: the whole hour by the clock, from `git clone`; every step and its machine time."""
+"""`python -m tests.first_hour`: the whole hour, timed, from `git clone`; prints every step and its machine time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the guides have a new user type: the fenced blocks of a section, read from a checkout's docs/."""
+"""What the guides tell a new user to type: the fenced blocks of a section, read from a checkout's docs/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Journeys, inside namespaces of their own (`tests.support.private`): prints how each step ended, as JSON."""
+"""Journeys inside separate namespaces (`tests.support.private`): prints how each step ended, as JSON."""
 
 from __future__ import annotations
 

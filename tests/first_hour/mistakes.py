@@ -1,4 +1,4 @@
-"""Mistakes that new users make, each with where it is noticed and what the first message must name to mend it."""
+"""Mistakes of new users, each with where it is noticed and what the first message must name to fix it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person's terminal: real commands in a shell with an empty environment, and somebody who answers its questions."""
+"""A person's terminal: real commands in a shell with an empty environment, with answers to its questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fail-overs of PostgreSQL under tool calls and refreshes: nothing spent twice, nothing lost, refused for seconds."""
+"""Failovers of PostgreSQL under tool calls and refreshes: nothing spent twice, nothing lost, brief refusals."""
 
 from __future__ import annotations
 

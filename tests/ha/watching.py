@@ -1,4 +1,4 @@
-"""Whether PostgreSQL takes writes, seen from PostgreSQL itself, and what vault replicas answer meanwhile."""
+"""Whether PostgreSQL accepts writes, seen from PostgreSQL itself, and what vault replicas answer meanwhile."""
 
 from __future__ import annotations
 

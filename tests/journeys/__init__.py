@@ -1,1 +1,1 @@
-"""Journeys of users, foreign clients and services, and the documentation."""
+"""Journeys of users, third-party clients and services, and the documentation."""

@@ -1,4 +1,4 @@
-"""The documentation and the product say the same, in both directions."""
+"""The documentation and the product agree, in both directions."""
 
 from __future__ import annotations
 

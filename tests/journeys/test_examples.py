@@ -1,4 +1,4 @@
-"""The examples of the documentation, run as they stand there: foreign SDKs at the vault, against the sandbox."""
+"""The documentation's examples, run unchanged: third-party SDKs at the vault, against the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on token exchange: each curl line runs as it stands, and answers what the page says."""
+"""The page on token exchange: each curl line runs unchanged, and gets the answer that the page shows."""
 
 from __future__ import annotations
 

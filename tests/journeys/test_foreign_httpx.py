@@ -1,4 +1,4 @@
-"""A client of nothing but plain `httpx` and the RFCs: finds its way from the MCP endpoint's 401 to a revoked token."""
+"""A client of only plain `httpx` and the RFCs: finds its way from the MCP endpoint's 401 to a revoked token."""
 
 from __future__ import annotations
 

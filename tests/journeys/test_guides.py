@@ -1,4 +1,4 @@
-"""The guides: pictures that show, error texts that the product really says, and pages that can be found."""
+"""The guides: pictures render, error texts exist in the product, and pages can be found."""
 
 from __future__ import annotations
 

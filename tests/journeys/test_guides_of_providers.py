@@ -1,4 +1,4 @@
-"""The guides for Slack, Google and proxies are followed word by word against the sandbox; what they name is there."""
+"""The guides for Slack, Google and proxies are followed word by word against the sandbox; what they name exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on narrowing says what the provider files say."""
+"""The page on narrowing agrees with the provider files."""
 
 from __future__ import annotations
 

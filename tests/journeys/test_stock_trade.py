@@ -1,4 +1,4 @@
-"""An API of one's own with tools declared for it: it verifies our tokens itself, and each order waits for a yes."""
+"""A developer's own API with declared tools: it verifies our tokens itself, and each order waits for approval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about an API of one's own is followed as it is written: files, checks, and the sandbox that has both."""
+"""The page about a developer's own API, followed as written: files, checks, and the sandbox that has both."""
 
 from __future__ import annotations
 

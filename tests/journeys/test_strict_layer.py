@@ -1,4 +1,4 @@
-"""The strict layer in front of emulate refuses what emulate takes: each request with one thing wrong, and without."""
+"""The strict layer before emulate refuses what emulate accepts: each request with one fault, and without it."""
 
 from __future__ import annotations
 

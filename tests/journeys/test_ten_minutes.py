@@ -1,4 +1,4 @@
-"""The page about a new provider, from the first command to two tools that an agent calls; not a line of Python."""
+"""The page about a new provider, from the first command to two tools that an agent calls, without any Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that says which provider was tested against what says what the tests do."""
+"""The page that says what each provider was tested against agrees with the tests."""
 
 from __future__ import annotations
 

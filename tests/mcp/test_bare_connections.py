@@ -1,4 +1,4 @@
-"""What strangers can do with bare connections: every bound over raw sockets, each with a twin that stays below it."""
+"""What strangers can do with bare connections: every limit over raw sockets, each with a twin that stays below it."""
 
 from __future__ import annotations
 

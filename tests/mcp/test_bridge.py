@@ -1,4 +1,4 @@
-"""`stdio --url`: a client that knows stdio only reaches a vault elsewhere; its person signs in once."""
+"""`stdio --url`: a stdio-only client reaches a remote vault; its person signs in once."""
 
 from __future__ import annotations
 

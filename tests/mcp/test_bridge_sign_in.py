@@ -1,4 +1,4 @@
-"""The bridge's side of a sign-in: which addresses and documents it believes, which answers its listener takes."""
+"""The bridge's side of a sign-in: which addresses and documents it trusts, which answers its listener takes."""
 
 from __future__ import annotations
 

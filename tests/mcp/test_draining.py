@@ -1,4 +1,4 @@
-"""Readiness and draining: what `/readyz` answers while something is broken, and how a process ends under work."""
+"""Readiness and draining: what `/readyz` answers while something is broken, and how a busy process ends."""
 
 from __future__ import annotations
 

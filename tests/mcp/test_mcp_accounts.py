@@ -1,4 +1,4 @@
-"""Several accounts at one provider: named, chosen for the agent, asked about, listed; never the first that is there."""
+"""Several accounts at one provider: named, chosen for the agent, asked about, listed; never simply the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job with the official client: register, sign in, connect once, call, and call again without being asked."""
+"""The main job with the official client: register, sign in, connect once, call, and call again without questions."""
 
 from __future__ import annotations
 

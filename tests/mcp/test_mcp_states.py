@@ -1,4 +1,4 @@
-"""An account in every state: the tools stay listed, and each state has an answer of its own with the way out."""
+"""An account in every state: the tools stay listed, and each state has its own answer with the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MCP requests while the storage is away: a status for proxies, a sentence for models, and nothing sent meanwhile."""
+"""MCP requests during a storage outage: a status for proxies, a sentence for models, and nothing sent meanwhile."""
 
 from __future__ import annotations
 

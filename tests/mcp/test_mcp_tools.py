@@ -1,4 +1,4 @@
-"""Calling tools: arguments, whose account, progress, upstream trouble, and what the activity says of it."""
+"""Calling tools: arguments, account selection, progress, upstream trouble, and the activity's record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives at /mcp and /sse: header and body that disagree, bombs, odd messages, sessions of somebody else."""
+"""What arrives at /mcp and /sse: disagreeing header and body, bombs, odd messages, other users' sessions."""
 
 from __future__ import annotations
 

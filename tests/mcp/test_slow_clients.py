@@ -1,4 +1,4 @@
-"""Clients that send a request a byte at a time keep nobody else waiting."""
+"""Clients that send a request a byte at a time delay nobody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`@tool`: a typed function is a tool like every other, and what cannot be one says why."""
+"""`@tool`: a typed function is a tool like any other, and a function that cannot be one gets a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client ID metadata documents: what is fetched, from where, how long it counts, and what a failure tells."""
+"""Client ID metadata documents: what is fetched, from where, how long it counts, and what a failure reveals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MCP clients are known to do, imitated from beginning to end: docs/evidence/clients.md has the table."""
+"""Known habits of MCP clients, imitated from beginning to end: docs/evidence/clients.md has the table."""
 
 from __future__ import annotations
 

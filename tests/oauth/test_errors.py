@@ -1,4 +1,4 @@
-"""The table of refusals: complete, registered codes only, and a text for tools that says the mend and no secret."""
+"""The table of refusals: complete, registered codes only, and a text for tools that says the fix and no secret."""
 
 from __future__ import annotations
 

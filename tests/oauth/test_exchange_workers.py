@@ -1,4 +1,4 @@
-"""Workers: a client that says itself for whom it acts is held to one use, a minute, a reason, addresses and lists."""
+"""Workers: a client that names its own subject is limited to one use, a minute, a reason, addresses and lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RFC 7009: a client ends its own tokens, nobody else's."""
+"""RFC 7009: a client ends its own tokens and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RFC 8414, RFC 9728, RFC 7517, OpenID Connect Discovery: what the vault says of itself, whoever asks."""
+"""RFC 8414, RFC 9728, RFC 7517, OpenID Connect Discovery: what the vault publishes about itself to any caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent is told of an account that it cannot use: the same over MCP, at /token and by the proxy."""
+"""What an agent is told about an account that it cannot use: the same over MCP, at /token and by the proxy."""
 
 from __future__ import annotations
 

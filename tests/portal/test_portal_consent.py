@@ -1,4 +1,4 @@
-"""The consent page: asked for each new client, readable, inert, and deciding only what it was asked to decide."""
+"""The consent page: shown for each new client, readable, inert, and deciding only what was asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page and form has: headers, cookies, form tokens, origins, and no way out to a foreign address."""
+"""What every page and form has: headers, cookies, form tokens, origins, and no exit to a foreign address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facebook's Pages: the token of a Page is used for one post and reaches nobody, by no way."""
+"""Facebook's Pages: a Page's token is used for one post and never handed out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Google's free time: what busy times leave, over clock changes and working hours."""
+"""Google's free time: the gaps between busy times, across clock changes and working hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One comparison of issuers for all doors: a slash at the end counts (RFC 8414 §3.3, RFC 9207 §2.4, OpenID Connect)."""
+"""One comparison of issuers everywhere: a slash at the end counts (RFC 8414 §3.3, RFC 9207 §2.4, OpenID Connect)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that strangers choose are looked up apart, and count until their thread returns."""
+"""Names that strangers choose are looked up separately, and count until their thread returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two ways to be an app at Slack, the ends of Google's grants, and the mend for every error of a provider."""
+"""The two ways to be an app at Slack, the ends of Google's grants, and the fix for every provider error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of calls: no two spellings that some server reads alike are judged differently, at tools and proxy alike."""
+"""Paths of calls: spellings that some server reads alike are judged alike, for tools and proxy."""
 
 from __future__ import annotations
 

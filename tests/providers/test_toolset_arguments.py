@@ -1,4 +1,4 @@
-"""What an argument of a declared tool can reach: one place of one request, and nothing beside it."""
+"""What an argument of a declared tool can reach: one place in one request, and nothing else."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ _LEASE_ENDS = """
     lease_owner = case when fence = :fence then null else lease_owner end,
     lease_until = case when fence = :fence then null else lease_until end
 """
-# A state other than active is overruled: whoever gave the connection up did not know of this answer.
+# A state other than active is overruled: the process that gave the connection up did not know of this answer.
 _REFRESHED = f"""
     generation = :next, refresh_sealed = :refresh_sealed, state = :active, reason = null, retry_at = null,
     idle_expires_at = :idle_expires_at, {_LEASE_ENDS}

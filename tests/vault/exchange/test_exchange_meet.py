@@ -1,4 +1,4 @@
-"""The authority of an exchange is the meet of what was asked, delegated, granted and allowed: for any four sets."""
+"""An exchange gets only what all four allow (request, delegation, account grant, operator): for any four sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`explain` says what the exchange would say, before anybody calls: each precondition, and what it is without it."""
+"""`explain` predicts the exchange before any call: each precondition, and the result once it holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer to a wish for a narrower token proves; everything that it does not say counts as not said."""
+"""What an answer to a request for a narrower token proves; whatever it does not say counts as unsaid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keyed head: what somebody with the database and without the vault's key can no longer do unseen."""
+"""The keyed head: what somebody with the database but without the vault's key can no longer do unnoticed."""
 
 from __future__ import annotations
 

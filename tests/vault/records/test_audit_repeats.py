@@ -1,4 +1,4 @@
-"""Refusals that repeat leave one event at once and one with their number, however many there are."""
+"""Repeated refusals leave one event at once and one with their number, however many there are."""
 
 from __future__ import annotations
 

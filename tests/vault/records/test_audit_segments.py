@@ -1,4 +1,4 @@
-"""Checkpoints and pruning: what is kept is still proved, and what is gone is named with the rule it went under."""
+"""Checkpoints and pruning: what is kept is still proved, and what is gone is named with its retention rule."""
 
 from __future__ import annotations
 
