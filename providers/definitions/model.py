@@ -71,7 +71,7 @@ class FilePart(BaseModel):
 
 
 class Input(FilePart):
-    """What only the operator knows and addresses need: `{subdomain}` in a URL stands for the input of that name.
+    """A value that only the operator knows: `{subdomain}` in a URL stands for the input of that name.
 
     The whole value must match `pattern`, and it never reaches beyond one part of a host name or path.
     """
@@ -83,14 +83,14 @@ class Input(FilePart):
 
 
 class Renames(FilePart):
-    """OAuth's parameter -> what this provider calls it; the empty text leaves the parameter out."""
+    """OAuth's parameter -> the provider's name for it; an empty name omits the parameter."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
     token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
 
 
 class LongLived(FilePart):
-    """A second step after the code: the short-lived token is changed for a long one (Meta's services).
+    """A second step after the code: the short-lived token is exchanged for a long-lived one (Meta's services).
 
     A GET with `grant_type`, our client id and secret, and the token under `token_param`.
     """
@@ -108,16 +108,17 @@ class Console(FilePart):
 
 
 class Source(FilePart):
-    """What says so: an address or the name of a document, and when it was read or named."""
+    """The source of a fact: an address or the name of a document, and when it was read or named."""
 
     name: Title
     date: dt.date
 
 
 class Fact(FilePart):
-    """How sure we are. `checked`: read on the provider's own pages or in its library; `cited`: the named source is
-    said to say so, not read again;
-    `unknown`: nobody does, and the strictest reading is taken.
+    """How sure we are of a fact.
+
+    `checked`: read on the provider's own pages or in its library. `cited`: the named source is reported to say so, not
+    read again. `unknown`: no source, and the strictest reading applies.
     """
 
     status: Literal["checked", "cited", "unknown"]
@@ -125,11 +126,10 @@ class Fact(FilePart):
 
 
 class Overrides(FilePart):
-    """What turns a call into one of another method at this provider, so that it is refused; empty where somebody looked
-    and found nothing.
+    """What turns a call into one of another method at this provider, so that it is refused; empty if none was found.
 
     `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
-    who says so.
+    where that is documented.
     """
 
     parameters: frozenset[QueryName] = frozenset()
@@ -144,22 +144,22 @@ class Overrides(FilePart):
 
 @lru_cache(maxsize=1024)
 def fold_name(name: str) -> str:
-    """A parameter's name as the least exact framework reads it: PHP takes `_method[x]` and ` .method` for names too."""
+    """A parameter's name as the least exact framework reads it: PHP also reads `_method[x]` and ` .method` as names."""
     plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
     return re.sub(r"[ .-]", "_", plain)
 
 
 @lru_cache(maxsize=1024)
 def is_method_parameter(name: str) -> bool:
-    """Whether the parameter is refused everywhere, since some framework takes the method from one of this name."""
+    """Whether the parameter is refused everywhere, because some framework takes the method from it."""
     return METHOD_PARAMETER.fullmatch(fold_name(name)) is not None
 
 
 class Proxied(FilePart):
-    """What clients that call the API through the vault may send beyond what every API knows, and what must not pass."""
+    """What clients that call the API through the vault may send beyond the usual, and what must not pass."""
 
-    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # pass on, too
-    # of `Prefer`, beyond those of RFC 7240: others stay behind, since they may show more
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # to pass on, too
+    # of `Prefer`, beyond those of RFC 7240: others are dropped, since they may show more
     preferences: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]] = frozenset()
     credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
     links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's
@@ -167,7 +167,7 @@ class Proxied(FilePart):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Who we are at the provider, and how much the operator lets anybody have there. From settings, never a file."""
+    """Who we are at the provider, and the operator's limit for everybody. From settings, never a file."""
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
@@ -175,9 +175,9 @@ class Registration:
 
 
 class Hosts(FilePart):
-    """OAuth endpoints. `refresh_url` only where it differs from `token_url`. All but our own `audience` have both.
+    """OAuth endpoints. `refresh_url` only if it differs from `token_url`. All but our own `audience` have both.
 
-    `issuer` only where every authorization response names it as `iss` (RFC 9207): an answer without it is refused then.
+    `issuer` only if every authorization response names it as `iss` (RFC 9207): an answer without it is then refused.
     """
 
     authorize_url: str = ""
@@ -188,20 +188,20 @@ class Hosts(FilePart):
 
 
 class ScopeSyntax(FilePart):
-    """How scopes are written, and which are asked without being named."""
+    """How scopes are written, and which are requested without being named."""
 
     param: str = "scope"
     separator: str = " "
-    default: frozenset[ScopeName] = frozenset()  # asked when a person connects without a call in mind
-    offline: frozenset[ScopeName] = frozenset()  # asked so that there is a refresh token
-    identity: frozenset[ScopeName] = frozenset()  # asked so that the account can be told; in every token
+    default: frozenset[ScopeName] = frozenset()  # requested when a person connects without a call in mind
+    offline: frozenset[ScopeName] = frozenset()  # requested to get a refresh token
+    identity: frozenset[ScopeName] = frozenset()  # requested to identify the account; in every token
     synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
-    response_separator: str | None = None  # where answers use another one; an array needs none
-    app_level: bool = False  # the app has them, nobody asks: none are sent, and what we call scopes only our rules hold
+    response_separator: str | None = None  # if answers use another one; an array needs none
+    app_level: bool = False  # the app has them: none are sent, and only our rules enforce what we call scopes
 
 
 class Params(FilePart):
-    """Extra parameters, sent as they stand."""
+    """Extra parameters, sent unchanged."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
     token: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -223,31 +223,31 @@ class TokenShape(FilePart):
 
 
 class Expiry(FilePart):
-    """Lifetimes in seconds, where answers do not say; and where and how they say when the access token ends."""
+    """Lifetimes in seconds, if answers do not say; and how they say when the access token ends."""
 
     path: str = "expires_in"  # from the member that holds the tokens
     unit: Literal["seconds", "milliseconds", "epoch", "epoch_milliseconds", "iso"] = "seconds"
     default: int = Field(default=3600, ge=60)
     grant: int | None = Field(default=None, ge=3600)
     idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
-    testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is not published
+    testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is unpublished
 
 
 class RotationFacts(FilePart):
-    """What a provider does to a used refresh token. Unknown means `revokes`, the most careful class."""
+    """What a provider does to a used refresh token. Unknown means `revokes`, the strictest class."""
 
     mode: RotationMode = RotationMode.REVOKES
     grace: int = Field(default=0, ge=0, le=86400)
-    ends_access_token: bool = False  # a refresh kills the access token before it (GitHub App, Miro, Snowflake ...)
+    ends_access_token: bool = False  # a refresh kills the previous access token (GitHub App, Miro, Snowflake ...)
 
 
 class DownscopeFacts(FilePart):
     """Whether and how the provider can issue a narrower token, and whether that harms the grant.
 
-    `api` and `path`: the endpoint of a way of the provider's own. `items`: whether a narrower token can, or must, be
-    limited to one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that
-    does not say its scopes proves nothing: `told_path` is where `api` tells what a token may do, asked with that token,
-    and `scopes_at` the path in that answer.
+    `api` and `path`: the endpoint of a proprietary way. `items`: whether a narrower token can, or must, be limited to
+    one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that does not
+    state its scopes proves nothing: `told_path` is where `api` says what a token may do, requested with that token, and
+    `scopes_at` the path in that answer.
     """
 
     mode: Downscope = Downscope.NONE
@@ -265,7 +265,7 @@ class DownscopeFacts(FilePart):
 class PublicClient(FilePart):
     """The second way to register: an app without a secret, for a vault on the person's own machine.
 
-    Taken when settings have a client id and no secret, and the redirect address is on loopback.
+    Used when settings have a client id and no secret, and the redirect URI is on loopback.
     """
 
     pkce: Literal["S256"] = "S256"
@@ -276,9 +276,9 @@ class PublicClient(FilePart):
 
 
 class RevocationFacts(FilePart):
-    """How the grant is ended at the provider. `tokens` in order of preference; `each`: all of them, not the first.
+    """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
-    With `token_in = "path"`, `{token}` stands in the address; `{client_id}` may always.
+    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be.
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"
@@ -292,7 +292,7 @@ class RevocationFacts(FilePart):
 
 
 class Identity(FilePart):
-    """Where the account behind a token is told. `id` and `label` are texts with `{paths}` into the answer.
+    """Where to read the account behind a token. `id` and `label` are texts with `{paths}` into the answer.
 
     `source`: an endpoint, the answer of the token endpoint, or nowhere: then each consent makes its own connection.
     """
@@ -308,21 +308,21 @@ class Identity(FilePart):
 
 
 class Errors(FilePart):
-    """The provider's own words for what OAuth and HTTP say otherwise."""
+    """The provider's own codes that differ from OAuth's and HTTP's."""
 
     ends_grant: frozenset[str] = frozenset({"invalid_grant"})
     busy: frozenset[str] = frozenset()  # refused before looking: safe to repeat
     unknown_outcome: frozenset[str] = frozenset({"server_error", "temporarily_unavailable"})
     unauthorized: frozenset[str] = frozenset()  # of an API: this token is dead
     insufficient_scope: frozenset[str] = frozenset()
-    code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that is there
+    code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that exists
     message: tuple[str, ...] = ("error_description", "message")
     ok_flag: str | None = None  # of an API's answers
-    words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the mend
+    words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the fix
 
 
 class Scope(FilePart):
-    """One scope in plain words, for pages; and the scopes that it includes."""
+    """One scope in plain words, for pages, and the scopes that it includes."""
 
     title: Title
     covers: frozenset[ScopeName] = frozenset()
@@ -341,15 +341,15 @@ def _as_list(value: object) -> object:
 
 
 class Rule(FilePart):
-    """Which scopes allow one kind of call: any one of `scopes`. What no rule allows is refused.
+    """Which scopes allow one kind of call: any one of `scopes`. Whatever no rule allows is refused.
 
     `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
-    a pattern that its whole value must match, or a way to members of a JSON body, `a/b`, each of which must; what is
-    absent is the empty text. `inseparable`: scopes that widen
-    what this call reaches in a way that the request does not show, so that a token holding one serves only callers who
-    hold it too. `needs`: scopes that the caller holds besides, all of them. `query`: parameters that may stand in the
-    query where the token can do more than the caller, beyond those of the file and of `where`: others could widen what
-    the answer shows. `tells_secrets`: the answer holds a credential; only coded tools, which show none, make the call.
+    a pattern that its whole value must match, or a path to members of a JSON body, `a/b`, each of which must; an absent
+    value is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does not
+    show, so that a token with one serves only callers who hold it too. `needs`: scopes that the caller must hold in
+    addition, all of them. `query`: parameters allowed in the query when the token can do more than the caller, beyond
+    those of the file and of `where`: others could widen what the answer shows. `tells_secrets`: the answer holds a
+    credential; only coded tools, which show none, make the call.
     """
 
     api: Key
@@ -374,7 +374,7 @@ class Rule(FilePart):
 
     @cached_property
     def openness(self) -> tuple[int, int, int]:
-        """How much its path leaves open: of two rules that fit a call, the one that leaves less decides."""
+        """How much its path leaves open: of two rules that fit a call, the more specific decides."""
         return self.path.count("{+}"), self.path.count("{}"), -len(self.path)
 
     @cached_property
@@ -383,17 +383,17 @@ class Rule(FilePart):
 
     @cached_property
     def prefixes(self) -> frozenset[str]:
-        """The members of a body that are known only in part: all that leads to one of `body` or `where`."""
+        """The members of a body that are known only in part: everything on the path to one of `body` or `where`."""
         ways = self.where.keys() | (self.body if self.body != "any" else frozenset[str]())
         steps = [path.split("/") for path in ways]
         return frozenset("/".join(one[:length]) for one in steps for length in range(1, len(one)))
 
 
 class Provider(FilePart):
-    """Everything we know of one upstream service.
+    """Everything we know about one upstream service.
 
     With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
-    own, so nothing but its APIs, scopes and rules is said.
+    own, so its file has only APIs, scopes and rules.
     """
 
     name: Name
@@ -422,7 +422,7 @@ class Provider(FilePart):
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
-    overrides: Overrides | None = None  # said wherever there are rules
+    overrides: Overrides | None = None  # required if there are rules
     rules: tuple[Rule, ...] = ()
     rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
     console: Console | None = None
@@ -438,7 +438,7 @@ class Provider(FilePart):
         return self._registration
 
     def as_public_client(self) -> Provider:
-        """This provider as an app without a secret speaks to it; itself where there is no such way."""
+        """This provider as seen by an app without a secret; itself if there is no such way."""
         public = self.public_client
         if public is None:
             return self
@@ -449,7 +449,7 @@ class Provider(FilePart):
         return self.model_copy(update=changes)
 
     def with_registration(self, registration: Registration) -> Provider:
-        """This provider with a registration of ours, whose client id some want in a header of every call."""
+        """This provider with our registration, whose client id some want in a header of every call."""
         client_id = registration.client_id or ""
         headers = {name: value.replace("{client_id}", client_id) for name, value in self.headers.items()}
         changed = self.model_copy(update={"headers": headers})
@@ -458,20 +458,20 @@ class Provider(FilePart):
 
     @property
     def tally(self) -> Mapping[str, int]:
-        """How many facts are checked, cited and unknown; one that the file leaves out is unknown."""
+        """How many facts are checked, cited and unknown; a fact missing from the file is unknown."""
         known = [fact.status for fact in self.facts.values()]
         found = {status: known.count(status) for status in ("checked", "cited")}
         return {**found, "unknown": len(get_args(FactName)) - sum(found.values())}
 
     @property
     def is_draft(self) -> bool:
-        """Whether nobody is named who says where its endpoints are."""
+        """Whether no source says where its endpoints are."""
         endpoints = self.facts.get("endpoints")
         return endpoints is None or endpoints.status == "unknown"
 
     @cached_property
     def covers(self) -> Mapping[str, frozenset[str]]:
-        """Scope -> every scope that it includes, through any number of steps, itself left out."""
+        """Scope -> every other scope that it includes, through any number of steps."""
         return {name: reach for name in self.scopes if (reach := self._reach(name))}
 
     @cached_property
@@ -495,7 +495,7 @@ class Provider(FilePart):
 
     @cached_property
     def reading_scopes(self) -> frozenset[str]:
-        """Scopes that only rules for reading know: every call that they allow may be a GET."""
+        """Scopes that only appear in rules for reading: every call that they allow may be a GET."""
         known = frozenset(scope for rule in self.rules for scope in rule.scopes)
         return known - frozenset(scope for rule in self.rules if "GET" not in rule.method for scope in rule.scopes)
 
@@ -511,7 +511,7 @@ class Provider(FilePart):
 
     @cached_property
     def always_granted(self) -> frozenset[str]:
-        """Identity and offline scopes in every spelling: in any token, worth nothing at an API."""
+        """Identity and offline scopes in every spelling: in any token, without effect at an API."""
         ours = self.scope.identity | self.scope.offline
         return ours | {answered for answered, said in self.scope.synonyms.items() if said in ours}
 
@@ -528,7 +528,7 @@ class Provider(FilePart):
         return None if path is None or api is None else self.apis[api].rstrip("/") + path
 
     def words(self, scopes: frozenset[str]) -> tuple[str, ...]:
-        """The scopes in plain words for a page; one that the file does not name stands for itself."""
+        """The scopes in plain words for a page; one that the file does not describe is shown by name."""
         shown = sorted(scopes - self.always_granted)
         return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
 

@@ -33,11 +33,11 @@ class _Part(BaseModel):
 
 
 class Argument(_Part):
-    """One argument. Without `default` and with `required = true` it has to be given.
+    """One argument. Without `default` and with `required = true` it must be given.
 
-    It goes into the path where its name stands there in braces, else into the query of a read and the body of a write,
-    under `as` (dotted below objects in the body, a number for a place in a list). `template` writes it into a longer
-    text, `{}` standing for it.
+    It goes into the path if its name is there in braces, else into the query of a read and the body of a write, under
+    `as` (dotted below objects in the body, a number for a place in a list). `template` writes it into a longer text, in
+    place of `{}`.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -68,10 +68,10 @@ class Argument(_Part):
 
 
 class Output(_Part):
-    """One value of the result, read at `path` in the answer (the first of several that is there); absent values are
-    null, texts are data and cut.
+    """One value of the result, read at `path` in the answer (the first of several that exists).
 
-    A `word` is cleaned to visible ASCII; `base64` is decoded to text, null where it is none.
+    Absent values are null; texts are data and cut. A `word` is cleaned to visible ASCII; `base64` is decoded to text,
+    null if it is not text.
     """
 
     path: Path_ | tuple[Path_, ...]
@@ -86,17 +86,17 @@ class Output(_Part):
 
 
 class Result(_Part):
-    """What of the answer is returned. With `items`, a list of objects at that path (`items` for a top-level list)."""
+    """What to return of the answer. With `items`, a list of objects at that path (`items` for a top-level list)."""
 
     items: Path_ | None = None
     fields: Mapping[Name, Output] = Field(min_length=1)
-    needs: Path_ | None = None  # has to be there, else the answer says that nothing was done (GraphQL)
+    needs: Path_ | None = None  # must be present, else the answer says that nothing was done (GraphQL)
     next: Path_ | None = None  # of the value that the argument `cursor` brings back for the next page
-    line: Text  # a readable line per item, or the whole; `{name}` stands for a value
+    line: Text  # a readable line per item, or for the whole; `{name}` is replaced by a value
 
 
 class Request(_Part):
-    """The call: one method and path of one of the provider's APIs. `query` and `body` are sent as they stand."""
+    """The call: one method and path of one of the provider's APIs. `query` and `body` are sent unchanged."""
 
     api: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -117,7 +117,7 @@ class Tool(_Part):
     description: Text
     scopes: frozenset[str] = Field(min_length=1)
     effect: Effect
-    approval: bool = False  # the person is asked each time
+    approval: bool = False  # needs the person's approval each time
     request: Request
     arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
     result: Result
