@@ -1,16 +1,20 @@
-"""The most common message, read and answered in one step: a `tools/call` of MCP 2026-07-28 with a plain JSON answer.
+"""The most common message, read and answered in one step: a `tools/call` with a plain answer.
 
-The SDK validates such a message three times and its result three times, at a fifth of the cost of a call. This module
-therefore reads a message in the form that clients use, and answers in the SDK's words. The SDK handles every other
-message, good or bad, and every answer but a plain result. `server.mcp.tools` runs the calls.
+The SDK validates such a message three times and its result three times, and hands those of a session from task to task,
+at a fifth to a half of the cost of a call. This module therefore reads every valid call, and answers in the SDK's
+words. The SDK handles every other message, good or bad, and every answer but a plain result. `server.mcp.tools` runs
+the calls; `server.mcp.plain_answers` sends the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
+from mcp.server.streamable_http import check_accept_headers
+from mcp.shared.inbound import decode_header_value
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -23,27 +27,38 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
+from starlette.requests import Request
 
-_METHOD: Final = "tools/call"
-_REVISION: Final = "2026-07-28"
+_METHOD: Final = b"tools/call"
+_REVISION: Final = b"2026-07-28"
+_ACCEPT: Final = b"accept"
+_CONTENT_TYPE: Final = b"content-type"
 _NAME: Final = b"mcp-name"
-# As the official SDKs write them; another spelling may mean the same, and the SDK judges it.
-_HEADERS: Final[Mapping[bytes, bytes]] = {
-    b"accept": b"application/json, text/event-stream",
-    b"content-type": b"application/json",
-    b"mcp-method": _METHOD.encode(),
-    b"mcp-protocol-version": _REVISION.encode(),
-}
+_SESSION: Final = b"mcp-session-id"
+# Each of them once: which one of two counts is the SDK's to say, and a proxy may have gone by the other.
+_ONCE: Final = frozenset({_ACCEPT, _CONTENT_TYPE, _NAME, _SESSION, b"mcp-method", b"mcp-protocol-version"})
+_JSON: Final = b"application/json"
+_LONGEST_ACCEPT: Final = 200  # bytes; what is remembered must be bounded, and a longer one is nobody's habit
+
+Id = int | str
+_Strict = Annotated[int, Field(strict=True)]
 
 
 class _Meta(BaseModel):
+    """Of a handshake revision. Whatever else stands there means nothing to the SDK either."""
+
     model_config = ConfigDict(frozen=True)
+
+    progress_token: _Strict | str | None = Field(default=None, alias="progressToken")
+
+
+class _Envelope(_Meta):
+    """Of 2026-07-28."""
 
     version: Literal["2026-07-28"] = Field(alias=PROTOCOL_VERSION_META_KEY)
     capabilities: ClientCapabilities = Field(alias=CLIENT_CAPABILITIES_META_KEY)
     client: Implementation | None = Field(default=None, alias=CLIENT_INFO_META_KEY)
     log_level: None = Field(default=None, alias=LOG_LEVEL_META_KEY)  # wants notifications with the answer
-    progress_token: None = Field(default=None, alias="progressToken")  # the same
 
 
 class _Params(BaseModel):
@@ -51,63 +66,159 @@ class _Params(BaseModel):
 
     name: str
     arguments: dict[str, object] = Field(default_factory=dict[str, object])
-    meta: _Meta = Field(alias="_meta")
+
+
+class _ModernParams(_Params):
+    meta: _Envelope = Field(alias="_meta")
+
+
+class _SessionParams(_Params):
+    meta: _Meta = Field(default=_Meta(), alias="_meta")
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     jsonrpc: Literal["2.0"]
-    id: Annotated[int, Field(strict=True)] | str
+    id: _Strict | str
     method: Literal["tools/call"]
-    params: _Params
+
+
+class _ModernMessage(_Message):
+    params: _ModernParams
+
+
+class _SessionMessage(_Message):
+    params: _SessionParams
 
 
 @dataclass(frozen=True, slots=True)
 class PlainCall:
     """A call that needs nothing from the SDK. Its client can open a link for the person, or show them a form."""
 
-    id: int | str
+    id: Id
     name: str
     arguments: Mapping[str, object] = field(repr=False)
     opens_urls: bool
     fills_forms: bool
+    progress_token: Id | None = None
+    session: str | None = None  # the id of a handshake session; None: 2026-07-28
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
-    """The call, if headers and body have the form that this module knows; None leaves the request to the SDK."""
-    named = b""
-    found: set[bytes] = set()
-    for name, value in headers:
-        if name in found or name.startswith(b"mcp-param-") or value != _HEADERS.get(name, value):
-            return None  # a proxy might go by a second one of the same name
-        if name == _NAME:
-            named = value
-        if name == _NAME or name in _HEADERS:
-            found.add(name)
-    if len(found) != len(_HEADERS) + 1:
+    """The call of 2026-07-28, where headers and body are valid; None leaves the request to the SDK."""
+    found = _once(headers)
+    if found is None or found.get(b"mcp-method") != _METHOD or found.get(b"mcp-protocol-version") != _REVISION:
+        return None
+    accepted = _judge(found.get(_ACCEPT, b""))
+    if not accepted.json or not found.get(_CONTENT_TYPE, b"").lower().startswith(_JSON):
         return None
     try:
-        message = _Message.model_validate_json(body)
+        message = _ModernMessage.model_validate_json(body)
     except ValidationError:
         return None
     params = message.params
-    if named.startswith(b"=?") or params.name != named.decode("latin-1"):  # the first: a name in a header's other form
+    named = found.get(_NAME)
+    if named is None or decode_header_value(named.decode("latin-1")) != params.name:
         return None
-    elicitation = params.meta.capabilities.elicitation
+    return _call(message.id, params, params.meta, params.meta.capabilities, accepted)
+
+
+def read_in_session(
+    headers: Iterable[tuple[bytes, bytes]], body: bytes, capabilities: ClientCapabilities
+) -> PlainCall | None:
+    """The call in an initialized handshake session; None leaves the request to the SDK."""
+    found = _once(headers)
+    if found is None or found.get(_CONTENT_TYPE, b"").partition(b";")[0].strip() != _JSON:
+        return None
+    accepted, session = _judge(found.get(_ACCEPT, b"")), found.get(_SESSION)
+    if not accepted.json or session is None:
+        return None
+    try:
+        message = _SessionMessage.model_validate_json(body)
+    except ValidationError:
+        return None
+    params = message.params
+    return _call(message.id, params, params.meta, capabilities, accepted, session=session.decode("latin-1"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    json: bool
+    events: bool
+
+
+def _once(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
+    """The headers that count; None where one of them is there twice, or a parameter travels in another."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _ONCE:
+            if name in found:
+                return None
+            found[name] = value
+        elif name.startswith(b"mcp-param-"):
+            return None
+    return found
+
+
+def _judge(accept: bytes) -> _Accepted:
+    return _judge_short(accept) if len(accept) <= _LONGEST_ACCEPT else _Accepted(json=False, events=False)
+
+
+@lru_cache(maxsize=256)
+def _judge_short(accept: bytes) -> _Accepted:
+    """As the SDK judges it."""
+    return _Accepted(*check_accept_headers(Request({"type": "http", "headers": [(_ACCEPT, accept)]})))
+
+
+def _call(
+    identity: Id,
+    params: _Params,
+    meta: _Meta,
+    capabilities: ClientCapabilities,
+    accepted: _Accepted,
+    *,
+    session: str | None = None,
+) -> PlainCall | None:
+    if meta.progress_token is None:
+        if "progress_token" in meta.model_fields_set:
+            return None  # null is no token
+    elif not accepted.events:
+        return None  # progress would need another way than this answer
+    elicitation = capabilities.elicitation
     return PlainCall(
-        message.id,
+        identity,
         params.name,
         params.arguments,
         opens_urls=elicitation is not None and elicitation.url is not None,
         fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+        progress_token=meta.progress_token,
+        session=session,
     )
 
 
-def answer(call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, object]) -> bytes | None:
-    """The JSON-RPC answer; None if the result holds text that UTF-8 cannot encode."""
-    stamped = result.model_copy(update={"meta": {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}})
+def answer(
+    call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, object], is_event: bool = False
+) -> bytes | None:
+    """The JSON-RPC answer; None if the result holds text that UTF-8 cannot encode.
+
+    In an event everything is ASCII: readers of streams split lines at more characters than JSON escapes.
+    """
+    if call.session is None:
+        changed: dict[str, object] = {"meta": {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}}
+    else:
+        changed = {"result_type": None}  # not known there
+    shown = {"jsonrpc": "2.0", "id": call.id, "result": result.model_copy(update=changed)}
     try:
-        return to_json({"jsonrpc": "2.0", "id": call.id, "result": stamped}, by_alias=True, exclude_none=True)
+        return to_json(shown, by_alias=True, exclude_none=True, ensure_ascii=is_event)
     except PydanticSerializationError:
         return None
+
+
+def progress(call: PlainCall, done: int, total: int | None, message: str) -> bytes:
+    """The notification, in ASCII."""
+    reported: dict[str, object] = {"progressToken": call.progress_token, "progress": done}
+    if total is not None:
+        reported["total"] = total
+    reported["message"] = message
+    return to_json({"jsonrpc": "2.0", "method": "notifications/progress", "params": reported}, ensure_ascii=True)

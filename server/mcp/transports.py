@@ -40,7 +40,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.deployment import Deployment
-from server.http.answers import JSON, WholeAnswer, send_whole, with_headers
+from server.http.answers import WholeAnswer, with_headers
 from server.http.bodies import read_body, replay
 from server.http.draining import EndableStream
 from server.http.guards import BODY_LIMIT
@@ -48,6 +48,7 @@ from server.lifecycle import health, loopback
 from server.mcp import event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
+from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
 from server.mcp.sessions import SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
@@ -59,8 +60,9 @@ SERVER_NAME: Final = "token-vault"
 _STATE_KEY: Final = "mcp"
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
 _ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
-# The outcome of a call that was read without the SDK but that the SDK has to answer.
-_KNOWN: ContextVar[CallToolResult | InputRequiredResult | Exception | None] = ContextVar("known", default=None)
+# What a call came to that was read without the SDK, where the SDK has to word the answer.
+_Known = CallToolResult | InputRequiredResult | Exception | None
+_KNOWN: ContextVar[_Known] = ContextVar("known", default=None)
 _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
     "again once they have opened it. `connections` shows what is connected."
@@ -306,7 +308,8 @@ def _user(principal: Principal) -> AuthenticatedUser:
 
 
 class _StreamableHTTP:
-    """ASGI: plain JSON answers, and an event stream for a call of 2026-07-28 that asked for progress.
+    """ASGI: a plain call of either era is answered here, and every other message by the SDK: as JSON, or as an event
+    stream where 2026-07-28 asks for progress.
 
     Checks bodies of the handshake era first: the SDK would answer a malformed one in its parser's words, and let two
     requests of one session share an id, of which one never ends.
@@ -327,26 +330,19 @@ class _StreamableHTTP:
         version = mcp_bodies.header(scope, b"mcp-protocol-version")
         if not version or version in HANDSHAKE_PROTOCOL_VERSIONS:
             await self._shake_hands(managers, scope, body, replayed, send)
+        elif (call := fast_path.read(scope["headers"], body)) is not None:
+            answer = PlainAnswer(call, receive, send)
+            known: _Known = None
+            with answer.stoppable():
+                try:
+                    known = await tools.call(self._deployment, _request(call, answer), progress=answer.progress)
+                except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
+                    known = failure
+            await _finish(managers, scope, replayed, call, answer, known)
         elif b'"progressToken"' in body:
             await managers.streaming.handle_request(scope, replayed, send)
-        elif (call := fast_path.read(scope["headers"], body)) is None:
+        else:
             await _pass_on(managers, scope, replayed, send)
-        else:  # a plain call is answered here, any other outcome by the SDK
-            later = RetryLater(send)
-            known: CallToolResult | InputRequiredResult | Exception
-            try:
-                known = await tools.call(self._deployment, _request(call, later), progress=_no_progress)
-            except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
-                known = failure
-            answer = fast_path.answer(call, known, stamp=managers.stamp) if isinstance(known, CallToolResult) else None
-            if answer is not None:
-                await send_whole(later.send, 200, (JSON,), answer)
-                return
-            reset = _KNOWN.set(known)
-            try:
-                await managers.answering.handle_request(scope, replayed, later.send)
-            finally:
-                _KNOWN.reset(reset)
 
     async def _shake_hands(self, managers: _Managers, scope: Scope, body: bytes, replayed: Receive, send: Send) -> None:
         """A message of a session."""
@@ -369,20 +365,40 @@ class _StreamableHTTP:
             self._in_flight.discard(key)
 
 
-def _request(call: fast_path.PlainCall, later: RetryLater) -> tools.ToolRequest:
+def _request(call: fast_path.PlainCall, answer: PlainAnswer) -> tools.ToolRequest:
+    asking = AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=call.session is None)
     return tools.ToolRequest(
         principal=_principal(),
         name=call.name,
         arguments=call.arguments,
-        asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=True),
+        asking=asking,
         transport="http",
         on_live=_ON_LIVE.get(),
-        on_away=later.mark,
+        on_away=answer.later.mark,
     )
 
 
-async def _no_progress(done: int, total: int | None, message: str) -> None:
-    """The caller asked for no progress."""
+async def _finish(
+    managers: _Managers,
+    scope: Scope,
+    replayed: Receive,
+    call: fast_path.PlainCall,
+    answer: PlainAnswer,
+    known: _Known,
+) -> None:
+    """Send what a plain call came to; the SDK has the words where that is no plain result."""
+    if answer.stopped is not None:
+        return  # nobody is there to be told
+    if isinstance(known, CallToolResult):
+        whole = fast_path.answer(call, known, stamp=managers.stamp, is_event=answer.is_stream)
+        if whole is not None:
+            await answer.write(whole)
+            return
+    reset = _KNOWN.set(known)
+    try:
+        await managers.answering.handle_request(scope, replayed, answer.pass_on)
+    finally:
+        _KNOWN.reset(reset)
 
 
 async def _pass_on(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:

@@ -41,15 +41,18 @@ async def storage_away(place: Room) -> AsyncGenerator[None]:
 
 
 async def call(http: httpx2.AsyncClient, era: str, params: Mapping[str, object] = POST) -> httpx2.Response:
-    if era == "modern":
+    if era in ("modern", "progress"):
         headers = modern_headers("tools/call", str(params["name"]))
-        return await http.post("/mcp", json=modern("tools/call", params, id=7), headers=headers)
+        request = modern("tools/call", params, id=7)
+        if era == "progress":
+            request["params"]["_meta"]["progressToken"] = "p"  # type: ignore[index]
+        return await http.post("/mcp", json=request, headers=headers)
     session = await legacy_session(http) if era == "session" else None
     body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
     return await http.post("/mcp", json=body, headers=legacy_headers(session))
 
 
-@pytest.mark.parametrize("era", ["modern", "session"])
+@pytest.mark.parametrize("era", ["modern", "progress", "session"])
 async def test_a_tool_call_without_storage_is_503_with_retry_after_and_nothing_is_sent(
     place: Room, agent: Agent, era: str
 ) -> None:
@@ -67,17 +70,6 @@ async def test_a_tool_call_without_storage_is_503_with_retry_after_and_nothing_i
         assert again.status_code == 200
         assert "retry-after" not in again.headers
         assert len(place.simulator.books()["posts"]) == before + 1
-
-
-async def test_a_call_that_may_stream_carries_the_sentence_as_the_tools_answer(place: Room, agent: Agent) -> None:
-    request = modern("tools/call", POST, id=7)
-    request["params"]["_meta"]["progressToken"] = "p"  # type: ignore[index]
-    async with place.http(agent) as http:
-        async with storage_away(place):
-            answer = await http.post("/mcp", json=request, headers=modern_headers("tools/call", "slack_post"))
-        assert answer.status_code == 200
-        assert "Nothing is lost" in answer.text
-        assert '"isError":true' in answer.text
 
 
 async def test_the_official_client_hears_when_to_come_again(place: Room, agent: Agent) -> None:

@@ -1,0 +1,115 @@
+"""How the answer of a plain call goes out: as JSON, or as an event stream once its tool reports progress.
+
+The bytes of an answer are made in `server.mcp.fast_path`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Final
+
+from starlette.types import Message, Receive, Send
+
+from server.http.answers import JSON, Headers, is_start, piece, send_whole, start
+from server.mcp import fast_path
+from server.mcp.fast_path import PlainCall
+from server.mcp.retry_later import RetryLater
+
+WATCH_AFTER: Final = 0.1  # seconds; most calls are over by then and need no watch
+_EVENTS: Final[Headers] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Stop(Enum):
+    """Why a call was stopped."""
+
+    LEFT = "its client closed the stream"  # MCP 2026-07-28, basic/transports: that is how a call is canceled
+    CANCELED = "its client sent notifications/cancelled"
+    ENDED = "its client ended the session"
+
+
+class PlainAnswer:
+    """The answer of one call. Made in the task that makes the call."""
+
+    def __init__(self, call: PlainCall, receive: Receive, send: Send) -> None:
+        self._call = call
+        self._receive = receive
+        self.later = RetryLater(send)
+        self._task: asyncio.Task[object] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._streams = False
+        self.stopped: Stop | None = None
+
+    @contextmanager
+    def stoppable(self) -> Generator[None]:
+        """The call itself. One that `stop` ended leaves by the usual way, with the reason in `stopped`."""
+        task = self._task = asyncio.current_task()
+        leaves = self._call.session is None and self._call.progress_token is not None
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start_watching) if leaves else None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.stopped is None or task is None or task.uncancel():  # somebody else's
+                raise
+        finally:
+            self._task = None
+            if timer is not None:
+                timer.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
+
+    def stop(self, why: Stop) -> None:
+        """End the call, unless it has an answer already."""
+        if self._task is not None and self.stopped is None:
+            self.stopped = why
+            self._task.cancel()
+
+    def _start_watching(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.stop(Stop.LEFT)
+
+    async def progress(self, done: int, total: int | None, message: str) -> None:
+        """Tell whoever asked for it; the first time this starts the stream."""
+        if self._call.progress_token is None:
+            return
+        await self._event(fast_path.progress(self._call, done, total, message), is_last=False)
+
+    async def _event(self, content: bytes, *, is_last: bool) -> None:
+        if not self._streams:
+            self._streams = True
+            await start(self.later.send, 200, [*_EVENTS, *self._session()])
+        await piece(self.later.send, b"event: message\r\ndata: %b\r\n\r\n" % content, is_last=is_last)
+
+    def _session(self) -> Headers:
+        session = self._call.session
+        return () if session is None else ((b"mcp-session-id", session.encode("latin-1")),)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether progress was told, so that the answer is an event."""
+        return self._streams
+
+    async def write(self, answer: bytes, *, status: int = 200) -> None:
+        """The last of it."""
+        if self._streams:
+            await self._event(answer, is_last=True)
+        else:
+            await send_whole(self.later.send, status, (JSON, *self._session()), answer)
+
+    async def pass_on(self, message: Message) -> None:
+        """A message of the SDK's whole answer."""
+        if not self._streams:
+            await self.later.send(message)
+        elif not is_start(message):
+            await self._event(message.get("body", b""), is_last=True)
