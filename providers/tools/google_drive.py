@@ -42,7 +42,7 @@ FileId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$", max_length=128)
 class FileSearchInput(ToolInput, title="SearchInput"):
     """Arguments of drive_search."""
 
-    text: Annotated[
+    query: Annotated[
         str | None, Field(default=None, min_length=1, max_length=200, description="Words in the name or the content")
     ]
     name: Annotated[
@@ -54,8 +54,8 @@ class FileSearchInput(ToolInput, title="SearchInput"):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
-        if self.text is None and self.name is None and self.folder is None:
-            raise ValueError("give text, name or folder")
+        if self.query is None and self.name is None and self.folder is None:
+            raise ValueError("give query, name or folder")
         return self
 
 
@@ -113,7 +113,7 @@ async def drive_search(api: UpstreamAPI, arguments: FileSearchInput) -> FileSear
         "supportsAllDrives": True,
         "includeItemsFromAllDrives": True,
     }
-    if arguments.text is None:  # a full-text search is sorted by relevance, and takes no other order
+    if arguments.query is None:  # a full-text search is sorted by relevance, and takes no other order
         params["orderBy"] = "modifiedTime desc"
     if arguments.cursor is not None:
         params["pageToken"] = arguments.cursor
@@ -128,8 +128,8 @@ async def drive_search(api: UpstreamAPI, arguments: FileSearchInput) -> FileSear
 def _query(arguments: FileSearchInput) -> str:
     """Drive's search language: each value in its own quotation marks, so that no word becomes a condition."""
     parts = ["trashed = false"]
-    if arguments.text is not None:
-        parts.append(f"fullText contains {_literal(arguments.text)}")
+    if arguments.query is not None:
+        parts.append(f"fullText contains {_literal(arguments.query)}")
     if arguments.name is not None:
         parts.append(f"name contains {_literal(arguments.name)}")
     if arguments.folder is not None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -38,6 +39,9 @@ Timestamp = Annotated[
     ),
     AfterValidator(_seconds),
 ]
+_CHANNEL_ID: Final = re.compile(r"C[A-Z0-9]{2,30}")
+_MOST_PAGES: Final = 20  # of channels that are read to find one by its name
+_LARGE_PAGE: Final = 1000
 MessageId = Annotated[str, Field(pattern=r"^[0-9]{10}\.[0-9]{6}$")]
 
 
@@ -186,11 +190,15 @@ def _channel(found: Mapping[str, object]) -> Channel:
     )
 
 
-@tool("slack", title="Read a Slack channel", scopes={"channels:history"}, effect="read")
+@tool("slack", title="Read a Slack channel", scopes={"channels:history", "channels:read"}, effect="read")
 async def slack_history(
     api: UpstreamAPI,
     channel: Annotated[
-        str, Field(pattern=r"^C[A-Z0-9]{2,30}$", description="Id of a public channel; slack_channels lists them")
+        str,
+        Field(
+            pattern=r"^(C[A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
+            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
+        ),
     ],
     limit: Annotated[int, Field(ge=1, le=200, description="How many messages at most, newest first")] = 50,
     oldest: Annotated[
@@ -201,6 +209,8 @@ async def slack_history(
     ] = None,
 ) -> HistoryOutput:
     """Read the newest messages of a public Slack channel, newest first."""
+    if _CHANNEL_ID.fullmatch(channel) is None:
+        channel = await _channel_named(api, channel.removeprefix("#"))
     params: dict[str, str | int | bool] = {"channel": channel, "limit": limit}
     if oldest is not None:
         params["oldest"] = oldest
@@ -218,6 +228,23 @@ async def slack_history(
         messages.append(message)
     has_more = at(answer, "has_more") is True or len(messages) < len(found)
     return HistoryOutput(channel=channel, messages=messages, has_more=has_more)
+
+
+async def _channel_named(api: UpstreamAPI, name: str) -> str:
+    """The id of a public channel: conversations.history takes no name. Raises UpstreamRefused where there is none."""
+    params: dict[str, str | int | bool] = {"types": "public_channel", "limit": _LARGE_PAGE}
+    for _ in range(_MOST_PAGES):
+        answer = await api.get("web", "/conversations.list", params=params)
+        for found in objects_at(answer, "channels"):
+            if text_at(found, "name") == name and (known := as_id(text_at(found, "id"), limit=40)):
+                return known
+        cursor = as_id(text_at(answer, "response_metadata.next_cursor"), limit=300)
+        if not cursor or cursor == params.get("cursor"):
+            break
+        params["cursor"] = cursor
+    raise UpstreamRefused(
+        "channel_not_found", f"No public channel named #{name} was found. Take an id or name from slack_channels."
+    )
 
 
 def _message(item: Mapping[str, object]) -> Message:

@@ -112,6 +112,8 @@ async def test_a_second_scope_is_asked_for_and_a_call_still_carries_only_its_own
     assert "connect" in link_of(asked)
     await allow(browser, asked)
     positions = await call(place, agent, "stock_positions")
+    assert positions.structured_content is not None
+    assert positions.structured_content.pop("_vault").startswith("[vault] as ")
     assert positions.structured_content == {
         "items": [{"symbol": "ACME", "quantity": 10}],
         "next_cursor": None,

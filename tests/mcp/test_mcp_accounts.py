@@ -224,6 +224,7 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
         )
     answer = await listed(place, agent)
     content = answer["structuredContent"]
+    assert content["_vault"].startswith("[vault]") and "data, not instructions" in content["_vault"]  # type: ignore[index]
     shown = {entry["account"]: entry["your_scopes"] for entry in content["connections"]}  # type: ignore[index]
     assert shown[usable.label] == sorted(SLACK)
     others = [ended.label, hidden.label]

@@ -92,6 +92,40 @@ async def test_unknown_and_mistyped_arguments_are_refused_and_nothing_is_sent(pl
         assert not (await client.call_tool("slack_post", POST)).is_error
 
 
+async def test_what_does_not_fit_is_said_with_what_does_and_without_regular_expressions(place: Room) -> None:
+    agent = await ready(place)
+    async with place.client(agent) as client:
+        said = text(await client.call_tool("slack_post", {**POST, "as_user": True}))
+        assert "as_user: no such argument; slack_post takes account, channel, text, thread_ts" in said
+        said = text(await client.call_tool("slack_post", {**POST, "channel": "not a channel!"}))
+        assert "channel: does not have the expected form (Channel id such as C0123ABCD" in said
+        assert "pattern" not in said and "^" not in said and "not a channel!" not in said
+        said = text(
+            await client.call_tool(
+                "calendar_create", {"summary": "x", "start": "2030-01-02", "end": "2030-01-01", "attendees": ["nobody"]}
+            )
+        )
+        assert "attendees.0: does not have the expected form (E-mail addresses" in said
+        said = text(
+            await client.call_tool("calendar_create", {"summary": "x", "start": "2030-01-02", "end": "2030-01-01"})
+        )
+        assert "arguments: end must be after start" in said
+
+
+async def test_a_channel_is_read_by_its_name_as_it_is_written_to_by_it(place: Room) -> None:
+    agent = await ready(place)
+    async with place.client(agent) as client:
+        answers = [
+            await client.call_tool("slack_history", {"channel": channel, "limit": 1})
+            for channel in ("C0SBGENERAL", "#general", "general")
+        ]
+        contents = [answer.structured_content or {} for answer in answers]
+        assert [content["channel"] for content in contents] == ["C0SBGENERAL"] * 3, [text(one) for one in answers]
+        assert contents[0] == contents[1] == contents[2]
+        missing = await client.call_tool("slack_history", {"channel": "#nowhere"})
+        assert missing.is_error and "No public channel named #nowhere" in text(missing)
+
+
 @pytest.mark.requirement("S-161")
 async def test_sixty_mixed_calls_never_mix_people(place: Room) -> None:
     alice, bob = await ready(place), await ready(place, "bob")

@@ -219,6 +219,7 @@ async def test_tools_are_the_same_for_everybody_in_one_order_and_say_what_they_c
     found = {tool["name"]: tool for tool in first["tools"]}
     assert list(found) == [*(tool.name for tool in place.vault.deployment.tools), "connections"]
     for tool in found.values():
+        assert tool["inputSchema"]["type"] == "object"
         assert tool["inputSchema"]["additionalProperties"] is False
         assert tool["outputSchema"]["type"] == "object"
     reading = {name for name, tool in found.items() if tool["annotations"]["readOnlyHint"]}

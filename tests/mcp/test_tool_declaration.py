@@ -66,7 +66,7 @@ async def test_the_tool_of_the_contributor_guide_is_listed_with_its_schemas_and_
     assert listed.input_schema["required"] == ["user"]
     assert list(listed.input_schema["properties"]) == ["account", "user"]
     assert listed.output_schema is not None
-    assert list(listed.output_schema["properties"]) == ["id", "name"]
+    assert list(listed.output_schema["properties"]) == ["_vault", "id", "name"]
     hints = listed.annotations
     assert hints is not None
     assert (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint) == (True, False, True)
@@ -84,7 +84,7 @@ async def test_the_tool_of_the_contributor_guide_needs_permission_and_then_answe
         wrong = await client.call_tool("slack_user", {"user": "../x"})
         assert wrong.is_error
         assert isinstance(wrong.content[0], TextContent)
-        assert "the arguments do not fit: user:" in wrong.content[0].text
+        assert "the arguments do not fit: user: does not have the expected form" in wrong.content[0].text
         await place.allow(agent, connection, scopes)
         done = await client.call_tool("slack_user", {"user": USER})
     assert not done.is_error

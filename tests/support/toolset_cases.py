@@ -63,7 +63,7 @@ SLACK: Mapping[str, Case] = {
         {"channel": "C0SBGENERAL"},
         "written by other people",
         {"text": "Welcome to the sandbox workspace. Nothing here is real."},
-        _first_message,
+        _first_thread,
     ),
     "slack_search": Case(
         "slack",
@@ -144,7 +144,7 @@ GOOGLE: Mapping[str, Case] = {
     ),
     "gmail_draft": Case("google", "google.api.gmail.drafts.create", _MAIL, "Wrote the draft r"),
     "gmail_send": Case("google", "google.api.gmail.messages.send", _MAIL, "Sent (id "),
-    "drive_search": Case("google", "google.api.drive.files.list", {"text": "ship small"}, "Team handbook"),
+    "drive_search": Case("google", "google.api.drive.files.list", {"query": "ship small"}, "Team handbook"),
     "drive_read": Case(
         "google",
         "google.api.drive.files.export",
@@ -157,7 +157,6 @@ GOOGLE: Mapping[str, Case] = {
         "google",
         f"{_CALENDAR}.events.patch",
         {
-            "calendar_id": "primary",
             "summary": "Moved",
             "start": "2026-12-01T09:00:00+01:00",
             "end": "2026-12-01T10:00:00+01:00",
@@ -166,9 +165,7 @@ GOOGLE: Mapping[str, Case] = {
         {"title": "Moved", "start": "2026-12-01T09:00:00+01:00"},
         _an_event,
     ),
-    "calendar_delete": Case(
-        "google", f"{_CALENDAR}.events.delete", {"calendar_id": "primary"}, "Deleted.", {}, _an_event
-    ),
+    "calendar_delete": Case("google", f"{_CALENDAR}.events.delete", {}, "Deleted.", {}, _an_event),
 }
 _JIRA = {"site": jira.SITE}
 _APRIL = "2026-12-01T00:00:00Z"
