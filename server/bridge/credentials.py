@@ -7,7 +7,6 @@ block: a keyring may ask its person.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from typing import Final, Protocol
 from server.bridge.address import RemoteVault
 from server.bridge.refusals import BridgeRefused
 from vault.keys.sources.private_file import read_private
+from vault.storage.host_files import lock, sync
 
 _SERVICE: Final = "token-vault"
 _LOOK: Final = 0.05  # seconds between checks whether the lock is free
@@ -92,7 +92,7 @@ class FileStore:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                     json.dump(asdict(credentials), file)
                     file.flush()
-                    os.fsync(file.fileno())
+                    sync(file.fileno())
                 temporary.replace(self._path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[],
 
 def _is_taken(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except BlockingIOError:
         return False
     return True

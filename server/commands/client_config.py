@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, note, say
+from server.commands.context import Setup, check_host, fail, note, say
 
 if TYPE_CHECKING:
     from server.setup.client_config import ClientConfig, ClientName, Machine, Program, TransportName, VaultLocation
@@ -34,6 +34,8 @@ def client_config(
     ] = None,
 ) -> None:
     """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
+    if url is not None or transport == "stdio":
+        check_host()  # an entry that starts this program here
     made = (
         _make_config(setup, client, transport) if url is None else _made_for_remote(setup, client, transport, url=url)
     )

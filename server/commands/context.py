@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Concatenate, NoReturn, ParamSpec, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
@@ -40,6 +40,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UserOption = Annotated[
     str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
 ]
+
+
+_ANYWHERE: Final = frozenset({"version", "client-config"})  # commands that keep no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,18 @@ def fail(text: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def check_host() -> None:
+    """End in words on a system whose files cannot keep a vault, such as Windows."""
+    from vault.storage.host_files import is_supported
+
+    if not is_supported():
+        fail(
+            "Token Vault keeps its data with file locks of Linux and macOS, which this system lacks. On Windows, run "
+            "it in WSL 2 or in a Linux container, and let clients connect over HTTP: "
+            "`token-vault client-config CLIENT --transport http`."
+        )
+
+
 def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
     """Register a function as a command that also takes --config, --data and --json, passed to it as its `Setup`.
 
@@ -157,6 +172,8 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup
             shared = {part: kwargs.pop(part) for part in ("config", "data", "json")}
             setup = Setup(_path(shared["config"]), _path(shared["data"]), shared["json"] is True)
             with _refusals():
+                if name not in _ANYWHERE:
+                    check_host()
                 function(setup, *args, **kwargs)
 
         functools.update_wrapper(run, function)

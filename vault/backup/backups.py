@@ -28,6 +28,7 @@ from vault.keys.sources.private_file import sync_folder
 from vault.records import Event
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.storage.database import Database, Row, Transaction, Value, binary, schema_files, text
+from vault.storage.host_files import sync
 from vault.storage.snapshots import Snapshot, tables
 from vault.upstream import UpstreamPolicy
 
@@ -108,7 +109,7 @@ async def write_backup(
         with os.fdopen(descriptor, "wb") as file:
             rows = await _write(file, seen, key=key, header=header)
             file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await asyncio.to_thread(sync, file.fileno())
         os.link(partial, path)  # unlike a rename, this never replaces a file
         await asyncio.to_thread(sync_folder, path.parent)
     except FileExistsError as error:

@@ -19,7 +19,6 @@ the bytes and their in-memory index; `vault.refresh.journal_recovery` commits en
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import heapq
 import json
 import logging
@@ -45,6 +44,7 @@ from vault.refresh.journal_slots import (
     wipe_remains,
 )
 from vault.refusals import StorageUnavailable
+from vault.storage.host_files import lock, sync
 from vault.upstream import TokenAnswer
 
 __all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Journal", "JournalEntry", "decode", "encode"]
@@ -89,15 +89,11 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
     return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 
 
-def _sync(descriptor: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
 def _write(descriptor: int, slot: int, data: bytes) -> None:
     data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # leaves nothing of an earlier answer in this place
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
         raise OSError(0, "the disk is full")
-    _sync(descriptor)
+    sync(descriptor, is_new=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +405,7 @@ class Journal:
             except OSError:
                 continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
             except OSError:
                 continue  # its process is running
             else:
@@ -468,7 +464,7 @@ class Journal:
                 raise OSError(0, "the disk is full")
             moved[name] = JournalPlace(target, *place[1:])
         if moved:
-            _sync(descriptor)
+            sync(descriptor, is_new=False)
         return moved
 
     def _cut(self, end: int, left: Sequence[JournalPlace]) -> None:
@@ -487,7 +483,7 @@ class Journal:
             except OSError:
                 continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
                 index = Index.of(descriptor)
                 over = [name for name in index if self._is_over(index, name, now=now)]
                 for name in over:
@@ -497,7 +493,7 @@ class Journal:
                 if len(over) == len(index):
                     path.unlink()
                 elif over:
-                    _sync(descriptor)
+                    sync(descriptor, is_new=False)
             except OSError:
                 pass  # its process is running, or the file is gone by now
             finally:
@@ -527,7 +523,7 @@ class Journal:
             path = self._folder / f"{number:03}.journal"
             descriptor = os.open(path, flags, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
                 if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     raise FileNotFoundError  # swept since it was opened
             except OSError:
@@ -545,7 +541,7 @@ class Journal:
         written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
-        os.fsync(descriptor)
+        sync(descriptor)
         sync_folder(self._folder)  # the file may be new: without its name a power failure would lose its bytes
         self._index.resize(count + GROWTH)
         for slot in range(count, count + GROWTH):

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vault.refusals import StorageUnavailable
+from vault.storage.host_files import sync
 
 SLOT = 8192  # bytes: an answer with two ordinary tokens
 LONGEST = 32  # slots of one answer: 64 KiB of new tokens for 64 KiB of spent ones
@@ -239,4 +240,4 @@ def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str])
                     os.pwrite(descriptor, bytes(SLOT), further * SLOT)
                     count += 1
     if count:
-        os.fsync(descriptor)
+        sync(descriptor)

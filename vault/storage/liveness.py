@@ -8,7 +8,6 @@ process holds it open. Files are in the data directory; the database driver cove
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -17,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vault.refusals import StorageUnavailable
+from vault.storage.host_files import lock
 
 FOLDER = "owners"
 KEEP = 30 * 86400  # seconds from the first notice of a death for which its file is kept, as proof
@@ -43,7 +43,7 @@ class OwnerLocks:
             self._sweep()
             descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock(descriptor, waits=True)
                 os.write(descriptor, _identity(descriptor))
                 unseen.rename(path)  # locked before others can see it
             except OSError:
@@ -73,7 +73,7 @@ class OwnerLocks:
         except OSError:
             return None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(descriptor, is_shared=True)
             return True if _is_original(descriptor) else None
         except BlockingIOError:
             return False
@@ -99,7 +99,7 @@ class OwnerLocks:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # like `is_gone`: makes nobody look alive
+                    lock(descriptor, is_shared=True)  # like `is_gone`: makes nobody look alive
                     status = os.fstat(descriptor)
                     is_noticed = os.pread(descriptor, _LONGEST, 0).endswith(_GONE)
                     if not is_noticed and not path.name.startswith("."):  # otherwise its owner is about to lock it
@@ -126,7 +126,7 @@ def is_anybody_alive(data: Path) -> bool:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(descriptor, is_shared=True)
             except OSError:
                 return True
             finally:

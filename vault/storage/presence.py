@@ -5,13 +5,13 @@ The kernel releases it however its process ends. The database driver covers proc
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vault.refusals import StorageBusy, StorageUnavailable
+from vault.storage.host_files import lock
 from vault.storage.liveness import is_anybody_alive
 
 FILE = "in-use.lock"
@@ -32,7 +32,7 @@ class Presence:
         A read-only location gets a better error when the database is opened.
         """
         with suppress(OSError):
-            if not self._lock(fcntl.LOCK_SH):
+            if not self._lock(is_shared=True):
                 raise StorageBusy("this vault is being restored: start again when that has ended", retry_after=5)
 
     def take_alone(self) -> bool:
@@ -41,7 +41,7 @@ class Presence:
         Raises StorageUnavailable if the location is read-only.
         """
         try:
-            return self._lock(fcntl.LOCK_EX) and not is_anybody_alive(self._folder)
+            return self._lock(is_shared=False) and not is_anybody_alive(self._folder)
         except OSError as error:
             raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
 
@@ -51,11 +51,11 @@ class Presence:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _lock(self, how: int) -> bool:
+    def _lock(self, *, is_shared: bool) -> bool:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
+            lock(self._descriptor, is_shared=is_shared)
         except OSError:
             self.close()
             return False

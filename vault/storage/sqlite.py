@@ -90,6 +90,9 @@ def _preparations(stores: SqliteFiles, *, read_only: bool, wait: int) -> Sequenc
         ("attach database ? as vault", (str(stores.vault),)),
         ("pragma keys.synchronous = full", ()),
         ("pragma vault.synchronous = full", ()),
+        # macOS keeps what was synchronized in the drive's cache otherwise; elsewhere these change nothing
+        ("pragma fullfsync = on", ()),
+        ("pragma checkpoint_fullfsync = on", ()),
         ("pragma keys.secure_delete = on", ()),
         ("pragma vault.secure_delete = on", ()),
         (f"pragma busy_timeout = {wait}", ()),

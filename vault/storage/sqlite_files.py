@@ -49,6 +49,7 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
             _own(path)
             target = ":memory:" if is_keys else path
             with closing(sqlite3.connect(target, isolation_level=None, timeout=BUSY_WAIT)) as connection:
+                connection.execute("pragma fullfsync = on")  # see the driver
                 # One store at a time: an upgrade never holds two locks, so it cannot deadlock with a writer.
                 if is_keys:
                     connection.execute("attach database ? as keys", (str(path),))

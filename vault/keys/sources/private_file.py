@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vault.refusals import KeyUnavailable
+from vault.storage.host_files import sync
 
 _LIMIT = 64 * 1024
 
@@ -48,7 +49,7 @@ def create_private(path: Path, text: str) -> bool:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.link(temporary, path)  # fails if the name is taken: two first starts cannot overwrite each other
         finally:
             with suppress(FileNotFoundError):
@@ -65,6 +66,6 @@ def sync_folder(folder: Path) -> None:
     """Make the names of files in it durable, as `fsync` does their bytes. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,0 +1,133 @@
+"""Systems that lack what Linux has: Windows without file locks, and macOS, whose fsync leaves bytes in the drive."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vault.storage import host_files
+from vault.storage.sqlite import connect
+from vault.storage.sqlite_files import SqliteFiles, prepare
+
+ROOT = Path(__file__).parents[2]
+# What our modules find on Windows. Other packages, and ours for `resource`, go by sys.platform, which stays what it is.
+WITHOUT = """
+import asyncio, builtins, os, signal, sys
+import aiohttp, platformdirs, mcp.server.stdio
+
+there = builtins.__import__
+
+def without(name, names=None, *rest):
+    ours = ((names or {}).get("__name__") or "").partition(".")[0] in {"providers", "server", "vault"}
+    if ours and name in {"fcntl", "pwd", "grp", "termios", "uvloop"}:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return there(name, names, *rest)
+
+builtins.__import__ = without
+for name in (
+    "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "pread", "pwrite", "fdatasync", "getuid", "geteuid",
+    "fchmod", "fork", "register_at_fork",
+):
+    if hasattr(os, name):
+        delattr(os, name)
+def unsupported(self, number, callback, *args):
+    raise NotImplementedError
+asyncio.AbstractEventLoop.add_signal_handler = unsupported
+"""
+IMPORT_ALL = """
+import importlib, pkgutil
+import providers, server, vault
+count = 0
+for package in (vault, providers, server):
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not found.name.endswith("__main__") and ".launcher" not in found.name:
+            importlib.import_module(found.name)
+            count += 1
+print(count)
+"""
+
+
+def run_without(program: str, *, data: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program where the names are absent."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT + program],
+        cwd=ROOT,
+        env={**os.environ, "TOKEN_VAULT_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def run_command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
+    program = f"sys.argv = ['token-vault', *{list(arguments)!r}]\nfrom server.cli import app\napp()"
+    return run_without(program, data=data)
+
+
+def test_every_module_imports_where_files_have_no_locks(tmp_path: Path) -> None:
+    done = run_without(IMPORT_ALL, data=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("stdio", "--client", "x"), ("stdio", "--client", "x", "--url", "https://vault.example"), ("serve",)],
+    ids=["stdio", "bridge", "serve"],
+)
+def test_a_system_without_locks_is_told_at_the_start_what_to_do_instead(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = run_command(*arguments, data=tmp_path / "data")
+    assert done.returncode == 1
+    assert "WSL 2 or in a Linux container" in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_client_config_offers_no_entry_that_such_a_system_cannot_start(tmp_path: Path) -> None:
+    refused = run_command("client-config", "cursor", data=tmp_path)
+    assert refused.returncode == 1 and "--transport http" in refused.stderr
+    printed = run_command("client-config", "cursor", "--transport", "http", data=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    assert "/mcp" in printed.stdout
+
+
+async def test_sqlite_empties_the_drives_cache_at_commits_and_checkpoints(tmp_path: Path) -> None:
+    stores = SqliteFiles.beside(tmp_path / "vault.sqlite")
+    prepare(stores)
+    connection = await connect(stores, read_only=False)
+    try:
+        for pragma in ("fullfsync", "checkpoint_fullfsync"):  # kept everywhere, of effect on macOS
+            (row,) = await connection.execute_fetchall(f"pragma {pragma}")
+            assert row[0] == 1, pragma
+    finally:
+        await connection.close()
+
+
+def test_where_the_kernel_can_empty_the_drives_cache_it_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def control(descriptor: int, command: int) -> int:
+        asked.append(command)
+        if len(asked) == 2:
+            raise OSError(45, "this file system has none")
+        return 0
+
+    synced: list[int] = []
+    with (tmp_path / "file").open("wb") as file:
+        host_files.sync(file.fileno())
+        host_files.sync(file.fileno(), is_new=False)
+        monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+        monkeypatch.setattr(fcntl, "fcntl", control)
+        monkeypatch.setattr(os, "fsync", synced.append)
+        host_files.sync(file.fileno())
+        assert (asked, synced) == ([51], [])
+        host_files.sync(file.fileno(), is_new=False)
+        assert (asked, synced) == ([51, 51], [file.fileno()])
