@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache, partial
-from math import ceil
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +23,9 @@ from vault.storage.clock import boot_time
 from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
+from vault.storage.postgres_attempts import Attempts
+from vault.storage.postgres_hosts import CONNECT_TIMEOUT, STARTED, Servers, place_of, split_hosts
 from vault.storage.postgres_hosts import ERRORS as _ERRORS
-from vault.storage.postgres_hosts import STARTED, Servers, place_of, split_hosts
 from vault.storage.postgres_hosts import DriverConnection as _Connection
 from vault.storage.postgres_owners import OwnerSessions
 from vault.storage.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
@@ -35,7 +35,7 @@ from vault.storage.schema_shape import fingerprint
 LOG = logging.getLogger("token_vault.storage")
 
 POOL_SIZE = 10
-WAIT = 2.5  # seconds for a connection
+WAIT = 2.5  # seconds that a caller waits for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
 IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process stays silent
 STATEMENT_TIMEOUT = 3.5  # with WAIT, the time after which we hang up on a frozen server
@@ -118,18 +118,20 @@ async def _borrow(pool: _Pool) -> AsyncGenerator[_Connection]:
         await pool.release(connection)
 
 
-async def _connect_pool(servers: Servers) -> _Pool:
+async def _create_pool(attempts: Attempts) -> _Pool:
     pool: _Pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType, reportAssignmentType] -- no types
-        connect=servers.connect,
+        connect=attempts.take,
         min_size=0,  # the pool would log a trace for each failed attempt to keep a minimum
         max_size=POOL_SIZE,
         reset=_keep_session,
-        timeout=WAIT,
-        command_timeout=STATEMENT_TIMEOUT,
-        statement_cache_size=1024,
-        max_cached_statement_lifetime=0,
     )
     return pool
+
+
+async def _connect_one(servers: Servers) -> _Connection:
+    return await servers.connect(
+        command_timeout=STATEMENT_TIMEOUT, statement_cache_size=1024, max_cached_statement_lifetime=0
+    )
 
 
 def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
@@ -266,7 +268,6 @@ class PostgresTransaction:
 async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -> _Connection:
     """A connection that the server closes within seconds of losing our host."""
     return await servers.connect(
-        timeout=ceil(WAIT),
         command_timeout=STATEMENT_TIMEOUT,
         statement_cache_size=statement_cache_size,
         server_settings={
@@ -279,16 +280,31 @@ async def _connect_alone(servers: Servers, *, statement_cache_size: int = 100) -
     )
 
 
+async def _take(attempts: Attempts) -> _Connection:
+    async with asyncio.timeout(WAIT):
+        return await attempts.take()
+
+
 class PostgresDatabase:
     """One vault in one PostgreSQL database; any number of processes may open it."""
 
-    def __init__(self, pool: _Pool, servers: Servers, *, clock_difference: float, owners: OwnerLocks | None) -> None:
+    def __init__(
+        self,
+        pool: _Pool,
+        servers: Servers,
+        attempts: Attempts,
+        *,
+        clock_difference: float,
+        owners: OwnerLocks | None,
+    ) -> None:
         self.clock_offset = 0
         self.event_key: bytes | None = None
         self.fingerprint = ""
         self._owners = owners
         self._servers = servers
-        self._sessions = OwnerSessions(partial(_connect_alone, servers), is_pooled=lambda: servers.is_pooled)
+        alone = Attempts(partial(_connect_alone, servers), at_once=1)
+        self._attempts = (attempts, alone)
+        self._sessions = OwnerSessions(partial(_take, alone), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
@@ -298,9 +314,10 @@ class PostgresDatabase:
         """Connect and upgrade the schema."""
         pool: _Pool | None = None
         servers = Servers(split_hosts(url), SESSION)
+        attempts = Attempts(partial(_connect_one, servers))
         try:
-            pool = await _connect_pool(servers)
-            connection = await pool.acquire(timeout=WAIT)  # the first that looks at the address
+            pool = await _create_pool(attempts)
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT + 1)  # the first that looks at the address
             try:
                 if servers.is_pooled:
                     await check_pooler(partial(_connect_alone, servers, statement_cache_size=0))
@@ -309,6 +326,7 @@ class PostgresDatabase:
             finally:
                 await pool.release(connection)
         except BaseException as error:
+            await attempts.close()
             if pool is not None:
                 pool.terminate()
             if isinstance(error, MIXED_UP):
@@ -317,7 +335,7 @@ class PostgresDatabase:
                 raise _cannot_open(url, error) from error
             raise
         owners = OwnerLocks(data) if has_locks else None
-        opened = cls(pool, servers, clock_difference=difference, owners=owners)
+        opened = cls(pool, servers, attempts, clock_difference=difference, owners=owners)
         opened.fingerprint = fingerprint(shape)
         return opened
 
@@ -459,6 +477,8 @@ class PostgresDatabase:
         if self._owners is not None:
             self._owners.close()
         await self._sessions.close()
+        for attempts in self._attempts:
+            await attempts.close()
         self._calibrating.cancel()
         with suppress(asyncio.CancelledError):
             await self._calibrating

@@ -18,7 +18,9 @@ import asyncpg
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Value
 
+CONNECT_TIMEOUT = 8.0  # seconds; longer than a pooler keeps a client in its queue (`query_wait_timeout`)
 HEAD_START = 0.3  # seconds until the next host is tried in parallel with one that has not answered
+ASK_AGAIN = 1.0  # seconds until a host that refused is tried again while another one stays silent
 READ_WRITE = "read-write"
 ERRORS = (
     asyncpg.PostgresError,
@@ -31,6 +33,7 @@ ERRORS = (
 
 # When the answering server was started: another server has another instant.
 STARTED = "select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started"
+_BEGIN = "begin isolation level read committed"
 _WHO = f"{STARTED}, pg_backend_pid() as pid"
 _SAID = (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 _WRITES = frozenset({READ_WRITE, "primary"})
@@ -136,6 +139,11 @@ def place_of(url: str) -> str:
     return f"{parts.netloc.rpartition('@')[2] or 'its socket'}{parts.path}"
 
 
+def _seconds_left(until: float) -> float:
+    """Seconds until this event loop time; at least a few milliseconds, because asyncpg refuses a timeout of 0."""
+    return max(until - asyncio.get_running_loop().time(), 0.005)
+
+
 @dataclass(slots=True)
 class Servers:
     """The servers of one `database.url`. `settings` are those that each session of the vault needs."""
@@ -153,38 +161,43 @@ class Servers:
             self.changes += self._started not in (None, started)
             self._started = started
 
-    async def connect(self, _url: object = None, /, **options: object) -> DriverConnection:
-        """A connection to a server that takes writes; `options` are asyncpg's.
+    async def connect(self, *, within: float = CONNECT_TIMEOUT, **options: object) -> DriverConnection:
+        """A connection to a server that takes writes, in at most `within` seconds; `options` are asyncpg's.
 
         Raises the driver's error of the host that got furthest.
         """
-        count = len(self.urls)
+        count, until = len(self.urls), asyncio.get_running_loop().time() + within
         if count == 1:
-            return await self._connect(0, options)
+            return await self._connect(0, options, until)
         order = [(self._first + step) % count for step in range(count)]
-        chosen, connection = await self._race(order, options)
+        chosen, connection = await self._race(order, options, until)
         self._first = chosen
         return connection
 
-    async def _race(self, order: Sequence[int], options: Mapping[str, object]) -> tuple[int, DriverConnection]:
-        waiting, running, errors = list(order), set[asyncio.Task[tuple[int, DriverConnection]]](), list[BaseException]()
-
-        async def attempt(number: int) -> tuple[int, DriverConnection]:
-            return number, await self._connect(number, options)
-
+    async def _race(
+        self, order: Sequence[int], options: Mapping[str, object], until: float
+    ) -> tuple[int, DriverConnection]:
+        waiting, refused = list(order), list[int]()
+        running, errors = dict[asyncio.Task[DriverConnection], int](), list[BaseException]()
         try:
             while waiting or running:
                 if waiting:
-                    running.add(asyncio.create_task(attempt(waiting.pop(0))))
-                done, running = await asyncio.wait(
-                    running, timeout=HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                good = [task.result() for task in done if task.exception() is None]
-                errors += [error for task in done if (error := task.exception()) is not None]
+                    number = waiting.pop(0)
+                    running[asyncio.create_task(self._connect(number, options, until))] = number
+                patience = HEAD_START if waiting else ASK_AGAIN if refused else None
+                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                good = [(running[task], task.result()) for task in done if task.exception() is None]
                 for _, surplus in good[1:]:
                     surplus.terminate()
+                for task in done:
+                    number, error = running.pop(task), task.exception()
+                    if error is not None:
+                        errors.append(error)
+                        refused.append(number)
                 if good:
                     return good[0]
+                if not done and not waiting:  # a standby may have been promoted since
+                    waiting, refused = refused, []
             # a server's own error tells more than a refused connection
             raise next((error for error in errors if isinstance(error, _SAID)), errors[0])
         finally:
@@ -192,18 +205,18 @@ class Servers:
                 task.cancel()
             for result in await asyncio.gather(*running, return_exceptions=True):
                 if not isinstance(result, BaseException):
-                    result[1].terminate()
+                    result.terminate()
 
-    async def _connect(self, number: int, options: Mapping[str, object]) -> DriverConnection:
+    async def _connect(self, number: int, options: Mapping[str, object], until: float) -> DriverConnection:
         try:
-            return await self._open(number, options)
+            return await self._open(number, options, until)
         except asyncpg.ProtocolViolationError as error:
             if self.is_pooled or "startup parameter" not in str(error):
                 raise
         self.is_pooled = True  # PgBouncer refuses settings that it cannot keep per client
-        return await self._open(number, options)
+        return await self._open(number, options, until)
 
-    async def _open(self, number: int, options: Mapping[str, object]) -> DriverConnection:
+    async def _open(self, number: int, options: Mapping[str, object], until: float) -> DriverConnection:
         own = options.get("server_settings")
         settings: dict[str, object] = {"application_name": "token-vault"}
         settings |= {} if self.is_pooled else self.settings
@@ -211,14 +224,26 @@ class Servers:
             settings |= own  # pyright: ignore[reportUnknownArgumentType] -- a mapping of text, as asyncpg wants it
         connection: DriverConnection = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType] -- no types
             self.urls[number],
-            **{**options, "server_settings": settings},  # pyright: ignore[reportArgumentType] -- as above
+            **{**options, "server_settings": settings, "timeout": _seconds_left(until)},  # pyright: ignore[reportArgumentType] -- as above
         )
-        return await self._recognize(connection)  # pyright: ignore[reportUnknownArgumentType] -- as above
+        ending = asyncio.get_running_loop().call_at(until, connection.terminate)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- as above
+        try:
+            return await self._recognize(connection, _seconds_left(until) + 1)  # pyright: ignore[reportUnknownArgumentType] -- as above
+        except BaseException:
+            connection.terminate()  # pyright: ignore[reportUnknownMemberType] -- as above
+            raise
+        finally:
+            ending.cancel()
 
-    async def _recognize(self, connection: DriverConnection) -> DriverConnection:
-        """A pooler gives its clients process numbers of its own, which reveals one that ignores settings."""
-        async with connection.transaction(isolation="read_committed"):  # else a pooler may prepare here and run there
-            row = await connection.fetchrow(_WHO)
+    async def _recognize(self, connection: DriverConnection, timeout: float) -> DriverConnection:  # noqa: ASYNC109
+        """A pooler gives its clients process numbers of its own, which reveals one that ignores settings.
+
+        The caller terminates the connection before `timeout` (seconds): at a statement's timeout the driver would open
+        another connection to send a cancel request, which adds load to a server that is already slow.
+        """
+        await connection.execute(_BEGIN, timeout=timeout)  # else a pooler may prepare here and run there
+        row = await connection.fetchrow(_WHO, timeout=timeout)
+        await connection.execute("commit", timeout=timeout)
         if row is not None:
             self.note(row["started"])
             self.is_pooled = self.is_pooled or row["pid"] != connection.get_server_pid()

