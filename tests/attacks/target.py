@@ -271,7 +271,7 @@ class Target:
     async def connect(
         self, person: Person, provider: str, *, account: str = "alice", scopes: list[str] | None = None
     ) -> None:
-        """Connect an account through the pages; at the scripted provider whoever comes is `account`."""
+        """Connect an account through the pages; at the scripted provider, everybody is `account`."""
         page = await person.open(f"/connections/connect?provider={provider}")
         answer = await person.submit(page, form="/connections/connect")
         location = answer.headers["location"]

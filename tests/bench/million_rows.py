@@ -34,7 +34,7 @@ Rows = tuple[str, tuple[str, ...], Iterable[tuple[object, ...]]]
 
 
 def name(number: int, kind: str) -> str:
-    """An id like a random one: neighbours are not near each other in an index."""
+    """An id like a random one: consecutive ids are not near each other in an index."""
     return f"{kind}{(number + 1) * 0x9E3779B97F4A7C15 % 2**64:016x}abcde"
 
 

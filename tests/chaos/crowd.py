@@ -1,4 +1,4 @@
-"""A vault with many people, one account each, at the simulator: what the scenarios about many connections start from.
+"""A vault with many people, one account each, at the simulator: the base of scenarios about many connections.
 
 Everybody has the same agent. The accounts are seeded, not connected by a browser; from then on everything is real.
 """
@@ -60,7 +60,7 @@ class Crowd:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
 
     async def add(self, provider: str, count: int) -> list[Member]:
-        """So many more people with an account there."""
+        """Add this many people with an account there."""
         added: list[Member] = []
         policy = load_catalog().provider(provider).policy()
         for first in range(0, count, SEED_PAGE):

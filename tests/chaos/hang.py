@@ -35,7 +35,7 @@ from tests.support.peeking import get_grant
 from tests.support.processes import free_port
 
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
-SLOWER = 1.2  # at most so many times as slow
+SLOWER = 1.2  # at most this many times as slow
 HANGS = 1000.0  # milliseconds after which a call of the forty has hung
 NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
 PAUSES = {"struck": 2.0, "same": 1.0, "other": 1.0}  # seconds between calls of one person, on average

@@ -75,7 +75,7 @@ async def die_at(world: World, nursery: Nursery, provider_class: Class, step: st
         if step in WIRE:
             await world.provider.holds(1)
             await dying.kill()
-            await world.provider.holds(0)  # it notices that nobody waits any more
+            await world.provider.holds(0)  # it notices that the caller has left
         await dying.gone()
 
 

@@ -108,7 +108,7 @@ class Nursery:
 
 @asynccontextmanager
 async def open_nursery() -> AsyncGenerator[Nursery]:
-    """Until the block ends; whoever lives then is killed."""
+    """Use in a block; processes still running at its end are killed."""
     with tempfile.TemporaryDirectory(prefix="tvn", dir="/tmp") as folder:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.chaos.nursery",

@@ -94,7 +94,7 @@ class Killing:
         return await self.nursery.start(self.estate.order(takes_up=True)), at
 
     async def run(self, kills: int, *, seconds: float = TIME) -> None:
-        """Until so many have died. Whoever is left at the end of a round is the next one's first."""
+        """Run until this many have been killed. A process left at the end of a round is the next round's first."""
         living, _ = await self.start()
         await living.answer()
         until = time.monotonic() + seconds
@@ -103,7 +103,7 @@ class Killing:
         await living.kill()
 
     async def one(self, first: Mortal) -> Mortal:
-        """Let everything expire, kill in the middle, go on with whoever lives or comes."""
+        """Let everything expire, kill in the middle, continue with the remaining or new processes."""
         chance, estate = self.chance, self.estate
         this = Round(time.time(), families={held.name: held.families[-1] for held in estate.held.values()})
         this.before = await estate.generations()

@@ -1,9 +1,9 @@
 """Providers of every class take 2 to 30 s for a refresh while the storage fails for 1 to 60 s at some moment.
 
-Two processes call for all accounts without a rest. In each wave every token ends, every account's next refresh takes
-its own time at the provider, which goes through with it although the caller gave up, and the storage fails once. What
-counts is the providers' books: a token comes again only if its answer came too late for the 10 s of a request, and an
-account is lost only then, too: that is the law of the gap. Afterwards every account that is left is refreshed anew.
+Two processes call for all accounts without a pause. In each wave every token expires, every account's next refresh
+takes its own time at the provider, which completes it although the caller gave up, and the storage fails once. The
+providers' books count: a token comes again only if its answer came too late for the 10 s of a request, and only then is
+an account lost: that is the law of the gap. Afterwards every remaining account is refreshed again.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Slow:
                 await patiently(lambda held=held: estate.connect(held))
 
     async def expire(self, after: Mapping[str, int]) -> None:
-        """Each account's access token ends in so many seconds."""
+        """Each account's access token ends in this many seconds."""
         now = self.estate.database.now()
         async with self.estate.database.transaction() as transaction:
             for name, seconds in after.items():

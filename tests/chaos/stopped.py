@@ -24,7 +24,7 @@ BETWEEN = 2.0  # seconds between the other's calls
 
 
 async def arrived(estate: Estate, count: int) -> None:
-    """Wait until so many refreshes have come to the providers."""
+    """Wait until this many refreshes have reached the providers."""
     async with asyncio.timeout(PATIENCE):
         while sum(map(len, (await estate.refreshes()).values())) < count:
             await asyncio.sleep(0.05)

@@ -24,7 +24,7 @@ from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultErro
 
 SCOPES = frozenset({"chat:write"})
 PATIENCE = 40.0  # seconds for one call
-REASONS = Counter[str]()  # why calls were refused with 503, for whoever wonders
+REASONS = Counter[str]()  # why calls were refused with 503, for diagnosis
 
 
 async def call(vault: Vault, request: ExchangeRequest) -> tuple[float, str, int, float]:

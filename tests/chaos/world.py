@@ -72,7 +72,7 @@ class Provider:
         return answer.json()
 
     async def holds(self, count: int) -> None:
-        """Wait until so many requests are being held there."""
+        """Wait until this many requests are held there."""
         while len((await self.http.get(f"{self.url}/_control/state")).json()["held"]) != count:
             await asyncio.sleep(0.02)
 
@@ -95,7 +95,7 @@ class World:
     pids: list[int] = field(default_factory=list[int])  # of the workers
 
     async def expire(self, *, after: int = -1) -> None:
-        """The access token ends now, here and at the provider; or here in so many seconds."""
+        """The access token ends now, here and at the provider; or here in this many seconds."""
         if after < 0:
             await self.provider.control("expire", face="slack")
         async with self.database.transaction() as transaction:

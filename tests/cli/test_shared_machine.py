@@ -193,7 +193,7 @@ def test_the_kernel_tells_whose_a_connection_is_until_it_is_closed(host: str) ->
                 uid, inode = way(theirs[:2], ours.getsockname()[:2])
                 assert (uid, inode) == (os.getuid(), os.fstat(client.fileno()).st_ino)
             assert peers.peer_uid(ours.getsockname()[:2], (host, 1)) is None
-            client.close()  # the table says uid 0 of a socket that has no owner any more: that is not root
+            client.close()  # the table says uid 0 for a socket without an owner: that is not root
             assert peers.peer_uid(ours.getsockname()[:2], theirs[:2]) is None
             assert [way(theirs[:2], ours.getsockname()[:2])[1] for way in (peers._diagnose, peers._find)] == [0, 0]
 

@@ -121,7 +121,7 @@ class Journey:
             _worked(f"setup {name}", shown)
 
     async def look(self, line: str) -> None:
-        """`doctor`: every line that is a problem, with its mend."""
+        """`doctor`: every line that is a problem, with its fix."""
         async with self.step(line):
             shown = await self.window.type(line)
             if shown.code == 0 and "providers setup slack (or google)" not in shown.text:

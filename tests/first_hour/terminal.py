@@ -124,7 +124,7 @@ class _Screen:
             raise TimeoutError("the command did not end")
         try:
             return os.read(self._master, 65536) or None
-        except OSError:  # EIO: nobody holds the other side any more
+        except OSError:  # EIO: the other side is closed
             return None
 
     def close(self) -> None:

@@ -164,7 +164,7 @@ async def batches(store: Store) -> int:
 
 
 async def chain(server: Server, *, writers: int, seconds: float) -> Figure:
-    """Appends one after the other by so many writers: all commits of the activity take turns at its head."""
+    """Sequential appends by this many writers: all commits of the activity take turns at its head."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(fresh_store(server))
         recorders: list[Activity] = []

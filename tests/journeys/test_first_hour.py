@@ -73,7 +73,7 @@ async def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_guide_leads_to_a_posted_message_and_a_listed_calendar(clean: Played, way: str) -> None:
-    """Whoever makes no mistake is never stopped: the twin of every mistake below."""
+    """A user without mistakes is never stopped: the twin of every mistake below."""
     ended = clean[way]
     assert ended["done"] == ["slack_post", "calendar_list"], ended
     assert ended["posts"] == ["My first message"]

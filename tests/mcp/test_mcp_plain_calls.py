@@ -268,7 +268,7 @@ def test_a_result_that_utf_8_has_no_form_for_is_left_to_the_sdk() -> None:
 async def test_a_failure_inside_is_worded_by_the_sdk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with room(tmp_path) as place:
         agent = await place.agent()
-        await place.vault.deployment.activity.close()  # nothing can be recorded any more
+        await place.vault.deployment.activity.close()  # nothing can be recorded from here on
         ours, theirs = await both(place, agent, call({"name": "connections"}), headers(name="connections"))
         assert ours == theirs
         assert "Internal server error" in ours[2]

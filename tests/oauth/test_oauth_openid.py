@@ -144,7 +144,7 @@ async def test_the_session_that_was_not_fresh_cannot_answer_the_request(world: W
             assert is_sign_in(answer) == bool(changes)
         with world.elapsed(5):
             late = await elsewhere.http.get(world.authorize_url(client_id, "A" * 43, prompt="login"))
-            # a sign-in of before the request does not count either, whoever's browser it is in
+            # a sign-in from before the request does not count either, in any browser
             assert is_sign_in(await person.open(late.headers["location"]))
 
 

@@ -131,7 +131,7 @@ async def test_a_repeated_exchange_is_not_answered_for_the_sibling_that_was_revo
     for _ in range(3):
         assert [await released(agent.token), await released(sibling)] == [200, 200]
     await revoke(place, caller, agent.token)
-    for _ in range(3):  # the answer is kept anew for the one, after the revocation
+    for _ in range(3):  # the answer is kept again for the one, after the revocation
         assert [await released(sibling), await released(agent.token)] == [200, 400]
     assert refused(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
 

@@ -66,7 +66,7 @@ async def test_exchanges_of_one_agent_are_bounded_and_each_that_is_answered_is_r
     for _ in range(5):
         check_slowed(await exchange(caller, agent))
     left = await kinds(place, agent)
-    assert (left[kind], left["token.refused"]) == (MOST, 2)  # the first, and how many more there were
+    assert (left[kind], left["token.refused"]) == (MOST, 2)  # the first, and the number of further ones
     assert (await exchange(other, second)).status_code == 200  # the twin: another agent of hers
 
 

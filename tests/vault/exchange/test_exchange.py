@@ -366,7 +366,7 @@ async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names
             connection_id=work.id,
             now=room.now,
         )
-    assert (await room.exchange()).account == "alice"  # one that the agent may not use any more is not meant
+    assert (await room.exchange()).account == "alice"  # one that the agent may no longer use is not meant
     await room.allow(work, frozenset({"chat:write"}))
     assert await choose(None)
     with pytest.raises(AccountRequired):

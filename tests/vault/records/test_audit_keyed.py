@@ -40,7 +40,7 @@ async def fill(database: Database, count: int = 5) -> None:
 
 
 async def forge(database: Database, *, after: int) -> None:
-    """Number the events and compute the hash chain anew, as anybody can who knows the format; without the key."""
+    """Number the events and recompute the hash chain, as anybody can who knows the format; without the key."""
     batches = await database.fetch(
         "select * from event_batches where height > :after order by height", {"after": after}
     )

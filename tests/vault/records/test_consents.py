@@ -167,7 +167,7 @@ async def local(sqlite_store: Store) -> AsyncGenerator[Place]:
 
 
 async def end_everything(place: Place, trip: Trip) -> None:
-    """Disconnect what the person has; then the provider must honour nothing any more."""
+    """Disconnect what the person has; then the provider must honor nothing."""
     deployment = place.room.deployment
     for connection in await trip.owned():
         async with deployment.transaction() as transaction:

@@ -191,7 +191,7 @@ async def test_a_persons_key_outlives_the_grants_that_their_provider_has_not_end
     await room.connect(account="work")
     room.slack.revoke_outcomes += [RevokeOutcome.FAILED, RevokeOutcome.REVOKED]
     await delete(room)
-    with pytest.raises(GrantEnded):  # nothing of the person works any more
+    with pytest.raises(GrantEnded):  # nothing of the person works from here on
         await room.exchange()
     (waiting,) = await users.list_deletions(room.database)
     assert (waiting.user_id, waiting.name, waiting.grants) == (room.alice.user.id, room.alice.user.name, 1)

@@ -141,7 +141,7 @@ async def test_an_answer_of_64_kib_is_kept_and_one_beyond_all_bounds_is_refused_
 
 
 async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_path: Path) -> None:
-    """Cut after each byte of the head, at each border of a slot and around it; before it lies an older one."""
+    """Cut after each byte of the head, at each border of a slot and around it; an older answer is before it."""
     record = encode(LARGE)
     borders = [border + shift for border in range(SLOT, len(record), SLOT) for shift in (-1, 0, 1, 3, 4, 5)]
     before = encode(JournalEntry("one", 1, "owner", fence=1, at=DAY, sealed=b"y" * len(LARGE.sealed)))

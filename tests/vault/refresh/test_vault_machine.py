@@ -101,7 +101,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule()
     def connect_again(self) -> None:
-        """The person consents again: whatever was wrong is mended."""
+        """The person consents again: everything that was wrong is fixed."""
         self.do(self.room.settle())
         self.room.slack.faults.clear()
         self.do(self.room.connect())

