@@ -20,8 +20,8 @@ from providers.definitions.issuers import is_same_issuer
 from server.bridge.address import RemoteVault
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
+from server.http.strict_json import json_object
 from server.oauth.clients.rules import DEVICE_GRANT
-from server.oauth.parameters import json_object
 from server.runtime.version import VERSION
 
 HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}

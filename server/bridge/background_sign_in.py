@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import IO, Final
 
 from server.bridge.refusals import BridgeRefused, SignInNeeded
-from server.oauth.parameters import json_object
+from server.http.strict_json import json_object
 
 _FAILURE: Final = "token-vault: "  # start of the program's last line
 

@@ -303,8 +303,8 @@ def _jwks(path: Path) -> dict[str, object]:
     from joserfc.errors import JoseError
     from joserfc.jwk import ECKey, RSAKey
 
-    from server.oauth.clients.rules import jwk_members
-    from server.oauth.parameters import json_object
+    from server.http.strict_json import json_object
+    from server.oauth.clients.rules import public_keys
 
     try:
         content = path.expanduser().read_bytes()
@@ -312,7 +312,7 @@ def _jwks(path: Path) -> dict[str, object]:
         fail(f"--key {path}: {error.strerror}")
     try:
         members = json_object(content)
-        found = {"keys": list(jwk_members(members if "keys" in members else {"keys": [members]}))}
+        found = {"keys": list(public_keys(members if "keys" in members else {"keys": [members]}))}
     except ValueError:
         found = {"keys": list[dict[str, object]]()}
         for kind in (ECKey, RSAKey):
@@ -322,7 +322,7 @@ def _jwks(path: Path) -> dict[str, object]:
                 continue
             if key.is_private:
                 fail(f"--key {path}: this is a private key, which stays with the worker; give the public one")
-            found = {"keys": list(jwk_members({"keys": [{**key.as_dict(private=False), "kid": key.thumbprint()}]}))}
+            found = {"keys": list(public_keys({"keys": [{**key.as_dict(private=False), "kid": key.thumbprint()}]}))}
     if not found["keys"]:
         fail(f"--key {path}: no public key that can be used: EC P-256 or RSA of 2048 bits and more, PEM or JWK set")
     return {"keys": found["keys"]}

@@ -23,8 +23,8 @@ from server.mcp.retry_later import STORAGE_AWAY
 from server.oauth import tokens
 from server.oauth.clients.commands import sign_in_words
 from server.oauth.dpop import sent_path
-from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import ORDINARY_SCOPES
+from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault.records import Principal, format_scope
 from vault.refusals import VaultError
 

@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.deployment import Deployment
-from server.oauth import jose
 from server.oauth.rules import OAuthError
+from server.signatures import jose
 from vault import replay
 
 PROOF_LIFETIME: Final = 300  # seconds; §11.1: a short window

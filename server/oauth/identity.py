@@ -12,7 +12,8 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.errors import status_of
 from server.http.answers import json_answer
-from server.oauth import dpop, jose, tokens
+from server.oauth import dpop, tokens
+from server.signatures import jose
 from vault import users
 from vault.records import Grant
 from vault.refusals import GrantEnded

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import AUTH_METHODS, GRANT_TYPES
-from server.oauth.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
 from server.oauth.rules import ORDINARY_SCOPES, SCOPES
 from server.oauth.wire import cached_answer
+from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
 
 _FRESH: Final = 300  # seconds; far below the hour for which a new key is published before its use
 

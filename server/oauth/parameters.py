@@ -1,9 +1,7 @@
-"""Reads request parameters and JSON strictly: no repeats, no invalid text, bounded depth. Pure."""
+"""Reads request parameters strictly: no repeats, no invalid text. Pure."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,9 +10,6 @@ from urllib.parse import unquote_to_bytes, urlencode
 from server.oauth.rules import OAuthError
 
 MAX_PARAMETERS: Final = 60
-
-
-MAX_JSON_DEPTH: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,52 +75,3 @@ def _decode(text: str) -> str:
 def with_parameters(uri: str, parameters: Mapping[str, str]) -> str:
     """`uri` with parameters appended to its query; everything is percent-encoded, so nothing can be injected."""
     return f"{uri}{'&' if '?' in uri else '?'}{urlencode(parameters)}"
-
-
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a member is repeated")
-    return out
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(name)
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_constant)
-
-
-def _check_depth(raw: bytes) -> None:
-    depth = 0
-    for byte in _JSON_STRING.sub(b"", raw):
-        if byte in b"[{":
-            depth += 1
-            if depth > MAX_JSON_DEPTH:
-                raise ValueError("too deep")
-        elif byte in b"]}":
-            depth -= 1
-
-
-def parse_json(raw: bytes) -> object:
-    """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
-    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # otherwise it cannot be that deep
-        _check_depth(raw)
-    text = raw.decode("utf-8", "strict")
-    if text.startswith("\ufeff"):
-        raise ValueError("a byte order mark")
-    parsed: object = _DECODER.decode(text)
-    return parsed
-
-
-def json_object(raw: bytes) -> dict[str, object]:
-    """Like `parse_json`, for an object. Raises ValueError."""
-    parsed = parse_json(raw)
-    if not isinstance(parsed, dict):
-        raise ValueError("not an object")  # noqa: TRY004 -- of the input, not of the caller
-    if b"\\u" in raw:  # an unpaired surrogate can be written only as an escape, and be stored nowhere: ValueError
-        json.dumps(parsed, ensure_ascii=False).encode()
-    return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- json.loads

@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 from starlette.datastructures import Headers
 
 from server.deployment import Deployment
-from server.oauth import dpop, jose
+from server.oauth import dpop
 from server.oauth.rules import OAuthError, own_resources
+from server.signatures import jose
 from vault import grants, revoked_tokens
 from vault.keys.key_ring import KeyRing
 from vault.records import Grant, Principal, format_scope, parse_scope

@@ -20,7 +20,8 @@ from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import JSON, WholeAnswer, json_answer
 from server.http.bodies import BodyTooLarge, read_body
-from server.oauth.parameters import Parameters, json_object, parse_parameters
+from server.http.strict_json import json_object
+from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.rules import OAuthError
 from vault.refusals import VaultError
 

@@ -16,9 +16,9 @@ from server import errors
 from server.connecting.telling import tell
 from server.deployment import Deployment
 from server.errors import as_sentence, status_of
-from server.oauth.jose import FOREIGN_ALGORITHMS
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
+from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import clients
 from vault.handles import Handle
 from vault.refusals import VaultError

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from joserfc import jws, jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
@@ -28,6 +25,8 @@ from providers.outbound.client import HttpError, Outbound, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.settings import OpenIDSettings
+from server.signatures import jose
+from server.signatures.key_sets import NoKeys, claims_of_issuer
 from vault import tickets, users
 from vault.audit import audit
 from vault.records import Event, TicketPurpose, User
@@ -35,7 +34,8 @@ from vault.refusals import TransitionRefused
 
 LIFETIME: Final = 600  # seconds for the redirect and back
 SCOPE: Final = "openid profile"
-ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
+# Allowed in an ID token's header. We ignore members that name keys: the provider's `jwks_uri` has them.
+_HEADER_MEMBERS: Final = (*jose.HEADER_MEMBERS, "cty", "jku", "x5u", "x5c")
 _GOOGLE: Final = "https://accounts.google.com"
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
@@ -138,27 +138,6 @@ def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
 
 def _policy(deployment: Deployment) -> AddressPolicy:
     return AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
-
-
-async def _fetch(deployment: Deployment, url: str, request: OutboundRequest | None = None) -> bytes:
-    """The body of a 200 answer, through the guarded client. Raises OpenIDRefused."""
-    wanted = request or OutboundRequest(
-        "GET",
-        url,
-        headers={"Accept": "application/json"},
-        timeout=10,
-        max_bytes=_DOCUMENT_LIMIT,
-        policy=_policy(deployment),
-        peer="openid",
-        reuse=False,
-    )
-    try:
-        answer = await deployment.http.send(wanted)
-    except HttpError as error:
-        raise OpenIDRefused(_UNREACHABLE, detail=f"fetch: {error.reason}") from error
-    if answer.status != 200:
-        raise OpenIDRefused(_UNUSABLE, detail=f"status {answer.status}")
-    return answer.body
 
 
 async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
@@ -318,9 +297,14 @@ async def _redeem(
         peer="openid",
         reuse=False,
     )
-    body = await _fetch(deployment, metadata.token_endpoint, request)
     try:
-        return _TokenAnswer.model_validate_json(body).id_token
+        answer = await deployment.http.send(request)
+    except HttpError as error:
+        raise OpenIDRefused(_UNREACHABLE, detail=f"token: {error.reason}") from error
+    if answer.status != 200:
+        raise OpenIDRefused(_UNUSABLE, detail=f"token: status {answer.status}")
+    try:
+        return _TokenAnswer.model_validate_json(answer.body).id_token
     except ValidationError as error:
         raise OpenIDRefused(_UNUSABLE, detail="token answer") from error
 
@@ -330,27 +314,20 @@ async def _verify(
 ) -> Claims:
     """The claims of an ID token that is for us and for this sign-in (OpenID Connect Core §3.1.3.7)."""
     refused = "The sign-in service's answer could not be trusted. Nothing happened; try again."
-    keys = await _keys(deployment, metadata)
+    policy, now = _policy(deployment), deployment.now()
     try:
-        # We choose the algorithms: never `none` or HMAC, whatever the header says.
-        decoded = jwt.decode(
-            token, keys, algorithms=list(ALGORITHMS), registry=jws.JWSRegistry(algorithms=list(ALGORITHMS))
+        content = await claims_of_issuer(
+            deployment.http, token, metadata.jwks_uri, policy=policy, now=now, members=_HEADER_MEMBERS
         )
-        claims = Claims.model_validate(decoded.claims, strict=True)
-    except (JoseError, ValidationError, ValueError) as error:
+        claims = Claims.model_validate(content, strict=True)
+    except NoKeys as error:
+        raise OpenIDRefused(_UNUSABLE, detail="key set") from error
+    except (jose.TokenMalformed, ValidationError) as error:
         raise OpenIDRefused(refused, detail=f"ID token: {type(error).__name__}") from error
-    wrong = _wrong_claim(claims, registered=registered, nonce=nonce, now=deployment.now())
+    wrong = _wrong_claim(claims, registered=registered, nonce=nonce, now=now)
     if wrong is not None:
         raise OpenIDRefused(refused, detail=f"ID token: {wrong}")
     return claims
-
-
-async def _keys(deployment: Deployment, metadata: Metadata) -> KeySet:
-    body = await _fetch(deployment, metadata.jwks_uri)
-    try:
-        return KeySet.import_key_set(json.loads(body))
-    except (JoseError, ValueError, KeyError, TypeError) as error:
-        raise OpenIDRefused(_UNUSABLE, detail="key set") from error
 
 
 def _wrong_claim(claims: Claims, *, registered: OpenIDSettings, nonce: str, now: int) -> str | None:

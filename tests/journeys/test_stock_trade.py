@@ -15,8 +15,9 @@ from providers.definitions.catalog import ProviderFileRefused, check_file
 from providers.simulator.running import Simulator, running_simulator
 from server.app import open_deployment
 from server.lifecycle.sandbox import EXAMPLES
-from server.oauth import jose, tokens
+from server.oauth import tokens
 from server.settings import load_settings
+from server.signatures import jose
 from tests.support.exchange_room import API, ExchangeRoom, refused
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.mcp_room import Agent, Room

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from tests.support.exchange_room import JWT, Caller, ExchangeRoom, refused
 from tests.support.mcp_room import room
@@ -19,6 +19,7 @@ from vault.records import ClientKind, User
 
 AUDIENCE = "api://vault"
 TRUSTED_CLIENT = "trusted-client"
+Key = RSAKey | ECKey
 
 
 @dataclass
@@ -30,8 +31,9 @@ class Company:
     caller: Caller
     user: User
 
-    def token(self, *, header: dict[str, object] | None = None, key: RSAKey | None = None, **claims: object) -> str:
-        now = self.place.now()
+    def token(self, *, header: dict[str, object] | None = None, key: Key | None = None, **claims: object) -> str:
+        now, own = self.place.now(), self.issuer.key
+        assert not isinstance(own, OKPKey)
         body: dict[str, object] = {
             "iss": self.issuer.url,
             "sub": "employee-1",
@@ -43,7 +45,7 @@ class Company:
         }
         head: dict[str, object] = {"alg": "RS256", "kid": self.issuer.key.kid, "typ": "at+jwt"} | (header or {})
         kept = {name: value for name, value in (body | claims).items() if value is not None}
-        return signed({name: value for name, value in head.items() if value is not None}, kept, key or self.issuer.key)
+        return signed({name: value for name, value in head.items() if value is not None}, kept, key or own)
 
     async def ask(self, token: str, caller: Caller | None = None, **more: str | None) -> httpx2.Response:
         wanted: dict[str, str | None] = {"scope": "chat:write"} | more
@@ -152,6 +154,23 @@ async def test_only_the_issuers_own_keys_count(company: Company) -> None:
         assert refused(await company.ask(token)) == "invalid_request"
     for header in ({"typ": "JWT"}, {"typ": None}, {"kid": None}):
         assert (await company.ask(company.token(header=header))).status_code == 200
+
+
+@pytest.mark.requirement("S-110")
+async def test_a_new_key_of_the_issuer_counts_whatever_its_kind(company: Company) -> None:
+    now, old = company.place.now(), company.issuer.key
+    claims: dict[str, object] = {"iss": company.issuer.url, "sub": "employee-1", "aud": AUDIENCE, "iat": now}
+    claims |= {"exp": now + 200, "scope": "tools profile"}
+    assert (await company.ask(company.token())).status_code == 200
+    company.issuer.key, company.issuer.algorithm = ECKey.generate_key("P-384", {"kid": "next"}), "ES384"
+    try:
+        company.place.deployment.database.clock_offset += 10
+        assert (await company.ask(company.issuer.signed(claims))).status_code == 200
+        retired = company.token(key=old, header={"kid": old.kid})
+        assert refused(await company.ask(retired)) == "invalid_request"
+    finally:
+        company.issuer.key = old
+        company.place.deployment.database.clock_offset += 10
 
 
 async def test_a_client_that_registered_itself_cannot_present_them(company: Company) -> None:

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from server.oauth import jose, tokens
+from server.oauth import tokens
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.rules import TOKEN_EXCHANGE
+from server.signatures import jose
 from tests.support.oauth_world import World, b64, claims_of, header_of, vault_with
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source

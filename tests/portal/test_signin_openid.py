@@ -10,14 +10,15 @@ from collections.abc import AsyncGenerator, Callable
 
 import httpx2
 import pytest
-from joserfc.jwk import RSAKey
+from joserfc import jwt
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from server.mcp.local_owner import find_owner, local_principal
 from server.settings import OpenIDSettings
 from server.sign_in import password
 from server.sign_in.openid import Claims as OpenIDClaims
 from server.sign_in.openid import is_of_domain
-from tests.support.oauth_world import claims_of
+from tests.support.oauth_world import claims_of, signed
 from tests.support.openid_double import CLIENT_ID, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
 from tests.support.portal_room import Room, query_of, running_room
@@ -313,6 +314,53 @@ async def test_an_id_token_that_the_provider_did_not_sign_signs_nobody_in(
 
 
 @pytest.mark.requirement("S-134")
+@pytest.mark.parametrize(
+    ("algorithm", "key"),
+    [
+        ("PS256", RSAKey.generate_key(2048, {"kid": "k"})),
+        ("ES256", ECKey.generate_key("P-256", {"kid": "k"})),
+        ("ES384", ECKey.generate_key("P-384", {"kid": "k"})),
+        ("EdDSA", OKPKey.generate_key("Ed25519", {"kid": "k"})),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_new_key_of_the_provider_signs_people_in_whatever_its_kind(
+    room: Room, provider: OpenIDDouble, algorithm: str, key: RSAKey | ECKey | OKPKey
+) -> None:
+    """Without a restart, ten seconds after the last look; what the old key signs ends with it."""
+    assert (await _sign_in(await room.browser())).url.path == "/activity"
+    old, provider.key, provider.algorithm = provider.key, key, algorithm
+    try:
+        room.deployment.database.clock_offset += 10
+        assert (await _sign_in(await room.browser())).url.path == "/activity"
+        provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": old.kid}, dict(claims), old)
+        assert (await _sign_in(await room.browser())).status_code == 403
+    finally:
+        provider.key = old
+
+
+async def test_the_providers_keys_are_kept_between_sign_ins(room: Room, provider: OpenIDDouble) -> None:
+    room.deployment.database.clock_offset += 300
+    for _ in range(3):
+        assert (await _sign_in(await room.browser())).url.path == "/activity"
+    assert provider.fetched.count("/jwks") == 1
+
+
+@pytest.mark.parametrize(("member", "is_passed_over"), [("jku", True), ("x5c", True), ("crit", False), ("b64", False)])
+async def test_an_id_token_that_says_where_its_key_is_is_read_with_the_providers_own_keys(
+    room: Room, provider: OpenIDDouble, member: str, is_passed_over: bool
+) -> None:
+    value: object = {"jku": f"{provider.url}/other", "x5c": ["AAAA"], "crit": ["exp"], "b64": True}[member]
+    own = provider.key
+    assert isinstance(own, RSAKey)
+    header = {"alg": "RS256", "kid": own.kid, member: value}
+    provider.sign = lambda claims: signed(header, claims, own)
+    page = await _sign_in(await room.browser())
+    assert (page.url.path == "/activity") == is_passed_over
+    assert "/other" not in provider.fetched
+
+
+@pytest.mark.requirement("S-134")
 @pytest.mark.parametrize("change", ["another browser", "no cookie", "forged", "twice", "late", "another provider"])
 @pytest.mark.requirement("S-061")
 async def test_an_answer_counts_once_in_the_browser_that_asked(room: Room, provider: OpenIDDouble, change: str) -> None:
@@ -428,11 +476,13 @@ async def test_the_client_authenticates_the_way_that_the_provider_knows(room: Ro
 @pytest.mark.parametrize("document", ["token", "keys"])
 async def test_an_answer_that_is_no_answer_signs_nobody_in(room: Room, provider: OpenIDDouble, document: str) -> None:
     provider.broken = document
+    room.deployment.database.clock_offset += 300  # the keys of before are kept no longer
     person = await room.browser()
     page = await _sign_in(person)
     assert page.status_code == 403
     assert "no usable answer" in page.text
     provider.broken = ""
+    room.deployment.database.clock_offset += 10
     assert (await _sign_in(person)).url.path == "/activity"
 
 

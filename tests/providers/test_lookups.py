@@ -16,8 +16,9 @@ from providers.outbound.addresses import PUBLIC_ONLY
 from providers.outbound.client import NotReached, Outbound
 from providers.outbound.lookups import ON_BEHALF_OF, BoundedLookup
 from server.app import open_deployment
-from server.oauth.clients.keys import keys_behind, keys_of
+from server.oauth.clients.keys import keys_of
 from server.settings import load_settings
+from server.signatures.key_sets import keys_behind
 from tests.support.harness import running_vault
 from tests.support.processes import ROOT
 from vault import clients
@@ -105,7 +106,7 @@ async def test_keys_that_many_ask_for_at_once_are_fetched_once(tmp_path: Path) -
             found = await asyncio.gather(
                 *(
                     keys_behind(
-                        vault.deployment,
+                        vault.deployment.http,
                         "https://keys.example/",
                         kid=None,
                         policy=PUBLIC_ONLY,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import secrets
+import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, urlencode
 
 from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -25,6 +28,10 @@ CLIENT_SECRET = "secret of the vault: at the+op"
 Claims = dict[str, object]
 
 
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 @dataclass
 class OpenIDDouble:
     """Signs `subject` in at once. The hooks change what it says."""
@@ -33,11 +40,13 @@ class OpenIDDouble:
     now: Callable[[], int]
     subject: str = "subject-1"
     person: Claims = field(default_factory=lambda: {"preferred_username": "carol", "email": "carol@example.com"})
-    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "op-1"}))
+    key: RSAKey | ECKey | OKPKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "op-1"}))
     change_claims: Callable[[Claims], Claims] = lambda claims: claims
     change_metadata: Callable[[Claims], Claims] = lambda metadata: metadata
+    change_keys: Callable[[list[Claims]], list[Claims]] = lambda keys: keys
     change_callback: Callable[[dict[str, str]], dict[str, str]] = lambda query: query
     sign: Callable[[Claims], str] | None = None
+    algorithm: str = "RS256"
     sends_issuer: bool = True
     credentials: str = f"{CLIENT_ID}:{quote(CLIENT_SECRET, safe='')}"
     used_header: bool = False
@@ -55,8 +64,10 @@ class OpenIDDouble:
             "person",
             "change_claims",
             "change_metadata",
+            "change_keys",
             "change_callback",
             "sign",
+            "algorithm",
             "credentials",
             "broken",
         ):
@@ -80,16 +91,23 @@ class OpenIDDouble:
 
     def signed(self, claims: Claims) -> str:
         """The claims under the provider's key."""
-        return jwt.encode({"alg": "RS256", "kid": self.key.kid}, dict(claims), self.key)
+        header = {"alg": self.algorithm} | ({} if self.key.kid is None else {"kid": self.key.kid})
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", SecurityWarning
+            )  # `EdDSA` has a newer name; providers still use the old one
+            return jwt.encode(header, dict(claims), self.key, algorithms=[self.algorithm])
 
     def signed_with_hmac_of_the_public_key(self, claims: Claims) -> str:
-        secret = OctKey.import_key(self.key.as_pem(private=False))
-        return jwt.encode({"alg": "HS256", "kid": self.key.kid}, dict(claims), secret)
+        """Written by hand: libraries refuse to make one."""
+        head = {"alg": "HS256", "kid": self.key.kid}
+        content = ".".join(_b64(json.dumps(part).encode()) for part in (head, claims))
+        return f"{content}.{_b64(hmac.digest(self.key.as_pem(private=False), content.encode(), 'sha256'))}"
 
     def unsigned(self, claims: Claims, *, algorithm: str = "none") -> str:
         """RFC 7519 §6."""
         parts = (json.dumps(part).encode() for part in ({"alg": algorithm, "typ": "JWT"}, claims))
-        return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
+        return ".".join(map(_b64, parts)) + "."
 
     async def _configuration(self, request: Request) -> Response:
         self.fetched.append(request.url.path)
@@ -101,7 +119,7 @@ class OpenIDDouble:
         self.fetched.append(request.url.path)
         if self.broken == "keys":
             return JSONResponse({"keys": "none"})
-        return JSONResponse({"keys": [self.key.as_dict(private=False)]})
+        return JSONResponse({"keys": self.change_keys([dict(self.key.as_dict(private=False))])})
 
     async def _authorize(self, request: Request) -> Response:
         query = {name: values[0] for name, values in parse_qs(request.url.query).items()}

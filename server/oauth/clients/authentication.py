@@ -17,12 +17,13 @@ from starlette.requests import Request
 
 from server.deployment import Deployment
 from server.http.addresses import address_of, counting_key
-from server.oauth import jose
 from server.oauth.clients import metadata_documents
 from server.oauth.clients.keys import keys_of
 from server.oauth.clients.rules import is_metadata_client
 from server.oauth.parameters import Parameters
 from server.oauth.rules import OAuthError
+from server.signatures import jose
+from server.signatures.key_sets import first_verified, key_id
 from vault import clients, replay
 from vault.records import Client
 
@@ -130,11 +131,8 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
     now = deployment.now()
     try:
         header = jose.unverified_header(assertion)
-        algorithm = jose.check_header(
-            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
-        )
-        kid = header.get("kid")
-        keys = await keys_of(deployment, client, kid=kid if isinstance(kid, str) else None, address=address, now=now)
+        algorithm = jose.check_header(header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=jose.HEADER_MEMBERS)
+        keys = await keys_of(deployment, client, kid=key_id(header), address=address, now=now)
         claims = first_verified(assertion, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise invalid_client(str(error)) from error
@@ -172,16 +170,6 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
             "there were too many requests from this address: try again later",
             headers={"Retry-After": str(wait)},
         )
-
-
-def first_verified(assertion: str, keys: tuple[dict[str, object], ...], *, algorithm: str) -> dict[str, object]:
-    """The claims under the first of these keys that fits. Raises TokenMalformed."""
-    for jwk in keys:
-        try:
-            return jose.verified_claims(assertion, jose.public_key(jwk, algorithm=algorithm), algorithm=algorithm)
-        except jose.TokenMalformed:
-            continue
-    raise jose.TokenMalformed("no key of the client fits")
 
 
 def is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:

@@ -19,8 +19,8 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, OutboundResponse
 from server.deployment import Deployment
 from server.http.addresses import counting_key
+from server.http.strict_json import json_object
 from server.oauth.clients.rules import accept, document_host_allowed, integer_member, shown_redirects, with_change_noted
-from server.oauth.parameters import json_object
 from server.oauth.redirect_uris import is_loopback_redirect
 from server.oauth.rules import OAuthError
 from vault import clients, limits

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.oauth.jose import TokenMalformed, public_key
 from server.oauth.redirect_uris import check_redirect_uri, is_loopback_redirect, without_loopback_port
 from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name, known_scopes
 from server.settings import Settings
+from server.signatures.jose import FOREIGN_ALGORITHMS
+from server.signatures.key_sets import usable_keys
 from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
@@ -156,7 +157,7 @@ def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
 def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
     if metadata.jwks is not None and metadata.jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "send jwks or jwks_uri, not both")
-    if metadata.jwks is not None and not jwk_members(metadata.jwks):
+    if metadata.jwks is not None and not public_keys(metadata.jwks):
         raise OAuthError("invalid_client_metadata", "jwks holds no usable public key")
     jwks_uri, in_sandbox = metadata.jwks_uri or "https://", settings.sandbox.loopback_client_metadata
     if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
@@ -165,31 +166,9 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
         raise OAuthError("invalid_client_metadata", "the operator of this server does not allow the host of jwks_uri")
 
 
-def jwk_members(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:
-    """The usable public keys of a JWK set, at most 20; empty when it holds a private key or none."""
-    keys = jwks.get("keys")
-    if not isinstance(keys, list):
-        return ()
-    usable: list[dict[str, object]] = []
-    for jwk in keys[:20]:  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
-        if not isinstance(jwk, dict):
-            return ()
-        members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if members.keys() & {"d", "k", "p", "q"}:
-            return ()
-        if _fits_some_algorithm(members):
-            usable.append(members)
-    return tuple(usable)
-
-
-def _fits_some_algorithm(members: dict[str, object]) -> bool:
-    for algorithm in ("ES256", "RS256", "PS256"):
-        try:
-            public_key(members, algorithm=algorithm)
-        except TokenMalformed:
-            continue
-        return True
-    return False
+def public_keys(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:
+    """The keys of a set that a client can prove itself with; empty when it holds a private key or none."""
+    return usable_keys(jwks, algorithms=FOREIGN_ALGORITHMS)
 
 
 def _rest(metadata: ClientMetadata) -> dict[str, object]:
@@ -208,7 +187,7 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
     if metadata.contacts is not None:
         rest["contacts"] = [clean_name(contact) for contact in metadata.contacts]
     if metadata.jwks is not None:
-        rest["jwks"] = {"keys": list(jwk_members(metadata.jwks))}
+        rest["jwks"] = {"keys": list(public_keys(metadata.jwks))}
     grant_types = frozenset(metadata.grant_types or ())
     if metadata.scope is not None and (known := parse_scope(metadata.scope) & known_scopes(grant_types)):
         rest["scope"] = format_scope(known)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from server.deployment import Deployment
-from server.oauth import jose, tokens
+from server.oauth import tokens
 from server.oauth.exchange import issuers, release, subjects, targets, workers
 from server.oauth.exchange.refusals import as_answer
 from server.oauth.exchange.subjects import Limits, Subject, refusal
@@ -21,6 +21,7 @@ from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
+from server.signatures import jose
 from vault import connections, grants, handles, revoked_tokens
 from vault.audit import audit
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken

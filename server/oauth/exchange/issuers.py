@@ -12,13 +12,12 @@ from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_is
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.json_values import text_at
 from server.deployment import Deployment
-from server.oauth import jose
-from server.oauth.clients import authentication
-from server.oauth.clients.keys import KEPT, keys_behind
 from server.oauth.exchange.subjects import Subject, refusal
 from server.oauth.token_request import TokenRequest
 from server.oauth.tokens import MAX_ACTORS, actors_of
 from server.settings import IssuerSettings
+from server.signatures import jose
+from server.signatures.key_sets import KEPT, claims_of_issuer
 from vault import users
 from vault.records import ClientKind, parse_scope
 
@@ -72,20 +71,12 @@ def _trusted_issuer(deployment: Deployment, asked: TokenRequest, issuer: object)
 async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *, now: int) -> dict[str, object]:
     """The claims under one of the issuer's keys, for the agreed audience."""
     try:
-        header = jose.unverified_header(token)
-        algorithm = jose.check_header(
-            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
-        )
-        kid = header.get("kid")
         policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
         url = trusted.jwks_uri or await _key_address(deployment, trusted, policy, now=now)
-        known = await keys_behind(
-            deployment, url, kid=kid if isinstance(kid, str) else None, policy=policy, on_behalf_of=None, now=now
-        )
-        claims = authentication.first_verified(token, known, algorithm=algorithm)
+        claims = await claims_of_issuer(deployment.http, token, url, policy=policy, now=now)
     except jose.TokenMalformed as error:
         raise refusal(str(error)) from error
-    if header.get("typ") not in TYPES:
+    if jose.unverified_header(token).get("typ") not in TYPES:
         raise refusal("typ")
     audience = claims.get("aud")
     audiences: list[object] = audience if isinstance(audience, list) else [audience]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.deployment import Deployment
-from server.oauth import jose, tokens
+from server.oauth import tokens
 from server.oauth.clients import authentication
 from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own_resources
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
+from server.signatures import jose
 from vault import apis, clients, grants
 from vault import tokens as refresh_tokens
 from vault.records import Client, Principal

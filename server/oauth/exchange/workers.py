@@ -13,12 +13,13 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 from server.deployment import Deployment
-from server.oauth import jose
 from server.oauth.clients import authentication
 from server.oauth.clients.keys import keys_of
 from server.oauth.exchange.subjects import Limits, Subject, refusal
 from server.oauth.rules import OAuthError, clean_name
 from server.oauth.token_request import TokenRequest
+from server.signatures import jose
+from server.signatures.key_sets import first_verified, key_id
 from vault import replay, users
 from vault.records import Client, ClientKind, Event
 
@@ -120,14 +121,9 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
     """The claims under one of the client's own keys, for us."""
     try:
         header = jose.unverified_header(token)
-        algorithm = jose.check_header(
-            header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=("alg", "typ", "kid", "x5t", "x5t#S256")
-        )
-        kid = header.get("kid")
-        keys = await keys_of(
-            deployment, asked.client, kid=kid if isinstance(kid, str) else None, address=asked.address, now=asked.now
-        )
-        claims = authentication.first_verified(token, keys, algorithm=algorithm)
+        algorithm = jose.check_header(header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=jose.HEADER_MEMBERS)
+        keys = await keys_of(deployment, asked.client, kid=key_id(header), address=asked.address, now=asked.now)
+        claims = first_verified(token, keys, algorithm=algorithm)
     except jose.TokenMalformed as error:
         raise refusal(str(error)) from error
     if header.get("typ") not in TYPES:

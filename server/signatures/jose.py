@@ -14,22 +14,38 @@ from typing import Final
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from server.oauth.parameters import json_object
+from server.http.strict_json import json_object
 
 SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
 # For foreign tokens (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
 FOREIGN_ALGORITHMS: Final = ("ES256", "RS256", "PS256")
-_KEY_TYPE: Final = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA"}
-_LIMIT: Final = 8192  # characters of a whole token
+# For tokens of issuers, which choose theirs. `Ed25519` is RFC 9864's name for `EdDSA` with this curve.
+ISSUER_ALGORITHMS: Final = (*FOREIGN_ALGORITHMS, "ES384", "EdDSA", "Ed25519")
+# Header members that a signed token may have. The last two name a certificate; we ignore them.
+HEADER_MEMBERS: Final = ("alg", "typ", "kid", "x5t", "x5t#S256")
+_RSA: Final = ("RSA", None)
+_KEY_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {  # `kty` and `crv` (RFC 7518 §3.1, RFC 8037 §3.1)
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "RS256": _RSA,
+    "PS256": _RSA,
+    "EdDSA": ("OKP", "Ed25519"),
+    "Ed25519": ("OKP", "Ed25519"),
+}
+_MEMBERS: Final = {"EC": ("x", "y"), "RSA": ("n", "e"), "OKP": ("x",)}
+_LIMIT: Final = 16_384  # characters of a whole token: an ID token may list many groups
 _LAST: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}  # of a segment that lacks this many characters
-_VERIFIERS: Final = JWSRegistry(algorithms=list(FOREIGN_ALGORITHMS))
+_NAMES: Final = {"EdDSA": "Ed25519"}  # the same algorithm, because only this curve is allowed
+_VERIFIERS: Final = {
+    name: JWSRegistry(algorithms=[_NAMES.get(name, name)]).get_alg(_NAMES.get(name, name)) for name in ISSUER_ALGORITHMS
+}
 
-_COMPACT = re.compile(r"([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,8192})\.([A-Za-z0-9_-]{1,1024})")
+_COMPACT = re.compile(r"([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,16384})\.([A-Za-z0-9_-]{1,1024})")
 
-PublicKey = RSAKey | ECKey
+PublicKey = RSAKey | ECKey | OKPKey
 
 
 class TokenMalformed(Exception):
@@ -97,7 +113,7 @@ def verified_claims(token: str, key: PublicKey, *, algorithm: str) -> dict[str, 
     """
     header, payload, signature = _segments(token)
     try:
-        verifier = _VERIFIERS.get_alg(algorithm)
+        verifier = _VERIFIERS[algorithm]
         verifier.check_key(key)
         if not verifier.verify(f"{header}.{payload}".encode("ascii"), _bytes(signature), key):
             raise TokenMalformed("the signature is wrong")
@@ -118,20 +134,25 @@ def public_key(jwk: object, *, algorithm: str) -> PublicKey:
     members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- parsed JSON
     if members.keys() & {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}:
         raise TokenMalformed("jwk holds private members")
-    if members.get("kty") != _KEY_TYPE[algorithm] or members.get("alg", algorithm) != algorithm:
+    kind, curve = _KEY_TYPE[algorithm]
+    is_for_it = members.get("alg", algorithm) == algorithm and members.get("use", "sig") == "sig"
+    if members.get("kty") != kind or members.get("crv") != curve or not is_for_it:
         raise TokenMalformed("jwk does not fit the algorithm")
-    names = ("crv", "x", "y") if algorithm == "ES256" else ("n", "e")
-    texts = {name: value for name in names if isinstance(value := members.get(name), str)}
-    if len(texts) != len(names) or any(not 1 <= len(value) <= 700 for value in texts.values()):
+    names = _MEMBERS[kind]
+    texts: dict[str, str | list[str]] = {}
+    for name in names:
+        value = members.get(name)
+        if isinstance(value, str) and 1 <= len(value) <= 700:
+            texts[name] = value
+    if len(texts) != len(names):
         raise TokenMalformed("jwk lacks members or they are oversized")
     try:
-        if algorithm == "ES256":
-            if texts["crv"] != "P-256":
-                raise TokenMalformed("wrong curve")
-            return ECKey.import_key({"kty": "EC", **texts})
-        if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bits; an exponent of at most 32 bits
-            raise TokenMalformed("RSA key too small or exponent too large")
-        return RSAKey.import_key({"kty": "RSA", **texts})
+        if curve is None:
+            if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bits; an exponent of at most 32 bits
+                raise TokenMalformed("RSA key too small or exponent too large")
+            return RSAKey.import_key({"kty": kind, **texts})
+        found: dict[str, str | list[str]] = {"kty": kind, "crv": curve, **texts}
+        return ECKey.import_key(found) if kind == "EC" else OKPKey.import_key(found)
     except (JoseError, ValueError, TypeError) as error:
         raise TokenMalformed("jwk cannot be used") from error
 
