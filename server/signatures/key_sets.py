@@ -117,7 +117,7 @@ async def claims_of_issuer(
     try:
         return first_verified(token, keys, algorithm=algorithm)
     except jose.TokenMalformed:
-        if not keys and not _kept(outbound, url):
+        if not keys and not _cached_keys(outbound, url):
             raise NoKeys("no key set, or no usable key in it") from None
         newer = await keys_behind(outbound, url, kid=kid, policy=policy, on_behalf_of=None, now=now, is_doubted=True)
         if newer == keys:
@@ -160,7 +160,7 @@ async def keys_behind(
     return keys_by_id(await asyncio.shield(fetching), kid)
 
 
-def _kept(outbound: Outbound, url: str) -> Jwks:
+def _cached_keys(outbound: Outbound, url: str) -> Jwks:
     entry = _known[outbound][False].fetched.get(url)
     return () if entry is None else entry.keys
 
