@@ -25,7 +25,14 @@ from vault.storage.postgres_hosts import ERRORS
 PEOPLE = ("ann", "ben")  # with an account each, at every vault
 RATE = 10.0  # tool calls per second at every vault
 EVERY = 0.1  # seconds between two writes of the probe
-REFUSED = ("503", "temporarily", "storage", "Nothing is lost", "did not finish in time. Nothing was changed")
+REFUSED = (
+    "503",
+    "Try again in",
+    "temporarily",
+    "storage",
+    "Nothing is lost",
+    "did not finish in time. Nothing was changed",
+)
 
 
 @dataclass
