@@ -253,8 +253,9 @@ async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(runnin
     async with database.transaction() as transaction:
         await transaction.execute_many(
             "insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,"
-            " issued_at, expires_at, idle_expires_at, consumed_at, successor_hash, successor_sealed) values (:tenant,"
-            " :hash, :none, :none, :none, 1, :none, :none, :then, :later, :later, :then, :sealed, :sealed)",
+            " issued_at, expires_at, idle_expires_at, consumed_at, superseded_at, successor_hash, successor_sealed)"
+            " values (:tenant, :hash, :none, :none, :none, 1, :none, :none, :then, :later, :later, :then, :then,"
+            " :sealed, :sealed)",
             [{**row, "hash": number.to_bytes(4, "big")} for number in range(2 * SWEEP_BATCH + 1)],
         )
     (step,) = [one for one in SWEEPS if one.name == "refresh tokens"]

@@ -37,6 +37,7 @@ from vault.refusals import (
 )
 from vault.storage.database import Conflict
 from vault.tickets import TicketReplayed
+from vault.token_rules import RepeatVerdict
 from vault.tokens import RefreshTokenRefused, ResourceRefused, TokenReused
 from vault.users import IdentityTaken, NameRefused, NameTaken
 
@@ -128,7 +129,11 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     ScopeRefused: (lambda: ScopeRefused("not these scopes", missing=NONE), "invalid_scope", "Not these scopes."),
     GrantEnded: (lambda: GrantEnded("the grant has ended"), "invalid_grant", "The grant has ended."),
     RefreshTokenRefused: (lambda: RefreshTokenRefused("not valid"), "invalid_grant", "Not valid."),
-    TokenReused: (lambda: TokenReused("not valid", grant=GRANT), "invalid_grant", "Not valid."),
+    TokenReused: (
+        lambda: TokenReused("not valid", grant=GRANT, verdict=RepeatVerdict.LATE),
+        "invalid_grant",
+        "Not valid.",
+    ),
     ResourceRefused: (lambda: ResourceRefused("another resource"), "invalid_target", "Another resource."),
     TemporarilyUnavailable: (
         lambda: TemporarilyUnavailable("Slack is slow.", retry_after=7),

@@ -109,7 +109,7 @@ async def test_a_client_that_wants_a_fresh_sign_in_gets_one_before_the_consent_p
         with world.elapsed(100):
             page = await person.open(world.authorize_url(client_id, challenge, **asked))
             assert is_sign_in(page)
-            assert "It wants you to sign in again, then decide." in page.text
+            assert "and asks you to sign in again. Sign in, then decide." in page.text
             assert is_sign_in(await person.open(str(page.url))), "being signed in is no way around it"
             wrong = await person.sign_in("alice", "not the password of alice", page=page)
             assert (wrong.status_code, wrong.url.path) == (401, "/sign-in")
