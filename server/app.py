@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.model import Provider
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
@@ -183,7 +183,7 @@ def _upstreams(
     catalog: Catalog, outbound: Outbound, asking: ApprovalRules
 ) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
     def upstream(provider: Provider) -> UpstreamOAuth:
-        return AuthlibUpstream(provider, outbound)
+        return OAuthUpstream(provider, outbound)
 
     def policy(provider: Provider) -> UpstreamPolicy:
         return asking.apply(provider.policy())

@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from providers.definitions.model import Provider
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import Outbound
 from vault.upstream import Downscope, NotSent, RefreshOutcome, Refused, RevokeOutcome, Rotated, Silent, UpstreamError
 
@@ -32,11 +32,11 @@ async def live_test(
 ) -> list[LiveStep]:
     """Connect, look, refresh, narrow, revoke. `ask` shows an address and returns where the browser ended."""
     async with outbound or Outbound() as http:
-        return await _live(AuthlibUpstream(provider, http), provider, redirect_uri=redirect_uri, ask=ask)
+        return await _live(OAuthUpstream(provider, http), provider, redirect_uri=redirect_uri, ask=ask)
 
 
 async def _live(
-    upstream: AuthlibUpstream, provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]]
+    upstream: OAuthUpstream, provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]]
 ) -> list[LiveStep]:
     if not upstream.is_configured:
         return [LiveStep("consent", "failed", f"set up first: token-vault providers setup {provider.name}")]
@@ -80,7 +80,7 @@ async def _live(
     return seen
 
 
-async def _try_narrowing(upstream: AuthlibUpstream, provider: Provider, refresh: str) -> LiveStep:
+async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: str) -> LiveStep:
     facts, wanted = provider.downscope, frozenset(sorted(provider.scope.default)[:1])
     if facts.mode is not Downscope.REFRESH_SCOPE or facts.destructive:
         return LiveStep("narrow", "skipped", f"by {facts.mode.value}")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import Outbound, OutboundRequest
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.families import Mode, mode_of
@@ -70,10 +70,10 @@ class Trial:
     def face(self) -> str:
         return f"families.{self.mode_name}"
 
-    def upstream(self, *, secret: str = CLIENT_SECRET) -> AuthlibUpstream:
+    def upstream(self, *, secret: str = CLIENT_SECRET) -> OAuthUpstream:
         known = None if self.provider.client_auth == "none" else secret
         provider = at_simulator(self.provider, self.base).with_registration(Registration(CLIENT_ID, known))
-        return AuthlibUpstream(provider, self.outbound, clock=self.simulator.now)
+        return OAuthUpstream(provider, self.outbound, clock=self.simulator.now)
 
     async def connect(
         self, scopes: frozenset[str] | None = None, *, account: str = "alice", ticked: frozenset[str] | None = None

@@ -13,12 +13,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
-from urllib.parse import parse_qsl, urlencode
-
-from authlib.oauth2.client import OAuth2Client
+from typing import Final
 
 from providers.definitions.model import Provider
+from providers.oauth.authorization_request import authorization_url
 from providers.oauth.narrowing import (
     NarrowTokenRequest,
     exchange_answer,
@@ -32,7 +30,6 @@ from providers.oauth.token_requests import (
     JSON,
     Fields,
     TokenRequestBytes,
-    authorize_parameters,
     long_lived_url,
     narrowing_parameter,
     native_request,
@@ -61,13 +58,7 @@ ANSWER_LIMIT: Final = 1_000_000  # bytes
 logger = logging.getLogger("token_vault.upstream")
 
 
-class _AuthorizationClient(Protocol):
-    def create_authorization_url(
-        self, url: str, *, state: str, code_verifier: str, **parameters: str
-    ) -> tuple[str, str]: ...
-
-
-class AuthlibUpstream:
+class OAuthUpstream:
     """OAuth with one provider as the client that settings registered there."""
 
     def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
@@ -101,17 +92,18 @@ class AuthlibUpstream:
             | provider.scope.identity
             | provider.scope.offline
         )
-        parameters: dict[str, str] = {**provider.params.authorize}
+        parameters = {"client_id": self._client_id(), "redirect_uri": redirect_uri, "state": state}
+        parameters |= provider.params.authorize
         if asked:
             parameters[provider.scope.param] = provider.scope.separator.join(sorted(asked))
         if login_hint is not None:
             parameters["login_hint"] = login_hint
-        method = None if provider.pkce == "off" else provider.pkce
-        client = _authorization_client(self._client_id(), redirect_uri=redirect_uri, code_challenge_method=method)
-        url, _ = client.create_authorization_url(
-            provider.hosts.authorize_url, state=state, code_verifier=code_verifier, **parameters
+        return authorization_url(
+            provider.hosts.authorize_url,
+            parameters,
+            code_verifier=code_verifier if provider.pkce == "S256" else None,
+            names=provider.rename.authorize,
         )
-        return _with_names(url, provider) if provider.rename.authorize else url
 
     async def redeem(
         self,
@@ -335,17 +327,3 @@ class AuthlibUpstream:
     def _secrets(self, *sent: str) -> Sequence[str]:
         secret = self._provider.registration.client_secret
         return (*sent, secret) if secret is not None else sent
-
-
-def _authorization_client(
-    client_id: str, *, redirect_uri: str, code_challenge_method: str | None
-) -> _AuthorizationClient:
-    return OAuth2Client(
-        None, client_id=client_id, redirect_uri=redirect_uri, code_challenge_method=code_challenge_method
-    )
-
-
-def _with_names(url: str, provider: Provider) -> str:
-    """The authorization URL with its parameters under the provider's names."""
-    address, _, query = url.partition("?")
-    return f"{address}?{urlencode(authorize_parameters(provider, dict(parse_qsl(query))))}"

@@ -54,11 +54,6 @@ def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -
     return TokenRequestBytes("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
 
 
-def authorize_parameters(provider: Provider, parameters: Mapping[str, str]) -> Fields:
-    """The parameters of the authorization request under the provider's names."""
-    return _rename(parameters, provider.rename.authorize)
-
-
 def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> TokenRequestBytes:
     """The request that ends this token; `kind` is `refresh_token` or `access_token`."""
     facts = provider.revoke

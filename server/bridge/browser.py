@@ -6,16 +6,15 @@ The person gets a short address of the listener, which redirects to the long one
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import hmac
 import html
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+from providers.oauth.authorization_request import authorization_url
 from server.bridge.address import RemoteVault
 from server.bridge.authority import SCOPE, AuthorizationServer
 from server.bridge.credentials import Credentials
@@ -57,18 +56,14 @@ class BrowserSignIn:
         return await self._answer
 
     def _authorize_url(self) -> str:
-        digest = hashlib.sha256(self.verifier.encode()).digest()
         query = {
-            "response_type": "code",
             "client_id": self._client_id,
             "redirect_uri": self.redirect_uri,
             "scope": SCOPE,
             "state": self._state,
-            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
             "resource": self._vault.resource,
         }
-        return f"{self._authorize}{'&' if '?' in self._authorize else '?'}{urlencode(query)}"
+        return authorization_url(self._authorize, query, code_verifier=self.verifier)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one browser request; the page repeats nothing of it, whatever it is."""

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
+from providers.oauth.authorization_request import authorization_url
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, Outbound, OutboundRequest
 from server.deployment import Deployment
@@ -195,19 +196,14 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
             binding=hashlib.sha256(browser.encode()).digest(),
             secret=state,
         )
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     query = {
-        "response_type": "code",
         "client_id": registered.client_id,
         "redirect_uri": callback_url(deployment, name),
         "scope": f"{SCOPE} email" if registered.domains else SCOPE,
         "state": state,
         "nonce": nonce,
-        "code_challenge": challenge,
-        "code_challenge_method": "S256",
     } | ({"prompt": "login", "max_age": "0"} if is_again else {})
-    joint = "&" if urlsplit(metadata.authorization_endpoint).query else "?"
-    return SignInStart(metadata.authorization_endpoint + joint + urlencode(query), browser)
+    return SignInStart(authorization_url(metadata.authorization_endpoint, query, code_verifier=verifier), browser)
 
 
 # Coming back

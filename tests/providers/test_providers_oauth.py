@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import Provider, ProviderOverrides, load_catalog
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
@@ -83,8 +83,8 @@ async def upstreams() -> AsyncGenerator[Upstreams]:
     async with scripted_server(standard) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         yield Upstreams(
             server,
-            google=AuthlibUpstream(provider_at("google", server.url), outbound),
-            slack=AuthlibUpstream(provider_at("slack", server.url), outbound),
+            google=OAuthUpstream(provider_at("google", server.url), outbound),
+            slack=OAuthUpstream(provider_at("slack", server.url), outbound),
         )
 
 
@@ -97,7 +97,7 @@ async def redeemed(upstream: UpstreamOAuth) -> TokenAnswer:
 
 
 def test_google_is_asked_for_offline_access_with_pkce_and_no_more_scopes() -> None:
-    google = AuthlibUpstream(provider_at("google", "https://google.example"), Outbound())
+    google = OAuthUpstream(provider_at("google", "https://google.example"), Outbound())
     url = google.authorization_url(
         redirect_uri="https://vault.example/connect/callback/google",
         state="the-state",
@@ -123,7 +123,7 @@ def test_google_is_asked_for_offline_access_with_pkce_and_no_more_scopes() -> No
 
 
 def test_slack_is_asked_for_user_scopes_only() -> None:
-    slack = AuthlibUpstream(provider_at("slack", "https://slack.example"), Outbound())
+    slack = OAuthUpstream(provider_at("slack", "https://slack.example"), Outbound())
     url = slack.authorization_url(
         redirect_uri="https://vault.example/cb",
         state="s",
@@ -137,8 +137,8 @@ def test_slack_is_asked_for_user_scopes_only() -> None:
 
 
 def test_a_provider_without_registration_is_not_configured() -> None:
-    assert AuthlibUpstream(provider_at("slack", "https://x.example"), Outbound()).is_configured
-    assert not AuthlibUpstream(provider_at("slack", "https://x.example", secret=None), Outbound()).is_configured
+    assert OAuthUpstream(provider_at("slack", "https://x.example"), Outbound()).is_configured
+    assert not OAuthUpstream(provider_at("slack", "https://x.example", secret=None), Outbound()).is_configured
 
 
 async def test_a_google_code_becomes_tokens_and_an_account(upstreams: Upstreams) -> None:
@@ -396,7 +396,7 @@ async def test_a_provider_that_cannot_be_reached_was_not_sent_anything() -> None
     port = unused.getsockname()[1]
     unused.close()
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
-        upstream = AuthlibUpstream(provider_at("google", f"http://127.0.0.1:{port}"), outbound)
+        upstream = OAuthUpstream(provider_at("google", f"http://127.0.0.1:{port}"), outbound)
         assert isinstance(await upstream.refresh(REFRESH_TOKEN), NotSent)
         assert await upstream.revoke(refresh_token="r", access_token=None) is RevokeOutcome.FAILED
         with pytest.raises(UpstreamError, match="temporarily_unavailable"):
@@ -405,7 +405,7 @@ async def test_a_provider_that_cannot_be_reached_was_not_sent_anything() -> None
 
 async def test_loopback_providers_need_the_sandbox_switch(upstreams: Upstreams) -> None:
     async with Outbound() as strict:
-        upstream = AuthlibUpstream(provider_at("google", upstreams.server.url), strict)
+        upstream = OAuthUpstream(provider_at("google", upstreams.server.url), strict)
         assert isinstance(await upstream.refresh(REFRESH_TOKEN), NotSent)
     assert upstreams.server.connections == 0
     assert isinstance(await upstreams.google.refresh(REFRESH_TOKEN), Rotated)
@@ -531,7 +531,7 @@ def other(folder: Path, url: str, *, auth: str, revokes: bool) -> Provider:
 async def test_a_provider_of_the_operators_own_is_spoken_to_as_its_file_says(tmp_path: Path, auth: str) -> None:
     async with scripted_server(standard) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         server.answer = lambda _: json_reply(GOOD)
-        upstream = AuthlibUpstream(other(tmp_path, server.url, auth=auth, revokes=True), outbound)
+        upstream = OAuthUpstream(other(tmp_path, server.url, auth=auth, revokes=True), outbound)
         assert upstream.is_configured
         url = upstream.authorization_url(redirect_uri="x", state="s", scopes=frozenset({"read"}), code_verifier="v")
         assert query_of(url)["scope"] == "offline_access read"
@@ -551,11 +551,11 @@ async def test_a_provider_of_the_operators_own_is_spoken_to_as_its_file_says(tmp
 
 async def test_a_provider_that_cannot_revoke_says_so(tmp_path: Path) -> None:
     async with Outbound() as outbound:
-        upstream = AuthlibUpstream(other(tmp_path, "https://x.example", auth="none", revokes=False), outbound)
+        upstream = OAuthUpstream(other(tmp_path, "https://x.example", auth="none", revokes=False), outbound)
         assert await upstream.revoke(refresh_token="r", access_token="a") is RevokeOutcome.UNSUPPORTED
 
 
 def test_nobody_is_sent_to_a_provider_without_registration() -> None:
-    upstream = AuthlibUpstream(load_catalog().provider("google"), Outbound())
+    upstream = OAuthUpstream(load_catalog().provider("google"), Outbound())
     with pytest.raises(UpstreamError, match="not_configured"):
         upstream.authorization_url(redirect_uri="x", state="s", scopes=frozenset(), code_verifier="v")

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from providers.api.api import Unauthorized, UpstreamAPI, UpstreamRefused
 from providers.definitions.catalog import Catalog, ProviderOverrides, load_catalog
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.simulator.person import consent
@@ -33,8 +33,8 @@ class Sandbox:
     catalog: Catalog
     outbound: Outbound
 
-    def upstream(self, name: str) -> AuthlibUpstream:
-        return AuthlibUpstream(self.catalog.provider(name), self.outbound)
+    def upstream(self, name: str) -> OAuthUpstream:
+        return OAuthUpstream(self.catalog.provider(name), self.outbound)
 
     async def connect(self, name: str, *scopes: str, ticked: frozenset[str] | None = None) -> TokenAnswer:
         """A person follows our link and agrees; we redeem the code."""

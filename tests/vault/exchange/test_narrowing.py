@@ -16,7 +16,7 @@ import pytest
 
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from providers.definitions.model import Provider
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import AddressPolicy, Outbound
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.books import Entry
@@ -120,7 +120,7 @@ class Place:
     simulator: Simulator
     room: Room
     provider: Provider
-    upstream: AuthlibUpstream
+    upstream: OAuthUpstream
     http: httpx2.AsyncClient
 
     @property
@@ -193,7 +193,7 @@ async def place_for(
     provider = provider_at(simulator, family.provider, family.mode).model_copy(update=dict(changed or {}))
     provider = provider.with_registration(registration)
     outbound = Outbound(AddressPolicy(allow_loopback=True))
-    upstream = AuthlibUpstream(provider, outbound)
+    upstream = OAuthUpstream(provider, outbound)
     try:
         async with open_room(store) as room, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
             vault = replace(
@@ -490,7 +490,7 @@ async def test_many_wishes_at_once_make_one_narrower_token_on_both_databases(
 async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_once(place: Place) -> None:
     await place.connect()
     wrong = replace(place.provider.registration, client_secret="wrong-secret")
-    strange = AuthlibUpstream(place.provider.with_registration(wrong), place.upstream._outbound)
+    strange = OAuthUpstream(place.provider.with_registration(wrong), place.upstream._outbound)
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
     with pytest.raises(TemporarilyUnavailable, match="operator"):
         await place.narrow()

@@ -15,7 +15,7 @@ import pytest
 from providers.check.trial import at_simulator
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider, Registration
-from providers.oauth.client import AuthlibUpstream
+from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import AddressPolicy, Outbound
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
@@ -38,7 +38,7 @@ class Place:
     provider: Provider
     simulator: Simulator
     room: Room
-    upstream: AuthlibUpstream
+    upstream: OAuthUpstream
 
     async def connect(self) -> Connection:
         asked = self.provider.scope.default
@@ -75,7 +75,7 @@ async def place_for(name: str, store: Store) -> AsyncGenerator[Place]:
         provider = at_simulator(
             load_catalog().provider(name), f"{simulator.url}/families/known-{name}"
         ).with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
-        upstream = AuthlibUpstream(provider, outbound, clock=simulator.now)
+        upstream = OAuthUpstream(provider, outbound, clock=simulator.now)
         async with open_room(store) as room:
             room.vault = replace(
                 room.vault,
@@ -138,5 +138,5 @@ async def test_a_token_that_the_service_ended_needs_its_person(sqlite_store: Sto
 async def test_nobody_can_refresh_there(name: str) -> None:
     async with Outbound() as outbound:
         provider = load_catalog().provider(name).with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
-        refused = await AuthlibUpstream(provider, outbound).refresh("anything")
+        refused = await OAuthUpstream(provider, outbound).refresh("anything")
         assert isinstance(refused, Refused) and not refused.ends_grant
