@@ -50,7 +50,7 @@ class _Section(BaseModel):
 def _secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
     """A secret given directly or by file. Raises SettingsRefused when both are set or the file cannot be read."""
     if value is not None and file is not None:
-        raise SettingsRefused(f"{name} and {name}_file are both set: keep one of them")
+        raise SettingsRefused(f"{name} and {name}_file are both set: remove one of them")
     if file is None:
         return None if value is None else value.get_secret_value()
     try:
@@ -65,21 +65,26 @@ class ServerSettings(_Section):
     public_url: str | None = Field(default=None, description="Address that clients see; default http://localhost:PORT")
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on")
-    allowed_hosts: tuple[str, ...] = Field(default=(), description="Further Host header values to answer, host[:port]")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Additional Host header values to accept, host[:port]"
+    )
     allowed_origins: tuple[str, ...] = Field(
-        default=(), description="Further browser origins that may call, scheme://host[:port]"
+        default=(), description="Additional browser origins that can call, scheme://host[:port]"
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=(), description="Proxies whose X-Forwarded-For counts, as addresses or networks; default none"
     )
     connections: int | None = Field(
-        default=None, ge=16, le=100_000, description="Connections at once; default by the limit of open files"
+        default=None, ge=16, le=100_000, description="Concurrent connections. Default: from the limit of open files"
     )
     connections_per_address: int = Field(
-        default=200, ge=8, le=100_000, description="Connections at once of one address, other than this machine's"
+        default=200, ge=8, le=100_000, description="Concurrent connections from one address other than this machine"
     )
     drain_notice: int = Field(
-        default=0, ge=0, le=60, description="Seconds from SIGTERM, when /readyz says no, until nothing new is accepted"
+        default=0,
+        ge=0,
+        le=60,
+        description="Seconds between SIGTERM, when /readyz starts to fail, and refusing new connections",
     )
 
     @field_validator("trusted_proxies")
@@ -91,7 +96,7 @@ class ServerSettings(_Section):
             except ValueError as error:
                 raise ValueError(f"write {one} as an IP address or a network such as 10.0.0.0/8") from error
             if network.prefixlen == 0:
-                raise ValueError(f"{one} lets anybody choose the address they count as: name the proxies")
+                raise ValueError(f"{one} lets anyone choose the address they count as: list only your proxies")
         return value
 
     @field_validator("public_url")
@@ -107,11 +112,11 @@ class ServerSettings(_Section):
             or parts.query
             or parts.fragment
         ):
-            raise ValueError("write it as https://host[:port]")
+            raise ValueError("use the form https://host[:port]")
         if parts.path not in {"", "/"}:
-            raise ValueError("it must be an origin without a path: https://host[:port]")
+            raise ValueError("use an origin without a path: https://host[:port]")
         if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-            raise ValueError("plain http is for loopback only: use https, or put a TLS proxy in front")
+            raise ValueError("use https, or put a TLS proxy in front; plain http works on loopback only")
         return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
@@ -124,7 +129,7 @@ class DatabaseSettings(_Section):
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
     liveness: Literal["locks", "none"] = Field(
-        default="locks", description="locks | none: how a dead process is told from a silent one"
+        default="locks", description="locks | none: how to tell a dead process from a silent one"
     )
 
 
@@ -145,34 +150,36 @@ class RegistrationSettings(_Section):
         default=None, description="open | allow_list | closed; default: open on loopback, allow_list elsewhere"
     )
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="For allow_list: hosts of metadata documents and of https redirect URIs"
+        default=(), description="For allow_list: hosts of metadata documents and https redirect URIs"
     )
     private_use_schemes: tuple[str, ...] = Field(
-        default=("cursor",), description="Redirect schemes of installed apps to accept"
+        default=("cursor",), description="Redirect URI schemes of native apps to accept"
     )
     per_address_hourly: int = Field(default=60, ge=1, description="Registrations per address and hour")
     total_hourly: int = Field(default=300, ge=1, description="Registrations in total per hour")
-    unused_lifetime: int = Field(default=86400, ge=60, description="Seconds after which a never-used client is removed")
+    unused_lifetime: int = Field(
+        default=86400, ge=60, description="Seconds after which a client that was never used is removed"
+    )
 
 
 class TokenSettings(_Section):
     """Lifetimes of our own codes and tokens, in seconds."""
 
     code_lifetime: int = Field(
-        default=60, ge=5, le=60, description="Seconds that an authorization code can be redeemed"
+        default=60, ge=5, le=60, description="Lifetime of an authorization code in seconds"
     )
     access_lifetime: int = Field(
         default=3600,
         ge=30,
         le=86400,
-        description="Seconds that an access token works; cutting its agent off ends it at once, however long this is",
+        description="Lifetime of an access token in seconds. Revoking its agent's access ends it immediately, whatever this is",
     )
     access_lifetime_alone: int = Field(
         default=86400,
         ge=30,
         le=86400,
-        description="Seconds that an access token works which comes without a refresh token, because its client did "
-        "not register the grant `refresh_token`",
+        description="Lifetime in seconds of an access token without a refresh token, for clients that didn't register "
+        "the grant `refresh_token`",
     )
     refresh_lifetime: int = Field(
         default=365 * 86400,
@@ -181,7 +188,7 @@ class TokenSettings(_Section):
         "authenticates or proves a DPoP key starts them anew",
     )
     refresh_idle_lifetime: int = Field(
-        default=90 * 86400, ge=600, description="Seconds that an unused refresh token works"
+        default=90 * 86400, ge=600, description="Lifetime of an unused refresh token in seconds"
     )
     refresh_grace: int = Field(
         default=600,
@@ -191,18 +198,20 @@ class TokenSettings(_Section):
         "(SECURITY.md, Repeated refresh tokens); 0: each works once",
     )
     per_agent_hourly: int = Field(
-        default=36_000, ge=60, le=100_000_000, description="Tokens of one agent for one person an hour, in each process"
+        default=36_000, ge=60, le=100_000_000, description="Tokens per hour for one agent of one user, in each process"
     )
-    require_dpop: bool = Field(default=False, description="Refuse access tokens that are not bound by DPoP")
-    require_pushed: bool = Field(default=False, description="Refuse authorization requests that were not pushed ahead")
+    require_dpop: bool = Field(default=False, description="Reject access tokens without DPoP")
+    require_pushed: bool = Field(default=False, description="Reject authorization requests that weren't pushed (PAR)")
 
 
 class OpenIDSettings(_Section):
     """One OpenID Connect provider that people may sign in with."""
 
-    issuer: str = Field(description="Issuer; `/.well-known/openid-configuration` is below this URL")
+    issuer: str = Field(
+        description="Issuer; its discovery document is at `/.well-known/openid-configuration` below this URL"
+    )
     client_id: str = Field(description="The vault's client ID there")
-    client_secret: SecretStr | None = Field(default=None, description="Its client secret; without one, a public client")
+    client_secret: SecretStr | None = Field(default=None, description="Its client secret. Omit it for a public client")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
     title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
     create_users: bool = Field(
@@ -220,13 +229,13 @@ class OpenIDSettings(_Section):
     def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             if not is_domain(one):
-                raise ValueError(f"{one!r} is no domain: write it as company.example, in ASCII and lower case")
+                raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
         return value
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
         if self.create_users and self.domains:
-            raise ValueError("create_users lets everybody in, so domains would say nothing: remove one of the two")
+            raise ValueError("create_users lets everyone in, so domains has no effect: remove one of them")
         return self
 
     def secret(self) -> str | None:
@@ -244,7 +253,7 @@ def is_domain(text: str) -> bool:
 class SignInSettings(_Section):
     """How people prove who they are."""
 
-    local: bool = Field(default=True, description="Sign-in with a password kept here")
+    local: bool = Field(default=True, description="Allow sign-in with passwords stored in the vault")
     openid: Mapping[str, OpenIDSettings] = Field(default_factory=dict[str, OpenIDSettings])
     failures_per_account: int = Field(
         default=20, ge=3, le=100, description="Wrong passwords per account and 15 minutes"
@@ -256,38 +265,38 @@ class SignInSettings(_Section):
         default=300,
         ge=3,
         le=100_000,
-        description="Agents' requests per address and 10 minutes of people who are not signed in yet",
+        description="Pending requests of agents per address and 10 minutes, for users who aren't signed in yet",
     )
     session_idle_lifetime: int = Field(
-        default=12 * 3600, ge=300, description="Seconds without a request after which a browser session ends"
+        default=12 * 3600, ge=300, description="Idle timeout of a browser session in seconds"
     )
     session_lifetime: int = Field(
-        default=7 * 86400, ge=300, description="Seconds after which a browser session ends in any case"
+        default=7 * 86400, ge=300, description="Maximum lifetime of a browser session in seconds"
     )
 
 
 class ExchangeSettings(_Section):
     """Token exchange at /token (RFC 8693)."""
 
-    confidential_only: bool = Field(default=False, description="Refuse the exchange to public clients")
+    confidential_only: bool = Field(default=False, description="Refuse token exchange to public clients")
     handle_lifetime: int = Field(
-        default=300, ge=30, le=3600, description="Seconds that a proxy handle lives; a public client's at most 300"
+        default=300, ge=30, le=3600, description="Lifetime of a proxy handle in seconds. For public clients at most 300"
     )
 
 
 class IssuerSettings(_Section):
     """Another issuer whose JWTs say for whom a client acts."""
 
-    issuer: str = Field(description="The `iss` of its tokens; without `jwks_uri`, its discovery document is below it")
+    issuer: str = Field(description="The `iss` of its tokens. Without `jwks_uri`, its discovery document is below it")
     audience: str = Field(description="Value that `aud` must contain")
-    jwks_uri: str | None = Field(default=None, description="Address of its keys; default: from its discovery document")
+    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: from its discovery document")
     identity_issuer: str | None = Field(
-        default=None, description="Issuer under which its people are linked here; default: the issuer itself"
+        default=None, description="Issuer under which its users are linked here. Default: the issuer itself"
     )
-    subject_claim: str = Field(default="sub", description="Claim that names the person there")
+    subject_claim: str = Field(default="sub", description="Claim that identifies the user")
     clients: tuple[str, ...] = Field(
         default=(),
-        description="Client IDs that may present its tokens; empty: every client that an operator registered",
+        description="Client IDs that can present its tokens. Empty: every client that an admin registered",
     )
 
     @field_validator("issuer", "jwks_uri", "identity_issuer")
@@ -297,9 +306,9 @@ class IssuerSettings(_Section):
             return None
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-            raise ValueError("write it as https://host[:port][/path]")
+            raise ValueError("use the form https://host[:port][/path]")
         if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-            raise ValueError("plain http is for loopback only: use https")
+            raise ValueError("use https; plain http works on loopback only")
         return value
 
 
@@ -307,7 +316,10 @@ class ActivitySettings(_Section):
     """How long it is kept what people and agents did."""
 
     retention_days: int = Field(
-        default=400, ge=0, le=36500, description="Days after which events are pruned in sealed segments; 0 keeps all"
+        default=400,
+        ge=0,
+        le=36500,
+        description="Days after which events are pruned in sealed segments. 0 keeps everything",
     )
 
 
@@ -321,8 +333,8 @@ class RetentionSettings(_Section):
         default=400,
         ge=0,
         le=36500,
-        description="Days after which ended connections, grants, permissions and removed agents are forgotten, "
-        f"at least {SHORTEST_RETENTION}; 0 keeps all",
+        description="Days after which ended connections, grants, permissions, and removed agents are deleted, at least "
+        f"{SHORTEST_RETENTION}. 0 keeps everything",
     )
 
     @field_validator("ended_days")
@@ -330,8 +342,8 @@ class RetentionSettings(_Section):
     def _outlives_the_journal(cls, value: int) -> int:
         if 0 < value < SHORTEST_RETENTION:
             raise ValueError(
-                f"set at least {SHORTEST_RETENTION} days, or 0 to keep all: the answer journal goes back 7 days and "
-                "needs the connections that it names"
+                f"use at least {SHORTEST_RETENTION} days, or 0 to keep everything: the answer journal goes "
+                "back 7 days and needs the connections it names"
             )
         return value
 
@@ -347,16 +359,21 @@ class ApprovalSettings(_Section):
 class ToolChoice(_Section):
     """Which of the tools there are."""
 
-    enable: tuple[str, ...] = Field(default=(), description="Only these, by name or pattern (`slack_*`); empty: all")
-    disable: tuple[str, ...] = Field(default=(), description="Not these, by name or pattern")
+    enable: tuple[str, ...] = Field(
+        default=(), description="Only these tools, by name or pattern (`slack_*`). Empty: all"
+    )
+    disable: tuple[str, ...] = Field(default=(), description="Hide these tools, by name or pattern")
 
 
 class ToolSettings(ToolChoice):
     """Which tools agents are offered."""
 
-    folders: tuple[Path, ...] = Field(default=(), description="Folders with the operator's own tool files")
+    folders: tuple[Path, ...] = Field(default=(), description="Folders with your own tool files")
     calls_per_minute: int = Field(
-        default=600, ge=1, le=1_000_000, description="Calls of one person's agents at one provider, in each process"
+        default=600,
+        ge=1,
+        le=1_000_000,
+        description="Concurrent calls of one user's agents at one provider, in each process",
     )
     clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
@@ -370,18 +387,20 @@ class TransportSettings(_Section):
 class ProxySettings(_Section):
     """Bounds of calls that clients send to a provider's API through us."""
 
-    body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Bytes of a request's body")
-    answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Bytes of an answer's body")
-    deadline: int = Field(default=120, ge=1, le=3600, description="Seconds for a call from first to last byte")
+    body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest request body in bytes")
+    answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Largest answer body in bytes")
+    deadline: int = Field(
+        default=120, ge=1, le=3600, description="Time limit for a call in seconds, from first to last byte"
+    )
     per_agent_hourly: int = Field(
-        default=36_000, ge=60, le=100_000_000, description="Calls of one agent for one person an hour, in each process"
+        default=36_000, ge=60, le=100_000_000, description="Calls per hour for one agent of one user, in each process"
     )
 
 
 class ProviderSettings(_Section):
     """Our registration at one provider, and any of its addresses that differ from the provider file."""
 
-    client_id: str | None = Field(default=None, description="Client ID there; without it the provider is not set up")
+    client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
     client_secret: SecretStr | None = Field(default=None, description="Client secret there")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
     authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
@@ -394,17 +413,17 @@ class ProviderSettings(_Section):
     )
     apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
     issuer: str | None = Field(
-        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are asked for"
+        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are discovered"
     )
     title: str | None = Field(default=None, description="Name on pages of a provider without a file")
     inputs: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="What the provider file asks for: tenant, region, instance"
+        default_factory=dict[str, str], description="Inputs of the provider file: tenant, region, instance"
     )
     scopes: tuple[str, ...] | None = Field(
-        default=None, description="Operator's limit: no token here ever carries more"
+        default=None, description="Upper limit: no token here ever carries more scopes"
     )
     testing: bool = Field(
-        default=False, description="Our app there is unpublished, as Google's in Testing: its grants end sooner"
+        default=False, description="The app there is unpublished (Google's testing mode), so its grants expire sooner"
     )
 
     def secret(self) -> str | None:
@@ -459,7 +478,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
-    provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with the operator's own provider files")
+    provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with your own provider files")
 
     @classmethod
     def settings_customise_sources(
@@ -498,9 +517,9 @@ class Settings(BaseSettings):
         """
         if self.is_loopback and not is_loopback_host(self.server.host):
             raise ValueError(
-                f"server.host {self.server.host} is reached from other machines, and server.public_url is"
-                f" {self.public_url}: set server.public_url to the https address that clients see, or server.host to"
-                " 127.0.0.1"
+                f"other machines can reach server.host {self.server.host}, but server.public_url is "
+                f"{self.public_url}. Set server.public_url to the https address that clients use, or set "
+                "server.host to 127.0.0.1"
             )
         return self
 
@@ -509,7 +528,7 @@ class Settings(BaseSettings):
         switched = [name for name in SandboxSettings.model_fields if getattr(self.sandbox, name)]
         if switched and not self.is_loopback:
             raise ValueError(
-                f"sandbox.{switched[0]} needs a loopback public_url: remove it, or unset server.public_url"
+                f"sandbox.{switched[0]} requires a loopback public_url: remove it, or unset server.public_url"
             )
         return self
 
@@ -524,7 +543,7 @@ def default_data_directory() -> Path:
         return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("token-vault", appauthor=False))
     except RuntimeError as error:  # no HOME, and no entry in the user database
         raise SettingsRefused(
-            "this user has no home directory: give an absolute data directory with --data or TOKEN_VAULT_DATA"
+            "this user has no home directory: set an absolute data directory with --data or TOKEN_VAULT_DATA"
         ) from error
 
 
@@ -548,20 +567,18 @@ def load_settings(
             continue
         section = variable.removeprefix(PREFIX).split("__", 1)[0].lower()
         if section not in known:
-            raise SettingsRefused(
-                f"{variable}: there is no setting section {section!r}; sections: {', '.join(sorted(known))}"
-            )
+            raise SettingsRefused(f"{variable}: no setting section {section!r}; sections: {', '.join(sorted(known))}")
     try:
         return Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
     except SettingsError as error:
         cause = str(error).removesuffix(' from source "EnvSettingsSource"')
-        raise SettingsRefused(f"the environment: {cause}; lists and tables are written as JSON there") from error
+        raise SettingsRefused(f"the environment: {cause}; write lists and tables as JSON") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "there is no such setting: check the spelling"
+            message = "no such setting: check the spelling"
         raise SettingsRefused(f"{where}: {message}") from None
 
 
@@ -569,9 +586,9 @@ def _read(path: Path) -> dict[str, object]:
     try:
         return dict(tomllib.loads(path.expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise SettingsRefused(f"settings file {path} does not exist: create it or correct --config") from error
+        raise SettingsRefused(f"settings file {path} doesn't exist: create it, or correct --config") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsRefused(f"settings file {path} cannot be read: {error}") from error
+        raise SettingsRefused(f"can't read settings file {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsRefused(f"settings file {path} is not valid TOML: {error}") from error
 

@@ -30,18 +30,18 @@ class _Activity(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Activity, help="What happened: who, which agent, with which scopes and outcome.")
+app = typer.Typer(cls=_Activity, help="Show who did what: agents, scopes, and outcomes.")
 
 
 @command(app, "list")
 def activity(
     setup: Setup,
     *,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on as things happen.")] = False,
-    user: Annotated[str | None, typer.Option("--user", help="Only this person.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many of the latest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing new events.")] = False,
+    user: Annotated[str | None, typer.Option("--user", help="Only events of this user.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many recent events to show.")] = 50,
 ) -> None:
-    """Print what happened: who, which agent, with which scopes and outcome."""
+    """Show who did what: agents, scopes, and outcomes."""
     setup.run(_activity(setup, follow=follow, user=user, limit=limit))
 
 
@@ -51,13 +51,16 @@ def verify(
     *,
     since: Annotated[
         str | None,
-        typer.Option("--since", help="Trust what was sealed of earlier events; a date, or date and time in UTC."),
+        typer.Option("--since", help="Trust the sealed record of events before this UTC date, or date and time."),
     ] = None,
     allow_unkeyed: Annotated[
-        bool, typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one.")
+        bool,
+        typer.Option(
+            "--allow-unkeyed", help="Accept events written by an earlier release that ran alongside this one."
+        ),
     ] = False,
 ) -> None:
-    """Prove that no event was changed, removed or put in, and say what was pruned."""
+    """Verify that no event was changed, removed, or inserted, and show what was pruned."""
     if not setup.run(_verify(setup, since=since, allow_unkeyed=allow_unkeyed)):
         raise typer.Exit(1)
 
@@ -107,7 +110,7 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
         except ChainBroken as broken:
             setup.show_one(
                 {"whole": False, "sequence": broken.sequence, "after": broken.after, "sentence": broken.description},
-                sentence=f"{broken.description}. Sealed checkpoints vouch for the events up to {broken.after}.",
+                sentence=f"{broken.description}. Sealed checkpoints confirm the events up to {broken.after}.",
             )
             return False
     is_whole = allow_unkeyed or not report.unkeyed
@@ -138,7 +141,7 @@ def _instant(text: str) -> int:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        fail(f"--since {text}: write a date such as 2026-11-30, or 2026-11-30T18:00")
+        fail(f"--since {text}: use a date such as 2026-11-30, or 2026-11-30T18:00")
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
@@ -166,24 +169,24 @@ def _as_json(report: Report) -> dict[str, object]:
 def _sentences(report: Report) -> list[str]:
     """What was proved, what was taken as proved before, and what cannot be proved."""
     found = [
-        f"Events {one.first} to {one.last} ({when(one.first_at)} to {when(one.last_at)}) were pruned under a "
-        f"retention of {one.retention_days} days, the last of them at {when(one.at)}."
+        f"Events {one.first} to {one.last} ({when(one.first_at)} to {when(one.last_at)}) were pruned after "
+        f"a retention of {one.retention_days} days, the last of them at {when(one.at)}."
         for one in report.pruned
     ]
     if report.trusted:
-        found.append(f"Events up to {report.trusted} were verified when they were sealed and not read again.")
+        found.append(f"Events up to {report.trusted} were verified when they were sealed, so they weren't read again.")
     if report.first > report.last:
-        found.append("There is no other event.")
+        found.append("There are no other events.")
         return found
-    found.append(f"Events {report.first} to {report.last} are whole: none was changed, removed or put in.")
+    found.append(f"Events {report.first} to {report.last} are intact: none were changed, removed, or inserted.")
     if report.keyed_from is not None and report.first < report.keyed_from:
         end = min(report.keyed_from - 1, report.last)
-        found.append(f"Events up to {end} are older than the key of the activity: the hash chain alone covers them.")
+        found.append(f"Events up to {end} are older than the activity key, so only the hash chain protects them.")
     if report.unkeyed_count:
         spans = ", ".join(f"{first} to {last}" for first, last in report.unkeyed)
         found.append(
-            f"{report.unkeyed_count} events came without the vault's key{f' ({spans})' if spans else ''}: an earlier "
-            "release wrote them beside this one, or somebody with access to the database. If an earlier release ran "
-            "then, use --allow-unkeyed; otherwise find out who wrote them."
+            f"{report.unkeyed_count} events were written without the vault's key{f' ({spans})' if spans else ''}, "
+            "either by an earlier release running alongside this one or by someone with database access. "
+            "If an earlier release ran then, use --allow-unkeyed; otherwise find out who wrote them."
         )
     return found

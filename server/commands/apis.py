@@ -35,14 +35,15 @@ def add(
     url: Url,
     *,
     client: Annotated[
-        list[str] | None, typer.Option("--client", help="A client that is this API: it may exchange its tokens.")
+        list[str] | None,
+        typer.Option("--client", help="A client that is this API; it can exchange the tokens it receives."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What people will see.", show_default="the URL")] = None,
-    scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of the API; repeat for several.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name shown to users.", show_default="the URL")] = None,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of the API. Repeat for several.")] = None,
 ) -> None:
-    """Register an API, or add to one that is registered."""
+    """Register an API, or extend a registered one."""
     row = setup.run(_add(setup, url, client_ids=client or [], name=name, scopes=scope))
-    setup.show_one(row, sentence=f"Access tokens for {url} can be asked for now.")
+    setup.show_one(row, sentence=f"Clients can now request access tokens for {url}.")
 
 
 async def _add(
@@ -59,7 +60,8 @@ async def _add(
         for client_id in client_ids:
             if (await client_of(deployment.database, client_id)).is_public:
                 fail(
-                    f"{client_id} cannot keep a secret, so it cannot be an API: token-vault clients add --confidential"
+                    f"{client_id} is a public client, so it can't be an API. Register one with a secret: "
+                    "token-vault clients add --confidential"
                 )
         now = deployment.now()
         known = await apis.find_api(deployment.database, url)
@@ -83,12 +85,12 @@ def _check(url: str, *, public_url: str, scopes: list[str]) -> None:
 
     parts = urlsplit(url)
     if parts.scheme not in {"https", "http", "urn"} or not (parts.netloc or parts.path) or parts.fragment:
-        fail(f"{url}: an API's identifier is an absolute URL without a fragment")
+        fail(f"{url}: use an absolute URL without a fragment as the API's identifier")
     if canonical_resource(url, public_url=public_url) in own_resources(public_url):
-        fail(f"{url} is the vault's own")
+        fail(f"{url} belongs to the vault; choose another URL")
     for scope in scopes:
         if scope in SCOPES or re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", scope) is None:
-            fail(f"--scope {scope}: it is the vault's own, or not a scope (RFC 6749 section 3.3)")
+            fail(f"--scope {scope}: choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself")
 
 
 @command(app, "list")
@@ -102,7 +104,7 @@ def list_(setup: Setup) -> None:
             known = await apis.list_apis(deployment.database)
             return [await _api_fields(deployment.database, api) for api in known]
 
-    setup.show(setup.run(read()), columns=("resource", "name", "scopes", "clients"), empty="No API is registered yet.")
+    setup.show(setup.run(read()), columns=("resource", "name", "scopes", "clients"), empty="No APIs registered.")
 
 
 @command(app, "show")
@@ -115,7 +117,7 @@ def show(setup: Setup, url: Url) -> None:
         async with setup.open() as deployment:
             api = await apis.find_api(deployment.database, url)
             if api is None:
-                fail(f"there is no API {url!r}: token-vault apis list")
+                fail(f"no API {url!r}; see token-vault apis list")
             return await _api_fields(deployment.database, api)
 
     row = setup.run(read())
@@ -128,10 +130,11 @@ def remove(
     url: Url,
     *,
     client: Annotated[
-        str | None, typer.Option("--client", help="Only let this client be the API no more.", show_default=False)
+        str | None,
+        typer.Option("--client", help="Only unlink this client from the API; keep the API.", show_default=False),
     ] = None,
 ) -> None:
-    """Forget an API; every grant for it ends."""
+    """Remove an API and revoke every grant for it."""
 
     async def end() -> None:
         from vault import apis
@@ -146,7 +149,7 @@ def remove(
                 else:
                     is_gone = await apis.unlink_client(transaction, url, client_id=client, now=now)
                 if not is_gone:
-                    fail(f"there is no API {url!r}, or that client is not it: token-vault apis list")
+                    fail(f"no API {url!r} with that client; see token-vault apis list")
                 details = {"resource": url} | ({} if client is None else {"client": client})
                 await audit.append(transaction, Event("api.removed", details=details), now=now)
 

@@ -20,7 +20,7 @@ PassphraseOption = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        help="Use the passphrase in this file, not the vault's own key.",
+        help="Use the passphrase in this file instead of the vault's key.",
         show_default=False,
     ),
 ]
@@ -32,19 +32,20 @@ def backup(
     *,
     with_keys: Annotated[
         bool,
-        typer.Option("--with-keys", help="Put the key store in too: what is deleted later stays readable in it."),
+        typer.Option("--with-keys", help="Include the key store. Data deleted later stays readable in this backup."),
     ] = False,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Write a sealed copy of the vault as it is now, while it runs."""
+    """Write an encrypted backup of the vault. The vault can keep running."""
     file = file.expanduser().absolute()
     made = setup.run(_backup(setup, file, with_keys=with_keys, passphrase_file=passphrase_file))
     if not with_keys:
         note(
-            "The key store is not in it: keep a copy of that apart, or use --with-keys. Without it no account in "
-            "this backup can be opened; a key destroyed there later is gone from this backup too."
+            "The backup doesn't include the key store: back it up separately, or use --with-keys. Without "
+            "the key store, no account in this backup can be opened. Destroying a key in the key store "
+            "makes its data in this backup unreadable too."
         )
-    note("The vault's own key (keys.source) is in no backup: keep it apart.")
+    note("Backups don't include the vault's own key (keys.source): store it separately.")
     row = {"file": str(file), "with_keys": with_keys, "rows": sum(made.rows.values()), "bytes": file.stat().st_size}
     setup.show_one(row, sentence=f"{file}: {row['rows']} rows, {row['bytes']} bytes, sealed.")
 

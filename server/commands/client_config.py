@@ -22,18 +22,20 @@ def client_config(
     setup: Setup,
     client: Annotated[
         str,
-        typer.Argument(help="claude-code, claude-desktop, cursor, vscode or inspector.", show_default=False),
+        typer.Argument(help="claude-code, claude-desktop, cursor, vscode, or inspector.", show_default=False),
     ],
     *,
-    transport: Annotated[str, typer.Option("--transport", help="stdio, http or sse.")] = "stdio",
-    write: Annotated[bool, typer.Option("--write", help="Put it into the client's file; keeps a backup.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back what --write did.")] = False,
+    transport: Annotated[str, typer.Option("--transport", help="stdio, http, or sse.")] = "stdio",
+    write: Annotated[
+        bool, typer.Option("--write", help="Add the entry to the client's configuration file and keep a backup of it.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the last --write.")] = False,
     url: Annotated[
         str | None,
-        typer.Option("--url", help="For a token vault elsewhere, over stdio.", show_default=False),
+        typer.Option("--url", help="For a vault on another machine, over stdio.", show_default=False),
     ] = None,
 ) -> None:
-    """Print what an MCP client's configuration must say to reach this vault, and the file it belongs in."""
+    """Print the MCP client configuration for this vault, and the file to put it in."""
     if url is not None or transport == "stdio":
         check_host()  # an entry that starts this program here
     made = (
@@ -41,7 +43,7 @@ def client_config(
     )
     outcome = "printed"
     if write and undo:
-        fail("--write and --undo exclude each other")
+        fail("use either --write or --undo")
     if write or undo:
         outcome = _change_file(made, undo=undo)
     _show(setup, made, outcome=outcome)
@@ -52,9 +54,9 @@ def _choose_client(client: str, transport: str) -> tuple[ClientName, TransportNa
 
     name, kind = client_named(client), transport_named(transport)
     if name is None:
-        fail(f"there is no client {client!r}: {', '.join(CLIENTS)}")
+        fail(f"no client {client!r}; choose one of: {', '.join(CLIENTS)}")
     if kind is None:
-        fail(f"there is no transport {transport!r}: {', '.join(TRANSPORTS)}")
+        fail(f"no transport {transport!r}; choose one of: {', '.join(TRANSPORTS)}")
     return name, kind
 
 
@@ -73,7 +75,7 @@ def _made_for_remote(setup: Setup, client: str, transport: str, *, url: str) -> 
     name, kind = _choose_client(client, transport)
     remote = remote_vault(url, agent=name)
     if kind != "stdio":
-        fail(f"--url is for stdio: a client that speaks {kind} takes {remote.resource} itself")
+        fail(f"--url works with stdio only. For a client that supports {kind}, use {remote.resource} directly")
     options = _options(setup)
     vault = VaultLocation(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
     return make(name, kind, vault=vault, machine=_machine())
@@ -85,7 +87,7 @@ def _make_config(setup: Setup, client: str, transport: str) -> ClientConfig:
     name, kind = _choose_client(client, transport)
     settings = setup.settings()
     if kind == "sse" and not settings.transports.sse:
-        fail("the vault does not serve SSE: set transports.sse = true, or use --transport http")
+        fail("SSE is off. Set transports.sse = true, or use --transport http")
     vault = _vault(setup, settings.public_url, is_loopback=settings.is_loopback)
     return make(name, kind, vault=vault, machine=_machine())
 
@@ -152,7 +154,7 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
     is_there = outcome in {"printed", "written"}
     notes = [*made.notes, *made.file_notes] if is_there else list(made.file_notes)
     if unseen and made.transport == "stdio" and is_there:
-        notes.append(f"The client will not see {', '.join(unseen)}: put these settings into a settings file.")
+        notes.append(f"The client won't pass {', '.join(unseen)} to the vault: put these settings in a settings file.")
     backup = backup_of(made.file)
     kept = str(backup) if outcome == "written" and backup.exists() else None
     if setup.as_json:
@@ -178,11 +180,11 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
             note("Or with one line:" if made.client == "claude-code" else "Try it:")
             say(made.command_line)
     elif outcome == "written":
-        say(f"Written to {made.file}" + (f"; as it was before: {kept}" if kept else "; it did not exist before"))
+        say(f"Written to {made.file}" + (f"; the previous version is in {kept}" if kept else "; the file is new"))
     else:
         say(
             f"{made.file}: "
-            + {"restored": "as it was before", "removed": "entry removed", "deleted": "deleted"}[outcome]
+            + {"restored": "restored to its previous state", "removed": "entry removed", "deleted": "deleted"}[outcome]
         )
     for text in notes:
         note(text)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
-ClientId = Annotated[str, typer.Argument(help="The client's id.", show_default=False)]
+ClientId = Annotated[str, typer.Argument(help="The client's ID.", show_default=False)]
 
 
 def client_fields(client: Client) -> dict[str, object]:
@@ -47,7 +47,7 @@ def list_(setup: Setup) -> None:
     """List all agents."""
 
     columns = ("client_id", "name", "kind", "auth_method", "last_used_at")
-    listing = setup.listing(columns=columns, empty="No agent is registered yet.")
+    listing = setup.listing(columns=columns, empty="No agents registered.")
 
     async def read() -> None:
         from vault import clients
@@ -73,7 +73,7 @@ def show(setup: Setup, client_id: ClientId) -> None:
 
 @command(app, "remove")
 def remove(setup: Setup, client_id: ClientId) -> None:
-    """Forget an agent; all its grants and tokens end at once."""
+    """Remove an agent and revoke all its grants and tokens immediately."""
 
     async def end() -> Client:
         from vault import clients
@@ -89,7 +89,7 @@ def remove(setup: Setup, client_id: ClientId) -> None:
             return client
 
     client = setup.run(end())
-    setup.show_one(client_fields(client), sentence=f"{client.name} is removed; its tokens no longer work.")
+    setup.show_one(client_fields(client), sentence=f"Removed {client.name}; its tokens no longer work.")
 
 
 async def client_of(reader: Reader, client_id: str) -> Client:
@@ -97,7 +97,7 @@ async def client_of(reader: Reader, client_id: str) -> Client:
     from vault import clients
 
     found = await clients.get_client(reader, client_id)
-    return found if found is not None else fail(f"there is no client {client_id!r}: token-vault clients list")
+    return found if found is not None else fail(f"no client {client_id!r}; see token-vault clients list")
 
 
 RELEASES = ("proxy", "narrowed", "full")
@@ -126,35 +126,39 @@ class _Options:
 @command(app, "add")
 def add(
     setup: Setup,
-    name: Annotated[str, typer.Argument(help="What people will see.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name shown to users.", show_default=False)],
     *,
     redirect_uri: Annotated[
-        list[str] | None, typer.Option("--redirect-uri", help="Where people return to; repeat for several.")
+        list[str] | None, typer.Option("--redirect-uri", help="Redirect URI after sign-in. Repeat for several.")
     ] = None,
-    confidential: Annotated[bool, typer.Option("--confidential", help="Make a secret for it.")] = False,
+    confidential: Annotated[bool, typer.Option("--confidential", help="Generate a secret for it.")] = False,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Its public key, PEM or JWK set: it signs instead of a secret.")
+        Path | None, typer.Option("--key", help="Its public key, PEM or JWK set, for signing instead of a secret.")
     ] = None,
-    resource: Annotated[list[str] | None, typer.Option("--resource", help="An API of your own it may call.")] = None,
-    device: Annotated[bool, typer.Option("--device", help="It may sign in by a code that its person types.")] = False,
-    exchange: Annotated[bool, typer.Option("--exchange", help="It may exchange tokens at /token.")] = False,
+    resource: Annotated[
+        list[str] | None, typer.Option("--resource", help="An API of your own that it can call.")
+    ] = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Allow sign-in with a code that the user enters on another device.")
+    ] = False,
+    exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
     release: Annotated[
-        str | None, typer.Option("--release", help="proxy: an upstream token never leaves to it. narrowed: usual.")
+        str | None, typer.Option("--release", help="proxy: it never receives upstream tokens. narrowed: the usual.")
     ] = None,
     origin: Annotated[
-        list[str] | None, typer.Option("--origin", help="A web origin whose pages are this client.")
+        list[str] | None, typer.Option("--origin", help="A web origin whose pages run this client.")
     ] = None,
     worker_address: Annotated[
-        list[str] | None, typer.Option("--worker-address", help="An address or network its workers call from.")
+        list[str] | None, typer.Option("--worker-address", help="An address or network that its workers call from.")
     ] = None,
     worker_connection: Annotated[
-        list[str] | None, typer.Option("--worker-connection", help="A provider or connection its workers reach.")
+        list[str] | None, typer.Option("--worker-connection", help="A provider or connection that its workers can use.")
     ] = None,
     worker_scope: Annotated[
-        list[str] | None, typer.Option("--worker-scope", help="A scope its workers may ask for.")
+        list[str] | None, typer.Option("--worker-scope", help="A scope that its workers can request.")
     ] = None,
 ) -> None:
-    """Register an agent by hand; a secret is printed once, now."""
+    """Register an agent. If it has a secret, the secret is printed only once."""
     options = _Options(
         name=name,
         redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
@@ -175,7 +179,7 @@ def add(
     if secret is not None:
         row["client_secret"] = secret
         sentence += f"\nclient_secret  {secret}"
-        note("The secret is shown this once; the vault keeps only its hash.")
+        note("This secret is shown only once. The vault stores only its hash.")
     setup.show_one(row, sentence=sentence)
 
 
@@ -183,13 +187,13 @@ def add(
 def release_(
     setup: Setup,
     client_id: ClientId,
-    target: Annotated[str, typer.Argument(help="A provider, or a connection's id.", show_default=False)],
-    policy: Annotated[str, typer.Argument(help="proxy, narrowed or full.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="A provider, or a connection's ID.", show_default=False)],
+    policy: Annotated[str, typer.Argument(help="proxy, narrowed, or full.", show_default=False)],
 ) -> None:
-    """Say how far upstream tokens of one provider may go to one agent."""
+    """Set how an agent receives the upstream tokens of a provider."""
     client = setup.run(_release(setup, client_id, target, policy=policy))
     if policy == "full":
-        note(f"{client.name} gets the whole authority of a connected account, whatever it asks for.")
+        note(f"{client.name} receives the account's full authority, whatever scopes it requests.")
     setup.show_one(client_fields(client), sentence=f"{client.name}: {target} {policy}")
 
 
@@ -229,7 +233,10 @@ def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
             fail(f"--redirect-uri {uri}: {error.description}")
     exchanges = options.exchanges or options.is_worker
     if not options.redirect_uris and not exchanges:
-        fail("give --redirect-uri, where people return to; only a client with --exchange can do without")
+        fail(
+            "add --redirect-uri with the address to return to after sign-in; only a client with --exchange can "
+            "go without it"
+        )
     grant_types = set[str](USUAL_GRANT_TYPES) if options.redirect_uris else set[str]()
     if options.by_device:
         grant_types.add(DEVICE_GRANT)
@@ -241,11 +248,11 @@ def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
     elif options.key is not None:
         method = "private_key_jwt"
     if not options.redirect_uris and method == "none":
-        fail("a client that nobody signs in to proves who it is: give --confidential or --key")
+        fail("a client without a user sign-in must authenticate: add --confidential or --key")
     return Client(
         id=new_id(),
         kind=ClientKind.MANUAL,
-        name=clean_name(options.name) or fail("the name has no visible character"),
+        name=clean_name(options.name) or fail("use a name with at least one visible character"),
         auth_method=method,
         redirect_uris=options.redirect_uris,
         grant_types=frozenset(grant_types),
@@ -269,7 +276,7 @@ def _metadata(deployment: Deployment, options: _Options) -> dict[str, object]:
         metadata[ORIGINS] = list(options.origins)
     if options.release is not None:
         if options.release not in RELEASES[:2]:
-            fail("--release is proxy or narrowed; full is given for one provider: token-vault clients release")
+            fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")
         metadata[release.MEMBER] = {release.DEFAULT: options.release}
     if options.is_worker:
         metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options))
@@ -283,16 +290,16 @@ def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
     from server.oauth.exchange.workers import WorkerRules
 
     if not (options.addresses and options.connections and options.scopes and options.key is not None):
-        fail("a worker needs --key, --worker-address, --worker-connection and --worker-scope: each list allows by name")
+        fail("a worker needs --key, --worker-address, --worker-connection, and --worker-scope")
     for address in options.addresses:
         try:
             ip_network(address, strict=False)
         except ValueError:
-            fail(f"--worker-address {address}: write an address, or a network such as 10.1.0.0/16")
+            fail(f"--worker-address {address}: use an address, or a network such as 10.1.0.0/16")
     known = {scope for provider in deployment.catalog for scope in provider.scopes}
     for scope in options.scopes:
         if scope not in known:
-            fail(f"--worker-scope {scope}: no provider has it; token-vault providers show NAME lists them")
+            fail(f"--worker-scope {scope}: no provider has this scope; see token-vault providers show NAME")
     providers = {name: deployment.catalog.get(name) for name in options.connections}
     reached = frozenset(name if provider is None else provider.name for name, provider in providers.items())
     return WorkerRules(options.addresses, Limits(reached, frozenset(options.scopes)))
@@ -321,10 +328,10 @@ def _jwks(path: Path) -> dict[str, object]:
             except (JoseError, ValueError, TypeError):
                 continue
             if key.is_private:
-                fail(f"--key {path}: this is a private key, which stays with the worker; give the public one")
+                fail(f"--key {path}: this is a private key, which stays with the worker; use the public key")
             found = {"keys": list(public_keys({"keys": [{**key.as_dict(private=False), "kid": key.thumbprint()}]}))}
     if not found["keys"]:
-        fail(f"--key {path}: no public key that can be used: EC P-256 or RSA of 2048 bits and more, PEM or JWK set")
+        fail(f"--key {path}: no usable public key; use EC P-256 or RSA with at least 2048 bits, as PEM or JWK")
     return {"keys": found["keys"]}
 
 
@@ -335,11 +342,14 @@ async def _release(setup: Setup, client_id: str, target: str, *, policy: str) ->
     from vault.records import Event
 
     if policy not in RELEASES:
-        fail(f"{policy} is no policy: {', '.join(RELEASES)}")
+        fail(f"no release policy {policy}; choose one of: {', '.join(RELEASES)}")
     async with setup.open() as deployment:
         client = await client_of(deployment.database, client_id)
         if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
-            fail("only a client with a secret or key that an operator registered can be handed upstream tokens")
+            fail(
+                "only a registered client with a secret or key can receive upstream tokens; add one with "
+                "token-vault clients add"
+            )
         provider = deployment.catalog.get(target)
         name = target if provider is None else provider.name
         chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}

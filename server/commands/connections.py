@@ -32,7 +32,7 @@ def connection_fields(connection: Connection, *, now: int) -> dict[str, object]:
 
 @command(app, "list")
 def list_(setup: Setup, *, user: UserOption = None) -> None:
-    """List a person's connected accounts."""
+    """List a user's connected accounts."""
 
     async def read() -> list[dict[str, object]]:
         from vault import connections
@@ -43,17 +43,17 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
             return [connection_fields(connection, now=deployment.now()) for connection in found]
 
     columns = ("provider", "account", "status", "scopes", "id")
-    setup.show(setup.run(read()), columns=columns, empty="Nothing is connected.")
+    setup.show(setup.run(read()), columns=columns, empty="No accounts connected.")
 
 
 @command(app, "connect")
 def connect(
     setup: Setup,
-    provider: Annotated[str, typer.Argument(help="For example slack, google or google-calendar.", show_default=False)],
+    provider: Annotated[str, typer.Argument(help="For example slack, google, or google-calendar.", show_default=False)],
     *,
     user: UserOption = None,
 ) -> None:
-    """Print a link that signs one browser in, once, and shows the page that connects an account."""
+    """Print a one-time link that signs in a browser and opens the page to connect an account."""
 
     async def make() -> str:
         from urllib.parse import urlencode
@@ -63,11 +63,11 @@ def connect(
         async with setup.open() as deployment:
             found = deployment.catalog.get(provider)
             if found is None:
-                fail(f"there is no provider {provider!r}: token-vault providers list")
+                fail(f"no provider {provider!r}; see token-vault providers list")
             if not deployment.vault.upstreams[found.name].is_configured:  # a note: only --sandbox knows the stand-ins
                 note(
-                    f"{found.title} is not set up in the settings: token-vault providers setup {found.name}, "
-                    "unless the vault runs with --sandbox."
+                    f"{found.title} isn't set up. Run token-vault providers setup {found.name}, or start "
+                    "the vault with --sandbox."
                 )
             owner = await user_at_browser(deployment, user)
             await check_pages(deployment)
@@ -75,18 +75,18 @@ def connect(
             return await owner_link(deployment, owner.id, return_to=path)
 
     url = setup.run(make())
-    note("Open it on this machine within two minutes; `token-vault serve` or a stdio client must be running.")
+    note("Open it on this machine within two minutes, while `token-vault serve` or a stdio client is running.")
     setup.show_one({"url": url}, sentence=url)
 
 
 @command(app, "disconnect")
 def disconnect(
     setup: Setup,
-    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
     *,
     user: UserOption = None,
 ) -> None:
-    """End a connection here and at the provider, and destroy its key."""
+    """Disconnect an account: revoke access at the provider and destroy its key."""
 
     async def end() -> dict[str, object]:
         from vault import connections
@@ -95,13 +95,13 @@ def disconnect(
             owner = await user_named(deployment.database, user)
             found = await connections.get_connection(deployment.database, connection_id, user_id=owner.id)
             if found is None:
-                fail("there is no such connection: token-vault connections list")
+                fail("no such connection; see token-vault connections list")
             outcome = await end_connection(deployment, found)
             return connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
 
     row = setup.run(end())
     setup.show_one(
-        row, sentence=f"{row['provider']} {row['account']} is disconnected (at the provider: {row['at_provider']})."
+        row, sentence=f"Disconnected {row['provider']} {row['account']} (at the provider: {row['at_provider']})."
     )
 
 

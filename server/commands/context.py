@@ -38,7 +38,7 @@ DataOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UserOption = Annotated[
-    str | None, typer.Option("--user", help="Whose; default: the owner of the data directory or the only user.")
+    str | None, typer.Option("--user", help="The user. Default: the owner of the data directory, or the only user.")
 ]
 
 
@@ -244,7 +244,7 @@ async def check_pages(deployment: Deployment) -> None:
     address = address_of(deployment)
     sight = await asyncio.to_thread(look, address)
     if sight.holder is Holder.FOREIGN:
-        fail(f"no link is made, since it would lead to somebody else: {foreign_holder(address, sight)}")
+        fail(f"no link was created, because another server would receive it: {foreign_holder(address, sight)}")
 
 
 async def user_named(reader: Reader, name: str | None) -> User:
@@ -255,15 +255,15 @@ async def user_named(reader: Reader, name: str | None) -> User:
     if name is not None:
         found = await users.find_user(reader, name)
         if found is None:
-            fail(f"there is no user {name!r}: token-vault users list")
+            fail(f"no user {name!r}; see token-vault users list")
         return found
     owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
     everybody = await users.list_users(reader, limit=2)
     if owner is None and len(everybody) != 1:
         fail(
-            "say whose: --user NAME (token-vault users list)"
+            "Several users exist. Pick one with --user NAME (see `users list`)."
             if everybody
-            else "there is no user yet: start your MCP client once, or token-vault serve, which says how to make one"
+            else "no users yet. Start your MCP client once, or run token-vault serve and follow its instructions"
         )
     return everybody[0] if owner is None else owner
 
@@ -279,5 +279,5 @@ async def user_at_browser(deployment: Deployment, name: str | None) -> User:
     found = await user_named(deployment.database, name)
     owner = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
     if name is None and owner is None and not found.is_admin:  # perhaps a stranger whom a provider let in
-        fail(f"the only user, {found.name}, is neither owner nor admin: say whom with --user NAME")
+        fail(f"the only user, {found.name}, is neither the owner nor an admin. Pick a user with --user NAME")
     return found

@@ -13,12 +13,12 @@ from server.event_texts import when
 if TYPE_CHECKING:
     from vault.records import Connection, Delegation
 
-app = typer.Typer(no_args_is_help=True, help="What people let agents use.")
+app = typer.Typer(no_args_is_help=True, help="What users allow agents to use.")
 
 
 @command(app, "list")
 def list_(setup: Setup, *, user: UserOption = None) -> None:
-    """List what a person's agents may use."""
+    """List what a user's agents can use."""
 
     async def read() -> list[dict[str, object]]:
         from vault import clients, connections, delegations
@@ -35,7 +35,7 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
             return [_delegation_fields(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
 
     columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
-    setup.show(setup.run(read()), columns=columns, empty="No agent may use anything.")
+    setup.show(setup.run(read()), columns=columns, empty="No agent can use any account.")
 
 
 def _delegation_fields(found: Delegation, connection: Connection, *, name: str | None) -> dict[str, object]:
@@ -54,13 +54,15 @@ def _delegation_fields(found: Delegation, connection: Connection, *, name: str |
 def ask(
     setup: Setup,
     client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
     *,
-    scope: Annotated[list[str] | None, typer.Option("--scope", help="Ask before anything with this scope.")] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Ask before this tool.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="Require approval for everything with this scope.")
+    ] = None,
+    tool: Annotated[list[str] | None, typer.Option("--tool", help="Require approval for this tool.")] = None,
     user: UserOption = None,
 ) -> None:
-    """Set what the person is asked about each time; without --scope and --tool, nothing."""
+    """Set which actions need the user's approval. Without --scope and --tool, none do."""
     entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
 
     async def change() -> None:
@@ -72,15 +74,15 @@ def ask(
             owner = await user_named(deployment.database, user)
             for name in tool or ():
                 if deployment.tool(name) is None:
-                    fail(f"there is no tool {name}: token-vault tools list")
+                    fail(f"no tool {name}; see token-vault tools list")
             held = await delegations.get(
                 deployment.database, user_id=owner.id, client_id=client_id, connection_id=connection_id
             )
             if held is None or held.revoked_at is not None:
-                fail("that agent may not use that connection: token-vault delegations list")
+                fail("That agent has no access to that connection. See token-vault delegations list")
             unknown = frozenset(scope or ()) - held.scopes
             if unknown:
-                fail(f"the agent has no {', '.join(sorted(unknown))} there: token-vault delegations list")
+                fail(f"the agent doesn't have {', '.join(sorted(unknown))} there; see token-vault delegations list")
             now = deployment.now()
             async with deployment.transaction() as transaction:
                 await delegations.set_ask(
@@ -102,19 +104,19 @@ def ask(
 
     setup.run(change())
     row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
-    said = f"before: {', '.join(sorted(entries))}" if entries else "about nothing"
-    setup.show_one(row, sentence=f"The person is now asked each time {said}.")
+    said = f"before: {', '.join(sorted(entries))}" if entries else "nothing"
+    setup.show_one(row, sentence=f"The user is now asked to approve {said}.")
 
 
 @command(app, "revoke")
 def revoke(
     setup: Setup,
     client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's id.", show_default=False)],
+    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
     *,
     user: UserOption = None,
 ) -> None:
-    """Take a connection away from an agent."""
+    """Remove an agent's access to a connection."""
 
     async def end() -> None:
         from vault import delegations
@@ -128,11 +130,13 @@ def revoke(
                 if not await delegations.revoke(
                     transaction, user_id=owner.id, client_id=client_id, connection_id=connection_id, now=now
                 ):
-                    fail("that agent may not use that connection anyway: token-vault delegations list")
+                    fail("That agent has no access to that connection. See token-vault delegations list")
                 event = Event(
                     kind="delegation.revoked", user_id=owner.id, client_id=client_id, connection_id=connection_id
                 )
                 await audit.append(transaction, event, now=now)
 
     setup.run(end())
-    setup.show_one({"client_id": client_id, "connection_id": connection_id}, sentence="The agent may not use it now.")
+    setup.show_one(
+        {"client_id": client_id, "connection_id": connection_id}, sentence="The agent no longer has access to it."
+    )

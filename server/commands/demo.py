@@ -12,9 +12,9 @@ from server.commands.context import Setup
 def demo(
     setup: Setup,
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running and say how to use it.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep it running and print how to use it.")] = False,
 ) -> None:
-    """Play the whole story against the sandbox with an unmodified MCP client, and show each step."""
+    """Run the whole flow against the sandbox with an unmodified MCP client, and show each step."""
     from server.demo.story import play
 
     if not setup.run(play(keep=keep, data=setup.data)):

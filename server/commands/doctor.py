@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(setup: Setup) -> None:
-    """Look for everything that is known to go wrong with an installation, and say the mend of each."""
+    """Check the installation for known problems and print a fix for each."""
     from server.doctor.findings import Verdict
 
     findings = setup.run(_examine(setup))
@@ -34,11 +34,13 @@ async def _examine(setup: Setup) -> list[Finding]:
     try:
         settings = setup.settings()
     except SettingsRefused as refused:
-        return [problem("settings", str(refused), mend="docs/reference/settings.md has every name and bound")]
+        return [
+            problem("settings", str(refused), fix="see docs/reference/settings.md for every setting and its limits")
+        ]
     data, config = setup.directory(), setup.config
     if config is None and (data / "config.toml").is_file():
         config = data / "config.toml"
-    where = f"defaults and environment; a settings file would be {data / 'config.toml'}"
+    where = f"using defaults and the environment; there is no settings file at {data / 'config.toml'}"
     findings = [ok("settings", where if config is None else str(config))]
     findings += check_files(settings, data=data, config=config, environment=os.environ)
     if not any(one.check == "key" and one.verdict == "problem" for one in findings):
@@ -67,7 +69,7 @@ async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]
             await health.check_keys(deployment.database)
             await health.check_writable(deployment.database)
             schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
-            findings.append(ok("database", f"opens, has {schema} and takes writes"))
+            findings.append(ok("database", f"opens, uses {schema}, and accepts writes"))
             findings.append(await check_history(deployment))
             findings += await check_refreshes(deployment)
             findings += await check_activity(deployment)
@@ -75,14 +77,14 @@ async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]
             findings += await check_serving(deployment)
             findings += await check_providers(deployment)
     except KeyUnavailable as refused:
-        findings.append(problem("key", refused.description, mend="put back the key that belongs to this database"))
+        findings.append(problem("key", refused.description, fix="restore the key that belongs to this database"))
     except VaultError as refused:
-        mend = "make the database reachable and writable for this user, or correct database.url"
-        findings.append(problem("database", refused.description, mend=mend))
+        fix = "make the database reachable and writable for this user, or correct database.url"
+        findings.append(problem("database", refused.description, fix=fix))
     except ProviderFileRefused as refused:
-        findings.append(problem("providers", str(refused), mend="token-vault providers check FILE"))
+        findings.append(problem("providers", str(refused), fix="token-vault providers check FILE"))
     except SettingsRefused as refused:
-        findings.append(problem("settings", str(refused), mend="make the file readable, or correct its path"))
+        findings.append(problem("settings", str(refused), fix="make the file readable, or correct its path"))
     return findings
 
 
@@ -90,7 +92,7 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
     if setup.as_json:
         setup.show_json(
             [
-                {"check": one.check, "verdict": one.verdict.value, "sentence": one.sentence, "mend": one.mend or None}
+                {"check": one.check, "verdict": one.verdict.value, "sentence": one.sentence, "fix": one.fix or None}
                 for one in findings
             ]
         )
@@ -98,5 +100,5 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
     width = max(len(one.check) for one in findings) + 2
     for one in findings:
         say(f"{one.verdict.value:9}{one.check:{width}}{one.sentence}")
-        if one.mend:
-            say(f"{'':9}{'':{width}}mend: {one.mend}")
+        if one.fix:
+            say(f"{'':9}{'':{width}}fix: {one.fix}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WIDTH = 11
 
 _GIVES = {
-    "nothing": "nothing: it did not register the grant token-exchange",
+    "nothing": "nothing: the client isn't registered for token exchange",
     "handle": "a handle for calls through the vault",
     "upstream token": "the provider's own token",
 }
@@ -34,16 +34,16 @@ class _HandedOut:
 def explain(
     setup: Setup,
     *,
-    client: Annotated[str, typer.Option("--client", help="The agent: its id, or its name.", show_default=False)],
+    client: Annotated[str, typer.Option("--client", help="The agent: its ID or name.", show_default=False)],
     connection: Annotated[
-        str, typer.Option("--connection", help="The connection: its id, or its account.", show_default=False)
+        str, typer.Option("--connection", help="The connection: its ID or account.", show_default=False)
     ],
     user: UserOption = None,
     scopes: Annotated[
-        list[str] | None, typer.Option("--scopes", help="What the agent wants; repeat, or separate by blanks.")
+        list[str] | None, typer.Option("--scopes", help="Scopes to request. Repeat, or separate them with spaces.")
     ] = None,
 ) -> None:
-    """Say which precondition of an exchange fails and how to mend it; nothing is called or recorded."""
+    """Explain why an agent can't use an account. Read-only."""
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
     found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
     _show(setup, found, handing)
@@ -131,7 +131,7 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
                     "step": failing.step.value,
                     "code": failing.code,
                     "sentence": failing.sentence,
-                    "mend": failing.mend,
+                    "fix": failing.fix,
                 },
                 "scopes": sorted(found.scopes),
                 "narrowing": found.narrowing,
@@ -144,9 +144,9 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
         say(f"{step.value:{_WIDTH}}ok")
     if failing is not None:
         say(f"{failing.step.value:{_WIDTH}}{failing.code}: {failing.sentence}")
-        say(f"{'':{_WIDTH}}mend: {failing.mend}")
+        say(f"{'':{_WIDTH}}fix: {failing.fix}")
         return
     after = ", after a refresh at the provider" if found.refreshes else ""
-    say(f"An exchange gives {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
+    say(f"An exchange returns {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
     if handing is not None:
-        say(f"At /token this client gets {_GIVES[handing.gives]} (release policy {handing.policy}).")
+        say(f"At /token, this client receives {_GIVES[handing.gives]} (release policy {handing.policy}).")

@@ -6,7 +6,7 @@ import typer
 
 from server.commands.context import Setup, command
 
-app = typer.Typer(no_args_is_help=True, help="Keys.")
+app = typer.Typer(no_args_is_help=True, help="Manage keys.")
 
 
 @app.callback()
@@ -16,7 +16,7 @@ def keys_() -> None:
 
 @command(app, "rotate-signing")
 def rotate_signing(setup: Setup) -> None:
-    """Make a new signing key; it is published now, used in an hour, and the old one stays until its tokens end."""
+    """Create a signing key. It's published now and used in one hour; the old one stays until its tokens expire."""
 
     async def rotate() -> str:
         from vault.audit import audit
@@ -30,4 +30,6 @@ def rotate_signing(setup: Setup) -> None:
             return kid
 
     kid = setup.run(rotate())
-    setup.show_one({"kid": kid}, sentence=f"The key {kid} is published; tokens are signed with it from in an hour on.")
+    setup.show_one(
+        {"kid": kid}, sentence=f"Published key {kid}. New tokens will be signed with it starting in one hour."
+    )

@@ -23,7 +23,7 @@ NOBODY, DOMAINS, EVERYBODY = "nobody", "domains", "everybody"
 
 @command(app, "list")
 def list_openid(setup: Setup) -> None:
-    """List the OpenID Connect providers that people sign in with, and whom each lets in."""
+    """List the OpenID Connect providers for sign-in, and who can sign in through each."""
     settings = setup.settings()
     rows = [
         {
@@ -35,7 +35,9 @@ def list_openid(setup: Setup) -> None:
         for name, one in settings.sign_in.openid.items()
     ]
     setup.show(
-        rows, columns=("name", "issuer", "newcomers", "redirect_uri"), empty="None: token-vault openid setup NAME"
+        rows,
+        columns=("name", "issuer", "newcomers", "redirect_uri"),
+        empty="No OpenID Connect provider is set up. Run token-vault openid setup NAME",
     )
 
 
@@ -46,32 +48,36 @@ def _newcomers(one: OpenIDSettings) -> str:
 @command(app, "setup")
 def set_up_openid(
     setup: Setup,
-    name: Annotated[str, typer.Argument(help="What it is called in the settings.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Its name in the settings.", show_default=False)],
     *,
     issuer: Annotated[str | None, typer.Option("--issuer", help="Its issuer, https://...", show_default=False)] = None,
     title: Annotated[
         str | None, typer.Option("--title", help="Label of its button on the sign-in page.", show_default=False)
     ] = None,
     client_id: Annotated[
-        str | None, typer.Option("--client-id", help="The client id, instead of being asked.", show_default=False)
+        str | None, typer.Option("--client-id", help="The client ID. Without it, you're asked.", show_default=False)
     ] = None,
     client_secret_stdin: Annotated[
         bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
     ] = False,
-    public: Annotated[bool, typer.Option("--public", help="It is a public client there, without a secret.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Register as a public client, without a secret.")] = False,
     domain: Annotated[
         list[str] | None,
         typer.Option(
-            "--domain", help="Let in whose confirmed address is in this domain; may be repeated.", show_default=False
+            "--domain",
+            help="Let in users with a verified email address in this domain. Repeat for several.",
+            show_default=False,
         ),
     ] = None,
-    everybody: Annotated[bool, typer.Option("--everybody", help="Let in everybody whom it knows.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print what to enter there, and change nothing.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the last setup of this name back.")] = False,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Let in everyone with an account there.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print what to enter at the provider, without changing anything.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this name.")] = False,
 ) -> None:
-    """Find an OpenID Connect provider, print what to enter there, ask for client id, secret, and who may sign in."""
+    """Set up sign-in through an OpenID Connect provider: print what to enter there, and ask for the values you get."""
     if _NAME.fullmatch(name) is None:
-        fail("the name has small letters, digits and _, and begins with a letter")
+        fail("use lowercase letters, digits, and _ in the name, and start it with a letter")
     files = _files(setup, name)
     if undo:
         from server.commands.providers_setup import undo_setup
@@ -116,11 +122,11 @@ def set_up_openid(
     if setup.as_json:
         setup.show_json(row)
     elif not show:
-        say(f"Written to {files.config}{'' if public else f' and {files.secret}'}.")
-        say(f"People without an account here who may sign in: {row['newcomers']}.")
+        say(f"Saved to {files.config}{'' if public else f' and {files.secret}'}.")
+        say(f"People without an account here who can sign in: {row['newcomers']}.")
         if row["newcomers"] == NOBODY:
-            say("Link those whom you have made: token-vault users link NAME --issuer ISSUER --subject SUBJECT")
-        say("Start `token-vault serve` again.")
+            say("Link existing users: token-vault users link NAME --issuer ISSUER --subject SUBJECT")
+        say("Restart `token-vault serve`.")
 
 
 def _files(setup: Setup, name: str) -> Files:
@@ -145,23 +151,23 @@ def _discover(setup: Setup, issuer: str) -> Metadata:
     try:
         return setup.run(ask())
     except OpenIDRefused as error:
-        fail(f"{issuer} does not describe itself as an OpenID Connect issuer of exactly this name ({error.detail})")
+        fail(f"{issuer} doesn't publish an OpenID Connect configuration with exactly this issuer name ({error.detail})")
 
 
 def _print(metadata: Metadata, redirect_uri: str) -> None:
-    say(f"1. At {metadata.issuer} register a web application that signs people in with the authorization code flow.")
-    say(f"2. Enter this redirect address, letter by letter: {redirect_uri}")
-    say("3. Allow the scopes openid and profile, and email where a domain decides who may sign in.")
-    say("4. Take the client id, and the client secret.")
+    say(f"1. At {metadata.issuer}, register a web application that uses the authorization code flow.")
+    say(f"2. Enter exactly this redirect URL: {redirect_uri}")
+    say("3. Allow the scopes openid and profile, and also email if you limit sign-in to a domain.")
+    say("4. Copy the client ID and client secret.")
 
 
 def _ask(given: str | None, question: str, option: str) -> str:
     if given is None:
         if not sys.stdin.isatty():
-            fail(f"nobody can be asked here: give {option}")
+            fail(f"no terminal to ask on; pass {option}")
         given = str(typer.prompt(question, err=True))
     if not given.strip() or not given.strip().isprintable():
-        fail(f"the {question[0].lower()}{question[1:]} is empty, or has characters that nobody sees")
+        fail(f"the {question[0].lower()}{question[1:]} is empty or contains invisible characters")
     return given.strip()
 
 
@@ -169,7 +175,7 @@ def _secret(*, from_stdin: bool) -> str:
     from server.setup.provider_consoles import secret_problem
 
     if not from_stdin and not sys.stdin.isatty():
-        fail("nobody can be asked here: give --client-secret-stdin, or --public for a client without one")
+        fail("no terminal to ask on; pass --client-secret-stdin, or --public for a client without a secret")
     given = sys.stdin.readline() if from_stdin else str(typer.prompt("Client secret", err=True, hide_input=True))
     problem = secret_problem(given.strip())
     if problem is not None:
@@ -180,10 +186,10 @@ def _secret(*, from_stdin: bool) -> str:
 def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
     """Whether everybody may sign in, otherwise the domains whose people may. The operator must say one of them."""
     if everybody and domains:
-        fail("--everybody lets everybody in: leave --domain out, or --everybody")
+        fail("use either --everybody or --domain")
     if not everybody and domains is None and sys.stdin.isatty():
-        note("Who gets an account here at their first sign-in? With `everybody`, whoever can register there does.")
-        chosen = str(typer.prompt(f"{NOBODY}, {EVERYBODY}, or domains with spaces between", err=True, default=NOBODY))
+        note("Who gets an account here at their first sign-in? With `everybody`, anyone who can register there does.")
+        chosen = str(typer.prompt(f"{NOBODY}, {EVERYBODY}, or domains separated by spaces", err=True, default=NOBODY))
         words = chosen.lower().split()
         everybody, domains = words == [EVERYBODY], [] if words in ([NOBODY], [EVERYBODY]) else words
     from server.settings import is_domain
@@ -191,5 +197,5 @@ def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]
     found = sorted({one.strip().lower().removeprefix("@") for one in domains or ()})
     for one in found:
         if not is_domain(one):
-            fail(f"{one!r} is no domain: write it as company.example")
+            fail(f"{one!r} isn't a domain; use the form company.example")
     return everybody, found

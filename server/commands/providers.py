@@ -26,13 +26,13 @@ command(app, "setup")(set_up)
 
 @command(app, "list")
 def list_providers(setup: Setup) -> None:
-    """List the services this vault knows, which are set up, and how sure the file of each is."""
+    """List the services that this vault supports, which are set up, and how well each is verified."""
     settings, catalog = setup.settings(), setup.catalog()
     tested = live_tests(setup)
     rows = [_row(settings, provider, tested=tested) for provider in catalog.all_providers()]
     columns = ("name", "title", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
-    setup.show(rows, columns=(*columns, *drafts), empty="There are no providers.")
+    setup.show(rows, columns=(*columns, *drafts), empty="No providers.")
 
 
 def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> dict[str, object]:
@@ -61,11 +61,11 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
 
 @command(app, "show")
 def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The provider.", show_default=False)]) -> None:
-    """Show one service: its scopes, the redirect URI to enter where you register the vault with it, and its sources."""
+    """Show a service: its scopes, the redirect URL to register, and its sources."""
     settings, catalog = setup.settings(), setup.catalog()
     found = catalog.get(name)
     if found is None:
-        fail(f"there is no provider {name!r}: token-vault providers list")
+        fail(f"no provider {name!r}; see token-vault providers list")
     row = _row(settings, found, tested=live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {
@@ -77,9 +77,9 @@ def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The pr
         return
     setup.show_fields(row)
     if row["draft"]:
-        say("A draft: nobody is named who says where its endpoints are. Name them under [facts] and [sources].")
+        say("Draft: this provider file has no sources for its facts. Add them under [facts] and [sources].")
     if found.refresh_tokens == "never":
-        say("Issues no refresh tokens: the vault holds the access token itself, and connecting again renews it.")
+        say("Issues no refresh tokens. The vault keeps the access token; reconnect to renew it.")
     for scope, title in scopes:
         say(f"  {scope}: {title}")
     for fact, known in facts.items():
@@ -95,14 +95,14 @@ def _source_text(source: Source) -> str:
 def check_provider(
     setup: Setup, file: Annotated[Path, typer.Argument(help="A provider file (TOML).", show_default=False)]
 ) -> None:
-    """Check a provider file; every problem on its own line."""
+    """Check a provider file and print each problem on a line."""
     from providers.definitions.catalog import check_file
 
     problems = check_file(file)
     if setup.as_json:
         setup.show_json({"file": str(file), "problems": problems})
     elif not problems:
-        say(f"{file}: no problem found")
+        say(f"{file}: no problems found")
     else:
         for problem in problems:
             say(problem)
@@ -112,7 +112,7 @@ def check_provider(
 
 @command(app, "schema")
 def print_schema(setup: Setup) -> None:
-    """Print the JSON Schema of provider files, for editors that check and complete TOML."""
+    """Print the JSON Schema of provider files, for editors that validate and complete TOML."""
     from providers.definitions.catalog import schema
 
     setup.show_json(schema())
@@ -121,34 +121,34 @@ def print_schema(setup: Setup) -> None:
 @command(app, "new")
 def new_provider(
     setup: Setup,
-    name: Annotated[str, typer.Argument(help="What it is called in settings and tools.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Its name in settings and tools.", show_default=False)],
     *,
     title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default=False)] = None,
     issuer: Annotated[
         str | None,
-        typer.Option("--issuer", help="OpenID Connect: its issuer; the rest is asked there.", show_default=False),
+        typer.Option("--issuer", help="OpenID Connect: its issuer, which tells the rest.", show_default=False),
     ] = None,
     authorize_url: Annotated[
-        str | None, typer.Option("--authorize-url", help="Where people are sent to.", show_default=False)
+        str | None, typer.Option("--authorize-url", help="Its authorization endpoint.", show_default=False)
     ] = None,
     token_url: Annotated[
         str | None, typer.Option("--token-url", help="Its token endpoint.", show_default=False)
     ] = None,
     userinfo_url: Annotated[
-        str | None, typer.Option("--userinfo-url", help="Where the account is told.", show_default=False)
+        str | None, typer.Option("--userinfo-url", help="The endpoint that identifies the account.", show_default=False)
     ] = None,
     api: Annotated[str | None, typer.Option("--api", help="Base URL of its API.", show_default=False)] = None,
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", help="A scope to ask for; may be repeated.", show_default=False)
+        list[str] | None, typer.Option("--scope", help="A scope to request. Repeat for several.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a provider file into the data directory; asks for what is not given."""
+    """Create a provider file in the data directory. Asks for missing values."""
     from providers.definitions.catalog import check_file
     from server.app import OWN_FILES, prepare_data_directory
 
     path = prepare_data_directory(setup.directory()) / OWN_FILES / f"{name}.toml"
     if path.exists():
-        fail(f"{path} is there already")
+        fail(f"{path} already exists; choose another name or remove it")
     if issuer is not None:
         endpoints = _discover(setup, issuer)
     else:
@@ -156,7 +156,7 @@ def new_provider(
             _answer(authorize_url, "Authorization URL"), _answer(token_url, "Token URL"), userinfo_url
         )
     title = _answer(title, "Title")
-    scopes = scope or _answer(None, "Scopes, with spaces between").split()
+    scopes = scope or _answer(None, "Scopes, separated by spaces").split()
     api = _answer(api, "Base URL of the API")
     path.parent.mkdir(exist_ok=True, mode=0o700)
     path.write_text(
@@ -167,14 +167,14 @@ def new_provider(
         path.unlink()
         fail(problems[0])
     row: dict[str, object] = {"file": str(path), "name": name}
-    setup.show_one(row, sentence=f"Written to {path}. Next: token-vault providers test {path}")
+    setup.show_one(row, sentence=f"Created {path}. Next: token-vault providers test {path}")
 
 
 def _answer(given: str | None, question: str) -> str:
     if given is not None:
         return given
     if not sys.stdin.isatty():
-        fail(f"nobody can be asked here: give the {question.split(',')[0].lower()} as an option")
+        fail(f"no terminal to ask on; pass the {question.split(',')[0].lower()} as an option")
     return str(typer.prompt(question, err=True)).strip()
 
 

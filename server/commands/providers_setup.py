@@ -25,28 +25,35 @@ def set_up(
     name: Annotated[str, typer.Argument(help="The provider.", show_default=False)],
     *,
     client_id: Annotated[
-        str | None, typer.Option("--client-id", help="The client id, instead of being asked.", show_default=False)
+        str | None, typer.Option("--client-id", help="The client ID. Without it, you're asked.", show_default=False)
     ] = None,
     client_secret_stdin: Annotated[
         bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
     ] = False,
     given: Annotated[
         list[str] | None,
-        typer.Option("--input", help="What its file asks for, as name=value; may be repeated.", show_default=False),
+        typer.Option(
+            "--input",
+            help="Value for an input of the provider file, as name=value. Repeat for several.",
+            show_default=False,
+        ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Google: the app is in production, its connections do not end.")
+        bool, typer.Option("--published", help="Google: the app is in production, so its connections don't expire.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print what to enter there, and change nothing.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the last setup of this provider back.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print what to enter at the provider, without changing anything.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
-    """Print what to enter at the provider's console, ask for client id and secret, and write them into the settings."""
+    """Print what to enter in the provider's console, ask for client ID and secret, and save them in the settings."""
     found = setup.catalog().get(name)
     if found is None:
-        fail(f"there is no provider {name!r}: token-vault providers list")
+        fail(f"no provider {name!r}; see token-vault providers list")
     if found.audience is not None:
         fail(
-            f"{found.name} takes tokens of this vault, so there is nothing to register: set providers.{found.name}.apis"
+            f"{found.name} accepts this vault's own tokens, so no registration is needed. Set "
+            f"providers.{found.name}.apis instead"
         )
     name = found.name
     files = _files(setup, name)
@@ -67,8 +74,8 @@ def set_up(
         setup.show_json(row)
     elif not show:
         where = str(files.config) if guide.client == "public" else f"{files.config} and {files.secret}"
-        say(f"Written to {where}.")
-        say(f"Start `token-vault serve` or your MCP client again, then: token-vault connections connect {name}")
+        say(f"Saved to {where}.")
+        say(f"Restart `token-vault serve` or your MCP client, then run: token-vault connections connect {name}")
 
 
 def _files(setup: Setup, name: str) -> Files:
@@ -106,7 +113,7 @@ def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
 
     found = dict(one.split("=", 1) for one in given if "=" in one)
     if len(found) != len(given):
-        fail("write an input as name=value, each once")
+        fail("pass each input once, as name=value")
     for name, about in provider.inputs.items():
         if name not in found and about.default is None and sys.stdin.isatty():
             value = str(typer.prompt(f"{about.title}, for example {about.example}", err=True)).strip()
@@ -128,7 +135,7 @@ def _print(guide: Guide) -> None:
             say(guide.manifest)
     for warning in guide.warnings:
         say(f"! {warning}")
-    say(f"Redirect address: {guide.redirect_uri}")
+    say(f"Redirect URL: {guide.redirect_uri}")
 
 
 def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[str, str | None]:
@@ -139,17 +146,17 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
     asks = client_id is None or not (is_public or from_stdin)
     if asks and not sys.stdin.isatty():
         rest = "" if is_public else " and --client-secret-stdin"
-        fail(f"nobody can be asked here: give --client-id{rest}, or --show to print only")
+        fail(f"no terminal to ask on; pass --client-id{rest}, or use --show to print the steps only")
     chosen = (typer.prompt("Client ID", err=True) if client_id is None else client_id).strip()
     problem = id_problem(guide.provider, chosen)
     if problem is not None:
         fail(problem)
     if is_public:
         if from_stdin:
-            where, mend = "", ""
+            where, fix = "", ""
             if guide.provider == "slack":
-                where, mend = " on loopback", ", or set an https server.public_url"
-            fail(f"{guide.provider} takes no secret{where}: leave --client-secret-stdin out{mend}")
+                where, fix = " on loopback", ", or set an https server.public_url"
+            fail(f"{guide.provider} takes no secret{where}: omit --client-secret-stdin{fix}")
         return chosen, None
     secret = sys.stdin.readline() if from_stdin else typer.prompt("Client secret", err=True, hide_input=True)
     problem = secret_problem(str(secret).strip())
@@ -180,7 +187,7 @@ def write_setup(
         fail(f"cannot write {error.filename or files.config}: {error.strerror or error}")
     prefix = f"TOKEN_VAULT_{'__'.join(files.table).upper()}__"
     for variable in sorted(found for found in os.environ if found.startswith(prefix)):
-        note(f"{variable} is set and wins over the settings file: unset it.")
+        note(f"{variable} is set and overrides the settings file: unset it.")
     setup.settings()
 
 
@@ -194,4 +201,4 @@ def undo_setup(setup: Setup, files: Files) -> None:
     except (NothingToUndo, ConfigFileRefused) as error:
         fail(str(error))
     row: dict[str, object] = {"provider": files.provider, "config": str(files.config), "undone": True}
-    setup.show_one(row, sentence=f"{files.config} is as it was before the setup of {files.provider}.")
+    setup.show_one(row, sentence=f"Restored {files.config} to its state before the setup of {files.provider}.")

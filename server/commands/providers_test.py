@@ -27,29 +27,31 @@ def test_provider(
         str | None, typer.Argument(help="A provider, or a provider file (TOML).", show_default=False)
     ] = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All providers that there are.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Test every provider.")] = False,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="The simulator's way to behave, for a file of your own.", show_default=False),
+        typer.Option("--mode", help="Simulator mode, for testing your own provider file.", show_default=False),
     ] = None,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Ask the service itself, with the registration in the settings and a browser."),
+        typer.Option(
+            "--live", help="Test against the live service, with the registration from your settings and a browser."
+        ),
     ] = False,
 ) -> None:
-    """Drive the whole life of a connection by a provider file, from consent to revocation."""
+    """Test a provider file through the whole life of a connection, from consent to revocation."""
     if (name is None) == (not everything):
-        fail("name one provider or file, or say --all")
+        fail("pass one provider or file, or --all")
     if live:
         if name is None:
-            fail("--live takes one provider")
+            fail("use --live with one provider")
         _test_live(setup, name)
         return
     from providers.check.check import examine_all
     from providers.simulator.families import MODES, SERVED
 
     if mode is not None and mode not in SERVED:
-        fail(f"there is no mode {mode!r}; there are: {', '.join(sorted(MODES))}")
+        fail(f"no mode {mode!r}; choose one of: {', '.join(sorted(MODES))}")
     found = setup.run(examine_all(_choose_providers(setup, name), mode=mode))
     rows = [_result_row(provider, one) for provider, _, findings in found for one in findings]
     _show_findings(setup, rows, single=name is not None)
@@ -65,13 +67,16 @@ def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
         return [provider for provider in catalog.all_providers() if provider.audience is None]
     found = catalog.get(name)
     if found is None:
-        fail(f"there is no provider {name!r}: token-vault providers list")
+        fail(f"no provider {name!r}; see token-vault providers list")
     return (_with_oauth(found),)
 
 
 def _with_oauth(provider: Provider) -> Provider:
     if provider.audience is not None:
-        fail(f"{provider.name} takes tokens of this vault, so there is no OAuth to test: call one of its tools")
+        fail(
+            f"{provider.name} accepts this vault's own tokens, so there is no OAuth flow to test. Call one of "
+            "its tools instead"
+        )
     return provider
 
 
@@ -97,13 +102,16 @@ def _test_live(setup: Setup, name: str) -> None:
     catalog = setup.catalog()
     provider = catalog.get(name)
     if provider is None:
-        fail(f"there is no provider {name!r}: token-vault providers list")
+        fail(f"no provider {name!r}; see token-vault providers list")
     _with_oauth(provider)
     settings = setup.settings()
     redirect = f"{settings.public_url}/connect/callback/{provider.name}"
 
     async def ask(url: str) -> str:
-        note("Open this address, allow it, and paste the address that the browser ends at (it may show an error page):")
+        note(
+            "Open this address, allow access, and paste the address the browser ends up at (the page may show "
+            "an error):"
+        )
         say(url)
         return str(typer.prompt("Address", err=True))
 

@@ -18,23 +18,23 @@ def quarantine(
     setup: Setup,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would become of each account, and change nothing.")
+        bool, typer.Option("--dry-run", help="Show what would happen to each account without changing anything.")
     ] = False,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Leave everything as it is, and take the database as the newest.")
+        bool, typer.Option("--accept", help="Accept the database in its current state and leave everything unchanged.")
     ] = False,
     ignore_running: RunningOption = False,
 ) -> None:
-    """Make a database safe that came back older by other means than restore: a copy, a volume, a fail-over."""
+    """Make a database safe that went back in time without restore: through a copy, a volume, or a failover."""
     if dry_run and accept:
-        fail("--dry-run and --accept exclude each other")
+        fail("use either --dry-run or --accept")
     catalog = setup.catalog()
     judged = setup.run(_quarantine(setup, catalog, is_dry=dry_run, accepts=accept, ignores_running=ignore_running))
     if judged is None:
-        sentence = "The database is taken as it is; what this host sees of it from now on counts."
+        sentence = "Accepted the database in its current state. Changes on this host are tracked from here on."
         setup.show_one({"accepted": True}, sentence=sentence)
     else:
-        report(setup, judged, done="Nothing was changed. It would be:" if dry_run else "Quarantined.")
+        report(setup, judged, done="Dry run, nothing was changed:" if dry_run else "Checked")
 
 
 async def _quarantine(
@@ -64,7 +64,7 @@ async def _quarantine(
                 events = [Event("vault.rollback_accepted")]
             else:
                 judged = await quarantine.quarantine(transaction, policies, now=now)
-                held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.GOES_ON]
+                held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
                 counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
                 events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
             await append(transaction, *events, now=now)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 RunningOption = Annotated[
     bool,
-    typer.Option("--ignore-running", help="Go on although processes seem to use the vault: you know that none does."),
+    typer.Option(
+        "--ignore-running",
+        help="Continue even if processes seem to be using the vault. Use this only if you know that none are.",
+    ),
 ]
 
 
@@ -32,15 +35,15 @@ def restore(
     setup: Setup,
     file: FileArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the vault that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault.")] = False,
     ignore_running: RunningOption = False,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Put a backup in the place of the stopped vault, and list the accounts that need their person again."""
+    """Restore a backup into a stopped vault, and list the accounts that must be reconnected."""
     catalog = setup.catalog()  # as it is set up here: an app without a secret may get other refresh tokens
     how = _How(force=force, ignores_running=ignore_running, passphrase_file=passphrase_file)
     judged = setup.run(_restore(setup, file.expanduser().absolute(), catalog, how))
-    report(setup, judged, done="Restored.")
+    report(setup, judged, done="Restored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ async def alone_with(
     try:
         if not presence.take_alone() and not ignores_running:
             fail(
-                "this vault is in use on this host: stop all its processes first, serve and each MCP client that "
-                "started a stdio one (--ignore-running goes on all the same)"
+                "this vault is in use on this host. Stop all its processes first: serve, and each MCP "
+                "client that started a stdio process. To continue anyway, use --ignore-running"
             )
         if vault is not None and not ignores_running:
             refuse_serving(settings, vault)
@@ -94,8 +97,8 @@ async def alone_with(
             others = await database.count_others()
             if others and not ignores_running:
                 fail(
-                    f"other processes of this vault have {others} sessions at the database: stop the replicas on all "
-                    "hosts first, and wait 20 seconds (--ignore-running goes on all the same)"
+                    f"other processes of this vault have {others} database sessions. Stop the replicas on "
+                    "all hosts and wait 20 seconds. To continue anyway, use --ignore-running"
                 )
             yield database
         finally:
@@ -111,7 +114,7 @@ def refuse_serving(settings: Settings, vault: str) -> None:
     name = urlsplit(settings.public_url).netloc
     address = Address(settings.server.host, settings.server.port, vault, name=name)
     if look(address).is_served:
-        fail(f"this vault is running at {settings.public_url}: stop all its processes first")
+        fail(f"this vault is running at {settings.public_url}. Stop all its processes first")
 
 
 def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
@@ -129,11 +132,15 @@ def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
     ]
     if not setup.as_json:
         counted = Counter(one.verdict.value for one in judged)
-        note(f"{done} " + ("; ".join(f"{count} {verdict}" for verdict, count in counted.items()) or "No accounts."))
-        note("Everybody signs in again, agents too. Who was disabled or cut off since the backup is back: look.")
-        rows = [row for row in rows if row["verdict"] != "goes on"]
+        parts = "; ".join(f"{count:,} {verdict}" for verdict, count in counted.items())
+        note(f"{done} {len(judged):,} connections" + (f": {parts}." if parts else "."))
+        note(
+            "Everyone must sign in again, agents included. Users and agents disabled after this backup are "
+            "active again: review them."
+        )
+        rows = [row for row in rows if row["verdict"] != RestoreVerdict.UNAFFECTED.value]
     setup.show(
         rows,
         columns=("user", "provider", "account", "verdict", "until"),
-        empty="No account needs its person again.",
+        empty="No account needs to be reconnected.",
     )

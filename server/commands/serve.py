@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 SandboxOption = Annotated[
-    bool, typer.Option("--sandbox", help="Use the built-in stand-ins for Slack and Google, with data of their own.")
+    bool, typer.Option("--sandbox", help="Use built-in stand-ins for Slack and Google, with their own data.")
 ]
 
 
@@ -31,13 +31,13 @@ def serve(
     sandbox: SandboxOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
 ) -> None:
-    """Serve agents and people over HTTP: MCP at /mcp and /sse, sign-in, connect pages and portal."""
+    """Serve agents and users over HTTP: MCP, sign-in, connect pages, and the portal."""
     from server.runtime.logs import configure
 
     configure(verbose=verbose)
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if port is not None:
-        note("sign-in, connect and stdio use the port of the settings: set server.port there to keep this one.")
+        note("--port applies to this run only. Set server.port so that sign-in, connect, and stdio use it too.")
     setup.run(_serve(setup, {"server": server} if server else {}, sandbox=sandbox))
 
 
@@ -95,7 +95,10 @@ def say_move(deployment: Deployment) -> None:
 def _say_who_comes_in(deployment: Deployment) -> None:
     for name, one in deployment.settings.sign_in.openid.items():
         if one.create_users:
-            note(f"Everybody whom {one.issuer} knows may use this vault: sign_in.openid.{name}.create_users is on.")
+            note(
+                f"Everyone with an account at {one.issuer} can use this vault: sign_in.openid.{name}.create_users "
+                "is on."
+            )
 
 
 async def _say_first_run(deployment: Deployment) -> None:
@@ -104,7 +107,10 @@ async def _say_first_run(deployment: Deployment) -> None:
 
     secret = await first_admin_secret(deployment)
     if secret is not None:
-        note(f"There is no admin yet. Open {deployment.url('/first-run')} and enter this secret, once:\n  {secret}")
+        note(
+            f"This vault has no admin yet. Open {deployment.url('/first-run')} and enter this one-time secret:\n"
+            f"  {secret}"
+        )
 
 
 async def _until_told(companion: Companion, deployment: Deployment) -> None:
@@ -130,9 +136,12 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
             case Holder.FOREIGN:
                 fail(await asyncio.to_thread(companion.who))
             case Holder.OURS:
-                note(f"Another process of this vault serves {deployment.public_url}; this one takes over when it ends.")
+                note(
+                    f"Another process of this vault is serving {deployment.public_url}; this one takes over "
+                    "when it ends."
+                )
             case _:
-                note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Ctrl+C ends it")
+                note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Press Ctrl+C to stop")
         await _say_first_run(deployment)
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():

@@ -12,9 +12,11 @@ from server.commands.context import Setup, check_pages, note, user_at_browser
 def sign_in(
     setup: Setup,
     *,
-    user: Annotated[str | None, typer.Option("--user", help="Whom; default: the owner of the data directory.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="The user. Default: the owner of the data directory.")
+    ] = None,
 ) -> None:
-    """Print a link that signs one browser in, once, within two minutes."""
+    """Print a one-time link that signs in a browser. Valid for two minutes."""
 
     async def make() -> tuple[str, str]:
         async with setup.open() as deployment:
@@ -25,5 +27,5 @@ def sign_in(
             return await owner_link(deployment, found.id), found.name
 
     url, name = setup.run(make())
-    note("Open it on this machine; `token-vault serve` or a stdio client must be running. Give it to nobody.")
+    note("Open it on this machine, while `token-vault serve` or a stdio client is running. Don't share it with anyone.")
     setup.show_one({"url": url, "user": name}, sentence=url)

@@ -21,34 +21,39 @@ if TYPE_CHECKING:
 def stdio(
     setup: Setup,
     *,
-    client: Annotated[str, typer.Option("--client", help="The name of the agent.", show_default=False)],
+    client: Annotated[str, typer.Option("--client", help="The agent's name.", show_default=False)],
     sandbox: SandboxOption = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, on standard error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")] = False,
     url: Annotated[
-        str | None, typer.Option("--url", help="Forward to the token vault at this address.", show_default=False)
+        str | None, typer.Option("--url", help="Forward to the vault at this address.", show_default=False)
     ] = None,
     client_id: Annotated[
         str | None,
-        typer.Option("--client-id", help="With --url: a client that its operator added.", show_default=False),
+        typer.Option("--client-id", help="With --url: the ID of a client that an admin added.", show_default=False),
     ] = None,
-    device: Annotated[bool, typer.Option("--device", help="With --url: sign in by a code, anywhere.")] = False,
-    sign_in: Annotated[bool, typer.Option("--sign-in", help="With --url: only sign in, then end.")] = False,
-    sign_out: Annotated[bool, typer.Option("--sign-out", help="With --url: revoke, erase, then end.")] = False,
+    device: Annotated[bool, typer.Option("--device", help="With --url: sign in with a code on any device.")] = False,
+    sign_in: Annotated[bool, typer.Option("--sign-in", help="With --url: sign in, then exit.")] = False,
+    sign_out: Annotated[
+        bool, typer.Option("--sign-out", help="With --url: revoke access, erase credentials, then exit.")
+    ] = False,
 ) -> None:
-    """Speak MCP on standard input and output, as the owner of the data directory or for a vault elsewhere."""
+    """Serve MCP on standard input and output, as the owner of the data directory or for a vault on another machine."""
     from server.runtime.logs import configure
 
     configure(verbose=verbose)
     if url is None:
         if client_id or device or sign_in or sign_out:
-            fail("--client-id, --device, --sign-in and --sign-out need --url, the address of a vault elsewhere")
+            fail(
+                "--client-id, --device, --sign-in, and --sign-out require --url, the address of a vault on "
+                "another machine"
+            )
         setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
         return
     if sandbox:
-        fail("--sandbox is a vault of this machine: leave it or --url away")
+        fail("use either --sandbox or --url")
     if sign_in and sign_out:
-        fail("--sign-in and --sign-out exclude each other")
+        fail("use either --sign-in or --sign-out")
 
     wish = BridgeOptions(url, client, client_id, device, not no_browser, sign_in, sign_out)
     setup.run(bridge(setup, wish))
@@ -102,8 +107,10 @@ async def bridge(setup: Setup, wish: BridgeOptions) -> None:
         authority = AuthorizationServer(plain, vault)
         if wish.sign_out:
             was_in = await sign_out(authority, store, vault=vault, data=data)
-            done = f"Signed out of {vault.origin}: its access is revoked, nothing is left here."
-            say(done if was_in else f"Nobody is signed in to {vault.origin} here.")
+            done = (
+                f"Signed out of {vault.origin}: access is revoked, and its credentials are removed from this machine."
+            )
+            say(done if was_in else f"Not signed in to {vault.origin} on this machine.")
             return
         access = Access(authority, store, vault=vault, data=data, say=_tell)
         if wish.sign_in:

@@ -12,27 +12,27 @@ from server.commands.context import Setup, command, say
 if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
 
-app = typer.Typer(no_args_is_help=True, help="What agents can call.")
+app = typer.Typer(no_args_is_help=True, help="Tools that agents can call.")
 
 
 @app.callback()
 def tools_() -> None:
-    """What agents can call."""
+    """Tools that agents can call."""
 
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the tools, the service each acts on and the least scopes it needs."""
+    """List the tools with the service and minimum scopes of each."""
     from server.mcp.connections_tool import SPEC
     from server.mcp.registry import load_tools
 
     rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]
-    setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="There are no tools.")
+    setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="No tools.")
 
 
 @command(app, "check")
 def check(setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]) -> None:
-    """Check a tool file against its provider; the first problem on a line."""
+    """Check a tool file against its provider and print the first problem."""
     from providers.tools.declarations import ToolFileRefused, read_tool_file
     from providers.tools.declared import data_tools
 
@@ -48,7 +48,7 @@ def check(setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (
     if setup.as_json:
         setup.show_json({"file": str(file), "problems": [], "tools": rows})
         return
-    say(f"{file}: no problem found: {', '.join(spec.name for spec in found)}")
+    say(f"{file}: no problems found: {', '.join(spec.name for spec in found)}")
 
 
 def _tool(spec: ToolSpec) -> dict[str, object]:

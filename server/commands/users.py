@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vault.records import User
     from vault.users import Deletion
 
-app = typer.Typer(no_args_is_help=True, help="People who may use this vault.")
+app = typer.Typer(no_args_is_help=True, help="Users of this vault.")
 Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
 
 
@@ -36,17 +36,18 @@ def add(
     name: Name,
     *,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+        bool,
+        typer.Option("--password-stdin", help="Read the password from standard input instead of prompting for it."),
     ] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="The vault's admin; there must be one.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Make the user an admin. A vault needs at least one.")] = False,
 ) -> None:
-    """Add a person who signs in with a password."""
+    """Add a user who signs in with a password."""
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     elif sys.stdin.isatty():
         password = typer.prompt("Password, at least 15 characters", hide_input=True, confirmation_prompt=True)
     else:
-        fail("give the password on standard input: users add NAME --password-stdin < FILE")
+        fail("pass the password on standard input: users add NAME --password-stdin < FILE")
     user = setup.run(_add(setup, name, password, is_admin=admin))
     setup.show_one(user_fields(user), sentence=f"{user.name} can sign in now.")
 
@@ -70,10 +71,10 @@ async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> Use
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List everybody."""
+    """List all users."""
 
     columns = ("name", "admin", "created_at", "disabled_at", "deletion")
-    listing = setup.listing(columns=columns, empty="There is no user yet.")
+    listing = setup.listing(columns=columns, empty="No users yet.")
 
     async def read() -> None:
         from vault import users
@@ -83,7 +84,7 @@ def list_(setup: Setup) -> None:
                 listing.add([user_fields(user) for user in page])
             for one in await users.list_deletions(deployment.database):
                 facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
-                waiting = f"waiting for {one.grants} grants to be ended"
+                waiting = f"{one.grants} grants still to be revoked"
                 listing.add([facts | {"created_at": None, "disabled_at": None, "deletion": waiting}])
         listing.end()
 
@@ -92,29 +93,29 @@ def list_(setup: Setup) -> None:
 
 @command(app, "disable")
 def disable(setup: Setup, name: Name) -> None:
-    """End everything a person holds and let them in no more."""
+    """Disable a user and end all their sessions and agents."""
     user = setup.run(_change(setup, name, what="disabled"))
-    setup.show_one(user_fields(user), sentence=f"{user.name} is disabled; every session and agent of theirs has ended.")
+    setup.show_one(user_fields(user), sentence=f"Disabled {user.name}: all their sessions and agents have ended.")
 
 
 @command(app, "enable")
 def enable(setup: Setup, name: Name) -> None:
-    """Let a disabled person in again."""
+    """Enable a disabled user."""
     user = setup.run(_change(setup, name, what="enabled"))
     setup.show_one(user_fields(user), sentence=f"{user.name} can sign in again.")
 
 
 @command(app, "remove")
 def remove(setup: Setup, name: Name) -> None:
-    """Forget a person: connections are ended at the providers, then keys destroyed."""
+    """Remove a user: revoke their connections at the providers, then destroy their keys."""
     user = setup.run(_change(setup, name, what="removed"))
     waiting = next((one for one in setup.run(_deletions(setup)) if one.user_id == user.id), None)
     row = user_fields(user) | {"deletion": None if waiting is None else "waiting"}
-    sentence = f"{user.name} is removed."
+    sentence = f"Removed {user.name}."
     if waiting is not None:
         sentence += (
-            f" {waiting.grants} of their grants are not ended at their providers yet. A running server goes on with "
-            "that and destroys the key afterwards; token-vault users list shows when it is done."
+            f"{waiting.grants} of their grants aren't revoked at their providers yet. A running server "
+            "keeps trying and then destroys the key; token-vault users list shows when it's done."
         )
     setup.show_one(row, sentence=sentence)
 
@@ -132,9 +133,9 @@ def link(
     name: Name,
     *,
     issuer: Annotated[str, typer.Option("--issuer", help="The identity provider's issuer.", show_default=False)],
-    subject: Annotated[str, typer.Option("--subject", help="The person's `sub` there.", show_default=False)],
+    subject: Annotated[str, typer.Option("--subject", help="The user's `sub` claim there.", show_default=False)],
 ) -> None:
-    """Link a person to an identity elsewhere, for signing in and for the JWTs of trusted issuers."""
+    """Link a user to an external identity, for sign-in and for JWTs of trusted issuers."""
 
     async def make() -> User:
         from vault import users
@@ -151,7 +152,7 @@ def link(
             return user
 
     user = setup.run(make())
-    setup.show_one({**user_fields(user), "issuer": issuer, "subject": subject}, sentence=f"{user.name} is linked.")
+    setup.show_one({**user_fields(user), "issuer": issuer, "subject": subject}, sentence=f"Linked {user.name}.")
 
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:

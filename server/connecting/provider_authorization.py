@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from providers.definitions.catalog import Provider
 from providers.definitions.issuers import is_same_issuer
 from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
-from server.connecting.provider_errors import mend_for
+from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
 from vault import connections, consents, tickets
@@ -357,7 +357,7 @@ def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, t
     """A provider's error with what to do about it; its own text is cut and cleaned of control characters."""
     known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
     redirect = callback_url(deployment, provider.name)
-    mend = mend_for(known, name=provider.name, title=provider.title, redirect=redirect)
+    fix = fix_for(known, name=provider.name, title=provider.title, redirect=redirect)
     printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _FOREIGN_TEXT_LIMIT])
     foreign = f"{known}: {printable.strip()}" if printable.strip() else known
-    return ConnectRefused(f"{provider.title} refused. {mend}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)
+    return ConnectRefused(f"{provider.title} refused. {fix}", foreign=foreign[:_FOREIGN_TEXT_LIMIT], detail=known)

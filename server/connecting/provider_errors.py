@@ -9,83 +9,81 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-_AGAIN: Final = "Nothing was connected; you can start again."
-_OPERATOR: Final = "Whoever runs this vault"
-_SETUP: Final = f"{_OPERATOR} registers it with: token-vault providers setup {{name}}"
-_CLIENT: Final = f"{_OPERATOR} corrects them with: token-vault providers setup {{name}}"
+_AGAIN: Final = "Nothing was connected; start again."
+_ASK: Final = "Ask an admin"
+_SETUP: Final = f"{_ASK} to run: token-vault providers setup {{name}}"
 _REDIRECT: Final = (
-    "The redirect address of this vault is not registered there. "
-    f"{_OPERATOR} adds exactly {{redirect}} to the app at {{title}}."
+    f"This vault's redirect URL isn't registered there. {_ASK} to add exactly {{redirect}} to the app at {{title}}."
 )
 _SCOPES: Final = (
-    f"Our app there may not ask for these scopes. {_OPERATOR} adds them to the app at {{title}}: "
+    f"The app there isn't allowed to request these scopes. {_ASK} to add them to the app at {{title}}: "
     "token-vault providers setup {name} lists them."
 )
-_OLD_CODE: Final = f"It did not accept its own code, or the code was too old or used already. {_AGAIN}"
-_BUSY: Final = "It is busy. Try again in a few minutes."
+_OLD_CODE: Final = f"It rejected its own code, or the code was too old or already used. {_AGAIN}"
+_BUSY: Final = "It's busy. Try again in a few minutes."
+_PROBLEM: Final = "It has a problem. Try again in a few minutes."
 _PKCE: Final = (
-    "It did not accept the proof (PKCE) that this vault sent. Start again; if it stays, "
-    f"{_OPERATOR.lower()} turns PKCE on in the app at {{title}}, or sets a client secret: "
-    "token-vault providers setup {name}"
+    "It rejected this vault's PKCE proof. Start again. If this keeps happening, ask an admin to turn on PKCE in the "
+    "app at {title}, or to set a client secret: token-vault providers setup {name}"
 )
 
 MENDS: Final[Mapping[str, str]] = {
     # caused by the person, or by an administrator of their organization
     "access_denied": (
-        f"You, or an administrator there, did not agree. {_AGAIN} If {{title}} said that the app is being tested, "
-        f"{_OPERATOR.lower()} adds your account to the app's test users."
+        f"You, or an administrator there, didn't agree. {_AGAIN} If {{title}} said that the app is being tested, "
+        "ask an admin to add your account to the app's test users."
     ),
-    "user_denied": f"You did not agree. {_AGAIN}",
-    "admin_policy_enforced": "An administrator of your organisation does not allow this app. Ask them to allow it.",
-    "org_internal": "The app serves one organisation only, and this account is not of it. Choose an account that is.",
+    "user_denied": f"You didn't agree. {_AGAIN}",
+    "admin_policy_enforced": "An administrator of your organization doesn't allow this app. Ask them to allow it.",
+    "org_internal": "The app is for one organization only. Choose an account that belongs to it.",
     "invalid_team_for_non_distributed_app": (
-        f"The app belongs to another workspace and is not distributed. {_OPERATOR} makes the app in your workspace, or "
-        "activates public distribution for it."
+        f"The app belongs to another workspace and isn't distributed. {_ASK} to create the app in your workspace, or "
+        "to activate public distribution for it."
     ),
     # our registration there
-    "invalid_client": f"It does not accept our client id or secret. {_CLIENT}",
-    "invalid_client_id": f"It does not know our client id. {_CLIENT}",
-    "bad_client_secret": f"It does not accept our client secret. {_CLIENT}",
+    "invalid_client": f"It rejects this vault's client ID or secret. {_SETUP}",
+    "invalid_client_id": f"It doesn't know this vault's client ID. {_SETUP}",
+    "bad_client_secret": f"It rejects this vault's client secret. {_SETUP}",
     "bad_redirect_uri": _REDIRECT,
     "redirect_uri_mismatch": _REDIRECT,
     "unauthorized_client": (
-        f"Our app there is not allowed to do this. {_OPERATOR} checks that it is of the right type (at Google: Web "
-        "application), and that the client id belongs to it."
+        f"The app there isn't allowed to do this. {_ASK} to check that it has the right type (at Google: Web "
+        "application), and that the client ID belongs to it."
     ),
-    "org_not_allowed": f"Your organisation there does not allow this app. {_AGAIN}",
+    "org_not_allowed": f"Your organization there doesn't allow this app. {_AGAIN}",
     "invalid_scope": _SCOPES,
     "invalid_scope_requested": _SCOPES,
     "no_scopes": _SCOPES,
     "invalid_code_verifier": _PKCE,
     "oauth_authorization_url_mismatch": (
-        f"The consent and the code came from different addresses. {_OPERATOR} removes `authorize_url` and `token_url` "
-        "of [providers.{name}]."
+        f"The consent and the code came from different addresses. {_ASK} to remove `authorize_url` and `token_url` "
+        "from [providers.{name}]."
     ),
     # the code
     "invalid_grant": _OLD_CODE,
     "invalid_code": _OLD_CODE,
     "code_already_used": _OLD_CODE,
     "code_expired": _OLD_CODE,
-    "account_unknown": f"It did not say which account this is. {_AGAIN}",
+    "account_unknown": f"It didn't say which account this is. {_AGAIN}",
     # the provider itself
-    "server_error": "It has a problem. Try again in a few minutes.",
-    "internal_error": "It has a problem. Try again in a few minutes.",
-    "fatal_error": "It has a problem. Try again in a few minutes.",
+    "server_error": _PROBLEM,
+    "internal_error": _PROBLEM,
+    "fatal_error": _PROBLEM,
     "temporarily_unavailable": _BUSY,
     "ratelimited": _BUSY,
-    "not_configured": f"This vault is not registered there. {_SETUP}",
+    "not_configured": f"This vault isn't registered there. {_SETUP}",
 }
-_UNKNOWN: Final = "Nothing was connected. Try again; if it stays, ask the operator to look at the activity."
+_UNKNOWN: Final = "Nothing was connected. Try again. If this keeps happening, ask an admin to check the activity log."
 
 
 _NO_REFRESH: Final[Mapping[str, str]] = {
     "slack": (
-        "Token rotation is off in the app at {title}: this token does not end, whoever gets hold of it. "
-        f"{_OPERATOR} turns Token rotation on there, under OAuth & Permissions; then connect again."
+        "Token rotation is off in the app at {title}, so this token never expires, even if someone steals it. "
+        f"{_ASK} to turn on Token rotation there, under OAuth & Permissions; then connect again."
     ),
 }
 _ONLY_ACCESS: Final = (
-    "{title} gave no refresh token, so this connection ends with its access token: connect again then."
+    "{title} gave no refresh token, so this connection ends when its access token expires. Reconnect it then."
 )
 
 

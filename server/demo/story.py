@@ -47,8 +47,7 @@ PERSON: Final = "alice"
 AGENT: Final = "Demo agent"
 REDIRECT: Final = "http://127.0.0.1:33418/callback"
 _ENDED: Final = (
-    "\nTo try it with an MCP client of your own: make demo KEEP=1, or token-vault demo --keep. "
-    "It leaves all of this running."
+    "\nTo try it with your own MCP client, run: make demo KEEP=1, or token-vault demo --keep. Everything stays running."
 )
 POST: Final = {"channel": "#general", "text": "Hello from an agent that never saw a Slack token."}
 
@@ -196,9 +195,9 @@ async def _end(serving: asyncio.Task[None]) -> None:
 
 async def _story(stage: Stage) -> None:
     secret = await first_admin_secret(stage.deployment)
-    async with stage.step(f"{PERSON} sets the vault up with the secret that it printed at its start"):
+    async with stage.step(f"{PERSON} sets up the vault with the secret that it printed at startup"):
         if secret is None:
-            raise DemoFailed("this data directory already has an admin: take an empty one")
+            raise DemoFailed("this data directory already has an admin; use an empty one")
         await stage.person.make_first_admin(secret, name=PERSON, password=stage.password)
     async with AsyncExitStack() as stack:
         agent = await _first_contact(stage, stack)
@@ -217,7 +216,9 @@ async def _story(stage: Stage) -> None:
 
 
 async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
-    async with stage.step(f"{AGENT} registers itself, {PERSON} signs in and agrees, the tools are listed") as facts:
+    async with stage.step(
+        f"{AGENT} registers itself, {PERSON} signs in and allows it, and the tools are listed"
+    ) as facts:
         agent = await stack.enter_async_context(stage.agent())
         tools = await agent.list_tools()
         client, tokens = stage.wallet.client, stage.wallet.tokens
@@ -230,23 +231,27 @@ async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
 
 
 async def _slack(stage: Stage, agent: Client) -> None:
-    async with stage.step("slack_post: not connected yet, so the answer is a link for the person") as facts:
+    async with stage.step("slack_post: not connected yet, so the answer is a link for {PERSON}") as facts:
         asked = await _ask(agent, "slack_post", POST)
         facts.append(_link(asked))
-    async with stage.step(f"{PERSON} opens the link, agrees, and agrees at Slack") as facts:
+    async with stage.step(f"{PERSON} opens the link and agrees, here and at Slack") as facts:
         await stage.person.connect(_link(asked), account="alice")
         facts += await _connected_accounts(stage, "slack")
-    async with stage.step("The same call again: posted as the person") as facts:
+    async with stage.step("The same call again: posted as {PERSON}") as facts:
         result = await _retry(agent, "slack_post", POST, asked)
         _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
         facts += _facts(result)
 
 
 async def _calendar(stage: Stage, agent: Client) -> None:
-    async with stage.step(f"{PERSON} connects Google from the portal, with more than this agent will get") as facts:
+    async with stage.step(
+        f"{PERSON} connects Google from the portal, with more permissions than this agent will get"
+    ) as facts:
         await stage.person.connect_from_portal("google", account="alice")
         facts += await _connected_accounts(stage, "google")
-    async with stage.step("calendar_list: connected, but not for this agent; one click, no trip to Google") as facts:
+    async with stage.step(
+        "calendar_list: connected, but not for this agent; allowing it takes one click, without a trip to Google"
+    ) as facts:
         asked = await _ask(agent, "calendar_list", {})
         await stage.person.connect(_link(asked), account="alice")
         facts.append(_link(asked))
@@ -262,16 +267,18 @@ async def _calendar(stage: Stage, agent: Client) -> None:
 
 
 async def _beyond(stage: Stage, agent: Client) -> None:
-    async with stage.step("calendar_create: outside of what was agreed, refused before anything is sent") as facts:
+    async with stage.step(
+        "calendar_create: outside the agreed permissions, so it's refused before anything is sent"
+    ) as facts:
         before = len(stage.simulator.books()["api_calls"])
         wanted = {"summary": "Surprise", "start": "2030-01-01T10:00:00Z", "end": "2030-01-01T11:00:00Z"}
         asked = await _ask(agent, "calendar_create", wanted)
         _insist(len(stage.simulator.books()["api_calls"]) == before, "something was sent to Google")
-        facts += [f"Google received nothing; {PERSON} could allow it at", _link(asked)]
+        facts += [f"Google received nothing; {PERSON} can allow it at", _link(asked)]
 
 
 async def _refresh(stage: Stage, agent: Client) -> None:
-    async with stage.step("The Slack token expires; the next call refreshes it, unseen") as facts:
+    async with stage.step("The Slack token expires; the next call refreshes it in the background") as facts:
         before = len(stage.simulator.books()["refreshes"])
         stage.simulator.control("expire", face="slack")
         result = await agent.call_tool("slack_post", {**POST, "text": "Still here."})
@@ -282,7 +289,7 @@ async def _refresh(stage: Stage, agent: Client) -> None:
 
 
 async def _afresh(stage: Stage) -> None:
-    async with stage.step("The agent starts afresh and calls: nobody is asked anything") as facts:
+    async with stage.step("The agent restarts and calls again, without any prompt") as facts:
         before = stage.prompts
         async with stage.agent() as agent:
             result = await agent.call_tool("calendar_list", {"limit": 2})
@@ -294,7 +301,9 @@ async def _afresh(stage: Stage) -> None:
 async def _disconnect(stage: Stage) -> None:
     owner = await users.find_user(stage.deployment.database, PERSON)
     found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
-    async with stage.step(f"{PERSON} disconnects Slack; the grant ends at Slack too, its key is destroyed") as facts:
+    async with stage.step(
+        f"{PERSON} disconnects Slack: the grant is revoked at Slack too, and its key is destroyed"
+    ) as facts:
         await stage.person.disconnect(next(one.id for one in found if one.provider == "slack"))
         _insist(len(stage.simulator.books()["revocations"]) > 0, "Slack was not told")
         facts.append("revoked at Slack")
@@ -377,13 +386,13 @@ async def _keep(stage: Stage) -> None:
     configuration = client_config("claude-code", "http", vault=vault, machine=machine)
     for line in (
         Text(f"\nPortal {deployment.public_url}", "bold"),
-        f"Sign in as {PERSON} with the password {stage.password}, or once, within two minutes, by",
+        f"Sign in as {PERSON} with the password {stage.password}, or with this one-time link, valid for two minutes:",
         link,
         "MCP client configuration:",
         configuration.text,
-        "Or, for Claude Code, one line:",
+        "Or, for Claude Code, in one line:",
         configuration.command_line or "",
-        "At the sandbox's consent pages choose any account. Ctrl+C ends it.",
+        "On the sandbox's consent pages, choose any account. Press Ctrl+C to stop.",
     ):
         stage.console.print(line, soft_wrap=True)
     told = asyncio.Event()

@@ -10,7 +10,7 @@ from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
 LIMIT: Final = 100_000  # events to read; a running vault seals what it verified every ten minutes
 _CHECK: Final = "activity"
-_WHOLE: Final = "token-vault activity verify reads all of it"
+_WHOLE: Final = "to read it all, run token-vault activity verify"
 
 
 async def check_activity(deployment: Deployment) -> list[Finding]:
@@ -21,15 +21,21 @@ async def check_activity(deployment: Deployment) -> list[Finding]:
         last = None if key is None else await last_checkpoint(database, key)
         report = await prove(database, since=last, limit=LIMIT)
     except ChainBroken as broken:
-        mend = "find out who writes to the database beside the vault; token-vault activity verify says more"
-        return [problem(_CHECK, broken.description, mend=mend)]
+        fix = "find out who writes to the database besides the vault; run token-vault activity verify for details"
+        return [problem(_CHECK, broken.description, fix=fix)]
     if report.unkeyed:
         first, end = report.unkeyed[0]
-        sentence = f"{report.unkeyed_count} events came without the vault's key, the first {first} to {end}"
-        return [note(_CHECK, sentence, mend="end processes of an earlier release; if there were none, look who wrote")]
+        sentence = f"{report.unkeyed_count} events were written without the vault's key, the first {first} to {end}"
+        return [
+            note(
+                _CHECK,
+                sentence,
+                fix="stop processes of an earlier release; if there are none, find out who wrote them",
+            )
+        ]
     if not report.is_complete:
-        return [note(_CHECK, f"{report.last} events are whole, there are more", mend=_WHOLE)]
+        return [note(_CHECK, f"{report.last} events are intact; more follow", fix=_WHOLE)]
     if report.first > report.last:
-        return [ok(_CHECK, f"nothing new since event {report.last}, which was verified before")]
-    before = f"; those before were verified when they were sealed ({_WHOLE})" if report.trusted else ""
-    return [ok(_CHECK, f"events {report.first} to {report.last} are whole{before}")]
+        return [ok(_CHECK, f"no new events since event {report.last}, which was verified before")]
+    before = f"; earlier events were verified when they were sealed ({_WHOLE})" if report.trusted else ""
+    return [ok(_CHECK, f"events {report.first} to {report.last} are intact{before}")]

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from providers.definitions.model import Provider
 from providers.outbound.client import HttpError, OutboundRequest, OutboundResponse
-from server.connecting.provider_errors import MENDS, mend_for
+from server.connecting.provider_errors import FIXES, fix_for
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 
@@ -30,7 +30,7 @@ _SENTENCES: Final = {
 _REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
 _SCOPES: Final = frozenset({"invalid_scope", "invalid_scope_requested", "no_scopes"})
 _CLIENT: Final = frozenset({"invalid_client", "invalid_client_id", "deleted_client", "unauthorized_client"})
-_CODES: Final = frozenset(MENDS) | {"deleted_client"}
+_CODES: Final = frozenset(FIXES) | {"deleted_client"}
 _WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 
@@ -44,27 +44,29 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
             further = objection(await _ask(deployment, provider, redirect=redirect, scopes=everything))
             if further in _SCOPES:
                 asked = " ".join(sorted(everything - provider.scope.default))
-                mend = f"add these to the app at {title}, as scopes of the user, or do without those tools: {asked}"
-                return note(f"{name}.scopes", f"{title} lets our app not ask for all that tools use", mend=mend)
+                fix = f"add these user scopes to the app at {title}, or skip those tools: {asked}"
+                return note(
+                    f"{name}.scopes", f"the {title} app isn't allowed to request all scopes that tools use", fix=fix
+                )
     except HttpError:
         return None
     if code is None:
-        sentence = f"must be registered there: {redirect} ({title} objected to nothing before anybody signed in)"
+        sentence = f"must be registered there: {redirect} ({title} raised no objection before sign-in)"
         return ok(f"{name}.redirect", sentence)
     if code in _REDIRECT:
-        mend = f"enter exactly {redirect} at its console: token-vault providers setup {name} --show says where"
+        fix = f"enter exactly {redirect} in its console; token-vault providers setup {name} --show lists the steps"
         if provider.public_client is not None and redirect.startswith("http:"):
-            mend += "; and turn PKCE on there, without which it takes https only"
-        return problem(f"{name}.redirect", f"{title} does not know our redirect address ({code})", mend=mend)
+            fix += "; and turn on PKCE there, because without PKCE it accepts https only"
+        return problem(f"{name}.redirect", f"{title} doesn't know our redirect URL ({code})", fix=fix)
     if code in _SCOPES:
         asked = " ".join(sorted(everything))
-        mend = f"add these to the app at {title}, as scopes of the user: {asked}"
-        return problem(f"{name}.scopes", f"{title} lets our app not ask for its scopes ({code})", mend=mend)
+        fix = f"add these user scopes to the app at {title}: {asked}"
+        return problem(f"{name}.scopes", f"the {title} app isn't allowed to request its scopes ({code})", fix=fix)
     if code in _CLIENT:
-        mend = f"correct it: token-vault providers setup {name}"
-        return problem(f"{name}.client", f"{title} does not know our client id ({code})", mend=mend)
-    mend = mend_for(code, name=name, title=title, redirect=redirect)
-    return problem(f"{name}.authorize", f"{title} would refuse whoever connects ({code})", mend=mend)
+        fix = f"run token-vault providers setup {name}"
+        return problem(f"{name}.client", f"{title} doesn't know our client ID ({code})", fix=fix)
+    fix = fix_for(code, name=name, title=title, redirect=redirect)
+    return problem(f"{name}.authorize", f"{title} would reject everyone who connects ({code})", fix=fix)
 
 
 def _of_tools(deployment: Deployment, provider: Provider) -> Iterator[frozenset[str]]:

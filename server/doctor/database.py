@@ -14,23 +14,24 @@ async def check_history(deployment: Deployment) -> Finding:
     """A database that went back in time holds refresh tokens that were spent since; presenting one can end a grant."""
     found = await sightings.look(deployment.database, deployment.data)
     if found is None:
-        return ok("history", "the database has everything that this host saw of it")
+        return ok("history", "the database includes everything this host has seen of it")
     signs = [
         f"the newest {found.lost_events} events are missing" if found.lost_events else "",
-        f"{found.older_rows} accounts were older than this host's journal, which brought them up"
+        f"{found.older_rows} accounts were older than this host's journal, which updated them"
         if found.older_rows
         else "",
-        "the note of where the vault's key came into use was replaced, so the events before it may be anybody's"
+        "the record of when the vault's key came into use was replaced, so anyone could have written earlier events"
         if found.is_rekeyed
         else "",
     ]
-    said = " and ".join(sign for sign in signs if sign) or "other events took the place of those that this host saw"
+    said = " and ".join(sign for sign in signs if sign) or "other events replaced the ones that this host saw"
     return problem(
         "history",
         f"the database went back in time: {said}",
-        mend=(
-            "stop all processes and run token-vault quarantine; or token-vault quarantine --accept if every process "
-            "runs on this host and it went back by less than 7 days, since the journal here then had every newer token"
+        fix=(
+            "stop all processes and run token-vault quarantine. If every process runs on this host and the "
+            "database went back less than 7 days, run token-vault quarantine --accept instead: the journal "
+            "here had every newer token"
         ),
     )
 
@@ -40,7 +41,7 @@ def check_pooler(database: Database) -> Iterator[Finding]:
     if database.is_pooled:
         yield note(
             "pooler",
-            "database.url leads through a connection pooler, which works",
-            mend="for a short fail-over, set in pgbouncer.ini: server_login_retry = 1, server_connect_timeout = 2, "
+            "database.url leads through a connection pooler, and it works",
+            fix="for fast failover, set in pgbouncer.ini: server_login_retry = 1, server_connect_timeout = 2, "
             "query_wait_timeout = 5",
         )

@@ -34,14 +34,14 @@ def _sign_in(settings: Settings) -> Iterator[Finding]:
         if one.create_users:
             yield note(
                 "sign_in",
-                f"everybody whom {one.issuer} knows may use this vault ({setting})",
-                mend="set it to false unless that provider is your own, and link people with token-vault users link",
+                f"everyone with an account at {one.issuer} can use this vault ({setting})",
+                fix="unless that provider is your own, set it to false and link users with token-vault users link",
             )
         elif not one.domains and "create_users" not in one.model_fields_set:
             yield note(
                 "sign_in",
-                f"only people who are linked sign in through {one.issuer}: {setting} is not set",
-                mend=f"say who may with token-vault openid setup {name}, or set it to false to keep that",
+                f"only linked users can sign in through {one.issuer}: {setting} isn't set",
+                fix=f"choose who can sign in with token-vault openid setup {name}, or set it to false to keep this",
             )
 
 
@@ -56,8 +56,8 @@ def check_packages() -> Iterator[Finding]:
         names = " and ".join(missing)
         yield problem(
             "packages",
-            f"uvicorn runs without {names}: every call is slower, or serving fails",
-            mend=f"pip install {names}",
+            f"uvicorn runs without {names}: calls are slower, or serving fails",
+            fix=f"pip install {names}",
         )
     else:
         yield ok("packages", "uvicorn has httptools and uvloop")
@@ -66,10 +66,10 @@ def check_packages() -> Iterator[Finding]:
 def _folder(data: Path) -> Finding:
     if not data.is_dir():
         return note(
-            "data", f"{data} is not there yet", mend="it is made at the first start; correct --data if it should be"
+            "data", f"{data} doesn't exist yet", fix="the first start creates it; if it should exist, correct --data"
         )
     if data.stat().st_mode & 0o077:
-        return problem("data", f"{data} can be entered by other users of this machine", mend=f"chmod 700 {data}")
+        return problem("data", f"other users of this machine can enter {data}", fix=f"chmod 700 {data}")
     return ok("data", str(data))
 
 
@@ -80,14 +80,12 @@ def _key(settings: Settings, data: Path) -> Finding:
     try:
         found = read_private(path)
     except KeyUnavailable as refusal:
-        return problem("key", refusal.description, mend=f"chmod 600 {path}, and let it belong to you")
+        return problem("key", refusal.description, fix=f"run chmod 600 {path}, and make the vault's user its owner")
     if found is None and (data / "vault.sqlite").exists():
-        return problem(
-            "key", f"the key file {path} is missing", mend="put it back from its backup, or correct keys.file"
-        )
+        return problem("key", f"the key file {path} is missing", fix="restore it from its backup, or correct keys.file")
     if found is None:
-        return note("key", f"{path} is not there yet", mend="it is made at the first start")
-    return ok("key", f"{path} is readable by its owner only")
+        return note("key", f"{path} doesn't exist yet", fix="the first start creates it")
+    return ok("key", f"only its owner can read {path}")
 
 
 def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
@@ -105,8 +103,8 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
     for name, file in files.items():
         path = None if file is None else file.expanduser()
         if path is not None and path.is_file() and path.stat().st_mode & 0o077:
-            sentence = f"{name} {path} holds a secret and can be read by other users"
-            yield problem("secrets", sentence, mend=f"chmod 600 {path}")
+            sentence = f"{name} {path} holds a secret, and other users can read it"
+            yield problem("secrets", sentence, fix=f"run chmod 600 {path}")
 
 
 def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -115,14 +113,14 @@ def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Findi
     if environment.get(FORWARDED, "").strip():
         yield note(
             "proxy",
-            f"{FORWARDED} is set, and the vault does not read it",
-            mend="name the proxies in server.trusted_proxies",
+            f"{FORWARDED} is set, but the vault doesn't read it",
+            fix="list the proxies in server.trusted_proxies",
         )
     if trusted:
-        yield ok("proxy", f"X-Forwarded-For counts from {', '.join(trusted)} only")
+        yield ok("proxy", f"X-Forwarded-For is trusted from {', '.join(trusted)} only")
     elif not settings.is_loopback:
         yield note(
             "proxy",
-            "no proxy is named, so everybody behind one counts as one address",
-            mend='set server.trusted_proxies to the proxy\'s address, for example ["127.0.0.1"]',
+            "no proxies are listed, so everyone behind one counts as a single address",
+            fix='add the proxy\'s address to server.trusted_proxies, for example ["127.0.0.1"]',
         )

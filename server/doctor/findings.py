@@ -21,7 +21,7 @@ class Finding:
     check: str
     verdict: Verdict
     sentence: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(check: str, sentence: str) -> Finding:
@@ -29,11 +29,11 @@ def ok(check: str, sentence: str) -> Finding:
     return Finding(check, Verdict.OK, sentence)
 
 
-def note(check: str, sentence: str, *, mend: str) -> Finding:
+def note(check: str, sentence: str, *, fix: str) -> Finding:
     """It works, but."""
-    return Finding(check, Verdict.NOTE, sentence, mend)
+    return Finding(check, Verdict.NOTE, sentence, fix)
 
 
-def problem(check: str, sentence: str, *, mend: str) -> Finding:
+def problem(check: str, sentence: str, *, fix: str) -> Finding:
     """It does not work, or is not safe."""
-    return Finding(check, Verdict.PROBLEM, sentence, mend)
+    return Finding(check, Verdict.PROBLEM, sentence, fix)

@@ -33,23 +33,23 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
     findings: list[Finding] = []
     for provider in deployment.catalog:
         if provider.audience is not None:
-            findings.append(ok(f"{provider.name}.audience", f"takes tokens of this vault for {provider.audience}"))
+            findings.append(ok(f"{provider.name}.audience", f"accepts this vault's own tokens for {provider.audience}"))
             continue
         upstream = deployment.vault.upstreams.get(provider.name)
         if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
             continue
         if upstream is None or not upstream.is_configured:
             findings.append(_redirect_finding(deployment, provider))
-            mend = f"token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
-            findings.append(note(f"{provider.name}.client", "client id or secret is not set", mend=mend))
+            fix = f"run token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
+            findings.append(note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix))
             continue
         findings += _https(deployment, provider)
         findings += await _check_redirect(deployment, provider)
         findings += await _check_reachable(deployment, provider)
         findings += _scopes(deployment, provider)
     if not findings:
-        mend = "token-vault providers setup slack (or google), or try --sandbox"
-        findings.append(note("providers", "no provider is set up, so nothing can be connected", mend=mend))
+        fix = "run token-vault providers setup slack (or google), or try --sandbox"
+        findings.append(note("providers", "no provider is set up, so no accounts can be connected", fix=fix))
     return [*findings, *await _check_granted_scopes(deployment)]
 
 
@@ -76,8 +76,8 @@ def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
     if needs_https(provider, deployment.public_url):
         yield problem(
             f"{provider.name}.https",
-            f"{provider.title} takes an app with a client secret at an https redirect address only",
-            mend="set server.public_url to an https address, or take an app with PKCE and unset the client secret",
+            f"{provider.title} accepts an app with a client secret only with an https redirect URL",
+            fix="set server.public_url to an https address, or use an app with PKCE and unset the client secret",
         )
 
 
@@ -89,13 +89,19 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
             OutboundRequest("GET", provider.hosts.token_url, peer=f"{provider.name}.doctor")
         )
     except HttpError as error:
-        sentence = f"{provider.title} does not answer: {error.reason}"
-        return [problem(check, sentence, mend="let this machine reach it, or correct the address in the settings")]
+        sentence = f"{provider.title} doesn't answer: {error.reason}"
+        return [
+            problem(
+                check,
+                sentence,
+                fix="check this machine's network access to it, or correct the address in the settings",
+            )
+        ]
     found = [_client(deployment, provider, await _refusal(deployment, provider))]
     there = instant(answer.headers.get("date", ""))
     if there is not None and abs(time.time() - there) > SKEW:
-        sentence = f"the clock of {provider.title} is {abs(time.time() - there):.0f} s off ours"
-        found.append(problem("clock", sentence, mend="set this machine's clock with NTP"))
+        sentence = f"the clock of {provider.title} differs from this machine's by {abs(time.time() - there):.0f} s"
+        found.append(problem("clock", sentence, fix="set this machine's clock with NTP"))
     return found
 
 
@@ -113,17 +119,15 @@ async def _refusal(deployment: Deployment, provider: Provider) -> str:
 def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
     check, title, again = f"{provider.name}.client", provider.title, f"token-vault providers setup {provider.name}"
     if code in _KNOWN:
-        return ok(check, f"{title} accepts our client id" + ("" if provider.client_auth == "none" else " and secret"))
+        return ok(check, f"{title} accepts our client ID" + ("" if provider.client_auth == "none" else " and secret"))
     if code in _CLIENT:
-        return problem(check, f"{title} refuses our client id or secret ({code})", mend=f"correct them: {again}")
+        return problem(check, f"{title} rejects our client ID or secret ({code})", fix=f"correct them: {again}")
     if code in _REDIRECT:
-        mend = f"register exactly {_redirect(deployment, provider)} there"
-        return problem(check, f"{title} does not know our redirect address ({code})", mend=mend)
+        fix = f"register exactly {_redirect(deployment, provider)} there"
+        return problem(check, f"{title} doesn't know our redirect URL ({code})", fix=fix)
     if code == "temporarily_unavailable":
-        return note(check, f"{title} could not say whether it knows us", mend="run the doctor again")
-    return note(
-        check, f"{title} answered {code} to a code that does not exist", mend="look that up in its documentation"
-    )
+        return note(check, f"{title} couldn't say whether it knows us", fix="run doctor again")
+    return note(check, f"{title} answered {code} to a made-up code", fix="check its documentation")
 
 
 def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
@@ -144,8 +148,8 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
         say = problem if scopes & provider.scope.default else note  # an operator may well do without further tools
         yield say(
             f"{provider.name}.scopes",
-            f"{', '.join(sorted(lacking))} can never run: the setting does not allow {' '.join(sorted(scopes))}",
-            mend=f"add it to providers.{provider.name}.scopes, or do without the tool",
+            f"{', '.join(sorted(lacking))} can never run: the setting excludes {' '.join(sorted(scopes))}",
+            fix=f"add it to providers.{provider.name}.scopes, or skip the tool",
         )
 
 
@@ -170,6 +174,5 @@ async def _lacks(deployment: Deployment, provider: str, missing: str, found: Seq
     return note(
         f"{provider}.scopes",
         f"{have} not granted {missing}",
-        mend=f"add them to the app at {deployment.catalog.provider(provider).title} if they are missing there, "
-        "then connect again",
+        fix=f"check that the app at {deployment.catalog.provider(provider).title} has them, then reconnect",
     )

@@ -74,70 +74,70 @@ def _port(deployment: Deployment, sight: Sight) -> Finding:
     match sight.holder:
         case Holder.FOREIGN:
             who = foreign_holder(address_of(deployment), sight).partition(". ")[0]
-            return problem("port", f"{where}: {who}", mend="end it, or choose server.port")
+            return problem("port", f"{where}: {who}", fix="stop it, or choose another server.port")
         case Holder.NOBODY:
-            return note("port", f"{where} is free: nobody serves this vault just now", mend=_SERVE)
+            return note("port", f"{where} is free: the vault isn't running", fix=_SERVE)
         case _:
-            return ok("port", f"{where} is held by a process of this vault")
+            return ok("port", f"a process of this vault is using {where}")
 
 
 def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metadata: FetchedAnswer) -> Finding:
     """Whether a client with the public URL finds this vault there, under that exact name."""
     url, check = deployment.public_url, "public_url"
     if holder is Holder.NOBODY and health.failure:
-        return note(check, f"{url} cannot be checked while nobody serves it", mend=_SERVE)
+        return note(check, f"{url} can't be checked while the vault isn't running", fix=_SERVE)
     if health.failure == "untrusted":
         return problem(
             check,
-            f"the certificate at {url} has expired, or comes from nobody that this machine trusts",
-            mend="renew it at the proxy; name an authority of your own in SSL_CERT_FILE (docs/operate/tls-proxy.md)",
+            f"the certificate at {url} has expired, or this machine doesn't trust its issuer",
+            fix="renew it at the proxy; for your own authority, set SSL_CERT_FILE (docs/operate/tls-proxy.md)",
         )
     if health.failure == "host":
         host = urlsplit(url).hostname
         return problem(
             check,
-            f"the certificate at {url} is not for {host}",
-            mend="let the proxy show one for that name, or correct server.public_url",
+            f"the certificate at {url} isn't for {host}",
+            fix="configure the proxy with a certificate for that name, or correct server.public_url",
         )
     if health.failure == "tls":
         return problem(
             check,
-            f"what answers at {url} does not speak TLS",
-            mend="let the proxy take https there, or correct server.public_url",
+            f"the server at {url} doesn't use TLS",
+            fix="configure the proxy for https, or correct server.public_url",
         )
     if health.failure:
         # Straight to this machine there is no proxy that could be down: whatever holds the port does not answer.
         is_direct = urlsplit(url).scheme == "http" and urlsplit(url).port == deployment.settings.server.port
-        mend = (
-            "mend the port first, see above"
+        fix = (
+            "fix the port first, see above"
             if is_direct
             else "start the proxy or tunnel, or correct server.public_url and its DNS name"
         )
-        return problem(check, f"{url} cannot be reached", mend=mend)
+        return problem(check, f"{url} can't be reached", fix=fix)
     if 300 <= health.status < 400:
         target = urlsplit(health.location)
-        sentence = f"{url} sends clients on to {target.scheme}://{target.netloc}"
-        return problem(check, sentence, mend="set server.public_url to the address that answers itself")
+        sentence = f"{url} redirects clients to {target.scheme}://{target.netloc}"
+        return problem(check, sentence, fix="set server.public_url to the address that doesn't redirect")
     if health.status == 421:
         return problem(
             check,
-            f"what arrives here for {url} names another host",
-            mend="let the proxy pass Host unchanged, or list what it sends in server.allowed_hosts",
+            f"requests for {url} arrive here with another Host header",
+            fix="configure the proxy to pass Host unchanged, or add what it sends to server.allowed_hosts",
         )
     if health.content is None or health.content.get("vault") != deployment.vault_id:
         return problem(
             check,
-            f"something else than this vault answers at {url}",
-            mend="correct server.public_url, or where the proxy sends it",
+            f"something other than this vault answers at {url}",
+            fix="correct server.public_url, or the proxy's target",
         )
     seen = None if metadata.content is None else metadata.content.get("issuer")
     if seen != url:
         return problem(
             check,
-            f"clients are told that the vault is {seen}, and the settings say {url}",
-            mend="start the running process again; if the address is new, enter the new redirect at the providers",
+            f"clients are told that the vault is {seen}, but the settings say {url}",
+            fix="restart the running process; if the address is new, enter the new redirect URL at the providers",
         )
-    return ok(check, f"{url} is this vault, by that name")
+    return ok(check, f"{url} reaches this vault by that name")
 
 
 def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
@@ -145,13 +145,17 @@ def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
     here = time.time()
     apart = abs(here - deployment.now())
     if apart > SKEW:
-        return problem("clock", f"the database's clock is {apart:.0f} s off this machine's", mend="set both with NTP")
+        return problem(
+            "clock",
+            f"the database's clock differs from this machine's by {apart:.0f} s",
+            fix="synchronize both with NTP",
+        )
     there = instant(seen.date)
     if there is not None and abs(here - there) > SKEW:
         return problem(
             "clock",
-            f"the clock at {deployment.public_url} is {abs(here - there):.0f} s off ours",
-            mend="set both with NTP",
+            f"the clock at {deployment.public_url} differs from this machine's by {abs(here - there):.0f} s",
+            fix="synchronize both with NTP",
         )
     return ok("clock", "this machine and the database agree" + ("" if there is None else ", and the public address"))
 

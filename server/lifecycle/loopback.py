@@ -200,11 +200,14 @@ def foreign_holder(address: Address, sight: Sight) -> str:
     """Who holds an address that is not ours, and what to do, in one sentence. Blocking."""
     host, port = sight.stranger or address.host, address.port
     if sight.failure:
-        return f"cannot listen on port {port} of {host} ({sight.failure}): choose --port (server.port) or server.host"
+        return (
+            f"can't listen on port {port} of {host} ({sight.failure}): choose another --port (server.port) or "
+            "server.host"
+        )
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return (
-        f"port {port} is taken by another program: {shown} is held by {peers.describe_listener(host, port)}."
-        " End it, or choose --port (server.port)"
+        f"another program uses port {port}: {shown} is held by {peers.describe_listener(host, port)}. Stop "
+        "it, or choose another --port (server.port)"
     )
 
 

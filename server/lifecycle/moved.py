@@ -37,7 +37,7 @@ def notice_move(deployment: Deployment) -> str | None:
     ]
     if before is None or not places:
         return None
-    return f"The public URL was {before} and is {now} now: update the redirect at {', at '.join(places)}."
+    return f"The public URL changed from {before} to {now}. Update the redirect URL at {', at '.join(places)}."
 
 
 def _read(path: Path) -> str | None:

@@ -92,7 +92,9 @@ class Bearer:
             parts.append(f'algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"')  # RFC 9449 §7.1
         challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
         content = (
-            {"error": error, "error_description": _MENDS.get(error, error)} if error else {"message": self._signpost}
+            {"error": error, "error_description": _DESCRIPTIONS.get(error, error)}
+            if error
+            else {"message": self._signpost}
         )
         if error == "invalid_token":  # for the person, where a client shows them the answer
             content["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))

@@ -67,7 +67,7 @@ class ConnectionsOutput(BaseModel):
         manage = f"The person manages this at {self.manage_url}"
         if self.problem is not None:
             manage = f"The person's pages cannot be opened safely: {self.problem}"
-        return "\n".join([*(lines or ["Nothing is connected."]), manage])
+        return "\n".join([*(lines or ["No accounts connected."]), manage])
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:

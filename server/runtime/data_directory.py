@@ -19,7 +19,7 @@ def prepare_data_directory(data: Path) -> Path:
             data.chmod(0o700)
     except OSError as error:
         raise StorageUnavailable(
-            f"cannot use the data directory {data}: {error.strerror}. It has to belong to this user and be writable",
+            f"can't use the data directory {data}: {error.strerror}. Make this user its owner, with write permission",
             detail=str(error),
         ) from error
     return data

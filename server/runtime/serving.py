@@ -90,4 +90,4 @@ def tune() -> None:
 def warn_if_slow() -> None:
     """Warn when uvicorn silently falls back to a slower loop."""
     if importlib.util.find_spec("uvloop") is None:
-        logger.warning("uvloop is not installed: every call costs more processor time")
+        logger.warning("uvloop isn't installed: calls use more processor time")

@@ -197,38 +197,41 @@ def _notes(client: ClientName, transport: TransportName, *, vault: VaultLocation
     notes: list[str] = []
     if vault.remote_url is not None:
         notes.append(
-            "It signs in at its first start, in the browser. Before that, by yourself: "
+            "It signs in through the browser when it first starts. To sign in before that: "
             + shlex.join(["token-vault", *_stdio_arguments(client, vault), "--sign-in"])
         )
     if transport != "stdio" and vault.is_loopback:
-        notes.append("Keep `token-vault serve` running: this client only connects to it.")
+        notes.append("Keep `token-vault serve` running: this client connects to it and doesn't start it.")
     if transport == "sse":
-        notes.append("SSE is the legacy transport: take http where the client has it.")
+        notes.append("SSE is the legacy transport: use http if the client supports it.")
     if client == "claude-desktop":
         if transport != "stdio":
             notes.append(
-                "It runs mcp-remote, which needs Node.js: Claude Desktop itself does not read URLs in this file."
+                "It runs mcp-remote, which needs Node.js, because Claude Desktop doesn't read URLs from this file."
             )
         notes.append(
             "Its custom connectors (Customize > Connectors) need a public https URL that Anthropic's servers can reach"
-            + (": loopback is none." if vault.is_loopback else f": {_url(vault, 'http')}")
+            + (": a loopback address doesn't work." if vault.is_loopback else f": {_url(vault, 'http')}")
         )
         if machine.platform not in {"darwin", "win32"}:
-            notes.append("Claude Desktop documents macOS and Windows only; this is where Linux builds look.")
+            notes.append("Claude Desktop documents macOS and Windows only; Linux builds look here.")
     if client == "vscode":
-        notes.append("For one project only, the same text goes into .vscode/mcp.json.")
+        notes.append("For a single project, put the same text in .vscode/mcp.json.")
     if client == "cursor":
-        notes.append("For one project only, the same text goes into .cursor/mcp.json.")
+        notes.append("For a single project, put the same text in .cursor/mcp.json.")
     return notes
 
 
 def _file_notes(client: ClientName) -> Sequence[str]:
     match client:
         case "claude-desktop":
-            return ["Quit and start Claude Desktop afterwards."]
+            return ["Then restart Claude Desktop."]
         case "claude-code":
             return [
-                "Claude Code writes this file itself: it must not run during --write and --undo. `claude mcp add` may."
+                (
+                    "Claude Code writes this file itself: quit it before --write and --undo. `claude mcp add` "
+                    "works while it runs."
+                )
             ]
         case "cursor" | "vscode" | "inspector":
             return []

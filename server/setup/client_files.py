@@ -43,11 +43,11 @@ def take_out(file: Path, *, section: str, name: str) -> str:
     target, backup = file.resolve(), backup_of(file)
     now = _read(target)
     if now is None:
-        raise ClientFileRefused(f"{file} does not exist: there is nothing to undo")
+        raise ClientFileRefused(f"{file} doesn't exist: nothing to undo")
     content = _parse(target, now)
     entries = _section(target, content, section)
     if name not in entries:
-        raise ClientFileRefused(f"{file} has no entry {name!r}: there is nothing to undo")
+        raise ClientFileRefused(f"{file} has no entry {name!r}: nothing to undo")
     kept = _read(backup)
     before = {} if kept is None else _parse(backup, kept)
     old = _section(backup, before, section)
@@ -72,7 +72,7 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ClientFileRefused(f"{path} cannot be read: {error.strerror}") from error
+        raise ClientFileRefused(f"can't read {path}: {error.strerror}") from error
 
 
 def _parse(path: Path, content: bytes) -> dict[str, object]:
@@ -82,20 +82,20 @@ def _parse(path: Path, content: bytes) -> dict[str, object]:
         found: object = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ClientFileRefused(
-            f"{path} line {error.lineno} is not plain JSON (comments and trailing commas would be lost): "
-            "put the printed entry in by hand"
+            f"{path} line {error.lineno} isn't plain JSON (comments and trailing commas would be lost): add "
+            "the printed entry by hand"
         ) from error
     except UnicodeDecodeError as error:
-        raise ClientFileRefused(f"{path} is not UTF-8: put the printed entry in by hand") from error
+        raise ClientFileRefused(f"{path} isn't UTF-8: add the printed entry by hand") from error
     if not isinstance(found, dict):
-        raise ClientFileRefused(f"{path} does not hold a JSON object: put the printed entry in by hand")
+        raise ClientFileRefused(f"{path} doesn't contain a JSON object: add the printed entry by hand")
     return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON of another program
 
 
 def _section(path: Path, content: Mapping[str, object], section: str) -> dict[str, object]:
     found = content.get(section, {})
     if not isinstance(found, dict):
-        raise ClientFileRefused(f"{path}: {section} is not an object: put the printed entry in by hand")
+        raise ClientFileRefused(f"{path}: {section} isn't an object: add the printed entry by hand")
     return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
 
 
@@ -128,4 +128,4 @@ def _replace(path: Path, content: bytes, *, mode: int | None = None) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ClientFileRefused(f"{path} cannot be written: {error.strerror}") from error
+        raise ClientFileRefused(f"can't write {path}: {error.strerror}") from error

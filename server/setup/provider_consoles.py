@@ -64,14 +64,14 @@ def general(
             step = step.replace(word, value)
         return step
 
-    opened = "Open the page where the service lets you make an OAuth app." if console is None else f"Open {console}"
+    opened = "Register an OAuth app in the service's developer settings." if console is None else f"Open {console}"
     return Guide(
         provider,
         redirect_uri,
         tuple(sorted(scopes)),
         "confidential" if has_secret else "public",
-        (opened, *map(fill_in, steps), "Copy client id and secret." if has_secret else "Copy the client id."),
-        ("This page of the provider file was not run against the service: it may have moved.",),
+        (opened, *map(fill_in, steps), "Copy the client ID and secret." if has_secret else "Copy the client ID."),
+        ("These steps weren't tested against the live service; its pages may have changed.",),
     )
 
 
@@ -85,8 +85,13 @@ def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> 
             "token_rotation_enabled": True,
         },
     }
-    rotation = "Token rotation cannot be turned off again in that app. This vault needs it on; make an app of its own."
-    made = "Open https://api.slack.com/apps, choose Create New App, From a manifest, your workspace, and paste as JSON:"
+    rotation = (
+        "You can't turn token rotation off again in that app. This vault requires it, so create a separate app for it."
+    )
+    made = (
+        "Open https://api.slack.com/apps, choose Create New App, From a manifest, select your workspace, and "
+        "paste this JSON:"
+    )
     if not is_loopback:
         return Guide(
             "slack",
@@ -96,7 +101,10 @@ def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> 
             (
                 made,
                 "Leave PKCE off: this app has a secret.",
-                "Under Basic Information, App Credentials, copy Client ID and Client Secret (not the Signing Secret).",
+                (
+                    "Under Basic Information, App Credentials, copy Client ID and Client Secret (not the "
+                    "Signing Secret)."
+                ),
             ),
             (rotation,),
             json.dumps(content, indent=2),
@@ -108,15 +116,18 @@ def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> 
         "public",
         (
             made,
-            "Should Slack not take the address yet: leave redirect_urls out, and add the address after the next step.",
-            "Under OAuth & Permissions turn PKCE on, and see that the redirect URL is the one above, letter by letter.",
-            "Under Basic Information, App Credentials, copy Client ID. No secret is used.",
+            "If Slack rejects the redirect URL, remove redirect_urls from the manifest and add it after step 3.",
+            "Under OAuth & Permissions, turn on PKCE and check that the redirect URL is exactly the one above.",
+            "Under Basic Information, App Credentials, copy the Client ID. This app has no secret.",
         ),
         (
             rotation,
-            "Turning PKCE on cannot be undone without Slack's support, and its apps get no bot on this machine.",
-            "Refresh tokens of such an app end after 30 days: connect again then; the connection shows the day.",
-            "For connections that last give the vault an https server.public_url and run this again.",
+            "Only Slack's support can turn PKCE off again, and PKCE apps get no bot on this machine.",
+            (
+                "Refresh tokens of such an app expire after 30 days, so you must reconnect then. The "
+                "connection shows the date."
+            ),
+            "To avoid the 30-day limit, set an https server.public_url and run setup again.",
         ),
         json.dumps(content, indent=2),
     )
@@ -124,9 +135,9 @@ def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> 
 
 def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
     warnings = [
-        "While the app's status is Testing, Google ends each connection after 7 days; the connection shows the day.",
-        "Once the app is in production run this again with --published.",
-        "Accounts that are not test users are refused at Google's page while the app is in Testing.",
+        "While the app's status is Testing, Google ends each connection after 7 days. The connection shows the date.",
+        "Once the app is in production, run this again with --published.",
+        "While the app is in Testing, Google rejects accounts that aren't test users.",
     ]
     parts = [
         (part, api, [scope for scope in scopes if scope.startswith(beginning)])
@@ -135,25 +146,28 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
     used = [(part, api, its) for part, api, its in parts if its]
     rest = [scope for scope in scopes if not any(scope in its for _, _, its in used)]
     listed = [*((part, its) for part, _, its in used), *([("other", rest)] if rest else [])]
-    further = "".join(f" For {part} do the same with {api}." for part, api, _ in used[1:])
+    further = "".join(f"Do the same for {part} with {api}." for part, api, _ in used[1:])
     host = urlsplit(redirect_uri).hostname or ""
     ending = host.rpartition(".")[2]
     if host != "localhost" and (ending in _UNKNOWN_ENDINGS or (ending.isdigit() and host != "127.0.0.1")):
-        warnings.append(f"Google takes localhost or a public domain name only; {host} is neither.")
+        warnings.append(f"Google accepts localhost or a public domain name only; {host} is neither.")
     return Guide(
         "google",
         redirect_uri,
         scopes,
         "confidential",
         (
-            "Open https://console.cloud.google.com and choose a project, or make one.",
+            "Open https://console.cloud.google.com and choose or create a project.",
             f"Under APIs & Services, Library, find {used[0][1] if used else 'the API'} and choose Enable.{further}",
-            "Under OAuth consent screen (Google Auth Platform) name the app; choose External (Internal in a company).",
-            "There, under Audience, Test users, add the Google account that you will connect.",
-            "Under Data Access add the scopes of what agents shall use:"
+            (
+                "Under OAuth consent screen (Google Auth Platform), name the app and choose External (Internal "
+                "in a company)."
+            ),
+            "Under Audience, Test users, add the Google account that you'll connect.",
+            "Under Data Access, add the scopes that agents will use:"
             + "".join(f"\n   {part}: {' '.join(its)}" for part, its in listed),
-            f"Under Clients make a client of type Web application; Authorized redirect URIs: {redirect_uri}",
-            "Copy Client ID and Client secret; Google may not show the secret again.",
+            f"Under Clients, create a client of type Web application. Authorized redirect URIs: {redirect_uri}",
+            "Copy the Client ID and Client secret. Google may not show the secret again.",
         ),
         tuple(warnings),
     )
@@ -162,22 +176,22 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
 def id_problem(provider: str, client_id: str) -> str | None:
     """Why this cannot be a client id; None when it may be one."""
     if not client_id or not client_id.isprintable() or any(c.isspace() for c in client_id) or len(client_id) > 200:
-        return "the client id is empty or has spaces: copy it again"
+        return "the client ID is empty or contains spaces: copy it again"
     if client_id.startswith("GOCSPX-"):
-        return "that is Google's client secret, not the client id, which ends in .apps.googleusercontent.com"
+        return "that's Google's client secret; the client ID ends in .apps.googleusercontent.com"
     if client_id.startswith(("xox", "xapp-", "xoxe")):
-        return "that is a Slack token, not the client id: Basic Information, App Credentials has it"
+        return "that's a Slack token; copy the Client ID from Basic Information, App Credentials"
     if provider == "slack" and client_id.startswith("A0") and client_id.isalnum():
-        return "that is Slack's App ID, not the Client ID, which has a dot in it"
+        return "that's Slack's App ID; the Client ID contains a dot"
     return None
 
 
 def secret_problem(secret: str) -> str | None:
     """Why this cannot be a client secret; None when it may be one."""
     if not secret or not secret.isprintable() or any(c.isspace() for c in secret) or len(secret) > 500:
-        return "the client secret is empty or has spaces: copy it again"
+        return "the client secret is empty or contains spaces: copy it again"
     if secret.endswith(".apps.googleusercontent.com"):
-        return "that is Google's client id, not the client secret"
+        return "that's Google's client ID; copy the client secret"
     if secret.startswith(("xox", "xapp-")):
-        return "that is a Slack token, not the client secret: Basic Information, App Credentials has it"
+        return "that's a Slack token; copy the Client Secret from Basic Information, App Credentials"
     return None

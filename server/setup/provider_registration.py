@@ -95,7 +95,7 @@ def undo(files: Files) -> None:
     """
     written = _text(files.memory)
     if written is None:
-        raise NothingToUndo(f"there is no setup of {files.provider} to take back in {files.data}")
+        raise NothingToUndo(f"no setup of {files.provider} to undo in {files.data}")
     now, before = _text(files.config) or "", _text(files.backup)
     if written != _digest(now):
         for table, keys in (

@@ -92,7 +92,7 @@ def _append(table: Table, key: str, value: Setting) -> None:
 
 def _table(found: object) -> MutableMapping[str, object]:
     if not isinstance(found, MutableMapping):
-        raise TypeError("a value stands where the table goes")
+        raise TypeError("expected a table, found a value")
     return cast("MutableMapping[str, object]", found)  # TOML's keys are text
 
 
@@ -100,8 +100,8 @@ def _by_hand(table: tuple[str, ...], values: Mapping[str, Setting]) -> ConfigFil
     where = f"[{'.'.join(table)}]"
     # a JSON string without escapes beyond ASCII is a TOML basic string
     given = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
-    step = f"put into {where} {'; '.join(given)}" if given else f"remove {', '.join(values)} from {where}"
-    return ConfigFileRefused(f"the settings file is written in a way that cannot be changed safely: {step}")
+    step = f"add {'; '.join(given)} to {where}" if given else f"remove {', '.join(values)} from {where}"
+    return ConfigFileRefused(f"can't change the settings file safely as it's written: {step}")
 
 
 def _section(text: str, table: tuple[str, ...]) -> Mapping[str, object]:
@@ -128,4 +128,4 @@ def _parse(text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigFileRefused(f"the settings file is not valid TOML, correct it first: {error}") from error
+        raise ConfigFileRefused(f"the settings file isn't valid TOML; correct it first: {error}") from error

@@ -42,9 +42,9 @@ async def test_what_a_person_is_asked_about_each_time_is_set_for_a_permission_th
     done = await run(tmp_path, *ask, "--tool", "slack_post", "--scope", "chat:write")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["ask"] == ["chat:write", "tool:slack_post"]
-    for wrong, mend in (("--tool", "tools list"), ("--scope", "delegations list")):
+    for wrong, fix in (("--tool", "tools list"), ("--scope", "delegations list")):
         refused = await run(tmp_path, *ask, wrong, "slack_pots")
         assert refused.exit_code == 1
-        assert mend in refused.stderr
+        assert fix in refused.stderr
     assert (await run(tmp_path, "delegations", "ask", "agent", "nothing")).exit_code == 1
     assert json.loads((await run(tmp_path, *ask)).stdout)["ask"] == []

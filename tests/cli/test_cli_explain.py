@@ -44,7 +44,7 @@ async def test_what_works_and_what_does_not_differ_in_the_exit_code(place: Room)
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
     works = await run(place, agent, connection, "--scopes", "channels:read")
     assert works.exit_code == 0, works.output
-    assert "An exchange gives channels:read (enforced" in works.stdout
+    assert "An exchange returns channels:read (enforced" in works.stdout
     assert works.stdout.count("ok\n") == 10
     fails = await run(place, agent, connection, "--scopes", "channels:read chat:write", "--json")
     assert fails.exit_code == 1
@@ -53,7 +53,7 @@ async def test_what_works_and_what_does_not_differ_in_the_exit_code(place: Room)
     assert said["passed"][-1] == "scopes"
     in_words = await run(place, agent, connection, "--scopes", "chat:write")
     assert f"delegation_required: {said['failing']['sentence']}".partition(", but")[0] in in_words.stdout
-    assert "mend: " in in_words.stdout
+    assert "fix: " in in_words.stdout
 
 
 async def test_it_says_what_the_client_would_be_handed_over_http(place: Room) -> None:

@@ -102,10 +102,10 @@ async def test_a_program_that_is_not_installed_as_a_script_is_started_as_a_modul
 async def test_settings_that_the_client_will_not_see_are_named_without_their_values(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not [one for one in (await content(place, "cursor"))["notes"] if "will not see" in one]  # type: ignore[attr-defined]
+    assert not [one for one in (await content(place, "cursor"))["notes"] if "won't pass" in one]  # type: ignore[attr-defined]
     monkeypatch.setenv("TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET", "canary")
     printed = await run(place, "cursor")
-    assert "will not see TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET" in printed.stderr
+    assert "won't pass TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET" in printed.stderr
     assert "canary" not in printed.output
 
 
@@ -167,25 +167,25 @@ def test_claude_desktop_reaches_loopback_through_mcp_remote_and_is_told_about_co
     assert made.entry["command"] == "/opt/node/bin/npx"
     assert made.entry["args"][-3:] == ["http://localhost:8765/sse", "--transport", "sse-only"]  # type: ignore[index]
     assert made.entry["env"]["PATH"].startswith("/opt/node/bin:")  # type: ignore[index]
-    assert any("public https URL" in note and "loopback is none" in note for note in made.notes)
+    assert any("public https URL" in note and "a loopback address doesn't work" in note for note in made.notes)
     public = VaultLocation(VAULT.program, (), "https://vault.example.com", is_loopback=False)
     made = client_config("claude-desktop", "http", vault=public, machine=machine)
     assert any("https://vault.example.com/mcp" in note for note in made.notes)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "fix"),
     [
         (["nobody"], "claude-code"),
         (["cursor", "--transport", "carrier-pigeon"], "stdio, http, sse"),
-        (["cursor", "--write", "--undo"], "exclude"),
+        (["cursor", "--write", "--undo"], "use either"),
         (["cursor", "--undo"], "nothing to undo"),
     ],
 )
-async def test_what_cannot_be_done_is_said_in_one_line(place: Place, arguments: list[str], mend: str) -> None:
+async def test_what_cannot_be_done_is_said_in_one_line(place: Place, arguments: list[str], fix: str) -> None:
     refused = await run(place, *arguments)
     assert refused.exit_code == 1
-    assert mend in refused.stderr
+    assert fix in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -220,7 +220,7 @@ async def test_writing_keeps_everything_else_and_undoing_gives_the_very_file_bac
 
 @pytest.mark.parametrize(
     ("client", "still"),
-    [("claude-desktop", ["Quit and start Claude Desktop afterwards."]), ("cursor", []), ("inspector", [])],
+    [("claude-desktop", ["Then restart Claude Desktop."]), ("cursor", []), ("inspector", [])],
 )
 async def test_what_concerns_an_entry_is_not_said_when_it_is_taken_out(
     place: Place, monkeypatch: pytest.MonkeyPatch, client: str, still: list[str]
@@ -236,7 +236,7 @@ async def test_what_concerns_an_entry_is_not_said_when_it_is_taken_out(
 async def test_a_file_that_was_made_is_removed_again(place: Place, tmp_path: Path) -> None:
     file = tmp_path / "home" / ".config" / "Code" / "User" / "mcp.json"
     written = await run(place, "vscode", "--write")
-    assert f"Written to {file}; it did not exist before" in written.stdout
+    assert f"Written to {file}; the file is new" in written.stdout
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert (await run(place, "vscode", "--undo")).exit_code == 0
     assert not file.exists()
@@ -255,11 +255,11 @@ def test_undoing_after_the_file_has_changed_takes_only_our_entry_out(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{\n  // mine\n  "servers": {}\n}', "line 2 is not plain JSON"),
-        ('{"servers": {},}', "not plain JSON"),
-        ("[]", "does not hold a JSON object"),
-        ('{"servers": []}', "servers is not an object"),
-        (b"\xff\xfe{", "not UTF-8"),
+        ('{\n  // mine\n  "servers": {}\n}', "line 2 isn't plain JSON"),
+        ('{"servers": {},}', "isn't plain JSON"),
+        ("[]", "doesn't contain a JSON object"),
+        ('{"servers": []}', "servers isn't an object"),
+        (b"\xff\xfe{", "isn't UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_merged_is_left_alone(tmp_path: Path, text: str | bytes, why: str) -> None:
@@ -288,7 +288,7 @@ def test_a_linked_file_stays_a_link(tmp_path: Path) -> None:
 
 def test_a_file_in_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ClientFileRefused, match=r"mcp\.json cannot be"):
+    with pytest.raises(ClientFileRefused, match=r"can.t read"):
         put(tmp_path / "taken" / "mcp.json", section="mcpServers", name="token-vault", entry=OURS)
 
 
@@ -301,6 +301,6 @@ async def test_a_vault_elsewhere_is_reached_by_the_bridge(place: Place, client: 
     assert any("--sign-in" in note for note in made["notes"])  # type: ignore[union-attr,attr-defined]
     over_http = await run(place, client, "--url", "https://vault.example", "--transport", "http")
     assert over_http.exit_code == 1
-    assert "takes https://vault.example/mcp itself" in over_http.stderr
+    assert "use https://vault.example/mcp directly" in over_http.stderr
     plain = await run(place, client, "--url", "http://vault.example")
     assert (plain.exit_code, "--url must be https" in plain.stderr) == (1, True)

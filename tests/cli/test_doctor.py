@@ -63,7 +63,7 @@ async def examine(place: Place, *, fails: bool = False) -> Found:
     assert result.exit_code == (1 if fails else 0), result.output
     found: Found = {}
     for one in json.loads(result.stdout):
-        assert (one["mend"] is not None) is (one["verdict"] != "ok"), one
+        assert (one["fix"] is not None) is (one["verdict"] != "ok"), one
         if one["check"] not in found or one["verdict"] == "problem":
             found[one["check"]] = one
     return found
@@ -72,7 +72,7 @@ async def examine(place: Place, *, fails: bool = False) -> Found:
 def assert_problem(found: Found, check: str, *words: str) -> None:
     assert found[check]["verdict"] == "problem", found[check]
     for word in words:
-        assert word in found[check]["sentence"] + found[check]["mend"], found[check]
+        assert word in found[check]["sentence"] + found[check]["fix"], found[check]
 
 
 def slack(simulator: Simulator, **changes: object) -> list[str]:
@@ -135,7 +135,7 @@ async def test_in_words_every_line_has_its_verdict_and_its_mend_below(place: Pla
     result = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", "--data", str(place.data)])
     assert result.exit_code == 0
     assert "note     port" in result.stdout
-    assert "mend: start token-vault serve" in result.stdout
+    assert "fix: start token-vault serve" in result.stdout
 
 
 async def test_settings_that_cannot_be_read(place: Place) -> None:
@@ -232,7 +232,7 @@ async def test_a_pooler_in_front_of_the_database(postgres_store: Store) -> None:
         configure(place, "[database]", f'url = "{url}"')
         found = await examine(place)
         assert (found["pooler"]["verdict"], found["database"]["verdict"]) == ("note", "ok")
-        assert "server_login_retry = 1" in str(found["pooler"]["mend"])
+        assert "server_login_retry = 1" in str(found["pooler"]["fix"])
     async with pgbouncer(postgres_store.url, {"max_prepared_statements": 0}) as url:
         configure(place, "[database]", f'url = "{url}"')
         assert_problem(await examine(place, fails=True), "database", "max_prepared_statements = 200", "database.url")
@@ -261,7 +261,7 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
     async with answering(place.port, "200 OK", {"status": "ok", "vault": "another"}):
         found = await examine(place, fails=True)
         assert_problem(found, "port", "another program", "server.port")
-        assert_problem(found, "public_url", "something else")
+        assert_problem(found, "public_url", "something other")
     silent = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", place.port)
     async with silent:
         found = await examine(place, fails=True)
@@ -295,7 +295,7 @@ async def test_a_public_url_that_is_not_what_clients_see(place: Place) -> None:
             ("Location: https://elsewhere.example/healthz",),
             ("https://elsewhere.example", "server.public_url"),
         ),
-        ("502 Bad Gateway", (), ("something else", "proxy")),
+        ("502 Bad Gateway", (), ("something other", "proxy")),
     ],
 )
 async def test_a_proxy_in_front_that_does_it_wrong(
@@ -313,7 +313,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
     ("trusted", "host", "words"),
     [
         (True, "localhost", ()),
-        (False, "localhost", ("certificate", "nobody that this machine trusts", "SSL_CERT_FILE")),
+        (False, "localhost", ("certificate", "doesn't trust its issuer", "SSL_CERT_FILE")),
         (True, "other.example", ("certificate", "not for localhost", "server.public_url")),
     ],
 )
@@ -329,7 +329,7 @@ async def test_the_certificate_of_the_public_url(
         assert found["public_url"]["verdict"] == ("problem" if words else "ok"), found
         assert found["port"]["verdict"] == "ok", found  # its only name is the public one
         for word in words:
-            assert word in found["public_url"]["sentence"] + found["public_url"]["mend"], found
+            assert word in found["public_url"]["sentence"] + found["public_url"]["fix"], found
 
 
 async def test_an_https_address_that_speaks_no_tls(place: Place) -> None:
@@ -345,7 +345,7 @@ async def test_an_https_address_that_speaks_no_tls(place: Place) -> None:
             writer.close()
 
         async with await asyncio.start_server(plain, "127.0.0.1", front):
-            assert_problem(await examine(place, fails=True), "public_url", "does not speak TLS", "proxy")
+            assert_problem(await examine(place, fails=True), "public_url", "doesn't use TLS", "proxy")
         assert reached.is_set()
 
 
@@ -376,13 +376,13 @@ async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeyp
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     ignored = await examine(place)
     assert ignored["proxy"]["verdict"] == "note"
-    assert "server.trusted_proxies" in ignored["proxy"]["mend"]
+    assert "server.trusted_proxies" in ignored["proxy"]["fix"]
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
     public_url = f'public_url = "https://localhost.example:{place.port}"'
     configure(place, public_url)
     unnamed = await examine(place)
     assert unnamed["proxy"]["verdict"] == "note"
-    assert "counts as one address" in unnamed["proxy"]["sentence"]
+    assert "counts as a single address" in unnamed["proxy"]["sentence"]
     configure(place, public_url, 'trusted_proxies = ["127.0.0.1"]')
     assert (await examine(place))["proxy"]["verdict"] == "ok"
     configure(place, 'trusted_proxies = ["0.0.0.0/0"]')
@@ -396,7 +396,7 @@ async def test_a_client_id_or_secret_that_is_refused(
     configure(place, *slack(simulator, **change))
     (place.data / "config.toml").chmod(0o600)
     before = len(simulator.books()["redemptions"])
-    assert_problem(await examine(place, fails=True), "slack.client", "refuses", "token-vault providers setup slack")
+    assert_problem(await examine(place, fails=True), "slack.client", "rejects", "token-vault providers setup slack")
     configure(place, *slack(simulator))
     assert (await examine(place))["slack.client"]["verdict"] == "ok"
     assert not [one for one in simulator.books()["redemptions"][before:] if one.get("outcome") == "ok"]
@@ -417,7 +417,7 @@ async def test_a_redirect_address_that_is_not_registered_there(
     (place.data / "config.toml").chmod(0o600)
     simulator.control("client", redirect_uris=[f"{place.url}/connect/callback"])
     found = await examine(place, fails=True)
-    assert_problem(found, f"{provider}.redirect", "does not know our redirect", f"exactly {redirect}", "--show")
+    assert_problem(found, f"{provider}.redirect", "doesn't know our redirect", f"exactly {redirect}", "--show")
     assert found[f"{provider}.client"]["verdict"] == "ok"
     simulator.control("client", redirect_uris=[redirect])
     assert (await examine(place))[f"{provider}.redirect"]["verdict"] == "ok"
@@ -430,13 +430,11 @@ async def test_user_scopes_that_the_app_there_does_not_have(place: Place, simula
     (place.data / "config.toml").chmod(0o600)
     simulator.control("app", **one, user_scopes=["channels:read", "channels:history"])
     found = await examine(place, fails=True)
-    assert_problem(
-        found, "slack.scopes", "invalid_scope_requested", "scopes of the user: channels:history channels:read"
-    )
+    assert_problem(found, "slack.scopes", "invalid_scope_requested", "user scopes: channels:history channels:read")
     simulator.control("app", **one, user_scopes=["channels:read", "channels:history", "chat:write"])
     some = (await examine(place))["slack.scopes"]
-    assert (some["verdict"], "do without those tools" in some["mend"]) == ("note", True)
-    assert "chat:write" not in some["mend"]
+    assert (some["verdict"], "skip those tools" in some["fix"]) == ("note", True)
+    assert "chat:write" not in some["fix"]
     simulator.control("app", **one)
     assert "slack.scopes" not in await examine(place)
 
@@ -472,13 +470,13 @@ async def test_what_an_authorization_page_says_before_anybody_signs_in(
         found = await examine(place, fails=check is not None)
     if check is not None:
         assert found[check]["verdict"] == "problem", found
-    assert "/connect/callback/slack" in found["slack.redirect"]["sentence"] + (found["slack.redirect"]["mend"] or "")
+    assert "/connect/callback/slack" in found["slack.redirect"]["sentence"] + (found["slack.redirect"]["fix"] or "")
 
 
 async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:
     configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{free_port()}/token"))
     (place.data / "config.toml").chmod(0o600)
-    assert_problem(await examine(place, fails=True), "slack.client", "does not answer")
+    assert_problem(await examine(place, fails=True), "slack.client", "doesn't answer")
 
 
 @pytest.mark.parametrize(
@@ -499,7 +497,7 @@ async def test_what_a_provider_answers_to_a_code_that_does_not_exist(
     async with answering(port, status, {"ok": False, "error": code}):
         found = await examine(place, fails=verdict == "problem")
     assert found["slack.client"]["verdict"] == verdict
-    assert word in found["slack.client"]["sentence"] + (found["slack.client"]["mend"] or "")
+    assert word in found["slack.client"]["sentence"] + (found["slack.client"]["fix"] or "")
 
 
 async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +516,7 @@ async def test_a_provider_without_a_client_id_is_no_mistake(place: Place) -> Non
     configure(place, "[providers.slack]", 'scopes = ["chat:write"]')
     found = await examine(place)
     assert found["slack.client"]["verdict"] == "note"
-    assert "providers setup slack" in found["slack.client"]["mend"]
+    assert "providers setup slack" in found["slack.client"]["fix"]
 
 
 async def test_https_where_the_provider_demands_it(place: Place, simulator: Simulator) -> None:
@@ -594,7 +592,7 @@ async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> No
     ("said", "words"),
     [
         ("create_users = true", ("everybody whom https://id.example knows", "token-vault users link")),
-        ("", ("only people who are linked", "is not set")),
+        ("", ("only linked users", "isn't set")),
         ("create_users = false", None),
     ],
 )
@@ -606,4 +604,4 @@ async def test_whom_a_provider_of_sign_in_lets_in(place: Place, said: str, words
         return
     assert found["sign_in"]["verdict"] == "note"
     for word in words:
-        assert word in found["sign_in"]["sentence"] + found["sign_in"]["mend"]
+        assert word in found["sign_in"]["sentence"] + found["sign_in"]["fix"]

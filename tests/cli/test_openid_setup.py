@@ -125,9 +125,9 @@ async def test_a_later_setup_says_anew_who_may_sign_in(place: Place, issuer: Ope
 @pytest.mark.parametrize(
     ("more", "refusal"),
     [
-        (("--domain", "company"), "is no domain"),
-        (("--domain", "straße.example"), "is no domain"),
-        (("--domain", "a.example", "--everybody"), "leave --domain out"),
+        (("--domain", "company"), "isn't a domain"),
+        (("--domain", "straße.example"), "isn't a domain"),
+        (("--domain", "a.example", "--everybody"), "use either --everybody or --domain"),
     ],
 )
 async def test_what_says_nobody_or_two_things_is_refused(
@@ -145,7 +145,7 @@ async def test_without_a_terminal_each_missing_answer_is_named(place: Place, iss
         (("corp",), "--issuer"),
         (("corp", "--issuer", issuer.url), "--client-id"),
         (("corp", "--issuer", issuer.url, "--client-id", "x"), "--client-secret-stdin"),
-        (("Corp", "--issuer", issuer.url), "small letters"),
+        (("Corp", "--issuer", issuer.url), "lowercase letters"),
     ):
         result = await run(place, "openid", "setup", *more)
         assert (result.exit_code, option in result.stderr) == (1, True), result.output
@@ -155,7 +155,7 @@ async def test_an_issuer_that_calls_itself_something_else_is_refused(place: Plac
     issuer.change_metadata = lambda metadata: metadata | {"issuer": f"{issuer.url}/"}
     result = await run(place, *words(issuer), feed=SECRET + "\n")
     assert result.exit_code == 1
-    assert "exactly this name" in result.stderr
+    assert "exactly this issuer name" in result.stderr
     issuer.reset()
     assert (await run(place, *words(issuer), feed=SECRET + "\n")).exit_code == 0  # the twin
 

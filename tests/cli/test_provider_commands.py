@@ -92,12 +92,12 @@ async def test_a_file_that_is_wrong_fails_its_test(place: Place, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "name one provider or file, or say --all"),
-        (("asana", "--all"), "name one provider or file, or say --all"),
-        (("nobody",), "there is no provider 'nobody'"),
-        (("asana", "--mode", "weather"), "there is no mode 'weather'"),
-        (("--all", "--live"), "--live takes one provider"),
-        (("nobody", "--live"), "there is no provider 'nobody'"),
+        ((), "pass one provider or file, or --all"),
+        (("asana", "--all"), "pass one provider or file, or --all"),
+        (("nobody",), "no provider 'nobody'"),
+        (("asana", "--mode", "weather"), "no mode 'weather'"),
+        (("--all", "--live"), "use --live with one provider"),
+        (("nobody", "--live"), "no provider 'nobody'"),
     ],
 )
 async def test_a_test_of_nothing_is_refused(place: Place, words: tuple[str, ...], expected: str) -> None:
@@ -131,7 +131,7 @@ async def test_a_new_file_is_written_and_read_from_then_on(place: Place) -> None
     listed = (await run(place, "providers", "list")).stdout.splitlines()
     assert listed[0].split()[-1] == "draft"
     assert [line.split()[0] for line in listed if line.split()[-1] == "yes"] == ["tickets"]
-    assert "A draft: nobody is named" in (await run(place, "providers", "show", "tickets")).stdout
+    assert "Draft: this provider file has no sources" in (await run(place, "providers", "show", "tickets")).stdout
     said = '[facts]\nendpoints = { status = "cited", sources = ["us"] }\n'
     said += '[sources]\nus = { name = "we", date = 2026-11-25 }\n'
     path.write_text(f"{path.read_text(encoding='utf-8')}\n{said}", encoding="utf-8")
@@ -144,7 +144,7 @@ async def test_a_new_file_is_written_and_read_from_then_on(place: Place) -> None
 
 async def test_what_nobody_can_be_asked_has_to_be_given(place: Place) -> None:
     refused = await run(place, "providers", "new", "tickets", *THREE[:-6])
-    assert refused.exit_code == 1 and "nobody can be asked here" in refused.stderr
+    assert refused.exit_code == 1 and "no terminal to ask on" in refused.stderr
     wrong = await run(
         place, "providers", "new", "tickets", *THREE[:2], *THREE[4:], "--authorize-url", "http://x.example"
     )

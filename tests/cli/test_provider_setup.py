@@ -58,7 +58,13 @@ async def test_slack_on_this_machine_is_an_app_without_a_secret(place: Place) ->
     assert manifest["oauth_config"]["redirect_urls"] == [f"{place.url}/connect/callback/slack"]
     assert set(manifest["oauth_config"]["scopes"]["user"]) >= {"channels:history", "channels:read", "chat:write"}
     assert manifest["settings"]["token_rotation_enabled"] is True
-    for said in ("cannot be turned off", "cannot be undone", "30 days", "PKCE on", "No secret"):
+    for said in (
+        "can't turn token rotation off",
+        "can turn PKCE off again",
+        "30 days",
+        "turn on PKCE",
+        "has no secret",
+    ):
         assert said in shown.stdout, said
     written = await content(place, "providers", "setup", "slack", "--client-id", SLACK_ID)
     assert isinstance(written, dict)
@@ -90,7 +96,7 @@ async def test_google_names_every_step_and_ends_in_seven_days_until_it_is_publis
     for said in ("Google Calendar API", "consent screen", "Test users", "Web application", "7 days", "--published"):
         assert said in shown.stdout, said
     assert f"Authorized redirect URIs: {place.url}/connect/callback/google" in shown.stdout
-    assert "For mail do the same with Gmail API. For files do the same with Google Drive API." in shown.stdout
+    assert "Do the same for mail with Gmail API. Do the same for files with Google Drive API." in shown.stdout
     lines = {line.split(":")[0].strip(): line for line in shown.stdout.splitlines() if "/auth/" in line}
     assert set(lines) == {"calendar", "mail", "files"}
     tools = await content(place, "tools", "list")
@@ -153,7 +159,7 @@ async def test_what_stands_in_the_settings_file_stays_and_undo_puts_it_back(plac
     assert not [path.name for path in place.data.iterdir() if "google" in path.name]
     again = await run(place, "providers", "setup", "google", "--undo")
     assert again.exit_code == 1
-    assert "there is no setup of google to take back" in again.stderr
+    assert "no setup of google to undo" in again.stderr
 
 
 async def test_undo_leaves_alone_what_was_written_later(place: Place) -> None:
@@ -177,20 +183,20 @@ async def test_undo_of_the_first_settings_file_removes_it(place: Place) -> None:
 @pytest.mark.parametrize(
     ("words", "feed", "said"),
     [
-        (("google", "--client-id", SECRET, "--client-secret-stdin"), SECRET, "that is Google's client secret"),
-        (("google", "--client-id", GOOGLE_ID, "--client-secret-stdin"), GOOGLE_ID, "that is Google's client id"),
+        (("google", "--client-id", SECRET, "--client-secret-stdin"), SECRET, "that's Google's client secret"),
+        (("google", "--client-id", GOOGLE_ID, "--client-secret-stdin"), GOOGLE_ID, "that's Google's client ID"),
         (("google", "--client-id", GOOGLE_ID, "--client-secret-stdin"), "", "the client secret is empty"),
         (
             ("google", "--client-id", "two words", "--client-secret-stdin"),
             SECRET,
-            "the client id is empty or has spaces",
+            "the client ID is empty or contains spaces",
         ),
         (("google", "--client-id", GOOGLE_ID), "", "--client-secret-stdin"),
-        (("slack", "--client-id", "xoxe.xoxp-1"), "", "that is a Slack token"),
-        (("slack", "--client-id", "A0123456789"), "", "that is Slack's App ID"),
+        (("slack", "--client-id", "xoxe.xoxp-1"), "", "that's a Slack token"),
+        (("slack", "--client-id", "A0123456789"), "", "that's Slack's App ID"),
         (("slack", "--client-id", SLACK_ID, "--client-secret-stdin"), SECRET, "takes no secret on loopback"),
-        (("slack",), "", "nobody can be asked here: give --client-id"),
-        (("nobody",), "", "there is no provider 'nobody'"),
+        (("slack",), "", "no terminal to ask on; pass --client-id"),
+        (("nobody",), "", "no provider 'nobody'"),
     ],
 )
 async def test_a_mistake_is_named_and_nothing_is_written(
@@ -209,8 +215,8 @@ async def test_a_variable_that_wins_over_the_file_is_named(place: Place, monkeyp
     quiet = await run(place, "providers", "setup", "slack", "--client-id", SLACK_ID)
     monkeypatch.setenv("TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_ID", "other")
     warned = await run(place, "providers", "setup", "slack", "--client-id", SLACK_ID)
-    assert "wins over the settings file" in warned.stderr
-    assert "wins over the settings file" not in quiet.stderr
+    assert "overrides the settings file" in warned.stderr
+    assert "overrides the settings file" not in quiet.stderr
 
 
 async def test_a_person_at_a_terminal_is_asked_and_the_secret_is_not_shown(place: Place) -> None:
@@ -314,7 +320,7 @@ async def test_a_changed_public_url_is_said_once_with_the_new_redirects(place: P
     config(place).write_text(moved, encoding="utf-8")
     line = await start()
     assert line is not None and "\n" not in line
-    assert "was https://one.example.com and is https://two.example.com now: update the redirect at" in line
+    assert "changed from https://one.example.com to https://two.example.com. Update the redirect URL at" in line
     assert "Google to https://two.example.com/connect/callback/google" in line
     assert "Slack" not in line
     assert await start() is None

@@ -71,16 +71,16 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[server]\nprot = 1\n", r"server\.prot: there is no such setting"),
-        ("[srever]\nport = 1\n", "srever: there is no such setting"),
+        ("[server]\nprot = 1\n", r"server\.prot: no such setting"),
+        ("[srever]\nport = 1\n", "srever: no such setting"),
         ("[server]\nport = 70000\n", r"server\.port: "),
         ("[server\n", "is not valid TOML"),
-        ('[server]\npublic_url = "http://vault.example.com"\n', "plain http is for loopback only"),
+        ('[server]\npublic_url = "http://vault.example.com"\n', "plain http works on loopback only"),
         ('[server]\npublic_url = "https://vault.example.com/path"\n', "an origin without a path"),
         ('[server]\npublic_url = "javascript:alert(1)"\n', "https://host"),
         (
             '[server]\npublic_url = "https://vault.example.com"\n[sandbox]\nloopback_upstreams = true\n',
-            "sandbox.loopback_upstreams needs a loopback public_url",
+            "sandbox.loopback_upstreams requires a loopback public_url",
         ),
         ("[tokens]\naccess_lifetime = 86401\n", r"tokens\.access_lifetime"),
     ],
@@ -116,7 +116,7 @@ def test_a_list_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsRefused, match="does not exist: create it or correct --config"):
+    with pytest.raises(SettingsRefused, match="doesn't exist: create it, or correct --config"):
         load_settings(tmp_path / "nowhere.toml")
 
 

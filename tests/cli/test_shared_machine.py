@@ -96,7 +96,7 @@ async def test_a_server_does_not_start_beside_a_stranger_and_says_who_it_is(
         uid = NOBODY if other else os.getuid()
         assert f"(uid {uid}), process " in err
         assert f":{place.port} is held by user" in err
-        assert "choose --port" in err
+        assert "choose another --port" in err
     async with place.serve():
         assert (await place.healthy())["status"] == "ok"
 
@@ -120,12 +120,12 @@ async def test_a_stdio_agent_gets_no_link_while_a_stranger_holds_one_of_the_addr
             assert str(place.port) in repr(answer)
             assert "localhost" not in repr(answer)
             assert "http" not in repr(answer)
-            assert "choose --port" in text(answer)
+            assert "choose another --port" in text(answer)
         assert shown.structured_content["manage_url"] is None
         for command in ("sign-in", "connections connect slack"):
             code, out, err = await place.run(*command.split())
             assert (code, out) == (1, "")
-            assert "would lead to somebody else" in err
+            assert "another server would receive it" in err
 
 
 async def test_a_holder_proves_itself_and_nobody_can_pass_the_proof_on(vault: RunningVault) -> None:

@@ -126,7 +126,7 @@ class Journey:
             shown = await self.window.type(line)
             if shown.code == 0 and "providers setup slack (or google)" not in shown.text:
                 return
-            wrong = re.findall(r"^(?:problem|note +providers ).*\n.*mend: .*$", shown.text, flags=re.MULTILINE)
+            wrong = re.findall(r"^(?:problem|note +providers ).*\n.*fix: .*$", shown.text, flags=re.MULTILINE)
             raise Stopped("doctor", "\n".join(wrong) or shown.text)
 
     async def use(self, client: Client, follow: Callable[[str, CallToolResult], Awaitable[None]]) -> None:

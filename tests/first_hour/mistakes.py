@@ -23,7 +23,7 @@ class Mistake:
     way: Way
     slips: Callable[[], Slips]
     stops: str
-    mend: tuple[str, ...]
+    fix: tuple[str, ...]
     behind: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -83,40 +83,40 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _slack(slack_console={"edit": _redirect_of(lambda url: url.removesuffix("/connect/callback/slack"))}),
         "doctor",
-        ("does not know our redirect address", "enter exactly http://localhost:8765/connect/callback/slack"),
+        ("doesn't know our redirect URL", "enter exactly http://localhost:8765/connect/callback/slack"),
     ),
     "the redirect at Google with a slash at the end": Mistake(
         "machine",
         _google(google_console={"types": lambda url: url + "/"}),
         "doctor",
-        ("does not know our redirect address", "enter exactly http://localhost:8765/connect/callback/google"),
+        ("doesn't know our redirect URL", "enter exactly http://localhost:8765/connect/callback/google"),
     ),
     "PKCE not turned on at Slack": Mistake(
         "machine",
         _slack(slack_console={"forgets_pkce": True}),
         "doctor",
-        ("does not know our redirect address", "turn PKCE on there"),
+        ("doesn't know our redirect URL", "turn on PKCE there"),
     ),
     "the App ID instead of the Client ID": Mistake(
-        "machine", _slack(client_id=lambda handed: handed.app_id), "setup slack", ("App ID, not the Client ID",)
+        "machine", _slack(client_id=lambda handed: handed.app_id), "setup slack", ("App ID; the Client ID",)
     ),
     "client id and secret swapped": Mistake(
         "machine",
         _google(client_id=lambda handed: handed.client_secret, client_secret=lambda handed: handed.client_id),
         "setup google",
-        ("that is Google's client secret, not the client id",),
+        ("that's Google's client secret; the client ID",),
     ),
     "a blank inside the secret": Mistake(
         "machine",
         _google(client_secret=lambda handed: f"{handed.client_secret[:10]} {handed.client_secret[10:]}"),
         "setup google",
-        ("the client secret is empty or has spaces: copy it again",),
+        ("the client secret is empty or contains spaces: copy it again",),
     ),
     "token rotation left off": Mistake(
         "machine",
         _slack(slack_console={"edit": _rotation_off}),
         "connect slack",
-        ("turns Token rotation on there, under OAuth & Permissions",),
+        ("turn on Token rotation there, under OAuth & Permissions",),
     ),
     "scopes of a bot instead of the user's": Mistake(
         "machine",
@@ -128,7 +128,7 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _google(google_console={"forgets": frozenset({"api"})}),
         "call google",
-        ("that Google API (Calendar, Gmail, Drive) is off in the Cloud project of our client",),
+        ("that Google API (Calendar, Gmail, Drive) is off in the app's Google Cloud project",),
     ),
     "not a test user": Mistake(
         "machine",
@@ -137,7 +137,7 @@ MISTAKES: dict[str, Mistake] = {
         ("under Audience, Test users", "developer-approved testers"),
     ),
     "the port taken by another program": Mistake(
-        "machine", _slack(before_doctor=_port_taken), "doctor", ("end it, or choose server.port",)
+        "machine", _slack(before_doctor=_port_taken), "doctor", ("stop it, or choose another server.port",)
     ),
     "a key file that everybody can read": Mistake(
         "machine", _slack(before_doctor=_copied_key), "doctor", ("chmod 600", "master.key")
@@ -158,7 +158,7 @@ MISTAKES: dict[str, Mistake] = {
         "proxy",
         _slack(public_url=lambda block: block.replace("https://", "http://")),
         "setup slack",
-        ("plain http is for loopback only", "https"),
+        ("plain http works on loopback only", "https"),
     ),
     "the host of the agent's document not let in": Mistake(
         "proxy",
@@ -176,12 +176,12 @@ MISTAKES: dict[str, Mistake] = {
         "proxy",
         _slack(proxy_changes=lambda data: data.replace(f"Host: {VAULT}".encode(), b"Host: 127.0.0.1:8765")),
         "doctor",
-        ("let the proxy pass Host unchanged, or list what it sends in server.allowed_hosts",),
+        ("configure the proxy to pass Host unchanged, or add what it sends to server.allowed_hosts",),
     ),
     "a proxy with a certificate of its own": Mistake(
         "proxy",
         _slack(proxy_certificate=_own_certificate),
         "doctor",
-        ("comes from nobody that this machine trusts", "SSL_CERT_FILE"),
+        ("this machine doesn't trust its issuer", "SSL_CERT_FILE"),
     ),
 }

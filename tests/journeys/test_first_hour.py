@@ -86,5 +86,5 @@ async def test_the_first_message_after_a_mistake_names_the_mend(clean: Played, m
     assert "done" in clean[mistake.way]
     ended = mistaken[name]
     assert ended.get("stopped") == mistake.stops, ended
-    for words in mistake.mend:
+    for words in mistake.fix:
         assert words in str(ended["shown"])

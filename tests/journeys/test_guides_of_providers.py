@@ -13,7 +13,7 @@ import pytest
 
 from providers.simulator.person import consent
 from providers.simulator.running import Simulator, running_simulator
-from server.connecting.provider_errors import MENDS
+from server.connecting.provider_errors import FIXES
 from server.settings import Settings, load_settings
 from server.setup.provider_consoles import GUIDED
 from tests.cli.test_cli_commands import run
@@ -170,7 +170,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
     column = f"{provider.title()} says"
     named = {code for row in rows for code in re.findall(r"`([^`]+)`", row[column])}
     ended = {"invalid_refresh_token", "accessNotConfigured", "SERVICE_DISABLED"}
-    assert named - ended <= set(MENDS)
+    assert named - ended <= set(FIXES)
     assert len(named) == len(rows) + (provider == "google")
     assert all(row["Meaning and fix"] for row in rows)
 
@@ -178,7 +178,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
 def test_the_line_of_the_proxy_guide_about_a_move_is_the_one_that_is_said() -> None:
     (example,) = _blocks("operate/tls-proxy.md", "text")
     source = (DOCS.parent / "server" / "lifecycle" / "moved.py").read_text(encoding="utf-8")
-    assert "The public URL was {before} and is {now} now: update the redirect at" in source
+    assert "The public URL changed from {before} to {now}. Update the redirect URL at" in source
     assert re.fullmatch(
         r"The public URL was \S+ and is (\S+) now: update the redirect at Google to \1/connect/callback/google\.\n",
         example,

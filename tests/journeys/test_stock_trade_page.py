@@ -59,12 +59,12 @@ async def test_both_checks_say_that_the_files_are_right(place: Place) -> None:
         words = [str(FILES[name] / name) if word == name else word for word in shlex.split(line)[1:]]
         result = await run(place, *words)
         assert result.exit_code == 0, result.output
-        assert "no problem found" in result.stdout
+        assert "no problems found" in result.stdout
     shown = await run(place, "providers", "show", "brokerage")
     assert "https://brokerage.example" in shown.stdout and "/connect/callback/" not in shown.stdout
     for nothing_to_do in (("providers", "test", "brokerage"), ("providers", "setup", "brokerage")):
         refused = await run(place, *nothing_to_do)
-        assert refused.exit_code == 1 and "takes tokens of this vault" in refused.stderr
+        assert refused.exit_code == 1 and "accepts this vault's own tokens" in refused.stderr
 
 
 @asynccontextmanager

@@ -312,7 +312,7 @@ async def test_wider_than_the_operators_limit_is_refused_by_name_without_a_link(
         answer = await place.exchange(caller, agent.token, scope="chat:write channels:read")
         assert refused(answer) == "invalid_scope"
         assert answer.json()["missing_scope"] == "chat:write"
-        assert "connect_uri" not in answer.json(), "no person can mend that"
+        assert "connect_uri" not in answer.json(), "no person can fix that"
         assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
         assert (await place.exchange(caller, agent.token)).json()["scope"] == "channels:read"
 

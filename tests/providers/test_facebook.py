@@ -94,7 +94,7 @@ async def test_a_page_on_which_the_person_may_not_post_says_so(place: Room) -> N
     agent, _ = await connected(place)
     refused = await post(place, agent, NOT_MINE)
     assert refused.is_error
-    assert "may not do that on this Page" in text_of(refused)
+    assert "isn't allowed to do that on this Page" in text_of(refused)
     assert not (await post(place, agent, PAGE)).is_error  # the twin
 
 

@@ -172,17 +172,17 @@ endpoints = { status = "checked", sources = ["page"] }
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "mend"),
+    ("text", "expected", "fix"),
     [
         ('[rotation]\nmode = "none"\n', "rotation.mode: facts.rotation is unknown", "rotation"),
         ('[downscope]\nmode = "refresh_scope"\n', "downscope.mode: facts.narrowing is unknown", "narrowing"),
         ("[revoke]\nends_grant = true\n", "revoke.ends_grant: facts.revocation is unknown", "revocation"),
     ],
 )
-def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: str, expected: str, mend: str) -> None:
+def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: str, expected: str, fix: str) -> None:
     path = written(tmp_path, f"{GOOD}\n{text}\n{SOURCES}")
     assert any(expected in problem for problem in check_file(path))
-    written(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{mend} = {{ status = "cited", sources = ["page"] }}\n')
+    written(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{fix} = {{ status = "cited", sources = ["page"] }}\n')
     assert check_file(path) == []
 
 

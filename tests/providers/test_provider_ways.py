@@ -12,7 +12,7 @@ import pytest
 from providers.simulator.person import ConsentRefused, consent
 from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
-from server.connecting.provider_errors import MENDS, mend_for
+from server.connecting.provider_errors import FIXES, fix_for
 from server.settings import load_settings
 from tests.support import mcp_room
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
@@ -110,7 +110,7 @@ async def test_a_token_that_never_ends_is_said_after_connecting_with_its_mend(ro
     room.simulator.control("app", client_id="sandbox-client", client_secret="sandbox-secret", rotates=rotates)
     page = await person.open(await consent(await room.to_provider(person, await room.link(user, client))))
     assert "Slack is connected" in page.text
-    assert ("turns Token rotation on there" in page.text) is not rotates
+    assert ("turn on Token rotation there" in page.text) is not rotates
     assert (await _only(room, user)).has_refresh_token is rotates
 
 
@@ -212,11 +212,11 @@ def _plain(text: str) -> str:
 
 def _mend(room: Room, code: str, provider: str) -> str:
     redirect = f"{room.url}/connect/callback/{provider}"
-    return mend_for(code, name=provider, title=provider.title(), redirect=redirect)
+    return fix_for(code, name=provider, title=provider.title(), redirect=redirect)
 
 
 @pytest.mark.parametrize("provider", ["slack", "google"])
-@pytest.mark.parametrize("code", sorted(set(MENDS) - _IMPOSSIBLE))
+@pytest.mark.parametrize("code", sorted(set(FIXES) - _IMPOSSIBLE))
 async def test_an_error_of_the_consent_has_a_page_with_its_mend(room: Room, provider: str, code: str) -> None:
     user, person, client = await _someone(room)
     scopes = frozenset({EVENTS}) if provider == "google" else frozenset({"chat:write"})
@@ -230,7 +230,7 @@ async def test_an_error_of_the_consent_has_a_page_with_its_mend(room: Room, prov
 
 
 @pytest.mark.parametrize("provider", ["slack", "google"])
-@pytest.mark.parametrize("code", sorted(set(MENDS) - _IMPOSSIBLE))
+@pytest.mark.parametrize("code", sorted(set(FIXES) - _IMPOSSIBLE))
 async def test_an_error_of_the_token_endpoint_has_a_page_with_its_mend(room: Room, provider: str, code: str) -> None:
     user, person, client = await _someone(room)
     scopes = frozenset({EVENTS}) if provider == "google" else frozenset({"chat:write"})
@@ -248,7 +248,7 @@ async def test_an_error_of_the_token_endpoint_has_a_page_with_its_mend(room: Roo
 
 async def test_the_mend_of_a_redirect_address_is_the_exact_address(room: Room) -> None:
     for code in ("bad_redirect_uri", "redirect_uri_mismatch"):
-        assert f"adds exactly {room.url}/connect/callback/slack to the app at Slack" in _mend(room, code, "slack")
+        assert f"add exactly {room.url}/connect/callback/slack to the app at Slack" in _mend(room, code, "slack")
 
 
 async def test_an_unregistered_redirect_address_ends_at_the_providers_page_and_a_registered_one_does_not(
@@ -347,6 +347,6 @@ async def test_an_api_that_is_not_enabled_is_said_by_the_tool_with_the_mend(tmp_
             assert refused.is_error
             text = " ".join(getattr(part, "text", "") for part in refused.content)
             assert reason in text
-            assert "that Google API (Calendar, Gmail, Drive) is off in the Cloud project of our client" in text
+            assert "that Google API (Calendar, Gmail, Drive) is off in the app's Google Cloud project" in text
             room.simulator.control("rules", face="google", api_enabled=True)
             assert not (await client.call_tool("calendar_list", {})).is_error

@@ -126,7 +126,7 @@ async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
         assert not (await client.call_tool("calendar_delete", arguments)).is_error
         gone = await client.call_tool("calendar_delete", arguments)
     assert gone.is_error
-    assert "it was deleted already" in text_of(gone)
+    assert "it was already deleted" in text_of(gone)
 
 
 def test_the_folder_of_shipped_files_is_packaged() -> None:

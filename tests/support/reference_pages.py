@@ -30,7 +30,7 @@ from tests.support.documented import (
 from tests.support.shipped_tools import shipped
 
 REFERENCE = DOCS / "reference"
-WHOSE = "Whose; default: the owner of the data directory or the only user."
+WHOSE = "The user. Default: the owner of the data directory, or the only user."
 _TOOLS = """# Tools
 
 The tools that ship with Token Vault. `token-vault tools list --json` prints the schemas of arguments and results.

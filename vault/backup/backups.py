@@ -182,7 +182,7 @@ class Backup:
         try:
             key = await source.unwrap(header.wrapped, _CONTEXT)
         except CiphertextRejected as error:
-            how = "give the passphrase that it was made with" if header.is_passphrase else source.mend
+            how = "give the passphrase that it was made with" if header.is_passphrase else source.fix
             raise KeyUnavailable(f"the backup does not open: {how}", detail=header.kek_id) from error
         return cls(path, header, key)
 
@@ -290,7 +290,7 @@ async def _insert(transaction: Transaction, table: str, page: list[dict[str, Val
 
 
 def _events(backup: Backup, judged: tuple[quarantine.Restored, ...], *, keeps_keys: bool) -> list[Event]:
-    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.GOES_ON]
+    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
     details: dict[str, object] = {
         "backup_made_at": backup.header.created_at,
         "key_store": "kept" if keeps_keys else "restored",

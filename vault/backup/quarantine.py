@@ -63,10 +63,10 @@ _CLEARED = (  # all of a tenant
 class RestoreVerdict(StrEnum):
     """What happens to a restored connection."""
 
-    GOES_ON = "goes on"
-    UNTIL_EXPIRY = "needs its person when the access token ends"
-    NEEDS_PERSON = "needs its person"
-    DELETED = "was deleted since the backup"
+    UNAFFECTED = "unaffected"
+    UNTIL_EXPIRY = "must be reconnected when the access token expires"
+    RECONNECT = "must be reconnected"
+    DELETED = "deleted after the backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,12 @@ def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
     if integer(row, "has_key") == 0:
         return RestoreVerdict.DELETED
     if text(row, "state") != ConnectionState.ACTIVE.value:
-        return RestoreVerdict.NEEDS_PERSON
+        return RestoreVerdict.RECONNECT
     if integer(row, "has_refresh_token") == 0 or policy.rotation is RotationMode.NONE:
-        return RestoreVerdict.GOES_ON
+        return RestoreVerdict.UNAFFECTED
     expires_at = integer_or_none(row, "access_expires_at")
     is_good = integer(row, "has_access_token") == 1 and (expires_at is None or now < expires_at - MARGIN)
-    return RestoreVerdict.UNTIL_EXPIRY if is_good else RestoreVerdict.NEEDS_PERSON
+    return RestoreVerdict.UNTIL_EXPIRY if is_good else RestoreVerdict.RECONNECT
 
 
 async def quarantine(
@@ -148,7 +148,7 @@ async def _apply(transaction: Transaction, row: Row, *, verdict: RestoreVerdict,
         state = ConnectionState.REVOKED.value
         await transaction.execute(_END, {**ended, "state": state, "reason": "key_destroyed"})
         await transaction.execute(_END_DELEGATIONS, ended)
-    elif verdict is not RestoreVerdict.GOES_ON and rotates:
+    elif verdict is not RestoreVerdict.UNAFFECTED and rotates:
         is_usable = verdict is RestoreVerdict.UNTIL_EXPIRY
         state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
         await transaction.execute(

@@ -49,7 +49,7 @@ class FailedStep:
     step: ExchangeStep
     code: str
     sentence: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,13 @@ async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple
             if connection is None
             else f"{connection.label} ({connection.provider}) was disconnected."
         )
-        mend = "token-vault connections list; a disconnected account has to be connected again"
-        return FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, mend)
+        fix = "token-vault connections list; a disconnected account has to be connected again"
+        return FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix)
     return user, grant, connection
 
 
-def _grant_finding(step: ExchangeStep, sentence: str, mend: str) -> FailedStep:
-    return FailedStep(step, "invalid_grant", sentence, mend)
+def _grant_finding(step: ExchangeStep, sentence: str, fix: str) -> FailedStep:
+    return FailedStep(step, "invalid_grant", sentence, fix)
 
 
 def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
@@ -176,8 +176,8 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
                 f"{again}, and allow {format_scope(refusal.scopes)}",
             )
         case DelegationRequired():
-            mend = "call the tool and follow its link, or use the page /agents"
-            return FailedStep(ExchangeStep.DELEGATION, refusal.code, refusal.description, mend)
+            fix = "call the tool and follow its link, or use the page /agents"
+            return FailedStep(ExchangeStep.DELEGATION, refusal.code, refusal.description, fix)
         case _:  # ended between two reads
             return FailedStep(
                 ExchangeStep.CONNECTION, refusal.code, refusal.description, "ask again: something just changed"
@@ -202,11 +202,11 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
         case None:
             return Explanation(None, made.scopes, made.narrowing.value, refreshes=refreshes)
         case ConnectionRequired():
-            mend = again
+            fix = again
         case ProviderSilent():
-            mend = "nothing to do: the vault tries again by itself until the provider answers"
+            fix = "nothing to do: the vault tries again by itself until the provider answers"
         case _ if (upstream := vault.upstreams.get(held.provider)) is None or not upstream.is_configured:
-            mend = f"set providers.{held.provider}.client_id and its secret"
+            fix = f"set providers.{held.provider}.client_id and its secret"
         case _:
-            mend = "wait a minute and ask again"
-    return Explanation(FailedStep(ExchangeStep.TOKEN, refusal.code, refusal.description, mend))
+            fix = "wait a minute and ask again"
+    return Explanation(FailedStep(ExchangeStep.TOKEN, refusal.code, refusal.description, fix))

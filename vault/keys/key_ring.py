@@ -189,7 +189,7 @@ async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
         return await source.unwrap(sealed, _ROOT_CONTEXT)
     except CiphertextRejected as error:
         raise KeyUnavailable(
-            f"the key is not the one that this database was sealed under: {source.mend}",
+            f"the key is not the one that this database was sealed under: {source.fix}",
             detail=f"sealed under {kek_id}",
         ) from error
 

@@ -43,7 +43,7 @@ def _root() -> Path:
     for root in (Path(__file__).resolve().parent, *(Path(entry).absolute() for entry in sys.path)):
         if (root / "server" / "cli.py").is_file() and (root / "vault" / "schema").is_dir():
             return root
-    raise ImportError("the installation is incomplete: install mcp-token-vault again")
+    raise ImportError("the installation is incomplete: reinstall mcp-token-vault")
 
 
 def main() -> None:

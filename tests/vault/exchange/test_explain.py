@@ -55,7 +55,7 @@ async def assert_same(
     found = (await ask(room, connection, scopes=scopes)).failing
     assert found is not None
     assert found.step is step
-    assert found.mend
+    assert found.fix
     real = await refusal(room, connection, scopes)
     assert (found.code, found.sentence) == (real.code, real.description)
 
@@ -95,7 +95,7 @@ async def test_an_unknown_or_disabled_user(room: Room) -> None:
     found = (await ask(room, connection)).failing
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.USER, (await refusal(room, connection)).code)
-    assert "users enable alice" in found.mend
+    assert "users enable alice" in found.fix
     async with room.database.transaction() as transaction:
         await users.enable_user(transaction, room.alice.user.id)
     after = (await ask(room, connection)).failing
@@ -122,7 +122,7 @@ async def test_a_grant_that_was_ended(room: Room) -> None:
     found = (await ask(room, connection)).failing
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.GRANT, (await refusal(room, connection)).code)
-    assert "sign in again" in found.mend
+    assert "sign in again" in found.fix
 
 
 async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) -> None:
@@ -217,7 +217,7 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
         await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
-        assert found.mend == "nothing to do: the vault tries again by itself until the provider answers"
+        assert found.fix == "nothing to do: the vault tries again by itself until the provider answers"
         room.pass_time(HANDLING)  # the old token has run out: trying again can lose nothing more
         assert (await ask(room, connection)).failing is None
         await assert_works(room, connection)
@@ -233,7 +233,7 @@ async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
         await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
-        assert (found.code, found.mend[:13]) == ("temporarily_unavailable", "nothing to do")
+        assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "nothing to do")
 
 
 async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -> None:
@@ -257,7 +257,7 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
     found = (await explain(question, vault=late, now=room.now)).failing
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CONNECTION, "connection_required")
-    assert "just changed" in found.mend
+    assert "just changed" in found.fix
 
 
 async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:
@@ -268,7 +268,7 @@ async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:
     await assert_same(room, connection, ExchangeStep.TOKEN)
     found = (await ask(room, connection)).failing
     assert found is not None
-    assert "providers.slack.client_id" in found.mend
+    assert "providers.slack.client_id" in found.fix
     room.vault = replace(room.vault, upstreams=upstreams)
     await assert_works(room, connection)
 

@@ -96,7 +96,7 @@ async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotat
             await room.exchange()
         sends = len(room.slack.sends)
         verdicts = await restored(room, path)
-        assert verdicts == {connection.id: RestoreVerdict.NEEDS_PERSON}
+        assert verdicts == {connection.id: RestoreVerdict.RECONNECT}
         assert (await wants_person(room, connection)).reason == "needs_reauth"
         assert len(room.slack.sends) == sends
         assert spent_presented(room.slack) == 0
@@ -144,7 +144,7 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
     await room.exchange("google")
-    assert await restored(room, path) == {connection.id: RestoreVerdict.GOES_ON}
+    assert await restored(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
     await room.exchange("google")
     room.pass_time(2 * HOUR)
     await room.exchange("google")

@@ -66,7 +66,7 @@ async def test_a_dry_run_says_what_would_become_of_each_account_and_changes_noth
     shown = await run(place, "quarantine", "--dry-run")
     assert shown.exit_code == 0, shown.output
     verdicts = {one["provider"]: one["verdict"] for one in json.loads(shown.stdout)}
-    assert verdicts == {"slack": "needs its person when the access token ends", "google": "goes on"}
+    assert verdicts == {"slack": "must be reconnected when the access token expires", "google": "unaffected"}
     assert await facts(place) == before
     done = await run(place, "quarantine")
     assert {one["provider"]: one["verdict"] for one in json.loads(done.stdout)} == verdicts
@@ -85,7 +85,7 @@ async def test_what_was_noticed_is_settled_by_the_command(
     sightings.note_older_rows(place.data, 1, now=1)
     seen = await run(place, "doctor")
     history = next(one for one in json.loads(seen.stdout) if one["check"] == "history")
-    assert (history["verdict"], "quarantine" in history["mend"]) == ("problem", True)
+    assert (history["verdict"], "quarantine" in history["fix"]) == ("problem", True)
     before = await facts(place)
     assert (await run(place, "quarantine", *option)).exit_code == 0
     assert (await facts(place) == before) is bool(option)

@@ -81,7 +81,7 @@ async def test_both_databases_have_the_fingerprint_of_the_schema_files(database:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "mend", "named"),
+    ("break_it", "fix", "named"),
     [
         ("alter table handles rename to lost", "alter table lost rename to handles", "table handles"),
         (
@@ -92,14 +92,14 @@ async def test_both_databases_have_the_fingerprint_of_the_schema_files(database:
     ],
 )
 async def test_a_database_of_an_edited_schema_is_refused_with_what_it_lacks_and_the_fix(
-    store: Store, break_it: str, mend: str, named: str
+    store: Store, break_it: str, fix: str, named: str
 ) -> None:
     await execute(store, break_it)
     with pytest.raises(StorageUnavailable, match="lacks parts of its schema") as refused:
         await store.open()
     assert named in refused.value.description
     assert "restore the backup into an empty database" in refused.value.description
-    await execute(store, mend)
+    await execute(store, fix)
     database = await store.open()
     await check_schema(database)
     await database.close()

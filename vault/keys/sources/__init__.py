@@ -27,7 +27,7 @@ class KeySource(Protocol):
         ...
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """What an operator can do when the key is missing or wrong: half a sentence."""
         ...
 

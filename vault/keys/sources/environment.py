@@ -18,7 +18,7 @@ class EnvironmentKeySource(LocalKeySource):
         self._environment = environment
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         return f"set {VARIABLE} to the key that belongs to this database"
 
     def read(self, *, may_create: bool) -> LocalKey:

@@ -18,7 +18,7 @@ class FileKeySource(LocalKeySource):
         self._path = path
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         return f"put back the key file {self._path} that belongs to this database"
 
     def read(self, *, may_create: bool) -> LocalKey:

@@ -36,7 +36,7 @@ class PassphraseKeySource:
         return self._keys[self._salt].id
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         return "give the passphrase that this database was made with"
 
     async def wrap(self, key: bytes, context: bytes) -> bytes:
