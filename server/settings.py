@@ -165,14 +165,12 @@ class RegistrationSettings(_Section):
 class TokenSettings(_Section):
     """Lifetimes of our own codes and tokens, in seconds."""
 
-    code_lifetime: int = Field(
-        default=60, ge=5, le=60, description="Lifetime of an authorization code in seconds"
-    )
+    code_lifetime: int = Field(default=60, ge=5, le=60, description="Lifetime of an authorization code in seconds")
     access_lifetime: int = Field(
         default=3600,
         ge=30,
         le=86400,
-        description="Lifetime of an access token in seconds. Revoking its agent's access ends it immediately, whatever this is",
+        description="Lifetime of an access token in seconds. Revoking its agent's access ends it immediately",
     )
     access_lifetime_alone: int = Field(
         default=86400,
@@ -184,8 +182,8 @@ class TokenSettings(_Section):
     refresh_lifetime: int = Field(
         default=365 * 86400,
         ge=3600,
-        description="Seconds after consent when the grant's last refresh token expires; each refresh by a client that "
-        "authenticates or proves a DPoP key starts them anew",
+        description="Seconds from consent until the grant's last refresh token expires; each refresh by a client that "
+        "authenticates or proves a DPoP key restarts them",
     )
     refresh_idle_lifetime: int = Field(
         default=90 * 86400, ge=600, description="Lifetime of an unused refresh token in seconds"
@@ -194,8 +192,8 @@ class TokenSettings(_Section):
         default=600,
         ge=0,
         le=3600,
-        description="Seconds in which a spent refresh token gets the newest one; later its use ends the grant "
-        "(SECURITY.md, Repeated refresh tokens); 0: each works once",
+        description="Seconds in which a used refresh token gets the newest one; using it later ends the grant "
+        "(SECURITY.md, Repeated refresh tokens); 0: each works only once",
     )
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Tokens per hour for one agent of one user, in each process"
@@ -216,11 +214,11 @@ class OpenIDSettings(_Section):
     title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
     create_users: bool = Field(
         default=False,
-        description="Make a user at the first sign-in of an unknown subject: lets in all whom that provider knows",
+        description="Create a user at the first sign-in of an unknown subject: lets in everyone with an account there",
     )
     domains: tuple[str, ...] = Field(
         default=(),
-        description="Make a user at the first sign-in of an unknown subject whose confirmed mail address is in one of "
+        description="Create a user at the first sign-in of an unknown subject with a verified email address in one of "
         "these domains",
     )
 

@@ -28,7 +28,7 @@ async def serve_stdio(deployment: Deployment, client_name: str) -> None:
     watching = asyncio.create_task(companion.run())
     try:
         if await companion.first_look() is Holder.FOREIGN:
-            logger.warning("no links are given until this is fixed", extra={"cause": await companion.trouble()})
+            logger.warning("no links are sent until this is fixed", extra={"cause": await companion.trouble()})
         tune()
         PRINCIPAL.set(principal)
         server = build_server(deployment, transport="stdio")

@@ -106,7 +106,7 @@ def digest_of(call: ToolCall, *, account: str, client_id: str, user_id: str) -> 
         return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ScopeRefused(
-            "These arguments cannot be shown to the person exactly as they are: use plain text and smaller numbers.",
+            "These arguments can't be shown to the person exactly as they are: use plain text and smaller numbers.",
             missing=frozenset(),
         ) from error
 
@@ -136,7 +136,7 @@ async def ask(
     row = await transaction.fetch_one(_OPEN, {**_STATES, **_which(principal, digest), "now": now})
     if row is not None and integer(row, "open") >= MOST_OPEN:
         raise TemporarilyUnavailable(
-            f"{MOST_OPEN} questions of this agent wait for the person's answer, so this one was not asked.",
+            f"{MOST_OPEN} requests of this agent are already waiting for the person's answer, so this one wasn't sent.",
             retry_after=60,
             detail="too many open approvals",
         )
@@ -191,7 +191,7 @@ async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is
         },
     )
     if changed != 1:
-        raise TransitionRefused("this was decided already, or is older than ten minutes", detail="approval not pending")
+        raise TransitionRefused("this was already decided, or is older than ten minutes", detail="approval not pending")
 
 
 async def consume(transaction: Transaction, *, principal: Principal, digest: bytes, attempt: str, now: int) -> bool:

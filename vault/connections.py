@@ -217,7 +217,7 @@ async def open_connection(
     """
     account = answer.account
     if account is None or not account.id:
-        raise TransitionRefused("The provider did not say which account this is, so nothing was connected.")
+        raise TransitionRefused("The provider didn't say which account this is, so nothing was connected.")
     named: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -252,10 +252,10 @@ async def open_connection(
         if await _reconnect(transaction, ring, existing, answer=answer, account=account, policy=policy, facts=facts):
             break
     else:
-        raise TemporarilyUnavailable("This account is being refreshed just now.", retry_after=2)
+        raise TemporarilyUnavailable("This account is being refreshed.", retry_after=2)
     opened = await get_connection(transaction, connection_id, user_id=user_id)
     if opened is None:
-        raise TransitionRefused("This connection was removed while it was being connected.")
+        raise TransitionRefused("This connection was removed while you were connecting it.")
     return opened
 
 

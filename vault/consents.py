@@ -176,7 +176,7 @@ async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: i
         if consent.ticket_hash is not None:
             await _wipe(vault, consent)
         return stored
-    raise TemporarilyUnavailable("This account is being connected just now.", retry_after=2)
+    raise TemporarilyUnavailable("This account is being connected.", retry_after=2)
 
 
 async def _store(
@@ -191,7 +191,7 @@ async def _store(
         "select id from users where tenant = :tenant and id = :id", {"tenant": TENANT, "id": consent.user_id}
     )
     if person is None:
-        raise TransitionRefused("This person was deleted, so nothing was connected.")
+        raise TransitionRefused("This user was deleted, so nothing was connected.")
     policy = _policy(vault, consent)
     connection = await connections.open_connection(
         transaction,

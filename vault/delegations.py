@@ -97,7 +97,7 @@ async def allow(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )
     if changed != 1:
-        raise TransitionRefused("This connection does not exist any more.", detail="not a live connection of the user")
+        raise TransitionRefused("This connection no longer exists.", detail="not a live connection of the user")
     return Delegation(user_id, client_id, connection_id, scopes=scopes, created_at=now, expires_at=expires_at)
 
 
@@ -148,7 +148,7 @@ async def extend(
                 created_at=held.created_at,
                 expires_at=min(ends, default=None),
             )
-    raise TemporarilyUnavailable("This permission is being changed just now.", retry_after=1)
+    raise TemporarilyUnavailable("Something else is changing this permission.", retry_after=1)
 
 
 async def set_ask(

@@ -71,14 +71,14 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
         data_key = AESGCM(key).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _WRAP_LABEL + bound)
         return AESGCM(data_key).decrypt(payload[:_NONCE], payload[_NONCE:], _PAYLOAD_LABEL + wrapped + bound)
     except InvalidTag as error:
-        raise CiphertextRejected("a sealed value does not open", detail=context.purpose) from error
+        raise CiphertextRejected("a sealed value doesn't open", detail=context.purpose) from error
 
 
 def _head(sealed: bytes) -> bytes:
     """Version, length and key id. Raises CiphertextRejected when the value does not have this format."""
     if len(sealed) < 2 or sealed[0] != VERSION:
-        raise CiphertextRejected("a sealed value does not open", detail="unknown format version")
+        raise CiphertextRejected("a sealed value doesn't open", detail="unknown format version")
     end = 2 + sealed[1]
     if len(sealed) < end + _NONCE + _WRAPPED + _NONCE + _TAG:
-        raise CiphertextRejected("a sealed value does not open", detail="too short")
+        raise CiphertextRejected("a sealed value doesn't open", detail="too short")
     return sealed[:end]

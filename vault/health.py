@@ -16,7 +16,7 @@ async def check_schema(database: Database) -> None:
     )
     known = len(schema_files())
     if row is None or integer(row, "needed") > known or integer(row, "applied") < known:
-        raise StorageUnavailable("the schema of the database is of another version", detail=f"{row}")
+        raise StorageUnavailable("the database has another schema version", detail=f"{row}")
 
 
 async def check_keys(database: Database) -> None:

@@ -76,7 +76,7 @@ async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str)
     """
     parent = await lock_grant(transaction, derived_from)
     if parent is None:
-        raise GrantEnded("The access that this one stands on was ended. Sign in again.")
+        raise GrantEnded("The access that this token depends on was ended. Sign in again.")
     if (listed := text_or_none(parent, "revoked_tokens")) is not None:
         await _store(transaction, grant_id, listed)
 
@@ -87,7 +87,8 @@ async def _add(transaction: Transaction, row: Row, *, entry: str, now: int) -> N
     listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) + _KEPT > now]
     if len(listed) >= MOST:
         raise TemporarilyUnavailable(
-            "Too many access tokens of this grant were revoked one by one. Revoke the refresh token, or try later.",
+            "Too many access tokens of this grant were revoked individually. Revoke the refresh token, "
+            "or try again later.",
             retry_after=min(map(_end, listed)) + _KEPT - now,
         )
     await _store(transaction, grant_id, " ".join([*listed, entry]))

@@ -153,7 +153,7 @@ async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpo
         key,
     )
     if seen is None:
-        raise TransitionRefused("this link or code is not known", detail=f"{purpose} unknown")
+        raise TransitionRefused("this link or code is unknown", detail=f"{purpose} unknown")
     if integer_or_none(seen, "consumed_at") is None:
         raise TransitionRefused("this link or code has expired", detail=f"{purpose} expired")
     raise TicketReplayed(

@@ -42,7 +42,7 @@ from vault.storage.database import (
 )
 from vault.token_rules import Family, RepeatVerdict, judge_use
 
-_NOT_VALID = "the refresh token is not valid"
+_NOT_VALID = "the refresh token isn't valid"
 _SEALED_UNDER = "predecessor"
 _KEPT = 86400  # after the family's end
 # Generations of a family that are kept. Using one of them again ends the grant; an older one is only refused.
@@ -296,7 +296,7 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
         raise ScopeRefused("the refresh token does not have these scopes", missing=scopes - held)
     resource = stored.resource if request.resource is None else request.resource
     if not set(resource.split()) <= set(stored.resource.split()):
-        raise ResourceRefused("the refresh token is not for this resource")
+        raise ResourceRefused("the refresh token isn't for this resource")
     return AcceptedRefresh(
         refresh_token="",
         grant=facts.grant,

@@ -63,7 +63,7 @@ async def create_user(
         },
     )
     if row is None:
-        raise NameTaken("there is already a user with this name")
+        raise NameTaken("a user with this name already exists")
     return user
 
 
@@ -276,5 +276,5 @@ def user_from_row(row: Row) -> User:
 def _checked_name(name: str) -> str:
     shown = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(shown) <= MAX_NAME or not all(c.isprintable() for c in shown):
-        raise NameRefused(f"a user name has 1 to {MAX_NAME} visible characters")
+        raise NameRefused(f"use 1 to {MAX_NAME} visible characters for a user name")
     return shown

@@ -239,10 +239,8 @@ class UpstreamAPI:
         if not allows(self._provider, call, self._scopes, granted=self._granted):
             if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
                 names = ", ".join(sorted({*params, *(body or {})}))
-                raise RuleRefused(f"No request rule of {title} knows all of {names} for {path}. Nothing was sent.")
-            raise RuleRefused(
-                f"The scopes of this call do not cover {call.method} {path} at {title}. Nothing was sent."
-            )
+                raise RuleRefused(f"No request rule of {title} covers all of {names} for {path}. Nothing was sent.")
+            raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
         headers = {"Accept": accept, **self._provider.headers, "Authorization": f"Bearer {self._token}"}
@@ -291,13 +289,13 @@ class UpstreamAPI:
             text = answer.body.decode("utf-8-sig", errors="replace")
         if "\x00" in text:
             raise UpstreamRefused(
-                "not_text", f"What {self._provider.title} sent is no text, so it cannot be read here."
+                "not_text", f"{self._provider.title} sent data that isn't text, so it can't be read here."
             )
         return mask_text(text.removeprefix("\ufeff"), self._secrets)  # again: what a charset hid
 
     def _failure(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
-            text = f"What {self._provider.title} sent is larger than a tool takes ({ANSWER_LIMIT} bytes): ask for less."
+            text = f"The answer of {self._provider.title} exceeds the limit of {ANSWER_LIMIT} bytes: ask for less."
             return UpstreamRefused("too_large", text)
         is_sent = not isinstance(error, NotReached)
         return self._unavailable(
@@ -324,17 +322,17 @@ class UpstreamAPI:
             raise Unauthorized(f"{title} no longer accepts the account's token.")
         if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
             wait = wait_of(answer, message, now=self.now)
-            text = f"{title} asks to wait {wait.seconds} s. Nothing was done; try again then."
+            text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
             repeat = wait.repeat(is_write=is_write, status=answer.status)
             raise RateLimited(text, retry_after=wait.seconds, repeat=repeat)
         if answer.status < 300 and (content is None or code is None):
-            raise self._unavailable("its answer cannot be understood", is_write=is_write)
+            raise self._unavailable("its answer can't be understood", is_write=is_write)
         if answer.status >= 500 or 300 <= answer.status < 400 or said in errors.unknown_outcome:
             is_passing = not 300 <= answer.status < 400
             reason = f"it answered with an error ({code or answer.status})"
             raise self._unavailable(reason, is_write=is_write, is_passing=is_passing)
         if said in errors.insufficient_scope:
-            text = f"{title} says that the account has not granted what this call needs: connect it again with more."
+            text = f"{title} says the account hasn't granted what this call needs: reconnect it with more permissions."
             raise UpstreamRefused(code or "insufficient_scope", text)
         meaning = errors.words.get(code or "") or message
         text = f"{title} refused the call: {code or f'status {answer.status}'}" + (f" ({meaning})" if meaning else "")
@@ -351,7 +349,7 @@ class UpstreamAPI:
 
     def _unavailable(self, reason: str, *, is_write: bool, is_passing: bool = False) -> UpstreamUnavailable:
         advice = (
-            "Whether the call was carried out is unknown: look before trying again."
+            "The call may have been carried out. Check before you try again."
             if is_write
             else "Nothing was changed; try again later."
         )
@@ -369,7 +367,7 @@ def path_of(template: str, segments: Sequence[str]) -> str:
     for segment, rest in zip(segments, parts[1:], strict=True):
         quoted = quote(segment, safe="")
         if path_problem(f"/{quoted}") is not None:
-            raise RuleRefused("An id of this call cannot stand in an address. Nothing was sent.")
+            raise RuleRefused("An ID in this call has characters that can't be used in a URL. Nothing was sent.")
         filled += quoted + rest
     return filled
 

@@ -60,11 +60,11 @@ async def _consent(trial: Trial) -> str:
     _check_expiry(trial, answer)
     issues = provider.refresh_tokens == "issued"
     if issues and answer.refresh_token is None:
-        raise StepFailed("the file expects a refresh token and none came: offline scope or parameter?")
+        raise StepFailed("expected a refresh token but got none; is an offline scope or parameter missing?")
     if not issues and mode.has_refresh:
         raise StepFailed("the provider issues refresh tokens; the file says never")
     if not await trial.is_alive(answer.access_token):
-        raise StepFailed("the access token does not work")
+        raise StepFailed("the access token doesn't work")
     missing = {name for name in provider.response.keep if name not in answer.metadata}
     if missing:
         raise StepFailed(f"response.keep: the answer has nothing for {', '.join(sorted(missing))}")
@@ -79,10 +79,10 @@ async def _consent(trial: Trial) -> str:
 def _check_account(trial: Trial, answer: TokenAnswer) -> None:
     found = answer.account
     if found is None:
-        raise StepFailed("nobody says whose account it is")
+        raise StepFailed("no source says which account this is")
     if trial.provider.identity.source == "none":
         if trial.mode.identity and is_known(trial, "identity"):
-            raise StepFailed("identity.source: the account is told, and the file does not look")
+            raise StepFailed("identity.source: the answer identifies the account, but the file doesn't use it")
         return
     facts = facts_of(PEOPLE["alice"])
     expected = tuple(text.format_map(facts) for text in trial.mode.account)
@@ -94,13 +94,13 @@ def _check_scopes(trial: Trial, answer: TokenAnswer, asked: frozenset[str]) -> N
     provider, shape = trial.provider, trial.mode.shape
     if trial.mode.fixed_scopes is not None or shape.scope == "absent":
         if answer.scopes is not None and provider.scope.app_level:
-            raise StepFailed("the app has the scopes, yet the file reads some from the answer")
+            raise StepFailed("the app has the scopes, but the file reads some from the answer")
         if trial.mode.fixed_scopes is not None and not provider.scope.app_level:
-            raise StepFailed("scope.app_level: the scopes are set on the app; nobody is asked for them")
+            raise StepFailed("scope.app_level: the scopes are set on the app; users aren't asked for them")
         return
     always = provider.always_granted
     if answer.scopes is None:
-        raise StepFailed("response.scope: the answer says what was granted, the file does not find it")
+        raise StepFailed("response.scope: the answer lists the granted scopes, but the file doesn't find them")
     if answer.scopes - always != asked - always:
         raise StepFailed(f"scope: asked for {sorted(asked - always)}, the file reads {sorted(answer.scopes - always)}")
 
@@ -113,7 +113,7 @@ def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
             raise StepFailed("long_lived: a fresh token lives an hour; the file does not change it for a long one")
     if trial.mode.shape.expiry == "absent":
         if answer.expires_in is not None:
-            raise StepFailed("the answer does not say when the token ends, yet the file reads it")
+            raise StepFailed("the answer doesn't say when the token expires, but the file reads an expiry")
         if trial.provider.refresh_tokens == "issued" and expires.default > life + SLACK:
             raise StepFailed(f"expires.default: tokens live {life} s, the file says {expires.default}")
         return
@@ -144,7 +144,7 @@ async def _refresh(trial: Trial) -> str:
     _check_scopes(trial, second, asked_of(trial.provider))
     _check_expiry(trial, second)
     if not await trial.is_alive(second.access_token):
-        raise StepFailed("the new access token does not work")
+        raise StepFailed("the new access token doesn't work")
     ends = trial.provider.rotation.ends_access_token
     if ends == await trial.is_alive(first.access_token):
         raise StepFailed(
@@ -180,11 +180,11 @@ async def _reuse(trial: Trial) -> str:
                 raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")
             if isinstance(again, Refused) and not again.ends_grant:
                 raise StepFailed(
-                    f"errors.ends_grant: a dead grant is told as {again.code}, which the file does not say"
+                    f"errors.ends_grant: a dead grant is reported as {again.code}, which the file doesn't list"
                 )
             if is_certain and isinstance(await trial.refresh(newest), Rotated):
                 raise StepFailed("rotation.mode: revokes, but re-use leaves the newest refresh token alive")
-            return "" if is_certain else "nobody says: taken as the strictest"
+            return "" if is_certain else "no source; the strictest mode is assumed"
     return ""
 
 
@@ -195,7 +195,7 @@ async def _narrow(trial: Trial) -> str:
         narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
         if trial.mode.downscope != "none" or narrows:
             raise StepFailed("downscope.mode: none, but the provider can narrow")
-        raise Skipped("the vault's own rules hold the scopes")
+        raise Skipped("the vault's own rules limit the scopes")
     asked = asked_of(trial.provider)
     wanted = frozenset(sorted(asked)[:1])
     first = await trial.connect()
@@ -226,7 +226,7 @@ async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozen
     is_gone = not trial.provider.rotation.ends_access_token and not await trial.is_alive(first.access_token)
     harmed = shrunk or is_gone
     if harmed and not trial.provider.downscope.destructive:
-        raise StepFailed("downscope.destructive: asking for less shrank the grant; the file does not say so")
+        raise StepFailed("downscope.destructive: asking for less shrank the grant; the file doesn't say so")
     if trial.provider.downscope.destructive and not harmed:
         raise StepFailed("downscope.destructive: asking for less does no harm; the file says it does")
     return "destructive: never done" if harmed else "by refresh"
@@ -242,14 +242,14 @@ async def _lifetimes(trial: Trial) -> str:
     ):
         said = trial.mode.shape.grant_expiry_name is not None and name == "grant"
         if told is None and real is not None and not said:
-            raise StepFailed(f"expires.{name}: the grant ends after {real} s; the file does not say so")
+            raise StepFailed(f"expires.{name}: the grant expires after {real} s; the file doesn't say so")
         if told is not None and real is not None and abs(told - real) > 86400:
-            raise StepFailed(f"expires.{name}: the grant ends after {real} s, the file says {told}")
+            raise StepFailed(f"expires.{name}: the grant expires after {real} s; the file says {told}")
         if told is not None and real is None:
-            raise StepFailed(f"expires.{name}: the grant does not end like that; the file says {told} s")
+            raise StepFailed(f"expires.{name}: the grant doesn't expire like that; the file says {told} s")
     ends = min((end for end in (expires.grant, expires.idle) if end is not None), default=None)
     if ends is None:
-        raise Skipped("the grant does not end by itself, as far as is known")
+        raise Skipped("the grant doesn't expire, as far as is known")
     first = await trial.connect()
     trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
     newest = (await trial.renew(first.refresh_token)).refresh_token or first.refresh_token
@@ -274,7 +274,7 @@ async def _errors(trial: Trial) -> str:
             raise StepFailed(f"a wrong client secret is {in_words(blamed)}")
     dead = await trial.refresh("no-such-refresh-token-0123456789")
     if not isinstance(dead, Refused) or not dead.ends_grant:
-        raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file has no word for that")
+        raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file doesn't list that")
     await _words(trial, token)
     for kind, meaning in (("rate_limited", NotSent), ("status", Silent)):
         trial.simulator.fault(f"{trial.face}.token.refresh", kind)
@@ -320,14 +320,14 @@ async def _revoke(trial: Trial) -> str:
     provider, ways = trial.provider, trial.mode.revoking
     if provider.hosts.revoke_url is None:
         if ways.exists and is_known(trial, "revocation"):
-            raise StepFailed("hosts.revoke_url: the provider has such an address; the file does not say it")
+            raise StepFailed("hosts.revoke_url: the provider has this endpoint; the file doesn't list it")
         raise Skipped("the file names no such address" if ways.exists else "the provider has no such address")
     if not ways.exists:
         raise StepFailed("hosts.revoke_url: the provider has no such address")
     first = await trial.connect()
     outcome = await trial.upstream().revoke(refresh_token=first.refresh_token, access_token=first.access_token)
     if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
-        raise Skipped("it takes the secret that this app does not have")
+        raise Skipped("it requires the secret that this app doesn't have")
     if outcome is not RevokeOutcome.REVOKED:
         raise StepFailed(f"revoke: {outcome}")
     usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)

@@ -39,31 +39,29 @@ async def _live(
     upstream: OAuthUpstream, provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]]
 ) -> list[LiveStep]:
     if not upstream.is_configured:
-        return [LiveStep("consent", "failed", f"set up first: token-vault providers setup {provider.name}")]
+        return [LiveStep("consent", "failed", f"set it up first: token-vault providers setup {provider.name}")]
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
     url = upstream.authorization_url(
         redirect_uri=redirect_uri, state=state, scopes=provider.scope.default, code_verifier=verifier
     )
     back = {name: values[0] for name, values in parse_qs(urlsplit((await ask(url)).strip()).query).items()}
     if back.get("state") != state or "code" not in back:
-        return [LiveStep("consent", "failed", back.get("error", "that address carries no code of this attempt"))]
+        return [LiveStep("consent", "failed", back.get("error", "that address has no code from this attempt"))]
     try:
         answer = await upstream.redeem(code=back["code"], redirect_uri=redirect_uri, code_verifier=verifier)
     except UpstreamError as error:
         return [LiveStep("code", "failed", f"{error.code}: {error.description}")]
     account = "" if answer.account is None else answer.account.label
-    granted = "not said" if answer.scopes is None else " ".join(sorted(answer.scopes))
+    granted = "not stated" if answer.scopes is None else " ".join(sorted(answer.scopes))
     lacking = frozenset[str]() if answer.scopes is None else provider.scope.default - answer.scopes
     seen = [
         LiveStep("consent", "ok", f"account {account}"),
         LiveStep("scopes", "ok", granted + (f"; not granted: {' '.join(sorted(lacking))}" if lacking else "")),
-        LiveStep("lifetime", "ok", "not said" if answer.expires_in is None else f"{answer.expires_in} s"),
+        LiveStep("lifetime", "ok", "not stated" if answer.expires_in is None else f"{answer.expires_in} s"),
     ]
     access, refresh = answer.access_token, answer.refresh_token
     if provider.refresh_tokens == "never":
-        seen.append(
-            LiveStep("refresh", "skipped" if refresh is None else "failed", "the file says that there are none")
-        )
+        seen.append(LiveStep("refresh", "skipped" if refresh is None else "failed", "the file says there are none"))
     elif refresh is None:
         seen.append(LiveStep("refresh", "failed", "no refresh token came"))
     else:
@@ -74,7 +72,7 @@ async def _live(
             seen.append(await _try_narrowing(upstream, provider, refresh))
     ended = await upstream.revoke(refresh_token=refresh, access_token=access)
     if ended is RevokeOutcome.UNSUPPORTED:
-        seen.append(LiveStep("revoke", "skipped", "there is no way: end it on the service's own page"))
+        seen.append(LiveStep("revoke", "skipped", "not possible here: end it on the service's own page"))
     else:
         seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", ended.value))
     return seen
@@ -89,7 +87,7 @@ async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: s
         return _step_of("narrow", outcome)
     said = outcome.answer.scopes
     narrow = said is not None and said <= wanted | provider.always_granted
-    return LiveStep("narrow", "ok" if narrow else "failed", "not said" if said is None else " ".join(sorted(said)))
+    return LiveStep("narrow", "ok" if narrow else "failed", "not stated" if said is None else " ".join(sorted(said)))
 
 
 def _step_of(step: str, outcome: RefreshOutcome) -> LiveStep:

@@ -124,7 +124,7 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
     own: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise ProviderFileRefused(f"{folder}: there is no such folder; create it or correct provider_folders")
+            raise ProviderFileRefused(f"{folder}: no such folder; create it or correct provider_folders")
         own |= {path.stem: path for path in sorted(folder.glob("*.toml"))}
     found: dict[str, tuple[Path, Provider]] = {}
     for path in (*(shelf[name] for name in WITH_TOOLS if name not in own), *own.values()):
@@ -136,8 +136,8 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
         elif name not in found and (generic := _generic(name, (overrides or {})[name])) is not None:
             found[name] = (Path(name), generic)
         elif name not in found:
-            known = "token-vault providers list has their names"
-            raise ProviderFileRefused(f"providers.{name}: there is no provider file of that name; {known}")
+            known = "see token-vault providers list"
+            raise ProviderFileRefused(f"providers.{name}: no provider file of that name; {known}")
     for name, settings in (overrides or {}).items():
         if settings.endpoints is not None and found[name][0].suffix:
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
@@ -222,9 +222,9 @@ def _read(path: Path) -> tuple[Provider | None, list[str]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        return None, [f"{path.name}: cannot be read: {error.__class__.__name__}; make it a readable UTF-8 file"]
+        return None, [f"{path.name}: can't be read: {error.__class__.__name__}; make it a readable UTF-8 file"]
     except tomllib.TOMLDecodeError as error:
-        return None, [f"{path.name}: not TOML: {error}; correct that line"]
+        return None, [f"{path.name}: isn't valid TOML: {error}; correct that line"]
     try:
         content = _with_more_rules(path, content)
         provider = Provider.model_validate(content)
@@ -244,15 +244,17 @@ def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object
     rules: list[object] = list(own)
     for name in names:
         if not isinstance(name, str) or re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) is None:
-            raise ProviderFileRefused(f"rules_from: {name!r} is not a name; name a file of the folder rules")
+            raise ProviderFileRefused(f"rules_from: {name!r} isn't a file name; name a file of the folder rules")
         try:
             more = parse_object((path.parent / "rules" / f"{name}.json").read_bytes())
         except OSError as error:
-            problem = f"rules_from: rules/{name}.json cannot be read: {error.__class__.__name__}; put it there"
+            problem = f"rules_from: can't read rules/{name}.json: {error.__class__.__name__}; put it there"
             raise ProviderFileRefused(problem) from error
         found = at(more, "rules")
         if not is_array(found):
-            raise ProviderFileRefused(f"rules_from: rules/{name}.json holds no rules; write them as in a provider file")
+            raise ProviderFileRefused(
+                f"rules_from: rules/{name}.json contains no rules; write them as in a provider file"
+            )
         rules += found
     return {**content, "rules": rules}
 
@@ -264,7 +266,7 @@ def _in_words(error: ValidationError) -> Iterator[str]:
             case "missing":
                 yield f"{where}: missing; add it"
             case "extra_forbidden":
-                yield f"{where}: there is no such field; remove it or correct its spelling"
+                yield f"{where}: no such field; remove it or correct its spelling"
             case _:
                 yield f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}; correct it"
 
@@ -276,7 +278,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     for key in settings.apis:
         if key not in provider.apis:
             known = ", ".join(provider.apis)
-            raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: there is no such API; known: {known}")
+            raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: no such API; known: {known}")
     urls = {
         name: value
         for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
@@ -292,7 +294,9 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     }
     if settings.long_lived_url is not None:
         if provider.long_lived is None:
-            raise ProviderFileRefused(f"providers.{provider.name}.long_lived_url: its file has no such step")
+            raise ProviderFileRefused(
+                f"providers.{provider.name}.long_lived_url: its file has no such step; remove this setting"
+            )
         changes["long_lived"] = provider.long_lived.model_copy(update={"url": settings.long_lived_url})
     if settings.userinfo_url is not None:
         changes["identity"] = provider.identity.model_copy(
@@ -316,6 +320,6 @@ def _in_testing(provider: Provider) -> Provider:
     lifetime = provider.expires.testing
     if lifetime is None:
         raise ProviderFileRefused(
-            f"providers.{provider.name}.testing: {provider.title} treats all apps alike; remove this setting"
+            f"providers.{provider.name}.testing: {provider.title} has no testing mode; remove this setting"
         )
     return provider.model_copy(update={"expires": provider.expires.model_copy(update={"grant": lifetime})})

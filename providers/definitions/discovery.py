@@ -42,14 +42,12 @@ async def discover(issuer: str, outbound: Outbound) -> Endpoints:
         content = await fetch_metadata(issuer, outbound)
     except NoMetadata as error:
         if error.why == "unreachable":
-            raise DiscoveryFailed(f"{issuer} does not answer: {error}") from error
+            raise DiscoveryFailed(f"{issuer} doesn't answer: {error}") from error
         if error.named is not None and error.named.rstrip("/") == issuer.rstrip("/"):
             raise DiscoveryFailed(
-                f"{issuer} calls itself {error.named}: write it exactly so, with or without the slash"
+                f"{issuer} calls itself {error.named}: write it exactly like that, including any trailing slash"
             ) from error
-        raise DiscoveryFailed(
-            f"{issuer} publishes no OpenID configuration of its own (status {error.status})"
-        ) from error
+        raise DiscoveryFailed(f"{issuer} publishes no OpenID configuration (status {error.status})") from error
     return read_configuration(issuer, content)
 
 

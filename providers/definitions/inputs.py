@@ -49,7 +49,7 @@ def value_problem(provider: Provider, name: str, value: str) -> str | None:
     """Why this cannot be the value of that input; None when it can."""
     about = provider.inputs[name]
     if re.fullmatch(about.pattern, value) is None or _SAFE.fullmatch(value) is None or ".." in value:
-        return f"{value!r} cannot be {about.title}; write it like {about.example}"
+        return f"{value!r} doesn't have the form of {about.title}; use a value like {about.example}"
     return None
 
 

@@ -25,7 +25,7 @@ _OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are fill
 
 def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
     if provider.name != stem:
-        yield f"name: {provider.name!r} is not the file's name; call the file {provider.name}.toml"
+        yield f"name: {provider.name!r} isn't the file's name; rename the file to {provider.name!r}.toml"
     yield from _kind_problems(provider)
     yield from input_problems(provider)
     yield from _placeholder_problems(provider)
@@ -45,7 +45,7 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
                 yield f"{where}.where.{parameter}: not a regular expression; correct it"
         twice = rule.query & (provider.query | rule.where.keys())
         if twice:
-            yield f"{where}.query: {min(twice)!r} is known already; remove it"
+            yield f"{where}.query: {min(twice)!r} is already listed; remove it"
     yield from _override_problems(provider)
     for name, separator in (
         ("separator", provider.scope.separator),
@@ -55,9 +55,9 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
             yield f"scope.{name}: must be one character; correct it"
     for where, path in _paths(provider):
         if _FIELD_PATH.fullmatch(path) is None:
-            yield f"{where}: {path!r} is not a path like team.id; correct it"
+            yield f"{where}: {path!r} isn't a path like team.id; correct it"
     if provider.refresh_tokens == "never" and (provider.hosts.refresh_url or provider.params.refresh):
-        yield "refresh_tokens: never, yet it is said how to refresh; remove one of them"
+        yield "refresh_tokens: never, but the file says how to refresh; remove one of them"
 
 
 def _override_problems(provider: Provider) -> Iterator[str]:
@@ -65,13 +65,16 @@ def _override_problems(provider: Provider) -> Iterator[str]:
     overrides = provider.overrides
     if overrides is None:
         if provider.rules:
-            yield "overrides: missing; say which parameters and headers change a call's method there, or that none do"
+            yield (
+                "overrides: missing; list the parameters and headers that change a call's method, or state "
+                "that there are none"
+            )
         return
     unknown = sorted(set(overrides.sources) - set(provider.sources))
     if unknown:
-        yield f"overrides.sources: {unknown[0]!r} is not under [sources]; add it"
+        yield f"overrides.sources: {unknown[0]!r} isn't under [sources]; add it"
     if not overrides.sources and provider.audience is None:
-        yield "overrides.sources: missing; name who says so under [sources]"
+        yield "overrides.sources: missing; name a source under [sources]"
     passed = [name for name in provider.proxied.headers if METHOD_HEADER.fullmatch(name) or name in overrides.headers]
     if passed:
         yield f"proxied.headers: {min(passed)!r} changes the method; remove it"
@@ -89,7 +92,7 @@ def _kind_problems(provider: Provider) -> Iterator[str]:
             yield "identity: missing; add it"
         return
     for name in sorted(provider.model_fields_set - _OF_OWN_API):
-        yield f"{name}: says something of a service with OAuth, and with audience there is none; remove it"
+        yield f"{name}: belongs to services with OAuth and doesn't work with audience; remove it"
     url = URL(provider.audience, encoded=True)
     if url.scheme != "https" or not url.raw_host or url.raw_query_string or url.raw_fragment:
         yield "audience: needs an https URI without query and fragment (RFC 8707 section 2); correct it"
@@ -113,7 +116,7 @@ def _placeholder_problems(provider: Provider) -> Iterator[str]:
     for where, url in _addresses(provider):
         known = set(provider.inputs) | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
         for name in sorted(names_in(url) - known):
-            yield f"{where}: {{{name}}} is no input; add it under [inputs]"
+            yield f"{where}: {{{name}}} isn't an input; add it under [inputs]"
     url = provider.hosts.revoke_url
     if url is not None and ("token" in names_in(url)) != (provider.revoke.token_in == "path"):
         yield 'revoke.token_in: "path" and {token} in hosts.revoke_url belong together; give both or neither'
@@ -150,7 +153,7 @@ def address_problems(provider: Provider) -> Iterator[str]:
             url = url.replace("{client_id}", "x").replace("{token}", "x")
         problem = url_problem(url, AddressPolicy(allow_loopback=True))
         if problem is not None:
-            yield f"{where}: {problem}; give an absolute https URL"
+            yield f"{where}: {problem}; use an absolute https URL"
             continue
         parsed = URL(url, encoded=True)
         if where == "console.url":
@@ -159,7 +162,7 @@ def address_problems(provider: Provider) -> Iterator[str]:
             yield f"{where}: has a query or fragment; remove it"
         loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
     if len(loopback) == 2:
-        yield f"{loopback[True]}: on this machine while {loopback[False]} is not; override all of them or none"
+        yield f"{loopback[True]}: on this machine, but {loopback[False]} isn't; override all of them or none"
 
 
 def _scope_problems(provider: Provider) -> Iterator[str]:
@@ -175,7 +178,7 @@ def _scope_problems(provider: Provider) -> Iterator[str]:
             yield f"{where}: unknown scope {scope!r}; add it under [scopes]"
     for name in provider.scopes:
         if any(name in provider.covers.get(other, ()) for other in provider.covers.get(name, ())):
-            yield f"scopes.{name}.covers: covers itself in a circle; remove one step"
+            yield f"scopes.{name}.covers: covers itself in a loop; remove one step"
 
 
 def _identity_problems(provider: Provider) -> Iterator[str]:
@@ -184,9 +187,9 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         return
     if identity.source == "answer":
         if identity.url or identity.api or identity.path:
-            yield "identity.source: the answer tells the account, so no url, api or path is asked; remove them"
+            yield ("identity.source: the answer identifies the account, so url, api, and path aren't used; remove them")
     elif (identity.url is None) == (identity.api is None or identity.path is None):
-        yield "identity: needs either url, or api and path; give one of them"
+        yield "identity: use either url, or api and path"
     elif identity.api is not None and identity.api not in provider.apis:
         yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
     for name, template in (("id", identity.id), ("label", identity.label)):
@@ -200,18 +203,18 @@ def _downscope_problems(provider: Provider) -> Iterator[str]:
     if facts.api is not None and facts.api not in provider.apis:
         yield f"downscope.api: unknown API {facts.api!r}; add it under [apis]"
     if (facts.path is None) == (facts.mode is Downscope.NATIVE):
-        yield 'downscope.path: belongs to mode "native"; give both or neither'
+        yield 'downscope.path: belongs to mode "native"; set both or neither'
     if facts.api is None and (facts.path or facts.told_path):
-        yield "downscope.api: missing; say which API the paths belong to"
+        yield "downscope.api: missing; name the API that the paths belong to"
     if facts.array and provider.body != "json":
         yield 'downscope.array: only a JSON body carries an array; set body = "json" or remove it'
     if (facts.items is ItemLimit.NONE) == bool(facts.item):
-        yield "downscope.item: belongs to items other than none; give both or neither"
+        yield "downscope.item: requires items other than none; set both or neither"
     if _FIELD_PATH.fullmatch(facts.scopes_at) is None:
-        yield f"downscope.scopes_at: {facts.scopes_at!r} is not a path like token.scopes; correct it"
+        yield f"downscope.scopes_at: {facts.scopes_at!r} isn't a path like token.scopes; correct it"
     for template in facts.item:
         if re.fullmatch(r"(/([a-z0-9._-]+|\{[a-z_]+\}))+", template) is None:
-            yield f"downscope.item: {template!r} is not a path like /repos/{{owner}}/{{repo}}; correct it"
+            yield f"downscope.item: {template!r} isn't a path like /repos/{{owner}}/{{repo}}; correct it"
         elif facts.mode is Downscope.NATIVE and not {"owner", "repo"} <= names_in(template):
             yield f"downscope.item: {template!r} names no {{owner}} and {{repo}}; correct it"
 
@@ -221,9 +224,9 @@ def _fact_problems(provider: Provider) -> Iterator[str]:
     for name, fact in provider.facts.items():
         unknown = sorted(set(fact.sources) - set(provider.sources))
         if unknown:
-            yield f"facts.{name}.sources: {unknown[0]!r} is not under [sources]; add it"
+            yield f"facts.{name}.sources: {unknown[0]!r} isn't under [sources]; add it"
         if (fact.status == "unknown") == bool(fact.sources):
-            yield f"facts.{name}: a fact has sources unless it is unknown; add or remove them"
+            yield f"facts.{name}: a fact has sources unless it's unknown; add or remove them"
     if not provider.facts:
         return
 

@@ -134,7 +134,7 @@ class OAuthUpstream:
             case Refused():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
-                raise UpstreamError("temporarily_unavailable", f"{provider.title} did not answer: {outcome.reason}")
+                raise UpstreamError("temporarily_unavailable", f"{provider.title} didn't answer: {outcome.reason}")
 
     async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
@@ -142,7 +142,7 @@ class OAuthUpstream:
         if provider.refresh_tokens == "never":
             return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
         if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
-            return Refused("invalid_scope", f"{provider.title} cannot narrow a token by refresh", ends_grant=False)
+            return Refused("invalid_scope", f"{provider.title} can't narrow a token by refresh", ends_grant=False)
         parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
         if scopes is not None:
             parameters = {**parameters, **narrowing_parameter(provider, scopes)}
@@ -167,7 +167,7 @@ class OAuthUpstream:
         provider = self._provider
         wish = NarrowTokenRequest(scopes, None if item is None else item_of(provider, item))
         if item is not None and wish.item is None:
-            return Refused("invalid_target", f"{provider.title} knows no such item", ends_grant=False)
+            return Refused("invalid_target", f"{provider.title} doesn't know this item", ends_grant=False)
         asked = self._context(access_token)
         match provider.downscope.mode:
             case Downscope.NATIVE:
@@ -179,7 +179,7 @@ class OAuthUpstream:
                 written = token_request(provider, provider.hosts.token_url, fields)
                 outcome = await self._ask(written, lambda answer: exchange_answer(provider, answer, wish, asked))
             case _:
-                return Refused("unsupported", f"{provider.title} cannot narrow an access token", ends_grant=False)
+                return Refused("unsupported", f"{provider.title} can't narrow an access token", ends_grant=False)
         return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
     async def _ask_scopes(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
@@ -275,7 +275,7 @@ class OAuthUpstream:
             return Account(id=f"unknown-{told}", label=f"{provider.title} {told[:6]}")
         if identity.source == "answer":
             if tokens.account is None:
-                raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+                raise UpstreamError("account_unknown", f"{provider.title} didn't say which account this is")
             return tokens.account
         access_token = tokens.access_token
         headers = {"Accept": JSON, **provider.headers, "Authorization": f"Bearer {access_token}"}
@@ -291,16 +291,16 @@ class OAuthUpstream:
             except HttpError:
                 answer = await self._outbound.send(self._request(written))
         except HttpError as error:
-            text = f"{provider.title} did not say which account this is: {error.reason}"
+            text = f"{provider.title} didn't say which account this is: {error.reason}"
             raise UpstreamError("temporarily_unavailable", text) from error
         content = answer.json_object() if answer.status < 300 else None
         ok_flag = self._provider.errors.ok_flag
         if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
             code = clean_code(text_at(content, "error") or "account_unknown", self._secrets(access_token))
-            raise UpstreamError(code, f"{self._provider.title} did not say which account this is")
+            raise UpstreamError(code, f"{self._provider.title} didn't say which account this is")
         account = account_of(provider, content)
         if account is None:
-            raise UpstreamError("account_unknown", f"{provider.title} did not say which account this is")
+            raise UpstreamError("account_unknown", f"{provider.title} didn't say which account this is")
         return account
 
     def _request(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundRequest:

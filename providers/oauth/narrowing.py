@@ -110,7 +110,7 @@ def scoped_fields(wish: NarrowTokenRequest, access_token: str) -> Mapping[str, o
 def scoped_answer(answer: OutboundResponse, wish: NarrowTokenRequest, *, now: int) -> TokenOutcome:
     """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
     if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
-        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+        return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or content is None:
         return Silent(f"status {answer.status}")

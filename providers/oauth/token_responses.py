@@ -35,7 +35,7 @@ TokenOutcome = TokenAnswer | Refused | NotSent | Silent
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
     if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
-        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+        return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
         return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
@@ -68,7 +68,7 @@ def _refusal(
     code = clean_code(code, asked.secrets)
     errors = provider.errors
     if code in errors.busy:
-        return NotSent("the provider asks for patience", retry_after=answer.retry_after)
+        return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
     if code in errors.unknown_outcome:
         return Silent(code, is_over=True)
     description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)

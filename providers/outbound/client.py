@@ -69,7 +69,7 @@ async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     except aiohttp.ClientConnectorDNSError as error:
         raise NotReached("name not found") from error
     except aiohttp.ClientConnectorError as error:
-        raise NotReached("could not connect") from error
+        raise NotReached("couldn't connect") from error
     except aiohttp.ConnectionTimeoutError as error:
         raise NotReached("connecting took too long") from error
     except TimeoutError as error:  # an OSError too

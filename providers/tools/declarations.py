@@ -58,12 +58,12 @@ class Argument(_Part):
     def _fits_together(self) -> Argument:
         if self.pattern is not None:
             if not (self.pattern.startswith("^") and self.pattern.endswith("$")):
-                raise ValueError("a pattern begins with ^ and ends with $")
+                raise ValueError("start the pattern with ^ and end it with $")
             re.compile(self.pattern)
         if self.default is not None and self.required:
-            raise ValueError("an argument with a default is not required: write required = false")
+            raise ValueError("an argument with a default isn't required: set required = false")
         if self.choices and self.type != "text":
-            raise ValueError("only a text has choices")
+            raise ValueError("choices work with text only")
         return self
 
 
@@ -125,9 +125,9 @@ class Tool(_Part):
     @model_validator(mode="after")
     def _fits_together(self) -> Tool:
         if (self.request.method == "GET") != (self.effect == "read") and self.request.method != "POST":
-            raise ValueError(f"{self.request.method} does not go with effect = {self.effect!r}")
+            raise ValueError(f"{self.request.method} doesn't match effect = {self.effect!r}")
         if "account" in self.arguments:
-            raise ValueError("`account` is an argument of every tool already")
+            raise ValueError("every tool already has the argument `account`")
         for placeholder in self.request.placeholders:
             argument = self.arguments.get(placeholder)
             is_there = argument is not None and (argument.required or argument.default is not None)
@@ -137,13 +137,13 @@ class Tool(_Part):
                 )
         for name, argument in self.arguments.items():
             if argument.place == "path" and name not in self.request.placeholders:
-                raise ValueError(f"{name} has no place in the path")
+                raise ValueError(f"the path has no place for {name}")
         if (self.result.next is not None) != ("cursor" in self.arguments):
-            raise ValueError("paging needs both: result.next, and an argument `cursor`")
+            raise ValueError("paging needs both result.next and an argument `cursor`")
         known = set(self.result.fields)
         for name in re.findall(r"\{([^{}]*)\}", self.result.line):
             if name not in known:
-                raise ValueError(f"result.line names {{{name}}}, which is no field")
+                raise ValueError(f"result.line names {{{name}}}, which isn't a field")
         return self
 
 
@@ -182,9 +182,9 @@ def read_tool_file(path: Path) -> ToolFile:
     try:
         return ToolFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ToolFileRefused(f"{path}: cannot be read: {error.strerror}") from error
+        raise ToolFileRefused(f"{path}: can't be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ToolFileRefused(f"{path}: is no TOML: {error}") from error
+        raise ToolFileRefused(f"{path}: isn't valid TOML: {error}") from error
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in found["loc"])
@@ -196,6 +196,6 @@ def read_folders(folders: Sequence[Path]) -> tuple[tuple[Path, ToolFile], ...]:
     found: list[tuple[Path, ToolFile]] = []
     for folder in folders:
         if not folder.is_dir():
-            raise ToolFileRefused(f"{folder}: there is no such folder; create it or correct tools.folders")
+            raise ToolFileRefused(f"{folder}: no such folder; create it or correct tools.folders")
         found += [(path, read_tool_file(path)) for path in sorted(folder.glob("*.toml"))]
     return tuple(found)

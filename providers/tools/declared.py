@@ -64,10 +64,10 @@ def data_tools(files: Sequence[tuple[Path, ToolFile]], catalog: Catalog) -> tupl
     for source, content in files:
         provider = catalog.get(content.provider)
         if provider is None:
-            raise ToolFileRefused(f"{source}: there is no provider {content.provider}; see token-vault providers list")
+            raise ToolFileRefused(f"{source}: no provider {content.provider}; see token-vault providers list")
         for declared in content.tool:
             if declared.name in made:
-                raise ToolFileRefused(f"{source}: {declared.name}: this name is taken by another tool")
+                raise ToolFileRefused(f"{source}: {declared.name}: another tool has this name")
             made[declared.name] = tool_of(declared, provider, source=source)
     return tuple(made.values())
 
@@ -89,8 +89,9 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     held = expand(provider, declared.scopes)
     if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
         raise ToolFileRefused(
-            f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} call "
-            f"{declared.request.method} {declared.request.path}: add a [[rules]] entry to the provider's file"
+            f"{where}: no request rule of {provider.name} lets {', '.join(sorted(declared.scopes))} "
+            f"call {declared.request.method} {declared.request.path}: add a [[rules]] entry to the "
+            "provider's file"
         )
     query = _query_names(declared)
     payload = Payload(query, _all_of_body(declared))
@@ -203,8 +204,11 @@ class _Runner:
             self._item = create_model(f"{declared.name}_item", __base__=ToolOutput, **fields)
             listed: dict[str, Any] = {
                 "items": (list[self._item], Field()),
-                "next_cursor": (str | None, Field(description="Pass it as `cursor` to go on, if there is one")),
-                "is_cut": (bool, Field(description="Whether items were left out for size")),
+                "next_cursor": (
+                    str | None,
+                    Field(description="Pass this as `cursor` to get the next page, if there is one"),
+                ),
+                "is_cut": (bool, Field(description="Whether items were left out because of the size limit")),
             }
             self.output = create_model(f"{declared.name}_output", __base__=Readable, **listed)
 
@@ -222,8 +226,8 @@ class _Runner:
         )
         result = self._tool.result
         if result.needs is not None and at(answer, result.needs) is None:
-            message = text_at(answer, "errors.0.message") or "it did not say why"
-            raise UpstreamRefused("refused", f"{api.title} did not do it: {as_data(message, limit=200)}")
+            message = text_at(answer, "errors.0.message") or "it didn't say why"
+            raise UpstreamRefused("refused", f"{api.title} didn't do it: {as_data(message, limit=200)}")
         if result.items is None:
             return self._item(**self._values(answer))
         found, is_cut = self._list_items(answer)
@@ -274,9 +278,13 @@ class _Runner:
             return f"{UNTRUSTED}\n{line}" if self._tool.effect == "read" else line
         listed: object = getattr(output, "items", None)
         lines = [_line(result.line, item) for item in listed if isinstance(item, BaseModel)] if is_array(listed) else []
-        rest = ["Some were left out for size: ask for fewer at a time."] if getattr(output, "is_cut", False) else []
+        rest = (
+            ["Some items were left out because of the size limit: ask for fewer at a time."]
+            if getattr(output, "is_cut", False)
+            else []
+        )
         if getattr(output, "next_cursor", None):  # a page before the last one may be short, or empty
-            rest.append("There is more: call again with `cursor`.")
+            rest.append("There are more: call again with `cursor`.")
         if not lines:
             return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
         return "\n".join([UNTRUSTED, *lines, *rest])

@@ -39,32 +39,32 @@ class PagesOutput(ToolOutput):
 
     def __str__(self) -> str:
         lines = [
-            f"{quote(one.name)} (id {one.id}){'' if one.can_post else ', the person may not post there'}"
+            f"{quote(one.name)} (id {one.id}){'' if one.can_post else ', the person has no permission to post there'}"
             for one in self.pages
         ]
         head = (
-            f"{len(lines)} Pages. {UNTRUSTED}" if lines else "The person has no Page, or has not let this app see one."
+            f"{len(lines)} Pages. {UNTRUSTED}"
+            if lines
+            else "The person has no Page, or hasn't given this app access to one."
         )
-        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        more = ["There are more: call again with `cursor`."] if self.next_cursor else []
         return "\n".join([head, *lines, *more])
 
 
 class FacebookPostInput(ToolInput, title="PostInput"):
     """Arguments of facebook_post."""
 
-    page: Annotated[PageId, Field(description="Id of the Page; facebook_pages shows it")]
+    page: Annotated[PageId, Field(description="ID of the Page, from facebook_pages")]
     text: Annotated[str | None, Field(default=None, min_length=1, max_length=20_000, description="What to post")]
     link: Annotated[
         str | None,
-        Field(
-            default=None, max_length=2000, pattern=r"^https?://[\x21-\x7e]+$", description="An address to post with it"
-        ),
+        Field(default=None, max_length=2000, pattern=r"^https?://[\x21-\x7e]+$", description="A link to post with it"),
     ]
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.text is None and self.link is None:
-            raise ValueError("give text or link")
+            raise ValueError("pass text or link")
         return self
 
 
@@ -81,7 +81,7 @@ class FacebookPostOutput(ToolOutput, title="PostOutput"):
 @tool("facebook", title="List Facebook Pages", scopes={"pages_show_list"}, effect="read")
 async def facebook_pages(
     api: UpstreamAPI,
-    limit: Annotated[int, Field(ge=1, le=100, description="How many Pages at most")] = 25,
+    limit: Annotated[int, Field(ge=1, le=100, description="Maximum number of Pages")] = 25,
     cursor: Cursor = None,
 ) -> PagesOutput:
     """List the Facebook Pages on which the person can do something, and whether they may post there."""
@@ -117,7 +117,9 @@ async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> Faceb
     page = await api.get("main", "/{}", segments=[arguments.page], params={"fields": "access_token"})
     token = text_at(page, "access_token")
     if token is None:
-        raise UpstreamRefused("no_page_token", "Facebook does not let this person act as that Page: ask who runs it.")
+        raise UpstreamRefused(
+            "no_page_token", "Facebook doesn't let this person act as that Page: ask the Page's owner."
+        )
     body: dict[str, object] = {}
     if arguments.text is not None:
         body["message"] = arguments.text

@@ -55,9 +55,9 @@ class MailSearchOutput(ToolOutput, title="SearchOutput"):
             f"{', unread' if one.unread else ''} (id {one.id})"
             for one in self.messages
         ]
-        head = f"{len(lines)} messages. {UNTRUSTED}" if lines else "No message was found."
-        rest = [f"{self.left_out} more could not be looked at just now."] if self.left_out else []
-        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        head = f"{len(lines)} messages. {UNTRUSTED}" if lines else "No messages found."
+        rest = [f"{self.left_out} more couldn't be read just now."] if self.left_out else []
+        more = ["There are more: call again with `cursor`."] if self.next_cursor else []
         return "\n".join([head, *lines, *rest, *more])
 
 
@@ -86,7 +86,7 @@ class MailReadOutput(ToolOutput, title="ReadOutput"):
                 f"Subject: {quote(self.subject)}",
                 *([f"Attachments: {names}"] if names else []),
                 quote(self.text),
-                *(["The text goes on: raise `characters`."] if self.is_cut else []),
+                *(["The text continues: raise `characters`."] if self.is_cut else []),
             ]
         )
 
@@ -94,26 +94,25 @@ class MailReadOutput(ToolOutput, title="ReadOutput"):
 class WriteInput(ToolInput):
     """Arguments of gmail_draft and gmail_send."""
 
-    to: Annotated[list[Address], Field(min_length=1, max_length=50, description="E-mail addresses")]
-    cc: Annotated[list[Address], Field(default_factory=list, max_length=50, description="Addresses that get a copy")]
+    to: Annotated[list[Address], Field(min_length=1, max_length=50, description="Email addresses")]
+    cc: Annotated[list[Address], Field(default_factory=list, max_length=50, description="Addresses to copy (cc)")]
     bcc: Annotated[
-        list[Address], Field(default_factory=list, max_length=50, description="Addresses that get a copy unseen")
+        list[Address],
+        Field(default_factory=list, max_length=50, description="Addresses to copy without showing them (bcc)"),
     ]
     subject: Annotated[
         str,
         Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$", description="One line"),
     ]
-    text: Annotated[str, Field(min_length=1, max_length=50_000, description="The mail, as plain text")]
-    thread_id: Annotated[
-        MessageId | None, Field(default=None, description="Of the thread to answer in; gmail_read shows it")
-    ]
+    text: Annotated[str, Field(min_length=1, max_length=50_000, description="The message, as plain text")]
+    thread_id: Annotated[MessageId | None, Field(default=None, description="Thread to answer in, from gmail_read")]
     in_reply_to: Annotated[
         str | None,
         Field(
             default=None,
             max_length=500,
             pattern=r"^<[\x21-\x3b\x3d\x3f-\x7e]+>$",
-            description="`message_id` of the mail that this answers; give thread_id too, and its subject",
+            description="`message_id` of the message to answer; pass thread_id too, and its subject",
         ),
     ]
 
@@ -132,7 +131,7 @@ class DraftOutput(ToolOutput):
     thread_id: str
 
     def __str__(self) -> str:
-        return f"Wrote the draft {self.id} (thread {self.thread_id}). It is sent by the person, in Gmail."
+        return f"Created draft {self.id} (thread {self.thread_id}). The person sends it in Gmail."
 
 
 class SendOutput(ToolOutput):
@@ -152,10 +151,10 @@ async def gmail_search(
         str,
         Field(
             max_length=500,
-            description="In Gmail's search language, such as `from:bob newer_than:7d`; empty: the newest mail",
+            description="Gmail search query, such as `from:bob newer_than:7d`; empty for the newest messages",
         ),
     ] = "",
-    limit: Annotated[int, Field(ge=1, le=25, description="How many messages at most, newest first")] = 10,
+    limit: Annotated[int, Field(ge=1, le=25, description="Maximum number of messages, newest first")] = 10,
     cursor: Cursor = None,
 ) -> MailSearchOutput:
     """Search the person's Gmail, newest first: subject, sender, time and the beginning of each message."""
@@ -224,8 +223,8 @@ def _labels(item: Mapping[str, object]) -> list[str]:
 @tool("google", title="Read a mail", scopes={READ}, effect="read")
 async def gmail_read(
     api: UpstreamAPI,
-    message: Annotated[MessageId, Field(description="Id of the message; gmail_search shows it")],
-    characters: Annotated[int, Field(ge=200, le=30_000, description="How much of its text at most")] = 8000,
+    message: Annotated[MessageId, Field(description="ID of the message, from gmail_search")],
+    characters: Annotated[int, Field(ge=200, le=30_000, description="Maximum number of characters of its text")] = 8000,
 ) -> MailReadOutput:
     """Read one message of the person's Gmail as text, with the names of its attachments."""
     item = await api.get("gmail", f"{_ME}/messages/{{}}", segments=[message], params={"format": "full"})

@@ -31,7 +31,7 @@ CalendarId = Annotated[
         min_length=1,
         max_length=254,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+#@-]*$",
-        description="Calendar id: `primary`, or an address such as team@group.calendar.google.com",
+        description="Calendar ID: `primary`, or an address such as team@group.calendar.google.com",
     ),
 ]
 _DATE = re.compile(DAY)
@@ -43,15 +43,16 @@ class ListInput(ToolInput):
 
     time_min: Annotated[
         Moment | None,
-        Field(default=None, description="Events that end after this, RFC 3339 with offset; default: now"),
+        Field(default=None, description="Only events that end after this time, RFC 3339 with offset; default: now"),
     ]
     time_max: Annotated[
-        Moment | None, Field(default=None, description="Events that start before this, RFC 3339 with offset")
+        Moment | None, Field(default=None, description="Only events that start before this time, RFC 3339 with offset")
     ]
     calendar_id: CalendarId = "primary"
-    limit: Annotated[int, Field(default=25, ge=1, le=250, description="How many events at most, earliest first")]
+    limit: Annotated[int, Field(default=25, ge=1, le=250, description="Maximum number of events, earliest first")]
     query: Annotated[
-        str | None, Field(default=None, min_length=1, max_length=200, description="Only events with these words")
+        str | None,
+        Field(default=None, min_length=1, max_length=200, description="Only events that contain these words"),
     ]
 
     @model_validator(mode="after")
@@ -94,7 +95,7 @@ class ListOutput(ToolOutput):
             place = f" at {quote(event.location)}" if event.location else ""
             lines.append(f"{event.start} to {event.end}: {quote(event.title)}{place} (id {event.id})")
         zone = f", time zone {self.time_zone}" if self.time_zone else ""
-        more = "\nThere are more: narrow the time or raise the limit." if self.more else ""
+        more = "\nThere are more: narrow the time range or raise the limit." if self.more else ""
         return f"{len(lines)} events in {self.calendar_id}{zone}. {UNTRUSTED}\n" + "\n".join(lines) + more
 
 
@@ -105,39 +106,39 @@ class CreateInput(ToolInput):
     start: Annotated[
         When,
         Field(
-            description="RFC 3339 with offset (2026-01-31T09:00:00+01:00); local time when time_zone is given; "
-            "or a date for an event of whole days"
+            description="RFC 3339 with offset (2026-01-31T09:00:00+01:00); local time if time_zone is given; or a "
+            "date for an all-day event"
         ),
     ]
-    end: Annotated[When, Field(description="As `start`; of whole days, the day after the last one")]
+    end: Annotated[When, Field(description="As `start`; for all-day events, the day after the last day")]
     time_zone: Annotated[
         ZoneName,
         Field(
             default=None,
-            description="IANA name such as Europe/Berlin; needed for local times and kept with repeating events",
+            description="IANA name such as Europe/Berlin; required for local times, and kept with repeating events",
         ),
     ]
     calendar_id: CalendarId = "primary"
-    description: Annotated[str | None, Field(default=None, max_length=4000, description="Longer text")]
-    location: Annotated[str | None, Field(default=None, max_length=500, description="Where it takes place")]
+    description: Annotated[str | None, Field(default=None, max_length=4000, description="Description")]
+    location: Annotated[str | None, Field(default=None, max_length=500, description="Location")]
     attendees: Annotated[
-        list[Address], Field(default_factory=list, max_length=50, description="E-mail addresses of people to invite")
+        list[Address], Field(default_factory=list, max_length=50, description="Email addresses of people to invite")
     ]
     send_invitations: Annotated[
-        bool, Field(default=False, description="Whether Google mails the attendees; without it they only see the event")
+        bool, Field(default=False, description="Whether Google emails the attendees; otherwise they only see the event")
     ]
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         whole_days = [_DATE.fullmatch(value) is not None for value in (self.start, self.end)]
         if whole_days[0] != whole_days[1]:
-            raise ValueError("start and end must both be dates or both be times")
+            raise ValueError("use dates for both start and end, or times for both")
         start, end = parse_moment(self.start), parse_moment(self.end)
         if not whole_days[0]:
             if (start.tzinfo is None or end.tzinfo is None) and self.time_zone is None:
-                raise ValueError("a time needs an offset such as +01:00, or give time_zone")
+                raise ValueError("a time needs an offset such as +01:00, or pass time_zone")
             if (start.tzinfo is None) != (end.tzinfo is None):
-                raise ValueError("start and end must both have an offset or both have none")
+                raise ValueError("use an offset for both start and end, or for neither")
         if end <= start:
             raise ValueError("end must be after start")
         return self

@@ -46,10 +46,10 @@ class FileSearchInput(ToolInput, title="SearchInput"):
         str | None, Field(default=None, min_length=1, max_length=200, description="Words in the name or the content")
     ]
     name: Annotated[
-        str | None, Field(default=None, min_length=1, max_length=200, description="Beginning of a word of the name")
+        str | None, Field(default=None, min_length=1, max_length=200, description="Beginning of a word in the name")
     ]
-    folder: Annotated[FileId | None, Field(default=None, description="Only files directly in the folder of this id")]
-    limit: Annotated[int, Field(default=20, ge=1, le=100, description="How many files at most")]
+    folder: Annotated[FileId | None, Field(default=None, description="Only files directly in the folder with this ID")]
+    limit: Annotated[int, Field(default=20, ge=1, le=100, description="Maximum number of files")]
     cursor: Annotated[str | None, Field(default=None, min_length=1, max_length=2000, description=GO_ON)]
 
     @model_validator(mode="after")
@@ -79,9 +79,9 @@ class FileSearchOutput(ToolOutput, title="SearchOutput"):
 
     def __str__(self) -> str:
         lines = [f"{one.modified or ''} {quote(one.name)} ({one.kind}, id {one.id})".strip() for one in self.files]
-        head = f"{len(lines)} files. {UNTRUSTED}" if lines else "No file was found."
-        rest = ["Google did not look everywhere: narrow the search."] if self.incomplete else []
-        more = ["There is more: call again with `cursor`."] if self.next_cursor else []
+        head = f"{len(lines)} files. {UNTRUSTED}" if lines else "No files found."
+        rest = ["Google didn't search everywhere: narrow the search."] if self.incomplete else []
+        more = ["There are more: call again with `cursor`."] if self.next_cursor else []
         return "\n".join([head, *lines, *rest, *more])
 
 
@@ -98,7 +98,7 @@ class FileReadOutput(ToolOutput, title="ReadOutput"):
     next_offset: int | None
 
     def __str__(self) -> str:
-        more = [f"The text goes on: call again with offset {self.next_offset}."] if self.next_offset else []
+        more = [f"The text continues: call again with offset {self.next_offset}."] if self.next_offset else []
         head = f"{quote(self.name)} ({self.kind}), {self.characters} characters. {UNTRUSTED}"
         return "\n".join([head, quote(self.text), *more])
 
@@ -165,9 +165,9 @@ def _link(item: Mapping[str, object]) -> str | None:
 @tool("google", title="Read a file", scopes={READ}, effect="read")
 async def drive_read(
     api: UpstreamAPI,
-    file: Annotated[FileId, Field(description="Id of the file; drive_search shows it")],
+    file: Annotated[FileId, Field(description="ID of the file, from drive_search")],
     offset: Annotated[int, Field(ge=0, le=1_000_000, description="Begin at this character")] = 0,
-    characters: Annotated[int, Field(ge=200, le=30_000, description="How much of the text at most")] = 8000,
+    characters: Annotated[int, Field(ge=200, le=30_000, description="Maximum number of characters of the text")] = 8000,
 ) -> FileReadOutput:
     """Read the text of a file in the person's Google Drive: a Doc, Sheet (as CSV, its first sheet), Slides, or a text
     file, piece by piece.
@@ -184,12 +184,14 @@ async def drive_read(
         text = await api.get_text("drive", "/files/{}/export", segments=segments, params={"mimeType": _EXPORTS[mime]})
     elif mime.startswith("text/") or mime in _ALSO_TEXT:
         if (integer_at(item, "size") or 0) > ANSWER_LIMIT:
-            raise UpstreamRefused("too_large", f"The file is larger than {ANSWER_LIMIT} bytes and is not read here.")
+            raise UpstreamRefused(
+                "too_large", f"The file exceeds the limit of {ANSWER_LIMIT} bytes, so it isn't read here."
+            )
         text = await api.get_text(
             "drive", "/files/{}", segments=segments, params={"alt": "media", "supportsAllDrives": True}
         )
     else:
-        raise UpstreamRefused("not_text", f"The file is no text ({kind}), so it cannot be read here.{_target(item)}")
+        raise UpstreamRefused("not_text", f"The file isn't text ({kind}), so it can't be read here.{_target(item)}")
     part = text[offset : offset + characters]
     end = offset + len(part)
     return FileReadOutput(
@@ -206,4 +208,4 @@ async def drive_read(
 
 def _target(item: Mapping[str, object]) -> str:
     target = as_id(text_at(item, "shortcutDetails.targetId"), limit=128)
-    return f" It leads to the file {target}." if target else ""
+    return f"It's a shortcut to the file {target}." if target else ""

@@ -31,34 +31,35 @@ class FreeInput(ToolInput):
     """Arguments of calendar_free."""
 
     time_min: Annotated[Moment, Field(description="Begin of the search, RFC 3339 with offset")]
-    time_max: Annotated[Moment, Field(description="End of the search, RFC 3339 with offset; at most 62 days on")]
-    minutes: Annotated[int, Field(default=30, ge=5, le=1440, description="How long the free time has to be at least")]
+    time_max: Annotated[
+        Moment, Field(description="End of the search, RFC 3339 with offset; at most 62 days after the start")
+    ]
+    minutes: Annotated[int, Field(default=30, ge=5, le=1440, description="Minimum length of the free time")]
     calendars: Annotated[
         tuple[CalendarId, ...],
         Field(
             default=("primary",),
             min_length=1,
             max_length=20,
-            description="Ids of calendars that must all be free: `primary`, or addresses of people and calendars",
+            description="IDs of the calendars that must all be free: `primary`, or addresses of people and calendars",
         ),
     ]
     time_zone: Annotated[
         ZoneName,
         Field(
             default=None,
-            description="IANA name such as Europe/Berlin: of the working hours, and of the times in the answer",
+            description="IANA name such as Europe/Berlin, for the working hours and the times in the answer",
         ),
     ]
     work_from: Annotated[
-        _Clock | None, Field(default=None, description="Only after this time of day, such as 09:00; needs time_zone")
+        _Clock | None, Field(default=None, description="Only after this time of day, such as 09:00; requires time_zone")
     ]
     work_until: Annotated[
-        _Clock | None, Field(default=None, description="Only before this time of day, such as 17:30; needs time_zone")
+        _Clock | None,
+        Field(default=None, description="Only before this time of day, such as 17:30; requires time_zone"),
     ]
-    weekdays_only: Annotated[
-        bool, Field(default=False, description="Leave out Saturdays and Sundays of time_zone, which it needs")
-    ]
-    limit: Annotated[int, Field(default=20, ge=1, le=100, description="How many at most, earliest first")]
+    weekdays_only: Annotated[bool, Field(default=False, description="Skip Saturdays and Sundays; requires time_zone")]
+    limit: Annotated[int, Field(default=20, ge=1, le=100, description="Maximum number of free times, earliest first")]
 
     @field_validator("time_zone")
     @classmethod
@@ -111,11 +112,9 @@ class FreeOutput(ToolOutput):
         lines = [f"{one.start} to {one.end} ({one.minutes} minutes)" for one in self.free]
         head = f"{len(lines)} free times." if lines else "No free time of that length."
         left_out = (
-            [f"Not considered, because they cannot be looked into: {', '.join(self.unreadable)}."]
-            if self.unreadable
-            else []
+            [f"Not included, because they can't be read: {', '.join(self.unreadable)}."] if self.unreadable else []
         )
-        more = ["There are more: raise the limit or search a shorter time."] if self.more else []
+        more = ["There are more: raise the limit or search a shorter period."] if self.more else []
         return "\n".join([head, *lines, *left_out, *more])
 
 
@@ -123,7 +122,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError("there is no such time zone; write it like Europe/Berlin") from error
+        raise ValueError("no such time zone; use an IANA name such as Europe/Berlin") from error
 
 
 @tool("google", title="Find free time", scopes={FREE_BUSY}, effect="read")
@@ -145,7 +144,7 @@ async def calendar_free(api: UpstreamAPI, arguments: FreeInput) -> FreeOutput:
     )
     busy, unreadable = _busy(answer, arguments.calendars)
     if len(unreadable) == len(set(arguments.calendars)):
-        raise UpstreamRefused("notFound", f"Google: none of these calendars can be looked into: {unreadable}.")
+        raise UpstreamRefused("notFound", f"Google: can't read any of these calendars: {unreadable}.")
     found = list(_free_times(begin, end, busy=busy, wanted=arguments))
     return FreeOutput(free=found[: arguments.limit], unreadable=unreadable, more=len(found) > arguments.limit)
 
@@ -174,7 +173,9 @@ def _busy(answer: Mapping[str, object], calendars: Iterable[str]) -> tuple[list[
         for one in objects_at(calendar, "busy"):
             start, stop = text_at(one, "start"), text_at(one, "end")
             if start is None or stop is None:
-                raise UpstreamRefused("unreadable", "Google named a busy time without begin or end; nothing is known.")
+                raise UpstreamRefused(
+                    "unreadable", "Google returned a busy time without a start or end, so the result is unknown."
+                )
             spans.append((_moment(start), _moment(stop)))
     return spans, unreadable
 
@@ -183,7 +184,7 @@ def _moment(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except ValueError as error:
-        raise UpstreamRefused("unreadable", "Google named a busy time that cannot be read.") from error
+        raise UpstreamRefused("unreadable", "Google returned a busy time that can't be read.") from error
 
 
 def windows(begin: datetime, end: datetime, *, wanted: FreeInput) -> Iterator[Span]:

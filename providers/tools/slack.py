@@ -107,7 +107,7 @@ class HistoryOutput(ToolOutput):
             f"{message.time} {message.user or 'unknown'} (ts {message.ts}): {quote(message.text)}"
             for message in self.messages
         ]
-        more = "\nThere are older ones: ask with `latest`." if self.has_more else ""
+        more = "\nThere are older messages: call again with `latest`." if self.has_more else ""
         return f"{len(lines)} messages in {self.channel}, newest first. {UNTRUSTED}\n" + "\n".join(lines) + more
 
 
@@ -118,11 +118,11 @@ async def slack_post(
         str,
         Field(
             pattern=r"^([CDG][A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
-            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
+            description="Channel ID such as C0123ABCD (see slack_channels), or the name of a public channel",
         ),
     ],
-    text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack's mrkdwn")],
-    thread_ts: Annotated[MessageId | None, Field(description="`ts` of a message to answer in its thread")] = None,
+    text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack mrkdwn")],
+    thread_ts: Annotated[MessageId | None, Field(description="`ts` of a message, to reply in its thread")] = None,
 ) -> PostOutput:
     """Post a message to a Slack channel under the person's own name. Not undone by calling again: a repeated call posts
     again.
@@ -146,7 +146,7 @@ def _link(api: UpstreamAPI, channel: str) -> str | None:
 async def slack_channels(
     api: UpstreamAPI,
     progress: Progress,
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many channels at most")] = 100,
+    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of channels")] = 100,
     cursor: Annotated[
         str | None, Field(min_length=1, max_length=300, pattern=r"^[A-Za-z0-9+/=_:.-]+$", description=GO_ON)
     ] = None,
@@ -177,7 +177,7 @@ async def slack_channels(
         if cursor is None or len(channels) >= limit:
             break
         if repeats:
-            raise UpstreamRefused("invalid_cursor", "Slack's list of channels does not end; ask for fewer.")
+            raise UpstreamRefused("invalid_cursor", "Slack's list of channels doesn't end; ask for fewer.")
     return ChannelsOutput(channels=channels, next_cursor=cursor)
 
 
@@ -200,12 +200,12 @@ async def slack_history(
             description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
         ),
     ],
-    limit: Annotated[int, Field(ge=1, le=200, description="How many messages at most, newest first")] = 50,
+    limit: Annotated[int, Field(ge=1, le=200, description="Maximum number of messages, newest first")] = 50,
     oldest: Annotated[
-        Timestamp | None, Field(description="Only messages after this: RFC 3339 with offset, or a Slack ts")
+        Timestamp | None, Field(description="Only messages after this time: RFC 3339 with offset, or a Slack ts")
     ] = None,
     latest: Annotated[
-        Timestamp | None, Field(description="Only messages before this: RFC 3339 with offset, or a Slack ts")
+        Timestamp | None, Field(description="Only messages before this time: RFC 3339 with offset, or a Slack ts")
     ] = None,
 ) -> HistoryOutput:
     """Read the newest messages of a public Slack channel, newest first."""

@@ -98,7 +98,9 @@ class Access:
             self._renewal.add_done_callback(self._tell_failure)
         await asyncio.wait({self._renewal}, timeout=PATIENCE)
         if not self._renewal.done():
-            raise SignInNeeded(f"{self._told} Then try again." if self._told else "The vault takes long: try again.")
+            raise SignInNeeded(
+                f"{self._told} Then try again." if self._told else "The vault is taking a long time: try again."
+            )
         return self._renewal.result()
 
     def _tell_failure(self, renewal: asyncio.Task[Credentials]) -> None:
@@ -120,7 +122,7 @@ class Access:
                     return await self._signed_in(found, asking)
             if not was_sent:  # without the lock, which that process needs
                 await self._sign_in_outside(asking)
-        raise SignInNeeded("The sign-in left nothing behind: try again.")
+        raise SignInNeeded("The sign-in left no credentials: try again.")
 
     async def _load(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
         """The stored credentials, renewed if needed; without tokens, or None, when the person must sign in."""
@@ -149,7 +151,7 @@ class Access:
             found = await self._keep(await asking.ask(stored))
         finally:
             self._is_asking = False
-        self._say(f"Signed in to {self._vault.origin}. The credentials are kept in {self._store.place}.")
+        self._say(f"Signed in to {self._vault.origin}. The credentials are stored in {self._store.place}.")
         return found
 
     async def _sign_in_outside(self, process: SignInProcess) -> None:
@@ -181,7 +183,10 @@ class Access:
         return credentials
 
     def _tell_wait(self) -> None:
-        self._told = f"Another process of {self._vault.agent} renews its access or asks for your sign-in: finish that."
+        self._told = (
+            f"Another process of {self._vault.agent} is renewing its access or asking for your sign-in: "
+            "finish that first."
+        )
 
 
 async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:
@@ -196,8 +201,8 @@ async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, va
                 await authority.revoke(stored)
         except BridgeRefused as refusal:
             raise BridgeRefused(
-                f"erased here, but {vault.origin} was not told ({refusal.description}):"
-                f" cut the agent off at {vault.origin}/agents"
+                f"erased here, but couldn't tell {vault.origin} ({refusal.description}): revoke the "
+                f"agent's access at {vault.origin}/agents"
             ) from refusal
         finally:
             await asyncio.to_thread(store.erase)

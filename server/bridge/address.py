@@ -41,8 +41,8 @@ class RemoteVault:
 def remote_vault(url: str, *, agent: str) -> RemoteVault:
     """The vault at its origin or MCP address. Raises BridgeRefused; https is required except on this machine."""
     if not _AGENT.fullmatch(agent):
-        raise BridgeRefused("--client takes letters, digits, blanks, '.', '_' and '-', at most 64")
-    wrong = BridgeRefused("--url is the address of a token vault, such as https://vault.example or its /mcp")
+        raise BridgeRefused("use letters, digits, spaces, '.', '_' and '-' in --client, at most 64 characters")
+    wrong = BridgeRefused("set --url to the address of a vault, such as https://vault.example or its /mcp")
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -54,6 +54,6 @@ def remote_vault(url: str, *, agent: str) -> RemoteVault:
     if parts.path.rstrip("/") not in {"", "/mcp"}:
         raise wrong
     if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
-        raise BridgeRefused("--url must be https: over plain http everybody on the way could read the tokens")
+        raise BridgeRefused("use https for --url: over plain http, anyone on the network could read the tokens")
     shown = "" if port is None or port == _PORTS[parts.scheme] else f":{port}"
     return RemoteVault(f"{parts.scheme}://{host}{shown}", agent)

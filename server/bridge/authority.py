@@ -103,13 +103,15 @@ class AuthorizationServer:
     def _read(self, answer: _Answer) -> VaultEndpoints:
         issuer = answer.text("issuer")
         if answer.status != 200 or not issuer:
-            raise BridgeRefused(f"there is no token vault at {self._vault.origin}: correct --url")
+            raise BridgeRefused(f"no vault answers at {self._vault.origin}: correct --url")
         if not is_same_issuer(issuer, self._vault.origin):
-            raise BridgeRefused(f"the vault at {self._vault.origin} is known as another address: use that one as --url")
+            raise BridgeRefused(
+                f"the vault at {self._vault.origin} has another public address: set --url to that address"
+            )
         found = {name: self._own(answer.text(f"{name}_endpoint")) for name in _ENDPOINTS}
         authorize, token = found["authorization"], found["token"]
         if authorize is None or token is None or answer.content.get("code_challenge_methods_supported") != ["S256"]:
-            raise BridgeRefused(f"what {self._vault.origin} says of itself is not what a token vault says")
+            raise BridgeRefused(f"the metadata of {self._vault.origin} isn't a vault's: check --url")
         return VaultEndpoints(
             authorize, token, found["registration"], found["device_authorization"], found["revocation"]
         )
@@ -136,11 +138,12 @@ class AuthorizationServer:
         }
         answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
         if answer is not None and answer.status == 429:
-            raise BridgeRefused("the vault takes no more registrations from here for now: try again in an hour")
+            raise BridgeRefused("the vault accepts no more registrations from here right now: try again in an hour")
         if answer is None or answer.status != 201 or not answer.word("client_id"):
             raise BridgeRefused(
-                f"{self._vault.origin} registers no agents by themselves: ask its operator for"
-                f" `token-vault clients add NAME --redirect-uri {REDIRECT_URI}`, and give the id as --client-id"
+                f"{self._vault.origin} doesn't accept self-registered agents. Ask an admin to run "
+                f"`token-vault clients add NAME --redirect-uri {REDIRECT_URI}`, and pass the ID with "
+                "--client-id"
             )
         url = self._own(answer.text("registration_client_uri"))
         return Credentials(answer.word("client_id"), url or "", answer.word("registration_access_token") if url else "")
@@ -166,7 +169,7 @@ class AuthorizationServer:
         """RFC 8628 §3.1."""
         endpoint = (await self.endpoints()).device
         if endpoint is None:
-            raise BridgeRefused(f"{self._vault.origin} offers no sign-in by code: leave --device away")
+            raise BridgeRefused(f"{self._vault.origin} doesn't support sign-in with a code: omit --device")
         answer = await self._ask(
             "POST", endpoint, form={"client_id": client_id, "scope": SCOPE, "resource": self._vault.resource}
         )
@@ -246,7 +249,7 @@ class AuthorizationServer:
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > _ANSWER_LIMIT:
-                        raise BridgeRefused(f"the answer of {self._vault.origin} is too large for a token vault's")
+                        raise BridgeRefused(f"the answer of {self._vault.origin} is too large for a vault: check --url")
         except httpx2.HTTPError as error:
             raise unreachable(self._vault, error) from error
         try:
@@ -258,10 +261,10 @@ class AuthorizationServer:
 def unreachable(vault: RemoteVault, error: httpx2.HTTPError) -> RemoteUnreachable:
     """One sentence about why there is no answer, without any part of the request."""
     if isinstance(error, httpx2.ConnectError) and "certificate" in str(error).lower():
-        return RemoteUnreachable(f"the TLS certificate of {vault.origin} cannot be trusted from here: ask its operator")
+        return RemoteUnreachable(f"this machine doesn't trust the TLS certificate of {vault.origin}: ask its admin")
     return RemoteUnreachable(
-        f"the vault at {vault.origin} cannot be reached ({type(error).__name__}): check that it runs and that this"
-        " machine is online. Nothing is lost; the next call tries again"
+        f"can't reach the vault at {vault.origin} ({type(error).__name__}): check that it's running and "
+        "that this machine is online. The next call tries again"
     )
 
 

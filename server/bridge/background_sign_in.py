@@ -41,7 +41,7 @@ class SignInProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            raise BridgeRefused("the sign-in could not be started: use --sign-in by yourself") from error
+            raise BridgeRefused("couldn't start the sign-in: run it yourself with --sign-in") from error
         failure = ""
         out, out_transport = await _open_pipe(child.stdout)
         errors, errors_transport = await _open_pipe(child.stderr)
@@ -70,4 +70,4 @@ def _refusal(result: bytes, failure: str) -> BridgeRefused:
         why = json_object(result).get("why")
     except (ValueError, json.JSONDecodeError):
         why = None
-    return SignInNeeded(why) if isinstance(why, str) else BridgeRefused(failure or "the sign-in ended by itself")
+    return SignInNeeded(why) if isinstance(why, str) else BridgeRefused(failure or "the sign-in process ended")

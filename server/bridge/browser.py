@@ -84,30 +84,30 @@ class BrowserSignIn:
         method, _, rest = first.partition(" ")
         target = urlsplit(rest.partition(" ")[0])
         if method != "GET" or hosts != [self._host]:  # another name for this address: DNS rebinding
-            return _page(400, "That is not for here", "Nothing was done.")
+            return _page(400, "This address can't be used here", "Nothing was done.")
         if hmac.compare_digest(target.path.encode(), self._start.encode()):
             return _redirect(self._authorize_url())
         if target.path != "/callback":
-            return _page(404, "There is no such page", "Nothing was done.")
+            return _page(404, "Page not found", "Nothing was done.")
         return self._take_answer(parse_qs(target.query, keep_blank_values=True))
 
     def _take_answer(self, query: Mapping[str, list[str]]) -> bytes:
         values = {name: found[0] for name, found in query.items() if len(found) == 1}
         if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
             return _page(
-                400, "That answer belongs to another sign-in", "Nothing was done. Start again from your agent."
+                400, "This answer belongs to another sign-in", "Nothing was done. Start again from your agent."
             )
         if self._answer.done():
-            return _page(400, "This sign-in is over", "Nothing was done. Start again from your agent.")
+            return _page(400, "This sign-in has expired", "Nothing was done. Start again from your agent.")
         code, error = values.get("code", ""), values.get("error", "")
         if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
             self._answer.set_exception(
                 BridgeRefused("the answer to the sign-in came from another server: nothing was done")
             )
-            return _page(400, "That answer came from another server", "Nothing was done. Start again from your agent.")
+            return _page(400, "This answer came from another server", "Nothing was done. Start again from your agent.")
         if error or not code:
             self._answer.set_exception(GrantOver("the vault refused the sign-in", error=error))
-            return _page(200, "Not signed in", "Nothing was given to the agent. You can close this page.")
+            return _page(200, "Not signed in", "The agent got no access. You can close this page.")
         self._answer.set_result(code)
         return _page(200, "Signed in", "You can close this page and go back to your agent.")
 

@@ -63,8 +63,8 @@ def credential_store(data: Path, vault: RemoteVault) -> CredentialStore:
     try:
         import keyring  # an optional dependency; some of its back ends take long to load
     except ImportError:
-        return FileStore(path, why="the package keyring is not installed: pip install 'mcp-token-vault[keyring]'")
-    file = FileStore(path, why="this machine has no keyring that can be used")
+        return FileStore(path, why="the keyring package isn't installed: pip install 'mcp-token-vault[keyring]'")
+    file = FileStore(path, why="this machine has no usable keyring")
     return KeyringStore(file, account=f"{vault.origin} {vault.agent}") if keyring.get_keyring().priority >= 1 else file
 
 
@@ -77,7 +77,7 @@ class FileStore:
 
     @property
     def place(self) -> str:
-        return f"{self._path}, which you alone can read ({self._why})"
+        return f"{self._path}, which only you can read ({self._why})"
 
     def load(self) -> Credentials | None:
         text = read_private(self._path)
@@ -97,7 +97,7 @@ class FileStore:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            raise BridgeRefused(f"cannot write {self._path}: {error.strerror}") from error
+            raise BridgeRefused(f"can't write {self._path}: {error.strerror}") from error
 
     def erase(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ class KeyringStore:
             lasting = keyring.get_password(_SERVICE, self._account)
             passing = keyring.get_password(_SERVICE, f"{self._account} access") if lasting else None
         except KeyringError as error:
-            raise BridgeRefused("the keyring of this machine does not open: unlock it and try again") from error
+            raise BridgeRefused("can't open the keyring of this machine: unlock it and try again") from error
         if lasting is None:
             return self._file.load()
         return _parse(lasting, passing or "{}")
@@ -183,7 +183,7 @@ async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[],
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise BridgeRefused(f"cannot write {path}: {error.strerror}") from error
+        raise BridgeRefused(f"can't write {path}: {error.strerror}") from error
     try:
         if not _is_taken(descriptor):
             on_wait()

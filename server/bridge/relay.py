@@ -97,7 +97,7 @@ class Relay:
     async def _up(self, inbox: Incoming, outgoing: Outgoing) -> JSONRPCRequest | None:
         async for item in inbox:
             if isinstance(item, Exception):
-                logger.warning("a line on standard input is no message", extra={"cause": type(item).__name__})
+                logger.warning("a line on standard input isn't a message", extra={"cause": type(item).__name__})
                 continue
             message = item.message
             if isinstance(message, JSONRPCRequest):
@@ -123,7 +123,7 @@ class Relay:
     async def _down(self, incoming: Incoming, outbox: Outgoing) -> JSONRPCRequest | None:
         async for item in incoming:
             if isinstance(item, Exception):
-                logger.warning("the vault sent what is no message", extra={"cause": type(item).__name__})
+                logger.warning("the vault sent something that isn't a message", extra={"cause": type(item).__name__})
                 continue
             message = item.message
             if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
@@ -133,7 +133,7 @@ class Relay:
                 if request is self._opening:
                     self._note_version(message)
             await outbox.send(SessionMessage(message))
-        raise RuntimeError("the transport to the remote vault ended by itself")
+        raise RuntimeError("the transport to the remote vault ended")
 
     def _headers(self, message: JSONRPCMessage) -> dict[str, str] | None:
         """The headers that MCP requires with a message: for 2026-07-28 all that routes it, before that the version."""
@@ -155,7 +155,7 @@ class Relay:
         Other running requests were lost with the old session and get an error that says so.
         """
         for request in self._pending.values():
-            await self._tell(request, "The vault was started anew during this call: look whether it was done.", outbox)
+            await self._tell(request, "The vault restarted during this call: check whether it was done.", outbox)
         self._pending.clear()
         answer = await self._greet(incoming, outgoing)
         if isinstance(answer, JSONRPCError):
@@ -167,7 +167,7 @@ class Relay:
 
     async def _greet(self, incoming: Incoming, outgoing: Outgoing) -> JSONRPCResponse | JSONRPCError:
         if self._opening is None:
-            raise RuntimeError("there is no session to open again")
+            raise RuntimeError("no session to reopen")
         self._version = None
         await self._post(self._opening.model_copy(update={"id": _GREETING}), outgoing)
         async for item in incoming:
@@ -178,7 +178,7 @@ class Relay:
                     if isinstance(answer, JSONRPCResponse) and self._is_ready:
                         await self._post(JSONRPCNotification(jsonrpc="2.0", method=_READY), outgoing)
                     return answer
-        raise RuntimeError("the transport to the remote vault ended by itself")
+        raise RuntimeError("the transport to the remote vault ended")
 
     async def _tell(self, request: JSONRPCRequest, text: str, outbox: Outgoing) -> None:
         error = ErrorData(code=INTERNAL_ERROR, message=text)

@@ -91,8 +91,9 @@ class RemoteClient(httpx2.AsyncClient):
             return _error(request, 503, unreachable(self._vault, error).description)
         except httpx2.TransportError as error:
             text = (
-                f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the answer came. If this"
-                " was a call that changes something, look whether it was done before you try again"
+                f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the "
+                "answer came. If the call changes something, check whether it was done before you try "
+                "again"
             )
             return _error(request, 503, text)
 
@@ -112,16 +113,16 @@ class RemoteClient(httpx2.AsyncClient):
         match status:
             case 401 | 403:
                 text = (
-                    f"{origin} does not let this agent in, also with a fresh token: use --sign-out, then sign in again"
+                    f"{origin} doesn't accept this agent, even with a fresh token: use --sign-out, then sign in again"
                 )
             case 413:
-                text = "the message is larger than the vault takes"
+                text = "the message is larger than the vault accepts"
             case 429:
-                text = f"{origin} asks for patience: try again in a minute"
+                text = f"{origin} is rate limiting: try again in a minute"
             case 405 | 421:
-                text = f"what answers at {origin} is no token vault, or its proxy changes the requests: check --url"
+                text = f"the server at {origin} isn't a vault, or its proxy changes the requests: check --url"
             case _:
-                text = f"{origin} answered {status}: it starts, or its proxy cannot reach it. Try again in a minute"
+                text = f"{origin} answered {status}: it's starting, or its proxy can't reach it. Try again in a minute"
         return _error(request, status, text)
 
 

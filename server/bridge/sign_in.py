@@ -48,7 +48,7 @@ class SignInFlow:
         except TimeoutError as error:
             raise not_signed_in(self._vault, "Nobody signed in within ten minutes.") from error
         except GrantOver as over:
-            told = {"access_denied": "You refused the sign-in.", "expired_token": "Nobody entered the code in time."}
+            told = {"access_denied": "You denied the sign-in.", "expired_token": "Nobody entered the code in time."}
             if over.error not in told:
                 raise
             raise not_signed_in(self._vault, told[over.error]) from over
@@ -73,7 +73,7 @@ class SignInFlow:
         async with browser_sign_in(self._vault, self._authority, client_id=client_id) as attempt:
             open_browser = self._way.open_browser if self._way.may_open else None
             is_opened = open_browser is not None and open_browser(attempt.address)
-            where = "in the browser that has opened, or open" if is_opened else "and open"
+            where = "in the browser that just opened, or open" if is_opened else "and open"
             self._tell(f"Sign in to {self._vault.origin} {where} {attempt.address} on this machine.")
             try:
                 return await redeem_code(attempt, self._authority, client_id=client_id)
@@ -83,8 +83,8 @@ class SignInFlow:
     async def _ask_by_code(self, client_id: str) -> Credentials:
         prompt = await self._authority.ask_device(client_id)
         self._tell(
-            f"Sign in to {self._vault.origin}: open {prompt.verification_uri} on any device and enter the code"
-            f" {prompt.user_code}."
+            f"Sign in to {self._vault.origin}: open {prompt.verification_uri} on any device and enter "
+            f"the code {prompt.user_code}."
         )
         return await self._authority.poll_device(client_id, prompt)
 
@@ -92,4 +92,4 @@ class SignInFlow:
 def not_signed_in(vault: RemoteVault, told: str) -> SignInNeeded:
     """The refusal that says how to sign in after all."""
     line = f"token-vault stdio --url {vault.origin} --client {shlex.quote(vault.agent)} --sign-in"
-    return SignInNeeded(f"{told} Sign in with `{line}`, or start your client again.")
+    return SignInNeeded(f"{told} Sign in with `{line}`, or restart your client.")

@@ -55,7 +55,7 @@ async def approval_link(
         url=deployment.url(f"{_PATH}{approval.id}"),
         device_url=deployment.url("/approvals"),
         user_code="",
-        message=f"{call.tool} as {approval.account} needs a yes from the person, to exactly these arguments.",
+        message=f"{call.tool} as {approval.account} needs the person's approval for these exact arguments.",
     )
     return link, is_new
 
@@ -108,7 +108,9 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
     """The approval for its page. Raises ApproveRefused for anybody but the person who is asked."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     if approval is None:
-        raise ApproveRefused("There is no such question any more. Look at what agents ask you now.", kind="not_found")
+        raise ApproveRefused(
+            "This request no longer exists. Check what agents ask you on the Approvals page.", kind="not_found"
+        )
     if approval.user_id != user.id:
         refused = Event(
             kind="approval.refused",
@@ -119,8 +121,8 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
         )
         await deployment.activity.record_refusal(refused)
         raise ApproveRefused(
-            "This was asked of somebody else, so you cannot answer it. If an agent of yours gave you the link, sign "
-            "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
+            "This request is for someone else. If your own agent gave you the link, sign out and sign "
+            "in with the account that the agent uses. If a stranger sent it, close this page.",
             kind="forbidden",
         )
     return approval
@@ -136,6 +138,7 @@ async def decide(deployment: Deployment, approval: Approval, *, user: User, is_a
             await audit.append(transaction, event_of(approval, kind, outcome=outcome), now=now)
     except TransitionRefused as error:
         raise ApproveRefused(
-            "This was answered already, or is older than ten minutes. If it is still wanted, let the agent try again.",
+            "This request was already answered, or is older than ten minutes. If you still want it, "
+            "have the agent try again.",
             kind="gone",
         ) from error

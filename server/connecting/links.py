@@ -170,13 +170,13 @@ async def has_unused_link(
 def link_message(title: str, *, reason: str, tool: str) -> str:
     match reason:
         case "needs_reauth" | "ambiguous":
-            return f"The connection to {title} has to be renewed before {tool} can run."
+            return f"The {title} account must be reconnected before {tool} can run."
         case "scopes":
-            return f"{tool} needs more of {title} than is connected."
+            return f"{tool} needs more {title} permissions than are connected."
         case "delegation":
-            return f"{title} is connected, but this agent may not use it for {tool} yet."
+            return f"{title} is connected, but this agent isn't allowed to use it for {tool} yet."
         case _:
-            return f"{tool} needs an account at {title}."
+            return f"{tool} needs a {title} account."
 
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
@@ -213,7 +213,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
     )
     if ticket is None:
         raise ConnectRefused(
-            "This link was used already or is older than ten minutes. Ask the agent for a new one.", kind="gone"
+            "This link was already used, or is older than ten minutes. Ask the agent for a new one.", kind="gone"
         )
     if ticket.user_id != user.id:
         await deployment.activity.record_refusal(
@@ -226,8 +226,9 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
             )
         )
         raise ConnectRefused(
-            "This link was made for somebody else, so nothing was connected. If an agent of yours gave it to you, sign "
-            "out and sign in with the account that the agent uses. If a stranger sent it, close this page.",
+            "This link is for someone else, so nothing was connected. If your own agent gave you the "
+            "link, sign out and sign in with the account that the agent uses. If a stranger sent it, "
+            "close this page.",
             kind="forbidden",
         )
     return _request_of(ticket)
@@ -258,7 +259,7 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
                 transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
             )
     except TransitionRefused as error:
-        raise ConnectRefused("This link was used already. Ask the agent for a new one.", kind="gone") from error
+        raise ConnectRefused("This link was already used. Ask the agent for a new one.", kind="gone") from error
 
 
 # What already exists
@@ -299,5 +300,5 @@ def known_provider(deployment: Deployment, name: str) -> Provider:
     """The provider of that name; ConnectRefused when its file is gone."""
     provider = deployment.catalog.get(name)
     if provider is None:
-        raise ConnectRefused("This vault does not know that provider any more.", kind="not_found")
+        raise ConnectRefused("This vault no longer knows this provider.", kind="not_found")
     return provider

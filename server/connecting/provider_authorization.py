@@ -77,15 +77,15 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
         raise ConnectRefused(
-            f"{provider.title} is not set up here yet: whoever runs this vault registers it there with "
-            f"token-vault providers setup {provider.name}",
+            f"{provider.title} isn't set up on this vault. Ask an admin to run token-vault providers "
+            f"setup {provider.name}",
             kind="conflict",
         )
     if needs_https(provider, deployment.public_url):
         raise ConnectRefused(
-            f"{provider.title} takes an app with a client secret at an https address only. Whoever runs this vault "
-            "sets server.public_url to one, or takes an app without a secret: "
-            f"token-vault providers setup {provider.name}",
+            f"{provider.title} accepts an app with a client secret only at an https address. Ask an "
+            "admin to set server.public_url to one, or to use an app without a secret: token-vault "
+            f"providers setup {provider.name}",
             kind="conflict",
         )
     verifier = secrets.token_urlsafe(48)
@@ -185,7 +185,7 @@ async def _complete(
         vault.tasks.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
         raise _under_way() from error
     if stored is None:
-        raise ConnectRefused("This answer was used already. Look at your connections.", detail="state")
+        raise ConnectRefused("This answer was already used. Check your connections.", detail="state")
     return _connection_outcome(deployment, consent, stored)
 
 
@@ -200,8 +200,9 @@ async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) 
 
 def _under_way() -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
-        "The provider agreed and its answer is kept here, but it cannot be stored just now. Load this page again in a "
-        "moment, or look at your connections then: the account is connected as soon as the storage works.",
+        "The provider agreed, and the vault keeps its answer, but can't store it right now. Reload "
+        "this page in a moment, or check your connections later: the account is connected as soon as "
+        "storage works.",
         retry_after=5,
     )
 
@@ -274,8 +275,8 @@ async def _claim_state(
     """
     now = deployment.now()
     refused = ConnectRefused(
-        "This answer does not belong to anything that you started in this browser, or it came twice or too late. "
-        "Nothing was connected; start again.",
+        "This answer doesn't belong to a connection that you started in this browser, or it arrived "
+        "twice or too late. Nothing was connected; start again.",
         detail="state",
     )
     ticket = await tickets.peek(
@@ -285,7 +286,7 @@ async def _claim_state(
         raise refused
     if not is_issuer_of(callback.issuer, provider):
         raise ConnectRefused(
-            "The answer does not come from the service that you were sent to. Nothing was connected.", detail="issuer"
+            "The answer didn't come from the service that you were sent to. Nothing was connected.", detail="issuer"
         )
     await consents.reserve(deployment.vault, ticket)
     try:

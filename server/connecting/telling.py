@@ -114,9 +114,8 @@ async def tell(
     upstream = deployment.vault.upstreams.get(refusal.provider)
     if upstream is None or not upstream.is_configured:
         text = (
-            f"This vault is not registered with {refusal.provider} yet, so nobody can connect it. "
-            f"Whoever runs it does that with `token-vault providers setup {refusal.provider}`, "
-            f"or with what stands at {deployment.url('/first-run')}."
+            f"{refusal.provider} isn't set up on this vault. Its operator can run `token-vault "
+            f"providers setup {refusal.provider}`, or follow the steps at {deployment.url('/first-run')}."
         )
         members = {"reason": NOT_CONFIGURED, "provider": refusal.provider}
         return replace(told, text=text, description=text, members=members, answer=KINDS["invalid_target"])
@@ -131,8 +130,8 @@ async def tell(
     )
     if link is None:
         text = (
-            f"This agent asked for too many links in ten minutes, so there is no new one. The person opens an "
-            f"earlier one, or {deployment.url('/connections')}. Say so, and do not call again before that."
+            "This agent asked for too many links within ten minutes. Ask the person to open an earlier "
+            f"link, or {deployment.url('/connections')}. Don't call again before that."
         )
     else:
         text = link.message if link is offered else _message(deployment, heard, is_whole=heard is refusal, tool=tool)
@@ -183,7 +182,7 @@ async def _may_know(deployment: Deployment, refusal: Linked, principal: Principa
 
 def _hide_reason(refusal: Linked) -> DelegationRequired:
     return DelegationRequired(
-        f"This agent may not use a {refusal.provider} account for this yet. Allow it, then try again.",
+        f"This agent can't use a {refusal.provider} account for this yet. Ask the person to allow it, then try again.",
         provider=refusal.provider,
         scopes=refusal.scopes,
         connection_id=None,

@@ -43,10 +43,10 @@ _SPARE_FILES: Final = 256  # for databases, providers and the accept loop
 _RESERVED: Final = 16  # one in this many slots is for this machine and the proxies: health checks, the owner
 _PAUSE: Final = 1.0
 _REFUSALS: Final = {
-    "unreadable_request": "The request cannot be read.",
-    "slow_request": "The request did not come in time.",
+    "unreadable_request": "The request can't be read.",
+    "slow_request": "The request didn't arrive in time.",
     "long_request_line": "The request line is too long.",
-    "long_header_section": "The header section is too long.",
+    "long_header_section": "The headers are too long.",
 }
 logger = logging.getLogger("token_vault.connections")
 

@@ -109,7 +109,7 @@ def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer 
     if origin is not None:
         return _refuse("origin_not_allowed", origin)
     if not _has_known_host(headers, rules):
-        return _refuse("unknown_host", "this server does not answer to that Host: see server.allowed_hosts")
+        return _refuse("unknown_host", "this server doesn't accept that Host header: see server.allowed_hosts")
     limit = rules.limit_of(path)
     return _too_large(limit) if _announces_too_much(headers, limit) else None
 
@@ -144,7 +144,7 @@ def _origin_refusal(headers: HeaderValues, path: str, rules: GuardRules) -> str 
         is_own_form = origin == "null" and headers.get(b"sec-fetch-site") == [b"same-origin"]
         if is_own_form and not path.startswith(_FORMLESS):
             return None
-    return "this Origin may not call: see server.allowed_origins"
+    return "this origin isn't allowed: see server.allowed_origins"
 
 
 def _has_known_host(headers: HeaderValues, rules: GuardRules) -> bool:

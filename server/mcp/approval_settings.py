@@ -42,8 +42,8 @@ class ApprovalRules:
                 provider, wanted = known.name, scope
             else:
                 raise SettingsRefused(
-                    f"approvals.ask: there is no tool or scope {entry!r}; write a name from `token-vault tools list`, "
-                    "or provider:scope from `token-vault providers show`"
+                    f"approvals.ask: no tool or scope {entry!r}; use a name from `token-vault tools "
+                    "list`, or provider:scope from `token-vault providers show`"
                 )
             ask[provider] = ask.get(provider, _NOTHING) | {wanted}
         scopes: dict[str, dict[str, frozenset[str]]] = {}

@@ -45,8 +45,8 @@ class Bearer:
         self._deployment = deployment
         self._metadata = deployment.url(f"/.well-known/oauth-protected-resource{path}")
         self._signpost = (
-            f"This is an MCP endpoint. Add {deployment.url(path)} to an MCP client, which signs in by itself; "
-            f"people find their accounts at {deployment.url('/connections')}."
+            f"This is an MCP endpoint. Add {deployment.url(path)} to an MCP client, which signs in "
+            f"automatically. To manage your accounts, go to {deployment.url('/connections')}."
         )
 
     async def check(self, scope: Scope, *, grant_later: bool = False) -> Principal | WholeAnswer:
@@ -75,7 +75,7 @@ class Bearer:
         if isinstance(refused, tokens.TokenRefused):
             logger.debug("token refused", extra={"detail": refused.detail})
             return self._challenge(scope, RefusalKind(refused.status, refused.code))
-        logger.error("token cannot be checked", extra={"code": refused.code}, exc_info=refused)
+        logger.error("token can't be checked", extra={"code": refused.code}, exc_info=refused)
         told = plain(refused)
         if told.retry_after is None:
             return _answer(told.answer.status, {"error": told.answer.oauth_error})

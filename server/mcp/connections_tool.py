@@ -38,23 +38,21 @@ class ConnectionEntry(BaseModel):
     provider: str
     account: str
     status: str = Field(description="active, expiring, waiting (for the provider), ambiguous or needs_reauth")
-    ends_at: str | None = Field(description="When the provider ends this connection by itself (UTC), if it does")
-    ends_unless_used: bool = Field(description="Whether using it before puts that off")
-    granted_scopes: list[str] = Field(description="What the account granted to the vault")
-    your_scopes: list[str] = Field(description="What the person lets this agent use")
+    ends_at: str | None = Field(description="When the provider ends this connection (UTC), if it does")
+    ends_unless_used: bool = Field(description="Whether using it before then extends it")
+    granted_scopes: list[str] = Field(description="Scopes that the account granted to the vault")
+    your_scopes: list[str] = Field(description="Scopes that the person lets this agent use")
 
 
 class ConnectionsOutput(BaseModel):
     """Answer of `connections`."""
 
     connections: list[ConnectionEntry]
-    not_connected: list[str] = Field(
-        description="Providers that this vault knows and of which no account is shown here"
-    )
+    not_connected: list[str] = Field(description="Providers of this vault without a connected account in this list")
     manage_url: str | None = Field(
         description="Where the person connects, reconnects and disconnects accounts; null while `problem` says why"
     )
-    problem: str | None = Field(default=None, description="Why the person's pages cannot be opened safely just now")
+    problem: str | None = Field(default=None, description="Why the person's pages can't be opened safely right now")
 
     def __str__(self) -> str:
         lines = [
@@ -66,7 +64,7 @@ class ConnectionsOutput(BaseModel):
             lines.append(f"not connected: {', '.join(self.not_connected)} (call one of its tools to get a link)")
         manage = f"The person manages this at {self.manage_url}"
         if self.problem is not None:
-            manage = f"The person's pages cannot be opened safely: {self.problem}"
+            manage = f"The person's pages can't be opened safely: {self.problem}"
         return "\n".join([*(lines or ["No accounts connected."]), manage])
 
 
@@ -78,7 +76,7 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
     """
     live = await grants.live_principal_facts(deployment.database, principal.grant_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+        raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
     wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
     if wanted is not None:
         found = deployment.catalog.get(wanted)
@@ -125,7 +123,7 @@ def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> Connec
 def _end(entry: ConnectionEntry) -> str:
     if entry.ends_at is None or (entry.ends_unless_used and entry.status != "expiring"):
         return ""
-    return f" (ends {entry.ends_at}{' unless it is used before' if entry.ends_unless_used else ''})"
+    return f"(ends {entry.ends_at}{' unless used before then' if entry.ends_unless_used else ''})"
 
 
 async def _refuse_call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
@@ -136,8 +134,8 @@ SPEC: Final = ToolSpec(
     name="connections",
     title="Connections",
     description=(
-        "Which accounts of the person are connected to the vault, in what state, which scopes you may use, "
-        "and the page where the person manages them. Changes nothing."
+        "List the person's accounts that are connected to the vault, their status, the scopes you can "
+        "use, and the page where the person manages them. Read-only."
     ),
     provider=None,
     scopes=frozenset(),

@@ -156,5 +156,5 @@ def _words(link: ConnectLink) -> str:
 
 def refusal_of_person(link: ConnectLink) -> CallToolResult:
     """Say that the person was asked and refused, so that the model does not ask again at once."""
-    text = f"{link.message} The person did not agree to open the link, so nothing was done."
+    text = f"{link.message} The person declined to open the link, so nothing was done."
     return CallToolResult(content=[TextContent(text=text)], is_error=True)

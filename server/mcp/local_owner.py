@@ -43,7 +43,7 @@ async def find_owner(deployment: Deployment) -> User:
                 return await _make_owner(transaction, now=deployment.now())
         except (Conflict, users.NameTaken, users.IdentityTaken):
             continue
-    raise LocalClientRefused("The owner of the data directory could not be made: start again.")
+    raise LocalClientRefused("Couldn't create the owner of the data directory: restart.")
 
 
 async def _make_owner(transaction: Transaction, *, now: int) -> User:
@@ -75,10 +75,10 @@ def _os_user() -> str:
 async def local_principal(deployment: Deployment, client_name: str) -> Principal:
     """Owner, local client and grant of a stdio process. Raises LocalClientRefused for a name that cannot be used."""
     if not _NAME.fullmatch(client_name):
-        raise LocalClientRefused("--client takes letters, digits, blanks, '.', '_' and '-', at most 64.")
+        raise LocalClientRefused("Use letters, digits, spaces, '.', '_' and '-' in --client, at most 64 characters.")
     owner = await find_owner(deployment)
     if owner.disabled_at is not None:
-        raise LocalClientRefused("The owner of this data directory is disabled: token-vault users enable NAME.")
+        raise LocalClientRefused("The owner of this data directory is disabled. Run token-vault users enable NAME.")
     for _ in range(5):
         try:
             grant = await _local_grant(deployment, owner, client_name)
@@ -91,7 +91,7 @@ async def local_principal(deployment: Deployment, client_name: str) -> Principal
             scopes=grant.scopes,
             audience=grant.resource,
         )
-    raise LocalClientRefused("The local client could not be made: start again.")
+    raise LocalClientRefused("Couldn't create the local client: restart.")
 
 
 async def _local_grant(deployment: Deployment, owner: User, client_name: str) -> Grant:

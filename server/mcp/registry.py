@@ -61,6 +61,6 @@ def _matching_names(patterns: Sequence[str], names: Sequence[str], *, setting: s
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            raise SettingsRefused(f"{setting}: no tool is called {pattern!r}; token-vault tools list has the names")
+            raise SettingsRefused(f"{setting}: no tool {pattern!r}; see token-vault tools list")
         found |= matched
     return frozenset(found)

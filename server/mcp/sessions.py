@@ -26,7 +26,7 @@ PER_CLIENT: Final = 32
 PER_PERSON: Final = 128
 TOTAL: Final = 4000  # about 40 KB each
 _RETRY: Final = 5  # seconds
-_TOO_MANY: Final = "This agent has too many sessions at work: end one, or wait until one of their calls has finished"
+_TOO_MANY: Final = "This agent has too many active sessions: end one, or wait until one of their calls finishes"
 
 Owner = tuple[str, str]  # person, client
 Item = TypeVar("Item")

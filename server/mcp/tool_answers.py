@@ -75,9 +75,9 @@ def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
 
 
 _HOW: Final = {
-    Narrowing.UPSTREAM: "the token itself carried no more",
-    Narrowing.ENFORCED: "the vault let no other call through",
-    Narrowing.FULL: "the whole account's authority, by the operator's switch",
+    Narrowing.UPSTREAM: "the token itself has only these scopes",
+    Narrowing.ENFORCED: "the vault checks each request",
+    Narrowing.FULL: "the account's full authority, as the operator configured",
 }
 
 

@@ -108,7 +108,7 @@ async def call(
     """
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
-        raise MCPError(code=INVALID_PARAMS, message="Unknown tool: tools/list names the ones that exist")
+        raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
     started = time.monotonic()
     try:
         async with asyncio.timeout(DEADLINE):
@@ -131,12 +131,14 @@ def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome
         case VaultError():
             return _refusal(request, spec, plain(error))
         case TimeoutError():
-            text = f"{spec.title} did not finish in time. {_unknown_outcome(spec)}"
+            text = f"{spec.title} didn't finish in time. {_unknown_outcome(spec)}"
             return _Outcome(failure(text), "failed", "timeout")
         case _:  # the log gets the cause, the caller an id to quote
             correlation = secrets.token_hex(8)
             logger.error("tool failed", extra={"tool": spec.name, "correlation": correlation}, exc_info=error)
-            text = f"{spec.title} failed inside the vault. The operator finds the cause in the log under {correlation}."
+            text = (
+                f"{spec.title} failed inside the vault. The operator can find the cause in the log under {correlation}."
+            )
             return _Outcome(failure(text), "failed", "internal_error")
 
 
@@ -161,7 +163,7 @@ def _refusal(request: ToolRequest, spec: ToolSpec, told: Told) -> _Outcome:
 def _unknown_outcome(spec: ToolSpec) -> str:
     if spec.read_only:
         return "Nothing was changed; try again."
-    return "Whether it was done is unknown: look before you try again."
+    return "It may have been done. Check before you try again."
 
 
 async def _answer(
@@ -208,14 +210,14 @@ def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
     if asking.offered is not None and asking.answer == "decline":
         return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
     if asking.leaves_account:
-        return _Outcome(failure("The person did not choose an account, so nothing was done."), "refused", "declined")
+        return _Outcome(failure("The person didn't choose an account, so nothing was done."), "refused", "declined")
     return None
 
 
 def _check_budget(wait: int) -> None:
     """Raises RateLimited with the seconds to wait, if any."""
     if wait:
-        text = f"The agents of one person may not call this provider so often. Nothing was done; try again in {wait} s."
+        text = f"This person's agents called this provider too often. Nothing was done; try again in {wait} s."
         raise RateLimited(text, retry_after=wait)
 
 
@@ -284,7 +286,9 @@ async def _ask(
 ) -> _Outcome:
     trouble = await deployment.pages.trouble()
     if trouble is not None:
-        raise PagesElsewhere(f"This needs the person at a page of the vault, and its address is not safe: {trouble}")
+        raise PagesElsewhere(
+            f"This requires the person to open a page of the vault, but its address isn't safe: {trouble}"
+        )
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
     was_ignored = _may_be_ignored(request.asking) and await has_unused_link(
@@ -302,8 +306,8 @@ async def _ask(
         text = told.text
         if request.transport == "stdio":  # the owner's own agent may know where it looks
             text += (
-                f" This is the vault of the data directory {deployment.data}; if another one was set up, take this "
-                "client's entry from `token-vault client-config` with the same --data."
+                f"This is the vault of the data directory {deployment.data}. If you set up another one, "
+                "copy this client's entry from `token-vault client-config` with the same --data."
             )
         return _Outcome(failure(text), "refused", "provider_not_configured")
     if told.link is None:
@@ -324,7 +328,7 @@ async def _ask_approval(
         raise missing
     link, is_new = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
     if link is None:
-        text = f"The person said no to this call of {call.tool}, so nothing was done. Do not ask again; say so instead."
+        text = f"The person denied this call of {call.tool}, so nothing was done. Don't ask again; tell them instead."
         return _Outcome(failure(text), "refused", "approval_refused")
     was_ignored = _may_be_ignored(request.asking) and not is_new
     return await _offer(deployment, request, link, code=missing.code, was_ignored=was_ignored)
@@ -370,7 +374,7 @@ def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
     principal = request.principal
     wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
     if wait:
-        text = f"An agent may not call so often. Nothing was done; try again in {wait} s."
+        text = f"This agent calls too often. Nothing was done; try again in {wait} s."
         raise RateLimited(text, retry_after=wait)
 
 

@@ -64,8 +64,8 @@ _ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=
 _Known = CallToolResult | InputRequiredResult | Exception | None
 _KNOWN: ContextVar[_Known] = ContextVar("known", default=None)
 _INSTRUCTIONS: Final = (
-    "These tools act on the person's own accounts. If one answers with a link, give it to the person and call the tool "
-    "again once they have opened it. `connections` shows what is connected."
+    "These tools act on the person's own accounts. If an answer contains a link, give it to the person "
+    "and call the tool again after they open it. `connections` lists connected accounts."
 )
 _BOUNDS: Final = SessionLimits()
 _UNCACHED: Final = ((b"cache-control", b"no-store, no-transform"),)

@@ -106,7 +106,7 @@ async def authorize(deployment: Deployment, request: Request) -> Response:
 
 
 def _refusal_page(request: Request, error: OAuthError) -> Response:
-    title = "This agent cannot be let in"
+    title = "This agent can't sign in"
     return error_page(request, title, f"{error.description}. Go back to the agent and start again there.", error.status)
 
 
@@ -123,7 +123,7 @@ async def _parameters(deployment: Deployment, request: Request) -> tuple[Paramet
 async def _destination(deployment: Deployment, request: Request, parameters: Parameters) -> tuple[Client, str]:
     """Who asks and where answers go (RFC 6749 §4.1.2.1). Raises OAuthError, to be shown on a page only."""
     if parameters.repeated & {"client_id", "redirect_uri"}:
-        raise OAuthError("invalid_request", "The request names client or address twice")
+        raise OAuthError("invalid_request", "The request contains client_id or redirect_uri twice")
     client_id = parameters.get("client_id")
     client = None
     if client_id is not None:
@@ -138,10 +138,10 @@ def _redirect_uri(parameters: Parameters, client: Client) -> str:
     asked = parameters.get("redirect_uri")
     if asked is None:
         if len(client.redirect_uris) != 1 or is_loopback_redirect(client.redirect_uris[0]):
-            raise OAuthError("invalid_request", "The request does not say where to return to")
+            raise OAuthError("invalid_request", "The request has no redirect_uri")
         return client.redirect_uris[0]
     if not redirect_matches(client.redirect_uris, asked):
-        raise OAuthError("invalid_request", "The address to return to is not one that this agent registered")
+        raise OAuthError("invalid_request", "The agent hasn't registered this redirect_uri")
     return asked
 
 
@@ -161,7 +161,7 @@ async def _read(
     _check_response(parameters)
     _check_no_request_object(parameters)
     if "authorization_code" not in client.grant_types:
-        raise OAuthError("unauthorized_client", "this client may not use the authorization code grant")
+        raise OAuthError("unauthorized_client", "this client isn't allowed to use the authorization code grant")
     challenge = check_challenge(parameters.get("code_challenge"), parameters.get("code_challenge_method"))
     scope = parameters.get("scope")
     nonce, state = parameters.get("nonce"), parameters.get("state")
@@ -169,7 +169,7 @@ async def _read(
         raise OAuthError("invalid_request", "nonce or state is too long")
     dpop_jkt = parameters.get("dpop_jkt")
     if dpop_jkt is not None and not _THUMBPRINT.fullmatch(dpop_jkt):
-        raise OAuthError("invalid_request", "dpop_jkt is not the SHA-256 thumbprint of a key (RFC 9449 §10)")
+        raise OAuthError("invalid_request", "dpop_jkt isn't the SHA-256 thumbprint of a key (RFC 9449 §10)")
     resource = await resources.known_resource(deployment, parameters.get("resource"), client=client)
     return AuthorizationRequest(
         client_id=client.id,
@@ -191,16 +191,16 @@ async def _read(
 
 def _check_response(parameters: Parameters) -> None:
     if parameters.require("response_type") != "code":
-        raise OAuthError("unsupported_response_type", "the only response type is code")
+        raise OAuthError("unsupported_response_type", "the only supported response type is code")
     if parameters.get("response_mode") not in {None, "query"}:
-        raise OAuthError("invalid_request", "the only response mode is query")
+        raise OAuthError("invalid_request", "the only supported response_mode is query")
 
 
 def _check_no_request_object(parameters: Parameters) -> None:
     """RFC 9101 §10: unverified parameters must not override anything; nothing is fetched."""
     for name in ("request", "request_uri"):
         if parameters.get(name) is not None:
-            raise OAuthError(f"{name}_not_supported", "request objects are not supported")
+            raise OAuthError(f"{name}_not_supported", "request objects aren't supported")
 
 
 async def _proceed(
@@ -222,17 +222,17 @@ async def _proceed(
             handle = await _keep(deployment, wanted)
             return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
         if "none" in prompt:
-            raise OAuthError("consent_required", "the person must be asked")
+            raise OAuthError("consent_required", "the user's consent is required")
     elif "none" in prompt:
-        raise OAuthError("login_required", "the person is not signed in, or signed in too long ago")
+        raise OAuthError("login_required", "the user isn't signed in, or signed in too long ago")
     if session is None and not await may_wait(deployment, address_of(request)):
         return _refuse_busy(request)
     return go(f"/consent?request={await _keep(deployment, wanted)}")
 
 
 def _refuse_busy(request: Request) -> Response:
-    title, message = "Too many requests", "Too many requests of agents are waiting for a sign-in from this address."
-    text = f"{message} Sign in, or wait ten minutes, then start again there."
+    title, message = "Too many requests", "Too many agents are waiting for a sign-in from this address."
+    text = f"{message} Sign in, or wait ten minutes, then start again from the agent."
     response = error_page(request, title, text, status_of("too_many_requests"))
     response.headers["retry-after"] = str(REQUEST_LIFETIME)
     return response
@@ -351,12 +351,12 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
         wanted = await _take_request(deployment, transaction, handle, session=session)
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not _may_answer(client, wanted):
-            raise TransitionRefused("this agent is not registered any more", detail="client or redirect URI gone")
+            raise TransitionRefused("this agent is no longer registered", detail="client or redirect URI gone")
         if not wanted.accepts(session):
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
         granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time)
         if not granted.scopes:
-            raise TransitionRefused("choose at least one permission, or refuse", detail="no scope left")
+            raise TransitionRefused("choose at least one permission, or deny", detail="no scope left")
         code = await tickets.issue(
             transaction,
             deployment.keys,
@@ -384,7 +384,7 @@ async def _take_request(
     )
     wanted = stored_request(ticket.payload)
     if not _is_answerable(wanted, ticket.binding, session):
-        raise TransitionRefused("type the code that the agent shows", detail="another session typed the code")
+        raise TransitionRefused("enter the code that the agent shows", detail="another session typed the code")
     return wanted
 
 
@@ -407,7 +407,7 @@ async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
         await audit.append(transaction, _event("consent.refused", wanted, user_id=session.user_id), now=now)
     if wanted.device is not None:
         return deployment.url(_DEVICE_ANSWERED)
-    known = {"error": "access_denied", "error_description": "the person refused"}
+    known = {"error": "access_denied", "error_description": "the user denied the request"}
     return _answer_url(deployment, wanted.redirect_uri, known, state=wanted.state)
 
 

@@ -36,7 +36,7 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if DEVICE_GRANT not in client.grant_types:
-        raise OAuthError("unauthorized_client", "this client may not use the device grant")
+        raise OAuthError("unauthorized_client", "this client isn't allowed to use the device grant")
     scope, address = form.get("scope"), address_of(request)
     resource = await known_resource(deployment, form.get("resource"), client=client)
     known = await api_scopes(deployment, resource)
@@ -44,7 +44,7 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     if not await may_wait(deployment, address):
         raise OAuthError(
             "too_many_requests",
-            "too many requests of agents are waiting for a sign-in from this address",
+            "too many agents are waiting for a sign-in from this address: try again later",
             headers={"Retry-After": str(REQUEST_LIFETIME)},
         )
     wanted = AuthorizationRequest(
@@ -128,12 +128,12 @@ async def answered_code(deployment: Deployment, client: Client, device_code: str
     """The authorization code that the person's approval made. Raises what the device is told instead (§3.5)."""
     ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
     if ticket is None or ticket.client_id != client.id:
-        raise OAuthError("invalid_grant", "the device code is not known", detail="unknown, or another client's")
+        raise OAuthError("invalid_grant", "the device code is unknown", detail="unknown, or another client's")
     code = str(ticket.payload["code"])
     if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.CODE):
         return code
     if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.DEVICE_REFUSAL):
-        raise OAuthError("refused_by_person", "the person refused")
+        raise OAuthError("refused_by_person", "the user denied the request")
     if now >= ticket.expires_at:
         raise OAuthError("expired_token", "the device code has expired: ask for a new one")
     raise await _still_waiting(deployment, ticket, now=now)
@@ -146,4 +146,4 @@ async def _still_waiting(deployment: Deployment, ticket: Ticket, *, now: int) ->
         )
     if not in_time:
         return OAuthError("slow_down", f"poll every {INTERVAL} seconds at most; wait 5 seconds longer from now on")
-    return OAuthError("authorization_pending", "the person has not answered yet")
+    return OAuthError("authorization_pending", "the user hasn't answered yet")

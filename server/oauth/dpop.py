@@ -41,7 +41,7 @@ class Proof:
 
 
 def _refusal(detail: str) -> OAuthError:
-    return OAuthError("invalid_dpop_proof", "the DPoP proof is missing or does not fit this request", detail=detail)
+    return OAuthError("invalid_dpop_proof", "the DPoP proof is missing or doesn't match this request", detail=detail)
 
 
 def read_proof(headers: Headers) -> str | None:

@@ -28,7 +28,7 @@ async def introspect(deployment: Deployment, request: Request) -> Response:
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if client.is_public:
-        raise invalid_client("a public client cannot introspect")
+        raise invalid_client("public clients can't use introspection")
     token = form.require("token")
     if handles.is_handle(token):
         facts = await _handle_facts(deployment, token, client)

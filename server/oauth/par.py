@@ -25,19 +25,19 @@ async def push(deployment: Deployment, request: Request) -> Response:
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if form.get("request_uri") is not None:  # §2.1
-        raise OAuthError("invalid_request", "request_uri cannot be pushed")
+        raise OAuthError("invalid_request", "request_uri can't be pushed")
     thumbprint = await _proved_key(deployment, request, client)
     values = {name: form.values[name] for name in pushed_requests.KNOWN if name in form.values}
     values["client_id"] = client.id
     if thumbprint is not None and values.setdefault("dpop_jkt", thumbprint) != thumbprint:  # RFC 9449 §10.1
-        raise OAuthError("invalid_dpop_proof", "dpop_jkt is not the key of the proof")
+        raise OAuthError("invalid_dpop_proof", "dpop_jkt doesn't match the key of the proof")
     await authorize.check_request(deployment, Parameters(values, form.repeated), client=client)
     if sum(map(len, values.values())) > pushed_requests.LIMIT:
         raise OAuthError("invalid_request", f"the request is longer than {pushed_requests.LIMIT} characters")
     if not client.is_vouched_for and not await authorize.may_wait(deployment, address_of(request)):
         raise OAuthError(
             "too_many_requests",
-            "too many requests of agents are waiting for a sign-in from this address",
+            "too many agents are waiting for a sign-in from this address: try again later",
             headers={"Retry-After": str(authorize.REQUEST_LIFETIME)},
         )
     request_uri = await pushed_requests.keep(deployment, client, values)

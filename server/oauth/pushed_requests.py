@@ -61,7 +61,7 @@ async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
     request_uri = sent.get("request_uri")
     if request_uri is None or not request_uri.startswith(PREFIX):
         return None
-    refused = OAuthError("invalid_request_uri", "The request was used already, is older than a minute, or not known")
+    refused = OAuthError("invalid_request_uri", "The request was already used, is older than a minute, or is unknown")
     if sent.repeated & {"client_id", "request_uri"} or sent.get("client_id") is None:
         raise refused
     secret, now = request_uri.removeprefix(PREFIX), deployment.now()
@@ -80,4 +80,4 @@ def check_was_pushed(deployment: Deployment, client: Client, *, was_pushed: bool
     """Refuse a request that was not pushed, from a client that must push its requests. Raises invalid_request."""
     must = deployment.settings.tokens.require_pushed or client.metadata.get(MUST_PUSH) is True
     if must and not was_pushed:
-        raise OAuthError("invalid_request", "this client has to push its requests ahead (RFC 9126)")
+        raise OAuthError("invalid_request", "this client must push its requests first (RFC 9126)")

@@ -18,7 +18,7 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     if any(provider.audience == resource for provider in deployment.catalog):
         is_open = False  # only by the exchange, which checks the person's permission and approval
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
-        raise OAuthError("invalid_target", "this resource is not known here, or not open to this client")
+        raise OAuthError("invalid_target", "this resource isn't known here, or this client can't use it")
     return resource
 
 

@@ -75,7 +75,7 @@ def choose_scopes(
         return ORDINARY_SCOPES
     chosen = asked & (known_scopes(client.grant_types) | api_scopes)
     if not chosen:
-        raise OAuthError("invalid_scope", "none of the requested scopes can be granted to this client")
+        raise OAuthError("invalid_scope", "this client can't get any of the requested scopes")
     return chosen
 
 
@@ -103,7 +103,7 @@ def parse_prompt(prompt: str | None) -> frozenset[str]:
     """The values of `prompt`. Raises invalid_request for `none` with another value."""
     values = parse_scope(prompt or "")
     if "none" in values and len(values) > 1:
-        raise OAuthError("invalid_request", "prompt=none stands alone")
+        raise OAuthError("invalid_request", "prompt=none must be the only value")
     return values
 
 
@@ -112,5 +112,5 @@ def parse_max_age(max_age: str | None) -> int | None:
     if max_age is None:
         return None
     if not max_age.isascii() or not max_age.isdigit() or len(max_age) > 10:
-        raise OAuthError("invalid_request", "max_age is a number of seconds")
+        raise OAuthError("invalid_request", "max_age must be a number of seconds")
     return int(max_age)

@@ -83,9 +83,9 @@ def _grant_type(form: Parameters, client: Client, *, is_json: bool) -> _Grant:
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
     grant = _GRANTS.get(name)
     if grant is None:
-        raise OAuthError("unsupported_grant_type", "this grant type is not supported")
+        raise OAuthError("unsupported_grant_type", "this grant type isn't supported")
     if name not in client.grant_types:
-        raise OAuthError("unauthorized_client", "this client may not use this grant type")
+        raise OAuthError("unauthorized_client", "this client isn't allowed to use this grant type")
     return grant
 
 
@@ -222,7 +222,7 @@ async def _redeem(
 
 def _invalid_code(detail: str) -> OAuthError:
     return OAuthError(
-        "invalid_grant", "the authorization code is invalid, expired, used, or of another request", detail=detail
+        "invalid_grant", "the authorization code is invalid, expired, used, or from another request", detail=detail
     )
 
 
@@ -249,7 +249,7 @@ def _check_resource(wanted: AuthorizationRequest, asked: TokenRequest, *, public
     # A client that named no resource before may name the endpoint it calls now: they are one server.
     if not wanted.names_resource and wanted.resource in ours and asked.resource in ours:
         return asked.resource
-    raise OAuthError("invalid_target", "the code was not issued for this resource")
+    raise OAuthError("invalid_target", "the code wasn't issued for this resource")
 
 
 # device_code (RFC 8628 §3.4) --------------------------------------------------------------------------------------

@@ -21,6 +21,6 @@ def spend_request(deployment: Deployment, *, user_id: str, client_id: str) -> No
     )
     raise OAuthError(
         "too_many_requests",
-        "this agent asked for too many tokens: keep a token for its expires_in, and try again later",
+        "this agent requested too many tokens: keep each token for its expires_in, and try again later",
         headers={"Retry-After": str(wait)},
     )

@@ -86,7 +86,7 @@ async def read_form(request: Request) -> Parameters:
 async def read_form_body(request: Request) -> bytes:
     """The body with the form parameters, as received."""
     if request.scope["query_string"]:
-        raise OAuthError("invalid_request", "send parameters in the body, never in the URL")
+        raise OAuthError("invalid_request", "send the parameters in the body, not in the URL")
     if _content_type(request) != "application/x-www-form-urlencoded":
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
     return await _read_body(request, limit=FORM_LIMIT)
@@ -97,7 +97,7 @@ def form_of(body: bytes) -> Parameters:
     try:
         text = body.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
-        raise OAuthError("invalid_request", "the parameters cannot be read") from error
+        raise OAuthError("invalid_request", "the parameters can't be read") from error
     form = parse_parameters(text)
     form.refuse_repeated()
     return form
@@ -113,9 +113,9 @@ async def read_json_parameters(request: Request) -> Parameters:
     content = await read_json_object(request, limit=FORM_LIMIT, code="invalid_request")
     values = {name: value for name, value in content.items() if isinstance(value, str)}
     if any(value is not None for name, value in content.items() if name not in values):
-        raise OAuthError("invalid_request", "every parameter in a JSON body is a string")
+        raise OAuthError("invalid_request", "every parameter in a JSON body must be a string")
     if any("\0" in name or "\0" in value for name, value in values.items()):
-        raise OAuthError("invalid_request", "the parameters cannot be read")
+        raise OAuthError("invalid_request", "the parameters can't be read")
     return Parameters(values)
 
 
@@ -127,7 +127,7 @@ async def read_json_object(request: Request, *, limit: int, code: str) -> dict[s
     try:
         return json_object(body)
     except (ValueError, RecursionError) as error:
-        raise OAuthError(code, "the body is not a JSON object that can be read") from error
+        raise OAuthError(code, "the body isn't a valid JSON object") from error
 
 
 class Endpoint:
@@ -166,7 +166,7 @@ class Endpoint:
 
     async def _refuse_method(self, deployment: Deployment, request: Request) -> Response:
         headers = {"Allow": ", ".join(self._allowed)}
-        raise OAuthError("method_not_allowed", "this method is not supported", headers=headers)
+        raise OAuthError("method_not_allowed", "this method isn't supported", headers=headers)
 
     async def _preflight(self, deployment: Deployment, request: Request) -> Response:
         """Any origin, never with credentials: these endpoints do not use cookies."""

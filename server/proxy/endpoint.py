@@ -137,13 +137,13 @@ class Proxy:
     def _check_request(self, incoming: ProxyRequest) -> None:
         fields = incoming.fields
         if "upgrade" in fields:
-            raise ProxyRefused("upgrade_refused", "Only plain HTTP passes here.")
+            raise ProxyRefused("upgrade_refused", "Only plain HTTP works here.")
         if "cookie" in fields and any(
             part.strip().startswith(self._cookie + "=")
             for value in incoming.headers.getlist("cookie")
             for part in value.split(";")
         ):
-            raise ProxyRefused("cookie_refused", "A person's session has no business here: send no cookies.")
+            raise ProxyRefused("cookie_refused", "Send no cookies: a user's browser session can't be used here.")
 
     async def _check_handle(self, incoming: ProxyRequest) -> Standing:
         """The handle, with the proof of its key if it is bound to one (RFC 9449 §7)."""
@@ -157,7 +157,7 @@ class Proxy:
         known = None if opened is None else opened.decided.standing
         standing = await handles.look(self._deployment.database, value, known=known, now=now)
         if value.encode() in incoming.scope["query_string"] or value.encode() in incoming.scope["raw_path"]:
-            raise ProxyRefused("credential_refused", "The handle belongs in the header Authorization only.")
+            raise ProxyRefused("credential_refused", "Send the handle only in the Authorization header.")
         if scheme != "dpop":
             if self._deployment.settings.tokens.require_dpop:
                 raise HandleRefused("the access token is missing, invalid or expired", detail="not bound by DPoP")
@@ -177,7 +177,7 @@ class Proxy:
             return
         client = await clients.get_client(self._deployment.database, handle.principal.client_id)
         if client is None or not cors.may_read(self._deployment.settings, client, origin):
-            raise ProxyRefused("origin_refused", "Pages of this origin may not use this handle.")
+            raise ProxyRefused("origin_refused", "Pages from this origin can't use this handle.")
         incoming.cors = cors.answer_headers(origin, exposed="*")
 
     async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
@@ -226,12 +226,12 @@ class Proxy:
         if length == "0":
             return b"", CallParameters()
         if incoming.method == "GET":
-            raise ProxyRefused("body_refused", "A GET has no body here.")
+            raise ProxyRefused("body_refused", "Send GET without a body.")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ProxyRefused("unsupported_body", "The body must not be compressed.")
+            raise ProxyRefused("unsupported_body", "Send the body uncompressed.")
         kind = headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
-            raise ProxyRefused("unsupported_body", "Forms with files do not pass here.")
+            raise ProxyRefused("unsupported_body", "Multipart forms aren't supported.")
         if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= READ_LIMIT):
             body = await self._whole(incoming, limit=READ_LIMIT)
             return body, read_body(kind, body, provider, is_judged=is_judged)

@@ -64,13 +64,13 @@ def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
     if isinstance(error, Crowded):
         return ProxyRefused(
             "too_many_calls",
-            "Too many calls are on their way to this provider. Nothing was sent; try again.",
+            "Too many calls to this provider are in progress. Nothing was sent; try again.",
             headers={"Retry-After": "1"},
         )
     if isinstance(error, TooLarge):
-        return ProxyRefused("answer_too_large", "The provider's answer is larger than the proxy allows.")
+        return ProxyRefused("answer_too_large", "The provider's answer exceeds the proxy's size limit.")
     advice = (
-        "Whether the call was carried out is unknown: look before trying again."
+        "The call may have been carried out. Check before you try again."
         if is_write and not isinstance(error, NotReached)
         else "Nothing was changed; try again later."
     )
@@ -79,21 +79,21 @@ def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
 
 def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
     """The call took longer than the operator allows."""
-    advice = " Whether it was carried out is unknown." if is_write else ""
-    return ProxyRefused("timeout", f"The call did not finish within {deadline} s.{advice}")
+    advice = "It may have been carried out." if is_write else ""
+    return ProxyRefused("timeout", f"The call didn't finish within {deadline} s.{advice}")
 
 
 def internal_error(correlation: str) -> ProxyRefused:
     """An internal defect."""
     return ProxyRefused(
         "internal_error",
-        f"The call failed inside the vault. The operator finds the cause in the log under {correlation}.",
+        f"The call failed inside the vault. The operator can find the cause in the log under {correlation}.",
     )
 
 
 def too_much(limit: int) -> ProxyRefused:
     """The request's body is too long."""
-    return ProxyRefused("body_too_large", f"The body is larger than {limit} bytes.")
+    return ProxyRefused("body_too_large", f"The body exceeds the limit of {limit} bytes.")
 
 
 def too_often(wait: int) -> ProxyRefused:
@@ -109,7 +109,7 @@ def no_rule(provider: Provider) -> ProxyRefused:
     """No rule says which scopes this call needs."""
     return ProxyRefused(
         "call_not_allowed",
-        f"No request rule of {provider.title} knows this method and path. Nothing was sent.",
+        f"No request rule of {provider.title} covers this method and path. Nothing was sent.",
     )
 
 
@@ -118,7 +118,7 @@ def not_covered(provider: Provider, rules: Iterable[Rule]) -> ProxyRefused:
     scopes = sorted({scope for rule in rules for scope in rule.scopes})
     return ProxyRefused(
         "scope_missing",
-        f"The handle does not cover this call at {provider.title}. Exchange again with a scope that does.",
+        f"The handle doesn't cover this call at {provider.title}. Exchange again with a scope that does.",
         more={"scopes": scopes},
     )
 
@@ -137,8 +137,8 @@ def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
     what = f"{told} in the query or body of this call" if told else "what the body of this call holds"
     return ProxyRefused(
         "unknown_parameter",
-        f"The connected {provider.title} account can do more than the handle, and no request rule knows {what}. "
-        "Nothing was sent. Send the call without it, or add it to `query` or `body` of the rule in the provider file.",
+        f"The connected {provider.title} account can do more than the handle, and no request rule covers {what}. "
+        "Nothing was sent. Omit it, or add it to `query` or `body` of the rule in the provider file.",
     )
 
 
@@ -146,8 +146,8 @@ def inseparable(provider: Provider) -> ProxyRefused:
     """With this request, the account's token would reach more than the handle may."""
     return ProxyRefused(
         "call_not_allowed",
-        f"The connected {provider.title} account can do more with this call than the handle may, and the request does "
-        "not show which. Nothing was sent.",
+        f"The connected {provider.title} account can do more with this call than the handle allows, and "
+        "the request doesn't show which. Nothing was sent.",
     )
 
 
@@ -155,19 +155,19 @@ def token_renewed(provider: Provider) -> ProxyRefused:
     """The token was dead and the call cannot be sent twice; the next try has a new one."""
     return ProxyRefused(
         "token_renewed",
-        f"{provider.title} refused an old token, so nothing was done. There is a new one: send the call again.",
+        f"{provider.title} rejected an old token, so nothing was done. The vault has a new one: send the call again.",
         headers={"Retry-After": "0"},
     )
 
 
 def upstream_unauthorized(provider: Provider) -> ProxyRefused:
     """The provider also refused a new token."""
-    return ProxyRefused("upstream_unauthorized", f"{provider.title} refuses the account's token, also after a refresh.")
+    return ProxyRefused("upstream_unauthorized", f"{provider.title} rejects the account's token, even after a refresh.")
 
 
 def answer_unreadable(provider: Provider) -> ProxyRefused:
     """An answer in an encoding in which no credential could be found."""
-    return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that was not asked for.")
+    return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that wasn't requested.")
 
 
 def redirect_refused(provider: Provider) -> ProxyRefused:

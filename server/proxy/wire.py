@@ -104,7 +104,7 @@ def read_target(raw_path: bytes) -> Target:
     _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
     below = "/" + (rest[0] if rest else "")
     if not path.startswith(_PREFIX) or not connection or not api or below == "/":
-        raise ProxyRefused("unknown_target", "The path must be /proxy/CONNECTION/API/PATH.")
+        raise ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
     if (problem := path_problem(below)) is not None:
         raise _ambiguous(problem)
     if "%2f" in below.lower():
@@ -161,9 +161,9 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
         if not body:
             return CallParameters()
         if not content_type.isascii():  # a blank that we would strip, and others would not
-            raise ProxyRefused("unsupported_body", "The content type has characters that it cannot have.")
+            raise ProxyRefused("unsupported_body", "The content type has invalid characters.")
         if not charsets <= {"utf-8", "us-ascii"}:
-            raise ProxyRefused("unsupported_body", "The body must be UTF-8.")
+            raise ProxyRefused("unsupported_body", "Encode the body as UTF-8.")
         text = body.decode("utf-8")
         match kind.strip().lower():
             case "application/json":
@@ -173,17 +173,17 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
             case _:
                 raise ProxyRefused(
                     "unsupported_body",
-                    "This call is judged by its parameters: send them as JSON or as a form.",
+                    "The vault checks the parameters of this call: send them as JSON or as a form.",
                 )
     except (ValueError, RecursionError) as error:
-        raise ProxyRefused("invalid_body", "The body cannot be read as its content type says.") from error
+        raise ProxyRefused("invalid_body", "The body doesn't match its content type.") from error
 
 
 def _form(text: str, provider: Provider) -> CallParameters:
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
     except ValueError as error:
-        raise ProxyRefused("invalid_query", "The parameters cannot be read.") from error
+        raise ProxyRefused("invalid_query", "The parameters can't be read.") from error
     return _parameters(pairs, provider)
 
 
@@ -203,7 +203,9 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
     if not isinstance(content, dict):
         if not is_judged:
             return None
-        raise ProxyRefused("unsupported_body", "This call is judged by its parameters: send one JSON object.")
+        raise ProxyRefused(
+            "unsupported_body", "The vault checks the parameters of this call: send a single JSON object."
+        )
     members: dict[str, object] = content  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
     return _parameters(list(members.items()), provider)
 
@@ -215,10 +217,10 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
         small = name.partition("[")[0].strip().lower()
         if small in _CREDENTIALS or small in provider.proxied.credentials:
             raise ProxyRefused(
-                "credential_refused", f"The parameter {name[:40]!r} is a credential; the vault brings its own."
+                "credential_refused", f"Omit the parameter {name[:40]}: it's a credential, and the vault adds its own."
             )
         if changes_method(provider, name):
-            raise ProxyRefused("method_override", f"The parameter {name[:40]!r} would change the method.")
+            raise ProxyRefused("method_override", f"Omit the parameter {name[:40]}: it would change the method.")
         if name in values:
             repeated.add(name)
         values[name] = value
@@ -267,9 +269,9 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) 
     found: dict[str, str] = {}
     for name, value in fields:
         if header_changes_method(provider, name):
-            raise ProxyRefused("method_override", f"The header {name} would change the method: send the call as it is.")
+            raise ProxyRefused("method_override", f"Omit the header {name}: it would change the method.")
         if name in _SINGLE and (name in named or name in found):
-            raise ProxyRefused("ambiguous_header", f"The header {name} stands twice, or is for this hop only.")
+            raise ProxyRefused("ambiguous_header", f"The header {name} appears twice, or is hop-by-hop.")
         if (name not in _PASSED and name not in provider.proxied.headers) or name in named:
             continue
         found[name] = f"{found[name]}, {value}" if name in found else value

@@ -41,7 +41,7 @@ async def _endpoints(name: str, issuer: str, *, data: Path, outbound: Outbound) 
     except (DiscoveryFailed, TimeoutError) as error:
         remembered = _read_kept(kept, issuer)
         if remembered is None:
-            raise SettingsRefused(f"providers.{name}.issuer: {error or f'{issuer} does not answer'}") from error
+            raise SettingsRefused(f"providers.{name}.issuer: {error or f'no answer from {issuer}'}") from error
         return remembered
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     values = {**asdict(found), "scopes": sorted(found.scopes)}

@@ -41,9 +41,11 @@ _GOOGLE: Final = "https://accounts.google.com"
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
 _TOKEN_LIMIT: Final = 16_384  # characters
-_UNREACHABLE: Final = "The sign-in service cannot be reached now. Try again in a few minutes, or sign in another way."
-_UNUSABLE: Final = "The sign-in service gave no usable answer. Try again."
-_ANOTHER: Final = "The sign-in service is not the one that was set up here."
+_UNREACHABLE: Final = (
+    "The sign-in service can't be reached right now. Try again in a few minutes, or sign in another way."
+)
+_UNUSABLE: Final = "The sign-in service sent an invalid answer. Try again."
+_ANOTHER: Final = "The sign-in service isn't the one that was set up here."
 logger = logging.getLogger("token_vault.openid")
 
 
@@ -130,7 +132,7 @@ def callback_url(deployment: Deployment, name: str) -> str:
 def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
     found = deployment.settings.sign_in.openid.get(name)
     if found is None:
-        raise OpenIDRefused("There is no such way to sign in here.", detail="unknown provider")
+        raise OpenIDRefused("This sign-in method doesn't exist here.", detail="unknown provider")
     return found
 
 
@@ -235,7 +237,7 @@ async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) 
     """The payload behind `state`, used up, if this browser started it at this provider."""
     now = deployment.now()
     refused = OpenIDRefused(
-        "This sign-in was not started in this browser, came twice, or took longer than ten minutes. Start again.",
+        "This sign-in wasn't started in this browser, came back twice, or took longer than ten minutes. Start again.",
         detail="state",
     )
     ticket = await tickets.peek(
@@ -260,7 +262,7 @@ def _check_answer(metadata: Metadata, answer: SignInAnswer) -> None:
     if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
         raise OpenIDRefused("The answer came from another sign-in service. Nothing happened.", detail="answer issuer")
     if answer.error or not answer.code:
-        raise OpenIDRefused("The sign-in service did not sign you in. Nothing happened; try again.", detail="error")
+        raise OpenIDRefused("The sign-in service didn't sign you in. Nothing happened; try again.", detail="error")
 
 
 async def _redeem(
@@ -351,8 +353,9 @@ def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
         return None if claims.auth_time is None else int(claims.auth_time)
     if claims.auth_time is None or claims.auth_time < int(asked_again_at) - _LEEWAY:
         raise OpenIDRefused(
-            "An agent wants a new sign-in, and the sign-in service did not ask you again, or does not say that it did. "
-            "Nothing happened. Sign in another way, or sign out at that service first.",
+            "An agent requires a fresh sign-in, but the sign-in service didn't ask you again, or "
+            "doesn't say that it did. Nothing happened. Sign in another way, or sign out at that "
+            "service first.",
             detail="auth_time missing or old",
         )
     return max(int(claims.auth_time), int(asked_again_at))
@@ -364,13 +367,13 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
     if found is None:
         if not registered.create_users and not is_of_domain(claims, registered.domains):
             raise OpenIDRefused(
-                "You have no account here yet. Ask the operator to make one and to link it to your identity, which is "
-                f"{claims.sub!r} at {claims.iss}.",
+                "You don't have an account here yet. Ask an admin to create one and link it to your "
+                f"identity, {claims.sub!r} at {claims.iss}.",
                 detail="unknown subject",
             )
         found = await _create_user(deployment, claims)
     if found.disabled_at is not None:
-        raise OpenIDRefused("This account is switched off here. Ask the operator.", detail="user disabled")
+        raise OpenIDRefused("This account is disabled. Ask an admin.", detail="user disabled")
     return found
 
 
@@ -406,4 +409,4 @@ async def _create_user(deployment: Deployment, claims: Claims) -> User:
                 return user
         except (users.NameTaken, users.IdentityTaken):
             continue
-    raise OpenIDRefused("Your account could not be made just now. Try again.", detail="no free name")
+    raise OpenIDRefused("Couldn't create your account. Try again.", detail="no free name")

@@ -250,9 +250,7 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
     async with deployment.transaction() as transaction:
         spent = [await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now) for name, limit in buckets]
     if not all(spent):
-        raise SignInThrottled(
-            "There were too many wrong passwords. Wait a quarter of an hour and try again.", retry_after=WINDOW
-        )
+        raise SignInThrottled("Too many wrong passwords. Wait 15 minutes and try again.", retry_after=WINDOW)
     is_right = await verify_password(None if user is None else user.password_hash, attempt.password)
     if not is_right or user is None or user.disabled_at is not None:
         await deployment.activity.record_refusal(
@@ -263,7 +261,7 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
                 details={"method": "password"},
             )
         )
-        raise SignInRefused("The name or the password is wrong.")
+        raise SignInRefused("The user name or password is wrong.")
     old_hash = user.password_hash or ""
     rehashed = await hash_password(attempt.password) if needs_rehash(old_hash) else None
     async with deployment.transaction() as transaction:
@@ -325,7 +323,7 @@ async def change_password(deployment: Deployment, user: User, *, current: str, n
 def check_same(password: str, again: str) -> None:
     """Raises PasswordRefused when the two entries of a new password differ."""
     if not hmac.compare_digest(password.encode("utf-8", "surrogatepass"), again.encode("utf-8", "surrogatepass")):
-        raise PasswordRefused("The two passwords are not the same.")
+        raise PasswordRefused("The two passwords don't match.")
 
 
 # The first admin, and the owner of the data directory
@@ -357,7 +355,7 @@ async def create_first_admin(deployment: Deployment, *, secret: str, name: str, 
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
     if ticket is None or ticket.payload.get("kind") != "first_admin":
-        raise SignInRefused("That is not the secret which this server printed at its start, or it was used already.")
+        raise SignInRefused("This isn't the secret that the server printed at startup, or it was already used.")
     password_hash = await hash_password(password)
     if await has_admin(deployment):
         raise SignInRefused("This vault already has an admin.")
@@ -387,7 +385,7 @@ async def owner_link(deployment: Deployment, user_id: str, *, return_to: str = "
 async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     """The owner of a one-time link. Raises SignInRefused when it was used, has expired or is something else."""
     now = deployment.now()
-    refused = SignInRefused("This link was used already or is older than two minutes. Open a new one.")
+    refused = SignInRefused("This link was already used, or is older than two minutes. Open a new one.")
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
     if ticket is None or ticket.payload.get("kind") != "owner_sign_in":
         raise refused

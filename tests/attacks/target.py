@@ -40,7 +40,7 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
-_PROMPT = re.compile(r"enter this secret, once:\s+(\S+)")
+_PROMPT = re.compile(r"enter this one-time secret:\s+(\S+)")
 _CLIENTS = {
     "backend": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--release", "proxy"),
     "rival": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--resource", API),

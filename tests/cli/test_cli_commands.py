@@ -250,7 +250,7 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
     assert "must sign in again" in restored.stderr
     assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
     again = await run(place, "backup", file)
-    assert (again.exit_code, again.stderr.count("there already")) == (1, 1)
+    assert (again.exit_code, again.stderr.count("already exists")) == (1, 1)
     assert "doesn't include the key store" in (await run(place, "backup", file + "2")).stderr
 
 

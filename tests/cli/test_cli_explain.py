@@ -108,7 +108,7 @@ async def test_the_agent_does_not_learn_the_name_of_an_account_that_it_may_not_u
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset())
     text = await told(place, agent)
     assert connection.label not in text
-    assert "may not use it" in text
+    assert "isn't allowed to use it" in text
     said = json.loads((await run(place, agent, connection, "--scopes", "chat:write", "--json", user="paul")).stdout)
     assert connection.label in said["failing"]["sentence"]
 

@@ -303,4 +303,4 @@ async def test_a_vault_elsewhere_is_reached_by_the_bridge(place: Place, client: 
     assert over_http.exit_code == 1
     assert "use https://vault.example/mcp directly" in over_http.stderr
     plain = await run(place, client, "--url", "http://vault.example")
-    assert (plain.exit_code, "--url must be https" in plain.stderr) == (1, True)
+    assert (plain.exit_code, "use https for --url" in plain.stderr) == (1, True)

@@ -168,7 +168,7 @@ async def test_a_key_file_that_others_can_read_is_gone_or_is_another(place: Plac
     assert_problem(await examine(place, fails=True), "key", "is missing", "backup")
     key.write_text("A" * 43 + "=\n")
     key.chmod(0o600)
-    assert_problem(await examine(place, fails=True), "key", "put back the key")
+    assert_problem(await examine(place, fails=True), "key", "restore the key")
     key.write_text(kept)
     assert (await examine(place))["key"]["verdict"] == "ok"
 
@@ -199,7 +199,7 @@ async def test_a_settings_file_with_a_secret_that_others_can_read(place: Place, 
 async def test_a_database_of_a_newer_program(place: Place) -> None:
     with closing(sqlite3.connect(place.data / "vault.sqlite")) as connection, connection:
         connection.execute("insert into schema_versions (number, applied_at) values (99, 0)")
-    assert_problem(await examine(place, fails=True), "database", "schema version 99", "start the newer")
+    assert_problem(await examine(place, fails=True), "database", "schema version 99", "Start the newer")
     with closing(sqlite3.connect(place.data / "vault.sqlite")) as connection, connection:
         connection.execute("delete from schema_versions where number = 99")
     assert (await examine(place))["database"]["verdict"] == "ok"
@@ -266,7 +266,7 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
     async with silent:
         found = await examine(place, fails=True)
         assert_problem(found, "port", "another program", "server.port")
-        assert_problem(found, "public_url", "cannot be reached", "the port first")
+        assert_problem(found, "public_url", "can't be reached", "the port first")
     assert (await examine(place))["port"]["verdict"] == "note"
     async with served(place):
         found = await examine(place)
@@ -304,7 +304,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
     front = free_port()
     configure(place, f'public_url = "http://localhost:{front}"')
     async with served(place):
-        assert_problem(await examine(place, fails=True), "public_url", "cannot be reached", "proxy")
+        assert_problem(await examine(place, fails=True), "public_url", "can't be reached", "proxy")
         async with answering(front, status, {}, *headers):
             assert_problem(await examine(place, fails=True), "public_url", *words)
 

@@ -177,7 +177,7 @@ async def test_a_person_at_a_terminal_is_asked_who_may_sign_in(place: Place, iss
         ("Client ID: ", CLIENT_ID),
         ("Client secret: ", SECRET),
         ("[nobody]: ", "company.example"),
-        ("may sign in: company.example.", None),
+        ("can sign in: company.example.", None),
     ):
         async with asyncio.timeout(60):
             while question not in screen:

@@ -344,7 +344,7 @@ async def test_the_program_says_at_start_that_the_public_url_changed(place: Plac
                 lines.append((await process.stderr.readline()).decode())
             process.terminate()
             await process.wait()
-        assert any(f"update the redirect at Slack to {other.url}/connect/callback/slack." in line for line in lines)
+        assert any(f"Update the redirect URL at Slack to {other.url}/connect/callback/slack." in line for line in lines)
 
 
 async def test_a_service_that_only_its_file_describes_is_set_up_with_its_inputs(place: Place) -> None:

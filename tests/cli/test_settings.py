@@ -102,13 +102,13 @@ def test_the_same_settings_spelled_right_are_accepted(tmp_path: Path) -> None:
 
 def test_a_misspelled_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN_VAULT_SERVR__PORT", "1")
-    with pytest.raises(SettingsRefused, match="TOKEN_VAULT_SERVR__PORT: there is no setting section 'servr'"):
+    with pytest.raises(SettingsRefused, match="TOKEN_VAULT_SERVR__PORT: no setting section 'servr'"):
         load_settings()
 
 
 def test_a_list_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN_VAULT_PROVIDER_FOLDERS", "/x")
-    with pytest.raises(SettingsRefused, match=r"provider_folders.*written as JSON") as refused:
+    with pytest.raises(SettingsRefused, match=r"provider_folders.*as JSON") as refused:
         load_settings()
     assert "\n" not in str(refused.value)
     monkeypatch.setenv("TOKEN_VAULT_PROVIDER_FOLDERS", '["/x"]')
@@ -129,7 +129,7 @@ async def test_the_operators_limit_of_scopes_reaches_the_exchange(sqlite_store: 
 
 async def test_a_setting_of_an_unknown_provider_stops_the_start(tmp_path: Path) -> None:
     unknown = load_settings(overrides={"providers": {"slak": {"client_id": "x"}}})
-    with pytest.raises(ProviderFileRefused, match=r"providers\.slak: there is no provider file of that name"):
+    with pytest.raises(ProviderFileRefused, match=r"providers\.slak: no provider file of that name"):
         async with open_deployment(unknown, data=tmp_path):
             raise AssertionError("it opened")
 

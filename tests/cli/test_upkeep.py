@@ -186,7 +186,7 @@ async def test_retention_of_zero_days_keeps_all(running: RunningVault) -> None:
 
 def test_records_outlive_the_answer_journal() -> None:
     assert SHORTEST_RETENTION * DAY > KEEP
-    with pytest.raises(SettingsRefused, match=r"^retention\.ended_days: set at least 8 days, or 0 to keep all"):
+    with pytest.raises(SettingsRefused, match=r"^retention\.ended_days: use at least 8 days, or 0 to keep everything"):
         load_settings(overrides={"retention": {"ended_days": SHORTEST_RETENTION - 1}})
     for days in (0, SHORTEST_RETENTION):
         assert load_settings(overrides={"retention": {"ended_days": days}}).retention.ended_days == days

@@ -54,7 +54,7 @@ class SlackConsole:
         self.edit(manifest)
         _check_manifest(manifest)
         scopes, settings = manifest["oauth_config"]["scopes"], manifest["settings"]
-        is_public = re.search(r"^\d+\. .*turn PKCE on", printed, flags=re.MULTILINE) is not None
+        is_public = re.search(r"^\d+\. .*turn on PKCE", printed, flags=re.MULTILINE) is not None
         handed = Handed(
             client_id=f"{secrets.randbelow(10**13)}.{secrets.randbelow(10**13)}",
             client_secret=secrets.token_hex(16),
@@ -102,7 +102,7 @@ class GoogleConsole:
 
     def follow(self, printed: str) -> Handed:
         """Do the printed steps with a fresh project."""
-        redirect = re.search(r"Web application; Authorized redirect URIs: (\S+)$", printed, flags=re.MULTILINE)
+        redirect = re.search(r"Web application. Authorized redirect URIs: (\S+)$", printed, flags=re.MULTILINE)
         if redirect is None:
             raise ConsoleRefused("no redirect address was printed")
         typed = self.types(redirect[1])

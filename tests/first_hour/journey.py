@@ -40,7 +40,7 @@ POST = ("slack_post", {"channel": "#general", "text": "My first message"})
 LIST = ("calendar_list", {})
 CALLS: Mapping[str, tuple[str, dict[str, object]]] = {"slack": POST, "google": LIST}
 BROWSER = '#!/bin/sh\nprintf %s "$1" > "{opened}.part" && mv "{opened}.part" "{opened}"\n'
-_PROMPT = r"There is no admin yet\. Open (\S+) and enter this secret, once:\s+(\S+)"
+_PROMPT = r"This vault has no admin yet\. Open (\S+) and enter this one-time secret:\s+(\S+)"
 
 
 class Stopped(Exception):
@@ -203,7 +203,7 @@ class Journey:
         look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", title)
         async with self.step(look):
             shown = await self.window.type(look)
-            named = re.search(r"^ok +settings .*a settings file would be (\S+)$", shown.text, flags=re.MULTILINE)
+            named = re.search(r"^ok +settings .*there is no settings file at (\S+)$", shown.text, flags=re.MULTILINE)
             assert named is not None, shown.text
         async with self.step("write the settings file, start the proxy"):
             block = self.guide.blocks("operate/tls-proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]

@@ -122,7 +122,9 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _slack(slack_console={"edit": _as_a_bot}),
         "doctor",
-        ("as scopes of the user: channels:history channels:read chat:write reactions:write search:read users:read",),
+        (
+            "add these user scopes to the app at Slack: channels:history channels:read chat:write reactions:write search:read users:read",
+        ),
     ),
     "the Calendar API not enabled": Mistake(
         "machine",
@@ -164,13 +166,13 @@ MISTAKES: dict[str, Mistake] = {
         "proxy",
         _slack(agents=lambda block: block.replace("claude.ai", "other.example")),
         "sign in",
-        ("lets its host in with registration.allowed_hosts",),
+        ("to add its host to registration.allowed_hosts",),
     ),
     "the Signing Secret instead of the Client Secret": Mistake(
         "proxy",
         _slack(client_secret=lambda handed: handed.other_secret),
         "doctor",
-        ("refuses our client id or secret (bad_client_secret)", "correct them: token-vault providers setup slack"),
+        ("rejects our client ID or secret (bad_client_secret)", "correct them: token-vault providers setup slack"),
     ),
     "a proxy that changes Host": Mistake(
         "proxy",

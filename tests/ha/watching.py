@@ -31,7 +31,7 @@ REFUSED = (
     "temporarily",
     "storage",
     "Nothing is lost",
-    "did not finish in time. Nothing was changed",
+    "didn't finish in time. Nothing was changed",
 )
 
 

@@ -137,7 +137,7 @@ CASES: Mapping[str, Case] = {
     ),
     "gmail_search": Case("Your seeds", {"query": "seeds"}),
     "gmail_read": Case("They are on their way.", {"message": "seeds"}),
-    "gmail_draft": Case("Wrote the draft", LETTER),
+    "gmail_draft": Case("Created draft", LETTER),
     "gmail_send": Case("Sent (id ", LETTER),
     "drive_search": Case("Beds", {"name": "Beds"}),
     "drive_read": Case("Three beds.", {"file": "beds"}),

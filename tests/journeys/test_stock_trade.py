@@ -139,7 +139,7 @@ async def trader(place: Room) -> tuple[Agent, Person]:
 async def test_an_order_waits_for_a_yes_to_exactly_its_arguments_and_goes_through_once(place: Room) -> None:
     agent, browser = await trader(place)
     asked = await call(place, agent, "stock_trade", **ORDER)
-    assert "needs a yes from the person" in text_of(asked)
+    assert "needs the person's approval" in text_of(asked)
     assert orders(place) == 0
     page = await browser.open(link_of(asked))
     for shown in ("stock_trade", "Brokerage", "Test agent", ">ACME<", ">buy<", ">3<"):
@@ -172,7 +172,7 @@ async def test_nobody_else_can_say_yes_and_no_other_agent_can_use_it(place: Room
     assert person is not None
     second = await place.agent(person.name, client_name="Second agent")
     await allow(browser, await call(place, second, "stock_trade", **ORDER))
-    assert "needs a yes" in text_of(await call(place, second, "stock_trade", **ORDER))
+    assert "needs the person's approval" in text_of(await call(place, second, "stock_trade", **ORDER))
     assert orders(place) == 0
     assert not (await call(place, agent, "stock_trade", **ORDER)).is_error  # the twin: the agent that was meant
     for one in (browser, stranger):
@@ -185,7 +185,7 @@ async def test_an_order_that_the_brokerage_refuses_is_said_and_the_yes_is_spent(
     page = await browser.open(link_of(await call(place, agent, "stock_trade", **order)))
     await browser.submit(page, form="/approvals/", button=("decision", "allow"))
     assert "more than is owned cannot be sold" in text_of(await call(place, agent, "stock_trade", **order))
-    assert "needs a yes" in text_of(await call(place, agent, "stock_trade", **order))
+    assert "needs the person's approval" in text_of(await call(place, agent, "stock_trade", **order))
     await browser.__aexit__()
 
 
@@ -253,7 +253,7 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
     page = await browser.open(f"/connections/{connection.id}/disconnect")
     ended = await browser.submit(page, form="/disconnect")
     assert "Recently disconnected" in ended.text
-    assert "needs an account at Brokerage" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
+    assert "needs a Brokerage account" in text_of(await call(place, agent, "stock_quote", symbol="ACME"))
     await browser.__aexit__()
 
 
@@ -379,8 +379,8 @@ FILE = (EXAMPLES / "providers" / "brokerage.toml").read_text(encoding="utf-8")
             '\n[hosts]\nauthorize_url = "https://a.example"\n\n',
             "hosts.token_url: missing",
         ),
-        ("[apis]", '[rotation]\nmode = "none"\n\n[apis]', "rotation: says something of a service with OAuth"),
-        ("[apis]", '[identity]\nsource = "none"\n\n[apis]', "identity: says something of a service with OAuth"),
+        ("[apis]", '[rotation]\nmode = "none"\n\n[apis]', "rotation: belongs to services with OAuth"),
+        ("[apis]", '[identity]\nsource = "none"\n\n[apis]', "identity: belongs to services with OAuth"),
     ],
 )
 def test_a_file_says_either_where_its_oauth_is_or_its_audience(tmp_path: Path, old: str, new: str, says: str) -> None:

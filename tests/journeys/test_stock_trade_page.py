@@ -53,7 +53,7 @@ async def test_both_checks_say_that_the_files_are_right(place: Place) -> None:
         (name,) = [word for word in shlex.split(line) if word.endswith(".toml")]
         if name == "stock_trade.toml":  # the folder of the data directory, as the page says
             early = await run(place, "tools", "check", str(FILES[name] / name))
-            assert early.exit_code == 1 and "there is no provider brokerage" in early.output
+            assert early.exit_code == 1 and "no provider brokerage" in early.output
             provider = FILES["brokerage.toml"] / "brokerage.toml"
             (place.data / "providers" / "brokerage.toml").write_text(provider.read_text(encoding="utf-8"))
         words = [str(FILES[name] / name) if word == name else word for word in shlex.split(line)[1:]]

@@ -83,7 +83,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     agent, _ = await asking_agent(place, "yes-person", "tool:slack_post")
     before = posted(place)
     asked = await post(place, agent)
-    assert "needs a yes from the person" in text_of(asked)
+    assert "needs the person's approval" in text_of(asked)
     assert posted(place) == before
     browser = await browse("yes-person")
     page = await browser.open(link_of(asked))
@@ -118,7 +118,7 @@ async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse
     page = await browser.open(link_of(asked))
     said = await browser.submit(page, form="/approvals/", button=("decision", "deny"))
     assert "Denied" in said.text
-    assert "said no" in text_of(await post(place, agent))
+    assert "denied this call" in text_of(await post(place, agent))
     assert posted(place) == before
     await browser.__aexit__()
 
@@ -154,7 +154,7 @@ async def test_an_answer_counts_once(place: Room, browse: Browse) -> None:
     await browser.submit(page, form="/approvals/", button=("decision", "deny"))
     late = await browser.submit(page, form="/approvals/", button=("decision", "allow"))
     assert late.status_code == 410
-    assert "said no" in text_of(await post(place, agent))
+    assert "denied this call" in text_of(await post(place, agent))
     await browser.__aexit__()
 
 
@@ -202,7 +202,7 @@ async def test_the_person_chooses_on_the_agents_page_what_to_be_asked_about(plac
     assert "Ask me each time" in page.text
     kept = [f"{connection.id} {scope}" for scope in SLACK]
     await browser.submit(page, {"use": kept, "ask": [f"{connection.id} tool:slack_post"]}, form="/scopes")
-    assert "needs a yes" in text_of(await post(place, agent))
+    assert "needs the person's approval" in text_of(await post(place, agent))
     page = await browser.open("/agents")
     await browser.submit(page, {"use": kept, "ask": []}, form="/scopes")
     assert not (await post(place, agent)).is_error
@@ -215,7 +215,7 @@ async def test_the_operator_can_have_a_tool_or_a_scope_asked_about(tmp_path: Pat
         async with room(data, approvals={"ask": [entry]}) as place:
             agent = await place.agent()
             await place.connect(agent, "slack", scopes=SLACK)
-            assert "needs a yes" in text_of(await post(place, agent))
+            assert "needs the person's approval" in text_of(await post(place, agent))
             async with place.client(agent) as client:
                 assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: another tool
 

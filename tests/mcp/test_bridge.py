@@ -101,7 +101,7 @@ async def test_the_person_signs_in_once_and_later_runs_ask_nothing(
         assert await works(client)
     assert not machine.opened.exists()
     kept, told = machine.stored(), machine.told()
-    assert "which you alone can read" in told
+    assert "which only you can read" in told
     assert not [name for name in kept if name.endswith("token") and str(kept[name]) in told]
     (file,) = (machine.data / "remote").glob("*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -324,7 +324,7 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
             await opened.__aexit__(None, None, None)
             raise
     try:
-        with pytest.raises(MCPError, match="cannot be reached"):
+        with pytest.raises(MCPError, match="can't reach"):
             await client.call_tool("connections", {})
         listening = at_port(settings.server.port)
         async with open_deployment(settings, data=data) as deployment, serving(build_app(deployment), listening):
@@ -341,7 +341,7 @@ async def test_a_vault_that_is_away_at_the_start_is_told_and_nobody_is_asked(mac
     with pytest.raises(BaseExceptionGroup) as failed:
         async with machine.client():
             pass
-    assert "cannot be reached" in repr(failed.value)
+    assert "can't reach" in repr(failed.value)
     assert not machine.opened.exists()
 
 
@@ -380,10 +380,10 @@ async def test_a_file_that_others_can_read_is_told_in_the_answer(place: Room, ma
 
 async def test_what_goes_wrong_on_the_command_line_is_one_sentence(machine: Machine) -> None:
     for url, told in (
-        ("http://vault.example", "--url must be https"),
-        ("vault.example", "--url is the address of a token vault"),
-        (f"{machine.url}/elsewhere", "--url is the address of a token vault"),
-        (machine.url.replace("localhost", "127.0.0.1"), "is known as another address"),
+        ("http://vault.example", "use https for --url"),
+        ("vault.example", "set --url to the address of a vault"),
+        (f"{machine.url}/elsewhere", "set --url to the address of a vault"),
+        (machine.url.replace("localhost", "127.0.0.1"), "has another public address"),
     ):
         machine.url = url
         code, out, err = await machine.run("--sign-in")

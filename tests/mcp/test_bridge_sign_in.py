@@ -90,13 +90,13 @@ def test_two_agents_and_two_vaults_never_share_credentials() -> None:
     [
         ({}, ""),
         ({"issuer": "https://elsewhere.example"}, "another address"),
-        ({"issuer": None}, "no token vault"),
-        ({"token_endpoint": "https://elsewhere.example/token"}, "not what a token vault says"),
-        ({"authorization_endpoint": "{origin}@elsewhere.example/authorize"}, "not what a token vault says"),
-        ({"authorization_endpoint": "{origin}/authorize\r\nSet-Cookie: a=b"}, "not what a token vault says"),
-        ({"authorization_endpoint": "{origin}/authorize\u202e"}, "not what a token vault says"),
-        ({"token_endpoint": "{origin}/token\n"}, "not what a token vault says"),
-        ({"code_challenge_methods_supported": ["plain", "S256"]}, "not what a token vault says"),
+        ({"issuer": None}, "no vault answers"),
+        ({"token_endpoint": "https://elsewhere.example/token"}, "isn't a vault's"),
+        ({"authorization_endpoint": "{origin}@elsewhere.example/authorize"}, "isn't a vault's"),
+        ({"authorization_endpoint": "{origin}/authorize\r\nSet-Cookie: a=b"}, "isn't a vault's"),
+        ({"authorization_endpoint": "{origin}/authorize\u202e"}, "isn't a vault's"),
+        ({"token_endpoint": "{origin}/token\n"}, "isn't a vault's"),
+        ({"code_challenge_methods_supported": ["plain", "S256"]}, "isn't a vault's"),
     ],
 )
 async def test_a_document_that_leads_elsewhere_is_not_believed(change: dict[str, object], told: str) -> None:
@@ -161,7 +161,7 @@ async def test_a_vault_that_is_away_is_no_verdict(tmp_path: Path) -> None:
     origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
     listening.close()
     async with httpx2.AsyncClient(trust_env=False) as http:
-        with pytest.raises(RemoteUnreachable, match="cannot be reached"):
+        with pytest.raises(RemoteUnreachable, match="can't reach"):
             await AuthorizationServer(http, RemoteVault(origin, "Test")).endpoints()
 
 

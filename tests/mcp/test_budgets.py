@@ -64,7 +64,7 @@ async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tm
         told = re.search(r"try again in (\d+) s", text_of(late))
         assert told is not None and 1 <= int(told[1]) <= 30
         second = await place.agent("alice")  # another agent of hers
-        assert "may not call this provider so often" in text_of(await listed(second))
+        assert "called this provider too often" in text_of(await listed(second))
         assert len(place.simulator.books()["api_calls"]) == sent
         assert not (await listed(bob)).is_error  # the twin: another person
 
@@ -111,8 +111,8 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
             told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
             wrong = [text_of(await client.call_tool("slack_channels", {"nonsense": 1})) for _ in range(20)]
             assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: what counts for the provider
-        assert sum("An agent may not call so often" in one for one in told) == 15
-        assert all("An agent may not call so often" in one for one in wrong)
+        assert sum("This agent calls too often" in one for one in told) == 15
+        assert all("This agent calls too often" in one for one in wrong)
         note_repeats(place.vault.deployment.activity)
         await place.vault.deployment.activity.settle()
         assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20

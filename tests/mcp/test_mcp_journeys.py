@@ -157,5 +157,5 @@ async def test_a_disconnected_account_is_asked_for_again_and_a_cut_off_agent_is_
         await place.allow(agent, connection, frozenset())
         told = await client.call_tool("slack_post", POST)
         assert told.is_error
-        assert "may not use it" in text(told)
+        assert "isn't allowed to use it" in text(told)
     assert len(place.simulator.books()["posts"]) == 1

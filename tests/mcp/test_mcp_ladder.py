@@ -163,7 +163,7 @@ async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> 
     state = state_of(await call(place, agent))
     answer = await call(place, agent, state=state, action="decline")
     assert answer["result"]["isError"]  # type: ignore[index]
-    assert "did not agree" in answer["result"]["content"][0]["text"]  # type: ignore[index]
+    assert "declined to open" in answer["result"]["content"][0]["text"]  # type: ignore[index]
 
 
 async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_code_in_words(place: Room) -> None:

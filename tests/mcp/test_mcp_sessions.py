@@ -91,7 +91,7 @@ async def _open(http: httpx2.AsyncClient) -> str | None:
     """A session, or None where all of the agent's are at work."""
     answer = await http.post("/mcp", json=INITIALIZE, headers=legacy_headers())
     if answer.status_code == 429:
-        assert "too many sessions" in answer.text
+        assert "too many active sessions" in answer.text
         assert answer.headers["retry-after"] == "5"
         return None
     assert answer.status_code == 200

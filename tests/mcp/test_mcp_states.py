@@ -102,7 +102,7 @@ async def test_an_account_whose_provider_does_not_answer_is_waited_for_without_a
     place.simulator.fault("slack.token.refresh", "status", status=500, body="", times=None)
     for _ in range(4):
         said = await post(place, agent)
-        assert "tries again by itself" in said
+        assert "retries automatically" in said
         assert f"{place.url}/connect/" not in said
     shown = await ask(place, agent, "tools/call", {"name": "connections", "arguments": {}}, name="connections")
     assert "waiting" in shown

@@ -317,7 +317,7 @@ async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path
             refusal = await http.get(url)
             assert refusal.status_code == 429
             assert refusal.headers["retry-after"] == "600"
-            assert "Too many requests of agents are waiting" in refusal.text
+            assert "Too many agents are waiting" in refusal.text
             assert "location" not in refusal.headers
         silent = await http.get(f"{url}&prompt=none")
         assert refused(silent, world) == "login_required", "nothing is kept, so nothing is counted"

@@ -111,7 +111,7 @@ async def test_a_refusal_and_the_end_of_the_code_are_told_and_final(world: World
     with world.elapsed(600):
         assert error_of(await late.poll()) == "expired_token"
         page = await enter(world.alice, late.user_code)
-        assert "is not right" in page.text
+        assert "is wrong" in page.text
     with world.elapsed(599):
         assert error_of(await late.poll()) == "authorization_pending"
 
@@ -196,7 +196,7 @@ async def test_a_code_leads_one_person_to_the_page_once(world: World) -> None:
     agent = await device(world)
     page = await enter(world.alice, agent.user_code)
     assert page.url.path == "/consent"
-    assert "is not right" in (await enter(world.alice, agent.user_code)).text
+    assert "is wrong" in (await enter(world.alice, agent.user_code)).text
     await answer(world.alice, page)
     assert (await world.alice.open(str(page.url))).status_code == 410
     assert (await agent.poll()).status_code == 200
@@ -310,7 +310,7 @@ async def test_guesses_and_requests_are_limited(tmp_path: Path) -> None:
         assert (refused.status_code, error_of(refused)) == (429, "temporarily_unavailable")
         assert refused.headers["retry-after"] == "600"
         for _ in range(10):
-            assert "is not right" in (await enter(alice, "BBBB-BBBB")).text
+            assert "is wrong" in (await enter(alice, "BBBB-BBBB")).text
         assert (await enter(alice, agent.user_code)).status_code == 429
         with world.elapsed(1200):
             await device(world, client_id)

@@ -111,7 +111,7 @@ async def test_of_an_account_that_it_may_not_use_an_agent_hears_the_same_whateve
 ) -> None:
     answer, connection = await refused_at(place, door, spoil, is_allowed=False)
     tool = "slack_post" if door == "tool" else "Invoices"
-    assert f"Slack is connected, but this agent may not use it for {tool} yet." in answer
+    assert f"Slack is connected, but this agent isn't allowed to use it for {tool} yet." in answer
     for hidden in (connection.label, connection.account, "needs_reauth", "renewed", "no longer", "granted", "ended"):
         assert hidden not in answer, answer
     for hidden in ("connection_required", "invalid_scope", "missing_scope"):
@@ -126,7 +126,7 @@ async def test_of_an_account_that_it_may_not_use_an_agent_hears_the_same_whateve
     ("spoil", "told"),
     [
         (_wear_out, "no longer accepts the connection of"),
-        (_narrow, "has not granted chat:write"),
+        (_narrow, "hasn't granted chat:write"),
         (_allow_less, "but not for chat:write"),
     ],
     ids=["worn out", "too narrow", "allowed less"],

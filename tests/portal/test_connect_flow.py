@@ -260,7 +260,7 @@ async def test_a_link_opened_by_somebody_else_connects_nothing(room: Room) -> No
     link = await room.link(attacker, client)
     page = await victims_browser.open(link.url)
     assert page.status_code == 403
-    assert "made for somebody else" in page.text
+    assert "for someone else" in page.text
     assert "<form" not in page.text.partition("<main")[2]
     assert "connect.refused" in await room.kinds(victim)
     owner = await room.signed_in(attacker)
@@ -586,11 +586,11 @@ async def test_whoever_started_alone_and_said_no_starts_again_alone(room: Room) 
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("missing", "slack_post needs an account at Slack."),
-        ("needs_reauth", "has to be renewed"),
-        ("ambiguous", "has to be renewed"),
-        ("scopes", "needs more of Slack"),
-        ("delegation", "may not use it"),
+        ("missing", "slack_post needs a Slack account."),
+        ("needs_reauth", "must be reconnected"),
+        ("ambiguous", "must be reconnected"),
+        ("scopes", "needs more Slack permissions"),
+        ("delegation", "isn't allowed to use it"),
     ],
 )
 async def test_a_link_says_why(room: Room, reason: str, words: str) -> None:

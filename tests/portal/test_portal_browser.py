@@ -152,7 +152,7 @@ async def test_an_agent_is_let_in_from_the_sign_in_page_to_its_own_address(
     await page.get_by_label("Name").fill(user.name)
     await page.get_by_label("Password").fill("wrong")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+    await expect(page.get_by_role("alert")).to_have_text("The user name or password is wrong.")
     await expect(page.get_by_label("Password")).to_be_focused()
     await page.get_by_label("Password").fill(PASSWORD)
     await page.keyboard.press("Enter")

@@ -216,7 +216,7 @@ async def test_a_refusal_stands_on_a_page_as_a_sentence(room: Room) -> None:
     answers = {"current": PASSWORD, "password": "short", "password_again": "short"}
     refused = await person.submit(page, answers, form="/account")
     assert refused.status_code == 400
-    assert ">The password needs at least 15 characters; a few words in a row are fine.</p>" in refused.text
+    assert ">The password needs at least 15 characters; several random words work well.</p>" in refused.text
 
 
 async def test_a_parameter_that_comes_twice_is_refused(room: Room) -> None:

@@ -85,7 +85,7 @@ async def test_a_post_is_made_with_the_token_of_the_page_which_no_answer_shows()
         assert sent.json == {"message": "Hello", "link": "https://example.com/a?b=c"}
         assert "canary" not in output.model_dump_json() + str(output)
         bench.server.answer = lambda _: json_reply({"id": PAGE})
-        with pytest.raises(UpstreamRefused, match="ask who runs it"):
+        with pytest.raises(UpstreamRefused, match="ask the Page's owner"):
             await bench.run("facebook_post", page=PAGE, text="Hello")
         assert bench.server.arrivals[-1].method == "GET"
 

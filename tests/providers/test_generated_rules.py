@@ -194,9 +194,9 @@ def test_a_file_may_take_rules_from_another_beside_it(tmp_path: Path) -> None:
     ("names", "content", "problem"),
     [
         ('["more"]', None, "rules/more.json cannot be read"),
-        ('["more"]', "nonsense", "holds no rules"),
-        ('["../more"]', '{"rules": []}', "is not a name"),
-        ("[1]", '{"rules": []}', "is not a name"),
+        ('["more"]', "nonsense", "contains no rules"),
+        ('["../more"]', '{"rules": []}', "isn't a file name"),
+        ("[1]", '{"rules": []}', "isn't a file name"),
     ],
 )
 def test_rules_that_cannot_be_taken_are_said(tmp_path: Path, names: str, content: str | None, problem: str) -> None:

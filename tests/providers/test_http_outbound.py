@@ -197,7 +197,7 @@ async def test_not_reached_and_no_answer_are_told_apart(http: Outbound) -> None:
     unused = socket.create_server(("127.0.0.1", 0))
     closed_port = unused.getsockname()[1]
     unused.close()
-    with pytest.raises(NotReached, match="could not connect"):
+    with pytest.raises(NotReached, match="couldn't connect"):
         await http.send(OutboundRequest("POST", f"http://127.0.0.1:{closed_port}/"))
 
     async def nowhere(host: str, port: int) -> Sequence[str]:

@@ -67,7 +67,7 @@ async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claim
         try:
             await discover(issuer, outbound)
         except DiscoveryFailed as failed:
-            assert "write it exactly so" in str(failed)
+            assert "write it exactly like that" in str(failed)
             return False
     return True
 

@@ -329,4 +329,4 @@ async def test_a_file_costs_a_moment_and_every_step_is_told(bench: Bench) -> Non
     slack = load_catalog().provider("slack")
     findings = await examine(slack, bench.simulator, bench.outbound, mode="known-slack")
     assert [one.step for one in findings] == [name for name, _ in STEPS]
-    assert StepResult("narrow", "skipped", "the vault's own rules hold the scopes") in findings
+    assert StepResult("narrow", "skipped", "the vault's own rules limit the scopes") in findings

@@ -138,10 +138,10 @@ def test_an_input_is_filled_into_the_addresses(tmp_path: Path) -> None:
     ("inputs", "expected"),
     [
         ({}, "inputs.shop: missing; set it to the name of the shop, for example acme"),
-        ({"shop": "evil.example/"}, "inputs.shop: 'evil.example/' cannot be the name of the shop"),
-        ({"shop": "x@evil"}, "cannot be the name of the shop"),
-        ({"shop": "a..b"}, "cannot be the name of the shop"),
-        ({"shop": ""}, "cannot be the name of the shop"),
+        ({"shop": "evil.example/"}, "inputs.shop: 'evil.example/' doesn't have the form of the name of the shop"),
+        ({"shop": "x@evil"}, "doesn't have the form of the name of the shop"),
+        ({"shop": "a..b"}, "doesn't have the form of the name of the shop"),
+        ({"shop": ""}, "doesn't have the form of the name of the shop"),
         ({"shop": "corner", "town": "x"}, "inputs.town: Example has no such input; known: shop"),
     ],
 )
@@ -189,9 +189,9 @@ def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (SOURCES.replace('["page"]', '["pgae"]'), "facts.endpoints.sources: 'pgae' is not under [sources]; add it"),
-        (SOURCES.replace(', sources = ["page"]', ""), "facts.endpoints: a fact has sources unless it is unknown"),
-        (SOURCES.replace("checked", "unknown"), "facts.endpoints: a fact has sources unless it is unknown"),
+        (SOURCES.replace('["page"]', '["pgae"]'), "facts.endpoints.sources: 'pgae' isn't under [sources]; add it"),
+        (SOURCES.replace(', sources = ["page"]', ""), "facts.endpoints: a fact has sources unless it's unknown"),
+        (SOURCES.replace("checked", "unknown"), "facts.endpoints: a fact has sources unless it's unknown"),
         (SOURCES.replace("checked", "sure"), "facts.endpoints.status: input should be"),
         (SOURCES.replace("endpoints", "weather"), "facts.weather"),
     ],
@@ -206,17 +206,17 @@ def test_a_fact_names_who_says_so(tmp_path: Path, text: str, expected: str) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (GOOD.replace("https://example.com/me", "https://{x}.example.com"), "identity.url: {x} is no input"),
+        (GOOD.replace("https://example.com/me", "https://{x}.example.com"), "identity.url: {x} isn't an input"),
         (GOOD + "[inputs.a]\ntitle='A'\nexample='x'\npattern='('", "inputs.a.pattern: not a regular expression"),
         (GOOD + "[inputs.a]\ntitle='A'\nexample='x y'", "inputs.a.example: 'x y' does not match its own pattern"),
         (
             GOOD.replace("[scope]", 'revoke_url = "https://example.com/{token}"\n[scope]', 1),
             'revoke.token_in: "path" and {token} in hosts.revoke_url belong together',
         ),
-        ('refresh_tokens = "never"\n' + GOOD + "[params]\nrefresh = { a = 'b' }", "refresh_tokens: never, yet"),
+        ('refresh_tokens = "never"\n' + GOOD + "[params]\nrefresh = { a = 'b' }", "refresh_tokens: never, but"),
         (GOOD.replace('url = "https://example.com/me"', 'source = "answer"\nurl = "https://x.example"'), "remove them"),
-        (GOOD + "[response]\naccess_token = 'a b'", "response.access_token: 'a b' is not a path"),
-        (GOOD + "[expires]\npath = 'a-b'", "expires.path: 'a-b' is not a path"),
+        (GOOD + "[response]\naccess_token = 'a b'", "response.access_token: 'a b' isn't a path"),
+        (GOOD + "[expires]\npath = 'a-b'", "expires.path: 'a-b' isn't a path"),
         (GOOD.replace("[scope]", "[scope]\nresponse_separator = ', '"), "scope.response_separator: must be one"),
     ],
 )

@@ -285,7 +285,7 @@ async def test_an_app_with_a_secret_on_plain_http_is_refused_before_slack_does(
         answer = await person.submit(page, form="/connect/", button=("decision", "allow"))
         if has_secret:
             assert answer.status_code == 409
-            assert "Slack takes an app with a client secret at an https address only" in answer.text
+            assert "Slack accepts an app with a client secret only at an https address" in answer.text
             assert "server.public_url" in answer.text
         else:
             assert answer.headers["location"].startswith("https://slack.com/oauth/v2/authorize?")

@@ -280,7 +280,7 @@ async def test_a_code_with_spaces_is_known_as_its_file_writes_it(bench: Bench) -
     bench.server.answer = lambda _: github_error("Resource not accessible by integration")
     with pytest.raises(UpstreamRefused) as caught:
         await api.post("rest", "/repos/{}/{}/issues", segments=["alice", "garden"], body={"title": "x"})
-    assert "connect it again with more" in caught.value.description
+    assert "reconnect it with more" in caught.value.description
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,12 @@ def test_identity_scopes_are_not_shown_as_permissions() -> None:
 
 
 BAD = [
-    ("not TOML", GOOD + "\n[", "not TOML"),
+    ("isn't valid TOML", GOOD + "\n[", "isn't valid TOML"),
     ("missing", GOOD.replace('title = "Example"\n', "", 1), "title: missing; add it"),
     ("unknown field", GOOD + '\n[hosts.extra]\na = "b"', "hosts.extra: there is no such field"),
     ("wrong word", GOOD.replace("[scope]", 'pkce = "plain"\n[scope]', 1), "hosts.pkce: there is no such field"),
     ("bad pkce", 'pkce = "plain"\n' + GOOD, "pkce: input should be 'S256' or 'off'; correct it"),
-    ("file name", GOOD.replace('name = "example"', 'name = "other"'), "call the file other.toml"),
+    ("file name", GOOD.replace('name = "example"', 'name = "other"'), "rename the file to other.toml"),
     ("name syntax", GOOD.replace('name = "example"', 'name = "Ex ample"'), "name: string should match pattern"),
     ("http", GOOD.replace("https://example.com/token", "http://example.com/token"), "hosts.token_url: not https"),
     (
@@ -134,14 +134,14 @@ BAD = [
     ("mixed hosts", GOOD.replace("https://api.example.com", "http://localhost:1"), "override all of them or none"),
     ("default", GOOD.replace('default = ["read"]', 'default = ["raed"]'), "scope.default: unknown scope 'raed'"),
     ("covers", GOOD.replace('covers = ["read"]', 'covers = ["raed"]'), "scopes.write.covers: unknown scope 'raed'"),
-    ("circle", GOOD.replace('title = "Read things"', 'title = "R", covers = ["write"]'), "covers itself in a circle"),
+    ("circle", GOOD.replace('title = "Read things"', 'title = "R", covers = ["write"]'), "covers itself in a loop"),
     ("rule scope", GOOD.replace('scopes = ["read"]', 'scopes = ["raed"]'), "rules.0.scopes: unknown scope 'raed'"),
     ("rule without scope", GOOD.replace('scopes = ["read"]', "scopes = []"), "rules.0.scopes: "),
     ("rule api", GOOD.replace('api = "main"', 'api = "mian"'), "rules.0.api: unknown API 'mian'"),
     ("rule path", GOOD.replace('path = "/things/{}"', 'path = "things/../x"'), "rules.0.path: string should match"),
     ("rule method", GOOD.replace('method = "GET"', 'method = "FETCH"'), "rules.0.method.0: "),
     ("rule pattern", GOOD + 'where = { kind = "(" }', "rules.0.where.kind: not a regular expression"),
-    ("identity", GOOD.replace('url = "https://example.com/me"\n', ""), "identity: needs either url, or api and path"),
+    ("identity", GOOD.replace('url = "https://example.com/me"\n', ""), "identity: use either url, or api and path"),
     (
         "identity api",
         GOOD.replace('url = "https://example.com/me"', 'api = "x"\npath = "/me"'),
@@ -149,7 +149,7 @@ BAD = [
     ),
     ("identity id", GOOD.replace('id = "{id}"', 'id = "me"'), "identity.id: needs a {path}"),
     ("separator", GOOD.replace("[scope]", '[scope]\nseparator = ", "'), "scope.separator: must be one character"),
-    ("keep", GOOD + '\n[response]\nkeep = { team = "a b" }', "response.keep.team: 'a b' is not a path"),
+    ("keep", GOOD + '\n[response]\nkeep = { team = "a b" }', "response.keep.team: 'a b' isn't a path"),
     ("alias scope", "aliases = { short = ['x'] }\n" + GOOD, "aliases.short: unknown scope 'x'"),
     ("secret", "client_secret = 'x'\n" + GOOD, "client_secret: there is no such field"),
 ]
@@ -212,7 +212,7 @@ def test_addresses_and_registration_come_from_the_operator() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
     [
-        ("slcak", ProviderOverrides(client_id="x"), "providers.slcak: there is no provider file of that name"),
+        ("slcak", ProviderOverrides(client_id="x"), "providers.slcak: no provider file of that name"),
         (
             "slack",
             ProviderOverrides(apis={"wbe": "https://x.example"}),

@@ -127,17 +127,17 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
         ('path = "/chat.postMessage"', 'path = "https://elsewhere.example"', "path"),
         ('api = "web"', 'api = "wbe"', "no API 'wbe'"),
         ('effect = "create"', 'effect = "raed"', "effect"),
-        ('method = "POST"', 'method = "GET"', "does not go with effect"),
-        ('pattern = "^[A-Z0-9#a-z_-]+$"', 'pattern = "[A-Z]"', "begins with ^"),
+        ('method = "POST"', 'method = "GET"', "doesn't match effect"),
+        ('pattern = "^[A-Z0-9#a-z_-]+$"', 'pattern = "[A-Z]"', "start the pattern with"),
         ('as = "text"', 'as = "a b"', "as"),
-        ('as = "text"', 'place = "path"', "no place in the path"),
-        ("max = 200", "default = 'x'", "not required"),
+        ('as = "text"', 'place = "path"', "has no place for"),
+        ("max = 200", "default = 'x'", "isn't required"),
         ("[tool.arguments.words]", "[tool.arguments.account]", "every tool already"),
-        ('line = "Announced in {channel} at {ts}."', 'line = "{other}"', "no field"),
+        ('line = "Announced in {channel} at {ts}."', 'line = "{other}"', "isn't a field"),
         ("[tool.arguments.words]", "[tool.arguments.cursor]", "paging needs both"),
         ('name = "announce"', 'name = "Announce!"', "name"),
         ('title = "Announce"', 'title = "Announce"\nsurprise = 1', "surprise"),
-        ("[tool.result]", "[tool.result", "is no TOML"),
+        ("[tool.result]", "[tool.result", "isn't valid TOML"),
     ],
 )
 def test_a_file_that_does_not_make_sense_is_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -165,7 +165,7 @@ def test_which_tools_there_are_is_the_operators_choice(tmp_path: Path) -> None:
         name for name in everything if not name.startswith("slack_") and name != "announce"
     ]
     for wrong in ({"enable": ["slakc_*"]}, {"disable": ["slakc_post"]}):
-        with pytest.raises(SettingsRefused, match="no tool is called"):
+        with pytest.raises(SettingsRefused, match="no tool "):
             names(**wrong)
     settings = load_settings(overrides={"tools": {"clients": {"agent": {"enable": ["calendar_*"]}}}})
     specs = load_tools(settings, load_catalog())
@@ -235,9 +235,11 @@ def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_pa
         return str(rooms.output.model_validate({"items": items, "next_cursor": cursor, "is_cut": is_cut}))
 
     assert text([]) == "Nothing was found."
-    assert text([], cursor="c") == "Nothing was found here.\nThere is more: call again with `cursor`."
-    assert text([item], cursor="c").endswith("There is more: call again with `cursor`.")
-    assert text([item], is_cut=True).endswith("Some were left out for size: ask for fewer at a time.")
+    assert text([], cursor="c") == "Nothing was found here.\nThere are more: call again with `cursor`."
+    assert text([item], cursor="c").endswith("There are more: call again with `cursor`.")
+    assert text([item], is_cut=True).endswith(
+        "Some items were left out because of the size limit: ask for fewer at a time."
+    )
     assert "\n" not in text([item]).partition("C1")[2]
 
 

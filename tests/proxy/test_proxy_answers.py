@@ -545,7 +545,7 @@ async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoo
     ("error", "is_write", "status", "says"),
     [
         (Crowded("too many calls in flight"), True, 503, "Nothing was sent"),
-        (NotReached("could not connect"), True, 502, "Nothing was changed"),
+        (NotReached("couldn't connect"), True, 502, "Nothing was changed"),
         (NoAnswer("no answer in time"), True, 502, "unknown"),
         (NoAnswer("no answer in time"), False, 502, "Nothing was changed"),
         (TooLarge("answer too large"), False, 502, "larger"),

@@ -172,7 +172,7 @@ async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_ref
 
 
 @pytest.mark.parametrize("pause", [False, True], ids=["one packet", "two packets"])
-@pytest.mark.parametrize("body", [b"", b"hello", SMUGGLED], ids=["no body", "a body", "a request as body"])
+@pytest.mark.parametrize("body", [b"", b"hello", SMUGGLED], ids=["without a body", "a body", "a request as body"])
 async def test_an_upgrade_that_is_not_made_leaves_the_body_where_it_belongs(body: bytes, *, pause: bool) -> None:
     head, rest = (
         UPGRADED.partition(b"%s")[0] % len(body),

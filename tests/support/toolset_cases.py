@@ -69,11 +69,11 @@ SLACK: Mapping[str, Case] = {
         "slack",
         "slack.api.search.messages",
         {"query": "worker", "limit": 1},
-        "There is more",
+        "There are more",
         {"channel": "incidents", "channel_id": "C0SBINCIDEN", "user": "alice"},
     ),
     "slack_users": Case(
-        "slack", "slack.api.users.list", {"limit": 2}, "There is more", {"id": "U0SBALICE01", "name": "alice"}
+        "slack", "slack.api.users.list", {"limit": 2}, "There are more", {"id": "U0SBALICE01", "name": "alice"}
     ),
     "slack_direct_message": Case(
         "slack", "slack.api.chat.postMessage", {"user": "U0SBBOB0001", "text": "Lunch at one?"}, "Written in D0SB"
@@ -142,7 +142,7 @@ GOOGLE: Mapping[str, Case] = {
         "Nothing here is real.",
         {"subject": "Welcome to the sandbox", "sender": "Team <team@example.com>", "is_cut": False},
     ),
-    "gmail_draft": Case("google", "google.api.gmail.drafts.create", _MAIL, "Wrote the draft r"),
+    "gmail_draft": Case("google", "google.api.gmail.drafts.create", _MAIL, "Created draft r"),
     "gmail_send": Case("google", "google.api.gmail.messages.send", _MAIL, "Sent (id "),
     "drive_search": Case("google", "google.api.drive.files.list", {"query": "ship small"}, "Team handbook"),
     "drive_read": Case(

@@ -65,7 +65,7 @@ async def begin_keyed_head(database: Database, key: bytes) -> None:
     database.event_key = key
     if await load_start(database) is None:
         if await is_keyed(database):
-            LOG.error("the note of where the activity's key came into use was removed: run token-vault activity verify")
+            LOG.error("the record of when the activity key came into use was removed: run token-vault activity verify")
             return
         async with database.transaction() as transaction:
             await restart_keyed_head(transaction, key, now=database.now())
@@ -83,7 +83,7 @@ async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) 
         {"tenant": TENANT},
     )
     if row is None:
-        raise StorageUnavailable("the activity cannot be written", detail="no head row")
+        raise StorageUnavailable("the activity can't be written", detail="no head row")
     height, sequence = integer(row, "height"), integer(row, "sequence")
     keyed = begin(key, height=height, sequence=sequence, hash=binary(row, "hash"))
     names: Mapping[str, Value] = {
@@ -303,7 +303,7 @@ class Activity:
         finally:
             for _, _, done in self._pending:  # only when this task was stopped from outside
                 if done is not None and not done.done():
-                    done.set_exception(StorageUnavailable("the activity could not be written"))
+                    done.set_exception(StorageUnavailable("the activity couldn't be written"))
             self._pending = []
             self._waiting = 0
             self._idle.set()
@@ -316,14 +316,14 @@ class Activity:
         self._waiting = 0
 
     async def _write(self, taken: Sequence[_Pending]) -> VaultError | None:
-        failure: VaultError | None = StorageUnavailable("the activity could not be written")
+        failure: VaultError | None = StorageUnavailable("the activity couldn't be written")
         try:
             now = self._database.now()
             await self._database.append_events(Batch(now, [_entry(event, details) for event, details, _ in taken]))
             failure = None
         except VaultError as error:
             failure = error
-            LOG.error("events could not be written", extra={"count": len(taken), "detail": error.detail})  # noqa: TRY400
+            LOG.error("events couldn't be written", extra={"count": len(taken), "detail": error.detail})  # noqa: TRY400
         finally:
             for _, _, done in taken:
                 if done is None or done.done():

@@ -32,7 +32,7 @@ class ChainBroken(VaultError):
 
     code = "chain_broken"
 
-    def __init__(self, sequence: int, why: str = "it was changed, removed, or put in", *, after: int = 0) -> None:
+    def __init__(self, sequence: int, why: str = "it was changed, removed, or inserted", *, after: int = 0) -> None:
         super().__init__(f"the activity was tampered with at event {sequence}: {why}")
         self.sequence = sequence
         self.after = after
@@ -113,7 +113,7 @@ class Checkpoint:
                 facts["retention_days"],
             )
         except (CiphertextRejected, ValueError, KeyError, TypeError) as error:
-            raise ChainBroken(where, "a checkpoint was not made by this vault") from error
+            raise ChainBroken(where, "a checkpoint wasn't made by this vault") from error
         shown = (
             checkpoint.first_height,
             link.height,
@@ -288,7 +288,7 @@ class Walk:
             if tagged is None:
                 self._note_unkeyed(sequence + 1, end)
             elif tagged != tag(self._key, tails=tails):
-                raise self._fault(sequence + 1, "it was not written with the vault's key")
+                raise self._fault(sequence + 1, "it wasn't written with the vault's key")
             else:
                 keyed = fold(keyed, previous=self.link.hash, mac=mac(self._key, tails=tails))
         self.link = self._begin_keyed_head(Link(height, end, found, keyed))
@@ -306,7 +306,7 @@ class Walk:
         same = (sealed.sequence, sealed.hash) == (self.link.sequence, self.link.hash)
         if not same or (sealed.keyed is not None and sealed.keyed != self.link.keyed):
             raise self._fault(
-                checkpoint.first_sequence, f"events up to {sealed.sequence} differ from what was sealed of them"
+                checkpoint.first_sequence, f"events up to {sealed.sequence} differ from their sealed record"
             )
         self.confirmed = self.link.sequence
 
@@ -315,11 +315,11 @@ class Walk:
         if self.link.keyed is not None and keyed != self.link.keyed:
             raise self._fault(
                 self.link.sequence + 1,
-                f"it is missing, or events after {self.confirmed} were removed, moved or put in by somebody without "
-                "the vault's key",
+                f"it's missing, or events after {self.confirmed} were removed, moved, or inserted by "
+                "someone without the vault's key",
             )
 
-    def _fault(self, sequence: int, why: str = "it was changed, removed, or put in") -> ChainBroken:
+    def _fault(self, sequence: int, why: str = "it was changed, removed, or inserted") -> ChainBroken:
         return ChainBroken(sequence, why, after=self.confirmed)
 
 
@@ -377,7 +377,7 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     key = database.event_key
     start = None if key is None else await load_start(database)
     if key is not None and start is None and await is_keyed(database):
-        raise ChainBroken(1, "the note of where the vault's key came into use was removed")
+        raise ChainBroken(1, "the record of when the vault's key came into use was removed")
     end = await load_end(database)
     pruned: list[Pruned] = []
     if key is None:
@@ -464,11 +464,11 @@ def check_end(walk: Walk, end: End, start: ChainStart | None) -> None:
     """Compare a walk up to the head with the head. Raises ChainBroken."""
     beyond = walk.link.sequence + 1
     if (walk.link.height, walk.link.sequence, walk.link.hash) != (end.link.height, end.link.sequence, end.link.hash):
-        raise ChainBroken(beyond, "the head does not fit", after=walk.confirmed)
+        raise ChainBroken(beyond, "the head doesn't match", after=walk.confirmed)
     if end.last_event > end.link.sequence or end.last_batch > end.link.height:
-        raise ChainBroken(beyond, "it stands beyond the head", after=walk.confirmed)
+        raise ChainBroken(beyond, "it comes after the head", after=walk.confirmed)
     if start is not None and end.link.height < start.height:
-        raise ChainBroken(beyond, f"there were {start.sequence} events once", after=walk.confirmed)
+        raise ChainBroken(beyond, f"there were once {start.sequence} events", after=walk.confirmed)
     walk.end(end.link.keyed)
 
 
@@ -479,5 +479,5 @@ async def verify(database: Database) -> int:
     """
     report = await prove(database)
     if report.unkeyed:
-        raise ChainBroken(report.unkeyed[0][0], "it was not written with the vault's key")
+        raise ChainBroken(report.unkeyed[0][0], "it wasn't written with the vault's key")
     return report.last

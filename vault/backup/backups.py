@@ -83,7 +83,7 @@ class Header:
                 wrapped=base64.b64decode(facts["wrapped"], validate=True),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise BackupRefused("the backup is damaged: take another one", detail="header") from error
+            raise BackupRefused("the backup is damaged: use another one", detail="header") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ async def write_backup(
 ) -> Summary:
     """Write a backup to a new file; it appears whole or not at all. Raises BackupRefused."""
     if await asyncio.to_thread(path.exists):
-        raise BackupRefused(f"{path} is there already: choose another name")
+        raise BackupRefused(f"{path} already exists: choose another name")
     key = secrets.token_bytes(KEY_LENGTH)
     wrapped = await source.wrap(key, _CONTEXT)
     header = Header(now, vault_id(ring), len(schema_files()), with_keys, source.id, is_passphrase, wrapped)
@@ -113,9 +113,9 @@ async def write_backup(
         os.link(partial, path)  # unlike a rename, this never replaces a file
         await asyncio.to_thread(sync_folder, path.parent)
     except FileExistsError as error:
-        raise BackupRefused(f"{path} is there already: choose another name") from error
+        raise BackupRefused(f"{path} already exists: choose another name") from error
     except OSError as error:
-        raise BackupRefused(f"cannot write {path}: {error.strerror}", detail=str(error)) from error
+        raise BackupRefused(f"can't write {path}: {error.strerror}", detail=str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
     return Summary(header, rows)
@@ -151,7 +151,7 @@ def _value(value: object) -> Value:
         case None | str() | int():
             return value
         case _:
-            raise BackupRefused("the backup is damaged: take another one", detail="a value")
+            raise BackupRefused("the backup is damaged: use another one", detail="a value")
 
 
 # Restoring
@@ -172,18 +172,18 @@ class Backup:
             with path.open("rb") as file:
                 header = Header.decode(read_header(file))
         except OSError as error:
-            raise BackupRefused(f"cannot read {path}: {error.strerror}", detail=str(error)) from error
+            raise BackupRefused(f"can't read {path}: {error.strerror}", detail=str(error)) from error
         known = schema_files()
         if header.schema > len(known) or header.schema < known[-1].compatible_from:
             raise BackupRefused(  # columns that an older schema lacks have defaults, until a file removes something
-                f"the backup has schema version {header.schema} and this program {len(known)}: "
+                f"the backup has schema version {header.schema}, but this program supports {len(known)}: "
                 "restore it with the version that made it, then upgrade"
             )
         try:
             key = await source.unwrap(header.wrapped, _CONTEXT)
         except CiphertextRejected as error:
-            how = "give the passphrase that it was made with" if header.is_passphrase else source.fix
-            raise KeyUnavailable(f"the backup does not open: {how}", detail=header.kek_id) from error
+            how = "pass the passphrase that it was made with" if header.is_passphrase else source.fix
+            raise KeyUnavailable(f"can't open the backup: {how}", detail=header.kek_id) from error
         return cls(path, header, key)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Value]]]:
@@ -199,9 +199,9 @@ class Backup:
                 case {"rows": dict() as total}:  # pyright: ignore[reportUnknownVariableType] -- JSON
                     pass
                 case _:
-                    raise BackupRefused("the backup is damaged: take another one", detail="a line")
+                    raise BackupRefused("the backup is damaged: use another one", detail="a line")
         if total is None or {name: count for name, count in total.items() if count} != counts:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- JSON
-            raise BackupRefused("the backup is damaged: take another one", detail="rows are missing")
+            raise BackupRefused("the backup is damaged: use another one", detail="rows are missing")
 
     def _lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
@@ -211,7 +211,7 @@ class Backup:
                 *whole, pending = (pending + chunk).split(b"\n")
                 yield from whole
             if pending:
-                raise BackupRefused("the backup is damaged: take another one", detail="cut line")
+                raise BackupRefused("the backup is damaged: use another one", detail="cut line")
 
     def check(self) -> Row | None:
         """Read everything once; returns the root of the key store if it is included. Blocking. Raises BackupRefused."""
@@ -233,11 +233,11 @@ async def restore(
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
     if keeps_keys:
         if vault_id(await KeyRing.open(database, source)) != backup.header.vault:
-            raise BackupRefused("the key store here is of another vault: restore into an empty place")
+            raise BackupRefused("the key store here belongs to another vault: restore to an empty location")
     elif root is None:
         raise KeyUnavailable(
-            "this backup leaves the key store out and none is here: put the key store back first, "
-            "or restore a backup that was made with --with-keys"
+            "this backup doesn't include the key store, and there is none here: restore the key store "
+            "first, or use a backup made with --with-keys"
         )
     else:
         database.event_key = event_key(
@@ -246,7 +246,7 @@ async def restore(
     if not force:
         for statement in _USED:
             if await database.fetch_one(statement) is not None:
-                raise BackupRefused("there is a vault here already: --force replaces what it holds")
+                raise BackupRefused("a vault already exists here: use --force to replace its content")
     async with database.transaction(patient=True) as transaction:
         await _load(transaction, backup, keeps_keys=keeps_keys)
         now = database.now()
@@ -284,7 +284,7 @@ async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool) -
 async def _insert(transaction: Transaction, table: str, page: list[dict[str, Value]]) -> None:
     names = list(page[0])
     if not all(name.isidentifier() for name in names):
-        raise BackupRefused("the backup is damaged: take another one", detail="a column")
+        raise BackupRefused("the backup is damaged: use another one", detail="a column")
     values = ", ".join(f":{name}" for name in names)
     await transaction.execute_many(f"insert into {table} ({', '.join(names)}) values ({values})", page)  # noqa: S608 -- checked names
 

@@ -85,12 +85,13 @@ def choose(
     provider, asked = request.provider, made.scopes if wanted is None else wanted
     if made.outside_ceiling:
         raise ScopeRefused(
-            f"The operator of this vault does not allow {words(made.outside_ceiling)} for {provider}.",
+            f"This vault's settings don't allow {words(made.outside_ceiling)} for {provider}. Ask an "
+            "admin to change the limit.",
             missing=made.outside_ceiling,
         )
     if held.state is not ConnectionState.ACTIVE:
         raise ConnectionRequired(
-            f"{provider} no longer accepts the connection of {held.label}. Connect this account again.",
+            f"{provider} no longer accepts the connection of {held.label}. Reconnect this account.",
             provider=provider,
             reason="needs_reauth",
             scopes=asked,
@@ -98,8 +99,8 @@ def choose(
         )
     if made.not_granted:
         raise ConnectionRequired(
-            f"The {provider} account {held.label} has not granted {words(made.not_granted)}. "
-            "Connect it again and allow that.",
+            f"The {provider} account {held.label} hasn't granted {words(made.not_granted)}. Reconnect "
+            "it and allow that.",
             provider=provider,
             reason="scopes",
             scopes=asked,
@@ -134,40 +135,40 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
         matching = [one for one in accounts if one.id == request.connection_id]
         if not matching:
             raise ConnectionRequired(
-                f"This {provider} account is not connected any more. Connect it, then try again.",
+                f"This {provider} account is no longer connected. Connect it, then try again.",
                 provider=provider,
                 reason="missing",
                 scopes=request.scopes or frozenset(),
             )
         if not _fits(matching[0], request.account) and matching[0].is_delegated(now):  # otherwise it could guess names
             raise AccountRequired(
-                "That names two different accounts.", provider=provider, accounts=(matching[0].label,)
+                "The request names two different accounts.", provider=provider, accounts=(matching[0].label,)
             )
         why = ""
     elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
         # The agent must not learn whose accounts these are or whether its guess was right: the person chooses.
         raise DelegationRequired(
-            f"This agent is not allowed to use any {provider} account yet. Allow one, then try again.",
+            f"This agent isn't allowed to use any {provider} account yet. Allow one, then try again.",
             provider=provider,
             scopes=request.scopes or frozenset(),
             connection_id=None,
         )
     elif request.account is None:
         matching = _candidates(accounts, now=now)
-        why = f"There are several {provider} accounts. Say which one to use."
+        why = f"Several {provider} accounts are connected. Say which one to use."
     else:
         matching = [one for one in accounts if one.is_delegated(now) and _fits(one, request.account)]
         if not matching:  # same answer for a forbidden account and for none: otherwise it could guess names
             names = _names(accounts, now=now)
             raise DelegationRequired(
-                f"This agent may use {', '.join(names)} ({provider}), and no other account. "
-                "Name one of these, or have the person allow another one.",
+                f"This agent can use only {', '.join(names)} ({provider}). Name one of these, or ask "
+                "the person to allow another account.",
                 provider=provider,
                 scopes=request.scopes or frozenset(),
                 connection_id=None,
                 accounts=names,
             )
-        why = f"That names several {provider} accounts. Say which one to use."
+        why = f"Several {provider} accounts have that name. Say which one to use."
     if len(matching) == 1:
         return matching[0]
     raise AccountRequired(why, provider=provider, accounts=_names(accounts, now=now))
@@ -194,10 +195,10 @@ def _candidates(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAc
 
 def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:
     if held.delegation_ended(now):
-        return f"The permission of this agent to use {held.label} ({provider}) has ended. Allow it again."
+        return f"This agent's permission to use {held.label} ({provider}) has ended. Allow it again."
     if not held.is_delegated(now):
-        return f"This agent is not allowed to use {held.label} ({provider}) yet. Allow it, then try again."
-    return f"This agent may use {held.label} ({provider}), but not for {words(missing)}. Allow that, then try again."
+        return f"This agent isn't allowed to use {held.label} ({provider}) yet. Allow it, then try again."
+    return f"This agent can use {held.label} ({provider}), but not for {words(missing)}. Allow that, then try again."
 
 
 def words(scopes: frozenset[str]) -> str:

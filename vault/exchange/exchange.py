@@ -69,7 +69,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     """Read, decide, open; read again after a refresh."""
     policy = vault.policies.get(request.provider)
     if policy is None:
-        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+        raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
     wanted = Wanted(request.principal, request.provider, scope_key=key)
     arrived = 0
@@ -85,7 +85,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         planned = made
         made = settle(made, held, policy=policy, is_refused=is_refused, now=now)
         if request.item is not None and not made.needs_narrow_token:
-            raise ItemRefused(f"{request.provider} issues no token for this one thing with these scopes.")
+            raise ItemRefused(f"{request.provider} issues no token for this item with these scopes.")
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
@@ -120,7 +120,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
-    raise TemporarilyUnavailable("This account's tokens are changing just now. Nothing is lost.", retry_after=2)
+    raise TemporarilyUnavailable("This account's tokens are changing. Nothing is lost.", retry_after=2)
 
 
 async def _mint(
@@ -134,7 +134,7 @@ async def _mint(
 ) -> UpstreamToken:
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
-        raise ItemRefused(f"{request.provider} takes no tokens for one thing.")
+        raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
     asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
     if asked.entries:
         await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
@@ -168,7 +168,7 @@ async def _spend_approval(
         return
     what = f"{request.provider} as {held.label}"
     if call is None:
-        text = f"The person is asked each time about {words(scopes)} ({what}), so it can only be used through a tool."
+        text = f"The person approves each use of {words(scopes)} ({what}), so use a tool for it."
     else:
         digest = approvals.digest_of(
             call, account=held.account, client_id=principal.client_id, user_id=principal.user_id
@@ -184,7 +184,7 @@ async def _spend_approval(
                 )
                 await append(transaction, event, now=now)
                 return
-        text = f"The person wants to be asked before each {call.tool} ({what})."
+        text = f"The person approves each {call.tool} call ({what})."
     raise ApprovalRequired(
         text,
         provider=request.provider,

@@ -90,8 +90,8 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
             FailedStep(
                 ExchangeStep.PROVIDER,
                 ScopeRefused.code,
-                f"This vault does not know the provider {connection.provider}.",
-                "put its provider file back into one of provider_folders",
+                f"This vault doesn't know the provider {connection.provider}.",
+                "restore its provider file in one of provider_folders",
             )
         )
     principal = Principal(user.id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
@@ -114,7 +114,7 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     """Check that grant, account and permission allow this exchange now. Raises what it would be refused with."""
     policy = vault.policies.get(request.provider)
     if policy is None:
-        raise ScopeRefused(f"This vault does not know the provider {request.provider}.", missing=frozenset())
+        raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
     accounts = await read_accounts(vault.database, Wanted(request.principal, request.provider, ""))
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
@@ -139,7 +139,7 @@ async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple
     mine = await grants.list_grants(reader, user.id)
     grant = next((one for one in mine if one.client_id == client.id), None)
     if grant is None:
-        sentence = f"{client.name} holds no live grant of {user.name}: it never signed in, or its access was ended."
+        sentence = f"{client.name} has no active grant from {user.name}: it never signed in, or its access was revoked."
         return _grant_finding(ExchangeStep.GRANT, sentence, "let the agent sign in again")
     connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
     if connection is None or connection.state is ConnectionState.REVOKED:
@@ -148,7 +148,7 @@ async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple
             if connection is None
             else f"{connection.label} ({connection.provider}) was disconnected."
         )
-        fix = "token-vault connections list; a disconnected account has to be connected again"
+        fix = "run token-vault connections list; reconnect a disconnected account"
         return FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix)
     return user, grant, connection
 
@@ -159,12 +159,12 @@ def _grant_finding(step: ExchangeStep, sentence: str, fix: str) -> FailedStep:
 
 def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
     """The finding for a refusal of the pure decision: its own sentence, and where to fix it."""
-    again = f"connect it again: token-vault connections connect {connection.provider}"
+    again = f"run token-vault connections connect {connection.provider}"
     match refusal:
         case ScopeRefused():
             limit = f"providers.{connection.provider}.scopes"
             return FailedStep(
-                ExchangeStep.OPERATOR, refusal.code, refusal.description, f"the operator's limit is the setting {limit}"
+                ExchangeStep.OPERATOR, refusal.code, refusal.description, f"the limit is the setting {limit}"
             )
         case ConnectionRequired(reason="needs_reauth"):
             return FailedStep(ExchangeStep.STATE, refusal.code, refusal.description, again)
@@ -176,7 +176,7 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
                 f"{again}, and allow {format_scope(refusal.scopes)}",
             )
         case DelegationRequired():
-            fix = "call the tool and follow its link, or use the page /agents"
+            fix = "call the tool and open its link, or use the page /agents"
             return FailedStep(ExchangeStep.DELEGATION, refusal.code, refusal.description, fix)
         case _:  # ended between two reads
             return FailedStep(
@@ -190,9 +190,9 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
     refreshes = token is None or not token.is_good(now)
     if made.needs_narrow_token and derives(vault.policies[held.provider]):
         refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made from the full one
-    again = f"connect it again: token-vault connections connect {held.provider}"
+    again = f"run token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:
-        sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens do not open."
+        sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens can't be opened."
         return Explanation(
             FailedStep(ExchangeStep.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}")
         )
@@ -204,7 +204,7 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
         case ConnectionRequired():
             fix = again
         case ProviderSilent():
-            fix = "nothing to do: the vault tries again by itself until the provider answers"
+            fix = "no action needed: the vault retries until the provider answers"
         case _ if (upstream := vault.upstreams.get(held.provider)) is None or not upstream.is_configured:
             fix = f"set providers.{held.provider}.client_id and its secret"
         case _:

@@ -89,7 +89,7 @@ class KeyRing:
             await _create(database, source)
             row = await _root_row(database)
             if row is None:
-                raise KeyUnavailable("the key ring could not be made", detail="no root after creating it")
+                raise KeyUnavailable("couldn't create the key ring", detail="no root after creating it")
         root = await open_root(source, sealed=binary(row, "sealed"), kek_id=text(row, "kek_id"))
         try:
             keys = await SigningKeys.load(database, sealing_key=_signing_key(root), now=database.now())
@@ -158,7 +158,7 @@ class KeyRing:
         try:
             user_key = await self._source.unwrap(wrapped, _user_context(user_id))
         except CiphertextRejected as error:
-            raise CiphertextRejected("a user's key does not open", detail=f"wrapped under {kek_id}") from error
+            raise CiphertextRejected("a user's key doesn't open", detail=f"wrapped under {kek_id}") from error
         key = ConnectionKey(user_key, salt=salt, user_id=user_id, connection_id=connection_id)
         self._unwrapped[name] = (now + CACHE_SECONDS, key)
         self._unwrapped.move_to_end(name)
@@ -189,7 +189,7 @@ async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
         return await source.unwrap(sealed, _ROOT_CONTEXT)
     except CiphertextRejected as error:
         raise KeyUnavailable(
-            f"the key is not the one that this database was sealed under: {source.fix}",
+            f"this key didn't seal the database: {source.fix}",
             detail=f"sealed under {kek_id}",
         ) from error
 

@@ -76,9 +76,9 @@ def check_password(password: str, *, name: str = "") -> None:
     if len(password) > MAX_LENGTH:
         raise PasswordRefused(f"the password is longer than {MAX_LENGTH} characters")
     if len(password) < MIN_LENGTH:
-        raise PasswordRefused(f"the password needs at least {MIN_LENGTH} characters; a few words in a row are fine")
+        raise PasswordRefused(f"the password needs at least {MIN_LENGTH} characters; several random words work well")
     if _is_first_guess(password, name=name):
-        raise PasswordRefused("this password is one of the first that somebody would try; choose another")
+        raise PasswordRefused("this password is too easy to guess; choose another")
 
 
 async def hash_password(password: str) -> str:

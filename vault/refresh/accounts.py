@@ -148,7 +148,7 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
     """
     rows = await reader.look_up(_READ, parameters_of(wanted))
     if not rows:
-        raise GrantEnded("This agent's access to the vault was ended. Sign in again.")
+        raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
     if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):
         raise GrantEnded("This access token was revoked. Refresh it, or sign in again.")
     return accounts_of(rows, wanted)

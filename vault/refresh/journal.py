@@ -148,7 +148,7 @@ class Journal:
         try:
             await asyncio.to_thread(_write, self._own_descriptor(), slot, data)
         except OSError as error:
-            raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+            raise StorageUnavailable("the journal can't be written", detail=str(error)) from error
         finally:
             self._writing[name] -= 1
             if not self._writing[name]:
@@ -191,7 +191,7 @@ class Journal:
                     slot = self._take_slots(slots)
             except OSError as error:
                 raise StorageUnavailable(
-                    f"cannot write in {self._folder}: {error.strerror}", detail=str(error)
+                    f"can't write to {self._folder}: {error.strerror}", detail=str(error)
                 ) from error
             before = self._rooms.get(name)
             if before is not None:  # too small
@@ -385,7 +385,7 @@ class Journal:
                     await asyncio.to_thread(wipe_remains, self._own_descriptor(), tuple(self._free), names)
                 await asyncio.to_thread(self._forget_unowned, self._path, names)
             except OSError as error:
-                raise StorageUnavailable("the journal cannot be written", detail=str(error)) from error
+                raise StorageUnavailable("the journal can't be written", detail=str(error)) from error
 
     def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
         for descriptor in self._open_unowned(mine):

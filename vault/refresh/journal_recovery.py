@@ -153,7 +153,7 @@ async def _commit(vault: Vault, facts: ConnectionFacts, entry: JournalEntry) -> 
             generation=entry.generation,
         )
     except CiphertextRejected:
-        log.warning("journalled answer does not open", extra={"connection": facts.connection_id})
+        log.warning("journalled answer doesn't open", extra={"connection": facts.connection_id})
         return False
     spent, scopes, answer = read_answer(opened)
     spender = Spender(

@@ -101,7 +101,7 @@ class Narrower:
             case NotSent() | Silent():
                 wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
                 raise TemporarilyUnavailable(
-                    f"{facts.provider} cannot be reached just now. Try again in a moment.",
+                    f"{facts.provider} can't be reached.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
@@ -116,7 +116,7 @@ class Narrower:
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
                 raise ConnectionRequired(
-                    "This account was disconnected. Connect it again on the connections page.",
+                    "This account was disconnected. Connect it again on the Connections page.",
                     provider=facts.provider,
                     reason="missing",
                     scopes=self.scopes,
@@ -146,7 +146,7 @@ class Narrower:
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         return TemporarilyUnavailable(
-            f"{self.facts.provider} refused this server's request ({refused.code}); its operator corrects that with: "
-            f"token-vault providers setup {self.facts.provider}",
+            f"{self.facts.provider} rejected this server's request ({refused.code}). Ask an admin to "
+            f"run token-vault providers setup {self.facts.provider}",
             retry_after=BROKEN_PAUSE,
         )

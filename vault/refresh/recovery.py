@@ -75,7 +75,7 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
     rollback = await sightings.note(vault.database, vault.journal.data)
     if rollback is not None:
         log.error(
-            "the database went back in time: refresh tokens in it may be spent; run token-vault doctor",
+            "the database went back in time: refresh tokens in it may already be used; run token-vault doctor",
             extra={"lost_events": rollback.lost_events, "older_rows": rollback.older_rows},
         )
     return rollback

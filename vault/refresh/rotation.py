@@ -64,7 +64,9 @@ async def refresh(
     task = vault.tasks.join(wish, lambda: _fly(vault, wish))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
-        raise TemporarilyUnavailable("The provider is slow to answer. Its answer is kept when it comes.", retry_after=5)
+        raise TemporarilyUnavailable(
+            "The provider is slow to answer. The vault keeps its answer when it arrives.", retry_after=5
+        )
     outcome = task.result()
     if isinstance(outcome, VaultError):
         raise outcome.with_traceback(None)  # shared by all waiting callers: each starts its own traceback
@@ -138,7 +140,7 @@ async def _narrow(vault: Vault, wish: TokenWish) -> int:
         if made is not None:
             return made
         dead = facts.access_generation
-    raise TemporarilyUnavailable("The provider does not know its own token just now.", retry_after=5)
+    raise TemporarilyUnavailable("The provider doesn't recognize its own token right now.", retry_after=5)
 
 
 async def _get(vault: Vault, wish: TokenWish) -> int:
@@ -159,7 +161,7 @@ async def _get(vault: Vault, wish: TokenWish) -> int:
             if generation is not None:
                 return generation
         if loop.time() >= give_up_at:
-            raise TemporarilyUnavailable("This account is being refreshed. Try again in a moment.", retry_after=5)
+            raise TemporarilyUnavailable("This account is being refreshed.", retry_after=5)
         await asyncio.sleep(wait)
         wait = min(wait * 2, WATCH[1])
 
@@ -195,7 +197,7 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
         return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
         raise TemporarilyUnavailable(
-            f"Many accounts of {provider} are being refreshed just now. Nothing is lost.", retry_after=5
+            f"Many accounts of {provider} are being refreshed. Nothing is lost.", retry_after=5
         ) from error
 
 
@@ -223,7 +225,7 @@ def _look(
     """Refuse what cannot be refreshed; the generation of a newer token if there is one."""
     if facts is None or facts.is_ended:
         raise ConnectionRequired(
-            "This account was disconnected. Connect it again on the connections page.",
+            "This account was disconnected. Connect it again on the Connections page.",
             provider="" if facts is None else facts.provider,
             reason="missing",
             scopes=wish.scopes or frozenset(),
@@ -236,13 +238,13 @@ def _look(
         return facts, newest
     waiting = vault.tasks.seconds_paused(wish, now=now, generation=facts.generation)
     if waiting:
-        raise TemporarilyUnavailable(f"{facts.provider} asked for patience. Nothing is lost.", retry_after=waiting)
+        raise TemporarilyUnavailable(f"{facts.provider} is rate limiting. Nothing is lost.", retry_after=waiting)
     closed_for = vault.tasks.breakers.waits(
         facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
     )
     if closed_for:
         raise TemporarilyUnavailable(
-            f"{facts.provider} does not work with this server just now. Nothing is lost.", retry_after=closed_for
+            f"{facts.provider} isn't working with this server right now. Nothing is lost.", retry_after=closed_for
         )
     return facts, None
 
@@ -266,7 +268,7 @@ async def _refuse_unresolved(
 
 def _not_set_up(provider: str) -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
-        f"{provider} is not set up on this server any more; ask its operator.", retry_after=60
+        f"{provider} is no longer set up on this vault. Ask an admin to set it up.", retry_after=60
     )
 
 

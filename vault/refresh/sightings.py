@@ -76,7 +76,7 @@ def _write(data: Path, sighting: Sighting) -> None:
         unseen.write_text(json.dumps(asdict(sighting)), encoding="utf-8")
         unseen.replace(data / FILE)
     except OSError as error:
-        log.warning("the last sight of the database cannot be kept", extra={"detail": str(error)})
+        log.warning("the last sight of the database can't be stored", extra={"detail": str(error)})
         with suppress(OSError):
             unseen.unlink()
 

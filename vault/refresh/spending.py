@@ -52,7 +52,7 @@ BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a n
 def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
     """The refusal for a connection that its person must reconnect."""
     return ConnectionRequired(
-        f"{facts.provider} no longer accepts the connection of {facts.label}. Connect this account again.",
+        f"{facts.provider} no longer accepts the connection of {facts.label}. Reconnect this account.",
         provider=facts.provider,
         reason="needs_reauth",
         scopes=facts.scopes,
@@ -75,7 +75,7 @@ def event_of(facts: ConnectionFacts, kind: str, *, outcome: str = "failed", **de
 def open_refresh_token(key: ConnectionKey, facts: ConnectionFacts) -> str:
     """The refresh token of the row that was read. Raises CiphertextRejected."""
     if facts.refresh_sealed is None:
-        raise CiphertextRejected("This connection holds no refresh token.")
+        raise CiphertextRejected("This connection has no refresh token.")
     return key.open(
         facts.refresh_sealed,
         purpose=connections.REFRESH_TOKEN,
@@ -111,7 +111,7 @@ async def without_narrow(
         said = None if answered is None else sorted(answered)
         event = event_of(facts, "narrowing.failed", asked=asked, answered=said)
     await vault.activity.record(event)
-    log.warning("provider does not narrow", extra={"provider": facts.provider, "scopes": asked})
+    log.warning("provider doesn't narrow", extra={"provider": facts.provider, "scopes": asked})
     return NarrowingRefused(f"{facts.provider} issues no token with only these scopes.", retry_after=NARROWING_PAUSE)
 
 
@@ -159,7 +159,7 @@ class Spender:
                 if outcome.retry_after is not None:
                     self._pause(outcome.retry_after)
                 raise TemporarilyUnavailable(
-                    f"{self.facts.provider} cannot be reached just now. Nothing was sent.",
+                    f"{self.facts.provider} can't be reached. Nothing was sent.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
@@ -207,11 +207,11 @@ class Spender:
 
         await attempts.write(self.vault, lease.connection_id, ending)
         if ended:
-            log.warning("connection needs its person", extra={"connection": self.facts.connection_id})
+            log.warning("connection must be reconnected", extra={"connection": self.facts.connection_id})
             raise needs_reauth(replace(self.facts, reason=refused.code))
         if not is_final:
             raise TemporarilyUnavailable(
-                f"Another process may hold a newer token of {self.facts.provider}. Try again in a moment.",
+                f"Another process may have a newer token of {self.facts.provider}.",
                 retry_after=5,
             )
 
@@ -222,9 +222,9 @@ class Spender:
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         fix = (
-            f"corrects that with: token-vault providers setup {self.facts.provider}"
+            f"Ask an admin to run token-vault providers setup {self.facts.provider}"
             if is_about_us(refused.code)
-            else "has to look"
+            else "Ask its operator to check the log"
         )
         return TemporarilyUnavailable(
             f"{self.facts.provider} refused this server's request ({refused.code}); its operator {fix}.",
@@ -256,7 +256,7 @@ class Spender:
         await attempts.write(self.vault, lease.connection_id, ending)
         if is_free:
             return TemporarilyUnavailable(
-                f"{self.facts.provider} did not answer. Nothing is lost.", retry_after=5, detail=outcome.reason
+                f"{self.facts.provider} didn't answer. Nothing is lost.", retry_after=5, detail=outcome.reason
             )
         return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 

@@ -77,8 +77,8 @@ async def settle_gone(vault: Vault) -> None:
 def silent(facts: ConnectionFacts, *, wait: int, detail: str = "") -> ProviderSilent:
     """The refusal while the vault waits for a provider that did not answer."""
     return ProviderSilent(
-        f"{facts.provider} did not answer the last refresh of {facts.label}. The vault tries again by itself; "
-        "you do not have to connect this account again.",
+        f"{facts.provider} didn't answer the last refresh of {facts.label}. The vault retries "
+        "automatically; you don't have to reconnect this account.",
         retry_after=wait,
         detail=detail,
     )
@@ -118,13 +118,13 @@ async def refusal(
     watched = _seconds_watched(vault, facts, now=now)
     if watched >= LEASE:
         return ConnectionRequired(
-            f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may be dead. "
-            "Connect this account again.",
+            f"{facts.provider} never answered the last refresh of {facts.label}, so the connection may "
+            "be dead. Reconnect this account.",
             provider=facts.provider,
             reason="ambiguous",
             scopes=facts.scopes,
             connection_id=facts.connection_id,
         )
     return TemporarilyUnavailable(
-        f"{facts.provider} has not answered the last refresh yet. Try again in a moment.", retry_after=LEASE - watched
+        f"{facts.provider} hasn't answered the last refresh yet.", retry_after=LEASE - watched
     )

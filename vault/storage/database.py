@@ -202,7 +202,7 @@ def schema_files() -> tuple[SchemaFile, ...]:
             )
         )
     if [file.number for file in found] != list(range(1, len(found) + 1)):
-        raise StorageUnavailable("the installed package lacks schema files: install it again")
+        raise StorageUnavailable("the installed package lacks schema files: reinstall it")
     return tuple(found)
 
 
@@ -211,8 +211,9 @@ def check_version(compatible_from: int) -> None:
     known = len(schema_files())
     if compatible_from > known:
         raise StorageUnavailable(
-            f"the database needs a program that knows schema version {compatible_from}, and this one knows {known}: "
-            "start the newer Token Vault that wrote it, or restore a backup from before the upgrade"
+            f"the database needs a program that supports schema version {compatible_from}; this one "
+            f"supports {known}. Start the newer Token Vault that wrote it, or restore a backup from "
+            "before the upgrade"
         )
 
 
@@ -228,7 +229,7 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
         from vault.storage.sqlite import SqliteDatabase, SqliteFiles
 
         if parts.netloc or parts.query or parts.fragment:
-            raise StorageUnavailable("database.url: write sqlite:///path/to/file or sqlite: for the data directory")
+            raise StorageUnavailable("database.url: use sqlite:///path/to/file, or sqlite: for the data directory")
         path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
         return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
     if parts.scheme in {"postgresql", "postgres"}:
@@ -240,7 +241,7 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
             ) from error
         return await PostgresDatabase.open(url, data=data, has_locks=has_locks)
     raise StorageUnavailable(
-        f"database.url: {parts.scheme or 'no'} scheme is not known: use sqlite:, sqlite:///path or postgresql://"
+        f"database.url: unknown scheme {parts.scheme or 'none'}; use sqlite:, sqlite:///path, or postgresql://"
     )
 
 

@@ -50,7 +50,7 @@ class OwnerLocks:
                 os.close(descriptor)
                 raise
         except OSError as error:
-            raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
+            raise StorageUnavailable(f"can't write to {self._folder}: {error.strerror}", detail=str(error)) from error
         before, self._held[owner] = self._held.get(owner), descriptor
         if before is not None:
             os.close(before)

@@ -96,13 +96,13 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
 def refusal(error: Exception) -> VaultError:
     """A driver error as a vault refusal. The server's text goes to the log: its first line names no values."""
     if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
-        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
+        return StorageUnavailable("a value can't be stored", detail=type(error).__name__)
     detail = f"{type(error).__name__}: {error}".partition("\n")[0]
     if isinstance(error, asyncpg.UniqueViolationError):
         return Conflict("this already exists", detail=detail)
     if isinstance(error, _TRANSIENT):
-        return StorageBusy("the database cannot be reached", retry_after=1, detail=detail)
-    return StorageUnavailable("the database cannot be read or written", detail=detail)
+        return StorageBusy("the database can't be reached", retry_after=1, detail=detail)
+    return StorageUnavailable("the database can't be read or written", detail=detail)
 
 
 async def _keep_session(_connection: object) -> None:
@@ -139,9 +139,9 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
     known = isinstance(error, asyncpg.PostgresError | OSError) and not isinstance(error, asyncpg.InterfaceError)
     cause = f"{error}".partition("\n")[0] if known else ""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        cause = "none of its hosts that answer takes writes"
+        cause = "none of its hosts that answer accepts writes"
     return StorageUnavailable(
-        f"cannot use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}; start it or correct database.url"
+        f"can't use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}. Start it, or correct database.url"
     )
 
 
@@ -358,7 +358,7 @@ class PostgresDatabase:
                     self._clock_difference = await _clock_difference(connection)
                     self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
             except (VaultError, *_ERRORS) as error:
-                LOG.warning("the database's clock could not be read", extra={"detail": type(error).__name__})
+                LOG.warning("the database's clock couldn't be read", extra={"detail": type(error).__name__})
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[_Connection]:

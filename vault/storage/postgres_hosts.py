@@ -86,7 +86,7 @@ def split_hosts(url: str) -> tuple[str, ...]:
         parts = urlsplit(url)
     except ValueError as error:
         raise StorageUnavailable(
-            f"database.url cannot be read: write {_EXAMPLE}, and escape other characters of the password as %XX"
+            f"can't read database.url: use {_EXAMPLE}, and escape other characters of the password as %XX"
         ) from error
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     who, at, netloc = parts.netloc.rpartition("@")
@@ -94,7 +94,9 @@ def split_hosts(url: str) -> tuple[str, ...]:
     if not netloc and "port" in query:
         ports = query["port"].split(",")
         if len(ports) not in {1, len(hosts)}:
-            raise StorageUnavailable(f"database.url names {len(hosts)} hosts and {len(ports)} ports: name one for each")
+            raise StorageUnavailable(
+                f"database.url names {len(hosts)} hosts but {len(ports)} ports: name one port for each host"
+            )
     else:
         ports = [""]
     for number, host in enumerate(hosts):
@@ -102,8 +104,8 @@ def split_hosts(url: str) -> tuple[str, ...]:
     wanted = query.get("target_session_attrs")
     if wanted is not None and wanted not in _WRITES and (wanted != "any" or len(hosts) > 1):
         raise StorageUnavailable(
-            f"database.url: target_session_attrs={wanted} can lead to a server that takes no writes: "
-            f"use target_session_attrs={READ_WRITE}"
+            f"database.url: target_session_attrs={wanted} can lead to a read-only server: use "
+            f"target_session_attrs={READ_WRITE}"
         )
     if len(hosts) == 1:
         return (url,)
@@ -119,14 +121,14 @@ def split_hosts(url: str) -> tuple[str, ...]:
 
 def _check_host(host: str, *, number: int, of: int) -> None:
     if of > 1 and not host.strip():
-        raise StorageUnavailable(f"database.url: host {number} of {of} has no name: write {_EXAMPLE}")
+        raise StorageUnavailable(f"database.url: host {number} of {of} has no name: use {_EXAMPLE}")
     if host.startswith("/"):  # a socket's folder
         return
     port = host.rpartition("]")[2].partition(":")[2]
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise StorageUnavailable(
-            f"database.url: the port of host {number} of {of} is not a number from 1 to 65535: write {_EXAMPLE}, "
-            "and escape the characters :/?#[]@% of the password as %XX"
+            f"database.url: the port of host {number} of {of} must be a number from 1 to 65535: use "
+            f"{_EXAMPLE}, and escape the characters :/?#[]@% of the password as %XX"
         )
 
 

@@ -145,9 +145,7 @@ async def _turn(connection: DriverConnection) -> AsyncGenerator[None]:
         finally:
             await _end(connection, "rollback")
         await asyncio.sleep(PAUSE)
-    raise StorageUnavailable(
-        "another process has been upgrading the schema for ten minutes: start again when it is done"
-    )
+    raise StorageUnavailable("another process has been upgrading the schema for ten minutes: restart when it's done")
 
 
 async def _apply_patiently(connection: DriverConnection, *, applied: int) -> None:

@@ -43,7 +43,7 @@ class Presence:
         try:
             return self._lock(is_shared=False) and not is_anybody_alive(self._folder)
         except OSError as error:
-            raise StorageUnavailable(f"cannot write in {self._folder}: {error.strerror}", detail=str(error)) from error
+            raise StorageUnavailable(f"can't write to {self._folder}: {error.strerror}", detail=str(error)) from error
 
     def close(self) -> None:
         """Release the lock."""

@@ -126,9 +126,9 @@ def check_shape(found: Shape, wanted: Shape) -> None:
     named = [*tables, *rest]
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
     raise StorageUnavailable(
-        f"the database lacks parts of its schema: {', '.join(named[:_NAMED])}{more}. A build before the first release "
-        "made it, or it was changed by hand. Back it up with the program that made it and restore the backup into an "
-        "empty database with this one, or restore an earlier backup",
+        f"the database lacks parts of its schema: {', '.join(named[:_NAMED])}{more}. A build before the "
+        "first release made it, or it was changed by hand. Back it up with the program that made it "
+        "and restore the backup into an empty database with this one, or restore an earlier backup",
         detail=f"{len(missing)} lines of the schema are missing",
     )
 

@@ -82,7 +82,7 @@ async def _sqlite(stores: SqliteFiles) -> AsyncGenerator[Snapshot]:
             yield _SqliteSnapshot(connection)
     except sqlite3.OperationalError as error:
         raise TemporarilyUnavailable(
-            "the database cannot be copied just now", retry_after=5, detail=f"{error}"
+            "the database can't be copied right now", retry_after=5, detail=f"{error}"
         ) from error
 
 
@@ -132,4 +132,4 @@ async def _postgres(url: str) -> AsyncGenerator[Snapshot]:
         finally:
             await connection.close()
     except (asyncpg.PostgresError, OSError) as error:
-        raise StorageUnavailable("the database cannot be copied", detail=f"{type(error).__name__}") from error
+        raise StorageUnavailable("the database can't be copied", detail=f"{type(error).__name__}") from error

@@ -46,14 +46,14 @@ _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT
 def refusal(error: Exception) -> VaultError:
     """A driver error as a vault refusal. Messages of SQLite name tables and columns, never values."""
     if not isinstance(error, sqlite3.Error):
-        return StorageUnavailable("a value cannot be stored", detail=type(error).__name__)
+        return StorageUnavailable("a value can't be stored", detail=type(error).__name__)
     code: int = getattr(error, "sqlite_errorcode", 0)
     detail = f"{type(error).__name__}: {error}"
     if code in _UNIQUE:
         return Conflict("this already exists", detail=detail)
     if code & 0xFF in TRANSIENT:
         return StorageBusy("the database is busy", retry_after=1, detail=detail)
-    return StorageUnavailable("the database cannot be read or written", detail=detail)
+    return StorageUnavailable("the database can't be read or written", detail=detail)
 
 
 async def connect(stores: SqliteFiles, *, read_only: bool) -> aiosqlite.Connection:
@@ -478,7 +478,7 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             for connection in opened:
                 await connection.close()
-            raise StorageUnavailable(f"cannot open {stores.vault}: {error}", detail=str(error)) from error
+            raise StorageUnavailable(f"can't open {stores.vault}: {error}", detail=str(error)) from error
         owners = OwnerLocks(stores.vault.parent) if has_locks else None
         return cls(
             opened[:READERS], opened[READERS], here, stores=stores, owners=owners, fingerprint=fingerprint(shape)

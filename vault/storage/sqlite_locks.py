@@ -26,9 +26,7 @@ class LockHolder:
 
     def __str__(self) -> str:
         if self.is_stopped:
-            return (
-                f"process {self.pid} holds its lock and is stopped: continue it with kill -CONT {self.pid}, or end it"
-            )
+            return f"process {self.pid} holds its lock but is stopped: resume it with kill -CONT {self.pid}, or stop it"
         return f"process {self.pid} holds its lock"
 
 

@@ -54,7 +54,7 @@ async def authenticate(deployment: Deployment, request: Request, form: Parameter
     client = await find_client(deployment, client_id, address=address_of(request))
     if assertion is not None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
-            raise OAuthError("invalid_request", "client_assertion_type is not supported")
+            raise OAuthError("invalid_request", "client_assertion_type isn't supported")
         await check_assertion(deployment, client, assertion, address=address_of(request))
     else:
         given = basic[1] if basic is not None and basic[1] is not None else secret
@@ -167,7 +167,7 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
     if wait:
         raise OAuthError(
             "too_many_requests",
-            "there were too many requests from this address: try again later",
+            "too many requests from this address: try again later",
             headers={"Retry-After": str(wait)},
         )
 

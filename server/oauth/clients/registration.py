@@ -35,7 +35,7 @@ _REWRITES: Final = 20  # of one client in the window
 async def register(deployment: Deployment, request: Request) -> Response:
     """POST /register."""
     if deployment.settings.registration_mode == "closed":
-        raise OAuthError("access_denied", "registration is closed: ask the operator for a client id")
+        raise OAuthError("access_denied", "registration is closed: ask an admin for a client ID")
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     accepted = accept(content, settings=deployment.settings, default_auth_method="client_secret_basic")
     now = deployment.now()
@@ -101,10 +101,10 @@ async def update(deployment: Deployment, request: Request) -> Response:
     client, management_token = await _managed_client(deployment, request)
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     if content.get("client_id", client.id) != client.id:
-        raise OAuthError("invalid_client_metadata", "client_id is another client's")
+        raise OAuthError("invalid_client_metadata", "client_id belongs to another client")
     given = content.get("client_secret")
     if given is not None and not (isinstance(given, str) and _is_secret(client.secret_hash, given)):
-        raise OAuthError("invalid_client_metadata", "client_secret is not the current one and cannot be chosen")
+        raise OAuthError("invalid_client_metadata", "client_secret isn't the current one and can't be chosen")
     accepted = accept(content, settings=deployment.settings, default_auth_method=client.auth_method)
     now = deployment.now()
     changed, secret = _change(client, accepted, now=now)

@@ -99,11 +99,11 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
     _check_keys(metadata, settings)
     auth_method = metadata.token_endpoint_auth_method or default_auth_method
     if auth_method not in AUTH_METHODS:
-        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method is not supported")
+        raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method isn't supported")
     if auth_method == "private_key_jwt" and metadata.jwks is None and metadata.jwks_uri is None:
         raise OAuthError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
     if metadata.response_types is not None and "code" not in metadata.response_types:
-        raise OAuthError("invalid_client_metadata", "the only response type is code")
+        raise OAuthError("invalid_client_metadata", "the only supported response type is code")
     rest = _rest(metadata)
     if sum(map(len, metadata.redirect_uris)) + len(json.dumps(rest)) > _KEPT:
         raise OAuthError("invalid_client_metadata", f"the metadata is longer than {_KEPT} characters")
@@ -118,11 +118,14 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
 
 def _check_redirects(uris: tuple[str, ...], settings: Settings) -> None:
     if sum(map(len, uris)) > REDIRECTS_LIMIT:
-        raise OAuthError("invalid_redirect_uri", f"redirect_uris are longer than {REDIRECTS_LIMIT} characters together")
+        raise OAuthError("invalid_redirect_uri", f"redirect_uris are longer than {REDIRECTS_LIMIT} characters in total")
     for uri in uris:
         check_redirect_uri(uri, private_use_schemes=settings.registration.private_use_schemes)
         if settings.registration_mode == "allow_list" and uri.startswith("https:") and not _host_allowed(uri, settings):
-            raise OAuthError("invalid_redirect_uri", "the operator of this server does not allow this redirect host")
+            raise OAuthError(
+                "invalid_redirect_uri",
+                "this redirect host isn't allowed: ask an admin to add it to registration.allowed_hosts",
+            )
 
 
 def _host_allowed(uri: str, settings: Settings) -> bool:
@@ -163,7 +166,10 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
     if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
         raise OAuthError("invalid_client_metadata", "jwks_uri must be https")
     if metadata.jwks_uri is not None and not key_host_allowed(metadata.jwks_uri, settings):
-        raise OAuthError("invalid_client_metadata", "the operator of this server does not allow the host of jwks_uri")
+        raise OAuthError(
+            "invalid_client_metadata",
+            "this jwks_uri host isn't allowed: ask an admin to add it to registration.allowed_hosts",
+        )
 
 
 def public_keys(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:

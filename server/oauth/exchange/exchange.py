@@ -48,11 +48,14 @@ class _Exchange:
 async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
     """The grant `urn:ietf:params:oauth:grant-type:token-exchange`."""
     if asked.client.is_public and deployment.settings.exchange.confidential_only:
-        raise OAuthError("unauthorized_client", "the operator lets only confidential clients exchange tokens")
+        raise OAuthError(
+            "unauthorized_client",
+            "public clients can't exchange tokens here: use a confidential client, or ask an admin to allow it",
+        )
     if asked.form.get("requested_token_type") not in {None, ACCESS_TOKEN}:
-        raise OAuthError("invalid_request", "the only requested_token_type is access_token")
+        raise OAuthError("invalid_request", "the only supported requested_token_type is access_token")
     if (scope := asked.form.get("scope")) is not None and (not asked.scopes or _SCOPE.fullmatch(scope) is None):
-        raise OAuthError("invalid_scope", "scope is not a list of names with single spaces between them")
+        raise OAuthError("invalid_scope", "scope must be a list of names separated by single spaces")
     subject = await _subject(deployment, asked)
     if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
         raise refusal("about to expire")
@@ -64,7 +67,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswe
         user_id=subject.user_id,
     )
     if isinstance(target, OwnTarget) and asked.client.is_public:
-        raise OAuthError("invalid_target", "a public client can exchange its token for handles only")
+        raise OAuthError("invalid_target", "a public client can exchange its token only for handles")
     principal = await subjects.principal_of(deployment, asked, subject, actor=actor)
     made = _Exchange(asked, subject, principal)
     spend_request(deployment, user_id=principal.user_id, client_id=principal.client_id)
@@ -84,13 +87,13 @@ def _account(asked: TokenRequest) -> str | None:
 async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
     token, kind = asked.form.require("subject_token"), asked.form.require("subject_token_type")
     if asked.client.is_public and kind != ACCESS_TOKEN:
-        raise refusal("public client", "a public client can present its own access token only")
+        raise refusal("public client", "a public client can present only its own access token")
     if kind == ACCESS_TOKEN:
         return await subjects.access_token(deployment, asked, token)
     if kind == REFRESH_TOKEN:
         return await subjects.refresh_token(deployment, asked, token)
     if kind != JWT:
-        raise refusal("type", "this subject_token_type is not supported")
+        raise refusal("type", "this subject_token_type isn't supported")
     try:
         issuer = jose.unverified_claims(token).get("iss")
     except jose.TokenMalformed as error:
@@ -107,9 +110,9 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
     """An RFC 9068 token for an API that the client may call, about the person, with the actor chain."""
     asked, subject, principal = made.asked, made.subject, made.principal
     if subject.scopes is None:
-        raise OAuthError("invalid_target", "a worker's token is good for accounts at providers only")
+        raise OAuthError("invalid_target", "a worker's token works only for accounts at providers")
     if revoked_tokens.is_deep(subject.token_id):
-        raise refusal("made of too many tokens", "the subject token was exchanged too often: use the first one")
+        raise refusal("made of too many tokens", "the subject token was exchanged too often: use the original token")
     await subjects.check_live(deployment, subject, principal)
     await known_resource(deployment, target.resource, client=asked.client)
     available = subject.scopes & (SCOPES | target.scopes)
@@ -117,7 +120,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
     if missing := wanted - available:
         raise _too_wide(missing, "the subject token, or that API, does not have")
     if not wanted:
-        raise OAuthError("invalid_scope", "the subject token has no scope that this API knows")
+        raise OAuthError("invalid_scope", "the subject token has no scope of this API")
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None:
         raise refusal("grant ended, or token revoked")
@@ -179,7 +182,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         ) from refusal
     narrowing = _outside(made, target, token)
     if not token.scopes:
-        raise OAuthError("invalid_scope", "nothing of what this agent was let use is left at this account")
+        raise OAuthError("invalid_scope", "this agent has no usable permissions left for this account")
     if narrowing is None and target.item is not None:
         raise _not_one_thing()
     if narrowing is None:
@@ -228,7 +231,7 @@ def _carried_scopes(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str
 
 def _not_one_thing() -> OAuthError:
     return OAuthError(
-        "invalid_target", "a handle cannot be limited to one thing: name the base address of the API as resource"
+        "invalid_target", "a handle can't be limited to a single item: set resource to the API's base address"
     )
 
 
@@ -238,9 +241,16 @@ async def _within_limits(deployment: Deployment, request: ExchangeRequest, limit
     allowed = limits.scopes & frozenset(provider.scopes)
     wanted = request.scopes or allowed
     if missing := wanted - expand(allowed, provider.covers):
-        raise _too_wide(missing, "the operator did not allow this worker")
+        raise _too_wide(
+            missing,
+            "this worker isn't allowed to use this account: ask an admin to add it with token-vault "
+            "clients add --worker-connection",
+        )
     if not wanted:
-        raise OAuthError("invalid_scope", f"the operator allowed this worker no scope of {provider.name}")
+        raise OAuthError(
+            "invalid_scope",
+            f"this worker has no allowed scope of {provider.name}: ask an admin to add one with --worker-scope",
+        )
     request = replace(request, scopes=wanted)
     if provider.name in limits.connections:
         return request
@@ -249,7 +259,7 @@ async def _within_limits(deployment: Deployment, request: ExchangeRequest, limit
     )
     listed = [one.id for one in held if one.id in limits.connections and request.connection_id in {None, one.id}]
     if len(listed) != 1:
-        raise OAuthError("invalid_target", "the operator did not list this account, or not just one, for this worker")
+        raise OAuthError("invalid_target", "this worker isn't allowed to use this account, or several match")
     return replace(request, account=None, connection_id=listed[0])
 
 
@@ -260,7 +270,7 @@ async def _handle(
     asked, principal = made.asked, made.principal
     api = target.api or targets.api_for(target.provider, token.scopes)
     if api is None:
-        raise OAuthError("invalid_target", f"{target.provider.name} has no API that the proxy could reach")
+        raise OAuthError("invalid_target", f"{target.provider.name} has no API that the proxy can reach")
     lifetime = deployment.settings.exchange.handle_lifetime
     if asked.client.is_public:
         lifetime = min(lifetime, PUBLIC_LIFETIME)

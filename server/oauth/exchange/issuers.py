@@ -44,7 +44,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     if isinstance(identity, str) and identity:
         user = await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
     if user is None or user.disabled_at is not None:
-        raise refusal("no user is linked to this identity", "nobody here is linked to the subject of this token")
+        raise refusal("no user is linked to this identity", "no user here is linked to the subject of this token")
     scope = claims.get("scope")
     return Subject(
         user_id=user.id,

@@ -51,7 +51,7 @@ class Subject:
     token_id: str = ""  # of an access token of ours; what is made from it ends with it
 
 
-def refusal(detail: str, description: str = "the subject token is not valid here") -> OAuthError:
+def refusal(detail: str, description: str = "the subject token isn't valid here") -> OAuthError:
     """RFC 8693 §2.2.2: an invalid or unacceptable token is an invalid request."""
     return OAuthError("invalid_request", description, detail=detail)
 
@@ -64,12 +64,12 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
         _check_holder(deployment, asked, claims)
     else:
         if asked.client.is_public:
-            raise refusal("another client's", "a public client can present its own access token only")
+            raise refusal("another client's", "a public client can present only its own access token")
         if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
             raise refusal("for another audience")
         await _check_live(deployment, claims)
     if EXCHANGE_SCOPE not in claims.scopes:
-        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and request it")
     return Subject(
         user_id=claims.subject,
         grant_id=claims.grant_id if is_own else "",
@@ -103,7 +103,7 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
     if asked.client.is_public and claims.key_thumbprint is None and not is_for_us:
         raise refusal(
             "a public client's token for another audience, without a key",
-            "this token was issued for another API: ask for one for this vault, or bind tokens to a key (DPoP)",
+            "this token was issued for another API: request one for this vault, or bind tokens to a key (DPoP)",
         )
 
 
@@ -122,7 +122,7 @@ async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str)
     if stored.key_thumbprint not in {None, asked.key_thumbprint}:
         raise refusal("without the key it is bound to")
     if EXCHANGE_SCOPE not in stored.scopes:
-        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and ask for it")
+        raise refusal("scope", "the subject token lacks the scope exchange: sign in again and request it")
     return Subject(
         user_id=live.grant.user_id,
         grant_id=live.grant.id,
@@ -150,7 +150,7 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
     if kind == JWT:
         return await _asserted_actor(deployment, asked, token)
     if kind != ACCESS_TOKEN:
-        raise refusal("actor type", "this actor_token_type is not supported")
+        raise refusal("actor type", "this actor_token_type isn't supported")
     try:
         claims = await _ours(deployment, token, now=asked.now)
         if claims.subject != subject.user_id:
@@ -164,7 +164,7 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
             _check_holder(deployment, asked, claims)
         await _check_live(deployment, claims)
     except OAuthError as error:
-        raise refusal(error.detail, "the actor token is not valid here") from error
+        raise refusal(error.detail, "the actor token isn't valid here") from error
     return claims.client_id
 
 
@@ -175,9 +175,9 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
         actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
         await authentication.check_assertion(deployment, actor, token, address=asked.address)
     except (OAuthError, jose.TokenMalformed) as error:
-        raise refusal(f"actor: {error}", "the actor token is not valid here") from error
+        raise refusal(f"actor: {error}", "the actor token isn't valid here") from error
     if actor is None:
-        raise refusal("actor unknown", "the actor token is not valid here")
+        raise refusal("actor unknown", "the actor token isn't valid here")
     return actor.id
 
 
@@ -192,7 +192,8 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
             links.append(link)
     if len(links) > tokens.MAX_ACTORS:
         raise refusal(
-            "chain too long", f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} may act"
+            "chain too long",
+            f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} actors are allowed",
         )
     return tuple(links)
 

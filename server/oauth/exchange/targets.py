@@ -47,24 +47,24 @@ Target = UpstreamTarget | OwnTarget
 
 
 def _unknown(what: str) -> OAuthError:
-    return OAuthError("invalid_target", f"this {what} is not known here")
+    return OAuthError("invalid_target", f"this {what} isn't known here")
 
 
 async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
     """The one target that both name. Raises invalid_target; invalid_request when neither is present."""
     if audience is None and resource is None:
-        raise OAuthError("invalid_request", "say what the token is for: audience or resource")
+        raise OAuthError("invalid_request", "set audience or resource to say what the token is for")
     named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
     if resource is None:
         return named or _refuse_missing()
     if isinstance(named, UpstreamTarget):
         api = _api_at(named.provider, resource)
         if api is None:
-            raise OAuthError("invalid_target", "resource is no API of that provider")
+            raise OAuthError("invalid_target", "resource isn't an API of that provider")
         return replace(named, api=api, item=_item_at(named.provider, resource))
     addressed = await _by_address(deployment, resource)
     if named is not None and named != addressed:
-        raise OAuthError("invalid_target", "audience and resource name different things")
+        raise OAuthError("invalid_target", "audience and resource name different targets")
     return addressed
 
 

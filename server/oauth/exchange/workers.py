@@ -74,7 +74,11 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
     """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is not."""
     rules = rules_of(asked.client)
     if rules is None:
-        raise refusal("not a worker", "this client is no worker: an operator makes it one")
+        raise refusal(
+            "not a worker",
+            "this client isn't registered as a worker: ask an admin to register it with token-vault "
+            "clients add --worker-connection",
+        )
     try:
         return await _verify(deployment, asked, token, rules)
     except OAuthError as error:
@@ -86,7 +90,11 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
 
 async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules: WorkerRules) -> Subject:
     if not rules.admits(asked.address):
-        raise OAuthError("access_denied", "this worker may not call from there", detail="address")
+        raise OAuthError(
+            "access_denied",
+            "this worker can't call from this address: ask an admin to add it to --worker-address",
+            detail="address",
+        )
     claims = await _claims(deployment, asked, token)
     token_id, issued_at = claims.get("jti"), jose.integer_claim(claims, "iat")
     if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:
@@ -138,7 +146,7 @@ def _reason(claims: dict[str, object]) -> str:
     given = claims.get("reason", claims.get("audit_context"))
     reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
     if not 1 <= len(reason) <= MAX_REASON:
-        raise refusal("reason", f"a worker says why: reason, 1 to {MAX_REASON} characters")
+        raise refusal("reason", f"reason is required for workers, 1 to {MAX_REASON} characters")
     return reason
 
 

@@ -217,7 +217,7 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
         await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
-        assert found.fix == "nothing to do: the vault tries again by itself until the provider answers"
+        assert found.fix == "no action needed: the vault retries until the provider answers"
         room.pass_time(HANDLING)  # the old token has run out: trying again can lose nothing more
         assert (await ask(room, connection)).failing is None
         await assert_works(room, connection)
@@ -233,7 +233,7 @@ async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
         await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
-        assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "nothing to do")
+        assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "no action need")
 
 
 async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -> None:

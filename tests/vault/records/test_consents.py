@@ -185,7 +185,7 @@ async def test_a_consent_that_comes_while_the_storage_is_away_is_stored_when_it_
     place.fail_at(stage)
     answer = await trip.come_back()
     assert answer.status_code == 503, answer.text
-    assert "kept here" in answer.text
+    assert "the vault keeps its answer" in answer.text
     await place.bring_storage_back()
     connection = await trip.until_connected()
     assert (place.redeemed(), place.live_grants()) == (1, 1)

@@ -259,7 +259,7 @@ async def test_something_else_in_the_place_of_the_key_file_is_refused(empty_sqli
     key_file = empty_sqlite_store.data / "master.key"
     try:
         os.mkfifo(key_file, 0o600)
-        with pytest.raises(KeyUnavailable, match="not a regular file"):
+        with pytest.raises(KeyUnavailable, match="isn't a regular file"):
             await empty_sqlite_store.open_keys(database)
         key_file.unlink()
         key_file.symlink_to(empty_sqlite_store.data / "nowhere")  # it must not be made where the link points

@@ -47,7 +47,7 @@ class Forgetful:
             yield transaction
         self.commits += 1
         if self.commits in self.swallowed:
-            raise StorageBusy("the database cannot be reached", retry_after=1)
+            raise StorageBusy("the database can't be reached", retry_after=1)
 
 
 def forget(room: Room, *swallowed: int) -> Forgetful:

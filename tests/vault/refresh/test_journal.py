@@ -289,7 +289,7 @@ async def test_without_room_for_the_answer_nothing_is_sent(room: Room) -> None:
     room.pass_time(3600)
     in_the_way = room.store.data / FOLDER
     in_the_way.write_text("not a folder")
-    with pytest.raises(StorageUnavailable, match="cannot write in"):
+    with pytest.raises(StorageUnavailable, match="can't write to"):
         await room.exchange()
     assert room.slack.sends == []
     assert (await room.row(connection)).sent_at is None

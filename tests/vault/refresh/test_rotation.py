@@ -474,7 +474,7 @@ async def test_a_silent_provider_is_asked_again_after_growing_pauses_however_eag
 
 async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> None:
     connection = await go_silent(room, LOST_REQUEST)
-    with pytest.raises(ProviderSilent, match="tries again by itself"):
+    with pytest.raises(ProviderSilent, match="retries automatically"):
         await room.exchange()
     assert len(room.slack.sends) == 1
     await room.connect()
@@ -742,7 +742,7 @@ async def test_a_dead_grant_is_marked_once_and_its_token_kept(room: Room) -> Non
     with pytest.raises(ConnectionRequired) as refused:
         await room.exchange()
     assert refused.value.reason == "needs_reauth"
-    assert "Connect this account again" in refused.value.description
+    assert "Reconnect this account" in refused.value.description
     (event,) = await room.events("connection.needs_reauth")
     assert event.details["reason"] == "invalid_grant"
     facts = await room.row(connection)

@@ -310,7 +310,7 @@ async def test_addresses_that_cannot_work_are_refused_with_the_mend(tmp_path: Pa
         "mysql://localhost/vault": "postgresql://",
         "vault.sqlite": "sqlite",
         "sqlite://vault.sqlite": "sqlite:///",
-        "sqlite:///proc/nowhere/vault.sqlite": "cannot use",
+        "sqlite:///proc/nowhere/vault.sqlite": "can't use",
         "postgresql://vault:hunter2@127.0.0.1:1/vault": "127.0.0.1:1/vault",
         "postgresql://vault:hunter2@127.0.0.1:port/vault": "database.url",
     }.items():
@@ -501,11 +501,11 @@ def _digests(folder: Path) -> dict[str, str]:
 
 async def test_a_folder_that_cannot_hold_files_is_refused_with_the_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageUnavailable, match="cannot use"):
+    with pytest.raises(StorageUnavailable, match="can't use"):
         await open_database("sqlite:", data=tmp_path / "file")
     (tmp_path / "junk").mkdir(mode=0o700)
     (tmp_path / "junk" / "keys.sqlite").write_bytes(b"this is not a database" * 100)
-    with pytest.raises(StorageUnavailable, match="cannot open"):
+    with pytest.raises(StorageUnavailable, match="can't open"):
         await open_database("sqlite:", data=tmp_path / "junk")
 
 

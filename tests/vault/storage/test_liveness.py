@@ -227,7 +227,7 @@ def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_p
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "owners").write_text("in the way")
-    with pytest.raises(Exception, match="cannot write in"):
+    with pytest.raises(Exception, match="can't write to"):
         OwnerLocks(tmp_path).hold("me")
 
 

@@ -1,4 +1,4 @@
-"""`database.url` with several hosts: the vault is at the one that takes writes, whatever the others do."""
+"""`database.url` with several hosts: the vault is at the one that accepts writes, whatever the others do."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_host_is_left_as_it_is(url: str) -> None:
     [
         ("postgresql://u:secret@h1:5432,,h2/db", "host 2 of 3 has no name"),
         ("postgresql://u:secret@h1:5432,h2:/db?host=x", None),
-        ("postgresql://u:secret@h1:99999,h2/db", "port of host 1 of 2 is not a number from 1 to 65535"),
+        ("postgresql://u:secret@h1:99999,h2/db", "port of host 1 of 2 must be a number from 1 to 65535"),
         ("postgresql://u:sec/ret@h1/db", "escape the characters"),
         ("postgresql://u:secret@[::1,h2/db", "cannot be read"),
         ("postgresql://u:secret@h1,h2/db?target_session_attrs=any", "use target_session_attrs=read-write"),
@@ -142,7 +142,7 @@ async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Stor
                 await database.hold_liveness("me")
             finally:
                 await database.close()
-        with pytest.raises(StorageUnavailable, match="takes writes"):
+        with pytest.raises(StorageUnavailable, match="accepts writes"):
             await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)
         await set_read_only(other, "off")
         database = await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)

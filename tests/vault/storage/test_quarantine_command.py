@@ -144,7 +144,7 @@ async def test_nothing_starts_while_a_vault_is_being_replaced(place: Store) -> N
 
     restoring = Presence(place.url, data=place.data)
     assert restoring.take_alone()
-    with pytest.raises(StorageBusy, match="being restored"):
+    with pytest.raises(StorageBusy, match="a restore of this vault"):
         async with open_deployment(load_settings(data=place.data), data=place.data):
             pass
     restoring.close()

@@ -58,7 +58,7 @@ async def test_who_waits_in_vain_is_told_which_process_holds_the_lock_and_how_to
             async with asyncio.timeout(20):
                 while not (find_lock_holder([sqlite_store.data / name]) or LockHolder(0, is_stopped=False)).is_stopped:
                     await asyncio.sleep(0.01)
-            fix = f"is stopped: continue it with kill -CONT {process.pid}, or end it"
+            fix = f"is stopped: resume it with kill -CONT {process.pid}, or stop it"
             with pytest.raises(StorageBusy, match=fix):
                 await health.check_writable(database)
             process.send_signal(signal.SIGCONT)

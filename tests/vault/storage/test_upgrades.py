@@ -219,9 +219,9 @@ async def test_a_file_that_takes_something_away_ends_the_programs_before_it(
     newer = await store.open()
     monkeypatch.undo()
     know(monkeypatch, *known)
-    with pytest.raises(StorageUnavailable, match="start the newer Token Vault"):
+    with pytest.raises(StorageUnavailable, match="Start the newer Token Vault"):
         await store.open()
-    with pytest.raises(StorageUnavailable, match="another version"):
+    with pytest.raises(StorageUnavailable, match="another schema version"):
         await check_schema(newer)
     await newer.close()
     async with release(PREVIOUS) as old:

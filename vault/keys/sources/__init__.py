@@ -61,4 +61,4 @@ def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[
         case "passphrase":
             return PassphraseKeySource(environment, file=settings.passphrase_file)
         case other:
-            raise KeyUnavailable(f"keys.source: {other!r} is not known: use file, environment or passphrase")
+            raise KeyUnavailable(f"keys.source: unknown value {other!r}; use file, environment, or passphrase")

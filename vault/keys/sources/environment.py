@@ -24,5 +24,5 @@ class EnvironmentKeySource(LocalKeySource):
     def read(self, *, may_create: bool) -> LocalKey:
         text = self._environment.get(VARIABLE)
         if not text:
-            raise KeyUnavailable(f'keys.source is "environment" and {VARIABLE} is not set: set it to the key')
+            raise KeyUnavailable(f'keys.source is "environment", but {VARIABLE} isn\'t set: set it to the key')
         return LocalKey(parse_key(text, where=VARIABLE), kind="environment")

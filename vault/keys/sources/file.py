@@ -19,7 +19,7 @@ class FileKeySource(LocalKeySource):
 
     @property
     def fix(self) -> str:
-        return f"put back the key file {self._path} that belongs to this database"
+        return f"restore the key file {self._path} that belongs to this database"
 
     def read(self, *, may_create: bool) -> LocalKey:
         text = read_private(self._path)
@@ -27,5 +27,5 @@ class FileKeySource(LocalKeySource):
             create_private(self._path, format_key(secrets.token_bytes(KEY_LENGTH)) + "\n")
             text = read_private(self._path)  # ours, or that of a process that was first
         if text is None:
-            raise KeyUnavailable(f"the key file {self._path} is missing: put it back, or correct keys.file")
+            raise KeyUnavailable(f"the key file {self._path} is missing: restore it, or correct keys.file")
         return LocalKey(parse_key(text, where=str(self._path)), kind="file")

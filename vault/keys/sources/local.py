@@ -40,11 +40,11 @@ class LocalKey:
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Raises CiphertextRejected for another key, another context or altered bytes."""
         if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
-            raise CiphertextRejected("a wrapped key does not open", detail="unknown format")
+            raise CiphertextRejected("a wrapped key doesn't open", detail="unknown format")
         try:
             return self._cipher.decrypt(wrapped[1 : 1 + _NONCE], wrapped[1 + _NONCE :], _LABEL + context)
         except InvalidTag as error:
-            raise CiphertextRejected("a wrapped key does not open", detail="other key or context") from error
+            raise CiphertextRejected("a wrapped key doesn't open", detail="other key or context") from error
 
 
 class LocalKeySource(ABC):
@@ -80,7 +80,7 @@ def parse_key(text: str, *, where: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_LENGTH:
-        raise KeyUnavailable(f"{where} does not hold a key: base64 of 32 random bytes is needed")
+        raise KeyUnavailable(f"{where} doesn't contain a key: it must be 32 random bytes in base64")
     return key
 
 

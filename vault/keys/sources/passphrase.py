@@ -37,7 +37,7 @@ class PassphraseKeySource:
 
     @property
     def fix(self) -> str:
-        return "give the passphrase that this database was made with"
+        return "pass the passphrase that this database was made with"
 
     async def wrap(self, key: bytes, context: bytes) -> bytes:
         salt = self._salt or secrets.token_bytes(_SALT)
@@ -46,7 +46,7 @@ class PassphraseKeySource:
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         if len(wrapped) < 1 + _SALT or wrapped[0] != WRAP_VERSION:
-            raise CiphertextRejected("a wrapped key does not open", detail="not wrapped under a passphrase")
+            raise CiphertextRejected("a wrapped key doesn't open", detail="not wrapped under a passphrase")
         salt = wrapped[1 : 1 + _SALT]
         local = await self._local_key(salt)
         key = local.unwrap(wrapped[1 + _SALT :], context)
@@ -65,13 +65,14 @@ class PassphraseKeySource:
         if self._file is not None:
             text = read_private(self._file.expanduser())
             if text is None:
-                raise KeyUnavailable(f"the passphrase file {self._file} is missing: put it back")
+                raise KeyUnavailable(f"the passphrase file {self._file} is missing: restore it")
         else:
             text = self._environment.get(VARIABLE, "")
         text = text.rstrip("\r\n")
         if len(text) < MIN_LENGTH:
             raise KeyUnavailable(
-                f'keys.source is "passphrase": set keys.passphrase_file or {VARIABLE} to {MIN_LENGTH} letters or more'
+                f'keys.source is "passphrase": set keys.passphrase_file or {VARIABLE} to at least '
+                f"{MIN_LENGTH} characters"
             )
         return text.encode()
 

@@ -22,21 +22,21 @@ def read_private(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        cause = "is a symbolic link: name the file itself" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        cause = "is a symbolic link: name the file itself" if path.is_symlink() else f"can't be read: {error.strerror}"
         raise KeyUnavailable(f"{path} {cause}") from error
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise KeyUnavailable(f"{path} is not a regular file: name the key file itself")
+            raise KeyUnavailable(f"{path} isn't a regular file: name the key file itself")
         if facts.st_mode & 0o077:
-            raise KeyUnavailable(f"{path} can be read by other users of this machine: chmod 600 {path}")
+            raise KeyUnavailable(f"other users of this machine can read {path}: run chmod 600 {path}")
         if facts.st_uid not in {os.geteuid(), 0}:
-            raise KeyUnavailable(f"{path} belongs to another user: chown it to the user that runs the vault")
+            raise KeyUnavailable(f"another user owns {path}: chown it to the user that runs the vault")
         content = file.read(_LIMIT + 1)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise KeyUnavailable(f"{path} does not hold text") from error
+        raise KeyUnavailable(f"{path} doesn't contain text") from error
 
 
 def create_private(path: Path, text: str) -> bool:
@@ -58,7 +58,7 @@ def create_private(path: Path, text: str) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise KeyUnavailable(f"cannot write {path}: {error.strerror}") from error
+        raise KeyUnavailable(f"can't write {path}: {error.strerror}") from error
     return True
 
 
