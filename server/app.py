@@ -128,7 +128,7 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
         if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
             settings.public_url
         ):  # otherwise that API could use the tokens it receives at the vault itself
-            raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; give the API's own")
+            raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; use the API's own")
     return catalog
 
 

@@ -60,7 +60,7 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
         source = sealing_key(deployment.settings, deployment.data, passphrase_file)
         url = deployment.settings.database_url()
         if passphrase_file is None:  # the same source opened the ring, so its key is at hand
-            note(f"Sealing it under the vault's key, {deployment.settings.keys.source}.")
+            note(f"Encrypting the backup with the vault's key (source: {deployment.settings.keys.source}).")
         async with snapshots.snapshot(url, data=deployment.data) as seen:
             made = await backups.write_backup(
                 file,

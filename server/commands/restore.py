@@ -118,7 +118,9 @@ def refuse_serving(settings: Settings, vault: str) -> None:
 
 
 def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
-    """Print what happens to each account; `done` is the sentence before it."""
+    """Print what happens to each account; `done` begins the sentence that counts them."""
+    from vault.backup.quarantine import RestoreVerdict
+
     rows = [
         {
             "user": one.user,

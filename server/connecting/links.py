@@ -236,9 +236,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
 
 async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
     """The handle of a connect link for a device's code. The same refusal for every code that is not `user`'s."""
-    refused = ConnectRefused(
-        "That code is not right, was used already, or is older than ten minutes.", kind="not_found"
-    )
+    refused = ConnectRefused("This code is wrong, was already used, or is older than ten minutes.", kind="not_found")
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
     if ticket is None or ticket.user_id != user.id:

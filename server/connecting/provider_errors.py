@@ -27,7 +27,7 @@ _PKCE: Final = (
     "app at {title}, or to set a client secret: token-vault providers setup {name}"
 )
 
-MENDS: Final[Mapping[str, str]] = {
+FIXES: Final[Mapping[str, str]] = {
     # caused by the person, or by an administrator of their organization
     "access_denied": (
         f"You, or an administrator there, didn't agree. {_AGAIN} If {{title}} said that the app is being tested, "
@@ -92,7 +92,7 @@ def no_refresh_token(name: str, *, title: str) -> str:
     return _NO_REFRESH.get(name, _ONLY_ACCESS).replace("{title}", title)
 
 
-def mend_for(code: str, *, name: str, title: str, redirect: str) -> str:
+def fix_for(code: str, *, name: str, title: str, redirect: str) -> str:
     """What to do about this error code of the provider `name`; a general sentence for an unknown code."""
-    text = MENDS.get(code, _UNKNOWN)
+    text = FIXES.get(code, _UNKNOWN)
     return text.replace("{title}", title).replace("{redirect}", redirect).replace("{name}", name)

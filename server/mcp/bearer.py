@@ -29,9 +29,9 @@ from vault.records import Principal, format_scope
 from vault.refusals import VaultError
 
 NEEDED: Final = "tools"  # the fine-grained permission is the delegation, which grows without a new token
-_MENDS: Final = {
+_DESCRIPTIONS: Final = {
     "invalid_token": "The token is unknown, expired or revoked: refresh it, or sign in again.",
-    "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and ask for it.",
+    "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and request it.",
     "invalid_request": "Send exactly one Authorization header.",
     "invalid_dpop_proof": "Send a fresh DPoP proof for this address, method and token, made with the token's key.",
 }

@@ -149,8 +149,8 @@ def in_words(link: ConnectLink) -> CallToolResult:
 def _words(link: ConnectLink) -> str:
     elsewhere = f" and enter the code {link.user_code}" if link.user_code else ""
     return (
-        f"{link.message}\nAsk the person to open {link.url} and then call this tool again."
-        f"\nWithout a browser here: open {link.device_url} on any device{elsewhere}."
+        f"{link.message}\nAsk the person to open {link.url} and then call this tool again.\nWithout a "
+        f"browser here: open {link.device_url} on any device{elsewhere}."
     )
 
 

@@ -55,7 +55,7 @@ def parse_parameters(raw: str) -> Parameters:
 
 
 def _unreadable() -> OAuthError:
-    return OAuthError("invalid_request", "the parameters cannot be read")
+    return OAuthError("invalid_request", "the parameters can't be read")
 
 
 def _decode(text: str) -> str:

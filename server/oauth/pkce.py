@@ -20,7 +20,7 @@ def check_challenge(challenge: str | None, method: str | None) -> str:
     if method != "S256":
         raise OAuthError("invalid_request", "code_challenge_method must be S256")
     if not _CHALLENGE.fullmatch(challenge):
-        raise OAuthError("invalid_request", "code_challenge is not a SHA-256 in base64url")
+        raise OAuthError("invalid_request", "code_challenge isn't a SHA-256 in base64url")
     return challenge
 
 

@@ -27,25 +27,25 @@ def check_redirect_uri(uri: str, *, private_use_schemes: Iterable[str]) -> None:
 
 def _redirect_uri_fault(uri: str, private_use_schemes: frozenset[str]) -> str | None:
     if len(uri) > 2048 or not _URI.fullmatch(uri) or _HIDDEN.search(uri):
-        return "a redirect URI must be a plain absolute URI without a fragment"
+        return "a redirect URI must be an absolute URI without a fragment"
     try:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        return "a redirect URI must be a plain absolute URI without a fragment"
+        return "a redirect URI must be an absolute URI without a fragment"
     if "@" in parts.netloc or port == 0 or _DOTS.search(parts.path):
-        return "a redirect URI must have no user information, port 0 or dot segments"
+        return "a redirect URI can't have user information, port 0, or dot segments"
     match parts.scheme:
         case "https" if parts.hostname and _HOST.fullmatch(parts.hostname) and uri.startswith("https://"):
             return None
         case "http" if _LOOPBACK.fullmatch(uri):
             return None
         case "http":
-            return "plain http is for loopback only: use https"
+            return "use https for the redirect URI; plain http works for loopback only"
         case scheme if scheme in private_use_schemes and (parts.netloc or len(parts.path) > 1) and "*" not in uri:
             return None
         case _:
-            return "the scheme of this redirect URI is not allowed"
+            return "the scheme of this redirect URI isn't allowed"
 
 
 def is_loopback_redirect(uri: str) -> bool:

@@ -99,7 +99,7 @@ async def _agent(visit: OwnVisit) -> Client:
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
     if client is None or client_id not in await _own_agents(visit):
-        raise PageRefused("There is no such agent", "It may be cut off already. Look at your agents.", kind="not_found")
+        raise PageRefused("no_agent", kind="not_found")
     return client
 
 
@@ -108,11 +108,7 @@ async def change(visit: OwnVisit) -> Response:
     client = await _agent(visit)
     accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
     if not permissions.is_current(accounts, visit.form.many(permissions.HELD_FIELD)):
-        raise PageRefused(
-            "This page was too old",
-            "Nothing was saved: what this agent may use has changed since the page was opened. Open it again.",
-            kind="conflict",
-        )
+        raise PageRefused("permissions_changed", kind="conflict")
     wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
     await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
     deployment, user = visit.deployment, visit.user

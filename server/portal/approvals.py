@@ -43,11 +43,11 @@ async def decide(visit: OwnVisit) -> Response:
     approval = await _load(visit)
     decision = visit.form.one("decision")
     if decision not in {"allow", "deny"}:
-        raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+        raise PageRefused("no_decision")
     try:
         await approve.decide(visit.deployment, approval, user=visit.user, is_approved=decision == "allow")
     except approve.ApproveRefused as refused:
-        raise PageRefused("Too late for an answer", refused.description, kind=refused.kind) from refused
+        raise PageRefused("too_late", refused.description, kind=refused.kind) from refused
     return pages.go(f"/approvals/{approval.id}")
 
 
@@ -56,7 +56,7 @@ async def _load(visit: OwnVisit) -> Approval:
     try:
         return await approve.load(visit.deployment, wanted, user=visit.user)
     except approve.ApproveRefused as refused:
-        raise PageRefused("This is not for you to answer", refused.description, kind=refused.kind) from refused
+        raise PageRefused("not_yours", refused.description, kind=refused.kind) from refused
 
 
 async def _row(visit: OwnVisit, approval: Approval) -> dict[str, object]:

@@ -113,7 +113,7 @@ async def decide(visit: OwnVisit) -> Response:
     request = await load_link(deployment, handle, user=visit.user)
     decision = visit.form.one("decision")
     if decision not in {"allow", "deny"}:
-        raise PageRefused("Nothing was decided", "Choose one of the two buttons.")
+        raise PageRefused("no_decision")
     chosen = await chosen_account(visit, request.provider)
     await consume_link(deployment, handle)
     if decision == "deny":
@@ -164,7 +164,7 @@ async def chosen_account(visit: OwnVisit, provider: str) -> Connection | None:
         return None
     found = await connections.get_connection(visit.deployment.database, wanted, user_id=visit.user.id)
     if found is None or found.provider != provider:
-        raise PageRefused("That account is not there", "It was disconnected meanwhile. Open the link again.")
+        raise PageRefused("account_gone")
     return found
 
 
@@ -173,13 +173,12 @@ async def callback(visit: Visit) -> Response:
     provider = str(visit.request.path_params["provider"])
     if visit.session is None or visit.user is None:
         raise ConnectRefused(
-            "You are not signed in here in this browser, so the provider's answer counts for nobody. Sign in, then "
-            "start again from the agent or the connections page.",
+            text("refused.callback_signed_out"),
             kind="forbidden",
         )
     for name in ("state", "code", "error", "error_description", "iss"):
         if len(visit.query(name)) > _QUERY_LIMIT:
-            raise ConnectRefused("The provider's answer is too long to be one.")
+            raise ConnectRefused(text("refused.callback_long"))
     answer = Callback(
         state=visit.query("state"),
         code=visit.query("code"),
@@ -205,7 +204,7 @@ async def show_done(visit: OwnVisit) -> Response:
     wanted = str(visit.visit.request.path_params["connection"])
     connection = await connections.get_connection(deployment.database, wanted, user_id=visit.user.id)
     if connection is None:
-        raise PageRefused("There is no such connection", "Look at your connections.", kind="not_found")
+        raise PageRefused("no_connection", kind="not_found")
     provider = known_provider(deployment, connection.provider)
     client = await _agent(visit, visit.visit.query("agent") or None)
     allowed = frozenset[str]()

@@ -14,7 +14,7 @@ from providers.definitions.catalog import Provider
 from server.connecting.provider_authorization import ConsentRequest
 from server.errors import status_of
 from server.http import pages
-from server.http.page_texts import CATALOGUE
+from server.http.page_texts import CATALOGUE, text
 from server.portal import texts
 from server.portal.connect import (
     NEW_ACCOUNT,
@@ -130,15 +130,9 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
     try:
         provider, scopes = visit.deployment.catalog.resolve(name)
     except KeyError as error:
-        raise PageRefused(
-            "There is no such provider", "Choose one on the connections page.", kind="not_found"
-        ) from error
+        raise PageRefused("no_provider", kind="not_found") from error
     if not _is_configured(visit, provider):
-        raise PageRefused(
-            f"{provider.title} is not set up here",
-            "The operator has to register this vault there first; the first-run page says how.",
-            kind="conflict",
-        )
+        raise PageRefused("not_set_up", kind="conflict", provider=provider.title)
     return provider, scopes
 
 
@@ -148,7 +142,11 @@ async def connect(visit: OwnVisit) -> Response:
     scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted
     if not scopes:
         return await _choice_page(
-            visit, provider, ticked=frozenset(), error="Tick at least one thing.", status=status_of("invalid_request")
+            visit,
+            provider,
+            ticked=frozenset(),
+            error=text("choose.nothing_selected"),
+            status=status_of("invalid_request"),
         )
     chosen = await chosen_account(visit, provider.name)
     trip = ConsentRequest(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
@@ -159,7 +157,7 @@ async def _own(visit: OwnVisit) -> Connection:
     wanted = str(visit.visit.request.path_params["connection"])
     found = await connections.get_connection(visit.deployment.database, wanted, user_id=visit.user.id)
     if found is None or found.state.value == "revoked":
-        raise PageRefused("There is no such connection", "It may be disconnected already.", kind="not_found")
+        raise PageRefused("no_connection", kind="not_found")
     return found
 
 

@@ -25,11 +25,7 @@ _TYPE_THE_CODE: Final = "/device"  # for a browser that did not type a device's 
 async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
     found = await authorize.load_pending(visit.deployment, handle) if handle else None
     if found is None:
-        raise PageRefused(
-            "This request is over",
-            "It was answered already or is older than ten minutes. Start again from the agent.",
-            kind="gone",
-        )
+        raise PageRefused("request_over", kind="gone")
     return found
 
 
@@ -127,7 +123,7 @@ async def decide(visit: OwnVisit) -> Response:
             )
             return _onward(visit, pending, target)
         case _:
-            raise PageRefused("Nothing was decided", "Choose one of the buttons.")
+            raise PageRefused("no_decision")
 
 
 def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:

@@ -37,9 +37,7 @@ async def enter(visit: OwnVisit) -> Response:
             transaction, f"device:address:{counting_key(address)}", limit=5 * _TRIES, window=_WINDOW, now=now
         )
     if not (by_user and by_address):
-        raise PageRefused(
-            "Too many codes", "Wait ten minutes, then ask the agent for a new code.", kind="too_many_requests"
-        )
+        raise PageRefused("many_codes", kind="too_many_requests")
     try:
         handle = await redeem_user_code(deployment, typed, user=visit.user)
     except ConnectRefused as refusal:

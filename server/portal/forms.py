@@ -11,19 +11,25 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.errors import PersonRefused
 from server.http.bodies import BodyTooLarge, read_body
+from server.http.page_texts import text
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _FIELD_LIMIT: Final = 500
 
 
 class PageRefused(PersonRefused):
-    """A request that a page answers with an error page. Title and description are ours, never the sender's text."""
+    """A request that a page answers with an error page: the texts `refused.NAME_title` and `refused.NAME`.
+
+    A `description` stands for the second, where another refusal brought its own. Neither is ever the sender's text.
+    """
 
     code = "page_refused"
 
-    def __init__(self, title: str, description: str, *, kind: str = "invalid_request", detail: str = "") -> None:
-        super().__init__(description, kind=kind, detail=detail)
-        self.title = title
+    def __init__(
+        self, name: str, description: str = "", *, kind: str = "invalid_request", detail: str = "", **values: str
+    ) -> None:
+        super().__init__(description or text(f"refused.{name}", **values), kind=kind, detail=detail)
+        self.title = text(f"refused.{name}_title", **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Form:
         """The value of a field, empty when it was not sent. Refuses a field sent twice."""
         values = self.fields.get(name, ())
         if len(values) > 1:
-            raise PageRefused("This form cannot be read", "A field was sent more than once. Go back and try again.")
+            raise PageRefused("form_twice")
         return values[0] if values else ""
 
     def many(self, name: str) -> frozenset[str]:
@@ -47,17 +53,17 @@ class Form:
 async def read_form(request: Request) -> Form:
     """The posted form. Raises PageRefused for anything but a small urlencoded form."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise PageRefused("This form cannot be read", "Send it from the page, as a form.", kind="unsupported_form")
+        raise PageRefused("form_type", kind="unsupported_form")
     try:
         body = await read_body(request.receive, limit=BODY_LIMIT)
     except BodyTooLarge as error:
-        raise PageRefused("That is too much", "The form is larger than 64 KiB.", kind="body_too_large") from error
+        raise PageRefused("form_large", kind="body_too_large") from error
     except ClientDisconnect as error:
-        raise PageRefused("This form cannot be read", "It did not arrive whole. Try again.") from error
+        raise PageRefused("form_cut") from error
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELD_LIMIT)
     except (UnicodeError, ValueError) as error:
-        raise PageRefused("This form cannot be read", "It holds bytes that are not text. Try again.") from error
+        raise PageRefused("form_bytes") from error
     fields: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
         fields[name] = (*fields.get(name, ()), value)

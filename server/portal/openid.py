@@ -22,7 +22,7 @@ async def _count(visit: Visit, what: str, *, limit: int) -> None:
     async with visit.deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=limit, window=60, now=now)
     if not may:
-        raise PageRefused("Too many sign-ins", "Wait a minute, then try again.", kind="too_many_requests")
+        raise PageRefused("many_sign_ins", kind="too_many_requests")
 
 
 async def start(visit: Visit) -> Response:
@@ -69,4 +69,4 @@ async def callback(visit: Visit) -> Response:
 
 
 def _page(refusal: OpenIDRefused) -> PageRefused:
-    return PageRefused("You are not signed in", refusal.description, kind="forbidden", detail=refusal.detail)
+    return PageRefused("not_signed_in", refusal.description, kind="forbidden", detail=refusal.detail)

@@ -23,6 +23,7 @@ from server.connecting.links import ConnectRefused
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.http import pages
+from server.http.page_texts import text
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
 from server.sign_in import password
@@ -51,7 +52,7 @@ class Visit:
         """A query parameter; empty when absent, refused when repeated."""
         values = self.request.query_params.getlist(name)
         if len(values) > 1:
-            raise PageRefused("This address cannot be read", "A part of it comes twice.")
+            raise PageRefused("address")
         return values[0] if values else ""
 
     def token_field(self, action: str) -> Markup:
@@ -183,33 +184,31 @@ async def _visit(deployment: Deployment, request: Request) -> Visit:
 def _check_form(visit: Visit, form: Form) -> None:
     if not csrf.is_from_own_page(visit.request, public_url=visit.deployment.public_url):
         raise PageRefused(
-            "This form came from another site",
-            "Nothing was done. If you meant it, open the page here and do it again.",
+            "foreign_form",
             kind="forbidden",
             detail="foreign origin",
         )
     key, action = visit.deployment.keys.subkey("csrf"), visit.request.scope["path"]
     if not csrf.is_own_token(key, visit.secret, action=action, sent=form.one(csrf.FIELD)):
         raise PageRefused(
-            "This page was too old",
-            "Nothing was done: you signed in or out since the page was opened, or cookies are off. Open it again.",
+            "old_page",
             kind="forbidden",
             detail="form token",
         )
 
 
 def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Response:
-    title, foreign, retry = "That did not work", "", ""
+    title, foreign, retry = text("refused.failed_title"), "", ""
     status = refusal.status if isinstance(refusal, PersonRefused) else errors.wording_of(refusal).paged_status
     match refusal:
         case PageRefused():
             title = refusal.title
         case ConnectRefused():
-            title, foreign, retry = "Nothing was connected", refusal.foreign, refusal.retry
+            title, foreign, retry = text("refused.not_connected_title"), refusal.foreign, refusal.retry
         case TransitionRefused():
-            title = "That is over"
+            title = text("refused.over_title")
         case TemporarilyUnavailable():
-            title = "Not just now"
+            title = text("refused.unavailable_title")
         case _:
             pass
     logger.log(

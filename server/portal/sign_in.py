@@ -68,7 +68,7 @@ async def with_password(visit: Visit) -> Response:
         known=password.read_cookie(deployment, visit.request, "known"),
     )
     if not deployment.settings.sign_in.local:
-        raise PageRefused("Not this way", "Sign-in with a password is switched off here.", kind="forbidden")
+        raise PageRefused("no_passwords", kind="forbidden")
     response = pages.go(return_to)
     try:
         user = await password.check_sign_in(deployment, attempt)
@@ -103,12 +103,12 @@ async def open_window(visit: Visit) -> Response:
     _check_own_user(visit)
     owner = await local_owner(deployment)
     if owner is None:
-        raise PageRefused("Not here", "This vault has no owner on this computer.", kind="forbidden")
+        raise PageRefused("no_owner", kind="forbidden")
     now = deployment.now()
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, "sign-in:owner-window", limit=_WINDOWS_PER_MINUTE, window=60, now=now)
     if not may:
-        raise PageRefused("Too many windows", "Wait a minute, then try again.", kind="too_many_requests")
+        raise PageRefused("many_windows", kind="too_many_requests")
     opened = False
     if deployment.open_browser is not None:
         link = await password.owner_link(deployment, owner.id, return_to=safe_return(visit.form.one("return_to")))
@@ -125,7 +125,7 @@ async def with_owner_link(visit: Visit) -> Response:
     try:
         user = await password.redeem_owner_link(visit.deployment, visit.query("ticket"))
     except password.SignInRefused as refusal:
-        raise PageRefused("This link is over", refusal.description, kind="forbidden") from refusal
+        raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
     forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
     await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
@@ -137,9 +137,7 @@ def _check_own_user(visit: Visit) -> None:
     user = password.peer_of(visit.deployment, visit.request)
     if user is not None and not user.is_owner:
         raise PageRefused(
-            "Not for you",
-            "This vault belongs to another user of this computer, so nothing was done. Sign in with your name and"
-            " password instead, or open the link in a browser of the user that the vault runs as.",
+            "other_user",
             kind="forbidden",
             detail="another user of this machine",
         )

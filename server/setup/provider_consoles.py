@@ -102,8 +102,8 @@ def _slack(redirect_uri: str, scopes: tuple[str, ...], *, is_loopback: bool) -> 
                 made,
                 "Leave PKCE off: this app has a secret.",
                 (
-                    "Under Basic Information, App Credentials, copy Client ID and Client Secret (not the "
-                    "Signing Secret)."
+                    "Under Basic Information, App Credentials, copy Client ID and Client Secret (not "
+                    "the Signing Secret)."
                 ),
             ),
             (rotation,),
@@ -158,7 +158,7 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
         "confidential",
         (
             "Open https://console.cloud.google.com and choose or create a project.",
-            f"Under APIs & Services, Library, find {used[0][1] if used else 'the API'} and choose Enable.{further}",
+            (f"Under APIs & Services, Library, find {used[0][1] if used else 'the API'} and choose Enable.{further}"),
             (
                 "Under OAuth consent screen (Google Auth Platform), name the app and choose External (Internal "
                 "in a company)."

@@ -122,9 +122,7 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _slack(slack_console={"edit": _as_a_bot}),
         "doctor",
-        (
-            "add these user scopes to the app at Slack: channels:history channels:read chat:write reactions:write search:read users:read",
-        ),
+        ("user scopes", "channels:history channels:read chat:write reactions:write search:read users:read"),
     ),
     "the Calendar API not enabled": Mistake(
         "machine",

@@ -180,6 +180,7 @@ def test_the_line_of_the_proxy_guide_about_a_move_is_the_one_that_is_said() -> N
     source = (DOCS.parent / "server" / "lifecycle" / "moved.py").read_text(encoding="utf-8")
     assert "The public URL changed from {before} to {now}. Update the redirect URL at" in source
     assert re.fullmatch(
-        r"The public URL changed from \S+ to (\S+)\. Update the redirect URL at Google to \1/connect/callback/google\.\n",
+        r"The public URL changed from \S+ to (\S+)\. "
+        r"Update the redirect URL at Google to \1/connect/callback/google\.\n",
         example,
     )

@@ -84,7 +84,7 @@ async def test_a_person_who_chooses_none_or_one_that_is_not_there_is_not_asked_a
     before = len(posts(place))
     asked = await call(place, agent)
     left = await call(place, agent, state=asked["requestState"], choice={"action": "decline"})
-    assert left["isError"] and "did not choose an account" in text_of(left)
+    assert left["isError"] and "didn't choose an account" in text_of(left)
     canceled = await call(place, agent, state=asked["requestState"], choice={"action": "cancel"})
     assert canceled["isError"] and first.label in text_of(canceled) and second.label in text_of(canceled)
     wrong = {"action": "accept", "content": {"account": "carol"}}

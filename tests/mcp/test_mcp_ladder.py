@@ -175,7 +175,7 @@ async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_
     assert told["isError"]  # type: ignore[index]
     words = told["content"][0]["text"]  # type: ignore[index]
     facts = told["_meta"]["io.github.mcp-token-vault/connect"]  # type: ignore[index]
-    assert "did not agree" not in words
+    assert "declined to open" not in words
     assert facts["url"] == link_of(first)
     assert facts["url"] in words and facts["user_code"] in words and facts["device_url"] in words
 

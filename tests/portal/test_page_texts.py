@@ -38,6 +38,9 @@ def _asked_for() -> set[str]:
         for node in ast.walk(ast.parse(handler.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= set(re.findall(r"\A[a-z_]+\.[a-z_]+\Z", node.value))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "PageRefused":
+                name = ast.literal_eval(node.args[0])
+                found |= {f"refused.{name}_title"} | ({f"refused.{name}"} if len(node.args) == 1 else set[str]())
     return found
 
 

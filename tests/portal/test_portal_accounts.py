@@ -165,7 +165,7 @@ async def test_connecting_with_nothing_ticked_asks_again(room: Room) -> None:
     page = await person.open("/connections/connect?provider=slack")
     answer = await person.submit(page, {"scope": None}, form="/connections/connect")
     assert answer.status_code == 400
-    assert "Tick at least one thing" in answer.text
+    assert "Select at least one permission" in answer.text
 
 
 async def test_the_page_says_account_scopes_state_and_times(room: Room) -> None:

@@ -117,10 +117,10 @@ def test_identity_scopes_are_not_shown_as_permissions() -> None:
 BAD = [
     ("isn't valid TOML", GOOD + "\n[", "isn't valid TOML"),
     ("missing", GOOD.replace('title = "Example"\n', "", 1), "title: missing; add it"),
-    ("unknown field", GOOD + '\n[hosts.extra]\na = "b"', "hosts.extra: there is no such field"),
-    ("wrong word", GOOD.replace("[scope]", 'pkce = "plain"\n[scope]', 1), "hosts.pkce: there is no such field"),
+    ("unknown field", GOOD + '\n[hosts.extra]\na = "b"', "hosts.extra: no such field"),
+    ("wrong word", GOOD.replace("[scope]", 'pkce = "plain"\n[scope]', 1), "hosts.pkce: no such field"),
     ("bad pkce", 'pkce = "plain"\n' + GOOD, "pkce: input should be 'S256' or 'off'; correct it"),
-    ("file name", GOOD.replace('name = "example"', 'name = "other"'), "rename the file to other.toml"),
+    ("file name", GOOD.replace('name = "example"', 'name = "other"'), "rename the file to 'other'.toml"),
     ("name syntax", GOOD.replace('name = "example"', 'name = "Ex ample"'), "name: string should match pattern"),
     ("http", GOOD.replace("https://example.com/token", "http://example.com/token"), "hosts.token_url: not https"),
     (
@@ -151,7 +151,7 @@ BAD = [
     ("separator", GOOD.replace("[scope]", '[scope]\nseparator = ", "'), "scope.separator: must be one character"),
     ("keep", GOOD + '\n[response]\nkeep = { team = "a b" }', "response.keep.team: 'a b' isn't a path"),
     ("alias scope", "aliases = { short = ['x'] }\n" + GOOD, "aliases.short: unknown scope 'x'"),
-    ("secret", "client_secret = 'x'\n" + GOOD, "client_secret: there is no such field"),
+    ("secret", "client_secret = 'x'\n" + GOOD, "client_secret: no such field"),
 ]
 
 
@@ -169,7 +169,7 @@ def test_a_bad_file_is_refused_with_one_line_that_says_the_mend(tmp_path: Path, 
 
 
 def test_an_unreadable_file_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    assert "cannot be read" in check_file(tmp_path / "gone.toml")[0]
+    assert "can't be read" in check_file(tmp_path / "gone.toml")[0]
     (tmp_path / "example.toml").write_bytes(b"\xff\xfe")
     assert "UTF-8" in check_file(tmp_path / "example.toml")[0]
     with pytest.raises(ProviderFileRefused, match="no such folder"):
@@ -216,7 +216,7 @@ def test_addresses_and_registration_come_from_the_operator() -> None:
         (
             "slack",
             ProviderOverrides(apis={"wbe": "https://x.example"}),
-            "slack.apis.wbe: there is no such API",
+            "slack.apis.wbe: no such API",
         ),
         ("slack", ProviderOverrides(token_url="http://slack.example/"), "providers.slack: hosts.token_url: not https"),
         ("slack", ProviderOverrides(token_url="http://127.0.0.1/"), "override all of them or none"),

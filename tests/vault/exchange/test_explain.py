@@ -233,7 +233,7 @@ async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
         await assert_same(room, connection, ExchangeStep.TOKEN)
         found = (await ask(room, connection)).failing
         assert found is not None
-        assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "no action need")
+        assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "no action nee")
 
 
 async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -> None:
