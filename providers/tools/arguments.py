@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-GO_ON: Final = "`next_cursor` of the answer before"
+GO_ON: Final = "`next_cursor` of the previous answer"
 Cursor = Annotated[str | None, Field(min_length=1, max_length=500, description=GO_ON)]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$", max_length=254)]
 

@@ -43,7 +43,7 @@ class FileSearchInput(ToolInput, title="SearchInput"):
     """Arguments of drive_search."""
 
     query: Annotated[
-        str | None, Field(default=None, min_length=1, max_length=200, description="Words in the name or the content")
+        str | None, Field(default=None, min_length=1, max_length=200, description="Words in the name or content")
     ]
     name: Annotated[
         str | None, Field(default=None, min_length=1, max_length=200, description="Beginning of a word in the name")
@@ -55,7 +55,7 @@ class FileSearchInput(ToolInput, title="SearchInput"):
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if self.query is None and self.name is None and self.folder is None:
-            raise ValueError("give query, name or folder")
+            raise ValueError("pass query, name, or folder")
         return self
 
 

@@ -197,7 +197,7 @@ async def slack_history(
         str,
         Field(
             pattern=r"^(C[A-Z0-9]{2,30}|#?[a-z0-9_-]{1,80})$",
-            description="Channel id such as C0123ABCD (slack_channels lists them), or the name of a public channel",
+            description="Channel ID such as C0123ABCD (see slack_channels), or the name of a public channel",
         ),
     ],
     limit: Annotated[int, Field(ge=1, le=200, description="Maximum number of messages, newest first")] = 50,

@@ -29,7 +29,7 @@ def misfit(spec: ToolSpec, error: ValidationError) -> str:
     """Which arguments do not fit, and what does; never the values, which may hold anything."""
     found = error.errors(include_url=False, include_input=False, include_context=False)[:10]
     lines = [f"{_place(one['loc']) or 'arguments'}: {_what_fits(spec, one)}" for one in found]
-    return f"{spec.name} was not called, the arguments do not fit: " + "; ".join(lines)
+    return f"{spec.name} wasn't called, because the arguments are invalid: " + "; ".join(lines)
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -45,7 +45,7 @@ def _what_fits(spec: ToolSpec, found: ErrorDetails) -> str:
     if found["type"] == "string_pattern_mismatch":
         field = fields.get(str(location[0])) if location else None
         wanted = None if field is None else field.description
-        return "does not have the expected form" + (f" ({wanted})" if wanted else "")
+        return "doesn't have the expected form" + (f" ({wanted})" if wanted else "")
     return found["msg"].removeprefix("Value error, ")
 
 

@@ -311,7 +311,7 @@ async def _verify(
     deployment: Deployment, registered: OpenIDSettings, metadata: Metadata, token: str, *, nonce: str
 ) -> Claims:
     """The claims of an ID token that is for us and for this sign-in (OpenID Connect Core §3.1.3.7)."""
-    refused = "The sign-in service's answer could not be trusted. Nothing happened; try again."
+    refused = "The sign-in service's answer can't be trusted. Nothing happened; try again."
     policy, now = _policy(deployment), deployment.now()
     try:
         content = await claims_of_issuer(

@@ -87,7 +87,7 @@ async def test_unknown_and_mistyped_arguments_are_refused_and_nothing_is_sent(pl
         ):
             answer = await client.call_tool("slack_post", arguments)
             assert answer.is_error
-            assert "do not fit" in text(answer)
+            assert "arguments are invalid" in text(answer)
         assert len(place.simulator.books()["api_calls"]) == before
         assert not (await client.call_tool("slack_post", POST)).is_error
 
@@ -98,14 +98,14 @@ async def test_what_does_not_fit_is_said_with_what_does_and_without_regular_expr
         said = text(await client.call_tool("slack_post", {**POST, "as_user": True}))
         assert "as_user: no such argument; slack_post takes account, channel, text, thread_ts" in said
         said = text(await client.call_tool("slack_post", {**POST, "channel": "not a channel!"}))
-        assert "channel: does not have the expected form (Channel id such as C0123ABCD" in said
+        assert "channel: doesn't have the expected form (Channel ID such as C0123ABCD" in said
         assert "pattern" not in said and "^" not in said and "not a channel!" not in said
         said = text(
             await client.call_tool(
                 "calendar_create", {"summary": "x", "start": "2030-01-02", "end": "2030-01-01", "attendees": ["nobody"]}
             )
         )
-        assert "attendees.0: does not have the expected form (E-mail addresses" in said
+        assert "attendees.0: doesn't have the expected form (Email addresses" in said
         said = text(
             await client.call_tool("calendar_create", {"summary": "x", "start": "2030-01-02", "end": "2030-01-01"})
         )

@@ -84,7 +84,7 @@ async def test_the_tool_of_the_contributor_guide_needs_permission_and_then_answe
         wrong = await client.call_tool("slack_user", {"user": "../x"})
         assert wrong.is_error
         assert isinstance(wrong.content[0], TextContent)
-        assert "the arguments do not fit: user: does not have the expected form" in wrong.content[0].text
+        assert "the arguments are invalid: user: doesn't have the expected form" in wrong.content[0].text
         await place.allow(agent, connection, scopes)
         done = await client.call_tool("slack_user", {"user": USER})
     assert not done.is_error

@@ -33,7 +33,7 @@ class Presence:
         """
         with suppress(OSError):
             if not self._lock(is_shared=True):
-                raise StorageBusy("this vault is being restored: start again when that has ended", retry_after=5)
+                raise StorageBusy("a restore of this vault is running: restart when it's done", retry_after=5)
 
     def take_alone(self) -> bool:
         """Keep all other processes of this host out from now on; False while one has the vault open.

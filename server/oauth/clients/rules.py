@@ -161,7 +161,7 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
     if metadata.jwks is not None and metadata.jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "send jwks or jwks_uri, not both")
     if metadata.jwks is not None and not public_keys(metadata.jwks):
-        raise OAuthError("invalid_client_metadata", "jwks holds no usable public key")
+        raise OAuthError("invalid_client_metadata", "jwks contains no usable public key")
     jwks_uri, in_sandbox = metadata.jwks_uri or "https://", settings.sandbox.loopback_client_metadata
     if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
         raise OAuthError("invalid_client_metadata", "jwks_uri must be https")
