@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
+from mcp.server.streamable_http import REQUEST_CANCELLED
+from mcp_types import INTERNAL_ERROR
+from pydantic_core import to_json
 from starlette.types import Message, Receive, Send
 
 from server.http.answers import JSON, Headers, is_start, piece, send_whole, start
@@ -106,6 +109,18 @@ class PlainAnswer:
             await self._event(answer, is_last=True)
         else:
             await send_whole(self.later.send, status, (JSON, *self._session()), answer)
+
+    async def write_stopped(self) -> None:
+        """What a stopped call's client is told, where it listens still."""
+        if self.stopped is Stop.LEFT:
+            return
+        is_canceled = self.stopped is Stop.CANCELED
+        error: dict[str, object] = {"code": REQUEST_CANCELLED, "message": "Request cancelled"}
+        if not is_canceled:
+            error = {"code": INTERNAL_ERROR, "message": "Session terminated before the request completed"}
+        identity = self._call.id if is_canceled or self._streams else None
+        answer = to_json({"jsonrpc": "2.0", "id": identity, "error": error}, ensure_ascii=True)
+        await self.write(answer, status=200 if is_canceled else 500)
 
     async def pass_on(self, message: Message) -> None:
         """A message of the SDK's whole answer."""

@@ -7,26 +7,42 @@ sessions.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp_types import INTERNAL_ERROR
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from mcp_types import (
+    INTERNAL_ERROR,
+    ClientCapabilities,
+    InitializeRequestParams,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    RequestId,
+)
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import status_of
 from server.http.answers import WholeAnswer, is_start
 from server.mcp.mcp_bodies import error_answer, header
+from server.mcp.plain_answers import PlainAnswer, Stop
 
 PER_CLIENT: Final = 32
 PER_PERSON: Final = 128
 TOTAL: Final = 4000  # about 40 KB each
 _RETRY: Final = 5  # seconds
 _TOO_MANY: Final = "This agent has too many active sessions: end one, or wait until one of their calls finishes"
+
+_KEEP: Final = 60.0  # seconds; the SDK ends a session that it has not heard of for 30 minutes
+_NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # which nobody here listens to
+_OURS: Final = ((b"accept", b"application/json"), (b"content-type", b"application/json"))
 
 Owner = tuple[str, str]  # person, client
 Item = TypeVar("Item")
@@ -103,8 +119,13 @@ class Roster(Generic[Item]):
 
 
 @dataclass(slots=True)
-class _Session:
+class McpSession:
+    """One that is open. The capabilities are those of an accepted `initialize`."""
+
     user: AuthenticatedUser
+    capabilities: ClientCapabilities | None = None
+    plain: dict[RequestId, PlainAnswer] = field(default_factory=dict[RequestId, PlainAnswer])
+    kept_at: float = field(default_factory=time.monotonic)  # when the SDK last served it
     calls: int = 0  # requests being answered now
     streams: int = 0  # GET streams that are open
 
@@ -114,30 +135,62 @@ class Sessions:
 
     def __init__(self, manager: StreamableHTTPSessionManager, bounds: SessionLimits) -> None:
         self._manager = manager
-        self._roster: Roster[_Session] = Roster(bounds)
+        self._roster: Roster[McpSession] = Roster(bounds)
 
     def __len__(self) -> int:
         return len(self._roster)
 
-    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI: a request of either era."""
+    async def handle_request(
+        self, scope: Scope, receive: Receive, send: Send, *, message: JSONRPCRequest | JSONRPCNotification | None = None
+    ) -> None:
+        """ASGI: a request of either era. `message`: what its body holds, if it is of a handshake revision."""
         version = header(scope, b"mcp-protocol-version")
         if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
             await self._manager.handle_request(scope, receive, send)
             return
         session_id = header(scope, b"mcp-session-id")
         if session_id:
-            await self._go_on(session_id, scope, receive, send)
+            await self._go_on(session_id, scope, receive, send, message)
         else:
-            await self._open(scope, receive, send)
+            await self._open(scope, receive, send, message)
 
-    async def _go_on(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def find_initialized(self, scope: Scope) -> McpSession | None:
+        """The session that the request names, if its principal has opened and initialized it.
+
+        Calls that the SDK never sees would let a session time out there, so it hears of them once a minute.
+        """
+        owner, session_id = owner_of(scope), header(scope, b"mcp-session-id")
+        session = self._roster.find(owner, session_id)
+        if session is None or session.capabilities is None or _issuer(session.user) != _issuer(scope["user"]):
+            return None
+        self._roster.use(owner, session_id)
+        if time.monotonic() - session.kept_at > _KEEP:
+            session.kept_at = time.monotonic()
+            status = await self._tell(session_id, session, scope, "POST", _NOTHING)
+            if status >= 400:  # it has ended there
+                self._roster.remove(owner, session_id)
+                return None
+        return session
+
+    async def _go_on(
+        self,
+        session_id: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        message: JSONRPCRequest | JSONRPCNotification | None,
+    ) -> None:
         owner, is_stream = owner_of(scope), scope["method"] == "GET"
         session = self._roster.find(owner, session_id)
         if session is None:  # the SDK refuses it, unless it knows better
             await self._manager.handle_request(scope, receive, send)
             return
         self._roster.use(owner, session_id)
+        session.kept_at = time.monotonic()
+        if message is not None and message.method == "initialize":
+            session.capabilities = None  # once more: from now on only the SDK knows them
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._cancel(session, message)
         session.calls += not is_stream
         session.streams += is_stream
         try:
@@ -147,26 +200,39 @@ class Sessions:
             session.streams -= is_stream
             if scope["method"] == "DELETE":
                 self._roster.remove(owner, session_id)
+                for answer in list(session.plain.values()):
+                    answer.stop(Stop.ENDED)
 
-    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _cancel(self, session: McpSession, message: JSONRPCNotification) -> None:
+        """The SDK hears of it too: it has the calls that are not plain."""
+        wanted = cancelled_request_id_from_params(message.params)
+        answer = None if wanted is None else session.plain.get(coerce_request_id(wanted))
+        if answer is not None:
+            answer.stop(Stop.CANCELED)
+
+    async def _open(
+        self, scope: Scope, receive: Receive, send: Send, message: JSONRPCRequest | JSONRPCNotification | None
+    ) -> None:
         owner, user = owner_of(scope), scope["user"]
         if not await self._make_room(owner, scope):
             await _too_many().write(send)
             return
-        session = _Session(user, calls=1)
+        session = McpSession(user, calls=1)
         opening = f"opening {id(session)}"  # counts from now on: many may be opened at once
         key = opening
         self._roster.add(owner, opening, session)
 
-        async def watch(message: Message) -> None:
+        async def watch(part: Message) -> None:
             nonlocal key
-            if is_start(message) and message["status"] < 400:
-                found = next((value for name, value in message["headers"] if name.lower() == b"mcp-session-id"), None)
+            if is_start(part) and part["status"] < 400:
+                found = next((value for name, value in part["headers"] if name.lower() == b"mcp-session-id"), None)
                 if found is not None:
                     self._roster.remove(owner, key)
                     key = found.decode("latin-1")
                     self._roster.add(owner, key, session)
-            await send(message)
+            elif key != opening and message is not None:
+                session.capabilities = _capabilities(message, part.get("body", b""))
+            await send(part)
 
         try:
             await self._manager.handle_request(scope, receive, watch)
@@ -187,17 +253,39 @@ class Sessions:
             await self._end(key, session, scope)
         return True
 
-    async def _end(self, key: str, session: _Session, scope: Scope) -> None:
-        """End it as its client would: the SDK offers no other way from outside."""
-        ending = {**scope, "method": "DELETE", "headers": [(b"mcp-session-id", key.encode())], "user": session.user}
+    async def _end(self, key: str, session: McpSession, scope: Scope) -> None:
+        """End it as its client would. The client finds out at its next request: 404, and it starts a new session."""
+        await self._tell(key, session, scope, "DELETE", b"")
 
-        async def receive_nothing() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+    async def _tell(self, key: str, session: McpSession, scope: Scope, method: str, body: bytes) -> int:
+        """The status of a request of ours in the place of its client's: the SDK knows no other way from outside."""
+        told = {**scope, "method": method, "headers": [*_OURS, (b"mcp-session-id", key.encode())], "user": session.user}
+        status = 0
 
-        async def send_nothing(message: Message) -> None:
-            """The client finds out at its next request: 404, and it starts a new session."""
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._manager.handle_request(ending, receive_nothing, send_nothing)
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message["status"] if is_start(message) else status
+
+        await self._manager.handle_request(told, receive, send)
+        return status
+
+
+def _issuer(user: AuthenticatedUser) -> object:
+    """With the owner of the roster, all that the SDK compares."""
+    return (user.access_token.claims or {}).get("iss")
+
+
+def _capabilities(message: JSONRPCRequest | JSONRPCNotification, answer: bytes) -> ClientCapabilities | None:
+    """Those of an `initialize` that the SDK accepted."""
+    if message.method != "initialize":
+        return None
+    found: object = from_json(answer)
+    if not (isinstance(found, dict) and "result" in found):
+        return None
+    return InitializeRequestParams.model_validate(message.params, by_name=False).capabilities
 
 
 def _too_many() -> WholeAnswer:

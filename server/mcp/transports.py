@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,11 +23,13 @@ from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import (
     INVALID_REQUEST,
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
+    JSONRPCNotification,
     JSONRPCRequest,
     ListToolsResult,
     PaginatedRequestParams,
@@ -50,7 +52,7 @@ from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
-from server.mcp.sessions import SessionLimits, Sessions
+from server.mcp.sessions import McpSession, SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
 from server.runtime.version import VERSION
 from vault.records import Principal
@@ -167,8 +169,8 @@ def _principal_name() -> str:
 class _Progress:
     """Progress of one call, for the caller that asked for it.
 
-    A handshake session answers POSTs with plain JSON, which has no room for notifications: they go out on the session's
-    GET stream, where clients of that era listen anyway.
+    The SDK answers the POSTs of a handshake session with plain JSON, which has no room for notifications: they go out
+    on the session's GET stream. A call that is answered here, past the SDK, tells them in its own answer.
     """
 
     def __init__(self, context: Context, *, on_get_stream: bool) -> None:
@@ -328,21 +330,52 @@ class _StreamableHTTP:
         body = await read_body(receive, limit=BODY_LIMIT)
         replayed = replay(body, receive)
         version = mcp_bodies.header(scope, b"mcp-protocol-version")
-        if not version or version in HANDSHAKE_PROTOCOL_VERSIONS:
-            await self._shake_hands(managers, scope, body, replayed, send)
-        elif (call := fast_path.read(scope["headers"], body)) is not None:
+        is_handshake, session = not version or version in HANDSHAKE_PROTOCOL_VERSIONS, None
+        if not is_handshake:
+            call = fast_path.read(scope["headers"], body)
+        elif (session := await managers.answering.find_initialized(scope)) is None or session.capabilities is None:
+            call = None
+        else:
+            call = fast_path.read_in_session(scope["headers"], body, session.capabilities)
+        if call is not None:
             answer = PlainAnswer(call, receive, send)
             known: _Known = None
-            with answer.stoppable():
-                try:
-                    known = await tools.call(self._deployment, _request(call, answer), progress=answer.progress)
-                except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
-                    known = failure
-            await _finish(managers, scope, replayed, call, answer, known)
+            with self._under_way(call, session, answer) as is_new:
+                if not is_new:
+                    await mcp_bodies.refuse_message(INVALID_REQUEST).write(send)
+                    return
+                with answer.stoppable():
+                    try:
+                        known = await tools.call(self._deployment, _request(call, answer), progress=answer.progress)
+                    except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
+                        known = failure
+                await _finish(managers, scope, replayed, call, answer, known)
+        elif is_handshake:
+            await self._shake_hands(managers, scope, body, replayed, send)
         elif b'"progressToken"' in body:
             await managers.streaming.handle_request(scope, replayed, send)
         else:
             await _pass_on(managers, scope, replayed, send)
+
+    @contextlib.contextmanager
+    def _under_way(self, call: fast_path.PlainCall, session: McpSession | None, answer: PlainAnswer) -> Generator[bool]:
+        """Whether the call may begin: no other one of its session has its id. Its session can stop it meanwhile."""
+        if session is None:
+            yield True
+            return
+        key, number = (call.session or "", str(call.id)), coerce_request_id(call.id)
+        if key in self._in_flight or number in session.plain:
+            yield False
+            return
+        self._in_flight.add(key)
+        session.plain[number] = answer
+        session.calls += 1
+        try:
+            yield True
+        finally:
+            session.calls -= 1
+            del session.plain[number]
+            self._in_flight.discard(key)
 
     async def _shake_hands(self, managers: _Managers, scope: Scope, body: bytes, replayed: Receive, send: Send) -> None:
         """A message of a session."""
@@ -351,8 +384,9 @@ class _StreamableHTTP:
             await mcp_bodies.refuse_message(message).write(send)
             return
         session = mcp_bodies.header(scope, b"mcp-session-id")
+        known = message if isinstance(message, JSONRPCRequest | JSONRPCNotification) else None
         if not isinstance(message, JSONRPCRequest) or not session:
-            await _pass_on(managers, scope, replayed, send)
+            await _pass_on(managers, scope, replayed, send, message=known)
             return
         key = (session, str(message.id))
         if key in self._in_flight:
@@ -360,7 +394,7 @@ class _StreamableHTTP:
             return
         self._in_flight.add(key)
         try:
-            await _pass_on(managers, scope, replayed, send)
+            await _pass_on(managers, scope, replayed, send, message=known)
         finally:
             self._in_flight.discard(key)
 
@@ -388,7 +422,8 @@ async def _finish(
 ) -> None:
     """Send what a plain call came to; the SDK has the words where that is no plain result."""
     if answer.stopped is not None:
-        return  # nobody is there to be told
+        await answer.write_stopped()
+        return
     if isinstance(known, CallToolResult):
         whole = fast_path.answer(call, known, stamp=managers.stamp, is_event=answer.is_stream)
         if whole is not None:
@@ -401,11 +436,18 @@ async def _finish(
         _KNOWN.reset(reset)
 
 
-async def _pass_on(managers: _Managers, scope: Scope, receive: Receive, send: Send) -> None:
+async def _pass_on(
+    managers: _Managers,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    message: JSONRPCRequest | JSONRPCNotification | None = None,
+) -> None:
     """One request, one JSON answer of the SDK, whose status can still become a 503."""
     later = RetryLater(send)
     reset = ON_AWAY.set(later.mark)
     try:
-        await managers.answering.handle_request(scope, receive, later.send)
+        await managers.answering.handle_request(scope, receive, later.send, message=message)
     finally:
         ON_AWAY.reset(reset)
