@@ -37,7 +37,7 @@ _SELECT = """
 _GET = f"{_SELECT} and id = :id"
 _PENDING = f"{_SELECT} and user_id = :user_id and state = :pending and expires_at > :now order by created_at, id"
 _ASKED = f"""
-    {_SELECT} and user_id = :user_id and client_id = :client_id and digest = :digest
+    {_SELECT} and user_id = :user_id and client_id = :client_id and connection_id = :connection_id and digest = :digest
     and state in (:pending, :refused) and expires_at > :now order by created_at desc limit 1
 """
 _OPEN = """
@@ -130,7 +130,8 @@ async def ask(
     TemporarilyUnavailable when the agent has about `MOST_OPEN` open questions.
     """
     digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
-    row = await transaction.fetch_one(_ASKED, {**_STATES, **_which(principal, digest), "now": now})
+    asked = _which(principal, digest) | {"connection_id": connection_id}
+    row = await transaction.fetch_one(_ASKED, {**_STATES, **asked, "now": now})
     if row is not None:
         return _approval(row, ring), False
     row = await transaction.fetch_one(_OPEN, {**_STATES, **_which(principal, digest), "now": now})
@@ -143,9 +144,8 @@ async def ask(
     approval_id = secrets.token_urlsafe(24)
     payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
     facts: dict[str, Value] = {
-        **_which(principal, digest),
+        **asked,
         "id": approval_id,
-        "connection_id": connection_id,
         "tool": call.tool,
         "payload": _seal(ring, payload, approval_id=approval_id),
         "state": ApprovalState.PENDING.value,
@@ -194,13 +194,18 @@ async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is
         raise TransitionRefused("this was already decided, or is older than ten minutes", detail="approval not pending")
 
 
-async def consume(transaction: Transaction, *, principal: Principal, digest: bytes, attempt: str, now: int) -> bool:
-    """Spend an approval of this exact call; False when there is none. The attempt that spent one may come back."""
+async def consume(
+    transaction: Transaction, *, principal: Principal, connection_id: str, digest: bytes, attempt: str, now: int
+) -> bool:
+    """Spend an approval of this exact call; False when there is none. The attempt that spent one may come back.
+
+    Not of an earlier connection of the same account: what the person ended takes its yes along.
+    """
     row = await transaction.fetch_one(
         "select id from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id "
-        "and digest = :digest and ((state = :approved and expires_at > :now) "
+        "and connection_id = :connection_id and digest = :digest and ((state = :approved and expires_at > :now) "
         "or (state = :consumed and consumed_by = :attempt)) order by state desc, created_at limit 1",
-        {**_STATES, **_which(principal, digest), "attempt": attempt, "now": now},
+        {**_STATES, **_which(principal, digest), "connection_id": connection_id, "attempt": attempt, "now": now},
     )
     if row is None:
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vault.records import TENANT, Connection, Delegation, Event, format_scope, parse_scope
+from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 
@@ -32,6 +32,17 @@ _ALLOW = """
     on conflict (tenant, user_id, client_id, connection_id) do update set
         scopes = excluded.scopes, changed_at = excluded.changed_at, expires_at = excluded.expires_at, revoked_at = null
 """
+# A yes to one call that was given before the permission ended does not come back with it.
+_VOID_APPROVALS = """
+    update approvals set expires_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and state in (:pending, :approved) and expires_at > :now and exists (
+            select 1 from delegations d
+            where d.tenant = :tenant and d.user_id = :user_id and d.client_id = :client_id
+                and d.connection_id = :connection_id and (d.revoked_at is not null or d.expires_at <= :now)
+        )
+"""
+_STATES: Mapping[str, Value] = {"pending": ApprovalState.PENDING.value, "approved": ApprovalState.APPROVED.value}
 _EXTEND = """
     update delegations set scopes = :scopes, changed_at = :now, expires_at = :expires_at
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
@@ -93,6 +104,7 @@ async def allow(
         "client_id": client_id,
         "connection_id": connection_id,
     }
+    await transaction.execute(_VOID_APPROVALS, {**which, **_STATES, "now": now})
     changed = await transaction.execute(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )

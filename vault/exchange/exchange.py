@@ -174,7 +174,14 @@ async def _spend_approval(
             call, account=held.account, client_id=principal.client_id, user_id=principal.user_id
         )
         async with vault.database.transaction() as transaction:
-            if await approvals.consume(transaction, principal=principal, digest=digest, attempt=call.attempt, now=now):
+            if await approvals.consume(
+                transaction,
+                principal=principal,
+                connection_id=held.id,
+                digest=digest,
+                attempt=call.attempt,
+                now=now,
+            ):
                 event = Event(
                     "approval.consumed",
                     user_id=principal.user_id,

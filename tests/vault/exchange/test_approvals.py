@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import DRIVE, READ, WRITE, Room, open_room, principal_of
-from vault import approvals, delegations
+from vault import approvals, connections, delegations
 from vault.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall
 from vault.exchange.exchange import UpstreamToken, exchange
 from vault.records import ApprovalState, Connection
@@ -160,6 +160,39 @@ async def test_an_approval_is_for_one_account(room: Room) -> None:
         else:
             with pytest.raises(ApprovalRequired):
                 await exchange(request, vault=room.vault, now=room.now)
+
+
+@pytest.mark.parametrize("end", ["cut off", "taken away", "ran out", "disconnected", "nothing"])
+async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end: str) -> None:
+    connection = await room.connect()
+    await set_ask(room, connection, "chat:write")
+    which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
+    scopes = frozenset({"chat:write"})
+    async with room.database.transaction() as transaction:
+        ends_at = room.now if end == "ran out" else None
+        await delegations.allow(
+            transaction, **which, connection_id=connection.id, scopes=scopes, now=room.now, expires_at=ends_at
+        )
+    await approved(room, connection, call_of())
+    async with room.database.transaction() as transaction:
+        if end == "cut off":
+            assert await delegations.revoke_for_client(transaction, **which, now=room.now) == 1
+        elif end == "taken away":
+            assert await delegations.revoke(transaction, **which, connection_id=connection.id, now=room.now)
+        elif end == "disconnected":
+            await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    if end == "disconnected":
+        connection = await room.connect()
+    async with room.database.transaction() as transaction:
+        await delegations.allow(transaction, **which, connection_id=connection.id, scopes=scopes, now=room.now)
+    await set_ask(room, connection, "chat:write")
+    if end == "nothing":
+        await run(room, call_of())
+        return
+    with pytest.raises(ApprovalRequired):
+        await run(room, call_of())
+    _, is_new = await ask(room, connection, call_of())
+    assert is_new, "the person is asked once more"
 
 
 async def test_an_approval_ends_unused_after_minutes(room: Room) -> None:

@@ -227,7 +227,12 @@ async def test_a_yes_of_the_backup_cannot_be_used_again(room: Room, *, is_decide
     async def use(attempt: str) -> bool:
         async with room.database.transaction() as transaction:
             return await approvals.consume(
-                transaction, principal=principal, digest=digest, attempt=attempt, now=room.now
+                transaction,
+                principal=principal,
+                connection_id=connection.id,
+                digest=digest,
+                attempt=attempt,
+                now=room.now,
             )
 
     path = await backed_up(room)
