@@ -1,0 +1,88 @@
+"""RFC 9449 §11.1 where several processes serve one database: a proof counts once, wherever it is brought."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+from joserfc.jwk import ECKey
+
+from server.app import build_app, open_deployment
+from server.oauth.dpop import token_hash
+from tests.conftest import Store
+from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serving
+from tests.support.mcp_room import modern, modern_headers
+from tests.support.oauth_world import signed
+
+KEY = ECKey.generate_key("P-256")
+CALLBACK = "http://127.0.0.1:33418/callback"
+
+
+@dataclass
+class Two:
+    """One vault behind two doors."""
+
+    vault: RunningVault
+    doors: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
+
+    def proof(self, path: str, *, token: str | None = None) -> str:
+        body: dict[str, object] = {"jti": secrets.token_urlsafe(12), "htm": "POST", "htu": self.vault.url + path}
+        body |= {"iat": self.vault.deployment.now()} | ({} if token is None else {"ath": token_hash(token)})
+        return signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, body, KEY)
+
+    async def code(self) -> dict[str, str]:
+        """What redeems a new code of alice's."""
+        client_id = str((await self.vault.register())["client_id"])
+        async with self.vault.person() as alice:
+            await alice.sign_in("alice", PASSWORD)
+            answer, verifier = await self.vault.authorize(alice, client_id)
+        form = {"grant_type": "authorization_code", "client_id": client_id, "redirect_uri": CALLBACK}
+        return form | {"code": answer["code"], "code_verifier": verifier}
+
+    async def both(
+        self, path: str, *, headers: dict[str, str], **bodies: tuple[object, object]
+    ) -> list[httpx2.Response]:
+        """One request at each door, at once."""
+        asked = (
+            door.post(path, headers=headers, **{name: body[number] for name, body in bodies.items()})  # type: ignore[arg-type]
+            for number, door in enumerate(self.doors)
+        )
+        return await asyncio.gather(*asked)
+
+
+@pytest.fixture
+async def two(store: Store) -> AsyncGenerator[Two]:
+    async with AsyncExitStack() as stack:
+        vault = await stack.enter_async_context(running_vault(store.data, database_url=store.url))
+        other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
+        listening = free_socket()
+        await stack.enter_async_context(serving(build_app(other), listening))
+        host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
+        doors = [
+            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False))
+            for url in (vault.url, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        ]
+        yield Two(vault, (doors[0], doors[1]))
+
+
+async def test_a_proof_counts_once_among_all_processes_of_a_vault(two: Two) -> None:
+    forms = (await two.code(), await two.code())
+    answers = await two.both("/token", headers={"dpop": two.proof("/token")}, data=forms)
+    assert sorted(answer.status_code for answer in answers) == [200, 400], [answer.text for answer in answers]
+    good, bad = sorted(answers, key=lambda one: one.status_code)
+    assert bad.json()["error"] == "invalid_dpop_proof"
+    token = good.json()["access_token"]
+    message = modern("tools/list")
+    for _ in range(5):
+        held = {"authorization": f"DPoP {token}", "dpop": two.proof("/mcp", token=token)}
+        answers = await two.both("/mcp", headers=modern_headers("tools/list") | held, json=(message, message))
+        assert sorted(answer.status_code for answer in answers) == [200, 401]
+    for door in two.doors:
+        held = {"authorization": f"DPoP {token}", "dpop": two.proof("/mcp", token=token)}
+        once = await door.post("/mcp", headers=modern_headers("tools/list") | held, json=message)
+        assert once.status_code == 200, "each door takes a proof that is new"
