@@ -28,6 +28,8 @@ HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}
 SCOPE: Final = "connections offline_access tools"
 REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
 _TIMEOUT: Final = 15.0  # seconds
+_PATIENCE: Final = 60.0  # seconds for a whole answer that comes in drops
+_URL_LIMIT: Final = 2000  # characters
 _ANSWER_LIMIT: Final = 1_000_000  # bytes
 _URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
 _VISIBLE: Final = re.compile(r"[!-~]+")
@@ -122,6 +124,7 @@ class AuthorizationServer:
         Other characters could end the header or the terminal line that contains it.
         """
         is_own = url.startswith(f"{self._vault.origin}/") and _URI.fullmatch(url) is not None and "@" not in url
+        is_own = is_own and len(url) <= _URL_LIMIT
         return url if is_own else None
 
     async def register(self) -> Credentials:
@@ -243,14 +246,17 @@ class AuthorizationServer:
         sent = dict(form) if form is not None else None
         body = bytearray()
         try:
-            async with self._http.stream(
-                method, url, data=sent, json=content, headers=headers, timeout=_TIMEOUT, follow_redirects=False
-            ) as answer:
+            async with (
+                asyncio.timeout(_PATIENCE),
+                self._http.stream(
+                    method, url, data=sent, json=content, headers=headers, timeout=_TIMEOUT, follow_redirects=False
+                ) as answer,
+            ):
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > _ANSWER_LIMIT:
                         raise BridgeRefused(f"the answer of {self._vault.origin} is too large for a vault: check --url")
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise unreachable(self._vault, error) from error
         try:
             return _Answer(answer.status_code, json_object(bytes(body)))
@@ -258,7 +264,7 @@ class AuthorizationServer:
             return _Answer(answer.status_code, {})
 
 
-def unreachable(vault: RemoteVault, error: httpx2.HTTPError) -> RemoteUnreachable:
+def unreachable(vault: RemoteVault, error: Exception) -> RemoteUnreachable:
     """One sentence about why there is no answer, without any part of the request."""
     if isinstance(error, httpx2.ConnectError) and "certificate" in str(error).lower():
         return RemoteUnreachable(f"this machine doesn't trust the TLS certificate of {vault.origin}: ask its admin")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
@@ -38,6 +39,7 @@ from server.runtime.stdio_streams import standard_streams
 
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"
+_HEADER: Final = re.compile(r"[!-~]{1,200}")  # what may stand in a header; without it the vault says what is missing
 _READY: Final = "notifications/initialized"
 _GREETING: Final = "token-vault-bridge"  # the id of our own `initialize`
 
@@ -115,7 +117,9 @@ class Relay:
         if notification.method == _READY:
             self._is_ready = True
         elif notification.method == "notifications/cancelled":  # of 2026-07-28: nothing will answer it
-            self._pending.pop((notification.params or {}).get("requestId", ""), None)
+            which: object = (notification.params or {}).get("requestId")
+            if isinstance(which, str | int):
+                self._pending.pop(which, None)
 
     async def _post(self, message: JSONRPCMessage, outgoing: Outgoing) -> None:
         await outgoing.send(SessionMessage(message, metadata=ClientMessageMetadata(headers=self._headers(message))))
@@ -139,7 +143,7 @@ class Relay:
         """The headers that MCP requires with a message: for 2026-07-28 all that routes it, before that the version."""
         params: dict[str, object] = (message.params or {}) if isinstance(message, JSONRPCRequest) else {}
         version = _member(params.get("_meta"), PROTOCOL_VERSION_META_KEY)
-        if version is None or not isinstance(message, JSONRPCRequest):
+        if version is None or not isinstance(message, JSONRPCRequest) or not _HEADER.fullmatch(message.method):
             return None if self._version is None else {MCP_PROTOCOL_VERSION_HEADER: self._version}
         headers = {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: message.method}
         name = params.get(NAME_BEARING_METHODS.get(message.method, ""))
@@ -147,7 +151,7 @@ class Relay:
 
     def _note_version(self, answer: JSONRPCResponse | JSONRPCError) -> None:
         version = answer.result.get("protocolVersion") if isinstance(answer, JSONRPCResponse) else None
-        self._version = version if isinstance(version, str) else None
+        self._version = version if isinstance(version, str) and _HEADER.fullmatch(version) else None
 
     async def _resume(self, again: JSONRPCRequest, incoming: Incoming, outgoing: Outgoing, outbox: Outgoing) -> bool:
         """Open a new session as the client did, and resend the request that found the old one gone: it did not run.
@@ -191,4 +195,4 @@ def _is_lost(message: JSONRPCResponse | JSONRPCError) -> bool:
 
 def _member(mapping: object, name: str) -> str | None:
     value: object = mapping.get(name) if isinstance(mapping, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- JSON of the client
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and _HEADER.fullmatch(value) else None

@@ -21,7 +21,9 @@ from vault.refusals import VaultError
 
 SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
 _SESSION: Final = "mcp-session-id"
+_READ: Final = frozenset({"content-type", _SESSION})  # headers of a whole answer that count
 _BACK_OFF: Final = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds between attempts to open the stream of notifications
+_ANSWER_LIMIT: Final = 4 * 2**20  # bytes; a vault's are far smaller, and an event of a stream may have 1 MiB
 _LAST_WORDS: Final = 3.0  # seconds for ending a session
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
@@ -35,6 +37,7 @@ class RemoteClient(httpx2.AsyncClient):
         self._vault = vault
         self._access = access
         self.session_lost = False
+        self._stream_at = 0.0  # when the next stream may be opened: the vault may ask for it at once, over and over
 
     async def send(self, request: httpx2.Request, **options: object) -> httpx2.Response:
         """Never raises for temporary failures; see the module."""
@@ -57,6 +60,9 @@ class RemoteClient(httpx2.AsyncClient):
 
         Does not justify asking the person: it waits until a call has brought a token.
         """
+        now = asyncio.get_running_loop().time()
+        self._stream_at = max(now, self._stream_at) + _BACK_OFF[0]
+        await asyncio.sleep(self._stream_at - _BACK_OFF[0] - now)
         for pause in itertools.chain(_BACK_OFF, itertools.repeat(_BACK_OFF[-1])):
             token = self._access.held_token
             if token is not None:
@@ -69,9 +75,9 @@ class RemoteClient(httpx2.AsyncClient):
     async def _try_stream(self, request: httpx2.Request, token: str) -> httpx2.Response | None:
         try:
             answer = await self._try(request, token)
-        except httpx2.TransportError:
+        except httpx2.RequestError:
             return None
-        if answer.status_code < 500 and answer.status_code != 401:
+        if _is_stream(answer) or (400 <= answer.status_code < 500 and answer.status_code != 401):
             return answer
         await answer.aclose()
         return None
@@ -89,7 +95,7 @@ class RemoteClient(httpx2.AsyncClient):
             return _error(request, status, refusal.description)
         except _UNSENT as error:
             return _error(request, 503, unreachable(self._vault, error).description)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             text = (
                 f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the "
                 "answer came. If the call changes something, check whether it was done before you try "
@@ -100,17 +106,38 @@ class RemoteClient(httpx2.AsyncClient):
     async def _try(self, request: httpx2.Request, token: str) -> httpx2.Response:
         request.headers["authorization"] = f"Bearer {token}"
         answer = await super().send(request, stream=True, follow_redirects=False)
-        if not _is_stream(answer):
-            await answer.aread()  # here, where a broken connection is noticed
-        return answer
+        for name in _READ & set(answer.headers):
+            if not answer.headers[name].isascii():  # it could not be sent back, nor copied
+                del answer.headers[name]
+        return answer if _is_stream(answer) else await self._read(request, answer)
+
+    async def _read(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        """The whole answer: here, where a connection that breaks is noticed, and no further than a vault's goes.
+
+        Without the headers that lead elsewhere: a redirect is no answer of a vault, and the token stays here.
+        """
+        body = bytearray()
+        try:
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > _ANSWER_LIMIT:
+                    return _error(
+                        request, 502, f"the answer of {self._vault.origin} is too large for a vault: check --url"
+                    )
+        finally:
+            await answer.aclose()
+        kept = {name: answer.headers[name] for name in _READ & set(answer.headers)}
+        return httpx2.Response(answer.status_code, headers=kept, content=bytes(body), request=request)
 
     async def _check(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
         """The answer, if it comes from an MCP endpoint; otherwise an error in words."""
         status = answer.status_code
-        if status < 400 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:
+        if status < 300 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:
             return answer
         origin = self._vault.origin
         match status:
+            case _ if status < 400:
+                text, status = f"{origin} sends the agent elsewhere, which is not followed: check --url", 502
             case 401 | 403:
                 text = (
                     f"{origin} doesn't accept this agent, even with a fresh token: use --sign-out, then sign in again"

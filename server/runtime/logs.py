@@ -41,3 +41,5 @@ def configure(*, verbose: bool) -> None:
     logging.getLogger("token_vault").setLevel(logging.DEBUG if verbose else logging.INFO)
     # otherwise it prints the whole message of a legacy client that breaks the protocol
     logging.getLogger("mcp").setLevel(logging.ERROR)
+    # what a remote server sends that is no message is told in the answer; here it would be quoted in a traceback
+    logging.getLogger("mcp.client").setLevel(logging.CRITICAL)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
 
 _PIECE = 65536  # bytes
+_LONGEST = 8 * 2**20  # bytes of a line; HTTP takes less
+_TOO_LONG = b"(a line that is too long)"  # in its place: no JSON, so it is refused like anything else that is none
 
 
 @asynccontextmanager
@@ -68,6 +70,7 @@ class _Lines:
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
+        self._size = 0  # of the line that is not whole yet
         self._ready: list[bytes] = []  # whole lines, the next one last
         self._is_over = False
 
@@ -94,14 +97,22 @@ class _Lines:
     def _take(self, piece: bytes) -> None:
         *whole, rest = piece.split(b"\n")
         if whole:
-            whole[0] = b"".join([*self._parts, whole[0]])
-            self._parts.clear()
+            self._keep(whole[0])
+            whole[0] = b"".join(self._parts)
+            self._parts, self._size = [], 0
             self._ready = whole[::-1]
         if rest:
-            self._parts.append(rest)
+            self._keep(rest)
         if not piece:
             self._is_over = True
             self._ready = [b"".join(self._parts)] if self._parts else []
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > _LONGEST:
+            self._parts = [_TOO_LONG]
+        else:
+            self._parts.append(piece)
 
     async def _wait(self) -> None:
         readable = self._loop.create_future()
