@@ -89,7 +89,7 @@ def test_two_agents_and_two_vaults_never_share_credentials() -> None:
     ("change", "told"),
     [
         ({}, ""),
-        ({"issuer": "https://elsewhere.example"}, "another address"),
+        ({"issuer": "https://elsewhere.example"}, "another public address"),
         ({"issuer": None}, "no vault answers"),
         ({"token_endpoint": "https://elsewhere.example/token"}, "isn't a vault's"),
         ({"authorization_endpoint": "{origin}@elsewhere.example/authorize"}, "isn't a vault's"),
@@ -197,7 +197,7 @@ async def test_a_sign_in_names_the_resource_and_brings_tokens_for_it(
         tokens = await redeem_code(attempt, authority, client_id=client.client_id)
         assert claims_of(tokens.access_token)["aud"] == f"{vault.url}/mcp"
         assert tokens.access_token not in repr(tokens)
-        assert "is over" in (await _answer(attempt, back)).text
+        assert "has expired" in (await _answer(attempt, back)).text
         renewed = await authority.refresh(tokens)
         assert renewed.refresh_token not in {"", tokens.refresh_token}
         await authority.revoke(renewed)
@@ -258,9 +258,9 @@ def test_a_file_that_others_can_read_is_not_used(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "remote").write_text("a file in its place")
-    with pytest.raises(BridgeRefused, match="cannot write"):
+    with pytest.raises(BridgeRefused, match="can't write"):
         FileStore(tmp_path / "remote" / "x.json", why="test").save(Credentials("client"))
-    with pytest.raises(BridgeRefused, match="cannot write"):
+    with pytest.raises(BridgeRefused, match="can't write"):
         async with one_at_a_time(tmp_path, remote_vault("https://vault.example", agent="Test"), on_wait=lambda: None):
             pass
 
