@@ -208,4 +208,4 @@ async def drive_read(
 
 def _target(item: Mapping[str, object]) -> str:
     target = as_id(text_at(item, "shortcutDetails.targetId"), limit=128)
-    return f"It's a shortcut to the file {target}." if target else ""
+    return f" It's a shortcut to the file {target}." if target else ""

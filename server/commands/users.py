@@ -114,7 +114,7 @@ def remove(setup: Setup, name: Name) -> None:
     sentence = f"Removed {user.name}."
     if waiting is not None:
         sentence += (
-            f"{waiting.grants} of their grants aren't revoked at their providers yet. A running server "
+            f" {waiting.grants} of their grants aren't revoked at their providers yet. A running server "
             "keeps trying and then destroys the key; token-vault users list shows when it's done."
         )
     setup.show_one(row, sentence=sentence)

@@ -123,7 +123,7 @@ def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> Connec
 def _end(entry: ConnectionEntry) -> str:
     if entry.ends_at is None or (entry.ends_unless_used and entry.status != "expiring"):
         return ""
-    return f"(ends {entry.ends_at}{' unless used before then' if entry.ends_unless_used else ''})"
+    return f" (ends {entry.ends_at}{' unless used before then' if entry.ends_unless_used else ''})"
 
 
 async def _refuse_call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:

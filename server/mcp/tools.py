@@ -306,7 +306,7 @@ async def _ask(
         text = told.text
         if request.transport == "stdio":  # the owner's own agent may know where it looks
             text += (
-                f"This is the vault of the data directory {deployment.data}. If you set up another one, "
+                f" This is the vault of the data directory {deployment.data}. If you set up another one, "
                 "copy this client's entry from `token-vault client-config` with the same --data."
             )
         return _Outcome(failure(text), "refused", "provider_not_configured")

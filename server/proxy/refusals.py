@@ -79,7 +79,7 @@ def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
 
 def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
     """The call took longer than the operator allows."""
-    advice = "It may have been carried out." if is_write else ""
+    advice = " It may have been carried out." if is_write else ""
     return ProxyRefused("timeout", f"The call didn't finish within {deadline} s.{advice}")
 
 

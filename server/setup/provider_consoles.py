@@ -146,7 +146,7 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
     used = [(part, api, its) for part, api, its in parts if its]
     rest = [scope for scope in scopes if not any(scope in its for _, _, its in used)]
     listed = [*((part, its) for part, _, its in used), *([("other", rest)] if rest else [])]
-    further = "".join(f"Do the same for {part} with {api}." for part, api, _ in used[1:])
+    further = "".join(f" Do the same for {part} with {api}." for part, api, _ in used[1:])
     host = urlsplit(redirect_uri).hostname or ""
     ending = host.rpartition(".")[2]
     if host != "localhost" and (ending in _UNKNOWN_ENDINGS or (ending.isdigit() and host != "127.0.0.1")):

@@ -252,7 +252,7 @@ async def test_a_person_at_a_terminal_is_asked_and_the_secret_is_not_shown(place
 
 def test_a_file_that_cannot_be_changed_safely_is_refused_with_what_to_write() -> None:
     for text in ("providers = 3\n", '[[providers]]\nslack = "x"\n', "[providers]\nslack = true\n"):
-        with pytest.raises(ConfigFileRefused, match=r'put into \[providers.slack\] client_id = "new"'):
+        with pytest.raises(ConfigFileRefused, match=r'add client_id = "new" to \[providers.slack\]'):
             with_values(text, SLACK, {"client_id": "new"})
         with pytest.raises(ConfigFileRefused, match=r"remove client_id from \[providers.slack\]"):
             with_values(text, SLACK, {"client_id": None})

@@ -136,7 +136,7 @@ async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, m
     answering = asyncio.create_task(refuse(machine, person, decision="deny"))
     async with machine.client(*(["--device"] if device else []), mode="2026-07-28") as client:
         for _ in range(2):
-            with pytest.raises(MCPError, match=r"You refused.*--sign-in"):
+            with pytest.raises(MCPError, match=r"You denied.*--sign-in"):
                 await client.list_tools()
         await answering
         assert not machine.opened.exists()
@@ -324,7 +324,7 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
             await opened.__aexit__(None, None, None)
             raise
     try:
-        with pytest.raises(MCPError, match="can't reach"):
+        with pytest.raises(MCPError, match="Can't reach"):
             await client.call_tool("connections", {})
         listening = at_port(settings.server.port)
         async with open_deployment(settings, data=data) as deployment, serving(build_app(deployment), listening):
@@ -341,7 +341,7 @@ async def test_a_vault_that_is_away_at_the_start_is_told_and_nobody_is_asked(mac
     with pytest.raises(BaseExceptionGroup) as failed:
         async with machine.client():
             pass
-    assert "can't reach" in repr(failed.value)
+    assert "Can't reach" in repr(failed.value)
     assert not machine.opened.exists()
 
 
@@ -363,7 +363,7 @@ async def test_standard_output_carries_json_rpc_only_and_nothing_carries_a_token
         rest, errors = await process.communicate()
     assert {json.loads(line)["id"] for line in lines} == {0, 7}
     assert (rest, process.returncode) == (b"", 0)
-    assert b"is no message" in errors
+    assert b"isn't a message" in errors
     assert agent.token.encode() not in command_line + environment + errors
 
 

@@ -193,7 +193,7 @@ def test_a_file_may_take_rules_from_another_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "content", "problem"),
     [
-        ('["more"]', None, "rules/more.json cannot be read"),
+        ('["more"]', None, "can't read rules/more.json"),
         ('["more"]', "nonsense", "contains no rules"),
         ('["../more"]', '{"rules": []}', "isn't a file name"),
         ("[1]", '{"rules": []}', "isn't a file name"),
