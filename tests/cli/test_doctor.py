@@ -314,7 +314,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
     [
         (True, "localhost", ()),
         (False, "localhost", ("certificate", "doesn't trust its issuer", "SSL_CERT_FILE")),
-        (True, "other.example", ("certificate", "not for localhost", "server.public_url")),
+        (True, "other.example", ("certificate", "isn't for localhost", "server.public_url")),
     ],
 )
 async def test_the_certificate_of_the_public_url(
@@ -430,7 +430,12 @@ async def test_user_scopes_that_the_app_there_does_not_have(place: Place, simula
     (place.data / "config.toml").chmod(0o600)
     simulator.control("app", **one, user_scopes=["channels:read", "channels:history"])
     found = await examine(place, fails=True)
-    assert_problem(found, "slack.scopes", "invalid_scope_requested", "user scopes: channels:history channels:read")
+    assert_problem(
+        found,
+        "slack.scopes",
+        "invalid_scope_requested",
+        "user scopes to the app at Slack: channels:history channels:read",
+    )
     simulator.control("app", **one, user_scopes=["channels:read", "channels:history", "chat:write"])
     some = (await examine(place))["slack.scopes"]
     assert (some["verdict"], "skip those tools" in some["fix"]) == ("note", True)
@@ -591,7 +596,7 @@ async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("create_users = true", ("everybody whom https://id.example knows", "token-vault users link")),
+        ("create_users = true", ("everyone with an account at https://id.example", "token-vault users link")),
         ("", ("only linked users", "isn't set")),
         ("create_users = false", None),
     ],

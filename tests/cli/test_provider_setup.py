@@ -256,7 +256,7 @@ def test_a_file_that_cannot_be_changed_safely_is_refused_with_what_to_write() ->
             with_values(text, SLACK, {"client_id": "new"})
         with pytest.raises(ConfigFileRefused, match=r"remove client_id from \[providers.slack\]"):
             with_values(text, SLACK, {"client_id": None})
-    with pytest.raises(ConfigFileRefused, match="not valid TOML"):
+    with pytest.raises(ConfigFileRefused, match="isn't valid TOML"):
         with_values("[server\n", SLACK, {"client_id": "new"})
     assert with_values("", SLACK, {"client_id": "new"}) == '[providers.slack]\nclient_id = "new"\n'
 

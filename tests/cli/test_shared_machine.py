@@ -168,7 +168,7 @@ def test_only_loopback_has_several_addresses() -> None:
 )
 def test_easy_rules_need_a_listener_on_loopback(server: dict[str, str], is_refused: bool) -> None:
     if is_refused:
-        with pytest.raises(SettingsRefused, match=r"set server\.public_url to the https address"):
+        with pytest.raises(SettingsRefused, match=r"Set server\.public_url to the https address"):
             load_settings(overrides={"server": server})
     else:
         settings = load_settings(overrides={"server": server})

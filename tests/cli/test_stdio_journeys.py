@@ -205,4 +205,4 @@ async def test_a_client_name_that_could_pass_for_something_else_is_refused(place
     for name in ("../x", "x" * 80):
         code, out, err = await place.run("stdio", "--client", name)
         assert (code, out) == (1, "")
-        assert "use letters" in err
+        assert "Use letters" in err

@@ -153,7 +153,7 @@ async def test_a_fresh_sign_in_is_one_that_the_provider_says_was_fresh(
     assert (page.url.path == "/consent") == counts
     if not counts:
         assert page.status_code == 403
-        assert "didn't ask you again" in page.text
+        assert "didn&#39;t ask you again" in page.text
         assert (await person.open(wanted)).url.path == "/sign-in"
 
 
@@ -255,7 +255,7 @@ async def test_an_id_token_with_a_wrong_claim_signs_nobody_in(room: Room, provid
     person = await room.browser()
     page = await _sign_in(person)
     assert page.status_code == 403
-    assert "can't be trusted" in page.text
+    assert "can&#39;t be trusted" in page.text
     assert (await person.http.get("/connections")).status_code == 303
     assert await _user(room, provider) is None
     event = (await room.events())[-1]
@@ -512,7 +512,7 @@ async def test_a_provider_that_refuses_leaves_the_person_signed_out(room: Room, 
     page = await _sign_in(person)
     assert page.status_code == 403
     assert "script" not in page.text
-    assert "didn't sign you in" in page.text
+    assert "didn&#39;t sign you in" in page.text
 
 
 async def test_without_self_service_an_unknown_subject_stays_out(room: Room, provider: OpenIDDouble) -> None:

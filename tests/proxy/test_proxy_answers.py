@@ -546,9 +546,9 @@ async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoo
     [
         (Crowded("too many calls in flight"), True, 503, "Nothing was sent"),
         (NotReached("couldn't connect"), True, 502, "Nothing was changed"),
-        (NoAnswer("no answer in time"), True, 502, "unknown"),
+        (NoAnswer("no answer in time"), True, 502, "may have been carried out"),
         (NoAnswer("no answer in time"), False, 502, "Nothing was changed"),
-        (TooLarge("answer too large"), False, 502, "larger"),
+        (TooLarge("answer too large"), False, 502, "size limit"),
     ],
 )
 def test_what_went_wrong_on_the_way_says_whether_it_may_be_repeated(

@@ -58,7 +58,7 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
         raise StorageUnavailable(f"can't use {stores.vault}: {error.strerror}", detail=str(error)) from error
     except sqlite3.Error as error:
         # For a folder without write permission SQLite only says that it cannot open the file.
-        why = "" if os.access(stores.vault.parent, os.W_OK) else "; this user can't write to its folder"
+        why = "" if os.access(stores.vault.parent, os.W_OK) else "; its folder is read-only for this user"
         raise StorageUnavailable(f"can't open {stores.vault}: {error}{why}", detail=str(error)) from error
     return shape
 
