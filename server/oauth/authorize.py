@@ -43,9 +43,9 @@ _NONCE_LIMIT: Final = 512
 _ADDRESSES: Final = 20  # with this many addresses, each may have as many waiting requests as it is allowed
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
-    "The agent is not known here, or no longer: it has to forget what it kept of its registration and register again. "
-    f"{sign_in_words()}. If it introduces itself by a document, whoever runs this vault lets its host in with "
-    "registration.allowed_hosts, and the vault has to reach it"
+    "This vault doesn't know the agent, or no longer does: the agent must discard its registration and register again. "
+    f"{sign_in_words()}. If it uses a client ID metadata document, ask an admin "
+    "to add its host to registration.allowed_hosts, and make sure that the vault can reach it"
 )
 _DEVICE_ANSWERED: Final = "/device/answered"
 

@@ -93,7 +93,7 @@ async def test_a_removed_client_that_sends_its_dead_id_is_told_what_to_do(world:
     page = await world.alice.open(world.authorize_url(client_id, challenge))
     assert page.status_code in {400, 401}
     assert "location" not in page.headers, "nobody is sent to an address of a client that is not known"
-    for told in ("forget what it kept of its registration", "claude mcp login NAME", "codex mcp login NAME"):
+    for told in ("discard its registration", "claude mcp login NAME", "codex mcp login NAME"):
         assert told in page.text
     never = await world.alice.open(world.authorize_url("never-registered", challenge))
     assert never.text == page.text, "the same for every cause"

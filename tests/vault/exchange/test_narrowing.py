@@ -492,7 +492,7 @@ async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_on
     wrong = replace(place.provider.registration, client_secret="wrong-secret")
     strange = OAuthUpstream(place.provider.with_registration(wrong), place.upstream._outbound)
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
-    with pytest.raises(TemporarilyUnavailable, match="operator"):
+    with pytest.raises(TemporarilyUnavailable, match="Ask an admin"):
         await place.narrow()
     assert [event.details["reason"] for event in await place.room.events("narrowing.failed")] == ["invalid_client"]
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: place.upstream})

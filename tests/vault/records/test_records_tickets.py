@@ -75,7 +75,7 @@ async def test_a_ticket_works_until_its_last_second_and_not_after(database: Data
 async def test_a_ticket_of_one_purpose_is_nothing_for_another(database: Database, key_ring: KeyRing) -> None:
     secret = await _issue(database, key_ring, TicketPurpose.CONNECT)
     assert await tickets.peek(database, key_ring, secret, purpose=CODE, now=NOW) is None
-    with pytest.raises(TransitionRefused, match="not known"):
+    with pytest.raises(TransitionRefused, match="unknown"):
         await _consume(database, key_ring, secret)
     await _consume(database, key_ring, secret, purpose=TicketPurpose.CONNECT)
 
@@ -84,7 +84,7 @@ async def test_a_ticket_of_one_purpose_is_nothing_for_another(database: Database
 async def test_a_bent_secret_is_refused_and_the_right_one_still_works(database: Database, key_ring: KeyRing) -> None:
     secret = await _issue(database, key_ring)
     for bent in ("", secret[:-1], secret + "A", secret.swapcase(), f" {secret}", f"{secret}\n", "\ud800"):
-        with pytest.raises(TransitionRefused, match="not known"):
+        with pytest.raises(TransitionRefused, match="unknown"):
             await _consume(database, key_ring, bent)
     await _consume(database, key_ring, secret)
 
@@ -353,7 +353,7 @@ async def test_sweeping_forgets_tickets_a_day_after_their_end(database: Database
     with pytest.raises(TransitionRefused, match="expired"):
         await _consume(database, key_ring, unused, now=NOW + 86400)
     assert await sweep(NOW + 60 + 86400) == 3
-    with pytest.raises(TransitionRefused, match="not known"):
+    with pytest.raises(TransitionRefused, match="unknown"):
         await _redeem(database, key_ring, redeemed, seeded, now=NOW + 60 + 86400)
     assert len(await grants.list_grants(database, seeded.user.id)) == 2
 
