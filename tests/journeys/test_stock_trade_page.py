@@ -78,11 +78,11 @@ async def serving(place: Place) -> AsyncGenerator[str]:
     try:
         said = ""
         async with asyncio.timeout(60):
-            while not re.search(r"once:\s+\S+\n", said):
+            while not re.search(r"one-time secret:\s+\S+\n", said):
                 line = await process.stderr.readline()
                 assert line, said
                 said += line.decode()
-        yield said.split("once:")[1].split()[0]
+        yield said.split("one-time secret:")[1].split()[0]
     finally:
         if process.returncode is None:
             process.terminate()
