@@ -109,14 +109,16 @@ async def test_what_a_client_writes_wrongly_ends_nothing(tmp_path: Path) -> None
             b"\xff\xfe{",
             json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": []}}).encode(),
             json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/\u00e9", "params": odd}).encode(),
+            json.dumps({"jsonrpc": "2.0", "id": 2, "method": "ping"}).encode(),
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             process.stdin.write(b"\n".join(lines) + b"\n")
             await process.stdin.drain()
-            said = [json.loads(await process.stdout.readline()) for _ in range(1)]
-        assert [one["id"] for one in said] == [1]
-        process.kill()
-        _, errors = await process.communicate()
+            said = [json.loads(await process.stdout.readline()) for _ in range(2)]
+            assert {one["id"] for one in said} == {1, 2}
+            process.stdin.close()  # the bridge ends by itself
+            _, errors = await process.communicate()
+        assert process.returncode == 0
         assert b"Traceback" not in errors
