@@ -115,13 +115,13 @@ async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Clie
     rows = await reader.fetch(
         "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
         " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"
-        " from clients c join (select x.client_id, max(x.at) as at from ("
+        " from (select x.client_id, max(x.at) as at from ("
         " select g.client_id, g.created_at as at from grants g"
         " where g.tenant = :tenant and g.user_id = :user_id and g.revoked_at is null"
         " union all select d.client_id, d.created_at as at from delegations d"
         " where d.tenant = :tenant and d.user_id = :user_id and d.revoked_at is null"
-        ") x group by x.client_id) mine on mine.client_id = c.id"
-        " where c.tenant = :tenant and c.name = :name and c.removed_at is null"
+        ") x group by x.client_id) mine cross join clients c"  # in this order: SQLite keeps it
+        " where c.tenant = :tenant and c.id = mine.client_id and c.name = :name and c.removed_at is null"
         " order by mine.at desc, c.id limit :most",
         {"tenant": TENANT, "user_id": user_id, "name": name, "most": MOST_NAMESAKES},
     )

@@ -214,9 +214,12 @@ async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[st
     """Whether one of these clients got a refresh token for this user since then, or a grant without one."""
     for client_id in sorted(client_ids):
         row = await reader.fetch_one(
-            "select 1 as one from grants g where g.tenant = :tenant and g.user_id = :user_id"
-            " and g.client_id = :client_id and g.revoked_at is null and (g.created_at > :since or exists (select 1"
-            " from refresh_tokens t where t.tenant = g.tenant and t.grant_id = g.id and t.issued_at > :since))",
+            "select g.created_at as at from grants g where g.tenant = :tenant and g.user_id = :user_id"
+            " and g.client_id = :client_id and g.revoked_at is null and g.created_at > :since"
+            " union all select t.issued_at as at from grants g"
+            " cross join refresh_tokens t"  # in this order: SQLite keeps it
+            " where g.tenant = :tenant and g.user_id = :user_id and g.client_id = :client_id and g.revoked_at is null"
+            " and t.tenant = :tenant and t.grant_id = g.id and t.issued_at > :since limit 1",
             {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since},
         )
         if row is not None:

@@ -30,8 +30,8 @@ ACCOUNTS = (  # user -> what is connected: no account belongs to two people
 )
 
 
-# A parameter of each provider that the request rules know and the simulator ignores.
-MARKERS = {"slack": "team_id", "google": "quotaUser"}
+# What the request rules know for a call and the simulator ignores; `text` is in the body.
+MARKERS = ("quotaUser", "team_id", "text")
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class Try:
     api: str
     needs: str
     body: Mapping[str, object] | None = None
+    marker: str = "quotaUser"
 
 
 CALLS = {
     "slack": (
-        Try("POST", "/chat.postMessage", "web", "chat:write", {"channel": "#general", "text": "hello"}),
-        Try("GET", "/conversations.list", "web", "channels:read"),
-        Try("GET", "/users.list", "web", "users:read"),
+        Try("POST", "/chat.postMessage", "web", "chat:write", {"channel": "#general", "text": "hello"}, "text"),
+        Try("GET", "/conversations.list", "web", "channels:read", marker="team_id"),
+        Try("GET", "/users.list", "web", "users:read", marker="team_id"),
     ),
     "google": (
         Try("GET", "/calendars/primary/events", "calendar", READONLY),
@@ -179,11 +180,12 @@ class Play:
         """Try something of this provider's API, allowed or not; the marker finds it again in the books."""
         found, call = self.found, self.chance.choice(CALLS[connection.provider])
         base = content.get("api_base_url") or self.place.deployment.catalog.provider(connection.provider).apis[call.api]
+        mark, in_body = {call.marker: f"call-{number}"}, call.marker in (call.body or {})
         response = await http.request(
             call.method,
             f"{base}{call.path}",
-            params={MARKERS[connection.provider]: f"call-{number}"},
-            json=call.body,
+            params=None if in_body else mark,
+            json={**(call.body or {}), **mark} if in_body else call.body,
             headers={"Authorization": f"Bearer {content['access_token']}"},
         )
         is_covered = call.needs in expand(issued)
@@ -202,8 +204,8 @@ class Play:
         """What the provider's books say: whose account, and nothing that no scope covers."""
         arrived = 0
         for entry in self.place.room.simulator.books()["api_calls"]:
-            query = entry["query"]
-            found = [query[name] for name in MARKERS.values() if name in query] if isinstance(query, Mapping) else []
+            sent = [part for part in (entry["query"], entry["body"]) if isinstance(part, Mapping)]
+            found = [part[name] for part in sent for name in MARKERS if name in part]
             marker = found[0] if found else None
             if marker is None:
                 continue

@@ -62,11 +62,11 @@ def test_one_host_is_left_as_it_is(url: str) -> None:
         ("postgresql://u:secret@h1:5432,h2:/db?host=x", None),
         ("postgresql://u:secret@h1:99999,h2/db", "port of host 1 of 2 must be a number from 1 to 65535"),
         ("postgresql://u:sec/ret@h1/db", "escape the characters"),
-        ("postgresql://u:secret@[::1,h2/db", "cannot be read"),
+        ("postgresql://u:secret@[::1,h2/db", "can't read database.url"),
         ("postgresql://u:secret@h1,h2/db?target_session_attrs=any", "use target_session_attrs=read-write"),
         ("postgresql://u:secret@h1,h2/db?target_session_attrs=standby", "use target_session_attrs=read-write"),
         ("postgresql://u:secret@h1/db?target_session_attrs=read-only", "use target_session_attrs=read-write"),
-        ("postgresql://u:secret@/db?host=h1,h2,h3&port=1,2", "3 hosts and 2 ports"),
+        ("postgresql://u:secret@/db?host=h1,h2,h3&port=1,2", "3 hosts but 2 ports"),
     ],
 )
 def test_a_list_that_cannot_work_is_refused_with_the_fix(url: str, words: str | None) -> None:
