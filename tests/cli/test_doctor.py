@@ -131,7 +131,7 @@ async def test_a_healthy_vault_that_serves_is_all_green(tmp_path: Path, monkeypa
         assert {"slack.client", "google.client", "port", "public_url", "database", "clock", "key"} <= set(found)
 
 
-async def test_in_words_every_line_has_its_verdict_and_its_mend_below(place: Place) -> None:
+async def test_in_words_every_line_has_its_verdict_and_its_fix_below(place: Place) -> None:
     result = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", "--data", str(place.data)])
     assert result.exit_code == 0
     assert "note     port" in result.stdout

@@ -18,7 +18,7 @@ Way = Literal["machine", "proxy"]
 
 @dataclass(frozen=True)
 class Mistake:
-    """`stops` is the step whose message is the first that shows it, `mend` the fix that this message must name."""
+    """`stops` is the step whose message is the first that shows it, `fix` the fix that this message must name."""
 
     way: Way
     slips: Callable[[], Slips]

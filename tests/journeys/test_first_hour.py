@@ -81,7 +81,7 @@ async def test_the_guide_leads_to_a_posted_message_and_a_listed_calendar(clean: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_the_first_message_after_a_mistake_names_the_mend(clean: Played, mistaken: Played, name: str) -> None:
+async def test_the_first_message_after_a_mistake_names_the_fix(clean: Played, mistaken: Played, name: str) -> None:
     mistake = MISTAKES[name]
     assert "done" in clean[mistake.way]
     ended = mistaken[name]

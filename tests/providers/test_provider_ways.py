@@ -105,7 +105,7 @@ async def test_an_app_with_a_secret_sends_slack_no_pkce(room: Room) -> None:
 
 
 @pytest.mark.parametrize("rotates", [True, False])
-async def test_a_token_that_never_ends_is_said_after_connecting_with_its_mend(room: Room, *, rotates: bool) -> None:
+async def test_a_token_that_never_ends_is_said_after_connecting_with_its_fix(room: Room, *, rotates: bool) -> None:
     user, person, client = await _someone(room)
     room.simulator.control("app", client_id="sandbox-client", client_secret="sandbox-secret", rotates=rotates)
     page = await person.open(await consent(await room.to_provider(person, await room.link(user, client))))
@@ -210,28 +210,28 @@ def _plain(text: str) -> str:
     return text.replace("&#39;", "'").replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")
 
 
-def _mend(room: Room, code: str, provider: str) -> str:
+def _fix_for(room: Room, code: str, provider: str) -> str:
     redirect = f"{room.url}/connect/callback/{provider}"
     return fix_for(code, name=provider, title=provider.title(), redirect=redirect)
 
 
 @pytest.mark.parametrize("provider", ["slack", "google"])
 @pytest.mark.parametrize("code", sorted(set(FIXES) - _IMPOSSIBLE))
-async def test_an_error_of_the_consent_has_a_page_with_its_mend(room: Room, provider: str, code: str) -> None:
+async def test_an_error_of_the_consent_has_a_page_with_its_fix(room: Room, provider: str, code: str) -> None:
     user, person, client = await _someone(room)
     scopes = frozenset({EVENTS}) if provider == "google" else frozenset({"chat:write"})
     link = await room.link(user, client, provider=provider, scopes=scopes)
     state = query_of(await room.to_provider(person, link))["state"]
     page = await person.open(f"/connect/callback/{provider}?state={state}&error={code}")
     assert page.status_code == 400
-    assert _mend(room, code, provider) in _plain(page.text)
+    assert _fix_for(room, code, provider) in _plain(page.text)
     assert code in page.text
     assert not await connections.list_connections(room.deployment.database, user.id)
 
 
 @pytest.mark.parametrize("provider", ["slack", "google"])
 @pytest.mark.parametrize("code", sorted(set(FIXES) - _IMPOSSIBLE))
-async def test_an_error_of_the_token_endpoint_has_a_page_with_its_mend(room: Room, provider: str, code: str) -> None:
+async def test_an_error_of_the_token_endpoint_has_a_page_with_its_fix(room: Room, provider: str, code: str) -> None:
     user, person, client = await _someone(room)
     scopes = frozenset({EVENTS}) if provider == "google" else frozenset({"chat:write"})
     link = await room.link(user, client, provider=provider, scopes=scopes)
@@ -242,13 +242,13 @@ async def test_an_error_of_the_token_endpoint_has_a_page_with_its_mend(room: Roo
     page = await person.open(callback)
     shown = _plain(page.text)
     assert page.status_code == 400
-    assert _mend(room, code, provider) in shown or (code in _UNCLEAR and "Try again in a few minutes" in shown)
+    assert _fix_for(room, code, provider) in shown or (code in _UNCLEAR and "Try again in a few minutes" in shown)
     assert not await connections.list_connections(room.deployment.database, user.id)
 
 
-async def test_the_mend_of_a_redirect_address_is_the_exact_address(room: Room) -> None:
+async def test_the_fix_of_a_redirect_address_is_the_exact_address(room: Room) -> None:
     for code in ("bad_redirect_uri", "redirect_uri_mismatch"):
-        assert f"add exactly {room.url}/connect/callback/slack to the app at Slack" in _mend(room, code, "slack")
+        assert f"add exactly {room.url}/connect/callback/slack to the app at Slack" in _fix_for(room, code, "slack")
 
 
 async def test_an_unregistered_redirect_address_ends_at_the_providers_page_and_a_registered_one_does_not(
@@ -327,11 +327,11 @@ async def test_wrong_secrets_are_said_on_the_page_and_by_the_tool(
             person = await room.signed_in(other)
             link = await room.link(other, agent, provider=provider, scopes=scopes)
             page = await person.open(await consent(await room.to_provider(person, link)))
-            assert _mend(room, code, provider) in _plain(page.text)
+            assert _fix_for(room, code, provider) in _plain(page.text)
 
 
 @pytest.mark.parametrize("reason", ["accessNotConfigured", "SERVICE_DISABLED"])
-async def test_an_api_that_is_not_enabled_is_said_by_the_tool_with_the_mend(tmp_path: Path, reason: str) -> None:
+async def test_an_api_that_is_not_enabled_is_said_by_the_tool_with_the_fix(tmp_path: Path, reason: str) -> None:
     async with mcp_room.room(tmp_path / "data") as room:
         agent = await room.agent()
         scopes = frozenset({EVENTS, f"{EVENTS}.readonly"})

@@ -156,7 +156,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_a_bad_file_is_refused_with_one_line_that_says_the_mend(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_bad_file_is_refused_with_one_line_that_says_the_fix(tmp_path: Path, text: str, expected: str) -> None:
     path = written(tmp_path, text)
     problems = check_file(path)
     assert any(expected in problem for problem in problems), problems

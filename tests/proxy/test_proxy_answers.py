@@ -525,7 +525,7 @@ async def test_a_provider_that_refuses_every_token_ends_in_one_refresh(room: Pro
     assert len(issued) == 1
 
 
-async def test_an_ended_grant_is_told_with_the_link_that_mends_it(room: ProxyRoom, upstream: Upstream) -> None:
+async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRoom, upstream: Upstream) -> None:
     handle = await room.ready()
     room.provider.answer = lambda _: json_reply({"ok": False, "error": "invalid_refresh_token"})
     upstream.answer = REFUSALS[0]

@@ -332,7 +332,7 @@ async def test_a_vault_runs_on_a_key_that_is_not_in_a_file(empty_store: Store, k
         ("passphrase", {"TOKEN_VAULT_PASSPHRASE": "too short"}, "20"),
     ],
 )
-async def test_a_key_that_is_not_usable_is_refused_with_the_mend(
+async def test_a_key_that_is_not_usable_is_refused_with_the_fix(
     tmp_path: Path, kind: str, environment: dict[str, str], words: str
 ) -> None:
     source = _sources(tmp_path, environment)[kind]

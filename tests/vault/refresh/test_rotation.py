@@ -340,13 +340,13 @@ async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: 
     """R-12: refuse the refresh before it is sent, and be none the worse for it."""
     connection = await room.connect()
     room.pass_time(3600)
-    breaks, mends = (
+    breaks, repairs = (
         "alter table intents add constraint broken check (sent_at < 0)",
         "alter table intents drop constraint broken",
     )
     if room.store.is_sqlite:
         breaks = "create trigger vault.broken before insert on intents begin select raise(abort, 'broken'); end"
-        mends = "drop trigger vault.broken"
+        repairs = "drop trigger vault.broken"
     async with room.database.transaction() as transaction:
         await transaction.execute(breaks)
     for _ in range(2):
@@ -354,7 +354,7 @@ async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: 
             await room.exchange()
     assert room.slack.sends == []
     async with room.database.transaction() as transaction:
-        await transaction.execute(mends)
+        await transaction.execute(repairs)
     assert await shown(room, connection) == "active"
     assert await room.exchange()
 

@@ -305,7 +305,7 @@ async def test_a_database_of_a_newer_program_is_refused_and_of_this_one_opens(st
     assert "\n" not in str(refused.value)
 
 
-async def test_addresses_that_cannot_work_are_refused_with_the_mend(tmp_path: Path) -> None:
+async def test_addresses_that_cannot_work_are_refused_with_the_fix(tmp_path: Path) -> None:
     for url, words in {
         "mysql://localhost/vault": "postgresql://",
         "vault.sqlite": "sqlite",
@@ -499,7 +499,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-async def test_a_folder_that_cannot_hold_files_is_refused_with_the_mend(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_hold_files_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageUnavailable, match="can't use"):
         await open_database("sqlite:", data=tmp_path / "file")
