@@ -47,7 +47,13 @@ class Attempts:
         while self._spare:
             connection, ending = self._spare.popitem()
             ending.cancel()
-            if not connection.is_closed():
+            is_good = False
+            try:
+                is_good = await _takes_writes(connection)
+            finally:
+                if not is_good:
+                    connection.terminate()
+            if is_good:
                 return connection
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         self._waiting[waiter] = None
@@ -132,3 +138,14 @@ class Attempts:
     def _discard(self, connection: DriverConnection) -> None:
         self._spare.pop(connection).cancel()
         connection.terminate()
+
+
+async def _takes_writes(connection: DriverConnection) -> bool:
+    """Whether a connection that waited is still good: it may have been opened while its server took no writes."""
+    if connection.is_closed():
+        return False
+    try:
+        row = await connection.fetchrow("select current_setting('transaction_read_only') as read_only", timeout=1.0)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        return False
+    return row is not None and row["read_only"] == "off"
