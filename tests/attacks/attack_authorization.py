@@ -187,7 +187,7 @@ async def test_more_scopes_than_were_asked_for_cannot_be_posted(target: Target) 
         "scope": ["tools", "connections", "exchange", "openid", "offline_access"],
         "redirect_uri": "https://evil.example/",
     }
-    answer = await target.alice.submit(page, more, form="/consent", button=("decision", "allow"))  # type: ignore[arg-type]
+    answer = await target.alice.submit(page, more, form="/consent", button=("decision", "allow"))
     if "code=" in answer.headers.get("location", ""):
         assert answer.headers["location"].startswith(REDIRECT)
         tokens = await target.redeem(client_id, query_of(answer.headers["location"])["code"], verifier)

@@ -146,7 +146,7 @@ async def _assertion(target: Target, *, key: object = None, **claims: object) ->
         "reason": "nightly",
     }
     chosen = {name: one for name, one in (body | claims).items() if one is not None}
-    return signed({"alg": "ES256", "kid": "worker", "typ": "JWT"}, chosen, key or target.worker_key)  # type: ignore[arg-type]
+    return signed({"alg": "ES256", "kid": "worker", "typ": "JWT"}, chosen, key or target.worker_key)
 
 
 async def _id(target: Target) -> str:

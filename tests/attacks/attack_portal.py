@@ -82,7 +82,7 @@ async def test_a_form_is_refused_with_a_token(target: Target, token: str) -> Non
     of_form = dict(next(one for one in forms_of(account.text) if "/account" in one.action).fields)["form_token"]
     values = {"of another session": foreign, "of another form": of_form, "cut": right[:-1], "none": ""}
     value: object = [right, right] if token == "twice" else values[token]
-    answer = await person.http.post("/sign-out", data={"form_token": value}, headers={"origin": target.url})  # type: ignore[dict-item]
+    answer = await person.http.post("/sign-out", data={"form_token": value}, headers={"origin": target.url})
     assert answer.status_code in {400, 403}
     assert (await person.http.get("/connections")).status_code == 200
 
@@ -174,7 +174,7 @@ async def test_names_of_people_are_not_told(target: Target) -> None:
                 page.status_code,
                 page.text.count("not"),
             )
-        )  # type: ignore[arg-type]
+        )
     assert len(texts) == 1
 
 

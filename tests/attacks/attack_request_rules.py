@@ -375,7 +375,7 @@ BODIES: dict[str, tuple[str, str, object]] = {
     "a note on nothing": ("notes", "/crm/v3/objects/notes", {"properties": {"hs_note_body": "x"}}),
     "a note with a file": (
         *("notes", "/crm/v3/objects/notes"),
-        {"properties": {"hs_attachment_ids": "1"}, "associations": HONEST["notes"][2]["associations"]},  # type: ignore[index] -- JSON
+        {"properties": {"hs_attachment_ids": "1"}, "associations": HONEST["notes"][2]["associations"]},
     ),
     "what others share": (
         "dropbox",

@@ -296,11 +296,11 @@ async def test_a_bound_token_is_refused(target: Target, name: str) -> None:
     method = str(claims.pop("htm", "POST"))
     header: dict[str, object] = {}
     if name.endswith("private key"):
-        header["jwk"] = key.as_dict(private=True)  # type: ignore[attr-defined]
+        header["jwk"] = key.as_dict(private=True)
     if name.endswith("type JWT"):
         header["typ"] = "JWT"
     signer = new_key() if name.endswith("another key") else key
-    made = proof(signer, method, words.get(htu, htu), header=header, **claims)  # type: ignore[arg-type]
+    made = proof(signer, method, words.get(htu, htu), header=header, **claims)
     if name.startswith("with an unsigned"):
         made = made.rpartition(".")[0] + "."
     scheme = "Bearer" if name == "as a bearer" else "DPoP"
@@ -312,7 +312,7 @@ async def test_a_bound_token_is_refused(target: Target, name: str) -> None:
 
 async def test_a_proof_counts_once(target: Target) -> None:
     agent, key = await _bound(target)
-    made = proof(key, "POST", f"{target.url}/mcp", ath=_ath(agent.token))  # type: ignore[arg-type]
+    made = proof(key, "POST", f"{target.url}/mcp", ath=_ath(agent.token))
     sent = {"authorization": f"DPoP {agent.token}", "dpop": made}
     answers = [await target.http.post("/mcp", json={}, headers=sent) for _ in range(2)]
     assert answers[0].status_code != 401
@@ -324,7 +324,7 @@ async def test_a_bound_refresh_token_needs_its_key(target: Target) -> None:
     form = {"grant_type": "refresh_token", "client_id": agent.client_id, "refresh_token": agent.refresh or ""}
     assert (await target.token(form)).status_code == 400
     assert (await target.token(form, dpop=proof(new_key(), "POST", f"{target.url}/token"))).status_code == 400
-    assert (await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))).status_code == 200  # type: ignore[arg-type]
+    assert (await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))).status_code == 200
 
 
 async def test_a_code_bound_to_a_key_needs_it(target: Target) -> None:

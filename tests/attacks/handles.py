@@ -28,7 +28,7 @@ class Handle:
     ) -> httpx2.Response:
         """A call with the handle; the path goes out as it is written."""
         sent = {"authorization": f"Bearer {self.value}"} | dict(headers or {})
-        return await self.target.http.request(method, self.base + path, headers=sent, **options)  # type: ignore[arg-type]
+        return await self.target.http.request(method, self.base + path, headers=sent, **options)
 
 
 async def ready(target: Target, provider: str, scope: str, *, person: Person | None = None) -> httpx2.Response:

@@ -104,7 +104,7 @@ def query_of(url: str) -> dict[str, str]:
 
 def new_key() -> ECKey:
     """A key for proofs and assertions, made now."""
-    return ECKey.import_key(ec.generate_private_key(ec.SECP256R1()))  # type: ignore[arg-type]
+    return ECKey.import_key(ec.generate_private_key(ec.SECP256R1()))
 
 
 def thumbprint(key: ECKey) -> str:
@@ -338,7 +338,7 @@ async def running_target(folder: Path) -> AsyncGenerator[Target]:
         target = Target(place, provider, http, alice, mallory, stack, kept=kept)
         page = await alice.open("/first-run")
         again = {"secret": secret, "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
-        page = await alice.submit(page, again, form="/first-run")  # type: ignore[arg-type]
+        page = await alice.submit(page, again, form="/first-run")
         assert page.status_code == 200, page.text
         await _populate(target, folder)
         yield target

@@ -239,7 +239,7 @@ async def crossings(data: Path, *, calls: int, seed: int) -> Crossings:
             waiting = iter(range(done, done + share))
 
             async def work(numbers: object = waiting) -> None:
-                for number in numbers:  # type: ignore[attr-defined]
+                for number in numbers:
                     await play.round(number, http)
 
             await asyncio.gather(*(work() for _ in range(AT_ONCE)))

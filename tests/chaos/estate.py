@@ -121,7 +121,7 @@ class Estate:
     async def connect(self, held: Held) -> None:
         """Consent at the provider, for the first time or again."""
         simulator = self.simulators[held.provider]
-        tokens: Mapping[str, Any] = await SlackApp(simulator, simulator.http).connect()  # type: ignore[arg-type]
+        tokens: Mapping[str, Any] = await SlackApp(simulator, simulator.http).connect()
         count = self._connects[held.provider] = self._connects.get(held.provider, 0) + 1
         now = self.database.now()
         async with self.database.transaction() as transaction:

@@ -157,9 +157,9 @@ def configuration(provider: Provider, url: str, proxy: Proxy, port: int) -> str:
         "[tools]", "calls_per_minute = 1000000",
     ]  # fmt: skip
     for name, section in provider.providers.items():
-        plain = {key: value for key, value in section.items() if not isinstance(value, dict)}  # type: ignore[attr-defined]
+        plain = {key: value for key, value in section.items() if not isinstance(value, dict)}
         lines += [f"[providers.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
-        for key, value in section.items():  # type: ignore[attr-defined]
+        for key, value in section.items():
             if isinstance(value, dict):
                 lines += [f"[providers.{name}.{key}]", *(f"{one} = {json.dumps(url)}" for one, url in value.items())]
     return "\n".join(lines) + "\n"

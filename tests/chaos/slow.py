@@ -168,7 +168,7 @@ class Slow:
             async with holding(str(store.data / "vault.sqlite"), seconds) as process:
                 await process.wait()
         elif kind == "frozen":
-            await freeze(server, seconds)(None)  # type: ignore[arg-type]  it asks nothing of a world
+            await freeze(server, seconds)(None)  # it asks nothing of a world
         elif kind == "killed":
             await asyncio.to_thread(server.restart)
         else:

@@ -58,7 +58,7 @@ async def _watch(crowd: Crowd, plan: Plan, workers: list[Worker], seen: Seen) ->
         now = crowd.database.now()
         row = await crowd.database.fetch_one(_DEBT, {"now": now})
         assert row is not None
-        seen.debts.append(int(row["due"] or 0) / plan.connections)  # type: ignore[arg-type]
+        seen.debts.append(int(row["due"] or 0) / plan.connections)
         if row["oldest"] is not None:
             seen.worst_lag = max(seen.worst_lag, now - int(row["oldest"]))
         seen.memory.append(sum(process.memory_info().rss for process in processes))

@@ -63,7 +63,7 @@ async def turn(vault: Vault, pragmas: list[list[object]]) -> None:
     first = loop.time()
     for after, text in pragmas:
         await asyncio.sleep(max(0.0, first + float(str(after)) - loop.time()))
-        await vault.database._writing.execute(str(text))  # type: ignore[attr-defined]
+        await vault.database._writing.execute(str(text))
 
 
 async def load(
@@ -92,7 +92,7 @@ async def main(about: dict[str, object]) -> None:
     )
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    principal = Principal(**{**about["principal"], "scopes": frozenset({"tools"})})  # type: ignore[dict-item]
+    principal = Principal(**{**about["principal"], "scopes": frozenset({"tools"})})
     request = ExchangeRequest(principal, "slack", SCOPES, purpose="chaos")
     async with open_deployment(settings, data=Path(str(about["data"]))) as deployment:
         vault = deployment.vault

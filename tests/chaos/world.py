@@ -183,7 +183,7 @@ async def open_world(store: Store, provider: Provider, *, person: str = "chaos")
         database = await store.open()
         stack.push_async_callback(database.close)
         keys = await store.open_keys(database)
-        app = SlackApp(provider, provider.http)  # type: ignore[arg-type]
+        app = SlackApp(provider, provider.http)
         tokens = await app.connect()
         principal, connection_id = await _seed(database, keys, tokens, person=person)
         yield World(store, provider, database, principal, connection_id, stack)

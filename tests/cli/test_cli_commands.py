@@ -81,11 +81,11 @@ def test_a_command_is_found_by_its_first_word() -> None:
 
 async def test_users_are_added_listed_disabled_enabled_and_removed(place: Place) -> None:
     added = await content(place, "users", "add", "alice", "--admin", "--password-stdin", feed=PASSWORD + "\n")
-    assert added["admin"]  # type: ignore[index]
+    assert added["admin"]
     assert "password" not in json.dumps(added)
     for command, disabled in (("disable", True), ("enable", False)):
         changed = await content(place, "users", command, "alice")
-        assert (changed["disabled_at"] is not None) is disabled  # type: ignore[index]
+        assert (changed["disabled_at"] is not None) is disabled
     table = await run(place, "users", "list")
     assert "alice" in table.stdout
     await content(place, "users", "remove", "alice")
@@ -100,13 +100,13 @@ async def test_a_weak_password_and_a_taken_name_are_refused_in_one_line(place: P
         assert refused.stdout == ""
         assert refused.stderr.startswith("token-vault: ")
         assert refused.stderr.count("\n") == 1
-    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]
 
 
 async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place) -> None:
     options = ("--redirect-uri", "https://app.example/callback", "--resource", "https://api.example/", "--confidential")
     added = await content(place, "clients", "add", "Web app", *options)
-    secret, client_id = added["client_secret"], added["client_id"]  # type: ignore[index]
+    secret, client_id = added["client_secret"], added["client_id"]
     shown = await run(place, "clients", "show", client_id, "--json")
     listed = await run(place, "clients", "list", "--json")
     assert secret not in shown.stdout + listed.stdout
@@ -115,7 +115,7 @@ async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place
         assert secret.encode() not in file.read_bytes()
     assert "client_secret" not in await content(
         place, "clients", "add", "Public", "--redirect-uri", "http://127.0.0.1/"
-    )  # type: ignore[operator]
+    )
     await content(place, "clients", "remove", client_id)
     assert (await run(place, "clients", "show", client_id)).exit_code == 1
 
@@ -124,7 +124,7 @@ async def test_the_secret_of_a_client_is_shown_once_and_never_again(place: Place
 async def test_a_client_signs_in_by_code_only_if_its_operator_says_so(place: Place, device: bool) -> None:
     options = ("--redirect-uri", "http://127.0.0.1/callback", *(("--device",) if device else ()))
     added = await content(place, "clients", "add", "Bridge", *options)
-    assert ("urn:ietf:params:oauth:grant-type:device_code" in added["grant_types"]) is device  # type: ignore[call-overload,index]
+    assert ("urn:ietf:params:oauth:grant-type:device_code" in added["grant_types"]) is device
 
 
 @pytest.mark.parametrize("uri", ["javascript:alert(1)", "http://app.example/", "https://app.example/#x", "not-a-uri"])
@@ -138,13 +138,13 @@ async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: 
 
 async def test_tools_and_providers_are_listed_and_shown(place: Place) -> None:
     tools = await content(place, "tools", "list")
-    assert [tool["name"] for tool in tools][-1] == "connections"  # type: ignore[attr-defined]
-    assert all(tool["input_schema"] and tool["output_schema"]["properties"] for tool in tools)  # type: ignore[attr-defined]
-    providers = {found["name"]: found for found in await content(place, "providers", "list")}  # type: ignore[attr-defined]
+    assert [tool["name"] for tool in tools][-1] == "connections"
+    assert all(tool["input_schema"] and tool["output_schema"]["properties"] for tool in tools)
+    providers = {found["name"]: found for found in await content(place, "providers", "list")}
     assert "google-calendar" in providers["google"]["aliases"]
     shown = await content(place, "providers", "show", "slack")
-    assert shown["redirect_uri"] == f"{place.url}/connect/callback/slack"  # type: ignore[index]
-    assert "chat:write" in shown["scopes"]  # type: ignore[index]
+    assert shown["redirect_uri"] == f"{place.url}/connect/callback/slack"
+    assert "chat:write" in shown["scopes"]
     assert (await run(place, "providers", "show", "nobody")).exit_code == 1
 
 
@@ -162,7 +162,7 @@ async def test_one_thing_is_shown_in_words_for_people(place: Place) -> None:
     added = await content(
         place, "clients", "add", "Web", "--redirect-uri", "https://a.example/", "--redirect-uri", "http://127.0.0.1/cb"
     )
-    shown = (await run(place, "clients", "show", added["client_id"])).stdout  # type: ignore[index]
+    shown = (await run(place, "clients", "show", added["client_id"])).stdout
     fields = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
     assert fields["redirect_uris"] == ["https://a.example/", "http://127.0.0.1/cb"]
     assert fields["last_used_at"] == ["-"]
@@ -196,11 +196,11 @@ async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, op
 
 async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
     made = await content(place, "sign-in")
-    assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")  # type: ignore[index]
+    assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")
     link = await content(place, "connections", "connect", "google-calendar")
-    assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]  # type: ignore[index]
+    assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]
     shown = await content(place, "providers", "show", "google-calendar")
-    assert shown["name"] == "google"  # type: ignore[index, call-overload]
+    assert shown["name"] == "google"
     assert await content(place, "connections", "list") == []
     assert await content(place, "delegations", "list") == []
     missing = await run(place, "connections", "disconnect", "nothing")
@@ -212,8 +212,8 @@ async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place)
 async def test_activity_and_signing_keys(place: Place) -> None:
     rotated = await content(place, "keys", "rotate-signing")
     events = await content(place, "activity", "--limit", "5")
-    assert events[-1]["kind"] == "signing_key.rotated"  # type: ignore[index]
-    assert events[-1]["details"]["kid"] == rotated["kid"]  # type: ignore[index]
+    assert events[-1]["kind"] == "signing_key.rotated"
+    assert events[-1]["details"]["kid"] == rotated["kid"]
     assert "signing_key.rotated" in (await run(place, "activity")).stdout
 
 
@@ -238,7 +238,7 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
     file = str(place.data.parent / "vault.backup")
     async with place.serve():
         made = await content(place, "backup", file)
-        assert made["with_keys"] is False  # type: ignore[index]
+        assert made["with_keys"] is False
         running = await run(place, "restore", file, "--force")
         assert running.exit_code == 1
         assert "Stop all its processes" in running.stderr
@@ -248,7 +248,7 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
     assert restored.exit_code == 0, restored.output
     assert "No account needs to be reconnected." in restored.stdout
     assert "must sign in again" in restored.stderr
-    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]  # type: ignore[attr-defined]
+    assert [user["name"] for user in await content(place, "users", "list")] == ["alice"]
     again = await run(place, "backup", file)
     assert (again.exit_code, again.stderr.count("already exists")) == (1, 1)
     assert "doesn't include the key store" in (await run(place, "backup", file + "2")).stderr
@@ -277,7 +277,7 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
     settings = load_settings(data=place.data)
 
     async def shown() -> tuple[object, str, str]:
-        (one,) = await content(place, "connections", "list", "--user", "alice")  # type: ignore[misc]
+        (one,) = await content(place, "connections", "list", "--user", "alice")
         doctor = json.loads((await run(place, "doctor", "--json")).stdout)
         (found,) = [found for found in doctor if found["check"] == "refreshes"]
         return one["status"], found["verdict"], f"{found['sentence']}; {found['fix']}"
@@ -323,7 +323,7 @@ async def test_a_restore_goes_by_the_providers_as_they_are_set_up_here(
     await connect(place, provider)
     file = str(place.data.parent / "vault.backup")
     await content(place, "backup", file)
-    (restored,) = await content(place, "restore", file, "--force")  # type: ignore[misc]
+    (restored,) = await content(place, "restore", file, "--force")
     assert (restored["verdict"] == "unaffected") is goes_on
 
 
@@ -380,7 +380,7 @@ async def _on_a_terminal(place: Place, *command: str, columns: int) -> list[str]
 async def test_a_table_is_a_line_each_for_a_program_and_keeps_names_and_headings_whole_on_a_terminal(
     place: Place, command: tuple[str, str]
 ) -> None:
-    names = [str(one["name"]) for one in await content(place, *command)]  # type: ignore[attr-defined]
+    names = [str(one["name"]) for one in await content(place, *command)]
     _, printed, _ = await place.run(*command)
     head, *lines = printed.splitlines()
     assert [line.split()[0] for line in lines] == names
@@ -516,7 +516,7 @@ async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Pl
     assert whole.exit_code == 0, whole.output
     assert "Events 1 to 1 are intact" in whole.stdout
     report = await content(place, "activity", "verify")
-    assert (report["whole"], report["first"], report["last"]) == (True, 1, 1)  # type: ignore[index]
+    assert (report["whole"], report["first"], report["last"]) == (True, 1, 1)
     with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
         database.execute("update events set outcome = 'forged' where sequence = 1")
         database.commit()
@@ -576,7 +576,7 @@ async def test_verifying_since_a_date_trusts_what_was_sealed_before(place: Place
     await opened.close()
     after = datetime.fromtimestamp(at + 60, UTC).isoformat()
     report = await content(place, "activity", "verify", "--since", after)
-    assert (report["trusted"], report["first"]) == (2, 3)  # type: ignore[index]
+    assert (report["trusted"], report["first"]) == (2, 3)
     said = await run(place, "activity", "verify", "--since", after)
     assert "Events up to 2 were verified when they were sealed" in said.stdout
 

@@ -65,7 +65,7 @@ async def test_it_says_what_the_client_would_be_handed_over_http(place: Room) ->
         client = await clients.get_client(deployment.database, agent.principal.client_id)
         assert client is not None
         async with deployment.transaction() as transaction:
-            await clients.update_client(transaction, replace(client, **changes))  # type: ignore[arg-type]
+            await clients.update_client(transaction, replace(client, **changes))
             if "kind" in changes:
                 await transaction.execute(
                     "update clients set kind = :kind where id = :id", {"id": client.id, "kind": str(changes["kind"])}

@@ -82,7 +82,7 @@ async def test_a_settings_file_that_was_named_is_named_again(place: Place, tmp_p
     settings = tmp_path / "elsewhere.toml"
     (place.data / "config.toml").rename(settings)
     made = await content(place, "cursor", "--config", str(settings))
-    arguments = made["entry"]["args"]  # type: ignore[index]
+    arguments = made["entry"]["args"]
     assert arguments[-4:] == ["--data", str(place.data), "--config", str(settings)]
     over_http = await content(place, "cursor", "--transport", "http", "--config", str(settings))
     assert over_http["entry"] == {"url": f"{place.url}/mcp"}
@@ -96,13 +96,13 @@ async def test_a_program_that_is_not_installed_as_a_script_is_started_as_a_modul
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
     made = await content(place, "cursor")
-    assert (made["entry"]["command"], made["entry"]["args"][:2]) == (str(python), ["-m", "token_vault"])  # type: ignore[index]
+    assert (made["entry"]["command"], made["entry"]["args"][:2]) == (str(python), ["-m", "token_vault"])
 
 
 async def test_settings_that_the_client_will_not_see_are_named_without_their_values(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not [one for one in (await content(place, "cursor"))["notes"] if "won't pass" in one]  # type: ignore[attr-defined]
+    assert not [one for one in (await content(place, "cursor"))["notes"] if "won't pass" in one]
     monkeypatch.setenv("TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET", "canary")
     printed = await run(place, "cursor")
     assert "won't pass TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET" in printed.stderr
@@ -112,11 +112,11 @@ async def test_settings_that_the_client_will_not_see_are_named_without_their_val
 async def test_whom_this_shell_trusts_for_tls_goes_along_to_a_program_and_nothing_else_does(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "env" not in (await content(place, "claude-code"))["entry"]  # type: ignore[operator]
+    assert "env" not in (await content(place, "claude-code"))["entry"]
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/ssl/with-our-own.pem")
     monkeypatch.setenv("SOME_SECRET", "canary")
     made = await content(place, "claude-code")
-    assert made["entry"]["env"] == {"SSL_CERT_FILE": "/etc/ssl/with-our-own.pem"}  # type: ignore[index]
+    assert made["entry"]["env"] == {"SSL_CERT_FILE": "/etc/ssl/with-our-own.pem"}
     words = shlex.split(str(made["command_line"]))
     # Claude Code 2.1.197 takes every word after --env for another variable, up to an option or `--`
     assert words[words.index("--env") : words.index("--") + 1] == [
@@ -126,7 +126,7 @@ async def test_whom_this_shell_trusts_for_tls_goes_along_to_a_program_and_nothin
     ]
     assert words.index("token-vault") < words.index("--env")
     assert "canary" not in json.dumps(made)
-    assert "env" not in (await content(place, "claude-code", "--transport", "http"))["entry"]  # type: ignore[operator]
+    assert "env" not in (await content(place, "claude-code", "--transport", "http"))["entry"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_whom_this_shell_trusts_for_tls_goes_along_to_a_program_and_nothin
 )
 def test_each_client_has_its_file_on_each_platform(platform: str, client: str, path: str) -> None:
     machine = Machine(platform, HOME, {})
-    assert client_config(client, "stdio", vault=VAULT, machine=machine).file == HOME / path  # type: ignore[arg-type]
+    assert client_config(client, "stdio", vault=VAULT, machine=machine).file == HOME / path
 
 
 def test_every_client_and_transport_has_an_entry_of_its_kind() -> None:
@@ -165,8 +165,8 @@ def test_claude_desktop_reaches_loopback_through_mcp_remote_and_is_told_about_co
     machine = Machine("darwin", HOME, {}, npx="/opt/node/bin/npx")
     made = client_config("claude-desktop", "sse", vault=VAULT, machine=machine)
     assert made.entry["command"] == "/opt/node/bin/npx"
-    assert made.entry["args"][-3:] == ["http://localhost:8765/sse", "--transport", "sse-only"]  # type: ignore[index]
-    assert made.entry["env"]["PATH"].startswith("/opt/node/bin:")  # type: ignore[index]
+    assert made.entry["args"][-3:] == ["http://localhost:8765/sse", "--transport", "sse-only"]
+    assert made.entry["env"]["PATH"].startswith("/opt/node/bin:")
     assert any("public https URL" in note and "a loopback address doesn't work" in note for note in made.notes)
     public = VaultLocation(VAULT.program, (), "https://vault.example.com", is_loopback=False)
     made = client_config("claude-desktop", "http", vault=public, machine=machine)
@@ -228,7 +228,7 @@ async def test_what_concerns_an_entry_is_not_said_when_it_is_taken_out(
     monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", "8799")
     for transport in ("stdio", "sse"):
         written = await content(place, client, "--transport", transport, "--write")
-        assert set(written["notes"]) > set(still)  # type: ignore[call-overload]
+        assert set(written["notes"]) > set(still)
         undone = await content(place, client, "--transport", transport, "--undo")
         assert undone["notes"] == still
 
@@ -297,8 +297,8 @@ async def test_a_vault_elsewhere_is_reached_by_the_bridge(place: Place, client: 
     made = await content(place, client, "--url", "https://vault.example")
     entry = made["entry"]
     wanted = ["stdio", "--client", client, "--url", "https://vault.example/mcp", "--data", str(place.data)]
-    assert entry["args"][-len(wanted) :] == wanted  # type: ignore[index]
-    assert any("--sign-in" in note for note in made["notes"])  # type: ignore[union-attr,attr-defined]
+    assert entry["args"][-len(wanted) :] == wanted
+    assert any("--sign-in" in note for note in made["notes"])
     over_http = await run(place, client, "--url", "https://vault.example", "--transport", "http")
     assert over_http.exit_code == 1
     assert "use https://vault.example/mcp directly" in over_http.stderr

@@ -219,9 +219,9 @@ async def test_three_addresses_are_enough() -> None:
     assert (tickets.identity_url, tickets.scope.default) == ("https://t.example/me", {"read"})
     for missing in addresses:
         with pytest.raises(ProviderFileRefused, match="no provider file of that name"):
-            load_catalog(overrides={"tickets": ProviderOverrides(**{**addresses, missing: None})})  # type: ignore[arg-type]
+            load_catalog(overrides={"tickets": ProviderOverrides(**{**addresses, missing: None})})
     with pytest.raises(ProviderFileRefused, match="not https"):
-        load_catalog(overrides={"tickets": ProviderOverrides(**{**addresses, "token_url": "http://t.example"})})  # type: ignore[arg-type]
+        load_catalog(overrides={"tickets": ProviderOverrides(**{**addresses, "token_url": "http://t.example"})})
 
 
 @pytest.mark.parametrize(

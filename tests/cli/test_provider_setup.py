@@ -100,7 +100,7 @@ async def test_google_names_every_step_and_ends_in_seven_days_until_it_is_publis
     lines = {line.split(":")[0].strip(): line for line in shown.stdout.splitlines() if "/auth/" in line}
     assert set(lines) == {"calendar", "mail", "files"}
     tools = await content(place, "tools", "list")
-    needed = {scope for tool in tools if tool["provider"] == "google" for scope in tool["scopes"]}  # type: ignore[attr-defined]
+    needed = {scope for tool in tools if tool["provider"] == "google" for scope in tool["scopes"]}
     assert {word for line in lines.values() for word in line.split()[1:]} == needed
     assert not (place.data / "google.secret").exists()
     for more, lifetime in (((), 7 * 86400), (("--published",), None)):

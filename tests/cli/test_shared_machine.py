@@ -358,7 +358,7 @@ async def test_an_interrupt_ends_stdio_without_waiting_for_a_line(place: Place) 
 async def test_a_client_that_closes_its_end_in_the_middle_ends_stdio_quietly(place: Place) -> None:
     process = await _stdio(place)
     assert process.stdout is not None
-    process.stdout._transport.close()  # type: ignore[attr-defined] -- asyncio has no public way to close a reader
+    process.stdout._transport.close()
     await _send(
         process,
         {"jsonrpc": "2.0", "method": "notifications/initialized"},

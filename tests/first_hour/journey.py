@@ -109,9 +109,9 @@ class Journey:
 
             def first(shown: str) -> str:
                 console = (
-                    SlackConsole(self.internet.simulator, **self.slips.slack_console)  # type: ignore[arg-type]
+                    SlackConsole(self.internet.simulator, **self.slips.slack_console)
                     if name == "slack"
-                    else GoogleConsole(self.internet.simulator, **self.slips.google_console)  # type: ignore[arg-type]
+                    else GoogleConsole(self.internet.simulator, **self.slips.google_console)
                 )
                 handed.append(console.follow(shown.replace("\r\n", "\n")))
                 return self.slips.client_id(handed[0])
@@ -186,8 +186,8 @@ class Journey:
         desktop = empty_environment(self.home, path="/usr/bin:/bin", more={"BROWSER": f"{program} %s"})
         parameters = StdioServerParameters(
             command=str(entry["command"]),
-            args=[str(word) for word in entry["args"]],  # type: ignore[attr-defined]
-            env=desktop | dict(entry.get("env", {})),  # type: ignore[call-overload]
+            args=[str(word) for word in entry["args"]],
+            env=desktop | dict(entry.get("env", {})),
             cwd=self.home,
         )
         async with Client(parameters) as client, self.browser("http://localhost:8765") as person:

@@ -71,11 +71,11 @@ def _own_certificate(folder: Path) -> Authority:
 
 
 def _slack(**slips: object) -> Callable[[], Slips]:
-    return lambda: Slips(providers=("slack",), **slips)  # type: ignore[arg-type]
+    return lambda: Slips(providers=("slack",), **slips)
 
 
 def _google(**slips: object) -> Callable[[], Slips]:
-    return lambda: Slips(providers=("google",), **slips)  # type: ignore[arg-type]
+    return lambda: Slips(providers=("google",), **slips)
 
 
 MISTAKES: dict[str, Mistake] = {

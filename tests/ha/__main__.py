@@ -37,7 +37,7 @@ def main() -> int:
         module = GROUPS[name]
         figures = partial(module.figures, names=arguments.faults) if module is failover else module.figures
         group = SimpleNamespace(figures=figures, LIMIT=module.LIMIT)
-        runs.append(asyncio.run(run(name, group, Scale.SMALL if arguments.small else Scale.FULL)))  # type: ignore[arg-type]
+        runs.append(asyncio.run(run(name, group, Scale.SMALL if arguments.small else Scale.FULL)))
     print(as_table(runs))
     return 0 if all(figure.holds for one in runs for figure in one.figures) else 1
 

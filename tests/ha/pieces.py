@@ -78,7 +78,7 @@ class Program:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.arguments, cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                env={"PATH": PATH, "HOME": str(self.folder), "LANG": "C.UTF-8"}, **user,  # type: ignore[arg-type]
+                env={"PATH": PATH, "HOME": str(self.folder), "LANG": "C.UTF-8"}, **user,
             )  # fmt: skip
 
     @property

@@ -179,7 +179,7 @@ async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Pa
     calls = [one for one in place.simulator.books()["api_calls"] if "/calendar/" in str(one["path"])]
     assert len(calls) == 2
     # the token that arrived carried the handle's scope, and not all that is connected
-    assert all(CALENDAR in one["scopes"] and everything not in one["scopes"] for one in calls)  # type: ignore[operator]
+    assert all(CALENDAR in one["scopes"] and everything not in one["scopes"] for one in calls)
 
 
 async def test_pygithub_opens_comments_and_pages(place: Room, tmp_path: Path) -> None:

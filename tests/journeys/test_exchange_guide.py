@@ -79,7 +79,7 @@ async def test_every_curl_line_runs_as_it_stands(place: ExchangeRoom, variables:
     answers = [await run(line, variables) for line in curl_lines()]
     handle, narrowed, for_api, own, refused, introspected = answers
     text = PAGE.read_text(encoding="utf-8")
-    shown = json.loads(re.search(r"^```json\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)[1])  # type: ignore[index]
+    shown = json.loads(re.search(r"^```json\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)[1])
     assert handle.keys() == shown.keys()
     for name in ("issued_token_type", "token_type", "expires_in", "scope", "narrowing"):
         assert handle[name] == shown[name]

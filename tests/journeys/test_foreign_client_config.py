@@ -62,7 +62,7 @@ async def test_claude_desktops_entry_starts_mcp_remote_and_lists_the_tools(
     place: Room, tmp_path: Path, transport: str
 ) -> None:
     entry = (await printed(place, "claude-desktop", "--transport", transport))["entry"]
-    yes, package, url, *options = entry["args"]  # type: ignore[index]
+    yes, package, url, *options = entry["args"]
     assert (yes, package) == ("-y", f"mcp-remote@{version('mcp-remote')}")  # what npx would fetch is installed here
     async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
         screen.somebody = somebody

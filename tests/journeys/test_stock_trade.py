@@ -68,7 +68,7 @@ def text_of(result: CallToolResult) -> str:
 def link_of(result: CallToolResult) -> str:
     assert result.is_error, text_of(result)
     assert result.meta is not None
-    return str(result.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
+    return str(result.meta["io.github.mcp-token-vault/connect"]["url"])
 
 
 async def allow(browser: Person, asked: CallToolResult) -> httpx2.Response:
@@ -101,8 +101,8 @@ async def test_one_yes_on_our_page_connects_it_and_its_api_sees_person_agent_and
     assert (found["sub"], found["azp"]) == (agent.principal.user_id, agent.principal.client_id)
     assert found["scope"] == "quotes:read"
     assert found["act"] is None
-    meta = quote.meta["io.github.mcp-token-vault/exchange"]  # type: ignore[index]
-    assert (meta["narrowing"], meta["scopes"]) == ("upstream", ["quotes:read"])  # type: ignore[index]
+    meta = quote.meta["io.github.mcp-token-vault/exchange"]
+    assert (meta["narrowing"], meta["scopes"]) == ("upstream", ["quotes:read"])
     await browser.__aexit__()
 
 

@@ -94,8 +94,8 @@ async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
     async with serving(place) as secret, Person(place.url) as person:
         page = await person.open("/first-run")
         answers = {"secret": secret, "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
-        assert (await person.submit(page, answers)).status_code == 200  # type: ignore[arg-type]
-        vault = RunningVault(place.url, None)  # type: ignore[arg-type]
+        assert (await person.submit(page, answers)).status_code == 200
+        vault = RunningVault(place.url, None)
         tokens = await vault.agent(person)
         bearer = {"Authorization": f"Bearer {tokens.access_token}"}
         async with httpx2.AsyncClient(headers=bearer, timeout=30, trust_env=False) as http:
@@ -106,7 +106,7 @@ async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
 
             async def say_yes(asked: CallToolResult) -> str:
                 assert asked.is_error and asked.meta is not None
-                link = str(asked.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
+                link = str(asked.meta["io.github.mcp-token-vault/connect"]["url"])
                 page = await person.open(link)
                 form = f"/{urlsplit(link).path.split('/')[1]}/"
                 return (await person.submit(page, form=form, button=("decision", "allow"))).text

@@ -75,7 +75,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
     async def seen(self: aiohttp.TCPConnector, *arguments: object, **options: object) -> object:
         watch.look()
-        return await connect(self, *arguments, **options)  # type: ignore[arg-type]
+        return await connect(self, *arguments, **options)
 
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", seen)
     return watch

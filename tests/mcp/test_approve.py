@@ -59,7 +59,7 @@ def text_of(result: CallToolResult) -> str:
 def link_of(result: CallToolResult) -> str:
     assert result.is_error
     assert result.meta is not None
-    return str(result.meta["io.github.mcp-token-vault/connect"]["url"])  # type: ignore[index]
+    return str(result.meta["io.github.mcp-token-vault/connect"]["url"])
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def browse(place: Room) -> AsyncGenerator[Browse]:
 
 
 def posted(place: Room) -> int:
-    return len(place.simulator.books()["posts"])  # type: ignore[arg-type]
+    return len(place.simulator.books()["posts"])
 
 
 async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room, browse: Browse) -> None:
@@ -177,17 +177,17 @@ async def test_a_client_that_opens_links_goes_on_when_the_person_has_answered(
 
     async def call(**more: object) -> dict[str, object]:
         message = modern("tools/call", params | more)
-        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {"url": {}}}  # type: ignore[index]
+        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {"url": {}}}
         async with place.http(agent) as http:
             answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post"))
-        return answer.json()["result"]  # type: ignore[no-any-return]
+        return answer.json()["result"]
 
     first = await call()
     assert first["resultType"] == "input_required"
-    url = str(first["inputRequests"]["connect"]["params"]["url"])  # type: ignore[index]
+    url = str(first["inputRequests"]["connect"]["params"]["url"])
     accepted = {"requestState": first["requestState"], "inputResponses": {"connect": {"action": "accept"}}}
     early = await call(**accepted)
-    assert early["inputRequests"]["connect"]["params"]["url"] == url  # type: ignore[index]
+    assert early["inputRequests"]["connect"]["params"]["url"] == url
     browser = await browse("modern-person")
     page = await browser.open(url)
     await browser.submit(page, form="/approvals/", button=("decision", "allow"))

@@ -299,7 +299,7 @@ async def test_an_ended_access_is_told_and_asked_for_again(place: Room, person: 
 async def test_signing_out_revokes_at_the_vault_and_erases_here(place: Room, person: Person, machine: Machine) -> None:
     await signed_in(machine, person)
     kept = machine.stored()
-    async with place.http(Agent(None, str(kept["access_token"]))) as http:  # type: ignore[arg-type]
+    async with place.http(Agent(None, str(kept["access_token"]))) as http:
         listed = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         assert (await http.post("/mcp", json=listed)).status_code != 401
         code, out, err = await machine.run("--sign-out")
@@ -316,7 +316,7 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
     data, machine = tmp_path / "vault", Machine("", tmp_path / "machine" / "data")
     async with running_vault(data) as vault:
         machine.url, settings = vault.url, vault.settings
-        machine.give(await Room(vault, None).agent())  # type: ignore[arg-type]
+        machine.give(await Room(vault, None).agent())
         client = await (opened := machine.client(mode=mode)).__aenter__()
         try:
             assert await works(client)

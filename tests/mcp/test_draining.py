@@ -53,7 +53,7 @@ async def test_a_database_of_another_schema_is_not_ready(running: RunningVault) 
 async def test_a_storage_that_takes_no_write_is_not_ready_and_calls_say_when_to_try_again(tmp_path: Path) -> None:
     async with running_vault(tmp_path / "data") as vault:
         database = vault.deployment.database
-        await database._writing.execute("pragma query_only = on")  # type: ignore[attr-defined]
+        await database._writing.execute("pragma query_only = on")
         assert (await get(vault, "/readyz")).json()["failing"] == "storage"
         body = {"client_name": "x", "redirect_uris": ["http://127.0.0.1/"], "token_endpoint_auth_method": "none"}
         async with httpx2.AsyncClient(base_url=vault.url) as http:
@@ -61,7 +61,7 @@ async def test_a_storage_that_takes_no_write_is_not_ready_and_calls_say_when_to_
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "5"
             assert refused.json()["error"] == "temporarily_unavailable"
-            await database._writing.execute("pragma query_only = off")  # type: ignore[attr-defined]
+            await database._writing.execute("pragma query_only = off")
             assert (await http.post("/register", json=body)).status_code == 201
 
 

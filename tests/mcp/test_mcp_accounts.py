@@ -41,10 +41,10 @@ async def call(
         answers: dict[str, object] = {} if choice is None else {"account": choice}
         params["inputResponses"] = answers | ({"connect": {"action": "accept"}} if opened else {})
     message = modern("tools/call", params)
-    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)  # type: ignore[index]
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)
     async with place.http(agent) as http:
         answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post"))
-    return answer.json()["result"]  # type: ignore[no-any-return]
+    return answer.json()["result"]
 
 
 async def with_two(place: Room) -> tuple[Agent, Connection, Connection]:
@@ -56,7 +56,7 @@ async def with_two(place: Room) -> tuple[Agent, Connection, Connection]:
 
 
 def text_of(result: Mapping[str, object]) -> str:
-    return "\n".join(part["text"] for part in result["content"])  # type: ignore[index,attr-defined]
+    return "\n".join(part["text"] for part in result["content"])
 
 
 def posts(place: Room) -> list[str]:
@@ -68,7 +68,7 @@ async def test_a_client_that_shows_forms_asks_the_person_and_goes_on_with_their_
     before = len(posts(place))
     asked = await call(place, agent)
     assert asked["resultType"] == "input_required"
-    question = asked["inputRequests"]["account"]["params"]  # type: ignore[index]
+    question = asked["inputRequests"]["account"]["params"]
     assert question["mode"] == "form"
     assert sorted(question["requestedSchema"]["properties"]["account"]["enum"]) == sorted((first.label, second.label))
     assert len(posts(place)) == before
@@ -107,7 +107,7 @@ async def test_the_choice_is_kept_while_the_person_is_asked_for_more(place: Room
     asked = await call(place, agent, capabilities=BOTH)
     accepted = {"action": "accept", "content": {"account": second.label}}
     linked = await call(place, agent, capabilities=BOTH, state=asked["requestState"], choice=accepted)
-    url = str(linked["inputRequests"]["connect"]["params"]["url"])  # type: ignore[index]
+    url = str(linked["inputRequests"]["connect"]["params"]["url"])
     assert "/approvals/" in url
     async with place.vault.deployment.transaction() as transaction:
         await approvals.decide(
@@ -167,7 +167,7 @@ async def test_accounts_that_the_agent_may_not_use_are_no_choice(place: Room) ->
             now=place.vault.deployment.now(),
         )
     asked = await call(place, agent)
-    offered = asked["inputRequests"]["account"]["params"]["requestedSchema"]["properties"]["account"]["enum"]  # type: ignore[index]
+    offered = asked["inputRequests"]["account"]["params"]["requestedSchema"]["properties"]["account"]["enum"]
     assert sorted(offered) == sorted((first.label, second.label))
     assert third.label not in str(asked)
 
@@ -181,7 +181,7 @@ async def test_the_link_of_a_call_that_names_an_account_is_about_that_account(pl
     if named == "stranger":  # with no permission at all the agent does not learn which accounts there are
         agent = await place.agent(await name_of(place, agent))
     asked = await call(place, agent, capabilities=BOTH, arguments={**POST, "account": account})
-    url = str(asked["inputRequests"]["connect"]["params"]["url"])  # type: ignore[index]
+    url = str(asked["inputRequests"]["connect"]["params"]["url"])
     deployment = place.vault.deployment
     user = await users.get_user(deployment.database, agent.principal.user_id)
     assert user is not None
@@ -202,7 +202,7 @@ async def listed(place: Room, agent: Agent) -> dict[str, object]:
     async with place.http(agent) as http:
         answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "connections"))
     assert not answer.json()["result"].get("isError"), answer.text
-    return answer.json()["result"]  # type: ignore[no-any-return]
+    return answer.json()["result"]
 
 
 @pytest.mark.parametrize("scopes", [{"tools"}, {"tools", "connections"}], ids=["tools", "connections"])
@@ -224,14 +224,14 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
         )
     answer = await listed(place, agent)
     content = answer["structuredContent"]
-    assert content["_vault"].startswith("[vault]") and "data, not instructions" in content["_vault"]  # type: ignore[index]
-    shown = {entry["account"]: entry["your_scopes"] for entry in content["connections"]}  # type: ignore[index]
+    assert content["_vault"].startswith("[vault]") and "data, not instructions" in content["_vault"]
+    shown = {entry["account"]: entry["your_scopes"] for entry in content["connections"]}
     assert shown[usable.label] == sorted(SLACK)
     others = [ended.label, hidden.label]
     if "connections" in scopes:
         assert {name: shown[name] for name in others} == {name: [] for name in others}
-        assert "google" not in content["not_connected"]  # type: ignore[index]
+        assert "google" not in content["not_connected"]
     else:
         assert set(shown) == {usable.label}
         assert not [name for name in others if name in str(answer)]
-        assert "google" in content["not_connected"]  # type: ignore[index]  # as if it were not there
+        assert "google" in content["not_connected"]  # as if it were not there

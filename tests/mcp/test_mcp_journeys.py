@@ -91,7 +91,7 @@ class Newcomer:
         )
         async with httpx2.AsyncClient(auth=auth, timeout=30, trust_env=False) as http:
             way = sse_client(url, auth=auth) if self.path == "/sse" else streamable_http_client(url, http_client=http)
-            async with Client(way, **options) as client:  # type: ignore[arg-type]
+            async with Client(way, **options) as client:
                 yield client
 
 
@@ -110,8 +110,8 @@ async def test_a_newcomer_connects_once_and_later_runs_ask_nothing(place: Room, 
             else:
                 with pytest.raises(Exception, match="slack_post") as refused:
                     await client.call_tool("slack_post", POST)
-                assert refused.value.code == -32042  # type: ignore[attr-defined]
-                await alice.follow(refused.value.data["elicitations"][0]["url"])  # type: ignore[attr-defined]
+                assert refused.value.code == -32042
+                await alice.follow(refused.value.data["elicitations"][0]["url"])
                 posted = await client.call_tool("slack_post", POST)
             assert not posted.is_error, text(posted)
             assert posted.structured_content["channel"]

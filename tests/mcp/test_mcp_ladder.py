@@ -46,24 +46,24 @@ async def call(
     if action is not None:
         params["inputResponses"] = {"connect": {"action": action}}
     message = modern("tools/call", params)
-    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)  # type: ignore[index]
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)
     async with place.http(agent) as http:
         answer = await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post"))
     return answer.json()
 
 
 def link_of(answer: dict[str, object]) -> str:
-    return answer["result"]["inputRequests"]["connect"]["params"]["url"]  # type: ignore[index,no-any-return]
+    return answer["result"]["inputRequests"]["connect"]["params"]["url"]
 
 
 def state_of(answer: dict[str, object]) -> str:
-    return answer["result"]["requestState"]  # type: ignore[index,no-any-return]
+    return answer["result"]["requestState"]
 
 
 async def test_a_client_that_opens_links_is_asked_for_input_and_the_link_holds_nothing_personal(place: Room) -> None:
     agent = await place.agent()
     answer = await call(place, agent)
-    assert answer["result"]["resultType"] == "input_required"  # type: ignore[index]
+    assert answer["result"]["resultType"] == "input_required"
     assert link_of(answer).startswith(f"{place.url}/connect/")
     assert agent.principal.user_id not in link_of(answer)
     assert "alice" not in link_of(answer)
@@ -104,7 +104,7 @@ async def test_request_state_counts_unbent_for_its_own_agent_and_request_only(
         await call(place, other, state=state),
         await call(place, alice, state=state, arguments={**ARGUMENTS, "text": "another"}),
     ]
-    assert [answer["error"]["code"] for answer in refused] == [-32602] * 5  # type: ignore[index]
+    assert [answer["error"]["code"] for answer in refused] == [-32602] * 5
     assert "result" in await call(place, alice, state=state)
 
 
@@ -117,7 +117,7 @@ async def test_request_state_expires(place: Room, monkeypatch: pytest.MonkeyPatc
     assert claims["aud"] == SERVER_NAME
     assert claims["exp"] - claims["iat"] == 600
     old = codec.seal(json.dumps(claims | {"iat": time.time() - 700, "exp": time.time() - 100}).encode())
-    assert (await call(place, agent, state=old))["error"]["code"] == -32602  # type: ignore[index]
+    assert (await call(place, agent, state=old))["error"]["code"] == -32602
     fresh = codec.seal(json.dumps(claims).encode())
     assert "result" in await call(place, agent, state=fresh)
 
@@ -155,15 +155,15 @@ async def test_a_retry_waits_for_the_person_who_is_at_the_link(place: Room) -> N
         retry = asyncio.create_task(call(place, agent, state=state, action="accept"))
         await place.connect(agent, "slack", scopes=SLACK)
         answer = await retry
-    assert answer["result"]["structuredContent"]["channel"]  # type: ignore[index]
+    assert answer["result"]["structuredContent"]["channel"]
 
 
 async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> None:
     agent = await place.agent()
     state = state_of(await call(place, agent))
     answer = await call(place, agent, state=state, action="decline")
-    assert answer["result"]["isError"]  # type: ignore[index]
-    assert "declined to open" in answer["result"]["content"][0]["text"]  # type: ignore[index]
+    assert answer["result"]["isError"]
+    assert "declined to open" in answer["result"]["content"][0]["text"]
 
 
 async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_code_in_words(place: Room) -> None:
@@ -172,9 +172,9 @@ async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_
     async with asyncio.timeout(connections_tool.WAIT):  # nobody is at the link, so nobody is waited for
         answer = await call(place, agent, state=state_of(first), action="cancel")
     told = answer["result"]
-    assert told["isError"]  # type: ignore[index]
-    words = told["content"][0]["text"]  # type: ignore[index]
-    facts = told["_meta"]["io.github.mcp-token-vault/connect"]  # type: ignore[index]
+    assert told["isError"]
+    words = told["content"][0]["text"]
+    facts = told["_meta"]["io.github.mcp-token-vault/connect"]
     assert "declined to open" not in words
     assert facts["url"] == link_of(first)
     assert facts["url"] in words and facts["user_code"] in words and facts["device_url"] in words
@@ -185,7 +185,7 @@ async def test_a_canceled_question_that_was_answered_elsewhere_goes_on(place: Ro
     state = state_of(await call(place, agent))
     await place.connect(agent, "slack", scopes=SLACK)
     answer = await call(place, agent, state=state, action="cancel")
-    assert answer["result"]["structuredContent"]["channel"]  # type: ignore[index]
+    assert answer["result"]["structuredContent"]["channel"]
 
 
 async def test_a_handshake_client_that_left_the_last_link_unused_gets_the_next_one_in_words(
@@ -203,21 +203,21 @@ async def test_a_handshake_client_that_left_the_last_link_unused_gets_the_next_o
             return answer.json()
 
         first = await ask(agent)
-        link: str = first["error"]["data"]["elicitations"][0]["url"]  # type: ignore[index]
+        link: str = first["error"]["data"]["elicitations"][0]["url"]
         told = await ask(agent)
-        assert told["result"]["isError"]  # type: ignore[index]
-        words = told["result"]["_meta"]["io.github.mcp-token-vault/connect"]  # type: ignore[index]
-        assert words["url"] in told["result"]["content"][0]["text"]  # type: ignore[index]
+        assert told["result"]["isError"]
+        words = told["result"]["_meta"]["io.github.mcp-token-vault/connect"]
+        assert words["url"] in told["result"]["content"][0]["text"]
         for another in (await ask(other), await ask(agent, "calendar_list")):  # not its link, and not for this
-            assert another["error"]["code"] == -32042  # type: ignore[index]
+            assert another["error"]["code"] == -32042
         for url in (link, words["url"]):
             await consume_link(place.vault.deployment, url.rpartition("/")[2])
-        assert (await ask(agent))["error"]["code"] == -32042  # type: ignore[index]
+        assert (await ask(agent))["error"]["code"] == -32042
 
 
 async def test_without_a_registered_provider_the_answer_leads_to_the_first_run_page(tmp_path: Path) -> None:
     async with running_vault(tmp_path) as vault:
-        place = Room(vault, None)  # type: ignore[arg-type]
+        place = Room(vault, None)
         answer = await call(place, await place.agent())
-    assert answer["result"]["isError"]  # type: ignore[index]
-    assert f"{place.url}/first-run" in answer["result"]["content"][0]["text"]  # type: ignore[index]
+    assert answer["result"]["isError"]
+    assert f"{place.url}/first-run" in answer["result"]["content"][0]["text"]

@@ -43,7 +43,7 @@ async def connected(place: Room) -> Agent:
 def call(params: Mapping[str, object] = POST, *, meta: Mapping[str, object] | None = None, **more: object) -> bytes:
     """The body of one call; `meta` beside or in place of what is in the envelope."""
     message = modern("tools/call", params, **more)
-    message["params"]["_meta"] |= meta or {}  # type: ignore[index]
+    message["params"]["_meta"] |= meta or {}
     return json.dumps(message).encode()
 
 

@@ -207,7 +207,7 @@ async def _all(agent: Agent, http: httpx2.AsyncClient, path: str) -> list[httpx2
         found.append(await http.post(path, json=modern("tools/list"), headers=modern_headers("tools/list")))
         found.append(await http.post(path, json=LIST, headers=legacy_headers(session)))
         found.append(await http.post(path, content=b"{", headers=legacy_headers(session)))
-        call["params"]["_meta"]["progressToken"] = 1  # type: ignore[index]
+        call["params"]["_meta"]["progressToken"] = 1
         headers = modern_headers("tools/call", "slack_channels")
         found.append(await http.post(path, json=call, headers=headers))
         assert found[-1].headers["content-type"].startswith("text/event-stream")

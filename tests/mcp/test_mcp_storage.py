@@ -32,7 +32,7 @@ async def agent(place: Room) -> Agent:
 @asynccontextmanager
 async def storage_away(place: Room) -> AsyncGenerator[None]:
     """Nothing can be written; what was written can be read."""
-    writing = place.vault.deployment.database._writing  # type: ignore[attr-defined]
+    writing = place.vault.deployment.database._writing
     await writing.execute("pragma query_only = on")
     try:
         yield
@@ -45,7 +45,7 @@ async def call(http: httpx2.AsyncClient, era: str, params: Mapping[str, object] 
         headers = modern_headers("tools/call", str(params["name"]))
         request = modern("tools/call", params, id=7)
         if era == "progress":
-            request["params"]["_meta"]["progressToken"] = "p"  # type: ignore[index]
+            request["params"]["_meta"]["progressToken"] = "p"
         return await http.post("/mcp", json=request, headers=headers)
     session = await legacy_session(http) if era == "session" else None
     body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
@@ -86,7 +86,7 @@ async def test_a_token_that_cannot_be_checked_is_503_and_a_message_that_clients_
 ) -> None:
     async with room(tmp_path / "data") as place:
         agent = await place.agent()
-        writing = place.vault.deployment.database._writing  # type: ignore[attr-defined]
+        writing = place.vault.deployment.database._writing
         async with place.http(agent) as http:
             body, headers = modern("tools/list", id=7), modern_headers("tools/list")
             assert (await http.post("/mcp", json=body, headers=headers)).status_code == 200

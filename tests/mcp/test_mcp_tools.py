@@ -180,7 +180,7 @@ async def test_upstream_trouble_is_told_clearly_and_a_write_is_not_repeated(
 ) -> None:
     agent = await ready(place)
     arrivals = len(place.simulator.books()["arrivals"])
-    place.simulator.control("faults", endpoint="slack.api.chat.postMessage", **fault)  # type: ignore[arg-type]
+    place.simulator.control("faults", endpoint="slack.api.chat.postMessage", **fault)
     async with place.client(agent) as client:
         answer = await client.call_tool("slack_post", POST)
         assert answer.is_error

@@ -36,7 +36,7 @@ async def agent(place: Room) -> Agent:
 async def modern_call(http: httpx2.AsyncClient, token: object = None) -> httpx2.Response:
     message = modern("tools/call", LIST, id=7)
     if token is not None:
-        message["params"]["_meta"]["progressToken"] = token  # type: ignore[index]
+        message["params"]["_meta"]["progressToken"] = token
     return await http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_channels"))
 
 
@@ -122,8 +122,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     reading = fast_path.read_in_session
 
     def noted(*arguments: object) -> object:
-        call = reading(*arguments)  # type: ignore[arg-type]
-        if b'"tools/call"' in bytes(arguments[1]):  # type: ignore[call-overload]
+        call = reading(*arguments)
+        if b'"tools/call"' in bytes(arguments[1]):
             found.append(call is not None)
         return call
 
@@ -158,8 +158,8 @@ async def test_progress_comes_on_the_stream_of_the_call_itself(place: Room, agen
         answer = await http.post("/mcp", json=message_of(**LIST, _meta={"progressToken": 0}), headers=headers)
         assert answer.headers["content-type"] == "text/event-stream"
         first, last = events(answer)
-        assert first["params"]["progressToken"] == 0  # type: ignore[index]
-        assert last["id"] == "a-1"  # type: ignore[index]
+        assert first["params"]["progressToken"] == 0
+        assert last["id"] == "a-1"
         plain = await http.post("/mcp", json=message_of("connections", {}, _meta={"progressToken": 0}), headers=headers)
         assert plain.headers["content-type"] == "application/json"
         alone = {**headers, "accept": "application/json"}
@@ -270,8 +270,8 @@ async def test_a_session_whose_calls_the_sdk_never_sees_is_kept_there(
 
         async def ended(self: sessions.Sessions, key: str, *more: object) -> int:
             told.append(key)
-            await tell(self, key, more[0], more[1], "DELETE", b"")  # type: ignore[arg-type]
-            return await tell(self, key, *more)  # type: ignore[arg-type]
+            await tell(self, key, more[0], more[1], "DELETE", b"")
+            return await tell(self, key, *more)
 
         monkeypatch.setattr(sessions.Sessions, "_tell", ended)
         assert (await http.post("/mcp", json=message_of("connections", {}), headers=headers)).status_code == 404

@@ -107,14 +107,14 @@ async def test_a_client_that_cannot_open_a_link_is_told_it_in_words(
     told = await post(place, agent.headers, capabilities)
     assert told["resultType"] == "complete"
     assert told["isError"]
-    assert f"{place.url}/connect/" in told["content"][0]["text"]  # type: ignore[index]
+    assert f"{place.url}/connect/" in told["content"][0]["text"]
     opens = await post(place, agent.headers, {"elicitation": {"url": {}}})
     assert opens["resultType"] == "input_required"
 
 
 async def post(place: Room, headers: Mapping[str, str], capabilities: Mapping[str, object]) -> dict[str, object]:
     message = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
-    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)  # type: ignore[index]
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(capabilities)
     async with place.http() as http:
         answer = await http.post(
             "/mcp", json=message, headers={**modern_headers("tools/call", "slack_post"), **headers}

@@ -49,7 +49,7 @@ class Two:
     ) -> list[httpx2.Response]:
         """One request at each door, at once."""
         asked = (
-            door.post(path, headers=headers, **{name: body[number] for name, body in bodies.items()})  # type: ignore[arg-type]
+            door.post(path, headers=headers, **{name: body[number] for name, body in bodies.items()})
             for number, door in enumerate(self.doors)
         )
         return await asyncio.gather(*asked)

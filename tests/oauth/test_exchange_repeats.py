@@ -61,7 +61,7 @@ class Scene:
     async def exchange(self, **more: str | None) -> httpx2.Response:
         """Always the same request, but for what is named."""
         token = more.pop("subject_token", None) or self.agent.token
-        form = self.place.form(self.caller, token, **{"scope": "chat:write", **more})  # type: ignore[arg-type]
+        form = self.place.form(self.caller, token, **{"scope": "chat:write", **more})
         return await self.place.http.post("/token", data=form)
 
     @property
@@ -75,7 +75,7 @@ class Scene:
 
 
 async def scene(place: ExchangeRoom, **metadata: object) -> Scene:
-    caller = await place.caller(**({"release": {"slack": "full"}} | metadata))  # type: ignore[arg-type]
+    caller = await place.caller(**({"release": {"slack": "full"}} | metadata))
     person = f"person-{len(await users.list_users(place.deployment.database))}"
     agent = await place.agent(caller, person)
     return Scene(place, caller, agent, await place.slack(agent))
@@ -180,13 +180,13 @@ async def test_another_subject_token_of_the_same_grant_is_verified_and_gets_the_
     found = await get_grant(place.deployment.database, one.agent.principal.grant_id)
     assert found is not None
     minting = {"scopes": found.scopes, "audience": found.resource}
-    other, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]
+    other, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)
     assert await repeats(one, subject_token=other)
     assert (await one.exchange(subject_token=other)).json()["access_token"] == first["access_token"]
     head, body, signature = other.split(".")
     bent = signature[:-10] + ("A" * 8 if signature[-10:-2] != "A" * 8 else "B" * 8) + signature[-2:]
     assert refused(await one.exchange(subject_token=f"{head}.{body}.{bent}")) == "invalid_request"
-    old, _ = tokens.mint(place.deployment, found, now=place.now(), expires_at=place.now() + 4, **minting)  # type: ignore[arg-type]
+    old, _ = tokens.mint(place.deployment, found, now=place.now(), expires_at=place.now() + 4, **minting)
     assert refused(await one.exchange(subject_token=old)) == "invalid_request"
     narrow, _ = tokens.mint(
         place.deployment, found, now=place.now(), scopes=frozenset({"tools"}), audience=found.resource
@@ -223,7 +223,7 @@ async def test_a_request_that_differs_in_anything_goes_its_own_way(place: Exchan
     assert refused(await one.exchange(scope="chat:write nothing")) == "invalid_scope"
     assert refused(await one.exchange(actor_token=one.agent.token)) == "invalid_request"
     assert await repeats(one)
-    proved = {"DPoP": proof(place, "POST", "/token")}  # type: ignore[arg-type]
+    proved = {"DPoP": proof(place, "POST", "/token")}
     assert (await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)).status_code == 200
     again = await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)
     assert refused(again) == "invalid_dpop_proof", "a proof counts once"
@@ -354,7 +354,7 @@ async def need_proofs(one: Scene) -> object:
 
 async def update(one: Scene, **changes: object) -> bool:
     async with one.place.deployment.transaction() as transaction:
-        return await clients.update_client(transaction, replace(one.caller.client, **changes))  # type: ignore[arg-type]
+        return await clients.update_client(transaction, replace(one.caller.client, **changes))
 
 
 async def connect_another(one: Scene) -> object:
@@ -438,7 +438,7 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
         found = await get_grant(database, one.agent.principal.grant_id)
         assert found is not None
         minting = {"scopes": found.scopes, "audience": found.resource, "expires_at": place.now() + 11}
-        token, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)  # type: ignore[arg-type]
+        token, _ = tokens.mint(place.deployment, found, now=place.now(), **minting)
     assert (await one.exchange(subject_token=token)).status_code == 200
     assert await repeats(one, subject_token=token)
     database.clock_offset += 7

@@ -40,14 +40,14 @@ async def someone(place: ExchangeRoom, caller: Caller, **options: object) -> tup
     """A person of this test's own who lets the worker use a Slack account."""
     user = await place.user(f"person-{len(await users.list_users(place.deployment.database))}")
     agent = await place.agent(caller, user.name)  # only to connect and delegate by
-    connection = await place.slack(agent, **options)  # type: ignore[arg-type]
+    connection = await place.slack(agent, **options)
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=place.now())
     return user, connection, agent
 
 
 async def ask(place: ExchangeRoom, caller: Caller, token: str, **more: str | None) -> httpx2.Response:
-    return await place.exchange(caller, token, kind=JWT, **({"scope": "chat:write"} | more))  # type: ignore[arg-type]
+    return await place.exchange(caller, token, kind=JWT, **({"scope": "chat:write"} | more))
 
 
 async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_activity(place: ExchangeRoom) -> None:
@@ -202,7 +202,7 @@ async def test_a_worker_calls_from_listed_addresses_only(place: ExchangeRoom, ad
 
 
 def test_an_address_that_is_none_is_nowhere() -> None:
-    rules = WorkerRules(("0.0.0.0/0",), limits=None)  # type: ignore[arg-type]
+    rules = WorkerRules(("0.0.0.0/0",), limits=None)
     assert rules.admits("192.0.2.1")
     assert rules.admits("::ffff:192.0.2.1")
     assert not rules.admits("unknown")

@@ -45,7 +45,7 @@ async def person(place: ExchangeRoom) -> str:
 
 
 def proof(place: ExchangeRoom, **options: object) -> dict[str, str]:
-    return {"DPoP": proof_for(place, "POST", "/token", **options)}  # type: ignore[arg-type]
+    return {"DPoP": proof_for(place, "POST", "/token", **options)}
 
 
 # What is answered
@@ -929,7 +929,7 @@ async def test_exchanging_again_and_again_wins_neither_time_nor_scope(place: Exc
             assert set(answer.json()["scope"].split()) <= set(str(first["scope"]).split())
             token = answer.json()["access_token"]
             claims = claims_of(token)
-            assert claims["exp"] <= first["exp"]  # type: ignore[operator]
+            assert claims["exp"] <= first["exp"]
             assert claims["act"] == {"sub": caller.client.id}
         database.clock_offset += 3600 - 12 * 60
         answer = await place.exchange(caller, token, audience=f"{place.url}/mcp")

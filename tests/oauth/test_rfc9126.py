@@ -28,7 +28,7 @@ def request_of(world: World, client_id: str, challenge: str, **changes: str | No
 
 
 async def push(world: World, form: dict[str, str], **options: object) -> httpx2.Response:
-    return await world.http.post("/par", data=form, **options)  # type: ignore[arg-type]
+    return await world.http.post("/par", data=form, **options)
 
 
 async def allowed(world: World, client_id: str, request_uri: str, **more: str) -> dict[str, str]:

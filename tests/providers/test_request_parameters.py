@@ -70,7 +70,7 @@ async def test_a_parameter_that_changes_the_method_is_refused_in_query_and_body(
 ) -> None:
     handle = await ready(place, provider, granted=scopes, scopes=scopes)
     sent = [{"params": {name: "get"}}, {"data": {name: "get"}}]
-    if CATALOG.provider(provider).overrides.parameters:  # type: ignore[union-attr]
+    if CATALOG.provider(provider).overrides.parameters:
         sent.append({"json": {name: "get", "message": "x"}})
     for one in sent:
         answer = await handle.call("POST", path, api=api, **one)

@@ -274,7 +274,7 @@ def text_of(result: CallToolResult) -> str:
 
 
 def calls(place: Room) -> list[dict[str, object]]:
-    return place.simulator.books()["api_calls"]  # type: ignore[return-value]
+    return place.simulator.books()["api_calls"]
 
 
 async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
@@ -283,7 +283,7 @@ async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
     assert not done.is_error, text_of(done)
     assert done.structured_content is not None
     assert set(done.structured_content) == {"_vault", "channel", "ts"}
-    posted = place.simulator.books()["posts"][-1]  # type: ignore[index]
+    posted = place.simulator.books()["posts"][-1]
     assert posted["text"] == "Announcement: lunch"
     assert "Announced in" in text_of(done)
 

@@ -78,9 +78,9 @@ def test_an_input_schema_keeps_what_a_model_needs_and_the_model_checks_the_rest(
 
 def test_an_output_schema_has_the_vaults_line_first_and_takes_what_is_returned() -> None:
     schema = output_schema(Output)
-    assert list(schema["properties"]) == [VAULT, "items", "first", "link"]  # type: ignore[call-overload]
+    assert list(schema["properties"]) == [VAULT, "items", "first", "link"]
     assert schema["required"] == [VAULT, "items", "first", "link"]
-    assert schema["properties"]["link"] == {"type": ["string", "null"]}  # type: ignore[index]
+    assert schema["properties"]["link"] == {"type": ["string", "null"]}
     one = {"title": "x", "size": None}
     for first in (one, None):
         jsonschema.validate({VAULT: "x", "items": [one], "first": first, "link": None}, schema)
@@ -95,8 +95,8 @@ def test_no_shipped_schema_has_what_only_a_validator_needs(spec: ToolSpec) -> No
         jsonschema.Draft202012Validator.check_schema(schema)
         for node in schemas_below(schema):
             assert not {"title", "$schema", "pattern", "minLength"} & set(node)
-            assert {"type": "null"} not in node.get("anyOf", []) or "$ref" in str(node)  # type: ignore[operator]
-    for name, described in spec.input_schema["properties"].items():  # type: ignore[attr-defined]
+            assert {"type": "null"} not in node.get("anyOf", []) or "$ref" in str(node)
+    for name, described in spec.input_schema["properties"].items():
         assert described["description"], name
 
 

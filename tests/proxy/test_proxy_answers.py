@@ -40,7 +40,7 @@ class Upstream:
             await send({"type": "lifespan.shutdown.complete"})
             return
         assert self.answer is not None
-        await self.answer(scope, receive, send)  # type: ignore[misc]
+        await self.answer(scope, receive, send)
 
 
 def replying(
@@ -484,7 +484,7 @@ def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], ob
         sent = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
         seen.append(sent)
         chosen = replying(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
-        await chosen(scope, receive, send)  # type: ignore[misc]
+        await chosen(scope, receive, send)
 
     return answer, seen
 
@@ -500,7 +500,7 @@ async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call
     room: ProxyRoom, upstream: Upstream, refusal: Callable[[Scope, Receive, Send], object]
 ) -> None:
     handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=refusal)  # type: ignore[assignment]
+    upstream.answer, seen = accepting(issued, refusal=refusal)
     answer = await handle.call(json={"text": "once"})
     assert answer.json() == {"ok": True}
     assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
@@ -508,7 +508,7 @@ async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call
 
 async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room: ProxyRoom, upstream: Upstream) -> None:
     handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])  # type: ignore[assignment]
+    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])
     headers = {"content-type": "application/octet-stream"}
     first = await handle.call(content=b"x" * 100_000, headers=headers)
     assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")

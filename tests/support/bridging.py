@@ -60,7 +60,7 @@ class Machine:
             command=sys.executable, args=self.arguments(*more)[1:], env=self.environment()
         )
         with self.errors.open("a") as errors:
-            async with Client(stdio_client(parameters, errlog=errors), **options) as client:  # type: ignore[arg-type]
+            async with Client(stdio_client(parameters, errlog=errors), **options) as client:
                 yield client
 
     async def run(self, *more: str) -> tuple[int, str, str]:

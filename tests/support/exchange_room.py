@@ -121,7 +121,7 @@ class ExchangeRoom:
             audience=resource,
             now=self.now(),
             key_thumbprint=key_thumbprint,
-            **minting,  # type: ignore[arg-type]
+            **minting,
         )
         return Agent(Principal(user.id, caller.client.id, grant.id, scopes, resource), token)
 
@@ -140,10 +140,10 @@ class ExchangeRoom:
             await apis.link_client(transaction, api, client_id=caller.client.id, now=self.now())
 
     async def slack(self, agent: Agent, *, account: str = "alice", **options: object) -> Connection:
-        return await self.room.connect(agent, "slack", scopes=SLACK, account=account, **options)  # type: ignore[arg-type]
+        return await self.room.connect(agent, "slack", scopes=SLACK, account=account, **options)
 
     async def google(self, agent: Agent, *, account: str = "alice", **options: object) -> Connection:
-        return await self.room.connect(agent, "google", scopes=GOOGLE, account=account, **options)  # type: ignore[arg-type]
+        return await self.room.connect(agent, "google", scopes=GOOGLE, account=account, **options)
 
     def form(self, caller: Caller, subject: str, /, *, kind: str = ACCESS, **more: str | None) -> dict[str, str]:
         """An honest exchange for Slack with changes; None leaves a parameter out."""

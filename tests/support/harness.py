@@ -46,7 +46,7 @@ async def serving(
 ) -> AsyncGenerator[None]:
     """Serve an ASGI application on the socket, as the product does, until the block ends."""
     server = uvicorn.Server(server_config(app, bounds, patience=2))
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
+    server.install_signal_handlers = lambda: None
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         async with asyncio.timeout(20):

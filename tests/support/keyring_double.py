@@ -11,7 +11,7 @@ from keyring.errors import PasswordDeleteError, PasswordSetError
 
 
 class Keyring(KeyringBackend):
-    priority = 5  # type: ignore[assignment]
+    priority = 5
 
     def _read(self) -> dict[str, str]:
         file = Path(os.environ["KEYRING_DOUBLE"])

@@ -157,7 +157,7 @@ class Room:
             else:
                 http = await stack.enter_async_context(self.http(agent))
                 way = streamable_http_client(f"{self.url}/mcp", http_client=http)
-            yield await stack.enter_async_context(Client(way, **options))  # type: ignore[arg-type]
+            yield await stack.enter_async_context(Client(way, **options))
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ INITIALIZE: dict[str, object] = {
 
 async def legacy_session(http: httpx2.AsyncClient, *, capabilities: Mapping[str, object] | None = None) -> str:
     """Open a handshake session; its id."""
-    message = {**INITIALIZE, "params": {**INITIALIZE["params"], "capabilities": dict(capabilities or {})}}  # type: ignore[dict-item]
+    message = {**INITIALIZE, "params": {**INITIALIZE["params"], "capabilities": dict(capabilities or {})}}
     answer = await http.post("/mcp", json=message, headers=legacy_headers())
     assert answer.status_code == 200, answer.text
     session = answer.headers["mcp-session-id"]

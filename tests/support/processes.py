@@ -62,7 +62,7 @@ class Place:
         """Write config.toml: the port, and sections such as the simulator's providers."""
         lines = ["[server]", f"port = {self.port}"]
         for name, section in (sections or {}).items():
-            for part, values in section.items():  # type: ignore[attr-defined]
+            for part, values in section.items():
                 lines.append(f"[{name}.{part}]")
                 lines += [
                     f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)
@@ -113,7 +113,7 @@ class Place:
             args=self.arguments("stdio", "--client", client, "--no-browser")[1:],
             env=self.environment(),
         )
-        return Client(parameters, **options)  # type: ignore[arg-type]
+        return Client(parameters, **options)
 
     async def healthy(self, *, seconds: float = 10.0) -> dict[str, str]:
         """What /healthz says, as soon as somebody answers."""

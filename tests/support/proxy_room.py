@@ -111,7 +111,7 @@ class Proxied:
         """A call with the handle; nothing but what the caller says is added."""
         sent = {"authorization": f"{scheme} {self.value}"} | dict(headers or {})
         async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
-            return await http.request(method, self.base(api) + path, headers=sent, **options)  # type: ignore[arg-type]
+            return await http.request(method, self.base(api) + path, headers=sent, **options)
 
 
 async def issue(

@@ -32,7 +32,7 @@ PROVIDERS = 8
 class Names(asyncio.DatagramProtocol):
     """Answers for *.live.example with 127.0.0.1; never for anything else."""
 
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
         self.transport = transport
         self.unanswered = 0
 

@@ -83,11 +83,11 @@ async def test_a_slack_account_from_consent_to_revocation(sandbox: Sandbox) -> N
     assert account.count(":") == 1 and "alice" in answer.account.label
 
     channels = await sandbox.run("slack_channels", answer.access_token, account)
-    names = {channel["id"]: channel["name"] for channel in channels["channels"]}  # type: ignore[attr-defined]
+    names = {channel["id"]: channel["name"] for channel in channels["channels"]}
     assert names["C0SBGENERAL"] == "general" and "incidents" not in names.values()
     posted = await sandbox.run("slack_post", answer.access_token, account, channel="#general", text="Hello")
     history = await sandbox.run("slack_history", answer.access_token, account, channel="C0SBGENERAL")
-    newest = history["messages"][0]  # type: ignore[index]
+    newest = history["messages"][0]
     assert (newest["text"], newest["ts"]) == ("Hello", posted["ts"])
     with pytest.raises(UpstreamRefused, match="channel_not_found"):
         await sandbox.run("slack_post", answer.access_token, account, channel="C999", text="x")
@@ -141,7 +141,7 @@ async def test_a_google_account_from_consent_to_revocation(sandbox: Sandbox) -> 
     listed = await sandbox.run(
         "calendar_list", narrow.answer.access_token, account, time_min="2030-01-31T00:00:00Z", limit=5
     )
-    assert created["id"] in [event["id"] for event in listed["events"]]  # type: ignore[attr-defined]
+    assert created["id"] in [event["id"] for event in listed["events"]]
     with pytest.raises(UpstreamRefused, match="granted"):
         await sandbox.run(
             "calendar_create", narrow.answer.access_token, account, summary="x", start="2030-01-31", end="2030-02-01"

@@ -89,7 +89,7 @@ async def test_a_provider_that_narrows_is_explained_with_the_token_that_it_would
 
 async def test_an_unknown_or_disabled_user(room: Room) -> None:
     connection = await room.connect()
-    assert (await ask(room, connection, user_name="nobody")).failing.step is ExchangeStep.USER  # type: ignore[union-attr]
+    assert (await ask(room, connection, user_name="nobody")).failing.step is ExchangeStep.USER
     async with room.database.transaction() as transaction:
         await users.disable_user(transaction, room.alice.user.id, now=room.now)
     found = (await ask(room, connection)).failing
@@ -106,7 +106,7 @@ async def test_an_unknown_or_disabled_user(room: Room) -> None:
 async def test_an_unknown_or_removed_client(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, connection, client_id="nobody")).failing.step is ExchangeStep.CLIENT  # type: ignore[union-attr]
+    assert (await ask(room, connection, client_id="nobody")).failing.step is ExchangeStep.CLIENT
     async with room.database.transaction() as transaction:
         await clients.remove_client(transaction, room.alice.client.id, now=room.now)
     found = (await ask(room, connection)).failing
@@ -128,7 +128,7 @@ async def test_a_grant_that_was_ended(room: Room) -> None:
 async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, "nothing")).failing.step is ExchangeStep.CONNECTION  # type: ignore[union-attr]
+    assert (await ask(room, "nothing")).failing.step is ExchangeStep.CONNECTION
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
     found = (await ask(room, connection)).failing
@@ -253,7 +253,7 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
             return await database.look_up(sql, parameters)
 
     question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, WISH)
-    late = replace(room.vault, database=Meanwhile())  # type: ignore[arg-type]
+    late = replace(room.vault, database=Meanwhile())
     found = (await explain(question, vault=late, now=room.now)).failing
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CONNECTION, "connection_required")

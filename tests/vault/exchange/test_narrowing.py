@@ -180,7 +180,7 @@ def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
     """The shipped file, at the addresses of the mode."""
     apis = load_catalog().provider(name).apis
     section = simulator.family_settings(mode, apis=apis)
-    overrides = ProviderOverrides(**section)  # type: ignore[arg-type]  a mapping of the very fields
+    overrides = ProviderOverrides(**section)  # a mapping of the very fields
     return load_catalog(overrides={name: overrides}).provider(name)
 
 

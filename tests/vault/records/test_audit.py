@@ -138,7 +138,7 @@ async def test_events_are_listed_by_user_range_and_order(database: Database) -> 
         await add(database, Event("tool.called", user_id="alice" if number % 2 else "bob"))
 
     async def listed(**options: object) -> list[int]:
-        return [event.sequence for event in await list_events(database, **options)]  # type: ignore[arg-type]
+        return [event.sequence for event in await list_events(database, **options)]
 
     assert await listed() == [1, 2, 3, 4, 5, 6]
     assert await listed(user_id="alice") == [2, 4, 6]
@@ -255,7 +255,7 @@ def test_details_are_compact_short_and_finite() -> None:
     with pytest.raises(ValueError, match="no form for"):
         format_details({"number": float("nan")})
     with pytest.raises(TypeError):
-        format_details({1: "x"})  # type: ignore[dict-item]
+        format_details({1: "x"})
 
 
 async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:

@@ -292,7 +292,7 @@ async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_
                 database,
                 "insert into keys.event_starts (tenant, height, sequence, created_at)"
                 " values (:tenant, :height, :sequence, :created_at)",
-                **{name: kept[name] for name in names},  # type: ignore[arg-type]
+                **{name: kept[name] for name in names},
             )
             assert await verify(database) == 5
     finally:

@@ -52,7 +52,7 @@ class Forgetful:
 
 def forget(room: Room, *swallowed: int) -> Forgetful:
     forgetful = Forgetful(room.database, *swallowed)
-    room.vault = replace(room.vault, database=forgetful)  # type: ignore[arg-type]
+    room.vault = replace(room.vault, database=forgetful)
     return forgetful
 
 

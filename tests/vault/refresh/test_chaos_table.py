@@ -17,7 +17,7 @@ GOOD = Figure("calls", "3 of 3", "all", holds=True)
 
 def group(figures: object, *, limit: float = 5.0) -> ModuleType:
     module = ModuleType("group")
-    module.figures, module.LIMIT = figures, limit  # type: ignore[attr-defined]
+    module.figures, module.LIMIT = figures, limit
     return module
 
 

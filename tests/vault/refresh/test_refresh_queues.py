@@ -19,7 +19,7 @@ async def test_what_nobody_waits_for_takes_its_turn_and_is_done_once() -> None:
 
     def start(number: int) -> asyncio.Task[object]:
         started.append(number)
-        return asyncio.create_task(over.wait())  # type: ignore[arg-type]
+        return asyncio.create_task(over.wait())
 
     for number in (1, 2, 3, 3):
         queues.queue("slack", number, lambda number=number: start(number))

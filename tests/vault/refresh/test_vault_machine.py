@@ -123,7 +123,7 @@ class VaultMachine(RuleBasedStateMachine):
                 case BaseException():
                     raise outcome
                 case _:
-                    assert outcome.value in self.room.slack.issued  # type: ignore[attr-defined]
+                    assert outcome.value in self.room.slack.issued
 
     def expire(self) -> None:
         for room in self.rooms:
@@ -203,7 +203,7 @@ class VaultMachine(RuleBasedStateMachine):
         """Whatever is asked meanwhile is refused before anything is sent."""
 
         async def refused() -> None:
-            writing = self.room.database._writing  # type: ignore[attr-defined]
+            writing = self.room.database._writing
             sends = len(self.room.slack.sends)
             await self.room.settle()
             await writing.execute("pragma query_only = on")

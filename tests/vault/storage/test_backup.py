@@ -375,7 +375,7 @@ async def test_a_backup_with_the_key_store_brings_the_vault_to_another_database(
         row = await database.fetch_one("select access_sealed, access_generation, account from connections")
         assert row is not None
         opened = key.open(
-            row["access_sealed"],  # type: ignore[arg-type]
+            row["access_sealed"],
             purpose=connections.ACCESS_TOKEN,
             provider="google",
             account="alice",

@@ -71,7 +71,7 @@ async def test_a_dry_run_says_what_would_become_of_each_account_and_changes_noth
     done = await run(place, "quarantine")
     assert {one["provider"]: one["verdict"] for one in json.loads(done.stdout)} == verdicts
     after = await facts(place)
-    assert [one[:2] for one in after] == [("google", False), ("slack", True)]  # type: ignore[index]
+    assert [one[:2] for one in after] == [("google", False), ("slack", True)]
     database = await place.open()
     kinds = [event.kind for event in await list_events(database)]
     await database.close()

@@ -37,7 +37,7 @@ async def test_a_storage_that_takes_no_write_refuses_and_serves_again_when_it_do
 ) -> None:
     await room.connect()
     room.pass_time(3600)
-    writing = room.database._writing  # type: ignore[attr-defined]
+    writing = room.database._writing
     await writing.execute(on)
     refused = 0
     for _ in range(200):  # a full file has some room left in its last pages

@@ -103,7 +103,7 @@ async def test_a_spoilt_write_ahead_log_brings_back_no_older_token(
             for name in ("vault.sqlite-shm", "keys.sqlite-shm"):
                 (data / name).unlink(missing_ok=True)  # as after a power loss
             log = data / "vault.sqlite-wal"
-            log.write_bytes(spoil(log.read_bytes(), chance))  # type: ignore[operator]
+            log.write_bytes(spoil(log.read_bytes(), chance))
             went_back += await generation_of(data, connection) < 1 + REFRESHES
             token = await started(room, data, connection)
             assert token in (newest, None)
