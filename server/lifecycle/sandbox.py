@@ -3,12 +3,15 @@
 Beside them a brokerage, whose API takes the vault's own tokens: the example of tools that an operator declares.
 
 They listen at one fixed address, the port after the vault's: the first sandbox process runs them, the others use them
-and take over when it ends. Their state is in memory, so after that accounts must be connected again.
+and take over when it ends. Their state is in memory, so after that accounts must be connected again. A port that is
+held by another program is refused: its answers would pass for a provider's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -20,11 +23,14 @@ import providers
 from providers.definitions.catalog import read_provider
 from providers.simulator.running import Simulator, running_simulator
 from providers.simulator.sandbox import Sandbox
-from server.settings import Settings
+from server.runtime import peers
+from server.settings import Settings, SettingsRefused
 
 EXAMPLES: Final = Path(providers.__file__).parent / "examples"
 BROKERAGE: Final = "brokerage"
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
+_LOOKS: Final = 3  # at the first start: a connection that leaves this machine may have the port for a moment
+_LOOK_TIMEOUT: Final = 2.0  # seconds
 logger = logging.getLogger("token_vault.sandbox")
 
 
@@ -52,19 +58,27 @@ def place(directory: Path, settings: Settings, *, port: int) -> SandboxPlace:
 
 @asynccontextmanager
 async def standing_in(*, port: int, issuer: str) -> AsyncGenerator[None]:
-    """Run the simulated providers, or wait to take over from the process that does. They trust the vault `issuer`."""
+    """Run the simulated providers, or wait to take over from the process that does. They trust the vault `issuer`.
+
+    Raises SettingsRefused if another program holds the port.
+    """
     decided = asyncio.Event()
     running = asyncio.create_task(_hold(port, decided, issuer=issuer))
+    deciding = asyncio.create_task(decided.wait())
     try:
-        await decided.wait()
+        await asyncio.wait({deciding, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
         yield
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        for task in (deciding, running):
+            task.cancel()
+        await asyncio.gather(deciding, running, return_exceptions=True)
 
 
 async def _hold(port: int, decided: asyncio.Event, *, issuer: str) -> None:
     audience = read_provider(EXAMPLES / "providers" / f"{BROKERAGE}.toml").audience or ""
+    looks = 0
     while True:
         try:
             async with running_simulator(port=port) as simulator:
@@ -72,6 +86,31 @@ async def _hold(port: int, decided: asyncio.Event, *, issuer: str) -> None:
                 logger.debug("sandbox upstreams listen", extra={"port": port})
                 decided.set()
                 await asyncio.Event().wait()
-        except OSError:
-            decided.set()
+        except OSError as error:
+            looks += 1
+            if await asyncio.to_thread(_is_simulator, port):
+                decided.set()
+            elif looks == _LOOKS and not decided.is_set():
+                raise SettingsRefused(await asyncio.to_thread(_describe_holder, port, error)) from error
         await asyncio.sleep(RETRY)
+
+
+def _is_simulator(port: int) -> bool:
+    """Whether simulated providers answer there. Blocking; bounded."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LOOK_TIMEOUT)
+    try:
+        connection.request("GET", "/_control/books")
+        content: object = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return isinstance(content, dict) and "families" in content
+
+
+def _describe_holder(port: int, error: OSError) -> str:
+    holder = peers.describe_listener("127.0.0.1", port)
+    return (
+        f"the sandbox's providers can't listen on 127.0.0.1:{port}, the port after the vault's ({error.strerror}): "
+        f"it is held by {holder}. Stop it, or choose another --port (server.port)"
+    )

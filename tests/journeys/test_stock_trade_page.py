@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
+import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +19,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
+from providers.simulator.running import running_simulator
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth.own_apis import LONGEST
 from tests.cli.test_cli_commands import run
@@ -124,3 +128,16 @@ async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
             assert [one["scope"] for one in (quote, last)] == ["quotes:read", "orders:write"]
             assert {one["azp"] for one in books} == {tokens.client_id}
             assert len({one["sub"] for one in books}) == 1
+
+
+async def test_another_program_at_the_port_of_the_sandbox_is_no_provider(place: Place) -> None:
+    place.configure()
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", place.port + 1))
+        stranger.listen()
+        code, _, said = await place.run("serve", "--sandbox")
+    assert code == 1 and f"127.0.0.1:{place.port + 1}" in said and "choose another --port" in said
+    if sys.platform == "linux":
+        assert f"process {os.getpid()}" in said
+    async with running_simulator(port=place.port + 1), serving(place) as secret:
+        assert secret

@@ -7,10 +7,11 @@ import html
 import json
 import os
 import re
+import secrets
 import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -34,10 +35,17 @@ def opened_url(address: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nobody holds just now."""
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return probing.getsockname()[1]
+    """A loopback port that nobody holds just now, nor the next one, which a sandbox takes.
+
+    Below the range from which the kernel takes ports for outgoing connections, so that none gets it meanwhile.
+    """
+    for _attempt in range(100):
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as one, socket.socket() as next_one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            next_one.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("no free port")
 
 
 @dataclass
