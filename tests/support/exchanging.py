@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from vault.storage.database import Database
 from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
+WAIT = 20.0  # seconds: the bound of every wait in these tests
 GRACE = 60  # seconds, of the rotating double that has one
 READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
@@ -231,3 +233,16 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
         journal.close()
         await activity.close()
         await database.close()
+
+
+async def shown(room: Room, connection: Connection) -> str:
+    """The state of a connection as its person sees it."""
+    found = await connections.get_connection(room.database, connection.id, user_id=room.alice.user.id)
+    assert found is not None
+    return found.status(room.now)
+
+
+async def herd(*rooms: Room, each: int) -> list[UpstreamToken]:
+    """The tokens that this many exchanges at once get in each room."""
+    async with asyncio.timeout(WAIT):
+        return list(await asyncio.gather(*(one.exchange() for one in rooms for _ in range(each))))

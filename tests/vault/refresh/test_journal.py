@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -31,12 +30,6 @@ DAY = 1_700_000_000
 
 def entry(connection_id: str = "one", generation: int = 1, *, at: int = DAY) -> JournalEntry:
     return JournalEntry(connection_id, generation, "owner", fence=generation, at=at, sealed=b"sealed" * 50)
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 def only_file(data: Path) -> Path:

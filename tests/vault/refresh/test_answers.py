@@ -1,0 +1,182 @@
+"""The provider's answer is never lost, whoever was cancelled, late, or refused by the storage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import WAIT, Room, open_room, second_process, shown
+from vault.refresh import leases
+from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.upstream import RotationMode
+
+
+async def test_a_caller_that_is_cancelled_does_not_lose_the_answer(room: Room) -> None:
+    await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        impatient = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+        room.slack.gate.set()
+        await room.settle()
+        assert room.slack.issued[(await room.exchange()).value]
+    assert [send.outcome for send in room.slack.sends] == ["Rotated"]
+    assert room.slack.families[0].is_alive
+
+
+async def test_an_answer_without_a_refresh_token_keeps_the_old_one(store: Store) -> None:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
+        await room.connect()
+        for _ in range(3):
+            room.pass_time(3600)
+            assert await room.exchange()
+        assert len({send.refresh_token for send in room.slack.sends}) == 1
+
+
+async def test_rotated_refresh_tokens_are_spent_in_their_order(room: Room) -> None:
+    await room.connect()
+    for _ in range(3):
+        room.pass_time(3600)
+        assert await room.exchange()
+    assert len({send.refresh_token for send in room.slack.sends}) == 3
+    assert room.slack.families[0].is_alive
+
+
+async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        room.pass_time(61)
+        async with second_process(room) as other:
+            with pytest.raises(TemporarilyUnavailable):  # by its clock; ours may be off
+                await other.exchange()
+            other.pass_time(60)
+            with pytest.raises(ConnectionRequired) as refused:
+                await other.exchange()
+            assert refused.value.reason == "ambiguous"
+        assert await shown(room, connection) == "ambiguous"
+        room.slack.gate.set()
+        assert room.slack.issued[(await slow).value]
+    assert await shown(room, connection) == "active"
+    assert len(room.slack.sends) == 1
+
+
+async def test_an_answer_overrules_a_process_that_gave_the_connection_up_meanwhile(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        facts = await room.row(connection)
+        async with room.database.transaction() as transaction:
+            assert await leases.end(transaction, facts, fence=facts.fence, reason="invalid_grant")
+        room.slack.gate.set()
+        assert room.slack.issued[(await slow).value]
+    assert await shown(room, connection) == "active"
+
+
+async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await room.connect()
+        room.slack.gate.set()
+        token = await slow
+    newest = (await room.row(connection)).generation
+    assert token.generation == newest == 2
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert room.slack.sends[-1].refresh_token not in room.slack.families[0].spent
+
+
+async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_token(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await room.connect(refreshable=False)
+        room.slack.gate.set()
+        await slow
+        room.slack.gate = None
+    assert await shown(room, connection) == "active"
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+
+
+async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_stored(room: Room) -> None:
+    await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    noticed = Noticed("answer not stored yet")
+    async with asyncio.timeout(WAIT):
+        waiting = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        async with room.database.transaction() as transaction:  # the storage breaks while the answer is on its way
+            await transaction.execute("alter table intents rename to intents_away")
+        with noticed:
+            room.slack.gate.set()
+            await noticed.event.wait()
+        assert not waiting.done()
+        async with room.database.transaction() as transaction:
+            await transaction.execute("alter table intents_away rename to intents")
+        assert room.slack.issued[(await waiting).value]
+    assert len(room.slack.sends) == 1
+
+
+async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: Room) -> None:
+    """R-12: refuse the refresh before it is sent, and be none the worse for it."""
+    connection = await room.connect()
+    room.pass_time(3600)
+    breaks, repairs = (
+        "alter table intents add constraint broken check (sent_at < 0)",
+        "alter table intents drop constraint broken",
+    )
+    if room.store.is_sqlite:
+        breaks = "create trigger vault.broken before insert on intents begin select raise(abort, 'broken'); end"
+        repairs = "drop trigger vault.broken"
+    async with room.database.transaction() as transaction:
+        await transaction.execute(breaks)
+    for _ in range(2):
+        with pytest.raises(VaultError):
+            await room.exchange()
+    assert room.slack.sends == []
+    async with room.database.transaction() as transaction:
+        await transaction.execute(repairs)
+    assert await shown(room, connection) == "active"
+    assert await room.exchange()
+
+
+class Noticed(logging.Handler):
+    """Sets an event when a message is logged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.event = asyncio.Event()
+        self._message = message
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == self._message:
+            self.event.set()
+
+    def __enter__(self) -> None:
+        logging.getLogger("token_vault.rotation").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("token_vault.rotation").removeHandler(self)
