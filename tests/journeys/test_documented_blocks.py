@@ -31,7 +31,6 @@ OTHERS = {
     ("README.md", "text"): "tests/mcp/test_mcp_journeys.py",
     ("docs/guides/api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
     ("docs/operate/tls-proxy.md", "text"): "tests/journeys/test_guides_of_providers.py",
-    ("docs/evidence/speed.md", "text"): "tests/bench/__main__.py",
     ("docs/operate/postgresql.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
     ("docs/operate/postgresql.md", "yaml"): "tests/ha/pieces.py",
     ("docs/operate/postgresql.md", "haproxy"): "tests/ha/pieces.py",
