@@ -31,6 +31,7 @@ from vault.storage.postgres_owners import OwnerSessions
 from vault.storage.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
 from vault.storage.postgres_schema import PATIENT_TIMEOUT, upgrade
 from vault.storage.schema_shape import fingerprint
+from vault.storage.turns import StatementTurns
 
 LOG = logging.getLogger("token_vault.storage")
 
@@ -169,29 +170,16 @@ async def _roll_back(connection: _Connection) -> None:
             raise
 
 
-class PostgresTransaction:
+class PostgresTransaction(StatementTurns[_Connection]):
     """One transaction on one connection."""
 
     def __init__(
         self, connection: _Connection, *, event_key: bytes | None = None, timeout: float | None = None
     ) -> None:
-        self._connection: _Connection | None = connection
+        super().__init__(connection)
         self._timeout = timeout  # for each statement; None: the connection's own
         self._event_key = event_key
         self._batches: list[Batch] = []  # events that travel with COMMIT
-        self.failed = False
-
-    def _enter(self) -> _Connection:
-        if self._connection is None:
-            raise StorageUnavailable("the transaction is over")
-        if self.failed:
-            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
-        self.failed = True  # until the statement has succeeded; a cancelled one has not
-        return self._connection
-
-    def finish(self) -> None:
-        """No statement may follow."""
-        self._connection = None
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         connection = self._enter()

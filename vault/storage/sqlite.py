@@ -29,6 +29,7 @@ from vault.storage.schema_shape import fingerprint
 from vault.storage.sqlite_events import append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 from vault.storage.sqlite_locks import find_lock_holder
+from vault.storage.turns import StatementTurns
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbor would starve us
 
@@ -179,25 +180,12 @@ class _Turn:
             self.committed.set_exception(error)
 
 
-class SqliteTransaction:
+class SqliteTransaction(StatementTurns[aiosqlite.Connection]):
     """A savepoint in the current batch."""
 
     def __init__(self, connection: aiosqlite.Connection, *, event_key: bytes | None) -> None:
-        self._connection: aiosqlite.Connection | None = connection
+        super().__init__(connection)
         self._event_key = event_key
-        self.failed = False
-
-    def _enter(self) -> aiosqlite.Connection:
-        if self._connection is None:
-            raise StorageUnavailable("the transaction is over")
-        if self.failed:
-            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
-        self.failed = True  # until the statement has succeeded; a cancelled one has not
-        return self._connection
-
-    def finish(self) -> None:
-        """No statement may follow."""
-        self._connection = None
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         connection = self._enter()
