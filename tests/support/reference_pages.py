@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -30,22 +31,20 @@ from tests.support.documented import (
 from tests.support.shipped_tools import shipped
 
 REFERENCE = DOCS / "reference"
-WHOSE = "The user. Default: the owner of the data directory, or the only user."
+IMPLIED = {"account", "limit", "cursor", "page"}  # where they are optional
 _TOOLS = """# Tools
 
-The tools that ship with Token Vault. `token-vault tools list --json` prints the schemas of arguments and results.
-[Use tools](../guides/tools.md) explains what an answer contains and how to choose the tools of an agent.
+The tools that ship with Token Vault; see [Use tools](../guides/tools.md). `token-vault tools list --json` prints their schemas.
 
-Each line has the effect, the scopes, what the tool does, and its arguments; bold arguments are required. Each tool also
-takes `account`, the ID or name of the connected account. The effect is `read`, `create` (a repeated call creates
-another), or `change` (can change or delete); with `ask`, the person approves each call.
+Each line has the effect, the scopes, what the tool does, and its arguments; bold ones are required. Not listed: `account` (the ID or
+name of the account) of every tool, and `limit`, `cursor`, and `page` of lists. The effect is `read`, `create` (a repeated call
+creates another), or `change` (can change or delete); with `ask`, the person approves each call.
 """
 _SERVICES = """# Services
 
-{count} provider files ship with Token Vault, listed by what happens to a refresh token that was used.
-`token-vault providers list` adds how sure each file is; `providers show NAME` prints scopes and sources.
-In parentheses: the name, if it differs, names for parts of the service, and inputs that the settings must give
-(`providers.NAME.inputs`). Services that issue narrower tokens are in [narrowing](../concepts/narrowing.md).
+{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers show NAME`
+prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and inputs that
+the settings must give (`providers.NAME.inputs`).
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
@@ -70,7 +69,9 @@ def _tool(spec: ToolSpec) -> str:
     effect = "read" if spec.read_only else "change" if spec.destructive else "create"
     facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
     about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
-    arguments = ", ".join(_argument(name, spec) for name in _properties(spec) if name != "account")
+    required: Any = spec.input_schema.get("required", [])
+    listed = (name for name in _properties(spec) if name in required or name not in IMPLIED)
+    arguments = ", ".join(_argument(name, spec) for name in listed)
     return f"- `{spec.name}` ({', '.join(facts)}): {about}{f' {arguments}' if arguments else ''}\n"
 
 
@@ -94,7 +95,7 @@ def services_page() -> str:
         mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
         groups[mode].append(_service(provider))
     return _SERVICES.format(count=len(providers)) + "".join(
-        f"\n## {_ROTATIONS[mode]}\n\n{''.join(lines)}" for mode, lines in groups.items() if lines
+        f"\n## {_ROTATIONS[mode]}\n\n{', '.join(lines)}.\n" for mode, lines in groups.items() if lines
     )
 
 
@@ -102,8 +103,8 @@ def _service(provider: Provider) -> str:
     name = "" if provider.name == re.sub(r"[ .]", "-", provider.title.lower()) else f"`{provider.name}`"
     inputs = f"needs {', '.join(f'`{one}`' for one in provider.inputs)}" if provider.inputs else ""
     aliases = f"also {', '.join(f'`{one}`' for one in sorted(provider.aliases))}" if provider.aliases else ""
-    about = ", ".join(one for one in (name, aliases, inputs) if one)
-    return f"- {provider.title}{f' ({about})' if about else ''}\n"
+    about = "; ".join(one for one in (name, aliases, inputs) if one)
+    return f"{provider.title}{f' ({about})' if about else ''}"
 
 
 def settings_page(text: str) -> str:
@@ -131,28 +132,41 @@ def settings_page(text: str) -> str:
 
 
 def commands_page(text: str) -> str:
-    """The page with every command's description, arguments and options."""
+    """The page with every command's description, arguments and options; what several commands share stands once."""
     real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
+    counted = Counter(line for one in real.values() for line in _options(one))
+    shared = {line for line, count in counted.items() if count > 1}
 
     def replace(title: str, body: str) -> str:
+        if title == "Shared options":
+            return f"\n{''.join(sorted(shared))}\n"
         assert title in real, f"there is no command {title}"
         notes = re.sub(r"\A\n[^\n]+\n(\n(?:- `[^\n]*\n)+)?", "", body)
-        return f"\n{_command(real.pop(title))}{notes}"
+        return f"\n{_command(real.pop(title), shared)}{notes}"
 
     page = _by_heading(text, "### ", replace)
     assert not real, f"commands.md lacks {sorted(real)}"
     return page
 
 
-def _command(command: Any) -> str:
+def _command(command: Any, shared: set[str]) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    lines = [f"- `{one.name.upper()}`: {one.help}" for one in arguments if len(one.help.split()) > 3]
+    lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 3]
+    lines += [line for line in _options(command) if line not in shared]
+    also = [line.split("`")[1] for line in _options(command) if line in shared]
+    if also:
+        lines.append(f"- {', '.join(f'`{name}`' for name in also)}\n")
+    return command.help + "\n" + "".join(("\n", *lines) if lines else ())
+
+
+def _options(command: Any) -> list[str]:
+    """A line for each option that not every command has."""
+    lines: list[str] = []
     for name, one in options_of(command).items():
         if name not in COMMON:
-            about = "Whose data." if one.help == WHOSE else one.help
             default = f" Default: {one.default}." if isinstance(one.default, str) else ""
-            lines.append(f"- `{name}`: {about}{default}{' Required.' if one.required else ''}")
-    return command.help + "\n" + "".join(f"{line}\n" for line in ("", *lines) if lines)
+            lines.append(f"- `{name}`: {one.help}{default}{' Required.' if one.required else ''}\n")
+    return lines
 
 
 def _by_heading(text: str, mark: str, replace: Callable[[str, str], str]) -> str:
