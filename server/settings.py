@@ -170,7 +170,7 @@ class TokenSettings(_Section):
         default=3600,
         ge=30,
         le=86400,
-        description="Lifetime of an access token in seconds. Revoking its agent's access ends it immediately",
+        description="Lifetime of an access token in seconds",
     )
     access_lifetime_alone: int = Field(
         default=86400,
@@ -205,16 +205,14 @@ class TokenSettings(_Section):
 class OpenIDSettings(_Section):
     """One OpenID Connect provider that people may sign in with."""
 
-    issuer: str = Field(
-        description="Issuer; its discovery document is at `/.well-known/openid-configuration` below this URL"
-    )
+    issuer: str = Field(description="Issuer, below which its discovery document is")
     client_id: str = Field(description="The vault's client ID there")
     client_secret: SecretStr | None = Field(default=None, description="Its client secret. Omit it for a public client")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
     title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
     create_users: bool = Field(
         default=False,
-        description="Create a user at the first sign-in of an unknown subject: lets in everyone with an account there",
+        description="Let in everyone with an account there",
     )
     domains: tuple[str, ...] = Field(
         default=(),
@@ -406,9 +404,7 @@ class ProviderSettings(_Section):
     refresh_url: str | None = Field(default=None, description="Replaces `hosts.refresh_url`")
     long_lived_url: str | None = Field(default=None, description="Replaces `long_lived.url`")
     revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
-    userinfo_url: str | None = Field(
-        default=None, description="Replaces the `[identity]` address, where the account is looked up"
-    )
+    userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
     apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
     issuer: str | None = Field(
         default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are discovered"
@@ -421,7 +417,7 @@ class ProviderSettings(_Section):
         default=None, description="Upper limit: no token here ever carries more scopes"
     )
     testing: bool = Field(
-        default=False, description="The app there is unpublished (Google's testing mode), so its grants expire sooner"
+        default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
     )
 
     def secret(self) -> str | None:
